@@ -1,0 +1,30 @@
+//! Keeps a panic in a library that reads untrusted files from becoming ours.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+thread_local! {
+    static CONTAINED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is in a call whose panic becomes an error, so that a panic hook need not show it.
+///
+/// The Parquet reader panics on some damaged files. The program that installs a panic hook asks this in it.
+pub fn panic_is_contained() -> bool {
+    CONTAINED.get()
+}
+
+/// Runs `call`; a panic in it is returned as its text. What `call` borrows mutably must not be used after a panic.
+pub(crate) fn contained<T>(call: impl FnOnce() -> T) -> Result<T, String> {
+    let before = CONTAINED.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(call));
+    CONTAINED.set(before);
+    result.map_err(|payload| panic_text(&*payload))
+}
+
+fn panic_text(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("no reason was given").to_owned()
+}

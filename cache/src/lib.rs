@@ -1,0 +1,80 @@
+//! The cache of Refrain: artifacts under their digests, the format of tables, keys, and the records of what made what.
+//!
+//! # The folder
+//!
+//! ```text
+//! .refrain/
+//!   format               `1`: the version of this layout; a newer one is refused, never overwritten
+//!   .gitignore           `*`
+//!   CACHEDIR.TAG         tells backups that all of this can be made again
+//!   objects/ab/cdef…     an artifact under its digest: a read-only file, or a folder of read-only files
+//!   records/records.log  key → outputs, metrics, profile, manifest; the first line of a key counts
+//!   records/files.log    path, inode, device, size, time → digest of files that were hashed before
+//!   rows/                the row memo
+//!   runs/                one event log a run
+//!   tmp/session-…/       what one process is writing; removed when it ends, or by a later one when it died
+//!   tmp/corrupt/         objects that were not what their name says, set aside by [`Cache::set_aside`]
+//! ```
+//!
+//! # What is promised
+//!
+//! An object is written in `tmp/`, synced, made read-only, renamed into place, and its folder synced; only then may a
+//! [`Record`] name it. A process that is killed between any two of these steps leaves a leftover in `tmp/`, or an object
+//! that no record names: never a record without its object, never half an object under a digest. Records may be synced in
+//! groups with [`Records::sync`], so a power cut costs at most the last group.
+//!
+//! Processes share a cache without locks. Objects are equal where their names are. Logs ([`write::AppendLog`]) grow by whole
+//! checked lines, which a local file system keeps apart, and their order decides which record of a key is the first. The
+//! one lock there is tells whether the owner of a `tmp/session-…` lives, and nothing fails where locks are missing.
+//!
+//! # Identity
+//!
+//! - A [`Digest`] is BLAKE3: of a file what `b3sum` prints, of a folder that of the lines that `b3sum` prints.
+//! - A [`Key`] is the digest of a [`Manifest`]; one walk feeds the hasher and [`Manifest::differences`].
+//! - The bytes of a table that [`TableWriter`] writes depend on its schema and rows alone. Columns have *normal* types
+//!   ([`normal_schema`]), so that the same rows read from different programs' files are the same bytes.
+//!
+//! # A stage's way through it
+//!
+//! ```
+//! # use std::sync::Arc;
+//! # use arrow::array::{Int32Array, RecordBatch};
+//! use refrain_cache::{Cache, TableReader};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let batch = RecordBatch::try_from_iter([("x", Arc::new(Int32Array::from(vec![1, 2])) as _)])?;
+//! let cache = Cache::open(&folder.path().join(".refrain"))?;
+//! let mut table = cache.new_table(batch.schema())?;
+//! table.write(&batch)?;
+//! let artifact = cache.store_table(table)?;
+//! let reader = TableReader::open(&cache.object_path(&artifact.digest))?;
+//! for batch in reader.batches(Some(&["x"]), 1_024)? {
+//!     assert_eq!(batch?.num_rows(), 2);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+#![warn(missing_docs)]
+
+pub mod columns;
+pub mod write;
+
+mod contained;
+mod digest;
+mod file_digests;
+mod manifest;
+mod records;
+mod store;
+mod table;
+
+pub use contained::panic_is_contained;
+pub use digest::{Digest, ParseDigestError, digest_file, digest_listing};
+pub use file_digests::FileDigests;
+pub use manifest::{Difference, Key, Manifest};
+pub use records::{Metric, Record, RecordError, Records, Stored};
+pub use store::{Artifact, ArtifactKind, Cache, CacheError, Corrupt, FolderWriter, ScratchDir};
+pub use table::{
+    Batches, ROW_GROUP_ROWS, SLICE_ROWS, TableError, TableInfo, TableReader, TableWriter, normal_batch,
+    normal_schema, type_name,
+};

@@ -1,0 +1,318 @@
+//! Records: under each key, what was made, its figures, and how it was made; one append-only checked log.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::manifest::{Key, Manifest};
+use crate::store::Artifact;
+use crate::write::AppendLog;
+
+/// What the cache keeps under a key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The key of `manifest`.
+    pub key: Key,
+    /// The kind of the stage, or `source`.
+    pub kind: String,
+    /// The artifacts by the name of the output.
+    pub outputs: BTreeMap<String, Artifact>,
+    /// The figures of the node, in the order in which the stage reports them.
+    pub metrics: Vec<Metric>,
+    /// What can move the last bits: backend, device, instruction set.
+    pub profile: String,
+    /// How long the node took, in seconds.
+    pub seconds: f64,
+    /// What the key was made of.
+    pub manifest: Manifest,
+    /// The version of Refrain that wrote the record.
+    pub version: String,
+}
+
+/// One figure of a node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Metric {
+    /// The name of the figure, such as `accuracy`.
+    pub metric: String,
+    /// The value; NaN where it is not defined. In JSON NaN is `null`, the infinities are `"inf"` and `"-inf"`.
+    #[serde(with = "any_float")]
+    pub value: f64,
+    /// How many observations it is made of.
+    pub n: u64,
+    /// The lower end of its confidence interval.
+    #[serde(default)]
+    pub low: Option<f64>,
+    /// The upper end of its confidence interval.
+    #[serde(default)]
+    pub high: Option<f64>,
+}
+
+/// What became of a record that was put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// It is the first record of its key.
+    First,
+    /// Another record of the key was there first and stays.
+    Adopted {
+        /// Whether the artifacts of the two differ: the node is not reproducible.
+        differs: bool,
+    },
+}
+
+/// Why the records could not be read or written.
+#[derive(Debug, Error)]
+pub enum RecordError {
+    /// The file system refused.
+    #[error("the records in `{}` could not be {action}: {source}", path.display())]
+    Io {
+        /// The log.
+        path: PathBuf,
+        /// `opened`, `read`, `written` or `synced`.
+        action: &'static str,
+        /// What the file system said.
+        source: io::Error,
+    },
+}
+
+/// All records of a cache, shared by the threads of a process and by processes.
+///
+/// In memory is only where each record stands in the log; a record is decoded when it is asked for. The first record of a
+/// key wins, in the order of the log, so that all processes agree without a lock.
+#[derive(Debug)]
+pub struct Records {
+    path: PathBuf,
+    log: Option<AppendLog>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Offset of the record that counts for each key.
+    index: HashMap<Key, u64>,
+    /// How far the log was read.
+    end: u64,
+    /// Torn lines met so far.
+    torn: usize,
+}
+
+/// Characters of a key at the start of a payload.
+const KEY: usize = 64;
+
+impl Records {
+    /// Reads where the records stand in the log at `path`. Where there is no log it is created, or, in a folder that
+    /// cannot be written, taken as empty.
+    ///
+    /// # Errors
+    /// Those of opening and reading the log.
+    pub fn open(path: &Path) -> Result<Self, RecordError> {
+        let log = match AppendLog::open(path) {
+            Ok(log) => Some(log),
+            // A cache on a read-only file system can be looked at.
+            Err(error) if cannot_write(&error) => match AppendLog::open_read_only(path) {
+                Ok(log) => Some(log),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(source) => return Err(RecordError::Io { path: path.into(), action: "opened", source }),
+            },
+            Err(source) => return Err(RecordError::Io { path: path.into(), action: "opened", source }),
+        };
+        let records = Self { path: path.to_path_buf(), log, state: Mutex::default() };
+        records.refresh()?;
+        Ok(records)
+    }
+
+    /// Takes in what other processes appended since the log was last read.
+    ///
+    /// # Errors
+    /// Those of reading the log.
+    pub fn refresh(&self) -> Result<(), RecordError> {
+        self.refresh_locked(&mut self.state())
+    }
+
+    /// The record of a key, of those that the log held when it was last read.
+    ///
+    /// A record that cannot be decoded counts as absent: its node is made again.
+    ///
+    /// # Errors
+    /// Those of reading the log.
+    pub fn get(&self, key: &Key) -> Result<Option<Record>, RecordError> {
+        let offset = self.state().index.get(key).copied();
+        match offset {
+            Some(offset) => self.read(offset),
+            None => Ok(None),
+        }
+    }
+
+    /// All keys that have a record, sorted.
+    pub fn keys(&self) -> Vec<Key> {
+        let mut keys: Vec<Key> = self.state().index.keys().copied().collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    /// How many lines of the log were torn or corrupt and are ignored.
+    pub fn torn(&self) -> usize {
+        self.state().torn
+    }
+
+    /// Appends a record, unless its key has one. The artifacts must be in the store before.
+    ///
+    /// # Errors
+    /// Those of reading and writing the log.
+    pub fn put(&self, record: &Record) -> Result<Stored, RecordError> {
+        let mut state = self.state();
+        self.refresh_locked(&mut state)?;
+        if let Some(&offset) = state.index.get(&record.key) {
+            match self.read(offset)? {
+                Some(first) => return Ok(Stored::adopted(&first, record)),
+                // What cannot be decoded must not keep its node from ever being recorded.
+                None => self.append(&tombstone(&record.key, offset))?,
+            }
+        }
+        let json = serde_json::to_string(record)
+            .expect("a record is made of texts, numbers and maps with text keys");
+        let payload = format!("{} {json}", record.key);
+        self.append(&payload)?;
+        // Another process may have appended a record of the same key between the look and the write; the log's order decides.
+        self.refresh_locked(&mut state)?;
+        let Some(&offset) = state.index.get(&record.key) else { return Ok(Stored::First) };
+        match self.read_payload(offset)? {
+            Some(first) if first != payload => {
+                Ok(decode(&first).map_or(Stored::First, |first| Stored::adopted(&first, record)))
+            }
+            Some(_) | None => Ok(Stored::First),
+        }
+    }
+
+    /// Removes the record of a key: its artifact turned out corrupt, or it is to be made again.
+    ///
+    /// # Errors
+    /// Those of reading and writing the log.
+    pub fn forget(&self, key: &Key) -> Result<(), RecordError> {
+        let mut state = self.state();
+        self.refresh_locked(&mut state)?;
+        if let Some(&offset) = state.index.get(key) {
+            self.append(&tombstone(key, offset))?;
+            self.refresh_locked(&mut state)?;
+        }
+        Ok(())
+    }
+
+    /// Puts all records that were put on disk; the caller decides how many it groups.
+    ///
+    /// # Errors
+    /// Those of syncing the log.
+    pub fn sync(&self) -> Result<(), RecordError> {
+        self.log.as_ref().map_or(Ok(()), AppendLog::sync).map_err(|source| self.error("synced", source))
+    }
+
+    fn refresh_locked(&self, state: &mut State) -> Result<(), RecordError> {
+        let Some(log) = &self.log else { return Ok(()) };
+        let index = &mut state.index;
+        let scan = log
+            .scan_from(state.end, |offset, payload| take_in(index, offset, payload))
+            .map_err(|source| self.error("read", source))?;
+        state.end = scan.end;
+        state.torn += scan.torn;
+        Ok(())
+    }
+
+    fn append(&self, payload: &str) -> Result<(), RecordError> {
+        let refused = || io::Error::from(io::ErrorKind::ReadOnlyFilesystem);
+        self.log
+            .as_ref()
+            .ok_or_else(refused)
+            .and_then(|log| log.append(payload))
+            .map_err(|source| self.error("written", source))
+    }
+
+    fn read(&self, offset: u64) -> Result<Option<Record>, RecordError> {
+        Ok(self.read_payload(offset)?.and_then(|payload| decode(&payload)))
+    }
+
+    fn read_payload(&self, offset: u64) -> Result<Option<String>, RecordError> {
+        let Some(log) = &self.log else { return Ok(None) };
+        log.read_line(offset).map_err(|source| self.error("read", source))
+    }
+
+    fn error(&self, action: &'static str, source: io::Error) -> RecordError {
+        RecordError::Io { path: self.path.clone(), action, source }
+    }
+
+    /// The state; every change to it is a single insertion, so a thread that panicked left it sound.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stored {
+    fn adopted(first: &Record, later: &Record) -> Self {
+        Self::Adopted { differs: first.outputs != later.outputs }
+    }
+}
+
+/// The record of a payload: a key, a space and JSON.
+fn decode(payload: &str) -> Option<Record> {
+    serde_json::from_str(payload.get(KEY + 1..)?).ok()
+}
+
+/// The payload that removes the record at `offset`. It names the line, because by the time it is written another process may
+/// have forgotten the record too and put a sound one.
+fn tombstone(key: &Key, offset: u64) -> String {
+    format!("{key} -{offset}")
+}
+
+/// Enters one line of the log into the index.
+fn take_in(index: &mut HashMap<Key, u64>, offset: u64, payload: &str) {
+    let Some((key, rest)) = payload.split_at_checked(KEY) else { return };
+    let Ok(key) = key.parse::<Key>() else { return };
+    match rest.strip_prefix(" -") {
+        Some(forgotten) => {
+            if index.get(&key).is_some_and(|offset| offset.to_string() == forgotten) {
+                index.remove(&key);
+            }
+        }
+        None => {
+            index.entry(key).or_insert(offset);
+        }
+    }
+}
+
+fn cannot_write(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+}
+
+/// Floats in JSON, which knows neither NaN nor infinity.
+mod any_float {
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Number(f64),
+        Text(String),
+    }
+
+    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        match *value {
+            value if value.is_nan() => serializer.serialize_none(),
+            f64::INFINITY => serializer.serialize_str("inf"),
+            f64::NEG_INFINITY => serializer.serialize_str("-inf"),
+            value => serializer.serialize_f64(value),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        match Option::<Written>::deserialize(deserializer)? {
+            None => Ok(f64::NAN),
+            Some(Written::Number(value)) => Ok(value),
+            Some(Written::Text(text)) if text == "inf" => Ok(f64::INFINITY),
+            Some(Written::Text(text)) if text == "-inf" => Ok(f64::NEG_INFINITY),
+            Some(Written::Text(text)) => Err(D::Error::custom(format!("`{text}` is no number"))),
+        }
+    }
+}

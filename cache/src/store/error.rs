@@ -1,0 +1,97 @@
+//! What can go wrong with a cache folder and with an artifact in it.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::digest::Digest;
+use crate::table::TableError;
+
+/// Why the cache could not do what it was asked for.
+#[derive(Debug, Error)]
+pub enum CacheError {
+    /// The file system refused.
+    #[error("`{}` could not be {action}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was tried, such as `created`.
+        action: &'static str,
+        /// What the file system said.
+        source: io::Error,
+    },
+    /// The cache was written by a newer version of Refrain.
+    #[error(
+        "the cache `{}` has layout {found}, and this version of refrain knows layouts up to {known}; \
+         use a newer refrain, or another folder with `--cache`",
+        path.display()
+    )]
+    Newer {
+        /// The cache folder.
+        path: PathBuf,
+        /// The layout that it has.
+        found: u64,
+        /// The newest layout that this version reads.
+        known: u64,
+    },
+    /// The folder holds other things than a cache.
+    #[error(
+        "`{}` is not a cache: it holds `{entry}`; name an empty folder, or one that does not exist",
+        path.display()
+    )]
+    NotACache {
+        /// The folder.
+        path: PathBuf,
+        /// Something in it that no cache holds.
+        entry: String,
+    },
+    /// A folder to be stored holds something that a model folder cannot hold.
+    #[error("`{}` cannot be stored: {reason}", path.display())]
+    Unstorable {
+        /// The entry of the folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A table could not be completed.
+    #[error(transparent)]
+    Table(#[from] TableError),
+}
+
+/// Why an artifact in the cache is not what its record says.
+#[derive(Debug, Error)]
+pub enum Corrupt {
+    /// It is not there.
+    #[error("`{}` is missing", path.display())]
+    Missing {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// Its size differs.
+    #[error("`{}` has {found} bytes, its record says {expected}", path.display())]
+    Size {
+        /// Where it is.
+        path: PathBuf,
+        /// Bytes that the record says.
+        expected: u64,
+        /// Bytes that are there.
+        found: u64,
+    },
+    /// Its bytes differ.
+    #[error("`{}` has the digest {found}, which is not its name", path.display())]
+    Digest {
+        /// Where it is.
+        path: PathBuf,
+        /// The digest of what is there.
+        found: Digest,
+    },
+    /// It could not be read.
+    #[error("`{}` could not be read: {source}", path.display())]
+    Unreadable {
+        /// Where it is.
+        path: PathBuf,
+        /// What the file system said.
+        source: io::Error,
+    },
+}

@@ -1,0 +1,140 @@
+//! Folders on their way into the cache: scratch folders, the writer of a model folder, and the listing of one.
+
+use std::fs;
+use std::io;
+use std::io::Write;
+use std::path::{Component, Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::{CacheError, io_error};
+use crate::write::{AtomicFile, sync_dir};
+
+/// Why a link is not stored.
+pub(super) const NOT_A_FILE: &str = "it is no plain file; where it is a link, put a copy in its place";
+
+/// An empty folder of one's own in the cache's `tmp/`, removed when dropped.
+#[derive(Debug)]
+pub struct ScratchDir {
+    folder: TempDir,
+}
+
+impl ScratchDir {
+    pub(super) fn new_in(parent: &Path) -> Result<Self, CacheError> {
+        let folder = tempfile::Builder::new()
+            .prefix("scratch-")
+            .tempdir_in(parent)
+            .map_err(|source| io_error(parent, "written", source))?;
+        Ok(Self { folder })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// A folder that is being filled, outside the objects of the cache; removed when it is dropped without being stored.
+#[derive(Debug)]
+pub struct FolderWriter {
+    /// Holds `content/`, which is moved into the cache as a whole, so that what is dropped afterwards is an empty scratch.
+    scratch: ScratchDir,
+    content: PathBuf,
+}
+
+impl FolderWriter {
+    pub(super) fn new(scratch: ScratchDir) -> Result<Self, CacheError> {
+        let content = scratch.path().join("content");
+        fs::create_dir(&content).map_err(|source| io_error(&content, "created", source))?;
+        Ok(Self { scratch, content })
+    }
+
+    /// Where the files go; other programs may write there too.
+    pub fn path(&self) -> &Path {
+        &self.content
+    }
+
+    /// Writes a whole file. `name` is relative, with `/` between folders, and stays inside the folder.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a name that leaves the folder; those of writing.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let mut file = self.create(name)?;
+        file.write_all(bytes)?;
+        file.commit()
+    }
+
+    /// Starts a file, which is in the folder once it is committed. Names as for [`FolderWriter::write`].
+    ///
+    /// # Errors
+    /// `InvalidInput` for a name that leaves the folder; those of creating files and folders.
+    pub fn create(&self, name: &str) -> io::Result<AtomicFile> {
+        let inside =
+            !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+        if !inside {
+            let reason = format!("`{name}` is no name of a file inside the folder");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+        }
+        let target = self.content.join(name);
+        fs::create_dir_all(crate::write::parent_of(&target))?;
+        AtomicFile::create(&target, self.scratch.path())
+    }
+}
+
+/// The relative paths of all files of a folder, with `/` between names, sorted by their bytes.
+///
+/// Links are refused: what they lead to is not in the folder that is stored, and may lie anywhere.
+pub(super) fn listing(folder: &Path) -> Result<Vec<String>, CacheError> {
+    let mut files = Vec::new();
+    walk(folder, &mut |path, metadata| {
+        let unstorable = |reason| CacheError::Unstorable { path: path.into(), reason };
+        if metadata.is_dir() {
+            return Ok(());
+        }
+        if !metadata.is_file() {
+            return Err(unstorable(NOT_A_FILE));
+        }
+        let relative = path.strip_prefix(folder).expect("the walk stays inside its folder");
+        let relative = relative.to_str().ok_or_else(|| unstorable("its name is not UTF-8"))?;
+        files.push(relative.to_owned());
+        Ok(())
+    })?;
+    files.sort_unstable();
+    Ok(files)
+}
+
+/// Bytes of all files of a folder.
+pub(super) fn total_size(folder: &Path) -> io::Result<u64> {
+    let mut total = 0;
+    walk(folder, &mut |_, metadata| {
+        total += if metadata.is_file() { metadata.len() } else { 0 };
+        Ok(())
+    })
+    .map_err(io::Error::other)?;
+    Ok(total)
+}
+
+/// Puts the entries of a folder and of those inside it on disk.
+pub(super) fn sync_folders(folder: &Path) -> Result<(), CacheError> {
+    let sync = |path: &Path| sync_dir(path).map_err(|source| io_error(path, "synced", source));
+    walk(folder, &mut |path, metadata| if metadata.is_dir() { sync(path) } else { Ok(()) })?;
+    sync(folder)
+}
+
+/// Calls `visit` with every entry below a folder; links are not followed.
+fn walk(
+    folder: &Path,
+    visit: &mut impl FnMut(&Path, &fs::Metadata) -> Result<(), CacheError>,
+) -> Result<(), CacheError> {
+    let refused = |source| io_error(folder, "read", source);
+    for entry in fs::read_dir(folder).map_err(refused)? {
+        let entry = entry.map_err(refused)?;
+        let path = entry.path();
+        let metadata = entry.metadata().map_err(|source| io_error(&path, "read", source))?;
+        visit(&path, &metadata)?;
+        if metadata.is_dir() {
+            walk(&path, visit)?;
+        }
+    }
+    Ok(())
+}

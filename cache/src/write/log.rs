@@ -1,0 +1,224 @@
+//! An append-only log of checked lines that several processes may write at once.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// Hexadecimal characters of the BLAKE3 of a payload that open its line.
+const CHECK: usize = 16;
+
+/// Bytes read at once when a log is scanned.
+const BUFFER: usize = 1 << 20;
+
+/// A log of lines, each the first 16 hexadecimal characters of the payload's BLAKE3, a space, the payload and a line feed.
+///
+/// A line is written by one `write` to a file opened for appending, which the kernel keeps whole against other writers on a
+/// local file system. What a crash or a full disk leaves torn fails its check and is skipped by every reader.
+#[derive(Debug)]
+pub struct AppendLog {
+    file: File,
+}
+
+/// A sound line of a log: its payload, and where the line starts in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    /// Offset in bytes of the line's first character.
+    pub offset: u64,
+    /// What was appended.
+    pub payload: String,
+}
+
+/// What a scan of a log found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogContent {
+    /// The sound lines in the order of the file.
+    pub lines: Vec<LogLine>,
+    /// How many lines failed their check or were cut off.
+    pub torn: usize,
+    /// Where the next scan starts: after the last complete line.
+    pub end: u64,
+}
+
+/// What a scan met beside sound lines.
+pub(crate) struct Scan {
+    /// Where the last complete line ends.
+    pub(crate) end: u64,
+    /// Complete lines that failed their check.
+    pub(crate) torn: usize,
+    /// Whether something without a line feed follows: torn, or another process's line that is half written.
+    pub(crate) cut_off: bool,
+}
+
+impl AppendLog {
+    /// Opens a log for reading and appending, and creates it where there is none.
+    ///
+    /// # Errors
+    /// Those of opening the file.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        Ok(Self { file })
+    }
+
+    /// Opens a log that exists for reading alone; appending to it fails.
+    ///
+    /// # Errors
+    /// Those of opening the file.
+    pub fn open_read_only(path: &Path) -> io::Result<Self> {
+        Ok(Self { file: File::open(path)? })
+    }
+
+    /// Reads all sound payloads of a log, and counts the torn lines. A log that does not exist is empty.
+    ///
+    /// # Errors
+    /// Those of opening and reading the file.
+    pub fn read(path: &Path) -> io::Result<(Vec<String>, usize)> {
+        match Self::open_read_only(path) {
+            Ok(log) => {
+                let content = log.read_from(0)?;
+                Ok((content.lines.into_iter().map(|line| line.payload).collect(), content.torn))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((Vec::new(), 0)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads the sound lines from `offset`, the start of a line, to the end.
+    ///
+    /// A last line without a line feed is counted as torn and not passed: it may be another process's, half written.
+    ///
+    /// # Errors
+    /// Those of reading the file.
+    pub fn read_from(&self, offset: u64) -> io::Result<LogContent> {
+        let mut lines = Vec::new();
+        let scan = self.scan_from(offset, |offset, payload| {
+            lines.push(LogLine { offset, payload: payload.to_owned() })
+        })?;
+        Ok(LogContent { lines, torn: scan.torn + usize::from(scan.cut_off), end: scan.end })
+    }
+
+    /// Appends one line and returns when the kernel has it; [`AppendLog::sync`] puts it on disk.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the payload holds a line feed; those of writing. A line that was written in part is
+    /// torn: readers skip it, and the next append starts on a new line.
+    pub fn append(&self, payload: &str) -> io::Result<()> {
+        self.append_all(&[payload])
+    }
+
+    /// Appends several lines with one `write`; as [`AppendLog::append`] otherwise.
+    ///
+    /// # Errors
+    /// As [`AppendLog::append`].
+    pub fn append_all(&self, payloads: &[&str]) -> io::Result<()> {
+        let mut text = String::with_capacity(payloads.iter().map(|p| p.len() + CHECK + 2).sum::<usize>() + 1);
+        if self.ends_torn()? {
+            text.push('\n');
+        }
+        for payload in payloads {
+            if payload.contains('\n') {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "a log line cannot hold a line feed",
+                ));
+            }
+            text.push_str(&check_of(payload));
+            text.push(' ');
+            text.push_str(payload);
+            text.push('\n');
+        }
+        write_once(&self.file, text.as_bytes())
+    }
+
+    /// Puts what was appended on disk.
+    ///
+    /// # Errors
+    /// Those of syncing the file.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// Calls `each` with offset and payload of every sound line from `offset`, the start of a line, to the end.
+    pub(crate) fn scan_from(&self, offset: u64, mut each: impl FnMut(u64, &str)) -> io::Result<Scan> {
+        let mut reader = BufReader::with_capacity(BUFFER, PositionedReader { file: &self.file, offset });
+        let mut scan = Scan { end: offset, torn: 0, cut_off: false };
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let read = reader.read_until(b'\n', &mut line)?;
+            if read == 0 {
+                return Ok(scan);
+            }
+            if line.pop() != Some(b'\n') {
+                scan.cut_off = true;
+                return Ok(scan);
+            }
+            match checked_payload(&line) {
+                Some(payload) => each(scan.end, payload),
+                // Two appends that both saw a torn tail leave an empty line.
+                None if line.is_empty() => {}
+                None => scan.torn += 1,
+            }
+            scan.end += read as u64;
+        }
+    }
+
+    /// Reads the payload of the line that starts at `offset`; `None` when no sound line starts there.
+    pub(crate) fn read_line(&self, offset: u64) -> io::Result<Option<String>> {
+        let mut line = Vec::new();
+        BufReader::new(PositionedReader { file: &self.file, offset }).read_until(b'\n', &mut line)?;
+        Ok((line.pop() == Some(b'\n')).then(|| checked_payload(&line).map(str::to_owned)).flatten())
+    }
+
+    /// Whether the last byte is no line feed, so that a line appended now would be glued to a torn one.
+    fn ends_torn(&self) -> io::Result<bool> {
+        let Some(last) = self.file.metadata()?.len().checked_sub(1) else { return Ok(false) };
+        let mut byte = [b'\n'];
+        self.file.read_at(&mut byte, last)?;
+        Ok(byte != *b"\n")
+    }
+}
+
+/// Writes all bytes with one `write`: the rest of a short one would land behind what another process appended meanwhile.
+fn write_once(mut file: &File, bytes: &[u8]) -> io::Result<()> {
+    loop {
+        match file.write(bytes) {
+            Ok(written) if written == bytes.len() => return Ok(()),
+            Ok(_) => {
+                return Err(io::Error::new(io::ErrorKind::StorageFull, "a log line was written in part"));
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Reads a file from an offset of its own, so that readers and appenders share one descriptor without moving its position.
+struct PositionedReader<'a> {
+    file: &'a File,
+    offset: u64,
+}
+
+impl Read for PositionedReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.offset)?;
+        self.offset += read as u64;
+        Ok(read)
+    }
+}
+
+/// The check that opens the line of a payload.
+fn check_of(payload: &str) -> String {
+    let mut hex = blake3::hash(payload.as_bytes()).to_hex().to_string();
+    hex.truncate(CHECK);
+    hex
+}
+
+/// The payload of a line without its line feed, when its check holds.
+fn checked_payload(line: &[u8]) -> Option<&str> {
+    let line = str::from_utf8(line).ok()?;
+    let (check, payload) = line.split_at_checked(CHECK)?;
+    let payload = payload.strip_prefix(' ')?;
+    (check_of(payload) == check).then_some(payload)
+}

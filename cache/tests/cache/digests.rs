@@ -1,0 +1,126 @@
+//! Digests of bytes, files, folders, and the memory of them.
+
+use std::fs;
+use std::fs::File;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use refrain_cache::{Digest, FileDigests, ParseDigestError, digest_file, digest_listing};
+
+/// From BLAKE3's published test vectors.
+const EMPTY: &str = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
+
+#[test]
+fn a_digest_is_written_and_read_as_hexadecimal() {
+    let digest: Digest = EMPTY.parse().unwrap();
+    assert_eq!(digest, Digest::of_bytes(b""));
+    assert_eq!(digest.to_string(), EMPTY);
+    assert_eq!(digest.short(), "af1349b9");
+    assert_eq!(serde_json::to_string(&digest).unwrap(), format!("\"{EMPTY}\""));
+    assert_eq!(serde_json::from_str::<Digest>(&format!("\"{EMPTY}\"")).unwrap(), digest);
+}
+
+#[test]
+fn a_text_that_is_no_digest_is_refused_with_the_reason() {
+    assert_eq!("af13".parse::<Digest>(), Err(ParseDigestError::Length(4)));
+    assert_eq!(EMPTY.to_uppercase().parse::<Digest>(), Err(ParseDigestError::Character('A')));
+    assert_eq!("é".repeat(32).parse::<Digest>(), Err(ParseDigestError::Character('é')));
+    assert!(serde_json::from_str::<Digest>("\"af13\"").is_err());
+}
+
+#[test]
+fn a_file_has_the_digest_of_its_bytes_at_every_block_border() {
+    let folder = tempfile::tempdir().unwrap();
+    let block = 4 << 20;
+    for size in [0, 1, 1024, 1025, block - 1, block, block + 1, 2 * block, 2 * block + 77] {
+        let bytes: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
+        let path = folder.path().join("file");
+        fs::write(&path, &bytes).unwrap();
+        assert_eq!(digest_file(&path).unwrap(), (Digest::of_bytes(&bytes), size as u64), "{size} bytes");
+    }
+}
+
+#[test]
+fn a_folder_has_the_digest_of_the_lines_that_b3sum_prints() {
+    let (a, b) = (Digest::of_bytes(b"a"), Digest::of_bytes(b"b"));
+    let lines = format!("{b}  Z.json\n{a}  a/b.json\n{b}  a0\n");
+    let files = [("a0".to_owned(), b), ("a/b.json".to_owned(), a), ("Z.json".to_owned(), b)];
+    assert_eq!(digest_listing(&files), Digest::of_bytes(lines.as_bytes()));
+    let escaped = format!("\\{a}  x\\\\y\\nz\n");
+    assert_eq!(digest_listing(&[("x\\y\nz".to_owned(), a)]), Digest::of_bytes(escaped.as_bytes()));
+    assert_eq!(digest_listing(&[]), Digest::of_bytes(b""));
+}
+
+fn write_aged(path: &Path, bytes: &[u8], age: Duration) {
+    fs::write(path, bytes).unwrap();
+    File::options().write(true).open(path).unwrap().set_modified(SystemTime::now() - age).unwrap();
+}
+
+/// Swaps the content for another of the same size and puts the time back, which no stat can tell.
+fn forge(path: &Path, bytes: &[u8]) {
+    let modified = fs::metadata(path).unwrap().modified().unwrap();
+    fs::write(path, bytes).unwrap();
+    File::options().write(true).open(path).unwrap().set_modified(modified).unwrap();
+}
+
+#[test]
+fn a_settled_file_is_hashed_once_across_processes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, path) = (folder.path().join("files.log"), folder.path().join("line\nfeed"));
+    write_aged(&path, b"one", Duration::from_secs(100));
+    let digests = FileDigests::open(&log).unwrap();
+    assert_eq!(digests.get(&path).unwrap(), (Digest::of_bytes(b"one"), 3));
+    digests.save().unwrap();
+    forge(&path, b"two");
+    assert_eq!(digests.get(&path).unwrap().0, Digest::of_bytes(b"one"), "known in this process");
+    let reopened = FileDigests::open(&log).unwrap();
+    assert_eq!(reopened.get(&path).unwrap().0, Digest::of_bytes(b"one"), "known in the next process");
+    write_aged(&path, b"two", Duration::from_secs(50));
+    assert_eq!(reopened.get(&path).unwrap().0, Digest::of_bytes(b"two"), "another time is another content");
+}
+
+#[test]
+fn a_young_file_is_never_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    for age in [Duration::ZERO, Duration::from_millis(1_500)] {
+        let digests = FileDigests::open(&folder.path().join("log")).unwrap();
+        write_aged(&path, b"one", age);
+        assert_eq!(digests.get(&path).unwrap().0, Digest::of_bytes(b"one"));
+        forge(&path, b"two");
+        assert_eq!(digests.get(&path).unwrap().0, Digest::of_bytes(b"two"));
+    }
+    let future = FileDigests::open(&folder.path().join("log")).unwrap();
+    fs::write(&path, b"one").unwrap();
+    let later = SystemTime::now() + Duration::from_secs(1_000);
+    File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
+    future.get(&path).unwrap();
+    forge(&path, b"two");
+    assert_eq!(future.get(&path).unwrap().0, Digest::of_bytes(b"two"));
+}
+
+#[test]
+fn a_torn_or_corrupt_line_is_skipped() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, a, b) = (folder.path().join("log"), folder.path().join("a"), folder.path().join("b"));
+    write_aged(&a, b"a", Duration::from_secs(100));
+    write_aged(&b, b"b", Duration::from_secs(100));
+    let digests = FileDigests::open(&log).unwrap();
+    digests.get(&a).unwrap();
+    digests.get(&b).unwrap();
+    digests.save().unwrap();
+    let text = fs::read_to_string(&log).unwrap();
+    let right = Digest::of_bytes(b"a").to_string();
+    assert!(text.contains(&right));
+    fs::write(&log, &text.replace(&right, EMPTY).as_bytes()[..text.len() - 3]).unwrap();
+    let reopened = FileDigests::open(&log).unwrap();
+    assert_eq!(reopened.get(&a).unwrap().0, Digest::of_bytes(b"a"));
+    assert_eq!(reopened.get(&b).unwrap().0, Digest::of_bytes(b"b"));
+    reopened.save().unwrap();
+    forge(&b, b"c");
+    assert_eq!(
+        FileDigests::open(&log).unwrap().get(&b).unwrap().0,
+        Digest::of_bytes(b"b"),
+        "saved behind the torn tail"
+    );
+}

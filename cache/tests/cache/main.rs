@@ -1,0 +1,12 @@
+//! Tests of the cache crate through its public interface, one module a theme.
+
+// Helpers of tests may unwrap as the tests themselves do.
+#![allow(clippy::unwrap_used)]
+
+mod digests;
+mod files;
+mod manifests;
+mod records;
+mod store;
+mod tables;
+mod tables_broken;

@@ -1,0 +1,159 @@
+//! The graph of nodes: what will be computed from what, with every parameter resolved.
+
+pub(crate) mod build;
+mod columns;
+
+use std::path::PathBuf;
+
+use petgraph::graph::{DiGraph, NodeIndex};
+use serde_json::{Map, Value};
+
+use crate::diagnostic::{Diagnostics, Span};
+use crate::kind::{ArtifactKind, Kind, OutputDecl};
+use crate::source::SourceSpec;
+use crate::workflow::{Settings, Workflow};
+
+/// A node's number: dense, and every input of a node has a smaller one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u32);
+
+impl NodeId {
+    /// The number as an index.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// An edge: the output of another node that a parameter refers to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Edge {
+    /// Path of the parameter, for example `mix[0].data`.
+    pub path: String,
+    /// The node.
+    pub node: NodeId,
+    /// Which of its outputs.
+    pub output: String,
+}
+
+/// What a node does.
+#[derive(Debug, Clone)]
+pub enum Work {
+    /// Reads a table from files.
+    Source(SourceSpec),
+    /// Names a model folder.
+    Model(PathBuf),
+    /// Names a file.
+    File(PathBuf),
+    /// Puts the tables of all nodes of a stage under each other, the axes as first columns.
+    Gather {
+        /// The axes' names.
+        axes: Vec<String>,
+        /// For each input the labels of its point.
+        rows: Vec<Vec<String>>,
+    },
+    /// Runs a kind.
+    Stage {
+        /// The kind.
+        kind: Kind,
+        /// Its parameters, typed, with defaults, references removed.
+        params: Map<String, Value>,
+    },
+}
+
+/// A node.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Its name, with its point: `masked[threshold=2.5]`.
+    pub name: String,
+    /// The name of its stage or source.
+    pub stage: String,
+    /// Its point: names of axes and labels, in the order of the file.
+    pub point: Vec<(String, String)>,
+    /// What it does.
+    pub work: Work,
+    /// What it reads.
+    pub inputs: Vec<Edge>,
+    /// What it makes.
+    pub outputs: Vec<OutputDecl>,
+    /// What it may use.
+    pub settings: Settings,
+    /// Where its stage or source stands in the workflow.
+    pub span: Span,
+}
+
+impl Node {
+    /// Whether the node stands for something that the workflow reads but does not make.
+    pub fn is_source(&self) -> bool {
+        matches!(self.work, Work::Source(_) | Work::Model(_) | Work::File(_))
+    }
+
+    /// The name of the kind, for people.
+    pub fn kind_name(&self) -> &'static str {
+        match &self.work {
+            Work::Source(_) => "source",
+            Work::Model(_) => "model",
+            Work::File(_) => "file",
+            Work::Gather { .. } => "gather",
+            Work::Stage { kind, .. } => kind.name,
+        }
+    }
+
+    /// What the output of that name is.
+    pub fn output_kind(&self, output: &str) -> Option<ArtifactKind> {
+        self.outputs.iter().find(|o| o.name == output).map(|o| o.kind)
+    }
+}
+
+/// A workflow with everything resolved: only this can be planned and run.
+#[derive(Debug, Clone)]
+pub struct Graph {
+    /// The workflow that it was made from.
+    pub workflow: Workflow,
+    /// The nodes; inputs come before what reads them.
+    pub nodes: Vec<Node>,
+    /// The edges once more, for order and export.
+    pub edges: DiGraph<NodeId, ()>,
+}
+
+impl Graph {
+    /// Resolves a workflow at all points of its sweep and checks what can be checked before anything runs.
+    pub fn build(workflow: Workflow) -> Result<Graph, Diagnostics> {
+        build::graph(workflow)
+    }
+
+    /// The node's data.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.index()]
+    }
+
+    /// All numbers, inputs before what reads them.
+    pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (0..self.nodes.len() as u32).map(NodeId)
+    }
+
+    /// The node of that name.
+    pub fn find(&self, name: &str) -> Option<NodeId> {
+        self.ids().find(|id| self.node(*id).name == name)
+    }
+
+    /// The nodes that read an output of `id`.
+    pub fn dependents(&self, id: NodeId) -> impl Iterator<Item = NodeId> + '_ {
+        self.edges.neighbors(NodeIndex::new(id.index())).map(|n| self.edges[n])
+    }
+
+    /// The node and everything that it is made from, as flags by number.
+    pub fn upstream(&self, targets: &[NodeId]) -> Vec<bool> {
+        let mut wanted = vec![false; self.nodes.len()];
+        for id in targets {
+            wanted[id.index()] = true;
+        }
+        for id in (0..self.nodes.len()).rev() {
+            if wanted[id] {
+                for edge in &self.nodes[id].inputs {
+                    wanted[edge.node.index()] = true;
+                }
+            }
+        }
+        wanted
+    }
+}

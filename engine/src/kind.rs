@@ -1,0 +1,295 @@
+//! The description of a kind: one table from which parsing, checks, keys, help and schema come.
+//!
+//! The engine knows no kind by name. The stages crate describes each with a [`Kind`]: its parameters with
+//! types and defaults, the versions of the components that determine its bytes, the columns it needs and
+//! adds, and the function that runs it. A parameter whose type is an artifact makes an edge of the graph.
+
+mod context;
+mod values;
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, SchemaRef};
+use serde_json::{Map, Value};
+
+pub use context::{Cancel, Context, Input, Outputs, Progress, ProgressSink, Resources, StageError};
+pub use values::{Reference, Resolved, canonical, check_name, coerce, describe, placeholders};
+
+/// A component whose bytes a kind's results depend on, with the version of those bytes.
+///
+/// The version is raised when the output changes for some input, and only then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Component {
+    /// Short name, for example `render`.
+    pub name: &'static str,
+    /// Version, from 1.
+    pub version: u32,
+}
+
+/// What an artifact is.
+pub use refrain_cache::ArtifactKind;
+
+/// The type of a parameter's value.
+#[derive(Debug, Clone, Copy)]
+pub enum Type {
+    /// `true` or `false`.
+    Bool,
+    /// A whole number within the closed range.
+    Int {
+        /// Smallest allowed value.
+        min: i64,
+        /// Largest allowed value.
+        max: i64,
+    },
+    /// A finite number within the range; the bounds belong to it unless `open` says otherwise.
+    Float {
+        /// Lower bound.
+        min: f64,
+        /// Upper bound.
+        max: f64,
+        /// Whether the lower bound itself is excluded.
+        open: bool,
+    },
+    /// Any text.
+    Text,
+    /// Text in which `${in.NAME}` and `${out.NAME}` stay as written until the node runs.
+    Command,
+    /// Text that may hold `${env:NAME}`, which stays as written and is never kept.
+    Secret,
+    /// One of a few words.
+    Choice(&'static [&'static str]),
+    /// A name of a stage or source that gives an artifact of the given kind; `None` = any kind.
+    Reference(Option<ArtifactKind>),
+    /// A list whose elements all have one type.
+    List(&'static Type),
+    /// A mapping with fixed keys.
+    Record(&'static [Param]),
+    /// A mapping from free names to values of one type.
+    Map(&'static Type),
+    /// The first of several types that fits.
+    OneOf(&'static [Type]),
+    /// Any value.
+    Any,
+}
+
+/// What a parameter is when the workflow does not give it.
+#[derive(Debug, Clone, Copy)]
+pub enum Default {
+    /// The workflow must give it.
+    Required,
+    /// It stays absent.
+    Absent,
+    /// A JSON text with the value.
+    Json(&'static str),
+}
+
+/// One parameter of a kind.
+#[derive(Debug, Clone, Copy)]
+pub struct Param {
+    /// Its key in the workflow.
+    pub name: &'static str,
+    /// The type of its value.
+    pub ty: Type,
+    /// What holds when it is not given.
+    pub default: Default,
+    /// Whether it can change a result. A knob cannot, and stays out of the key.
+    pub semantic: bool,
+    /// One sentence for help and schema.
+    pub about: &'static str,
+}
+
+impl Param {
+    /// A parameter that the workflow must give.
+    pub const fn required(name: &'static str, ty: Type, about: &'static str) -> Param {
+        Param { name, ty, default: Default::Required, semantic: true, about }
+    }
+
+    /// A parameter that may be absent.
+    pub const fn optional(name: &'static str, ty: Type, about: &'static str) -> Param {
+        Param { name, ty, default: Default::Absent, semantic: true, about }
+    }
+
+    /// A parameter with a default, given as JSON text.
+    pub const fn default(name: &'static str, ty: Type, json: &'static str, about: &'static str) -> Param {
+        Param { name, ty, default: Default::Json(json), semantic: true, about }
+    }
+}
+
+/// An output of a node: the main one is called [`MAIN`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputDecl {
+    /// Name, as in `NAME.metrics`; [`MAIN`] for the output that the bare name means.
+    pub name: String,
+    /// What it is.
+    pub kind: ArtifactKind,
+}
+
+/// The name of a node's main output.
+pub const MAIN: &str = "main";
+
+/// What the static check of a kind sees of one node.
+pub struct Check<'a> {
+    /// The parameters, typed and with defaults; references removed.
+    pub params: &'a Map<String, Value>,
+    /// The columns of each table input by path (`data`, `mix[0].data`), where they are known.
+    pub columns: &'a dyn Fn(&str) -> Option<SchemaRef>,
+    /// The paths of all inputs that were given, in order.
+    pub inputs: &'a [String],
+}
+
+impl Check<'_> {
+    /// Checks that the table at `input` has `column` with one of the `types`; unknown tables pass.
+    pub fn need(&self, problems: &mut Vec<Problem>, input: &str, column: &str, types: &[DataType]) {
+        let Some(schema) = (self.columns)(input) else { return };
+        match schema.field_with_name(column) {
+            Err(_) => {
+                let names: Vec<_> = schema.fields().iter().map(|f| format!("`{}`", f.name())).collect();
+                problems.push(
+                    Problem::at(input, format!("the table has no column `{column}`"))
+                        .hint(format!("its columns are {}", names.join(", "))),
+                );
+            }
+            Ok(field) if types.is_empty() || types.iter().any(|t| same_type(t, field.data_type())) => {}
+            Ok(field) => {
+                let wanted: Vec<_> = types.iter().map(type_name).collect();
+                problems.push(Problem::at(
+                    input,
+                    format!(
+                        "column `{column}` is {}, expected {}",
+                        type_name(field.data_type()),
+                        wanted.join(" or ")
+                    ),
+                ));
+            }
+        }
+    }
+
+    /// Whether the table at `input` is known to have `column`; `None` when its columns are not known.
+    pub fn has(&self, input: &str, column: &str) -> Option<bool> {
+        (self.columns)(input).map(|schema| schema.field_with_name(column).is_ok())
+    }
+}
+
+/// Whether two column types are the same up to the names inside lists.
+pub fn same_type(a: &DataType, b: &DataType) -> bool {
+    match (a, b) {
+        (DataType::List(x), DataType::List(y)) => same_type(x.data_type(), y.data_type()),
+        (DataType::Struct(x), DataType::Struct(y)) => {
+            x.len() == y.len()
+                && x.iter()
+                    .zip(y.iter())
+                    .all(|(f, g)| f.name() == g.name() && same_type(f.data_type(), g.data_type()))
+        }
+        _ => a == b,
+    }
+}
+
+/// The name of a column type for people.
+pub fn type_name(ty: &DataType) -> String {
+    match ty {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "text".into(),
+        DataType::Boolean => "bool".into(),
+        DataType::Int8 | DataType::Int16 | DataType::Int32 => "int32".into(),
+        DataType::Int64 => "int64".into(),
+        DataType::Float32 => "float32".into(),
+        DataType::Float64 => "float64".into(),
+        DataType::List(item) => format!("list of {}", type_name(item.data_type())),
+        DataType::Struct(fields) => {
+            let names: Vec<_> = fields.iter().map(|f| f.name().as_str()).collect();
+            format!("struct ({})", names.join(", "))
+        }
+        other => other.to_string().to_lowercase(),
+    }
+}
+
+/// Something wrong with a node that its parameters' types cannot express.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Path of the parameter, for example `keep.where`; empty for the stage as a whole.
+    pub at: String,
+    /// What is wrong, as a lowercase fragment.
+    pub message: String,
+    /// What to do.
+    pub hint: Option<String>,
+}
+
+impl Problem {
+    /// A problem with the parameter at a path.
+    pub fn at(at: impl Into<String>, message: impl Into<String>) -> Problem {
+        Problem { at: at.into(), message: message.into(), hint: None }
+    }
+
+    /// Adds what to do about it.
+    pub fn hint(mut self, hint: impl Into<String>) -> Problem {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// What a kind's static check says of its main table.
+pub type Columns = Option<SchemaRef>;
+
+/// A stage that is planned as two: the first is named `STAGE/suffix` and takes the moved parameters.
+#[derive(Debug, Clone, Copy)]
+pub struct Expansion {
+    /// What follows the stage's name and a slash.
+    pub suffix: &'static str,
+    /// Name of the kind of the first stage.
+    pub kind: &'static str,
+    /// The parameter of the second stage that then refers to the first.
+    pub link: &'static str,
+    /// The parameters that go to the first stage; all others stay.
+    pub moved: fn(&str) -> bool,
+}
+
+/// A kind of stage.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    /// Its key in a stage's mapping.
+    pub name: &'static str,
+    /// One sentence on what it does.
+    pub about: &'static str,
+    /// What its bytes depend on, beside its parameters and inputs.
+    pub components: &'static [Component],
+    /// Its parameters.
+    pub params: &'static [Param],
+    /// Its outputs, given the typed parameters.
+    pub outputs: fn(&Map<String, Value>) -> Vec<OutputDecl>,
+    /// Checks what types cannot express, and tells the columns of the main table where they are known.
+    pub check: fn(&Check<'_>, &mut Vec<Problem>) -> Columns,
+    /// Whether the stage is planned as two, given the value of each literal parameter in the workflow.
+    pub expand: Option<fn(&Map<String, Value>) -> Option<Expansion>>,
+    /// Whether floating-point bits of its outputs may differ between machines.
+    pub machine_dependent: bool,
+    /// Runs one node.
+    pub run: fn(&Context<'_>) -> Result<Outputs, StageError>,
+}
+
+impl std::fmt::Debug for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kind").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// All kinds that a workflow may use.
+#[derive(Debug, Clone)]
+pub struct Kinds {
+    all: Arc<[Kind]>,
+}
+
+impl Kinds {
+    /// A registry of the given kinds.
+    pub fn new(kinds: Vec<Kind>) -> Kinds {
+        Kinds { all: kinds.into() }
+    }
+
+    /// The kind with that name.
+    pub fn get(&self, name: &str) -> Option<&Kind> {
+        self.all.iter().find(|k| k.name == name)
+    }
+
+    /// All kinds, in the order of their registration.
+    pub fn iter(&self) -> impl Iterator<Item = &Kind> {
+        self.all.iter()
+    }
+}

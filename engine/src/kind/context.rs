@@ -1,0 +1,228 @@
+//! What a stage sees while it runs: parameters, inputs, a place for its outputs, progress and cancellation.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use refrain_cache::{Artifact, Cache, Metric};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::MAIN;
+
+/// A request to stop, shared by everything that runs.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Asks everything to stop at the next safe point.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether a stop was asked for.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// [`StageError::Cancelled`] when a stop was asked for.
+    pub fn check(&self) -> Result<(), StageError> {
+        if self.is_cancelled() { Err(StageError::Cancelled) } else { Ok(()) }
+    }
+}
+
+/// An input of a node, ready to be read.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// A Parquet file.
+    Table {
+        /// Where it lies.
+        path: PathBuf,
+        /// What it is.
+        artifact: Artifact,
+    },
+    /// A model: a folder in Hugging Face layout, and adapters to apply to it in order.
+    Model {
+        /// The folder with the weights.
+        folder: PathBuf,
+        /// Folders of LoRA adapters, the one nearest the base first.
+        adapters: Vec<PathBuf>,
+        /// The digest of the outermost folder.
+        artifact: Artifact,
+        /// The name by which the workflow knows the base model.
+        base_name: String,
+    },
+    /// Any other file.
+    File {
+        /// Where it lies.
+        path: PathBuf,
+        /// What it is.
+        artifact: Artifact,
+    },
+}
+
+impl Input {
+    /// What the input is.
+    pub fn artifact(&self) -> &Artifact {
+        match self {
+            Input::Table { artifact, .. } | Input::Model { artifact, .. } | Input::File { artifact, .. } => {
+                artifact
+            }
+        }
+    }
+
+    /// The outermost file or folder of the input.
+    pub fn path(&self) -> &PathBuf {
+        match self {
+            Input::Table { path, .. } | Input::File { path, .. } => path,
+            Input::Model { folder, adapters, .. } => adapters.last().unwrap_or(folder),
+        }
+    }
+}
+
+/// What a node may use. Nothing in it can change a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resources {
+    /// Threads, at least 1.
+    pub threads: usize,
+    /// Rows computed together; `None` lets the stage choose.
+    pub batch: Option<usize>,
+}
+
+/// Where progress goes; the engine's scheduler stands behind it.
+pub trait ProgressSink: Sync {
+    /// `done` of `total` units are finished.
+    fn progress(&self, done: u64, total: Option<u64>, unit: &'static str);
+    /// A line for people, for example a warning.
+    fn note(&self, text: String);
+}
+
+/// The progress of one node.
+#[derive(Clone, Copy)]
+pub struct Progress<'a>(pub &'a dyn ProgressSink);
+
+impl Progress<'_> {
+    /// Says that `done` of `total` units are finished.
+    pub fn set(&self, done: u64, total: Option<u64>, unit: &'static str) {
+        self.0.progress(done, total, unit);
+    }
+
+    /// A warning or remark for people.
+    pub fn note(&self, text: impl Into<String>) {
+        self.0.note(text.into());
+    }
+}
+
+/// What a stage's function is given.
+pub struct Context<'a> {
+    /// Semantic parameters and knobs, typed, with defaults, references removed.
+    pub params: &'a Map<String, Value>,
+    /// The inputs by the path of their parameter: `data`, `inputs.tool`, `mix[0].data`.
+    pub inputs: &'a BTreeMap<String, Input>,
+    /// Where outputs are written.
+    pub cache: &'a Cache,
+    /// What the node may use.
+    pub resources: Resources,
+    /// Where progress goes.
+    pub progress: Progress<'a>,
+    /// Asked at every batch.
+    pub cancel: &'a Cancel,
+    /// Resolves `${env:NAME}`; the result must never be kept or shown.
+    pub environment: &'a (dyn Fn(&str) -> Option<String> + Sync),
+}
+
+impl Context<'_> {
+    /// The parameters as a type of the stage's own.
+    pub fn parameters<T: DeserializeOwned>(&self) -> Result<T, StageError> {
+        serde_json::from_value(Value::Object(self.params.clone()))
+            .map_err(|e| StageError::bug(format!("the kind's table and its type disagree: {e}")))
+    }
+
+    /// The input at a path that the kind's table requires.
+    pub fn input(&self, path: &str) -> Result<&Input, StageError> {
+        self.inputs.get(path).ok_or_else(|| StageError::bug(format!("input `{path}` is missing")))
+    }
+
+    /// The file of the table at a path that the kind's table requires.
+    pub fn table(&self, path: &str) -> Result<&PathBuf, StageError> {
+        match self.input(path)? {
+            Input::Table { path, .. } => Ok(path),
+            _ => Err(StageError::bug(format!("input `{path}` is not a table"))),
+        }
+    }
+}
+
+/// What a stage made.
+#[derive(Debug, Default)]
+pub struct Outputs {
+    /// The artifacts by output name.
+    pub artifacts: BTreeMap<String, Artifact>,
+    /// The figures.
+    pub metrics: Vec<Metric>,
+    /// What can move the last bits: backend, version, instruction set; empty where nothing can.
+    pub profile: String,
+}
+
+impl Outputs {
+    /// One main artifact and nothing else.
+    pub fn main(artifact: Artifact) -> Outputs {
+        Outputs { artifacts: BTreeMap::from([(MAIN.to_string(), artifact)]), ..Outputs::default() }
+    }
+}
+
+/// Why a node failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// The input data or the model is wrong for this stage.
+    #[error("{message}")]
+    Failed {
+        /// What is wrong, as a lowercase fragment.
+        message: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// The disk, the system or a missing backend.
+    #[error("{message}")]
+    Environment {
+        /// What failed.
+        message: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// A stop was asked for.
+    #[error("interrupted")]
+    Cancelled,
+    /// Refrain itself is wrong.
+    #[error("internal error: {0}")]
+    Bug(String),
+}
+
+impl StageError {
+    /// The data or the model is wrong.
+    pub fn failed(message: impl Into<String>) -> StageError {
+        StageError::Failed { message: message.into(), hint: None }
+    }
+
+    /// The data or the model is wrong, and this is what to do.
+    pub fn with_hint(message: impl Into<String>, hint: impl Into<String>) -> StageError {
+        StageError::Failed { message: message.into(), hint: Some(hint.into()) }
+    }
+
+    /// Refrain itself is wrong.
+    pub fn bug(message: impl Into<String>) -> StageError {
+        StageError::Bug(message.into())
+    }
+}
+
+impl From<refrain_cache::CacheError> for StageError {
+    fn from(error: refrain_cache::CacheError) -> StageError {
+        StageError::Environment { message: error.to_string(), hint: None }
+    }
+}
+
+impl From<refrain_cache::TableError> for StageError {
+    fn from(error: refrain_cache::TableError) -> StageError {
+        StageError::failed(error.to_string())
+    }
+}

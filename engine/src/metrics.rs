@@ -1,0 +1,35 @@
+//! The table of a node's figures: `metric`, `value`, `n`, `low`, `high`.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+
+use refrain_cache::{Artifact, Cache, CacheError, Metric};
+
+/// Its columns.
+pub fn schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("metric", DataType::Utf8, false),
+        Field::new("value", DataType::Float64, true),
+        Field::new("n", DataType::Int64, false),
+        Field::new("low", DataType::Float64, true),
+        Field::new("high", DataType::Float64, true),
+    ]))
+}
+
+/// Writes the figures as a table.
+pub fn store(cache: &Cache, metrics: &[Metric]) -> Result<Artifact, CacheError> {
+    let finite = |value: f64| value.is_finite().then_some(value);
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(metrics.iter().map(|m| &m.metric))),
+        Arc::new(Float64Array::from_iter(metrics.iter().map(|m| finite(m.value)))),
+        Arc::new(Int64Array::from_iter_values(metrics.iter().map(|m| m.n as i64))),
+        Arc::new(Float64Array::from_iter(metrics.iter().map(|m| m.low))),
+        Arc::new(Float64Array::from_iter(metrics.iter().map(|m| m.high))),
+    ];
+    let batch = RecordBatch::try_new(schema(), columns).expect("the columns are those of the schema");
+    let mut writer = cache.new_table(schema())?;
+    writer.write(&batch)?;
+    cache.store_table(writer)
+}

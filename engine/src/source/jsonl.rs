@@ -1,0 +1,131 @@
+//! Reads JSON Lines: types are inferred from all rows, and every complaint names line and column.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::json::ReaderBuilder;
+use arrow::json::reader::infer_json_schema_from_iterator;
+use serde_json::Value;
+
+use super::{Batches, SourceError};
+
+/// Rows from which the columns are told before anything runs.
+const HEAD_ROWS: usize = 1000;
+
+/// The columns, from the first rows.
+pub(super) fn schema(path: &Path) -> Result<SchemaRef, SourceError> {
+    infer(path, HEAD_ROWS).map(|(schema, _)| schema)
+}
+
+/// The columns and the number of rows, from the whole file.
+pub(super) fn scan(path: &Path) -> Result<(SchemaRef, u64), SourceError> {
+    infer(path, usize::MAX)
+}
+
+fn infer(path: &Path, most: usize) -> Result<(SchemaRef, u64), SourceError> {
+    let mut lines = Lines::open(path)?;
+    let mut failure = None;
+    let mut rows = 0;
+    let values = std::iter::from_fn(|| {
+        if rows as usize >= most {
+            return None;
+        }
+        match lines.next_object() {
+            Ok(value) => {
+                rows += u64::from(value.is_some());
+                value.map(Ok)
+            }
+            Err(error) => {
+                failure = Some(error);
+                None
+            }
+        }
+    });
+    let schema = infer_json_schema_from_iterator(values);
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    let schema = schema.map_err(|e| SourceError::content(path, arrow_message(&e)))?;
+    let schema = if rows == 0 { Schema::empty() } else { schema };
+    Ok((Arc::new(schema), rows))
+}
+
+/// The rows, some at a time.
+pub(super) fn batches(path: &Path, schema: SchemaRef, rows: usize) -> Result<Batches<'static>, SourceError> {
+    let owned = path.to_path_buf();
+    let reader = ReaderBuilder::new(schema)
+        .with_batch_size(rows)
+        .with_coerce_primitive(true)
+        .build(BufReader::new(open(path)?))
+        .map_err(|e| SourceError::content(path, arrow_message(&e)))?;
+    let batch = move |b: Result<RecordBatch, ArrowError>| {
+        b.map_err(|e| SourceError::content(&owned, arrow_message(&e)))
+    };
+    Ok(Box::new(reader.map(batch)))
+}
+
+fn arrow_message(error: &ArrowError) -> String {
+    let text = match error {
+        ArrowError::JsonError(text) | ArrowError::SchemaError(text) | ArrowError::ParseError(text) => {
+            text.clone()
+        }
+        other => other.to_string(),
+    };
+    let mut chars = text.chars();
+    chars.next().map(|c| c.to_lowercase().chain(chars).collect()).unwrap_or_default()
+}
+
+fn open(path: &Path) -> Result<File, SourceError> {
+    File::open(path).map_err(|error| SourceError::Io { path: path.into(), error })
+}
+
+/// The lines of a file, counted.
+struct Lines<'a> {
+    path: &'a Path,
+    reader: BufReader<File>,
+    buffer: Vec<u8>,
+    line: usize,
+}
+
+impl<'a> Lines<'a> {
+    fn open(path: &'a Path) -> Result<Lines<'a>, SourceError> {
+        Ok(Lines { path, reader: BufReader::new(open(path)?), buffer: Vec::new(), line: 0 })
+    }
+
+    fn wrong(&self, column: usize, message: impl Into<String>) -> SourceError {
+        SourceError::Line { path: self.path.into(), line: self.line, column, message: message.into() }
+    }
+
+    /// The next object; blank lines are passed over.
+    fn next_object(&mut self) -> Result<Option<Value>, SourceError> {
+        loop {
+            self.buffer.clear();
+            let read = self.reader.read_until(b'\n', &mut self.buffer);
+            let read = read.map_err(|error| SourceError::Io { path: self.path.into(), error })?;
+            if read == 0 {
+                return Ok(None);
+            }
+            self.line += 1;
+            if self.buffer.trim_ascii().is_empty() {
+                continue;
+            }
+            if let Err(error) = std::str::from_utf8(&self.buffer) {
+                return Err(self.wrong(error.valid_up_to() + 1, "this is not UTF-8"));
+            }
+            let value: Value = serde_json::from_slice(&self.buffer).map_err(|e| {
+                let text = e.to_string();
+                let message = text.split(" at line ").next().unwrap_or(&text);
+                self.wrong(e.column().max(1), format!("this is not JSON: {message}"))
+            })?;
+            if !value.is_object() {
+                return Err(self.wrong(1, "every line must be a JSON object, `{\"prompt\": …}`"));
+            }
+            return Ok(Some(value));
+        }
+    }
+}

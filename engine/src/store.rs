@@ -1,0 +1,92 @@
+//! The cache as the engine uses it: artifacts, records and remembered file digests behind one handle.
+
+use std::path::{Path, PathBuf};
+
+use refrain_cache::{
+    Artifact, Cache, CacheError, Corrupt, Digest, FileDigests, Key, Record, RecordError, Records, Stored,
+};
+
+/// An opened cache with its records.
+pub struct Store {
+    cache: Cache,
+    records: Records,
+    digests: FileDigests,
+}
+
+/// Why the cache failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Its folder or an artifact.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// Its records.
+    #[error(transparent)]
+    Records(#[from] RecordError),
+    /// What it remembers of files.
+    #[error("cannot write what the cache remembers of files: {0}")]
+    Digests(std::io::Error),
+}
+
+impl Store {
+    /// Opens the cache in a folder, which is made where it is not there.
+    pub fn open(root: &Path) -> Result<Store, StoreError> {
+        let cache = Cache::open(root)?;
+        let records = cache.records()?;
+        let digests = cache.file_digests()?;
+        Ok(Store { cache, records, digests })
+    }
+
+    /// The artifacts.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// The digests of files, remembered.
+    pub fn digests(&self) -> &FileDigests {
+        &self.digests
+    }
+
+    /// Where an artifact lies.
+    pub fn object_path(&self, digest: &Digest) -> PathBuf {
+        self.cache.object_path(digest)
+    }
+
+    /// The record of a key.
+    pub fn record(&self, key: &Key) -> Result<Option<Record>, StoreError> {
+        Ok(self.records.get(key)?)
+    }
+
+    /// Writes a record; the first of a key wins.
+    pub fn put(&self, record: &Record) -> Result<Stored, StoreError> {
+        Ok(self.records.put(record)?)
+    }
+
+    /// Drops the record of a key.
+    pub fn forget(&self, key: &Key) -> Result<(), StoreError> {
+        Ok(self.records.forget(key)?)
+    }
+
+    /// Whether an artifact is there with the right bytes; a damaged one is set aside.
+    pub fn check(&self, artifact: &Artifact) -> Result<Option<String>, StoreError> {
+        match self.cache.verify_remembered(artifact, &self.digests) {
+            Ok(()) => Ok(None),
+            Err(fault) => {
+                if self.object_path(&artifact.digest).exists() {
+                    self.cache.set_aside(artifact)?;
+                }
+                Ok(Some(fault.to_string()))
+            }
+        }
+    }
+
+    /// Hashes an artifact.
+    pub fn verify(&self, artifact: &Artifact) -> Result<(), Corrupt> {
+        self.cache.verify(artifact)
+    }
+
+    /// Makes everything written so far survive a power cut.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        self.records.sync()?;
+        self.digests.save().map_err(StoreError::Digests)
+    }
+}

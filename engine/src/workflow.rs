@@ -1,0 +1,101 @@
+//! A workflow as its file says it: sections, names and places, before any value is resolved.
+
+mod parse;
+
+use crate::diagnostic::{Diagnostics, SourceText, Span};
+use crate::kind::{Kind, Kinds};
+use crate::yaml::{Key, Node};
+
+/// Names that mean something inside `${…}` and cannot be given to anything else.
+pub const RESERVED: [&str; 3] = ["in", "out", "env"];
+
+/// A workflow whose sections are known, with its values as written.
+#[derive(Debug, Clone)]
+pub struct Workflow {
+    /// The file.
+    pub source: SourceText,
+    /// Its name, shown to people; no key knows it.
+    pub name: String,
+    /// The params in the order of the file, `--set` applied.
+    pub params: Vec<(Key, Node)>,
+    /// The sources under `models` and `data`.
+    pub sources: Vec<SourceDecl>,
+    /// The stages in the order of the file, expanded where their kind says so.
+    pub stages: Vec<Stage>,
+    /// The axes of the sweep, in the order of the file.
+    pub axes: Vec<Axis>,
+    /// What must hold after a run.
+    pub expect: Vec<(Node, Span)>,
+    /// Which figures the table of results shows.
+    pub results: Option<Node>,
+}
+
+/// A source: a table, a model or a file that the workflow reads but does not make.
+#[derive(Debug, Clone)]
+pub struct SourceDecl {
+    /// Its name.
+    pub name: Key,
+    /// Its mapping.
+    pub node: Node,
+    /// Whether it stands under `models`.
+    pub model: bool,
+}
+
+/// A stage.
+#[derive(Debug, Clone)]
+pub struct Stage {
+    /// Its name; an expanded one has a slash in it.
+    pub name: Key,
+    /// Its kind.
+    pub kind: Kind,
+    /// The mapping of its parameters.
+    pub params: Node,
+    /// What it may use and how it is run; cannot change a result.
+    pub settings: Settings,
+}
+
+/// What stands beside a stage's kind.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Settings {
+    /// A sentence for people.
+    pub description: Option<String>,
+    /// Threads that the stage may use.
+    pub threads: Option<usize>,
+    /// Rows that are computed together.
+    pub batch: Option<usize>,
+}
+
+/// One axis of the sweep.
+#[derive(Debug, Clone)]
+pub struct Axis {
+    /// Its name; it replaces a param of the same name.
+    pub name: String,
+    /// Its values with the label of each.
+    pub values: Vec<(String, Node)>,
+    /// Whether the values are mappings whose entries replace params (a sweep of named points).
+    pub points: bool,
+}
+
+/// A value given on the command line in place of the workflow's.
+#[derive(Debug, Clone)]
+pub struct Override {
+    /// Name of a param or an axis.
+    pub name: String,
+    /// The value as written.
+    pub value: String,
+}
+
+impl Workflow {
+    /// Reads the sections of a workflow; all that is wrong with them is reported together.
+    pub fn parse(source: SourceText, kinds: &Kinds, overrides: &[Override]) -> Result<Workflow, Diagnostics> {
+        parse::workflow(source, kinds, overrides)
+    }
+
+    /// All names that can be referred to as an artifact.
+    pub fn artifact_names(&self) -> impl Iterator<Item = &str> {
+        self.sources
+            .iter()
+            .map(|s| s.name.text.as_str())
+            .chain(self.stages.iter().map(|s| s.name.text.as_str()))
+    }
+}

@@ -1,0 +1,342 @@
+//! The span-keeping YAML tree: what a workflow says, with the place of every word.
+//!
+//! Events come from `saphyr-parser`; plain scalars are typed by `serde_yaml`, so that `yes`, `1e3` or `~` mean
+//! here what they mean in all other YAML that Refrain reads.
+
+use std::collections::HashMap;
+
+use saphyr_parser::{Event, Parser, ScalarStyle};
+
+use crate::diagnostic::{Diagnostic, Span};
+
+/// Largest workflow, in bytes.
+pub const MAX_BYTES: usize = 16 << 20;
+/// Deepest nesting.
+pub const MAX_DEPTH: usize = 64;
+/// Most nodes after aliases are expanded.
+const MAX_NODES: usize = 4_000_000;
+
+/// A value and where it stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// Place in the file, in bytes.
+    pub span: Span,
+    /// What stands there.
+    pub value: Yaml,
+}
+
+/// A YAML value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Yaml {
+    /// `null`, `~` or nothing.
+    Null,
+    /// `true` or `false`.
+    Bool(bool),
+    /// A whole number.
+    Int(i64),
+    /// Any other number.
+    Float(f64),
+    /// Text.
+    Text(String),
+    /// Text that still holds `${in.…}`, `${out.…}` or `${env:…}`; literal `${` is written `$${` in it.
+    Deferred(String),
+    /// A sequence.
+    List(Vec<Node>),
+    /// A mapping in the order of the file.
+    Map(Vec<(Key, Node)>),
+}
+
+/// A mapping's key and where it stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Key {
+    /// Place in the file, in bytes.
+    pub span: Span,
+    /// The key.
+    pub text: String,
+}
+
+impl Node {
+    /// The entry of a mapping.
+    pub fn get(&self, key: &str) -> Option<&Node> {
+        match &self.value {
+            Yaml::Map(entries) => entries.iter().find(|(k, _)| k.text == key).map(|(_, v)| v),
+            _ => None,
+        }
+    }
+
+    /// What the value is, for people.
+    pub fn type_name(&self) -> &'static str {
+        match self.value {
+            Yaml::Null => "nothing",
+            Yaml::Bool(_) => "true or false",
+            Yaml::Int(_) | Yaml::Float(_) => "a number",
+            Yaml::Text(_) | Yaml::Deferred(_) => "text",
+            Yaml::List(_) => "a list",
+            Yaml::Map(_) => "a mapping",
+        }
+    }
+
+    /// The value as JSON, spans dropped.
+    pub fn to_json(&self) -> serde_json::Value {
+        use serde_json::Value;
+        match &self.value {
+            Yaml::Null => Value::Null,
+            Yaml::Bool(b) => Value::Bool(*b),
+            Yaml::Int(i) => Value::from(*i),
+            Yaml::Float(f) => serde_json::Number::from_f64(*f).map_or(Value::Null, Value::Number),
+            Yaml::Text(t) | Yaml::Deferred(t) => Value::String(t.clone()),
+            Yaml::List(items) => Value::Array(items.iter().map(Node::to_json).collect()),
+            Yaml::Map(entries) => {
+                Value::Object(entries.iter().map(|(k, v)| (k.text.clone(), v.to_json())).collect())
+            }
+        }
+    }
+}
+
+/// Parses one document.
+pub fn parse(text: &str) -> Result<Node, Diagnostic> {
+    if text.len() > MAX_BYTES {
+        return Err(Diagnostic::general(format!("the workflow is larger than {} MB", MAX_BYTES >> 20)));
+    }
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    Builder::new(text).document()
+}
+
+struct Builder<'a> {
+    text: &'a str,
+    parser: Parser<'a, saphyr_parser::StrInput<'a>>,
+    /// Byte offset of every character; empty when the text is ASCII and both are the same.
+    bytes: Vec<usize>,
+    anchors: HashMap<usize, Node>,
+    nodes: usize,
+}
+
+impl<'a> Builder<'a> {
+    fn new(text: &'a str) -> Builder<'a> {
+        let bytes = if text.is_ascii() { Vec::new() } else { text.char_indices().map(|(i, _)| i).collect() };
+        Builder { text, parser: Parser::new_from_str(text), bytes, anchors: HashMap::new(), nodes: 0 }
+    }
+
+    fn byte(&self, character: usize) -> usize {
+        if self.text.is_ascii() {
+            character.min(self.text.len())
+        } else {
+            self.bytes.get(character).copied().unwrap_or(self.text.len())
+        }
+    }
+
+    fn next(&mut self) -> Result<(Event<'a>, Span), Diagnostic> {
+        match self.parser.next() {
+            Some(Ok((event, span))) => {
+                let span = self.byte(span.start.index())..self.byte(span.end.index());
+                Ok((event, span))
+            }
+            Some(Err(error)) => {
+                let at = self.byte(error.marker().index());
+                Err(Diagnostic::at(at..at, format!("this is not YAML: {}", error.info())))
+            }
+            None => Err(Diagnostic::general("the workflow ends in the middle")),
+        }
+    }
+
+    fn document(mut self) -> Result<Node, Diagnostic> {
+        loop {
+            match self.next()? {
+                (Event::StreamStart | Event::DocumentStart(_) | Event::Nothing, _) => {}
+                (Event::StreamEnd, _) => {
+                    return Err(Diagnostic::general("the workflow is empty")
+                        .hint("a workflow begins with `refrain: 1`, a `name` and `stages`"));
+                }
+                (event, span) => {
+                    let node = self.node(event, span, 0)?;
+                    return self.end(node);
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, node: Node) -> Result<Node, Diagnostic> {
+        loop {
+            match self.next()? {
+                (Event::StreamEnd, _) => return Ok(node),
+                (Event::DocumentStart(_), span) => {
+                    return Err(Diagnostic::at(span, "a workflow is one YAML document")
+                        .hint("remove the `---` and what follows it"));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node, Diagnostic> {
+        self.nodes += 1;
+        if self.nodes > MAX_NODES {
+            return Err(Diagnostic::at(span, format!("the workflow has more than {MAX_NODES} values")));
+        }
+        if depth > MAX_DEPTH {
+            return Err(Diagnostic::at(span, format!("nested deeper than {MAX_DEPTH} levels")));
+        }
+        let (node, anchor) = match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                if let Some(tag) = tag {
+                    return Err(Diagnostic::at(span, format!("YAML tags such as `{tag}` are not used here")));
+                }
+                let value = if style == ScalarStyle::Plain { plain(&text) } else { Yaml::Text(text.into()) };
+                (Node { span, value }, anchor)
+            }
+            Event::SequenceStart(anchor, _) => (self.sequence(span, depth)?, anchor),
+            Event::MappingStart(anchor, _) => (self.mapping(span, depth)?, anchor),
+            Event::Alias(id) => {
+                let node = self.anchors.get(&id).cloned().ok_or_else(|| {
+                    Diagnostic::at(span.clone(), "an alias may not stand inside the value that it names")
+                })?;
+                self.nodes += count(&node);
+                (Node { span, value: node.value }, 0)
+            }
+            _ => return Err(Diagnostic::at(span, "a value is missing here")),
+        };
+        if anchor != 0 {
+            self.anchors.insert(anchor, node.clone());
+        }
+        Ok(node)
+    }
+
+    fn sequence(&mut self, start: Span, depth: usize) -> Result<Node, Diagnostic> {
+        let mut items = Vec::new();
+        loop {
+            match self.next()? {
+                (Event::SequenceEnd, end) => {
+                    return Ok(Node { span: self.trim(start.start..end.end), value: Yaml::List(items) });
+                }
+                (event, span) => items.push(self.node(event, span, depth + 1)?),
+            }
+        }
+    }
+
+    fn mapping(&mut self, start: Span, depth: usize) -> Result<Node, Diagnostic> {
+        let mut entries: Vec<(Key, Node)> = Vec::new();
+        let mut places: HashMap<String, Span> = HashMap::new();
+        loop {
+            let (event, span) = self.next()?;
+            if matches!(event, Event::MappingEnd) {
+                return Ok(Node { span: self.trim(start.start..span.end), value: Yaml::Map(entries) });
+            }
+            let Event::Scalar(text, style, _, _) = event else {
+                return Err(Diagnostic::at(span, "a key must be text"));
+            };
+            if text == "<<" && style == ScalarStyle::Plain {
+                return Err(Diagnostic::at(span, "merge keys (`<<`) are not part of the language")
+                    .hint("write the keys out, or put what is shared into `params`"));
+            }
+            let key = Key { text: text.into_owned(), span: span.clone() };
+            if places.insert(key.text.clone(), span).is_some() {
+                return Err(Diagnostic::at(key.span, format!("the key `{}` stands here twice", key.text))
+                    .hint("remove one of them"));
+            }
+            let (event, span) = self.next()?;
+            let value = self.node(event, span, depth + 1)?;
+            entries.push((key, value));
+        }
+    }
+
+    /// A block's span ends at the start of what follows; take the blank lines and indentation off.
+    fn trim(&self, span: Span) -> Span {
+        let text = self.text.get(span.clone()).unwrap_or("");
+        span.start..span.start + text.trim_end().len()
+    }
+}
+
+fn count(node: &Node) -> usize {
+    match &node.value {
+        Yaml::List(items) => 1 + items.iter().map(count).sum::<usize>(),
+        Yaml::Map(entries) => 1 + entries.iter().map(|(_, v)| count(v)).sum::<usize>(),
+        _ => 1,
+    }
+}
+
+/// Types a plain scalar as the YAML 1.2 core schema does.
+fn plain(text: &str) -> Yaml {
+    let first = text.bytes().next().unwrap_or(b'~');
+    let may_be_typed = first.is_ascii_digit() || b"~+-.nNtTfF".contains(&first);
+    if !may_be_typed {
+        return Yaml::Text(text.to_string());
+    }
+    match serde_yaml::from_str::<serde_yaml::Value>(text) {
+        Ok(serde_yaml::Value::Null) => Yaml::Null,
+        Ok(serde_yaml::Value::Bool(b)) => Yaml::Bool(b),
+        Ok(serde_yaml::Value::Number(n)) => match (n.as_i64(), n.as_f64()) {
+            (Some(i), _) => Yaml::Int(i),
+            (None, Some(f)) => Yaml::Float(f),
+            (None, None) => Yaml::Text(text.to_string()),
+        },
+        _ => Yaml::Text(text.to_string()),
+    }
+}
+
+/// Parses the value of a `--set NAME=VALUE`, typed like a value in a workflow.
+pub fn parse_value(text: &str) -> Result<Node, Diagnostic> {
+    if text.trim().is_empty() {
+        return Ok(Node { span: 0..0, value: Yaml::Text(String::new()) });
+    }
+    let mut node = parse(text)?;
+    clear_spans(&mut node);
+    Ok(node)
+}
+
+fn clear_spans(node: &mut Node) {
+    node.span = 0..0;
+    match &mut node.value {
+        Yaml::List(items) => items.iter_mut().for_each(clear_spans),
+        Yaml::Map(entries) => entries.iter_mut().for_each(|(_, v)| clear_spans(v)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        parse(text).unwrap_err().message
+    }
+
+    #[test]
+    fn values_are_typed_and_placed() {
+        let node = parse("a: 1\nü: [2.5, no, \"3\", ~, 1e3]\n").unwrap();
+        assert_eq!(node.get("a").unwrap().value, Yaml::Int(1));
+        let Yaml::List(items) = &node.get("ü").unwrap().value else { panic!("not a list") };
+        let values: Vec<_> = items.iter().map(|n| n.value.clone()).collect();
+        assert_eq!(
+            values,
+            [
+                Yaml::Float(2.5),
+                Yaml::Text("no".into()),
+                Yaml::Text("3".into()),
+                Yaml::Null,
+                Yaml::Float(1000.0)
+            ]
+        );
+        assert_eq!(items[0].span, 10..13);
+    }
+
+    #[test]
+    fn what_the_language_excludes_is_refused() {
+        assert!(error("a: 1\na: 2\n").contains("stands here twice"));
+        assert!(error("a: &x {b: 1}\nc:\n  <<: *x\n").contains("merge keys"));
+        assert!(error("a: 1\n---\nb: 2\n").contains("one YAML document"));
+        assert!(error(&format!("{}1{}", "[".repeat(70), "]".repeat(70))).contains("deeper than 64"));
+        assert!(error("a: [1, 2").contains("not YAML"));
+        assert!(error("").contains("empty"));
+        assert!(error("a: !!python/object:os.system x\n").contains("tags"));
+    }
+
+    #[test]
+    fn an_alias_bomb_is_bounded() {
+        let mut text = String::from("a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n");
+        for i in 1..12 {
+            let refs = vec![format!("*a{}", i - 1); 10].join(", ");
+            text.push_str(&format!("a{i}: &a{i} [{refs}]\n"));
+        }
+        assert!(error(&text).contains("more than"));
+    }
+}

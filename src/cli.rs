@@ -1,0 +1,140 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A declarative workflow engine for experiments on LLM-generated data and fine-tuning.
+#[derive(Debug, Parser)]
+#[command(name = "refrain", version, max_term_width = 100, propagate_version = true)]
+#[command(after_help = "Example:\n  refrain run examples/quickstart.yaml\n\n\
+Exit codes: 0 success; 1 a stage failed or an `expect` does not hold; 2 the workflow, the command line or a \
+source is wrong; 3 `verify` or `--locked` found a difference; 4 the environment failed; 130 interrupted.")]
+pub struct Arguments {
+    /// Form of the output: data on stdout, everything else on stderr
+    #[arg(long, global = true, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Form of the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Human,
+    /// For programs; documented in docs/json.md
+    Json,
+    /// `results` only
+    Csv,
+    /// `results` only
+    Markdown,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Compute what is missing, show progress, write the lock and print the results
+    #[command(after_help = "Example:\n  refrain run sweep.yaml --set threshold=2.5 --jobs 2")]
+    Run(Run),
+    /// Say what a run would do with every node, and why
+    #[command(after_help = "Example:\n  refrain plan sweep.yaml")]
+    Plan(Plan),
+    /// Report everything that is wrong with a workflow, and run nothing
+    #[command(after_help = "Example:\n  refrain check sweep.yaml")]
+    Check(Workflow),
+    /// Say what differs between a node of the last run and of now
+    #[command(after_help = "Example:\n  refrain explain sweep.yaml 'masked[threshold=2.5]'")]
+    Explain(Node),
+    /// Show the head of a table, or what a model is
+    #[command(
+        after_help = "Example:\n  refrain show sweep.yaml scored --rows 3\n  refrain show sweep.yaml tuned --path"
+    )]
+    Show(Show),
+    /// Print one row a point of the sweep, one column `stage.metric`
+    #[command(after_help = "Example:\n  refrain results sweep.yaml --format csv")]
+    Results(Workflow),
+    /// Print the graph as a Mermaid flowchart
+    #[command(after_help = "Example:\n  refrain graph sweep.yaml > sweep.mmd")]
+    Graph(Workflow),
+    /// Check the workflow, its sources, the cache and every `expect` against the lock; computes nothing
+    #[command(after_help = "Example:\n  refrain verify sweep.yaml --no-data")]
+    Verify(Verify),
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub struct Workflow {
+    /// The workflow, a YAML file
+    pub workflow: PathBuf,
+    /// Give a param another value, or reduce an axis to one; repeatable
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
+    /// Folder of the cache [default: `.refrain` beside the workflow; or REFRAIN_CACHE]
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    #[command(flatten)]
+    pub workflow: Workflow,
+    /// Run only these stages or nodes and what they are made from
+    #[arg(long, value_name = "STAGE", num_args = 1..)]
+    pub only: Vec<String>,
+    /// Compute these stages or nodes again though the cache has them
+    #[arg(long, value_name = "STAGE", num_args = 1..)]
+    pub force: Vec<String>,
+    /// Most nodes at once [default: the number of cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub jobs: Option<u32>,
+    /// After a failure go on with what does not depend on it
+    #[arg(long)]
+    pub keep_going: bool,
+    /// Fail when the lock would change, and do not write it
+    #[arg(long)]
+    pub locked: bool,
+    /// Print no progress
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Plan {
+    #[command(flatten)]
+    pub workflow: Workflow,
+    /// Count the nodes of each stage in place of listing them
+    #[arg(long)]
+    pub summary: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Node {
+    #[command(flatten)]
+    pub workflow: Workflow,
+    /// A node, for example `masked[threshold=2.5]`
+    pub node: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Show {
+    #[command(flatten)]
+    pub node: Node,
+    /// Rows of the table
+    #[arg(long, default_value_t = 5)]
+    pub rows: usize,
+    /// Print only the path of the artifact
+    #[arg(long)]
+    pub path: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Verify {
+    #[command(flatten)]
+    pub workflow: Workflow,
+    /// Pass over sources that are not there
+    #[arg(long)]
+    pub no_data: bool,
+    /// Fail when the cache does not hold every artifact
+    #[arg(long)]
+    pub complete: bool,
+}

@@ -1,0 +1,26 @@
+//! `refrain check`: the static errors alone.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use crate::cli::{Format, Workflow};
+use crate::failure::Failure;
+use crate::output;
+use crate::session::Session;
+
+/// Reads and resolves the workflow; what is wrong with it is the failure.
+pub fn check(arguments: &Workflow, format: Format) -> Result<ExitCode, Failure> {
+    let session = Session::open(arguments)?;
+    let (stages, nodes) = (session.graph.workflow.stages.len(), session.graph.nodes.len());
+    match format {
+        Format::Json => output::json(&json!({ "refrain": 1, "stages": stages, "nodes": nodes })),
+        _ => output::line(&format!(
+            "`{}` is fine: {}, {}",
+            arguments.workflow.display(),
+            output::count(stages, "stage"),
+            output::count(nodes, "node")
+        )),
+    }
+    Ok(ExitCode::SUCCESS)
+}

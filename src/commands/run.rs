@@ -1,0 +1,170 @@
+//! `refrain run`: computes what is missing, writes the lock, prints the results.
+
+use std::collections::HashSet;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use refrain_engine::event::Event;
+use refrain_engine::expect::{self, Verdict};
+use refrain_engine::graph::NodeId;
+use refrain_engine::kind::Cancel;
+use refrain_engine::lock::{Lock, LockError};
+use refrain_engine::run::{self, Options, Outcome, Report};
+use refrain_engine::state::Done;
+
+use crate::cli::{self, Format};
+use crate::failure::{DIFFERENT, Failure, INPUT, INTERRUPTED, STAGE, of_node};
+use crate::output;
+use crate::progress::{Display, time};
+use crate::session::Session;
+
+use super::results;
+
+/// Runs the workflow.
+pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
+    let begin = Instant::now();
+    let session = Session::open(&arguments.workflow)?;
+    let lock = read_lock(&session, arguments.locked)?;
+    let store = session.store()?;
+    let cancel = Cancel::default();
+    on_interrupt(&cancel)?;
+    let options = options(arguments, &session)?;
+    let terminal = std::io::stderr().is_terminal();
+    let display = Display::new(&session.graph, terminal, arguments.quiet);
+    let events = |event: Event<'_>| display.event(&event);
+    let report = run::run(&session.graph, &store, &options, &cancel, &events)?;
+    let mut updated = lock.clone();
+    updated.update(&session.graph, &report, options.only.is_none());
+    let differs = updated.lines != lock.lines;
+    if !session.overridden && !arguments.locked {
+        updated.write(&session.lock)?;
+    }
+    let verdicts = expect::check(&session.expects, &session.graph, |id| report.state.done(id));
+    let verdicts: Vec<Verdict> = verdicts
+        .into_iter()
+        .filter(|v| report.is_complete() && options.only.is_none() || v.obtained.is_some())
+        .collect();
+    let code = exit_code(&report, &verdicts, arguments.locked && differs);
+    if format == Format::Json {
+        output::json(&to_json(&session, &report, &verdicts, code));
+    } else {
+        let table = results::collect(&session, |id| report.state.done(id));
+        results::print(&table, format);
+        summary(&report, &verdicts, begin, arguments.locked && differs);
+    }
+    Ok(ExitCode::from(code))
+}
+
+fn read_lock(session: &Session, locked: bool) -> Result<Lock, Failure> {
+    match Lock::read(&session.lock) {
+        Err(LockError::Missing(_)) if !locked => Ok(Lock::default()),
+        // A lock of another version is not refused: a run makes a new one.
+        Err(LockError::Version { .. }) if !locked => Ok(Lock::default()),
+        other => Ok(other?),
+    }
+}
+
+/// The first interruption asks everything to stop at the next safe point, the second ends the process.
+#[expect(clippy::print_stderr, reason = "progress goes to stderr")]
+fn on_interrupt(cancel: &Cancel) -> Result<(), Failure> {
+    let cancel = cancel.clone();
+    let handler = move || {
+        if cancel.is_cancelled() {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+        eprintln!("stopping; what is finished is kept (again to stop at once)");
+        cancel.cancel();
+    };
+    ctrlc::set_handler(handler).map_err(|e| Failure::new(crate::failure::ENVIRONMENT, e.to_string()))
+}
+
+fn options<'a>(arguments: &cli::Run, session: &Session) -> Result<Options<'a>, Failure> {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let all = |names: &[String]| -> Result<Vec<NodeId>, Failure> {
+        names.iter().map(|n| session.nodes(n)).collect::<Result<Vec<_>, _>>().map(|ids| ids.concat())
+    };
+    let only = if arguments.only.is_empty() { None } else { Some(all(&arguments.only)?) };
+    let force: HashSet<NodeId> = all(&arguments.force)?.into_iter().collect();
+    Ok(Options {
+        jobs: arguments.jobs.map_or(threads, |n| n as usize),
+        threads,
+        keep_going: arguments.keep_going,
+        only,
+        force,
+        environment: &|name| std::env::var(name).ok(),
+    })
+}
+
+fn exit_code(report: &Report<'_>, verdicts: &[Verdict], differs: bool) -> u8 {
+    let failures = report.outcomes.iter().filter_map(|o| match o {
+        Outcome::Failed(failure) => Some(of_node(failure).0),
+        _ => None,
+    });
+    // A wrong source explains more than what failed because of it.
+    let worst = failures.max_by_key(|code| (*code == INPUT, *code));
+    match worst {
+        _ if report.interrupted => INTERRUPTED,
+        Some(code) => code,
+        None if differs => DIFFERENT,
+        None if verdicts.iter().any(|v| !v.holds) => STAGE,
+        None => 0,
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the summary is not data")]
+fn summary(report: &Report<'_>, verdicts: &[Verdict], begin: Instant, differs: bool) {
+    for verdict in verdicts {
+        let obtained = verdict.obtained.map_or("no figure".into(), |o| format!("{o:.6}"));
+        let word = if verdict.holds { "holds" } else { "does not hold" };
+        eprintln!("expect {}: obtained {obtained}, {word}", verdict.text);
+    }
+    let count = |wanted: fn(&Outcome) -> bool| report.outcomes.iter().filter(|o| wanted(o)).count();
+    let (ran, cached) = (report.ran().count(), count(|o| matches!(o, Outcome::Cached)));
+    let (failed, skipped) = (report.failed().count(), count(|o| matches!(o, Outcome::Skipped(_))));
+    let mut words = format!("{} run, {cached} cached", output::count(ran, "node"));
+    if failed > 0 {
+        words.push_str(&format!(", {failed} failed, {skipped} not reached"));
+    }
+    let end = if report.interrupted { ", interrupted" } else { "" };
+    eprintln!("{words}{end}, {}", time(begin.elapsed()));
+    if differs {
+        eprintln!(
+            "error: the lock would change; `refrain verify` says how, a run without `--locked` accepts it"
+        );
+    }
+}
+
+fn to_json(session: &Session, report: &Report<'_>, verdicts: &[Verdict], code: u8) -> Value {
+    let graph = &session.graph;
+    let nodes: Vec<Value> = graph
+        .ids()
+        .map(|id| {
+            let (word, seconds, error) = match &report.outcomes[id.index()] {
+                Outcome::NotRun => ("not_run", None, None),
+                Outcome::Cached => ("cached", None, None),
+                Outcome::Ran(elapsed) => ("ran", Some(elapsed.as_secs_f64()), None),
+                Outcome::Failed(failure) => ("failed", None, Some(of_node(failure).1)),
+                Outcome::Skipped(_) => ("skipped", None, None),
+            };
+            let done: Option<&Done> = report.state.done(id);
+            json!({
+                "node": graph.node(id).name,
+                "kind": graph.node(id).kind_name(),
+                "outcome": word,
+                "seconds": seconds,
+                "error": error,
+                "key": done.map(|d| d.key.to_string()),
+                "outputs": done.map(|d| &d.artifacts),
+                "metrics": done.map(|d| &d.metrics),
+            })
+        })
+        .collect();
+    let expects: Vec<Value> = verdicts
+        .iter()
+        .map(|v| json!({ "condition": v.text, "obtained": v.obtained, "holds": v.holds, "source": v.expect.source }))
+        .collect();
+    json!({ "refrain": 1, "exit_code": code, "interrupted": report.interrupted, "nodes": nodes, "expects": expects })
+}

@@ -1,0 +1,209 @@
+//! Every way a command can end badly: its heading, its words, its exit code.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use serde_json::json;
+
+use refrain_engine::diagnostic::Diagnostics;
+use refrain_engine::kind::StageError;
+use refrain_engine::lock::LockError;
+use refrain_engine::manifest::HashError;
+use refrain_engine::run::Failure as NodeFailure;
+use refrain_engine::source::SourceError;
+use refrain_engine::state::StateError;
+
+use crate::cli::Format;
+
+/// Exit code: a stage failed, or an `expect` does not hold.
+pub const STAGE: u8 = 1;
+/// Exit code: the workflow, the command line or a source is wrong.
+pub const INPUT: u8 = 2;
+/// Exit code: `verify` or `--locked` found a difference.
+pub const DIFFERENT: u8 = 3;
+/// Exit code: the disk, the system or a missing backend.
+pub const ENVIRONMENT: u8 = 4;
+/// Exit code: interrupted.
+pub const INTERRUPTED: u8 = 130;
+
+/// Why a command ends.
+#[derive(Debug)]
+pub enum Failure {
+    /// The workflow is wrong, here.
+    Workflow(Box<Diagnostics>),
+    /// Anything else.
+    Plain {
+        /// What happened.
+        message: String,
+        /// What to do.
+        hint: Option<String>,
+        /// The exit code.
+        code: u8,
+    },
+}
+
+impl Failure {
+    /// A failure with an exit code.
+    pub fn new(code: u8, message: impl Into<String>) -> Failure {
+        Failure::Plain { message: message.into(), hint: None, code }
+    }
+
+    /// A failure with what to do about it.
+    pub fn with_hint(code: u8, message: impl Into<String>, hint: impl Into<String>) -> Failure {
+        Failure::Plain { message: message.into(), hint: Some(hint.into()), code }
+    }
+
+    /// Prints it to stderr and gives its exit code.
+    #[expect(clippy::print_stderr, reason = "this is where errors meet the terminal")]
+    pub fn report(&self, format: Format) -> ExitCode {
+        let code = self.code();
+        if format == Format::Json {
+            eprintln!("{}", self.json());
+        } else {
+            eprintln!("{}", self.text(colour()));
+        }
+        ExitCode::from(code)
+    }
+
+    fn code(&self) -> u8 {
+        match self {
+            Failure::Workflow(_) => INPUT,
+            Failure::Plain { code, .. } => *code,
+        }
+    }
+
+    fn text(&self, colour: bool) -> String {
+        match self {
+            Failure::Workflow(diagnostics) => diagnostics_text(diagnostics, colour),
+            Failure::Plain { message, hint, .. } => {
+                let hint = hint.as_ref().map(|h| format!("\n  = help: {h}")).unwrap_or_default();
+                format!("error: {}{hint}", shown(message))
+            }
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let one = |message: &str, hints: Vec<String>, place: Option<(usize, usize)>| json!({ "message": message, "hints": hints, "line": place.map(|p| p.0), "column": place.map(|p| p.1) });
+        let errors: Vec<_> = match self {
+            Failure::Workflow(d) => d
+                .items
+                .iter()
+                .map(|i| {
+                    one(&i.message, i.hints.clone(), i.span.as_ref().map(|s| d.source_text.position(s.start)))
+                })
+                .collect(),
+            Failure::Plain { message, hint, .. } => vec![one(message, hint.iter().cloned().collect(), None)],
+        };
+        json!({ "refrain": 1, "exit_code": self.code(), "errors": errors })
+    }
+}
+
+/// Whether stderr takes colour.
+pub fn colour() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
+/// Text for the terminal: control characters are shown, not obeyed.
+pub fn shown(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            let escape = c.is_control() && c != '\n' && c != '\t';
+            let plain = (!escape).then_some(c);
+            plain.into_iter().chain(if escape { c.escape_default().collect::<Vec<_>>() } else { Vec::new() })
+        })
+        .collect()
+}
+
+fn diagnostics_text(diagnostics: &Diagnostics, colour: bool) -> String {
+    let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+    let source = &diagnostics.source_text;
+    let path = source.path.display().to_string();
+    let mut reports: Vec<String> = Vec::new();
+    for item in &diagnostics.items {
+        let message = shown(&item.message);
+        let mut group = Group::with_title(Level::ERROR.primary_title(message.as_str()));
+        if let Some(span) = &item.span {
+            let end = span.end.min(source.text.len());
+            let start = span.start.min(end);
+            // One line is enough to find the place; a whole block would bury the message.
+            let line_end = source.text[start..].find('\n').map_or(source.text.len(), |i| start + i);
+            let annotation =
+                AnnotationKind::Primary.span(start..end.min(line_end)).label(item.label.as_deref());
+            group = group
+                .element(Snippet::source(source.text.as_str()).path(path.as_str()).annotation(annotation));
+        }
+        for hint in &item.hints {
+            group = group.element(Level::HELP.message(shown(hint)));
+        }
+        reports.push(renderer.render(&[group]).to_string());
+    }
+    let count = diagnostics.items.len();
+    reports.push(format!("error: {count} problem{} in `{path}`", if count == 1 { "" } else { "s" }));
+    reports.join("\n\n")
+}
+
+impl From<Diagnostics> for Failure {
+    fn from(diagnostics: Diagnostics) -> Failure {
+        Failure::Workflow(Box::new(diagnostics))
+    }
+}
+
+impl From<StateError> for Failure {
+    fn from(error: StateError) -> Failure {
+        let code = match &error {
+            StateError::Hash(HashError::Pickle { .. }) => INPUT,
+            StateError::Hash(_) | StateError::Store(_) => ENVIRONMENT,
+        };
+        match &error {
+            StateError::Hash(HashError::Pickle { .. }) => {
+                Failure::with_hint(code, error.to_string(), "convert the weights to safetensors")
+            }
+            _ => Failure::new(code, error.to_string()),
+        }
+    }
+}
+
+impl From<refrain_engine::store::StoreError> for Failure {
+    fn from(error: refrain_engine::store::StoreError) -> Failure {
+        Failure::new(ENVIRONMENT, error.to_string())
+    }
+}
+
+impl From<refrain_cache::TableError> for Failure {
+    fn from(error: refrain_cache::TableError) -> Failure {
+        Failure::new(ENVIRONMENT, error.to_string())
+    }
+}
+
+impl From<LockError> for Failure {
+    fn from(error: LockError) -> Failure {
+        let message = error.to_string();
+        match error {
+            LockError::Missing(_) => Failure::with_hint(DIFFERENT, message, "`refrain run` writes it"),
+            LockError::Io { .. } => Failure::new(ENVIRONMENT, message),
+            LockError::Line { .. } => {
+                Failure::with_hint(INPUT, message, "after a merge conflict, remove the lock and run again")
+            }
+            LockError::Version { .. } => Failure::with_hint(
+                DIFFERENT,
+                message,
+                "use the Refrain that wrote it, or run again to rewrite it",
+            ),
+        }
+    }
+}
+
+/// The exit code, words and hint of a failed node.
+pub fn of_node(failure: &NodeFailure) -> (u8, String, Option<String>) {
+    match failure {
+        NodeFailure::Stage(StageError::Environment { message, hint }) => {
+            (ENVIRONMENT, message.clone(), hint.clone())
+        }
+        NodeFailure::Stage(StageError::Failed { message, hint }) => (STAGE, message.clone(), hint.clone()),
+        NodeFailure::Stage(error) => (STAGE, error.to_string(), None),
+        NodeFailure::Source(SourceError::Cache(error)) => (ENVIRONMENT, error.to_string(), None),
+        NodeFailure::Source(error) => (INPUT, error.to_string(), error.hint()),
+        NodeFailure::State(error) => (ENVIRONMENT, error.to_string(), None),
+    }
+}

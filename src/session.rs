@@ -1,0 +1,133 @@
+//! What every command begins with: the workflow read and resolved, the cache opened.
+
+use std::path::PathBuf;
+
+use refrain_engine::diagnostic::{Diagnostics, SourceText};
+use refrain_engine::expect::{self, Expect};
+use refrain_engine::graph::{Graph, NodeId};
+use refrain_engine::lock::{self, Lock, LockError};
+use refrain_engine::results::{self, Selection};
+use refrain_engine::store::Store;
+use refrain_engine::workflow::{Override, Workflow};
+
+use crate::cli;
+use crate::failure::{ENVIRONMENT, Failure, INPUT};
+
+/// A workflow that is ready to be planned.
+pub struct Session {
+    /// Its graph.
+    pub graph: Graph,
+    /// Its conditions.
+    pub expects: Vec<Expect>,
+    /// Which figures its table shows.
+    pub selection: Selection,
+    /// Where its lock lies.
+    pub lock: PathBuf,
+    /// The folder of the cache.
+    cache: PathBuf,
+    /// Whether `--set` was given.
+    pub overridden: bool,
+}
+
+impl Session {
+    /// Reads and resolves the workflow of the command line.
+    pub fn open(arguments: &cli::Workflow) -> Result<Session, Failure> {
+        let path = &arguments.workflow;
+        let text = std::fs::read(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Failure::new(INPUT, format!("there is no `{}`", path.display())),
+            std::io::ErrorKind::IsADirectory => {
+                Failure::new(INPUT, format!("`{}` is a folder, not a workflow", path.display()))
+            }
+            _ => Failure::new(ENVIRONMENT, format!("cannot read `{}`: {e}", path.display())),
+        })?;
+        let text = String::from_utf8(text).map_err(|e| {
+            let at = e.utf8_error().valid_up_to();
+            Failure::new(INPUT, format!("`{}` is not UTF-8: byte {at} is wrong", path.display()))
+        })?;
+        let source = SourceText { path: path.clone(), text };
+        let workflow = Workflow::parse(source, &refrain_stages::kinds(), &overrides(&arguments.set)?)?;
+        let mut problems = Vec::new();
+        let expects = expect::parse(&workflow, &mut problems);
+        let selection = results::parse(&workflow, &mut problems);
+        let source = workflow.source.clone();
+        let graph = match Graph::build(workflow) {
+            Ok(graph) if problems.is_empty() => graph,
+            Ok(_) => return Err(Diagnostics::new(source, problems).into()),
+            Err(mut diagnostics) => {
+                problems.append(&mut diagnostics.items);
+                return Err(Diagnostics::new(source, problems).into());
+            }
+        };
+        let cache = match (&arguments.cache, std::env::var_os("REFRAIN_CACHE")) {
+            (Some(folder), _) => folder.clone(),
+            (None, Some(folder)) if !folder.is_empty() => folder.into(),
+            _ => graph.workflow.source.folder().join(".refrain"),
+        };
+        let overridden = !arguments.set.is_empty();
+        Ok(Session { graph, expects, selection, lock: lock::path_of(path), cache, overridden })
+    }
+
+    /// Opens the cache, which makes it where it is not there.
+    pub fn store(&self) -> Result<Store, Failure> {
+        Ok(Store::open(&self.cache)?)
+    }
+
+    /// Opens the cache only where it is there.
+    pub fn existing_store(&self) -> Result<Option<Store>, Failure> {
+        if self.cache.join("format").exists() { self.store().map(Some) } else { Ok(None) }
+    }
+
+    /// The lock, empty where there is none.
+    pub fn lock(&self) -> Result<Lock, Failure> {
+        match Lock::read(&self.lock) {
+            Err(LockError::Missing(_)) => Ok(Lock::default()),
+            other => Ok(other?),
+        }
+    }
+
+    /// The nodes that a name on the command line means: one node, or all of a stage.
+    pub fn nodes(&self, name: &str) -> Result<Vec<NodeId>, Failure> {
+        let graph = &self.graph;
+        let ids: Vec<NodeId> =
+            graph.ids().filter(|id| graph.node(*id).name == name || graph.node(*id).stage == name).collect();
+        if !ids.is_empty() {
+            return Ok(ids);
+        }
+        let known = graph.nodes.iter().flat_map(|n| [n.stage.as_str(), n.name.as_str()]);
+        let mut known: Vec<&str> = known.collect();
+        known.sort_unstable();
+        known.dedup();
+        let hint = refrain_engine::diagnostic::suggest(name, known, "there are");
+        let message = format!("there is no stage or node `{name}`");
+        Err(Failure::Plain { message, hint, code: INPUT })
+    }
+
+    /// The one node that a name means.
+    pub fn node(&self, name: &str) -> Result<NodeId, Failure> {
+        match self.nodes(name)?.as_slice() {
+            [one] => Ok(*one),
+            many => {
+                let names: Vec<String> =
+                    many.iter().take(20).map(|id| format!("`{}`", self.graph.node(*id).name)).collect();
+                Err(Failure::with_hint(
+                    INPUT,
+                    format!("`{name}` stands for {} nodes", many.len()),
+                    format!("name one of {}", names.join(", ")),
+                ))
+            }
+        }
+    }
+}
+
+fn overrides(set: &[String]) -> Result<Vec<Override>, Failure> {
+    set.iter()
+        .map(|text| match text.split_once('=') {
+            Some((name, value)) => Ok(Override { name: name.trim().into(), value: value.into() }),
+            None => Err(Failure::with_hint(
+                INPUT,
+                format!("`--set {text}` has no value"),
+                "write `--set NAME=VALUE`",
+            )),
+        })
+        .collect()
+}

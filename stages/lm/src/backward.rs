@@ -1,0 +1,300 @@
+//! The backward pass: gradients of the trainable tensors, layer by layer from the last to the first.
+
+use crate::forward::{Dropout, Keys, Packed, Post, Saved};
+use crate::kernels::{matmul, pointwise};
+use crate::model::{LanguageModel, Layer, Linear, TensorId};
+
+/// Positions whose logits are held at once.
+const LOSS_BLOCK: usize = 128;
+
+/// Gradients by tensor number; `None` for frozen ones, which cost nothing.
+pub struct Gradients {
+    by_tensor: Vec<Option<Vec<f32>>>,
+}
+
+impl Gradients {
+    /// Zeros for every trainable tensor.
+    pub fn new(model: &LanguageModel) -> Gradients {
+        let zeros = |t: &crate::model::Tensor| t.trainable.then(|| vec![0.0; t.values.len()]);
+        Gradients { by_tensor: model.tensors.iter().map(zeros).collect() }
+    }
+
+    /// The gradient of a trainable tensor.
+    pub fn get(&self, id: TensorId) -> Option<&[f32]> {
+        self.by_tensor[id].as_deref()
+    }
+
+    /// The same, to be changed.
+    pub fn get_mut(&mut self, id: TensorId) -> Option<&mut [f32]> {
+        self.by_tensor[id].as_deref_mut()
+    }
+
+    /// Sets all gradients to zero.
+    pub fn clear(&mut self) {
+        self.by_tensor.iter_mut().flatten().for_each(|g| g.fill(0.0));
+    }
+}
+
+/// How a backward pass is made. `checkpoint` changes time and memory, never bits.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Pass {
+    /// Dropout of adapters.
+    pub dropout: Option<Dropout>,
+    /// Whether activations are computed again instead of kept.
+    pub checkpoint: bool,
+}
+
+impl LanguageModel {
+    /// Adds the gradient of `factor * sum of -log p(target)` to `gradients` and gives the sum itself.
+    ///
+    /// `targets` [N] has for each packed position the token that should follow it, where that counts.
+    pub fn loss_and_gradients(
+        &self,
+        packed: &Packed,
+        targets: &[Option<u32>],
+        factor: f32,
+        pass: Pass,
+        gradients: &mut Gradients,
+    ) -> f64 {
+        let mut x = self.embed(packed);
+        let mut saved: Vec<Result<Saved, Vec<f32>>> = Vec::with_capacity(self.layers.len());
+        for (index, layer) in self.layers.iter().enumerate() {
+            let (out, all) = self.layer(index, layer, x, packed, &mut Keys::Packed, pass.dropout);
+            saved.push(if pass.checkpoint { Err(all.x) } else { Ok(all) });
+            x = out;
+        }
+        let (hidden, inverse) = self.norm(self.final_norm, &x);
+        let mut dhidden = vec![0.0; hidden.len()];
+        let loss = self.head_loss(&hidden, targets, factor, &mut dhidden, gradients);
+        let mut dx = vec![0.0; x.len()];
+        self.norm_backward(self.final_norm, &x, &inverse, &dhidden, &mut dx, gradients);
+        for (index, layer) in self.layers.iter().enumerate().rev() {
+            let saved = match saved.pop().expect("one entry was kept for each layer") {
+                Ok(saved) => saved,
+                Err(x) => self.layer(index, layer, x, packed, &mut Keys::Packed, pass.dropout).1,
+            };
+            self.layer_backward(layer, packed, saved, pass.dropout, &mut dx, gradients);
+        }
+        if let Some(gradient) = gradients.get_mut(self.embedding) {
+            let (width, scale) = (self.config.hidden, self.embedding_scale());
+            for (id, dx) in packed.ids.iter().zip(dx.chunks_exact(width)) {
+                let at = *id as usize * width;
+                gradient[at..at + width].iter_mut().zip(dx).for_each(|(g, d)| *g += d * scale);
+            }
+        }
+        loss
+    }
+
+    /// Loss and gradient of the output head, in blocks of positions that count.
+    fn head_loss(
+        &self,
+        hidden: &[f32],
+        targets: &[Option<u32>],
+        factor: f32,
+        dhidden: &mut [f32],
+        gradients: &mut Gradients,
+    ) -> f64 {
+        let (width, vocab) = (self.config.hidden, self.config.vocab);
+        let active: Vec<(usize, usize)> =
+            targets.iter().enumerate().filter_map(|(i, t)| t.map(|t| (i, t as usize))).collect();
+        let mut loss = 0.0;
+        for block in active.chunks(LOSS_BLOCK) {
+            let rows: Vec<f32> =
+                block.iter().flat_map(|(i, _)| &hidden[i * width..(i + 1) * width]).copied().collect();
+            let mut logits = self.logits(&rows);
+            for (row, (_, target)) in logits.chunks_exact_mut(vocab).zip(block) {
+                let (top, log_sum) = pointwise::log_sum_exp(row);
+                loss += f64::from(top) + log_sum - f64::from(row[*target]);
+                // The cap's slope is 1 - (z / cap)², from the capped logits, which the gradient then replaces.
+                let slopes = self
+                    .config
+                    .logit_cap
+                    .map(|cap| row.iter().map(|z| 1.0 - (z / cap) * (z / cap)).collect::<Vec<f32>>());
+                pointwise::cross_entropy_gradient(row, *target, top, log_sum, factor);
+                if let Some(slopes) = slopes {
+                    row.iter_mut().zip(&slopes).for_each(|(d, s)| *d *= s);
+                }
+            }
+            let mut drows = vec![0.0; rows.len()];
+            matmul::backward_input(&logits, self.values(self.head), &mut drows, width, vocab);
+            for ((i, _), d) in block.iter().zip(drows.chunks_exact(width)) {
+                dhidden[i * width..(i + 1) * width].copy_from_slice(d);
+            }
+            if let Some(gradient) = gradients.get_mut(self.head) {
+                matmul::backward_weight(&logits, &rows, gradient, width, vocab);
+            }
+        }
+        loss
+    }
+
+    fn norm_backward(
+        &self,
+        weight: TensorId,
+        x: &[f32],
+        inverse: &[f32],
+        dy: &[f32],
+        dx: &mut [f32],
+        gradients: &mut Gradients,
+    ) {
+        let plus = self.norm_plus();
+        pointwise::rms_norm_backward(
+            x,
+            self.values(weight),
+            plus,
+            inverse,
+            dy,
+            dx,
+            gradients.get_mut(weight),
+        );
+    }
+
+    /// Replaces `dx`, the gradient of the layer's output, by that of its input.
+    fn layer_backward(
+        &self,
+        layer: &Layer,
+        packed: &Packed,
+        saved: Saved,
+        dropout: Option<Dropout>,
+        dx: &mut Vec<f32>,
+        gradients: &mut Gradients,
+    ) {
+        let Saved {
+            x,
+            n1,
+            inverse1,
+            q,
+            k,
+            v,
+            attended,
+            post1,
+            middle,
+            n2,
+            inverse2,
+            mut gate,
+            mut up,
+            act,
+            post2,
+        } = saved;
+        let ddown = self.post_backward(layer.mlp_post_norm, post2, dx, gradients);
+        let mut dact = vec![0.0; act.len()];
+        let ddown = ddown.as_deref().unwrap_or(dx);
+        self.linear_backward(&layer.down, &act, ddown, dropout, &mut dact, gradients);
+        pointwise::gated_backward(self.activation(), &dact, &mut gate, &mut up);
+        let (dgate, dup) = (gate, up);
+        let mut dn2 = vec![0.0; n2.len()];
+        self.linear_backward(&layer.gate, &n2, &dgate, dropout, &mut dn2, gradients);
+        self.linear_backward(&layer.up, &n2, &dup, dropout, &mut dn2, gradients);
+        self.norm_backward(layer.mlp_norm, &middle, &inverse2, &dn2, dx, gradients);
+
+        let dout = self.post_backward(layer.attention_post_norm, post1, dx, gradients);
+        let dout = dout.as_deref().unwrap_or(dx);
+        let mut dattended = vec![0.0; attended.len()];
+        self.linear_backward(&layer.o, &attended, dout, dropout, &mut dattended, gradients);
+        let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+        layer.attention.backward(&packed.offsets, &q, &k, &v, &dattended, &mut dq, &mut dk, &mut dv);
+        self.rope.rotate(&mut dq, &packed.positions, true);
+        self.rope.rotate(&mut dk, &packed.positions, true);
+        let mut dn1 = vec![0.0; n1.len()];
+        self.linear_backward(&layer.q, &n1, &dq, dropout, &mut dn1, gradients);
+        self.linear_backward(&layer.k, &n1, &dk, dropout, &mut dn1, gradients);
+        self.linear_backward(&layer.v, &n1, &dv, dropout, &mut dn1, gradients);
+        self.norm_backward(layer.attention_norm, &x, &inverse1, &dn1, dx, gradients);
+    }
+
+    /// The gradient before a norm after a block; `None` where there is no such norm.
+    fn post_backward(
+        &self,
+        weight: Option<TensorId>,
+        post: Option<Post>,
+        dy: &[f32],
+        gradients: &mut Gradients,
+    ) -> Option<Vec<f32>> {
+        let (weight, Post { input, inverse }) = (weight?, post?);
+        let mut dinput = vec![0.0; input.len()];
+        self.norm_backward(weight, &input, &inverse, dy, &mut dinput, gradients);
+        Some(dinput)
+    }
+
+    /// Adds the gradient of a linear layer's input to `dx` and those of its trainable tensors to `gradients`.
+    fn linear_backward(
+        &self,
+        linear: &Linear,
+        x: &[f32],
+        dy: &[f32],
+        dropout: Option<Dropout>,
+        dx: &mut [f32],
+        gradients: &mut Gradients,
+    ) {
+        let (inputs, outputs) = (linear.inputs, linear.outputs);
+        if let Some(gradient) = linear.bias.and_then(|bias| gradients.get_mut(bias)) {
+            for row in dy.chunks_exact(outputs) {
+                gradient.iter_mut().zip(row).for_each(|(g, d)| *g += d);
+            }
+        }
+        let scaled = self.dora_backward(linear, x, dy, dropout, gradients);
+        let dy = scaled.as_deref().unwrap_or(dy);
+        matmul::backward_input(dy, self.values(linear.weight), dx, inputs, outputs);
+        if let Some(gradient) = gradients.get_mut(linear.weight) {
+            matmul::backward_weight(dy, x, gradient, inputs, outputs);
+        }
+        self.lora_backward(linear, x, dy, dropout, dx, gradients);
+    }
+
+    /// DoRA: the gradient of the magnitudes, and `dy` brought before the factors (the norms count as constants).
+    fn dora_backward(
+        &self,
+        linear: &Linear,
+        x: &[f32],
+        dy: &[f32],
+        dropout: Option<Dropout>,
+        gradients: &mut Gradients,
+    ) -> Option<Vec<f32>> {
+        let magnitude = linear.lora.as_ref()?.magnitude?;
+        let factors = self.dora_factors(linear)?;
+        if let Some(gradient) = gradients.get_mut(magnitude) {
+            let before = self.linear_unscaled(linear, x, dropout);
+            let values = self.values(magnitude);
+            for (dy, z) in dy.chunks_exact(linear.outputs).zip(before.chunks_exact(linear.outputs)) {
+                for (o, g) in gradient.iter_mut().enumerate() {
+                    *g += dy[o] * z[o] * factors[o] / values[o];
+                }
+            }
+        }
+        let scale = |row: &[f32]| row.iter().zip(&factors).map(|(d, f)| d * f).collect::<Vec<f32>>();
+        Some(dy.chunks_exact(linear.outputs).flat_map(scale).collect())
+    }
+
+    fn lora_backward(
+        &self,
+        linear: &Linear,
+        x: &[f32],
+        dy: &[f32],
+        dropout: Option<Dropout>,
+        dx: &mut [f32],
+        gradients: &mut Gradients,
+    ) {
+        let Some(lora) = &linear.lora else { return };
+        let (inputs, outputs, rank) = (linear.inputs, linear.outputs, lora.rank);
+        let scaled: Vec<f32> = dy.iter().map(|d| d * lora.scale).collect();
+        if let Some(gradient) = gradients.get_mut(lora.b) {
+            let down = self.lora_down(linear, x, dropout);
+            matmul::backward_weight(&scaled, &down, gradient, rank, outputs);
+        }
+        let mut ddown = vec![0.0; x.len() / inputs * rank];
+        matmul::backward_input(&scaled, self.values(lora.b), &mut ddown, rank, outputs);
+        let dropout = dropout.filter(|_| lora.dropout > 0.0);
+        let dropped = dropout.map(|d| d.apply(linear, lora.dropout, x));
+        if let Some(gradient) = gradients.get_mut(lora.a) {
+            matmul::backward_weight(&ddown, dropped.as_deref().unwrap_or(x), gradient, inputs, rank);
+        }
+        match dropout {
+            None => matmul::backward_input(&ddown, self.values(lora.a), dx, inputs, rank),
+            Some(dropout) => {
+                let mut dinput = vec![0.0; x.len()];
+                matmul::backward_input(&ddown, self.values(lora.a), &mut dinput, inputs, rank);
+                let dinput = dropout.apply(linear, lora.dropout, &dinput);
+                dx.iter_mut().zip(&dinput).for_each(|(dx, d)| *dx += d);
+            }
+        }
+    }
+}

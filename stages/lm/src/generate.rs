@@ -1,0 +1,296 @@
+//! Samples continuations: continuous batching over cached keys and values, one prefill for all samples of a prompt.
+//!
+//! A slot that a finished row leaves is taken by the next sample at once. What a row becomes depends on its prompt
+//! and its stream of random numbers alone: not on the number of slots, not on its neighbours.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::forward::{KeyValues, Packed, RowCache};
+use crate::model::{LanguageModel, ModelError};
+use crate::random::Stream;
+use crate::sampling::{Sampler, Scratch};
+use crate::score::logprob;
+use crate::tokenizer::Tokenizer;
+
+/// Rows in flight unless the caller says otherwise.
+const SLOTS: usize = 32;
+
+/// A prompt and the random numbers of each of its samples.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The prompt's tokens, at least one.
+    pub prompt: Vec<u32>,
+    /// One stream a sample.
+    pub samples: Vec<Stream>,
+}
+
+/// When a continuation ends.
+#[derive(Debug, Clone, Default)]
+pub struct Limits {
+    /// Most new tokens.
+    pub max_new_tokens: usize,
+    /// Texts that end it; they and what follows are cut from the text.
+    pub stop: Vec<String>,
+    /// Tokens that end it, beside the model's own.
+    pub stop_ids: Vec<u32>,
+    /// Whether the model's end tokens do not end it.
+    pub ignore_eos: bool,
+}
+
+/// Why a continuation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// An end token or a stop text.
+    Stop,
+    /// The most tokens, or the end of the context.
+    Length,
+}
+
+/// A continuation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Generated {
+    /// Its tokens, the one that ended it included.
+    pub token_ids: Vec<u32>,
+    /// The natural-log probability of each under the model's own distribution.
+    pub logprobs: Vec<f32>,
+    /// Why it ended.
+    pub finish: Finish,
+    /// Its text, special tokens and stop texts left out.
+    pub text: String,
+}
+
+/// Why nothing is generated.
+#[derive(Debug, thiserror::Error)]
+pub enum GenerateError {
+    /// A prompt does not fit the model.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A prompt has no tokens.
+    #[error("the prompt of row {0} has no tokens")]
+    EmptyPrompt(usize),
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// Continues every prompt once for each of its samples. `progress` is told how many tokens were made so far.
+pub fn generate(
+    model: &LanguageModel,
+    tokenizer: &Tokenizer,
+    requests: &[Request],
+    sampler: &Sampler,
+    limits: &Limits,
+    batch: Option<usize>,
+    progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<Vec<Vec<Generated>>, GenerateError> {
+    for (row, request) in requests.iter().enumerate() {
+        model.check_ids(row, &request.prompt)?;
+        if request.prompt.is_empty() {
+            return Err(GenerateError::EmptyPrompt(row));
+        }
+    }
+    let mut run = Run {
+        model,
+        tokenizer,
+        requests,
+        sampler,
+        limits,
+        slots: batch.unwrap_or(SLOTS).max(1),
+        next: (0, 0),
+        prefix: None,
+        rows: Vec::new(),
+        caches: Vec::new(),
+        finished: requests.iter().map(|r| vec![None; r.samples.len()]).collect(),
+        tokens: 0,
+    };
+    run.all(progress)?;
+    let whole = |samples: Vec<Option<Generated>>| {
+        samples.into_iter().map(|g| g.expect("every sample was finished")).collect()
+    };
+    Ok(run.finished.into_iter().map(whole).collect())
+}
+
+/// A prompt's keys and values, and the logits after its last token.
+#[derive(Clone)]
+struct Prefix {
+    keys: Arc<KeyValues>,
+    logits: Arc<Vec<f32>>,
+}
+
+/// A continuation under way.
+struct Active {
+    request: usize,
+    sample: usize,
+    ids: Vec<u32>,
+    logprobs: Vec<f32>,
+    /// Prompt and continuation, for the repetition penalty.
+    context: Vec<u32>,
+    scratch: Scratch,
+    finish: Option<Finish>,
+}
+
+struct Run<'a> {
+    model: &'a LanguageModel,
+    tokenizer: &'a Tokenizer,
+    requests: &'a [Request],
+    sampler: &'a Sampler,
+    limits: &'a Limits,
+    slots: usize,
+    /// The request and sample that begin next.
+    next: (usize, usize),
+    /// The prefill of the request that begins next, when it has begun already.
+    prefix: Option<(usize, Prefix)>,
+    rows: Vec<Active>,
+    caches: Vec<RowCache>,
+    finished: Vec<Vec<Option<Generated>>>,
+    tokens: u64,
+}
+
+impl Run<'_> {
+    fn all(&mut self, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<(), GenerateError> {
+        loop {
+            self.fill();
+            if self.rows.is_empty() {
+                return Ok(());
+            }
+            self.step();
+            self.retire();
+            if progress(self.tokens).is_break() {
+                return Err(GenerateError::Interrupted);
+            }
+        }
+    }
+
+    /// Begins samples until every slot is taken. The prompts that begin together are prefilled together.
+    fn fill(&mut self) {
+        while self.rows.len() < self.slots && self.next.0 < self.requests.len() {
+            let mut begin: Vec<(usize, usize)> = Vec::new();
+            while self.rows.len() + begin.len() < self.slots
+                && let Some(request) = self.requests.get(self.next.0)
+            {
+                if self.next.1 < request.samples.len() {
+                    begin.push(self.next);
+                    self.next.1 += 1;
+                } else {
+                    self.next = (self.next.0 + 1, 0);
+                }
+            }
+            let mut fresh: Vec<usize> = begin.iter().map(|(request, _)| *request).collect();
+            fresh.dedup();
+            fresh.retain(|r| self.prefix.as_ref().is_none_or(|(known, _)| known != r));
+            let mut prefixes = self.prefill(&fresh);
+            prefixes.extend(self.prefix.take());
+            for (request, sample) in begin {
+                if let Some((_, prefix)) = prefixes.iter().find(|(r, _)| *r == request) {
+                    self.begin(request, sample, prefix);
+                }
+            }
+            self.prefix = prefixes.into_iter().max_by_key(|(request, _)| *request);
+            self.retire();
+        }
+    }
+
+    fn prefill(&self, requests: &[usize]) -> Vec<(usize, Prefix)> {
+        let packed = Packed::new(requests.iter().map(|r| self.requests[*r].prompt.as_slice()));
+        let mut caches = vec![RowCache::default(); requests.len()];
+        let hidden = self.model.forward_cached(&packed, &mut caches);
+        let (width, vocab) = (self.model.config.hidden, self.model.config.vocab);
+        let last: Vec<f32> = packed.offsets[1..]
+            .iter()
+            .flat_map(|end| &hidden[(end - 1) * width..end * width])
+            .copied()
+            .collect();
+        let logits = self.model.logits(&last);
+        requests
+            .iter()
+            .zip(caches)
+            .zip(logits.chunks_exact(vocab))
+            .map(|((r, cache), l)| (*r, Prefix { keys: cache.into_prefix(), logits: Arc::new(l.to_vec()) }))
+            .collect()
+    }
+
+    /// Begins one sample: its first token comes from the prompt's logits.
+    fn begin(&mut self, request: usize, sample: usize, prefix: &Prefix) {
+        let mut row = Active {
+            request,
+            sample,
+            ids: Vec::new(),
+            logprobs: Vec::new(),
+            context: self.requests[request].prompt.clone(),
+            scratch: Scratch::default(),
+            finish: None,
+        };
+        self.advance(&mut row, &prefix.logits);
+        self.tokens += row.ids.len() as u64;
+        self.rows.push(row);
+        self.caches.push(RowCache { prefix: Some(prefix.keys.clone()), tail: KeyValues::default() });
+    }
+
+    /// One more token for every row.
+    fn step(&mut self) {
+        let ids = self.rows.iter().map(|r| *r.ids.last().expect("a row under way has a token")).collect();
+        let positions = self.rows.iter().map(|r| r.context.len() as u32 - 1).collect();
+        let hidden = self.model.forward_cached(&Packed::step(ids, positions), &mut self.caches);
+        let logits = self.model.logits(&hidden);
+        let mut rows = std::mem::take(&mut self.rows);
+        let this: &Run<'_> = self;
+        rows.par_iter_mut()
+            .zip(logits.par_chunks_exact(this.model.config.vocab))
+            .for_each(|(row, logits)| this.advance(row, logits));
+        self.rows = rows;
+        self.tokens += self.rows.len() as u64;
+    }
+
+    /// Draws the next token of a row from its logits and sees whether the row ends.
+    fn advance(&self, row: &mut Active, logits: &[f32]) {
+        let room = self.model.config.max_positions - self.requests[row.request].prompt.len();
+        let most = self.limits.max_new_tokens.min(room);
+        if row.ids.len() >= most {
+            row.finish = Some(Finish::Length);
+            return;
+        }
+        let stream = &self.requests[row.request].samples[row.sample];
+        let token = self.sampler.next(logits, &row.context, stream, row.ids.len() as u64, &mut row.scratch);
+        row.logprobs.push(logprob(logits, token));
+        row.ids.push(token);
+        row.context.push(token);
+        let ends = !self.limits.ignore_eos && self.model.config.eos.contains(&token);
+        if ends || self.limits.stop_ids.contains(&token) || self.stop_text(row).is_some() {
+            row.finish = Some(Finish::Stop);
+        } else if row.ids.len() >= most {
+            row.finish = Some(Finish::Length);
+        }
+    }
+
+    /// Where a stop text begins in the row's text.
+    fn stop_text(&self, row: &Active) -> Option<usize> {
+        if self.limits.stop.is_empty() {
+            return None;
+        }
+        let text = self.tokenizer.decode(&row.ids, true);
+        self.limits.stop.iter().filter_map(|stop| text.find(stop.as_str())).min()
+    }
+
+    /// Takes finished rows out of their slots.
+    fn retire(&mut self) {
+        let mut i = 0;
+        while i < self.rows.len() {
+            if self.rows[i].finish.is_none() {
+                i += 1;
+                continue;
+            }
+            let row = self.rows.swap_remove(i);
+            self.caches.swap_remove(i);
+            let mut text = self.tokenizer.decode(&row.ids, true);
+            if let Some(at) = self.stop_text(&row) {
+                text.truncate(at);
+            }
+            let finish = row.finish.unwrap_or(Finish::Length);
+            self.finished[row.request][row.sample] =
+                Some(Generated { token_ids: row.ids, logprobs: row.logprobs, finish, text });
+        }
+    }
+}

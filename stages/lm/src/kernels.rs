@@ -1,0 +1,140 @@
+//! The arithmetic: functions over slices, each with one fixed order of summation.
+//!
+//! Tensors are row-major `f32` slices. No function lets one row's bits depend on another row, on the number of
+//! rows, or on the number of threads; sums over rows (gradients of weights) run in the order of the rows.
+
+pub mod attention;
+pub mod matmul;
+pub mod pointwise;
+
+/// Lanes of a reduction. Sixteen independent sums fill one AVX-512 or two AVX2 registers, and since their number
+/// is fixed the result is the same whatever the registers of the machine are.
+pub const LANES: usize = 16;
+
+/// The dot product of two slices of equal length.
+#[inline(always)]
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (chunks_a, chunks_b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let (rest_a, rest_b) = (chunks_a.remainder(), chunks_b.remainder());
+    for (x, y) in chunks_a.zip(chunks_b) {
+        for i in 0..LANES {
+            lanes[i] += x[i] * y[i];
+        }
+    }
+    for (i, (x, y)) in rest_a.iter().zip(rest_b).enumerate() {
+        lanes[i] += x * y;
+    }
+    sum_lanes(lanes)
+}
+
+/// Adds `factor * x` to `y`.
+#[inline(always)]
+pub fn axpy(factor: f32, x: &[f32], y: &mut [f32]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y += factor * x;
+    }
+}
+
+/// The sum of a slice.
+#[inline(always)]
+pub fn sum(a: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let chunks = a.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for x in chunks {
+        for i in 0..LANES {
+            lanes[i] += x[i];
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane += x;
+    }
+    sum_lanes(lanes)
+}
+
+/// The largest value; negative infinity for none.
+#[inline(always)]
+pub fn max(a: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = a.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for x in chunks {
+        for i in 0..LANES {
+            lanes[i] = if x[i] > lanes[i] { x[i] } else { lanes[i] };
+        }
+    }
+    let best = rest.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    lanes.into_iter().fold(best, f32::max)
+}
+
+#[inline(always)]
+fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// e^x, within 2 units in the last place; the argument is held to [-87, 88].
+///
+/// Range reduction by powers of two and a polynomial of degree six (Cephes `expf`), without branches, so that loops
+/// over it are vectorised.
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0;
+    let x = x.clamp(-87.0, 88.0);
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let p = 1.987_569_1e-4f32;
+    let p = p * r + 1.398_199_9e-3;
+    let p = p * r + 8.333_452e-3;
+    let p = p * r + 4.166_579_6e-2;
+    let p = p * r + 1.666_666_5e-1;
+    let p = p * r + 5.000_000_1e-1;
+    let e = p * r * r + r + 1.0;
+    // The low bits of `shifted` hold n; moved to the exponent they scale by 2^n.
+    f32::from_bits(e.to_bits().wrapping_add(shifted.to_bits() << 23))
+}
+
+/// The hyperbolic tangent, to about 1e-7.
+#[inline(always)]
+pub fn tanh(x: f32) -> f32 {
+    // Near zero the quotient cancels; the series is exact to the last bits there.
+    let small = x * (1.0 - x * x * (1.0 / 3.0 - x * x * (2.0 / 15.0)));
+    let e = exp(2.0 * x.abs().min(20.0));
+    let large = (1.0 - 2.0 / (e + 1.0)).copysign(x);
+    if x.abs() < 0.05 { small } else { large }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_and_tanh_are_close_to_the_library() {
+        for i in -8600..8700 {
+            let x = i as f32 * 0.01 + 0.003;
+            let truth = libm::exp(f64::from(x));
+            assert!((f64::from(exp(x)) / truth - 1.0).abs() < 2.5e-7, "exp({x})");
+            let t = x * 0.1;
+            assert!((f64::from(tanh(t)) - libm::tanh(f64::from(t))).abs() < 2e-7, "tanh({t})");
+        }
+    }
+
+    #[test]
+    fn reductions_cover_every_length() {
+        for n in 0..50usize {
+            let a: Vec<f32> = (0..n).map(|i| (i * i % 7) as f32 - 3.0).collect();
+            let exact: f32 = a.iter().map(|x| x * x).sum();
+            assert_eq!(dot(&a, &a), exact);
+            assert_eq!(sum(&a), a.iter().sum::<f32>());
+            assert_eq!(max(&a), a.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        }
+    }
+}

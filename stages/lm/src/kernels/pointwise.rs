@@ -1,0 +1,213 @@
+//! What works on one row or one value at a time: norms, rotary positions, activations, log-probabilities.
+
+use pulp::Arch;
+use rayon::prelude::*;
+
+use super::{LANES, dot, exp, max, tanh};
+
+/// Rows that one task computes; the same whatever the number of threads.
+const BLOCK: usize = 16;
+
+/// Root-mean-square norm of each row: `y = x / rms(x) * (weight + plus)`; `inverse` keeps 1 / rms of each row.
+///
+/// x and y [rows, width]; `plus` is 1 for Gemma, whose weights are stored less one.
+pub fn rms_norm(x: &[f32], weight: &[f32], plus: f32, eps: f64, y: &mut [f32], inverse: &mut [f32]) {
+    let (width, arch) = (weight.len(), Arch::new());
+    let blocks =
+        x.par_chunks(BLOCK * width).zip(y.par_chunks_mut(BLOCK * width)).zip(inverse.par_chunks_mut(BLOCK));
+    blocks.for_each(|((x, y), inverse)| {
+        arch.dispatch(|| {
+            for ((x, y), inverse) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)).zip(inverse) {
+                let mean = f64::from(dot(x, x)) / width as f64;
+                *inverse = (1.0 / (mean + eps).sqrt()) as f32;
+                for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
+                    *y = x * *inverse * (w + plus);
+                }
+            }
+        });
+    });
+}
+
+/// Adds the gradient of [`rms_norm`] to `dx` and, where it is wanted, to `dweight`.
+pub fn rms_norm_backward(
+    x: &[f32],
+    weight: &[f32],
+    plus: f32,
+    inverse: &[f32],
+    dy: &[f32],
+    dx: &mut [f32],
+    dweight: Option<&mut [f32]>,
+) {
+    let (width, arch) = (weight.len(), Arch::new());
+    let blocks = dx
+        .par_chunks_mut(BLOCK * width)
+        .zip(x.par_chunks(BLOCK * width))
+        .zip(dy.par_chunks(BLOCK * width))
+        .zip(inverse.par_chunks(BLOCK));
+    blocks.for_each(|(((dx, x), dy), inverse)| {
+        arch.dispatch(|| {
+            let rows = dx
+                .chunks_exact_mut(width)
+                .zip(x.chunks_exact(width))
+                .zip(dy.chunks_exact(width))
+                .zip(inverse);
+            for (((dx, x), dy), inverse) in rows {
+                let mut lanes = [0.0f32; LANES];
+                for (i, ((x, dy), w)) in x.iter().zip(dy).zip(weight).enumerate() {
+                    lanes[i % LANES] += x * dy * (w + plus);
+                }
+                let along: f32 = lanes.iter().sum();
+                let pull = along * inverse * inverse * inverse / width as f32;
+                for (((dx, x), dy), w) in dx.iter_mut().zip(x).zip(dy).zip(weight) {
+                    *dx += dy * (w + plus) * inverse - x * pull;
+                }
+            }
+        });
+    });
+    if let Some(dweight) = dweight {
+        for ((x, dy), inverse) in x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(inverse) {
+            for ((dw, x), dy) in dweight.iter_mut().zip(x).zip(dy) {
+                *dw += x * inverse * dy;
+            }
+        }
+    }
+}
+
+/// Cosines and sines of the rotary positions, [positions, head_dim / 2] each.
+#[derive(Debug, Clone)]
+pub struct RopeTable {
+    half: usize,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+impl RopeTable {
+    /// The table for so many positions; frequencies in radians a position.
+    pub fn new(frequencies: &[f64], positions: usize) -> RopeTable {
+        let angle = |i: usize| (i / frequencies.len()) as f64 * frequencies[i % frequencies.len()];
+        let size = positions * frequencies.len();
+        RopeTable {
+            half: frequencies.len(),
+            cos: (0..size).map(|i| libm::cos(angle(i)) as f32).collect(),
+            sin: (0..size).map(|i| libm::sin(angle(i)) as f32).collect(),
+        }
+    }
+
+    /// Turns every head of each row by its position, in place; `back` turns the other way, which is the gradient.
+    ///
+    /// x [rows, heads * head_dim], `positions` [rows]. The first half of a head pairs with the second.
+    pub fn rotate(&self, x: &mut [f32], positions: &[u32], back: bool) {
+        let (half, arch) = (self.half, Arch::new());
+        let Some(width) = x.len().checked_div(positions.len()) else { return };
+        arch.dispatch(|| {
+            for (row, position) in x.chunks_exact_mut(width).zip(positions) {
+                let at = *position as usize * half;
+                let (cos, sin) = (&self.cos[at..at + half], &self.sin[at..at + half]);
+                for head in row.chunks_exact_mut(2 * half) {
+                    let (first, second) = head.split_at_mut(half);
+                    for (((a, b), c), s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+                        let s = if back { -s } else { *s };
+                        (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// The activation of the gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// x * sigmoid(x).
+    Silu,
+    /// GELU in the form with tanh.
+    Gelu,
+}
+
+const GELU_A: f32 = 0.797_884_6;
+const GELU_B: f32 = 0.044_715;
+
+#[inline(always)]
+fn activate(kind: Activation, x: f32) -> f32 {
+    match kind {
+        Activation::Silu => x / (1.0 + exp(-x)),
+        Activation::Gelu => 0.5 * x * (1.0 + tanh(GELU_A * (x + GELU_B * x * x * x))),
+    }
+}
+
+#[inline(always)]
+fn slope(kind: Activation, x: f32) -> f32 {
+    match kind {
+        Activation::Silu => {
+            let s = 1.0 / (1.0 + exp(-x));
+            s * (1.0 + x * (1.0 - s))
+        }
+        Activation::Gelu => {
+            let t = tanh(GELU_A * (x + GELU_B * x * x * x));
+            0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * GELU_A * (1.0 + 3.0 * GELU_B * x * x)
+        }
+    }
+}
+
+/// `out = activation(gate) * up`, value by value.
+pub fn gated(kind: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    let arch = Arch::new();
+    let blocks = gate.par_chunks(1 << 13).zip(up.par_chunks(1 << 13)).zip(out.par_chunks_mut(1 << 13));
+    blocks.for_each(|((gate, up), out)| {
+        arch.dispatch(|| {
+            for ((g, u), o) in gate.iter().zip(up).zip(out) {
+                *o = activate(kind, *g) * u;
+            }
+        });
+    });
+}
+
+/// The gradient of [`gated`]: replaces `gate` and `up` by their gradients.
+pub fn gated_backward(kind: Activation, dout: &[f32], gate: &mut [f32], up: &mut [f32]) {
+    let arch = Arch::new();
+    let blocks = gate.par_chunks_mut(1 << 13).zip(up.par_chunks_mut(1 << 13)).zip(dout.par_chunks(1 << 13));
+    blocks.for_each(|((gate, up), dout)| {
+        arch.dispatch(|| {
+            for ((g, u), d) in gate.iter_mut().zip(up).zip(dout) {
+                let (dg, du) = (d * *u * slope(kind, *g), d * activate(kind, *g));
+                (*g, *u) = (dg, du);
+            }
+        });
+    });
+}
+
+/// Soft cap of values in place: `cap * tanh(x / cap)`.
+pub fn soft_cap(x: &mut [f32], cap: f32) {
+    Arch::new().dispatch(|| {
+        for x in x {
+            *x = cap * tanh(*x / cap);
+        }
+    });
+}
+
+/// Largest logit and log of the sum of exponentials above it, for one row of logits.
+///
+/// The log-probability of token t is `logits[t] - max - log_sum`.
+pub fn log_sum_exp(logits: &[f32]) -> (f32, f64) {
+    Arch::new().dispatch(|| {
+        let top = max(logits);
+        let mut lanes = [0.0f64; LANES];
+        for chunk in logits.chunks(LANES) {
+            for (lane, z) in lanes.iter_mut().zip(chunk) {
+                *lane += f64::from(exp(z - top));
+            }
+        }
+        (top, libm::log(lanes.iter().sum()))
+    })
+}
+
+/// Replaces logits by `(softmax - one-hot of target) * factor`, the gradient of `-factor * log p(target)`.
+pub fn cross_entropy_gradient(logits: &mut [f32], target: usize, top: f32, log_sum: f64, factor: f32) {
+    let shift = top + log_sum as f32;
+    Arch::new().dispatch(|| {
+        for z in logits.iter_mut() {
+            *z = exp(*z - shift) * factor;
+        }
+    });
+    logits[target] -= factor;
+}

@@ -1,0 +1,19 @@
+//! Language models: tokenizers and chat templates, forward and training, scoring and generation.
+
+pub mod adapter;
+pub mod backward;
+pub mod chat;
+pub mod config;
+pub mod forward;
+pub mod generate;
+mod kernels;
+pub mod model;
+pub mod random;
+pub mod render;
+pub mod sampling;
+pub mod save;
+pub mod score;
+pub mod tokenizer;
+pub mod tokenizer_training;
+pub mod train;
+pub mod weights;

@@ -1,0 +1,207 @@
+//! A language model in memory: its configuration, its tensors by name, and the adapters on its linear layers.
+
+mod adapt;
+mod load;
+
+use std::path::PathBuf;
+
+use crate::adapter::AdapterError;
+use crate::config::{ConfigError, Family, ModelConfig};
+use crate::kernels::attention::Attention;
+use crate::kernels::pointwise::{Activation, RopeTable};
+use crate::weights::WeightsError;
+
+pub use adapt::LoraSettings;
+
+/// A model folder, and adapters to apply to it in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelPath {
+    /// The folder with configuration, weights and tokenizer.
+    pub folder: PathBuf,
+    /// Folders of PEFT adapters, the one nearest the base first.
+    pub adapters: Vec<PathBuf>,
+}
+
+/// Why a model cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// Its configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Its weights.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// An adapter.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
+    /// An adapter does not fit the model.
+    #[error("the adapter does not fit the model: {0}")]
+    Misfit(String),
+    /// A row is longer than the context.
+    #[error("row {row} has {tokens} tokens; the model takes at most {limit}")]
+    TooLong {
+        /// The row, from 0.
+        row: usize,
+        /// Its length.
+        tokens: usize,
+        /// The model's context.
+        limit: usize,
+    },
+    /// A token is not of the vocabulary.
+    #[error("row {row} holds the token {token}, but the model's vocabulary has {vocab}")]
+    Token {
+        /// The row, from 0.
+        row: usize,
+        /// The token.
+        token: u32,
+        /// Size of the vocabulary.
+        vocab: usize,
+    },
+}
+
+/// The number of a tensor.
+pub type TensorId = usize;
+
+/// A tensor.
+#[derive(Debug, Clone)]
+pub struct Tensor {
+    /// Its name in a Hugging Face folder, or in a PEFT adapter.
+    pub name: String,
+    /// Its sizes.
+    pub shape: Vec<usize>,
+    /// Its values, row-major.
+    pub values: Vec<f32>,
+    /// Whether training changes it.
+    pub trainable: bool,
+    /// Whether weight decay applies to it.
+    pub decays: bool,
+}
+
+/// A linear layer, perhaps with an adapter: `y = x wᵀ (+ b) + scale * (x aᵀ) bᵀ`.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    /// Name of the module, for example `model.layers.0.self_attn.q_proj`.
+    pub name: String,
+    /// Size of the input.
+    pub inputs: usize,
+    /// Size of the output.
+    pub outputs: usize,
+    /// w [outputs, inputs].
+    pub weight: TensorId,
+    /// b [outputs].
+    pub bias: Option<TensorId>,
+    /// The adapter.
+    pub lora: Option<Lora>,
+}
+
+/// A low-rank adapter (Hu et al. 2021), with magnitudes also DoRA (Liu et al. 2024).
+#[derive(Debug, Clone)]
+pub struct Lora {
+    /// Rank.
+    pub rank: usize,
+    /// a [rank, inputs].
+    pub a: TensorId,
+    /// b [outputs, rank].
+    pub b: TensorId,
+    /// Magnitudes [outputs] of DoRA.
+    pub magnitude: Option<TensorId>,
+    /// Factor of the product: alpha / rank, or alpha / sqrt(rank) for rsLoRA.
+    pub scale: f32,
+    /// Share of inputs that are dropped while training.
+    pub dropout: f64,
+}
+
+/// A transformer layer.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// Norm before attention.
+    pub attention_norm: TensorId,
+    /// Norm after attention, Gemma 2 only.
+    pub attention_post_norm: Option<TensorId>,
+    /// Norm before the feed-forward layer.
+    pub mlp_norm: TensorId,
+    /// Norm after the feed-forward layer, Gemma 2 only.
+    pub mlp_post_norm: Option<TensorId>,
+    /// Projections of attention.
+    pub q: Linear,
+    /// Keys.
+    pub k: Linear,
+    /// Values.
+    pub v: Linear,
+    /// Output.
+    pub o: Linear,
+    /// Gate of the feed-forward layer.
+    pub gate: Linear,
+    /// Its other input.
+    pub up: Linear,
+    /// Its output.
+    pub down: Linear,
+    /// Shape and constants of attention.
+    pub attention: Attention,
+}
+
+impl Layer {
+    /// The linear layers in the order of their names.
+    pub fn linears_mut(&mut self) -> [&mut Linear; 7] {
+        [&mut self.down, &mut self.gate, &mut self.up, &mut self.k, &mut self.o, &mut self.q, &mut self.v]
+    }
+
+    /// The linear layers.
+    pub fn linears(&self) -> [&Linear; 7] {
+        [&self.down, &self.gate, &self.up, &self.k, &self.o, &self.q, &self.v]
+    }
+}
+
+/// A model.
+#[derive(Debug, Clone)]
+pub struct LanguageModel {
+    /// Its shape and constants.
+    pub config: ModelConfig,
+    /// All tensors by number.
+    pub tensors: Vec<Tensor>,
+    /// Embedding [vocab, hidden].
+    pub embedding: TensorId,
+    /// Output head [vocab, hidden]; the embedding where they are tied.
+    pub head: TensorId,
+    /// Norm before the head.
+    pub final_norm: TensorId,
+    /// The layers.
+    pub layers: Vec<Layer>,
+    /// Rotary positions.
+    pub rope: RopeTable,
+}
+
+impl LanguageModel {
+    /// The values of a tensor.
+    pub fn values(&self, id: TensorId) -> &[f32] {
+        &self.tensors[id].values
+    }
+
+    /// What norms add to their weights.
+    pub fn norm_plus(&self) -> f32 {
+        if self.config.family == Family::Gemma2 { 1.0 } else { 0.0 }
+    }
+
+    /// The activation of the gate.
+    pub fn activation(&self) -> Activation {
+        if self.config.family == Family::Gemma2 { Activation::Gelu } else { Activation::Silu }
+    }
+
+    /// Factor of the embedding; Gemma rounds it as its reference does in f32.
+    pub fn embedding_scale(&self) -> f32 {
+        if self.config.family == Family::Gemma2 { (self.config.hidden as f32).sqrt() } else { 1.0 }
+    }
+
+    /// The tensors that training changes, in the order of their names.
+    pub fn trainable(&self) -> Vec<TensorId> {
+        let mut ids: Vec<TensorId> =
+            (0..self.tensors.len()).filter(|id| self.tensors[*id].trainable).collect();
+        ids.sort_by(|a, b| self.tensors[*a].name.cmp(&self.tensors[*b].name));
+        ids
+    }
+
+    /// How many values training changes.
+    pub fn trainable_parameters(&self) -> u64 {
+        self.trainable().iter().map(|id| self.tensors[*id].values.len() as u64).sum()
+    }
+}

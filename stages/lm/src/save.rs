@@ -1,0 +1,146 @@
+//! Model folders in Hugging Face's layout, written from tensors in memory.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, SafeTensorError, View};
+
+/// The files beside the weights that say how text becomes tokens and when generation ends.
+const COMPANIONS: [&str; 8] = [
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+];
+
+/// A tensor of 32-bit floats in row-major order, to be written.
+#[derive(Debug, Clone, Copy)]
+pub struct F32Tensor<'a> {
+    /// The sizes of its dimensions.
+    pub shape: &'a [usize],
+    /// Its values, as many as the product of the sizes.
+    pub values: &'a [f32],
+}
+
+/// Why a model cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// The system refuses.
+    #[error("cannot write `{}`: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The tensors do not fit the format.
+    #[error("cannot write the weights to `{}`: {detail}", path.display())]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        detail: String,
+    },
+}
+
+impl View for F32Tensor<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.shape
+    }
+
+    /// A copy of one tensor, which lives only while it is written.
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
+    }
+
+    fn data_len(&self) -> usize {
+        4 * self.values.len()
+    }
+}
+
+/// Writes `config.json` and `model.safetensors` (f32, sorted by name) into an existing folder. The bytes depend on
+/// the arguments alone.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn save_model(
+    folder: &Path,
+    config: &serde_json::Value,
+    tensors: &BTreeMap<String, F32Tensor<'_>>,
+) -> Result<(), SaveError> {
+    let path = folder.join("config.json");
+    std::fs::write(&path, json_file(config)).map_err(|source| SaveError::Write { path, source })?;
+    let path = folder.join("model.safetensors");
+    safetensors::serialize_to_file(tensors.iter().map(|(name, tensor)| (name, *tensor)), metadata(), &path)
+        .map_err(|error| match error {
+            SafeTensorError::IoError(source) => SaveError::Write { path, source },
+            other => SaveError::Weights { path, detail: other.to_string() },
+        })
+}
+
+/// Copies tokenizer, chat template and generation settings of one model folder to another, as far as they are there.
+///
+/// # Errors
+/// A file that cannot be read or written.
+pub fn copy_tokenizer(from: &Path, to: &Path) -> Result<(), SaveError> {
+    for name in COMPANIONS {
+        let (source, path) = (from.join(name), to.join(name));
+        if source.is_file() {
+            // Read and written, not copied: the permissions of a read-only original are not wanted.
+            std::fs::read(&source)
+                .and_then(|bytes| std::fs::write(&path, bytes))
+                .map_err(|source| SaveError::Write { path, source })?;
+        }
+    }
+    Ok(())
+}
+
+/// JSON as Hugging Face's tools write it: indented by two, with a line feed at the end.
+pub(crate) fn json_file(value: &serde_json::Value) -> Vec<u8> {
+    format!("{value:#}\n").into_bytes()
+}
+
+/// Loaders in Python ask for the framework that wrote the tensors.
+pub(crate) fn metadata() -> Option<HashMap<String, String>> {
+    Some(HashMap::from([("format".to_owned(), "pt".to_owned())]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_reads_back_and_its_bytes_are_fixed() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = serde_json::json!({ "model_type": "llama", "hidden_size": 2 });
+        let (matrix, vector) = ([1.0, -2.5, f32::MIN_POSITIVE, 0.0, -0.0, 3.0], [7.0]);
+        let tensors = BTreeMap::from([
+            ("b".to_owned(), F32Tensor { shape: &[1], values: &vector }),
+            ("a".to_owned(), F32Tensor { shape: &[2, 3], values: &matrix }),
+        ]);
+        save_model(folder.path(), &config, &tensors).unwrap();
+        let bytes = std::fs::read(folder.path().join("model.safetensors")).unwrap();
+        let header = r#"{"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"b":{"dtype":"F32","shape":[1],"data_offsets":[24,28]}}"#;
+        assert_eq!(std::str::from_utf8(&bytes[8..8 + header.len()]).unwrap(), header);
+        assert_eq!(bytes[bytes.len() - 4..], 7f32.to_le_bytes());
+        let read = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(read.tensor("a").unwrap().data()[16..20], (-0f32).to_le_bytes());
+        assert_eq!(
+            std::fs::read_to_string(folder.path().join("config.json")).unwrap(),
+            "{\n  \"model_type\": \"llama\",\n  \"hidden_size\": 2\n}\n"
+        );
+        let wrong = BTreeMap::from([("a".to_owned(), F32Tensor { shape: &[3], values: &vector })]);
+        assert!(matches!(save_model(folder.path(), &config, &wrong), Err(SaveError::Weights { .. })));
+        let absent = folder.path().join("absent");
+        assert!(matches!(save_model(&absent, &config, &tensors), Err(SaveError::Write { .. })));
+    }
+}

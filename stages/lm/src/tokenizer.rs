@@ -1,0 +1,267 @@
+//! Tokenizers in Hugging Face's format: text to token ids with byte offsets, and back.
+
+mod offsets;
+mod spelling;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tokenizers::tokenizer::Tokenizer as Inner;
+
+use crate::tokenizer::spelling::Spelling;
+
+/// The tokenizer of a model folder, with what `tokenizer_config.json` says of special tokens and chat.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: Inner,
+    spelling: Spelling,
+    digest: blake3::Hash,
+    special: BTreeMap<String, String>,
+    chat_template: Option<String>,
+}
+
+/// A tokenised text.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Encoding {
+    /// The token ids.
+    pub ids: Vec<u32>,
+    /// For each token the first of its bytes in the text. They ascend from 0; a token ends where the next begins,
+    /// the last one at the end of the text. A token that is not in the text is empty.
+    pub offsets: Vec<u32>,
+    /// How many tokens at the start are not in the text but put there by the post-processor (`bos`).
+    pub added: usize,
+}
+
+/// Why a tokenizer cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// A file is absent or cannot be read.
+    #[error("cannot read `{}`: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A file is not what its name says.
+    #[error("`{}` is not a valid {what}: {detail}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What it should be.
+        what: &'static str,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The tokenizer draws random numbers, so a text has no fixed tokens.
+    #[error("`{}` sets BPE `dropout`, so a text has no fixed tokens; set it to null", path.display())]
+    Dropout {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The text is too long for offsets of 32 bits.
+    #[error("a text of {bytes} bytes is too long to be tokenised; split it into rows below 2 GiB")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+    },
+    /// The tokenizer refuses a text.
+    #[error("cannot tokenise the text `{}`: {detail}", start.escape_debug())]
+    Encode {
+        /// The first characters of the text.
+        start: String,
+        /// What the tokenizer says.
+        detail: String,
+    },
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` of a model folder, and beside it `tokenizer_config.json` and `chat_template.jinja`
+    /// where they are. Truncation and padding that the file asks for are off, as they are in Hugging Face.
+    ///
+    /// # Errors
+    /// A file that is absent (`tokenizer.json` only), unreadable or invalid, or a tokenizer with dropout.
+    pub fn load(folder: &Path) -> Result<Tokenizer, TokenizerError> {
+        let path = folder.join("tokenizer.json");
+        let bytes =
+            std::fs::read(&path).map_err(|source| TokenizerError::Read { path: path.clone(), source })?;
+        let invalid =
+            |detail: String| TokenizerError::Invalid { path: path.clone(), what: "tokenizer", detail };
+        let inner = parse(&bytes).map_err(invalid)?;
+        if let tokenizers::ModelWrapper::BPE(bpe) = inner.get_model()
+            && bpe.dropout.is_some_and(|dropout| dropout > 0.0)
+        {
+            return Err(TokenizerError::Dropout { path });
+        }
+        let config_path = folder.join("tokenizer_config.json");
+        let config = match read_optional(&config_path)? {
+            None => Value::Null,
+            Some(text) => serde_json::from_str(&text).map_err(|error| TokenizerError::Invalid {
+                path: config_path,
+                what: "tokenizer configuration",
+                detail: error.to_string(),
+            })?,
+        };
+        let chat_template = match read_optional(&folder.join("chat_template.jinja"))? {
+            Some(template) => Some(template),
+            None => template_in(&config),
+        };
+        Ok(Tokenizer {
+            spelling: Spelling::new(&inner),
+            inner,
+            digest: blake3::hash(&bytes),
+            special: special_tokens(&config),
+            chat_template,
+        })
+    }
+
+    /// Tokenises a text. Special tokens written in it are parsed as such.
+    ///
+    /// With `add_special` the tokens that the post-processor puts *before* a text (`bos`) come first. Those that it
+    /// puts after one are left out: the renderer writes the end of turn itself.
+    ///
+    /// # Errors
+    /// A text of 2 GiB or more, or one that the tokenizer refuses (a byte-level one never does).
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Encoding, TokenizerError> {
+        if i32::try_from(text.len()).is_err() {
+            return Err(TokenizerError::TooLong { bytes: text.len() });
+        }
+        let fail = |error: tokenizers::Error| TokenizerError::Encode {
+            start: text.chars().take(40).collect(),
+            detail: error.to_string(),
+        };
+        let fast = self.inner.encode_fast(text, add_special).map_err(fail)?;
+        let mask = fast.get_special_tokens_mask();
+        let added = mask.iter().take_while(|&&mark| mark == 1).count();
+        let after = mask[added..].iter().rev().take_while(|&&mark| mark == 1).count();
+        let within = added..mask.len() - after;
+        let ids = &fast.get_ids()[within.clone()];
+        let inside = match offsets::exact(ids, &self.spelling, text) {
+            Some(offsets) => offsets,
+            // The text was changed before it was split; only the slower way keeps track of that.
+            None => {
+                let slow = self.inner.encode(text, add_special).map_err(fail)?;
+                offsets::aligned(ids, &self.spelling, &slow.get_offsets()[within.clone()], text)
+            }
+        };
+        let mut offsets = vec![0; added];
+        offsets.extend(inside);
+        Ok(Encoding { ids: fast.get_ids()[..within.end].to_vec(), offsets, added })
+    }
+
+    /// The text of tokens; bytes that are no UTF-8 become U+FFFD, ids outside the vocabulary nothing.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
+        let mut bytes = Vec::with_capacity(4 * ids.len());
+        for &id in ids {
+            if !(skip_special && self.is_special(id)) {
+                bytes.extend_from_slice(self.token_bytes(id));
+            }
+        }
+        if self.spelling.strips_first_space() && bytes.first() == Some(&b' ') {
+            bytes.remove(0);
+        }
+        match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+        }
+    }
+
+    /// The bytes that one token adds to a text: what an incremental search for stop strings looks at. A character
+    /// may be spread over several tokens. Empty for an id outside the vocabulary.
+    pub fn token_bytes(&self, id: u32) -> &[u8] {
+        self.spelling.bytes(id)
+    }
+
+    /// Whether the token is special (`bos`, an end of turn, …) and so no part of a decoded text.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.spelling.is_special(id)
+    }
+
+    /// The texts and ids of the special tokens, by id.
+    pub fn special_tokens(&self) -> &[(u32, String)] {
+        self.spelling.special()
+    }
+
+    /// One more than the largest token id. A model may have more rows than that, never used.
+    pub fn vocab_size(&self) -> usize {
+        self.spelling.len()
+    }
+
+    /// The id of a token as the vocabulary spells it.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// A token as the vocabulary spells it.
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The texts of the named special tokens that the configuration gives (`bos_token`, `eos_token`, …), by name.
+    pub fn named_special_tokens(&self) -> &BTreeMap<String, String> {
+        &self.special
+    }
+
+    /// Text and id of the token that ends a text, where the configuration names one that the vocabulary has.
+    pub fn eos(&self) -> Option<(&str, u32)> {
+        let text = self.special.get("eos_token")?;
+        Some((text, self.token_id(text)?))
+    }
+
+    /// The source of the chat template: `chat_template.jinja`, else what the configuration holds (of several named
+    /// ones that called `default`).
+    pub fn chat_template(&self) -> Option<&str> {
+        self.chat_template.as_deref()
+    }
+
+    /// BLAKE3 of the bytes of `tokenizer.json`.
+    pub fn digest(&self) -> blake3::Hash {
+        self.digest
+    }
+}
+
+/// The tokenizer that a file describes, or what is wrong with the file.
+///
+/// The crate panics on some files that it should refuse: JSON that breaks off within a decoder, a post-processor
+/// that names a token it does not define. So the syntax is checked first, and the rest, with a text to try it on, runs
+/// where a panic is caught.
+fn parse(bytes: &[u8]) -> Result<Inner, String> {
+    serde_json::from_slice::<serde::de::IgnoredAny>(bytes).map_err(|error| error.to_string())?;
+    let attempt = || -> tokenizers::Result<Inner> {
+        let mut inner = Inner::from_bytes(bytes)?;
+        inner.with_truncation(None)?;
+        inner.with_padding(None);
+        inner.encode("A é\n", true)?;
+        Ok(inner)
+    };
+    match std::panic::catch_unwind(attempt) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err("its parts do not fit together".to_owned()),
+    }
+}
+
+fn read_optional(path: &Path) -> Result<Option<String>, TokenizerError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(TokenizerError::Read { path: path.to_owned(), source }),
+    }
+}
+
+fn template_in(config: &Value) -> Option<String> {
+    let template = config.get("chat_template")?;
+    let default = || {
+        let named = template.as_array()?.iter().find(|one| one["name"] == "default")?;
+        named["template"].as_str()
+    };
+    template.as_str().or_else(default).map(str::to_owned)
+}
+
+/// A token is given as its text, or as an object whose `content` is that.
+fn special_tokens(config: &Value) -> BTreeMap<String, String> {
+    const NAMES: [&str; 7] =
+        ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+    let text = |token: &Value| token.as_str().or_else(|| token["content"].as_str()).map(str::to_owned);
+    NAMES.iter().filter_map(|&name| Some((name.to_owned(), config.get(name).and_then(text)?))).collect()
+}

@@ -1,0 +1,73 @@
+//! AdamW (Loshchilov and Hutter 2019) as PyTorch computes it, fused over each tensor's values.
+
+use rayon::prelude::*;
+
+use crate::backward::Gradients;
+use crate::model::{LanguageModel, TensorId};
+
+use super::TrainOptions;
+
+/// Values that one task updates; the same whatever the number of threads.
+const CHUNK: usize = 1 << 14;
+
+/// The moments of every trainable tensor.
+pub(super) struct AdamW {
+    /// Tensors in the order of their names, with first and second moments.
+    moments: Vec<(TensorId, Vec<f32>, Vec<f32>)>,
+    steps: u64,
+}
+
+impl AdamW {
+    pub fn new(model: &LanguageModel) -> AdamW {
+        let zeros = |id: TensorId| vec![0.0; model.tensors[id].values.len()];
+        let moments = model.trainable().into_iter().map(|id| (id, zeros(id), zeros(id))).collect();
+        AdamW { moments, steps: 0 }
+    }
+
+    /// The 2-norm of all gradients, summed in f64 in the order of the names.
+    pub fn norm(&self, model: &LanguageModel, gradients: &Gradients) -> f64 {
+        debug_assert!(self.moments.len() <= model.tensors.len());
+        let squares = self.moments.iter().filter_map(|(id, _, _)| gradients.get(*id)).map(|gradient| {
+            let chunks =
+                gradient.par_chunks(CHUNK).map(|c| c.iter().map(|g| f64::from(*g) * f64::from(*g)).sum());
+            chunks.collect::<Vec<f64>>().iter().sum::<f64>()
+        });
+        squares.sum::<f64>().sqrt()
+    }
+
+    /// One update with gradients times `factor`.
+    pub fn step(
+        &mut self,
+        model: &mut LanguageModel,
+        gradients: &Gradients,
+        factor: f64,
+        rate: f64,
+        options: &TrainOptions,
+    ) {
+        self.steps += 1;
+        let (beta1, beta2) = options.betas;
+        let power = |beta: f64| 1.0 - libm::pow(beta, self.steps as f64);
+        let root = power(beta2).sqrt() as f32;
+        let pace = (rate / power(beta1)) as f32;
+        let (b1, b2, eps, factor) = (beta1 as f32, beta2 as f32, options.eps as f32, factor as f32);
+        for (id, first, second) in &mut self.moments {
+            let Some(gradient) = gradients.get(*id) else { continue };
+            let tensor = &mut model.tensors[*id];
+            let shrink = if tensor.decays { (1.0 - rate * options.weight_decay) as f32 } else { 1.0 };
+            let chunks = tensor
+                .values
+                .par_chunks_mut(CHUNK)
+                .zip(first.par_chunks_mut(CHUNK))
+                .zip(second.par_chunks_mut(CHUNK))
+                .zip(gradient.par_chunks(CHUNK));
+            chunks.for_each(|(((values, first), second), gradient)| {
+                for (((p, m), v), g) in values.iter_mut().zip(first).zip(second).zip(gradient) {
+                    let g = g * factor;
+                    *m = b1 * *m + (1.0 - b1) * g;
+                    *v = b2 * *v + (1.0 - b2) * g * g;
+                    *p = *p * shrink - pace * *m / (v.sqrt() / root + eps);
+                }
+            });
+        }
+    }
+}

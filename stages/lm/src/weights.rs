@@ -1,0 +1,176 @@
+//! Reads the tensors of a model folder: one or several memory-mapped safetensors files, brought to f32.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use memmap2::Mmap;
+use rayon::prelude::*;
+use safetensors::{Dtype, SafeTensors};
+
+/// Why weights cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightsError {
+    /// A file cannot be opened.
+    #[error("cannot read `{}`: {error}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// There are no weights.
+    #[error("`{}` holds no `model.safetensors` and no `model.safetensors.index.json`", .0.display())]
+    None(PathBuf),
+    /// A file is truncated or not safetensors.
+    #[error("`{}` is not a whole safetensors file: {message}", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// The index is wrong.
+    #[error("`{}` is not an index of safetensors files: {message}", path.display())]
+    Index {
+        /// The index.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// A tensor is not there.
+    #[error("the weights lack the tensor `{0}`")]
+    Missing(String),
+    /// A tensor has another shape.
+    #[error("the tensor `{name}` has shape {found}, expected {expected}")]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        found: String,
+        /// The shape that the configuration demands.
+        expected: String,
+    },
+    /// A tensor has a type that is not read.
+    #[error("the tensor `{name}` is {dtype}; weights are read as f32, f16 or bf16")]
+    Type {
+        /// The tensor.
+        name: String,
+        /// Its type.
+        dtype: String,
+    },
+    /// A tensor holds a value that is not a number.
+    #[error("the tensor `{0}` holds a value that is not finite")]
+    NotFinite(String),
+}
+
+/// The mapped files of a model folder.
+pub struct Weights {
+    files: Vec<(PathBuf, Mmap)>,
+    /// Which file holds a tensor.
+    places: BTreeMap<String, usize>,
+}
+
+impl Weights {
+    /// Maps the files of a folder.
+    pub fn open(folder: &Path) -> Result<Weights, WeightsError> {
+        let single = folder.join("model.safetensors");
+        let index = folder.join("model.safetensors.index.json");
+        let paths = if index.exists() {
+            shards(folder, &index)?
+        } else if single.exists() {
+            vec![single]
+        } else {
+            return Err(WeightsError::None(folder.into()));
+        };
+        let mut weights = Weights { files: Vec::new(), places: BTreeMap::new() };
+        for path in paths {
+            let map = map(&path)?;
+            let names: Vec<String> = parse(&path, &map)?.names().into_iter().map(String::from).collect();
+            for name in names {
+                weights.places.insert(name, weights.files.len());
+            }
+            weights.files.push((path, map));
+        }
+        Ok(weights)
+    }
+
+    /// Whether there is a tensor of that name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.places.contains_key(name)
+    }
+
+    /// A tensor of the given shape as f32, row-major.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
+        let place = *self.places.get(name).ok_or_else(|| WeightsError::Missing(name.to_string()))?;
+        let (path, map) = &self.files[place];
+        let view = parse(path, map)?.tensor(name).map_err(|e| corrupt(path, e))?;
+        if view.shape() != shape {
+            let words =
+                |s: &[usize]| format!("[{}]", s.iter().map(usize::to_string).collect::<Vec<_>>().join(", "));
+            return Err(WeightsError::Shape {
+                name: name.into(),
+                found: words(view.shape()),
+                expected: words(shape),
+            });
+        }
+        let bytes = view.data();
+        let values: Vec<f32> = match view.dtype() {
+            Dtype::F32 => {
+                bytes.par_chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+            }
+            Dtype::F16 => {
+                bytes.par_chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+            }
+            Dtype::BF16 => {
+                bytes.par_chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+            }
+            other => {
+                let dtype = format!("{other:?}").to_lowercase();
+                return Err(WeightsError::Type { name: name.into(), dtype });
+            }
+        };
+        if values.par_iter().all(|v| v.is_finite()) {
+            Ok(values)
+        } else {
+            Err(WeightsError::NotFinite(name.into()))
+        }
+    }
+}
+
+fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, WeightsError> {
+    let wrong = |message: String| WeightsError::Index { path: index.into(), message };
+    let bytes = std::fs::read(index).map_err(|error| WeightsError::Io { path: index.into(), error })?;
+    let json: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
+    let map = json
+        .get("weight_map")
+        .and_then(|m| m.as_object())
+        .ok_or_else(|| wrong("it has no `weight_map`".into()))?;
+    let mut names: Vec<&str> = map.values().filter_map(|v| v.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in &names {
+        // A name from a stranger's file must not lead out of the folder.
+        if Path::new(name).components().count() != 1 || name.starts_with('.') {
+            return Err(wrong(format!("`{name}` is not the name of a file beside it")));
+        }
+    }
+    Ok(names.into_iter().map(|n| folder.join(n)).collect())
+}
+
+fn map(path: &Path) -> Result<Mmap, WeightsError> {
+    let io = |error| WeightsError::Io { path: path.into(), error };
+    let file = File::open(path).map_err(io)?;
+    // SAFETY: the map is only read. A file that another process truncates meanwhile ends this process with a
+    // signal, as it would any reader of mapped weights; copying instead would double the memory of a large model.
+    unsafe { Mmap::map(&file) }.map_err(io)
+}
+
+fn parse<'m>(path: &Path, map: &'m Mmap) -> Result<SafeTensors<'m>, WeightsError> {
+    SafeTensors::deserialize(map).map_err(|e| corrupt(path, e))
+}
+
+fn corrupt(path: &Path, error: safetensors::SafeTensorError) -> WeightsError {
+    WeightsError::Corrupt { path: path.into(), message: error.to_string() }
+}

@@ -1,0 +1,318 @@
+//! The model against Hugging Face and PEFT: scores, continuations and whole training runs of five tiny models.
+
+#![allow(clippy::unwrap_used)]
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use refrain_lm::adapter::Adapter;
+use refrain_lm::generate::{Limits, Request, generate};
+use refrain_lm::model::{LanguageModel, ModelPath};
+use refrain_lm::random::Stream;
+use refrain_lm::sampling::{Sampler, SamplingParams};
+use refrain_lm::score::score;
+use refrain_lm::tokenizer::Tokenizer;
+use refrain_lm::train::{Length, Order, Schedule, StepLog, TrainOptions, TrainRow, train};
+use serde_json::Value;
+
+const MODELS: [&str; 5] = ["llama", "llama3-rope-tied", "mistral", "gemma2", "qwen2"];
+
+/// The folders of the references, or nothing with a printed reason.
+fn folders() -> Vec<PathBuf> {
+    let parity = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/parity");
+    if !parity.is_dir() {
+        eprintln!("skipped: the shared folder with the references is absent");
+        return Vec::new();
+    }
+    MODELS.iter().map(|m| parity.join(m)).collect()
+}
+
+fn json(path: PathBuf) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
+}
+
+fn load(folder: &Path) -> LanguageModel {
+    LanguageModel::load(&ModelPath { folder: folder.join("model"), adapters: Vec::new() }).unwrap()
+}
+
+fn scores(model: &LanguageModel, rows: &[Vec<u32>], batch: Option<usize>) -> Vec<Vec<f32>> {
+    let mut all = vec![Vec::new(); rows.len()];
+    let slices: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
+    score(model, &slices, batch, &mut |row, values| all[row] = values.to_vec()).unwrap();
+    all
+}
+
+fn largest_difference(ours: &[f32], theirs: &Value) -> f64 {
+    let theirs = theirs.as_array().unwrap();
+    assert_eq!(ours.len() + 1, theirs.len());
+    ours.iter()
+        .zip(&theirs[1..])
+        .map(|(a, b)| (f64::from(*a) - b.as_f64().unwrap()).abs())
+        .fold(0.0, f64::max)
+}
+
+#[test]
+fn log_probabilities_equal_the_reference() {
+    for folder in folders() {
+        let model = load(&folder);
+        let reference = json(folder.join("reference.json"));
+        let texts = reference["texts"].as_array().unwrap();
+        let rows: Vec<Vec<u32>> = texts.iter().map(|t| ids(&t["input_ids"])).collect();
+        let scores = scores(&model, &rows, None);
+        let differences = scores.iter().zip(texts).map(|(s, t)| largest_difference(s, &t["logprobs_f64"]));
+        let worst = differences.fold(0.0, f64::max);
+        println!("{}: log-probabilities differ by at most {worst:.2e}", folder.display());
+        assert!(worst < 1e-4);
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_in_every_batch() {
+    for folder in folders() {
+        let model = load(&folder);
+        let reference = json(folder.join("reference.json"));
+        let mut rows: Vec<Vec<u32>> =
+            reference["texts"].as_array().unwrap().iter().map(|t| ids(&t["input_ids"])).collect();
+        rows.retain(|r| r.len() > 1);
+        let alone = scores(&model, &rows, Some(1));
+        for batch in [2, 8, 64] {
+            assert_eq!(alone, scores(&model, &rows, Some(batch)));
+        }
+        rows.reverse();
+        let mut reversed = scores(&model, &rows, Some(3));
+        reversed.reverse();
+        assert_eq!(alone, reversed);
+    }
+}
+
+fn greedy_limits() -> Limits {
+    Limits { max_new_tokens: 32, ignore_eos: true, ..Limits::default() }
+}
+
+#[test]
+fn greedy_continuations_equal_the_reference_in_every_batch() {
+    for folder in folders() {
+        let (model, tokenizer) = (load(&folder), Tokenizer::load(&folder.join("model")).unwrap());
+        let reference = json(folder.join("reference.json"));
+        let greedy = reference["greedy"].as_array().unwrap();
+        let stream = Stream::new(0, &[]);
+        let requests: Vec<Request> =
+            greedy.iter().map(|g| Request { prompt: ids(&g["input_ids"]), samples: vec![stream] }).collect();
+        let sampler = Sampler::new(SamplingParams { temperature: 0.0, ..Default::default() }, 0).unwrap();
+        let mut first = None;
+        for batch in [1, 2, 8, 64] {
+            let go = &mut |_| ControlFlow::Continue(());
+            let made =
+                generate(&model, &tokenizer, &requests, &sampler, &greedy_limits(), Some(batch), go).unwrap();
+            for (row, expected) in made.iter().zip(greedy) {
+                assert_eq!(row[0].token_ids, ids(&expected["new_ids"]), "{}", folder.display());
+                let chosen = expected["chosen_logprobs_f64"].as_array().unwrap();
+                for (ours, theirs) in row[0].logprobs.iter().zip(chosen) {
+                    assert!((f64::from(*ours) - theirs.as_f64().unwrap()).abs() < 1e-4);
+                }
+            }
+            assert_eq!(*first.get_or_insert(made.clone()), made);
+        }
+    }
+}
+
+#[test]
+fn samples_do_not_depend_on_batch_or_order() {
+    for folder in folders() {
+        let (model, tokenizer) = (load(&folder), Tokenizer::load(&folder.join("model")).unwrap());
+        let reference = json(folder.join("reference.json"));
+        let sampler = Sampler::new(SamplingParams { temperature: 0.8, ..Default::default() }, 5).unwrap();
+        let mut requests: Vec<Request> = reference["greedy"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .enumerate()
+            .map(|(row, g)| Request {
+                prompt: ids(&g["input_ids"]),
+                samples: (0..4).map(|s| sampler.stream(&[row as u64, s])).collect(),
+            })
+            .collect();
+        let run = |requests: &[Request], batch: usize| {
+            let go = &mut |_| ControlFlow::Continue(());
+            let limits = Limits { max_new_tokens: 24, ..Limits::default() };
+            generate(&model, &tokenizer, requests, &sampler, &limits, Some(batch), go).unwrap()
+        };
+        let alone = run(&requests, 1);
+        for batch in [2, 3, 8, 64] {
+            assert_eq!(alone, run(&requests, batch));
+        }
+        requests.reverse();
+        let mut reversed = run(&requests, 7);
+        reversed.reverse();
+        assert_eq!(alone, reversed);
+    }
+}
+
+fn rows(folder: &Path) -> Vec<TrainRow> {
+    json(folder.join("training/rows.json"))
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| TrainRow {
+            ids: ids(&row["input_ids"]),
+            active: row["labels"].as_array().unwrap().iter().map(|l| l.as_i64() != Some(-100)).collect(),
+        })
+        .collect()
+}
+
+fn options(run: &Value) -> TrainOptions {
+    let number = |name: &str| run[name].as_f64().unwrap();
+    TrainOptions {
+        length: Length::Steps(run["steps"].as_u64().unwrap()),
+        batch_size: 2,
+        accumulate: run["micro_batches_per_step"].as_u64().unwrap() as usize,
+        order: Order::Given,
+        learning_rate: number("lr"),
+        schedule: Schedule::Cosine,
+        warmup: run["warmup"].as_u64().unwrap(),
+        betas: (run["betas"][0].as_f64().unwrap(), run["betas"][1].as_f64().unwrap()),
+        eps: number("eps"),
+        weight_decay: number("weight_decay"),
+        clip: run["clip"].as_f64(),
+        seed: 0,
+        checkpoint: false,
+    }
+}
+
+fn trained(folder: &Path, run: &Value, checkpoint: bool) -> (LanguageModel, Vec<StepLog>) {
+    let mut model = load(folder);
+    match run["init"].as_str() {
+        Some(init) => {
+            let adapter = Adapter::load(&folder.join("training").join(init)).unwrap();
+            model.continue_lora(&adapter, 0.0).unwrap();
+        }
+        None => model.train_all(),
+    }
+    let mut log = Vec::new();
+    let options = TrainOptions { checkpoint, ..options(run) };
+    let mut keep = |step: &StepLog| {
+        log.push(*step);
+        ControlFlow::Continue(())
+    };
+    train(&mut model, &rows(folder), &options, &mut keep).unwrap();
+    (model, log)
+}
+
+#[test]
+fn training_runs_equal_peft() {
+    for folder in folders() {
+        let expected = json(folder.join("training/expected.json"));
+        for (name, run) in expected.as_object().unwrap() {
+            let (model, log) = trained(&folder, run, false);
+            let mut worst = (0.0f64, 0.0f64);
+            for (ours, theirs) in log.iter().zip(run["log"].as_array().unwrap()) {
+                let number = |field: &str| theirs[field].as_f64().unwrap();
+                assert_eq!(ours.active_tokens, theirs["active_tokens"].as_u64().unwrap());
+                assert!((ours.learning_rate - number("lr")).abs() <= 1e-6 * number("lr"));
+                worst.0 = worst.0.max((ours.loss - number("loss_f64")).abs());
+                worst.1 = worst.1.max((ours.grad_norm / number("grad_norm_f64") - 1.0).abs());
+            }
+            println!("{} {name}: loss {:.2e}, gradient norm {:.2e}", folder.display(), worst.0, worst.1);
+            assert_eq!(log.len() as u64, run["steps"].as_u64().unwrap());
+            assert!(worst.0 < 2e-5, "{name}: loss differs by {}", worst.0);
+            assert!(worst.1 < 1e-4, "{name}: gradient norm differs by {}", worst.1);
+            check_end(&folder, name, run, &model);
+        }
+    }
+}
+
+/// Compares the trained adapter, or for full training the scores of a text.
+fn check_end(folder: &Path, name: &str, run: &Value, model: &LanguageModel) {
+    if let Some(kept) = run["final_adapter"].as_str() {
+        let theirs = Adapter::load(&folder.join("training").join(kept)).unwrap();
+        let mut differences: Vec<f32> = Vec::new();
+        for linear in model.layers.iter().flat_map(|l| l.linears()) {
+            let (lora, reference) = (linear.lora.as_ref().unwrap(), &theirs.tensors[&linear.name]);
+            let mut compare = |ours: &[f32], theirs: &[f32]| {
+                differences.extend(ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()));
+            };
+            compare(model.values(lora.a), &reference.a);
+            compare(model.values(lora.b), &reference.b);
+            if let (Some(ours), Some(theirs)) = (lora.magnitude, &reference.magnitude) {
+                compare(model.values(ours), theirs);
+            }
+        }
+        let beyond = differences.iter().filter(|d| **d > 2e-4).count();
+        let worst = differences.iter().copied().fold(0.0, f32::max);
+        assert!(
+            beyond * 1000 <= differences.len(),
+            "{name}: {beyond} of {} weights differ",
+            differences.len()
+        );
+        assert!(worst < 2e-3, "{name}: a weight differs by {worst}");
+    }
+    let text = &run["final_logprobs"];
+    if text.is_object() {
+        let reference = json(folder.join("reference.json"));
+        let row = ids(&reference["texts"][text["text_index"].as_u64().unwrap() as usize]["input_ids"]);
+        let ours = scores(model, &[row], None);
+        assert!(largest_difference(&ours[0], &text["logprobs_f64"]) < 1e-3, "{name}: final scores differ");
+    }
+}
+
+#[test]
+fn checkpointing_changes_no_bits() {
+    for folder in folders() {
+        let expected = json(folder.join("training/expected.json"));
+        for name in ["lora_wd01", "full_wd01"] {
+            let (kept, again) =
+                (trained(&folder, &expected[name], false), trained(&folder, &expected[name], true));
+            assert_eq!(kept.1, again.1);
+            assert!(kept.0.tensors.iter().zip(&again.0.tensors).all(|(a, b)| a.values == b.values));
+        }
+    }
+}
+
+#[test]
+fn every_trainable_tensor_receives_a_gradient() {
+    for folder in folders() {
+        let expected = json(folder.join("training/expected.json"));
+        for name in ["lora_wd0", "dora_wd0", "full_wd0"] {
+            let before = {
+                let mut model = load(&folder);
+                match expected[name]["init"].as_str() {
+                    Some(init) => {
+                        let adapter = Adapter::load(&folder.join("training").join(init)).unwrap();
+                        model.continue_lora(&adapter, 0.0).unwrap();
+                    }
+                    None => model.train_all(),
+                }
+                model
+            };
+            let (after, _) = trained(&folder, &expected[name], false);
+            for id in before.trainable() {
+                assert_ne!(before.values(id), after.values(id), "`{}` did not move", before.tensors[id].name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_merged_adapter_scores_as_the_reference_does() {
+    for folder in folders() {
+        let reference = json(folder.join("reference.json"));
+        for (name, scored) in reference["adapter_eval"].as_object().unwrap() {
+            let path = ModelPath {
+                folder: folder.join("model"),
+                adapters: vec![folder.join("training").join(name)],
+            };
+            let model = LanguageModel::load(&path).unwrap();
+            let text = &reference["texts"][scored["text_index"].as_u64().unwrap() as usize];
+            let ours = scores(&model, &[ids(&text["input_ids"])], None);
+            assert!(
+                largest_difference(&ours[0], &scored["logprobs_f64"]) < 1e-4,
+                "{} {name}",
+                folder.display()
+            );
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Chat renderings and training rows against Hugging Face's, and the bounds between prompt and response.
+
+use std::path::Path;
+
+use refrain_lm::chat::ChatTemplate;
+use refrain_lm::render::{Prompt, RenderError, Renderer, RowText};
+use refrain_lm::tokenizer::Tokenizer;
+use refrain_lm::tokenizer_training::{TokenizerSettings, train_tokenizer};
+use serde_json::Value;
+
+use crate::{ids, parity_folders, read_json, shared};
+
+/// Written after the rules in the README of `chat-template-llama3`.
+const LLAMA3: &str = "{{ bos_token }}{% for message in messages %}<|start_header_id|>{{ message['role'] }}\
+    <|end_header_id|>\n\n{{ message['content'] | trim }}<|eot_id|>{% endfor %}\
+    {% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}";
+
+/// A small tokenizer with the given template and more special tokens.
+fn tokenizer_with(template: &str, special: &[&str]) -> Tokenizer {
+    let settings = TokenizerSettings {
+        vocab_size: 300,
+        special_tokens: special.iter().map(|&token| token.to_owned()).collect(),
+        chat_template: Some(template.to_owned()),
+    };
+    let files = train_tokenizer(["one two three two one"].iter(), &settings).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("tokenizer.json"), files.tokenizer).unwrap();
+    std::fs::write(folder.path().join("tokenizer_config.json"), files.config).unwrap();
+    Tokenizer::load(folder.path()).unwrap()
+}
+
+fn ask<'a>(prompt: &'a str, response: &'a str) -> RowText<'a> {
+    RowText { prompt: Prompt::Text(prompt), system: None, response: Some(response) }
+}
+
+fn load(folder: &Path) -> Tokenizer {
+    Tokenizer::load(&folder.join("model")).unwrap()
+}
+
+#[test]
+fn conversations_equal_the_references() {
+    for folder in parity_folders() {
+        let tokenizer = load(&folder);
+        let renderer = Renderer::new(&tokenizer, true).unwrap();
+        let template =
+            ChatTemplate::new(tokenizer.chat_template().unwrap(), tokenizer.named_special_tokens()).unwrap();
+        let reference = read_json(&folder.join("reference.json"));
+        let cases = reference["chat"].as_array().unwrap();
+        assert_eq!(cases.len(), 4);
+        for case in cases {
+            let messages: Vec<(&str, &str)> = case["messages"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|turn| (turn["role"].as_str().unwrap(), turn["content"].as_str().unwrap()))
+                .collect();
+            let generation = case["add_generation_prompt"].as_bool().unwrap();
+            let text = template.render(&messages, generation).unwrap();
+            assert_eq!(text, case["rendered"].as_str().unwrap(), "{}", folder.display());
+            assert_eq!(
+                tokenizer.encode(&text, false).unwrap().ids,
+                ids(&case["input_ids"]),
+                "{}",
+                folder.display()
+            );
+            if generation {
+                let row = RowText { prompt: Prompt::Messages(&messages), system: None, response: None };
+                assert_eq!(renderer.prompt_ids(&row).unwrap(), ids(&case["input_ids"]));
+                let rendered = renderer.full(&row).unwrap();
+                assert_eq!(rendered.prompt_tokens, rendered.token_ids.len());
+            }
+        }
+    }
+}
+
+#[test]
+fn training_rows_equal_the_references() {
+    for folder in parity_folders() {
+        let tokenizer = load(&folder);
+        let renderer = Renderer::new(&tokenizer, true).unwrap();
+        let rows = read_json(&folder.join("training/rows.json"));
+        for row in rows.as_array().unwrap() {
+            let text = row["text"].as_str().unwrap();
+            let (question, answer) = text
+                .strip_prefix("<|bos|><|user|>\n")
+                .and_then(|rest| rest.strip_suffix("<|eos|>"))
+                .and_then(|rest| rest.split_once("<|eos|>\n<|assistant|>\n"))
+                .unwrap();
+            let rendered = renderer.full(&ask(question, answer)).unwrap();
+            assert_eq!(rendered.text, text);
+            assert_eq!(rendered.token_ids, ids(&row["input_ids"]));
+            assert_eq!(rendered.prompt_tokens as u64, row["n_prompt"].as_u64().unwrap());
+            let row = RowText { response: None, ..ask(question, "") };
+            assert_eq!(renderer.prompt_ids(&row).unwrap(), rendered.token_ids[..rendered.prompt_tokens]);
+        }
+    }
+}
+
+#[test]
+fn llama3_conversations_equal_the_stored_ones() {
+    let path = shared("data/chat-template-llama3/cases.jsonl");
+    let Ok(cases) = std::fs::read_to_string(&path) else {
+        return eprintln!("not tested: `{}` is absent", path.display());
+    };
+    let special = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"];
+    let template = LLAMA3.replace("{{ bos_token }}", "<|begin_of_text|>");
+    let tokenizer = tokenizer_with(&template, &special);
+    let renderer = Renderer::new(&tokenizer, true).unwrap();
+    let mut count = 0;
+    for case in cases.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        let turns: Vec<(&str, &str)> = case["conversations"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|turn| {
+                let role = if turn["from"] == "human" { "user" } else { "assistant" };
+                (role, turn["value"].as_str().unwrap())
+            })
+            .collect();
+        let (last, before) = turns.split_last().unwrap();
+        let row = RowText { prompt: Prompt::Messages(before), system: None, response: Some(last.1) };
+        let rendered = renderer.full(&row).unwrap();
+        assert_eq!(rendered.text, case["text"].as_str().unwrap());
+        let prompt = case["prompt_text"].as_str().unwrap();
+        assert_eq!(rendered.offsets[rendered.prompt_tokens] as usize, prompt.len());
+        let prompt_ids = renderer.prompt_ids(&row).unwrap();
+        assert_eq!(prompt_ids, rendered.token_ids[..rendered.prompt_tokens]);
+        assert_eq!(tokenizer.decode(&prompt_ids, false), prompt);
+        count += 1;
+    }
+    assert!(count > 40);
+}
+
+#[test]
+fn the_end_of_turn_is_the_templates_else_eos() {
+    // The response holds letters and tokens that also stand in what follows it.
+    let chatml = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
+        {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    let tokenizer = tokenizer_with(chatml, &["<|im_start|>", "<|im_end|>", "<|im"]);
+    let renderer = Renderer::new(&tokenizer, true).unwrap();
+    for response in ["m", "\n", "", " 5 \n", "<|im_end|>\n", "a<|im_end|>"] {
+        let rendered = renderer.full(&ask("q", response)).unwrap();
+        assert_eq!(
+            rendered.text,
+            format!("<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n{response}<|im_end|>")
+        );
+        let row = ask("q", response);
+        let prompt = renderer.prompt_ids(&row).unwrap();
+        assert!(rendered.prompt_tokens <= prompt.len());
+        assert_eq!(rendered.token_ids.last(), tokenizer.token_id("<|im_end|>").as_ref());
+    }
+    // No special token follows: eos does, in the place of what the template writes.
+    let plain = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}\
+        {% if add_generation_prompt %}assistant: {% endif %}";
+    let tokenizer = tokenizer_with(plain, &[]);
+    let rendered = Renderer::new(&tokenizer, true).unwrap().full(&ask("q", "four")).unwrap();
+    assert_eq!(rendered.text, "user: q\n\nassistant: four<|eos|>");
+    assert_eq!(rendered.token_ids.last(), Some(&1));
+}
+
+#[test]
+fn a_template_with_another_generation_prompt_splits_before_the_response() {
+    let template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|eos|>{% endfor %}\
+        {% if add_generation_prompt %}<|assistant|><think>\n{% endif %}";
+    let tokenizer = tokenizer_with(template, &[]);
+    let rendered = Renderer::new(&tokenizer, true).unwrap().full(&ask("q", "four")).unwrap();
+    assert_eq!(rendered.text, "<|user|>q<|eos|><|assistant|>four<|eos|>");
+    assert_eq!(rendered.offsets[rendered.prompt_tokens] as usize, "<|user|>q<|eos|><|assistant|>".len());
+}
+
+#[test]
+fn a_template_that_rewrites_the_response_is_refused() {
+    let template =
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content.split('</think>')[-1] }}<|eos|>{% endfor %}";
+    let tokenizer = tokenizer_with(template, &[]);
+    let renderer = Renderer::new(&tokenizer, true).unwrap();
+    renderer.full(&ask("q", "four")).unwrap();
+    let error = renderer.full(&ask("q", "hm</think>four")).unwrap_err();
+    assert!(matches!(error, RenderError::ResponseChanged { .. }));
+    assert!(error.to_string().contains("`hm</think>four`"), "{error}");
+    let dropped = tokenizer_with("{{ messages[0].content }}", &[]);
+    let error = Renderer::new(&dropped, true).unwrap().full(&ask("q", "four")).unwrap_err();
+    assert!(matches!(error, RenderError::ResponseChanged { .. }));
+}
+
+#[test]
+fn system_turns_come_first_once() {
+    let tokenizer = tokenizer_with(LLAMA3, &[]);
+    let renderer = Renderer::new(&tokenizer, true).unwrap();
+    let text = |prompt| {
+        let ids = renderer.prompt_ids(&RowText { prompt, system: Some("S"), response: None }).unwrap();
+        tokenizer.decode(&ids, false)
+    };
+    assert!(
+        text(Prompt::Text("q")).contains("system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user")
+    );
+    let own = [("system", "mine"), ("user", "q")];
+    assert!(
+        text(Prompt::Messages(&own)).contains("mine") && !text(Prompt::Messages(&own)).contains("\n\nS<")
+    );
+}
+
+#[test]
+fn plain_rows_are_bos_prompt_response_eos() {
+    for folder in parity_folders() {
+        let tokenizer = load(&folder);
+        let renderer = Renderer::new(&tokenizer, false).unwrap();
+        let row = ask("What is 2 + 2?", " It is 4.");
+        let rendered = renderer.full(&row).unwrap();
+        assert_eq!(rendered.text, "What is 2 + 2? It is 4.<|eos|>");
+        assert_eq!((rendered.token_ids[0], rendered.token_ids.last()), (0, Some(&1)));
+        assert_eq!(rendered.offsets[rendered.prompt_tokens] as usize, "What is 2 + 2?".len());
+        let prompt = renderer.prompt_ids(&row).unwrap();
+        assert_eq!(prompt, rendered.token_ids[..rendered.prompt_tokens]);
+        assert_eq!(prompt, tokenizer.encode("What is 2 + 2?", true).unwrap().ids);
+        let alone = renderer.text_only("It is 4.").unwrap();
+        assert_eq!((alone.text.as_str(), alone.prompt_tokens, alone.token_ids[0]), ("It is 4.", 1, 0));
+        assert_eq!(alone.token_ids, tokenizer.encode("It is 4.", true).unwrap().ids);
+        // A token that reaches from the prompt into the response belongs to the response.
+        let merged = renderer.full(&ask("The c", "at sat")).unwrap();
+        let boundary = merged.offsets[merged.prompt_tokens] as usize;
+        assert!(boundary <= "The c".len());
+        assert!(
+            merged.offsets.get(merged.prompt_tokens + 1).is_some_and(|&end| end as usize > "The c".len())
+        );
+        let messages = [("user", "one"), ("assistant", "two"), ("user", "three")];
+        let row = RowText { prompt: Prompt::Messages(&messages), system: Some("zero"), response: None };
+        assert_eq!(renderer.full(&row).unwrap().text, "zero\n\none\n\ntwo\n\nthree");
+    }
+}
+
+#[test]
+fn chat_without_a_template_is_refused() {
+    let Some(folder) = parity_folders().into_iter().next() else { return };
+    let copy = tempfile::tempdir().unwrap();
+    std::fs::copy(folder.join("model/tokenizer.json"), copy.path().join("tokenizer.json")).unwrap();
+    let tokenizer = Tokenizer::load(copy.path()).unwrap();
+    assert!(matches!(Renderer::new(&tokenizer, true), Err(RenderError::NoTemplate)));
+}

@@ -1,0 +1,98 @@
+//! `dedupe`: keeps the first, in the order of the table, of rows that are equal in some columns.
+
+use std::collections::HashSet;
+
+use arrow::row::{RowConverter, SortField};
+use serde::Deserialize;
+use serde_json::Value;
+
+use refrain_engine::kind::{Check, Context, Problem, StageError};
+
+use crate::tables::{self, arrow_bug};
+
+/// What is compared when no columns are named, as far as the table has them.
+const USUAL: [&str; 3] = ["prompt", "messages", "response"];
+
+const NOTHING_USUAL: &str = "the table has neither `prompt`, `messages` nor `response`";
+
+/// The parameter `dedupe`.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Dedupe {
+    /// `exact`: prompt and response.
+    Usual(Exact),
+    /// `{ exact: … }`.
+    Named {
+        /// The columns.
+        exact: Names,
+    },
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Exact {
+    Exact,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Names {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Dedupe {
+    /// The columns that are named; empty for the usual ones.
+    fn named(&self) -> Vec<&str> {
+        match self {
+            Dedupe::Usual(Exact::Exact) => Vec::new(),
+            Dedupe::Named { exact: Names::One(name) } => vec![name],
+            Dedupe::Named { exact: Names::Several(names) } => names.iter().map(String::as_str).collect(),
+        }
+    }
+}
+
+pub(super) fn check(check: &Check<'_>, dedupe: &Value, problems: &mut Vec<Problem>) {
+    let named = match dedupe.get("exact") {
+        Some(Value::String(name)) => vec![name.as_str()],
+        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
+        _ => {
+            if USUAL.iter().all(|name| check.has("data", name) == Some(false)) {
+                let problem = Problem::at("data", NOTHING_USUAL);
+                problems.push(problem.hint("name the columns to compare: `dedupe: { exact: [a, b] }`"));
+            }
+            return;
+        }
+    };
+    if named.is_empty() {
+        problems.push(Problem::at("dedupe.exact", "`exact` names no column"));
+    }
+    named.iter().for_each(|name| check.need(problems, "data", name, &[]));
+}
+
+/// The numbers of the rows to keep.
+///
+/// Rows are equal when BLAKE3 of their columns' values is: 32 bytes a different row are held in memory.
+pub(super) fn choose(ctx: &Context<'_>, dedupe: &Dedupe) -> Result<Vec<u64>, StageError> {
+    let columns = match dedupe.named() {
+        named if named.is_empty() => tables::present(ctx, "data", &USUAL)?,
+        named => named,
+    };
+    if columns.is_empty() {
+        return Err(StageError::failed(NOTHING_USUAL));
+    }
+    let (mut seen, mut kept) = (HashSet::new(), Vec::new());
+    tables::scan(ctx, "data", Some(&columns), |batch, first_row| {
+        let fields =
+            batch.schema_ref().fields().iter().map(|field| SortField::new(field.data_type().clone()));
+        let converter = RowConverter::new(fields.collect()).map_err(arrow_bug)?;
+        let rows = converter.convert_columns(batch.columns()).map_err(arrow_bug)?;
+        for (number, row) in (first_row..).zip(rows.iter()) {
+            if seen.insert(blake3::hash(row.as_ref())) {
+                kept.push(number);
+            }
+        }
+        Ok(())
+    })?;
+    Ok(kept)
+}

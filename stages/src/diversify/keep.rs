@@ -1,0 +1,364 @@
+//! `keep`: of each group of rows the ones with the lowest, highest, median or random rank.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int32Array, RecordBatch, StringArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float64Type, Int64Type};
+use arrow::row::{RowConverter, SortField};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use refrain_cache::columns::optional_column;
+use refrain_engine::kind::{Check, Context, Problem, StageError, type_name};
+
+use crate::draw::RowDraws;
+use crate::tables::{self, arrow_bug};
+
+const NUMBERS: [DataType; 4] = [DataType::Float64, DataType::Float32, DataType::Int64, DataType::Int32];
+
+/// The parameter `keep`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Keep {
+    per: Option<String>,
+    r#where: Option<Where>,
+    lowest: Option<String>,
+    highest: Option<String>,
+    median: Option<String>,
+    random: Option<bool>,
+    count: Option<usize>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Where {
+    Column(String),
+    Values(Map<String, Value>),
+}
+
+/// The column whose values rank the rows of a group.
+fn ranking(keep: &Keep) -> Option<&String> {
+    keep.lowest.as_ref().or(keep.highest.as_ref()).or(keep.median.as_ref())
+}
+
+impl Keep {
+    /// How many rows of a group are kept.
+    fn count(&self) -> usize {
+        self.count.unwrap_or(if self.only_filters() { usize::MAX } else { 1 })
+    }
+
+    /// Whether all rows that meet the condition are kept, as they stand in the table.
+    fn only_filters(&self) -> bool {
+        let ranks = ranking(self).is_some() || self.random == Some(true);
+        self.per.is_none() && !ranks && self.count.is_none()
+    }
+}
+
+pub(super) fn check(check: &Check<'_>, keep: &Map<String, Value>, problems: &mut Vec<Problem>) {
+    let text = |name: &str| keep.get(name).and_then(Value::as_str);
+    let ways = ["lowest", "highest", "median", "random"];
+    let given: Vec<_> =
+        ways.iter().filter(|way| keep.get(**way).is_some_and(|value| *value != Value::Bool(false))).collect();
+    if let [first, second, ..] = given.as_slice() {
+        let problem =
+            Problem::at(format!("keep.{second}"), format!("`{second}` cannot stand beside `{first}`"));
+        problems.push(problem.hint("give one of `lowest`, `highest`, `median` and `random`"));
+    }
+    if keep.is_empty() {
+        let problem = Problem::at("keep", "it does not say which rows to keep");
+        problems.push(problem.hint("for example `keep: { per: id, where: correct, lowest: perplexity }`"));
+    }
+    if keep.contains_key("median") && keep.get("count").and_then(Value::as_u64).is_some_and(|count| count > 1)
+    {
+        problems.push(Problem::at("keep.count", "`median` is one row: `count` cannot be above 1"));
+    }
+    if let Some(per) = text("per") {
+        check.need(problems, "data", per, &[]);
+    }
+    for column in ["lowest", "highest", "median"].into_iter().filter_map(text) {
+        check.need(problems, "data", column, &NUMBERS);
+    }
+    match keep.get("where") {
+        Some(Value::String(column)) => check.need(problems, "data", column, &[DataType::Boolean]),
+        Some(Value::Object(values)) => {
+            values.iter().for_each(|(column, value)| check_value(check, column, value, problems));
+        }
+        _ => {}
+    }
+}
+
+/// A column of `where` must be there and be able to hold the value.
+fn check_value(check: &Check<'_>, column: &str, value: &Value, problems: &mut Vec<Problem>) {
+    check.need(problems, "data", column, &[]);
+    let schema = (check.columns)("data");
+    let Some(field) = schema.as_ref().and_then(|schema| schema.field_with_name(column).ok()) else { return };
+    let fits = match value {
+        Value::String(_) => *field.data_type() == DataType::Utf8,
+        Value::Bool(_) => *field.data_type() == DataType::Boolean,
+        Value::Number(_) => field.data_type().is_numeric(),
+        _ => false,
+    };
+    if !fits {
+        let message =
+            format!("column `{column}` is {}, which is never {value}", type_name(field.data_type()));
+        problems.push(Problem::at(format!("keep.where.{column}"), message));
+    }
+}
+
+/// The rows to keep.
+pub(super) struct Chosen {
+    /// Their numbers: groups in the order of their first rows, within a group by rank; with `where` alone in order.
+    pub order: Vec<u64>,
+    /// Rows of the table.
+    pub rows: u64,
+    /// Groups of the table.
+    pub groups: u64,
+    /// Groups of which a row is kept.
+    pub groups_kept: u64,
+}
+
+/// A row that may be kept.
+struct Candidate {
+    group: u32,
+    /// Low ranks win.
+    rank: u64,
+    /// The number of its `id` in `Ids::texts`.
+    id: u32,
+    sample: i32,
+    row: u64,
+}
+
+/// Reads what decides, and nothing else, and chooses.
+pub(super) fn choose(ctx: &Context<'_>, keep: &Keep, seed: u64) -> Result<Chosen, StageError> {
+    let mut wanted = tables::present(ctx, "data", &["id", "sample"])?;
+    wanted.extend(keep.per.as_deref());
+    wanted.extend(ranking(keep).map(String::as_str));
+    match &keep.r#where {
+        Some(Where::Column(column)) => wanted.push(column),
+        Some(Where::Values(values)) => wanted.extend(values.keys().map(String::as_str)),
+        None => {}
+    }
+    wanted.sort_unstable();
+    wanted.dedup();
+
+    let (mut groups, mut ids, mut candidates) = (Groups::default(), Ids::default(), Vec::new());
+    let rows = tables::scan(ctx, "data", Some(&wanted), |batch, first_row| {
+        let group_of = groups.of_rows(batch, keep.per.as_deref())?;
+        let allowed = keep.r#where.as_ref().map(|condition| allowed(batch, condition)).transpose()?;
+        let ranks = Ranks::new(batch, first_row, keep, seed)?;
+        let id_column = optional_column::<StringArray>(batch, "id")?;
+        let samples = optional_column::<Int32Array>(batch, "sample")?;
+        for (i, group) in group_of.into_iter().enumerate() {
+            if allowed.as_ref().is_some_and(|allowed| !allowed[i]) {
+                continue;
+            }
+            let Some(rank) = ranks.of(i) else { continue };
+            let id = id_column.map_or("", |ids| if ids.is_valid(i) { ids.value(i) } else { "" });
+            let sample = samples.map_or(0, |samples| if samples.is_valid(i) { samples.value(i) } else { 0 });
+            candidates.push(Candidate { group, rank, id: ids.number(id), sample, row: first_row + i as u64 });
+        }
+        Ok(())
+    })?;
+    if !keep.only_filters() {
+        candidates.sort_unstable_by(|a, b| order(a, b, &ids));
+    }
+    let mut chosen = Chosen { order: Vec::new(), rows, groups: groups.count(rows), groups_kept: 0 };
+    for group in candidates.chunk_by(|a, b| a.group == b.group) {
+        let first = if keep.median.is_some() { (group.len() - 1) / 2 } else { 0 };
+        chosen.order.extend(group[first..].iter().take(keep.count()).map(|candidate| candidate.row));
+        chosen.groups_kept += 1;
+    }
+    Ok(chosen)
+}
+
+fn order(a: &Candidate, b: &Candidate, ids: &Ids) -> Ordering {
+    (a.group, a.rank)
+        .cmp(&(b.group, b.rank))
+        .then_with(|| if a.id == b.id { Ordering::Equal } else { ids.text(a.id).cmp(ids.text(b.id)) })
+        .then_with(|| (a.sample, a.row).cmp(&(b.sample, b.row)))
+}
+
+/// The ids met so far, each held once.
+#[derive(Default)]
+struct Ids {
+    numbers: HashMap<Arc<str>, u32>,
+    texts: Vec<Arc<str>>,
+}
+
+impl Ids {
+    fn number(&mut self, id: &str) -> u32 {
+        if let Some(number) = self.numbers.get(id) {
+            return *number;
+        }
+        let (number, text): (u32, Arc<str>) = (self.texts.len() as u32, id.into());
+        self.texts.push(text.clone());
+        self.numbers.insert(text, number);
+        number
+    }
+
+    fn text(&self, number: u32) -> &str {
+        &self.texts[number as usize]
+    }
+}
+
+/// The groups met so far, numbered in the order of their first rows.
+#[derive(Default)]
+struct Groups {
+    numbers: HashMap<Box<[u8]>, u32>,
+    whole_table: bool,
+}
+
+impl Groups {
+    /// The group of each row of a batch. Rows without a value make one group of their own.
+    fn of_rows(&mut self, batch: &RecordBatch, per: Option<&str>) -> Result<Vec<u32>, StageError> {
+        let Some(column) = per.and_then(|name| batch.column_by_name(name)) else {
+            self.whole_table = true;
+            return Ok(vec![0; batch.num_rows()]);
+        };
+        let fields = vec![SortField::new(column.data_type().clone())];
+        let converter = RowConverter::new(fields).map_err(arrow_bug)?;
+        let keys = converter.convert_columns(std::slice::from_ref(column)).map_err(arrow_bug)?;
+        let mut numbers = Vec::with_capacity(batch.num_rows());
+        for key in keys.iter() {
+            let next = self.numbers.len() as u32;
+            let number = match self.numbers.get(key.as_ref()) {
+                Some(number) => *number,
+                None => *self.numbers.entry(key.as_ref().into()).or_insert(next),
+            };
+            numbers.push(number);
+        }
+        Ok(numbers)
+    }
+
+    fn count(&self, rows: u64) -> u64 {
+        if self.whole_table { u64::from(rows > 0) } else { self.numbers.len() as u64 }
+    }
+}
+
+/// Whether each row of a batch meets the condition; where a value is missing it does not.
+fn allowed(batch: &RecordBatch, condition: &Where) -> Result<Vec<bool>, StageError> {
+    match condition {
+        Where::Column(name) => {
+            let flags = refrain_cache::columns::column::<BooleanArray>(batch, name)?;
+            Ok(flags.iter().map(|flag| flag == Some(true)).collect())
+        }
+        Where::Values(values) => {
+            let mut all = vec![true; batch.num_rows()];
+            for (name, value) in values {
+                let column = batch.column_by_name(name).ok_or_else(|| no_column(name))?;
+                let equal = equal_to(column, value).ok_or_else(|| {
+                    StageError::failed(format!("column `{name}` cannot be compared with {value}"))
+                })?;
+                all.iter_mut().zip(equal).for_each(|(all, equal)| *all &= equal);
+            }
+            Ok(all)
+        }
+    }
+}
+
+/// For each row whether it has the value; `None` when the column's type never has such a value.
+fn equal_to(column: &ArrayRef, value: &Value) -> Option<Vec<bool>> {
+    Some(match value {
+        Value::String(text) => {
+            column.as_string_opt::<i32>()?.iter().map(|v| v == Some(text.as_str())).collect()
+        }
+        Value::Bool(flag) => column.as_boolean_opt()?.iter().map(|v| v == Some(*flag)).collect(),
+        // Whole numbers are compared as such: f64 cannot tell large ones apart.
+        Value::Number(number) if number.is_i64() && column.data_type().is_integer() => {
+            let column = cast(column, &DataType::Int64).ok()?;
+            column.as_primitive::<Int64Type>().iter().map(|v| v == number.as_i64()).collect()
+        }
+        Value::Number(number) if column.data_type().is_numeric() => {
+            let column = cast(column, &DataType::Float64).ok()?;
+            column.as_primitive::<Float64Type>().iter().map(|v| v == number.as_f64()).collect()
+        }
+        _ => return None,
+    })
+}
+
+fn no_column(name: &str) -> StageError {
+    StageError::failed(format!("the table has no column `{name}`"))
+}
+
+/// The ranks of a batch's rows.
+enum Ranks {
+    /// No ranking: all rows are equal.
+    Equal,
+    /// By the values of a column, which are missing or not a number where a row cannot win.
+    Values(Vec<Option<u64>>),
+}
+
+impl Ranks {
+    fn new(batch: &RecordBatch, first_row: u64, keep: &Keep, seed: u64) -> Result<Ranks, StageError> {
+        if let Some(name) = ranking(keep) {
+            let column = batch.column_by_name(name).ok_or_else(|| no_column(name))?;
+            let mut ranks = ranks(column).ok_or_else(|| {
+                let found = type_name(column.data_type());
+                StageError::failed(format!("column `{name}` is {found}, expected numbers"))
+            })?;
+            if keep.highest.is_some() {
+                ranks.iter_mut().flatten().for_each(|rank| *rank = !*rank);
+            }
+            return Ok(Ranks::Values(ranks));
+        }
+        if keep.random == Some(true) {
+            let draws = RowDraws::new("keep", seed, batch, first_row)?;
+            return Ok(Ranks::Values((0..batch.num_rows()).map(|row| Some(draws.of(row).at(0))).collect()));
+        }
+        Ok(Ranks::Equal)
+    }
+
+    fn of(&self, row: usize) -> Option<u64> {
+        match self {
+            Ranks::Equal => Some(0),
+            Ranks::Values(values) => values[row],
+        }
+    }
+}
+
+/// For each row a number that orders as its value does, none where it is missing or not a number; `None` for a column
+/// that holds no numbers.
+fn ranks(column: &ArrayRef) -> Option<Vec<Option<u64>>> {
+    // Whole numbers are ranked as such: f64 cannot tell large ones apart.
+    if *column.data_type() == DataType::Int64 {
+        let values = column.as_primitive::<Int64Type>().iter();
+        return Some(values.map(|value| value.map(|v| v as u64 ^ 1 << 63)).collect());
+    }
+    let values =
+        if column.data_type().is_numeric() { cast(column, &DataType::Float64).ok()? } else { return None };
+    let values = values.as_primitive::<Float64Type>().iter();
+    Some(values.map(|value| value.filter(|v| !v.is_nan()).map(ascending)).collect())
+}
+
+/// A number that orders as the value does; both zeros are one.
+fn ascending(value: f64) -> u64 {
+    let bits = (value + 0.0).to_bits();
+    if bits >> 63 == 1 { !bits } else { bits | 1 << 63 }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::Int64Array;
+
+    use super::*;
+
+    #[test]
+    fn ranks_order_as_values_do() {
+        let values = [f64::NEG_INFINITY, -2.0, -1e-300, 0.0, 1e-300, 1.0, f64::INFINITY];
+        assert!(values.windows(2).all(|pair| ascending(pair[0]) < ascending(pair[1])));
+        assert_eq!(ascending(-0.0), ascending(0.0));
+    }
+
+    #[test]
+    fn whole_numbers_are_ranked_exactly() {
+        let values = vec![Some(i64::MIN), Some(-1), Some(0), Some((1 << 53) + 1), Some((1 << 53) + 2), None];
+        let ranks = ranks(&(Arc::new(Int64Array::from(values)) as ArrayRef)).unwrap();
+        assert!(ranks[..5].windows(2).all(|pair| pair[0] < pair[1]));
+        assert_eq!(ranks[5], None);
+    }
+}

@@ -1,0 +1,107 @@
+//! The kind `finetune`: trains a model, or an adapter of one, on the responses of a table.
+
+mod check;
+mod finish;
+mod params;
+mod rows;
+mod start;
+
+use std::ops::ControlFlow;
+
+use refrain_engine::kind::{Component, Context, Kind, Outputs, StageError};
+use refrain_lm::model::LanguageModel;
+use refrain_lm::train::{Length, StepLog, TrainError, TrainOptions, TrainRow, steps, train};
+
+use crate::models::{self, failed, model_failed};
+use crate::tables::TABLE;
+
+use params::{Params, Warmup};
+
+/// Bytes of activations above which they are computed again in the backward pass; no result depends on it.
+const MOST_ACTIVATIONS: usize = 2 << 30;
+
+/// The kind `finetune`.
+pub const FINETUNE: Kind = Kind {
+    name: "finetune",
+    about: "Trains a model, or an adapter of one, on the responses of a table",
+    components: &[
+        Component { name: "finetune", version: 1 },
+        Component { name: "lm", version: 1 },
+        Component { name: "render", version: 1 },
+        Component { name: "train", version: 1 },
+        TABLE,
+    ],
+    params: params::PARAMS,
+    outputs: finish::outputs,
+    check: check::check,
+    expand: None,
+    machine_dependent: true,
+    run,
+};
+
+fn run(context: &Context<'_>) -> Result<Outputs, StageError> {
+    let params: Params = context.parameters()?;
+    models::on_threads(context.resources.threads, || {
+        let mut start = start::start(context, &params)?;
+        let (rows, counts) = rows::rows(context, &params, &start.tokenizer, &start.model.config)?;
+        let log = learn(context, &params, &mut start.model, &rows)?;
+        finish::finish(context, &params, start, &counts, &log)
+    })
+}
+
+/// Trains the model; what happened in each step.
+fn learn(
+    context: &Context<'_>,
+    params: &Params,
+    model: &mut LanguageModel,
+    rows: &[TrainRow],
+) -> Result<Vec<StepLog>, StageError> {
+    let options = options(params, model, rows);
+    let total = steps(&options, rows.len());
+    let mut log = Vec::new();
+    let done = train(model, rows, &options, &mut |step| {
+        log.push(*step);
+        context.progress.set(step.step + 1, Some(total), "steps");
+        if context.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    done.map_err(|error| match error {
+        TrainError::Interrupted => StageError::Cancelled,
+        TrainError::Model(error) => model_failed(error),
+        other => failed(other),
+    })?;
+    Ok(log)
+}
+
+fn options(params: &Params, model: &LanguageModel, rows: &[TrainRow]) -> TrainOptions {
+    let mut options = TrainOptions {
+        length: match params.steps {
+            Some(steps) => Length::Steps(steps),
+            None => Length::Epochs(params.epochs.unwrap_or(1)),
+        },
+        batch_size: params.batch_size,
+        accumulate: params.accumulate,
+        order: params.order.into(),
+        learning_rate: params.learning_rate,
+        schedule: params.schedule.into(),
+        warmup: 0,
+        betas: (params.betas[0], params.betas[1]),
+        eps: params.eps,
+        weight_decay: params.weight_decay,
+        clip: (params.clip > 0.0).then_some(params.clip),
+        seed: params.seed,
+        checkpoint: activations(params, model, rows) > MOST_ACTIVATIONS,
+    };
+    options.warmup = match params.warmup {
+        Warmup::Steps(steps) => steps,
+        Warmup::Share(share) => (share * steps(&options, rows.len()) as f64).ceil() as u64,
+    };
+    options
+}
+
+/// An upper estimate of the bytes of a micro-batch's activations.
+fn activations(params: &Params, model: &LanguageModel, rows: &[TrainRow]) -> usize {
+    let config = &model.config;
+    let longest = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
+    let a_token = config.layers * (8 * config.hidden + 4 * config.intermediate) * size_of::<f32>();
+    longest.saturating_mul(params.batch_size.min(rows.len())).saturating_mul(a_token)
+}

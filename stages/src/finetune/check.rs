@@ -1,0 +1,141 @@
+//! What is checked of `finetune` before anything runs.
+
+use arrow::datatypes::DataType;
+use serde_json::{Map, Value};
+
+use refrain_engine::kind::{Check, Columns, Problem};
+use refrain_lm::config::ModelConfig;
+use refrain_lm::tokenizer_training::SPECIAL_TOKENS;
+
+use crate::prompts;
+use crate::tables::list_of;
+
+use super::start;
+
+/// Settings of an adapter, which one that is trained further brings along.
+const ADAPTER_SETTINGS: [&str; 5] = ["rank", "alpha", "targets", "dora", "rslora"];
+
+/// The result is a model, which has no columns.
+pub(super) fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
+    check_start(check, problems);
+    check_method(check, problems);
+    check_data(check, problems);
+    None
+}
+
+fn is_true(params: &Map<String, Value>, name: &str) -> bool {
+    params.get(name) == Some(&Value::Bool(true))
+}
+
+fn check_start(check: &Check<'_>, problems: &mut Vec<Problem>) {
+    let model = check.inputs.iter().any(|input| input == "model");
+    match (model, check.params.get("from")) {
+        (true, None) => {}
+        (false, Some(from)) => check_new_model(from, problems),
+        (false, None) => {
+            let hint = "give `model`, or `from` for a new one with random weights";
+            problems.push(Problem::at("", "it does not say which model is trained").hint(hint));
+        }
+        (true, Some(_)) => {
+            let message = "`from` makes a new model, so there is nothing to do for `model`";
+            problems.push(Problem::at("from", message).hint("give one of the two"));
+        }
+    }
+}
+
+fn check_new_model(from: &Value, problems: &mut Vec<Problem>) {
+    let tokenizer = &from["tokenizer"];
+    let vocab_size = tokenizer["vocab_size"].as_u64().unwrap_or(0);
+    let extra = tokenizer["special_tokens"].as_array().map_or(0, Vec::len);
+    let least = 256 + SPECIAL_TOKENS.len() + extra;
+    if vocab_size < least as u64 {
+        let message = format!("{vocab_size} tokens are too few: bytes and special tokens alone are {least}");
+        problems.push(Problem::at("from.tokenizer.vocab_size", message));
+    }
+    if let Some(config) = from["config"].as_object() {
+        if config.contains_key("sliding_window") && config["model_type"] != "mistral" {
+            let problem = Problem::at("from.config.sliding_window", "only `mistral` has a sliding window");
+            problems.push(problem.hint("leave it out, or set `model_type: mistral`"));
+        }
+        let json = start::config_json(config, vocab_size.max(1) as usize);
+        if let Err(error) = ModelConfig::from_json(&json) {
+            problems.push(Problem::at("from.config", error.to_string()));
+        }
+    }
+}
+
+fn check_method(check: &Check<'_>, problems: &mut Vec<Problem>) {
+    let params = check.params;
+    let (new, full) = (params.contains_key("from"), is_true(params, "full"));
+    match (params.get("lora"), full) {
+        (Some(_), true) => {
+            problems.push(
+                Problem::at("lora", "`lora` and `full: true` exclude each other").hint("give one of the two"),
+            );
+        }
+        (Some(_), false) if new => {
+            let hint = "leave `lora` out: a new model is always trained as a whole";
+            problems.push(Problem::at("lora", "an adapter of random weights is of no use").hint(hint));
+        }
+        (Some(lora), false) => check_lora(check, lora, problems),
+        (None, false) if !new => {
+            let hint = "give `lora: { rank: 16 }` for an adapter, or `full: true` for all weights";
+            problems.push(Problem::at("", "it does not say what is trained").hint(hint));
+        }
+        (None, _) => {}
+    }
+    if is_true(params, "merge") && !params.contains_key("lora") {
+        let problem =
+            Problem::at("merge", "`merge` does nothing without `lora`: the result is a whole model anyway");
+        problems.push(problem.hint("leave `merge` out"));
+    }
+    if params.contains_key("epochs") && params.contains_key("steps") {
+        problems.push(
+            Problem::at("steps", "`epochs` and `steps` exclude each other").hint("give one of the two"),
+        );
+    }
+    let betas = params.get("betas").and_then(|betas| betas.as_array()).map_or(2, Vec::len);
+    if betas != 2 {
+        let message = format!("`betas` are two numbers, one for each moment; there are {betas}");
+        problems.push(Problem::at("betas", message).hint("for example `[0.9, 0.999]`"));
+    }
+}
+
+fn check_lora(check: &Check<'_>, lora: &Value, problems: &mut Vec<Problem>) {
+    if !check.inputs.iter().any(|input| input == "lora.from") {
+        if lora.get("rank").is_none() {
+            problems.push(Problem::at("lora", "`lora` needs `rank`").hint("8 to 64 are usual"));
+        }
+        return;
+    }
+    for name in ADAPTER_SETTINGS.iter().filter(|name| lora.get(**name).is_some()) {
+        let message = format!("the adapter of `lora.from` brings its own `{name}`");
+        problems.push(Problem::at(format!("lora.{name}"), message).hint(format!("leave `{name}` out")));
+    }
+}
+
+fn check_data(check: &Check<'_>, problems: &mut Vec<Problem>) {
+    match check.has("data", "loss_mask") {
+        Some(true) => {
+            check.need(problems, "data", "loss_mask", &[list_of(DataType::Boolean)]);
+            check.need(problems, "data", "token_ids", &[list_of(DataType::Int32)]);
+            if check.params.contains_key("from") {
+                let message =
+                    "the table's mask belongs to the tokens of another model; `from` makes its own tokenizer";
+                problems.push(Problem::at("data", message).hint("give a table without `loss_mask`"));
+            }
+            let chat = check.params.get("chat").filter(|chat| chat.is_boolean()).map(|_| "chat");
+            let given = ["prompt", "system"].into_iter().filter(|name| check.params.contains_key(*name));
+            for name in given.chain(chat) {
+                let message =
+                    format!("`{name}` does nothing here: the rows of a masked table are tokens already");
+                problems.push(Problem::at(name, message).hint("give it to the `score` stage above"));
+            }
+        }
+        Some(false) => {
+            check.need(problems, "data", "response", &[DataType::Utf8]);
+            prompts::check(check, "data", problems);
+        }
+        None => {}
+    }
+}

@@ -1,0 +1,151 @@
+//! What `finetune` leaves behind: the adapter or the model, the log of the steps, and the figures.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch};
+use serde_json::{Map, Value};
+
+use refrain_cache::{Artifact, ArtifactKind, FolderWriter, Metric};
+use refrain_engine::kind::{Context, Input, MAIN, OutputDecl, Outputs, StageError};
+use refrain_lm::model::{LanguageModel, LoraSettings};
+use refrain_lm::save::{F32Tensor, copy_tokenizer, save_model};
+use refrain_lm::train::StepLog;
+
+use crate::models::{self, failed, model_failed};
+use crate::tables::{arrow_bug, figure};
+
+use super::params::Params;
+use super::rows::Counts;
+use super::start::{Files, Start, not_written};
+
+/// The outputs: the model, the log and the figures.
+pub(super) fn outputs(_: &Map<String, Value>) -> Vec<OutputDecl> {
+    let kinds = [(MAIN, ArtifactKind::Model), ("log", ArtifactKind::Table), ("metrics", ArtifactKind::Table)];
+    kinds.map(|(name, kind)| OutputDecl { name: name.into(), kind }).into()
+}
+
+/// Stores everything.
+pub(super) fn finish(
+    context: &Context<'_>,
+    params: &Params,
+    start: Start,
+    counts: &Counts,
+    log: &[StepLog],
+) -> Result<Outputs, StageError> {
+    let metrics = figures(&start.model, counts, log);
+    let Start { mut model, lora, files, .. } = start;
+    let main = match (&lora, files) {
+        (Some(settings), Files::Given(_)) if !params.merge => store_adapter(context, &model, settings)?,
+        (settings, files) => {
+            if let Some(settings) = settings {
+                model.fold_lora(settings).map_err(model_failed)?;
+            }
+            store_model(context, &model, files)?
+        }
+    };
+    let mut outputs = Outputs::main(main);
+    outputs.artifacts.insert("log".into(), store_log(context, log)?);
+    outputs.metrics = metrics;
+    outputs.profile = models::profile();
+    Ok(outputs)
+}
+
+/// The adapter alone, in PEFT's format. It knows its base by the name that the workflow gives it, and by its digest.
+fn store_adapter(
+    context: &Context<'_>,
+    model: &LanguageModel,
+    settings: &LoraSettings,
+) -> Result<Artifact, StageError> {
+    let Input::Model { artifact, base_name, .. } = context.input("model")? else {
+        return Err(StageError::bug("the input `model` is no model"));
+    };
+    let (config, weights) = model.adapter(settings, base_name).to_files().map_err(failed)?;
+    let folder = context.cache.new_folder()?;
+    for (name, bytes) in [("adapter_config.json", config), ("adapter_model.safetensors", weights)] {
+        folder.write(name, &bytes).map_err(|error| not_written(name, &error))?;
+    }
+    Ok(context.cache.store_folder(folder, ArtifactKind::Model, Some(artifact.digest))?)
+}
+
+/// A whole model in Hugging Face layout, with the tokenizer that belongs to it.
+fn store_model(context: &Context<'_>, model: &LanguageModel, files: Files) -> Result<Artifact, StageError> {
+    let (folder, config): (FolderWriter, Value) = match files {
+        Files::New(folder, config) => (folder, config),
+        Files::Given(from) => {
+            let folder = context.cache.new_folder()?;
+            copy_tokenizer(&from, folder.path()).map_err(|error| not_written("tokenizer.json", &error))?;
+            (folder, single_precision(&from)?)
+        }
+    };
+    let tensors: BTreeMap<String, F32Tensor<'_>> = model
+        .tensors
+        .iter()
+        .filter(|tensor| !tensor.name.contains(".lora_"))
+        .map(|tensor| (tensor.name.clone(), F32Tensor { shape: &tensor.shape, values: &tensor.values }))
+        .collect();
+    save_model(folder.path(), &config, &tensors).map_err(|error| not_written("model.safetensors", &error))?;
+    Ok(context.cache.store_folder(folder, ArtifactKind::Model, None)?)
+}
+
+/// The `config.json` of a folder, saying of the weights what they are now: 32-bit floats.
+fn single_precision(folder: &Path) -> Result<Value, StageError> {
+    let path = folder.join("config.json");
+    let unreadable = |error: &dyn std::fmt::Display| {
+        StageError::failed(format!("cannot read `{}`: {error}", path.display()))
+    };
+    let bytes = std::fs::read(&path).map_err(|error| unreadable(&error))?;
+    let mut config: Value = serde_json::from_slice(&bytes).map_err(|error| unreadable(&error))?;
+    for name in ["dtype", "torch_dtype"] {
+        if let Some(value) = config.get_mut(name) {
+            *value = "float32".into();
+        }
+    }
+    Ok(config)
+}
+
+/// One row a step. A step without active tokens has no loss.
+fn store_log(context: &Context<'_>, log: &[StepLog]) -> Result<Artifact, StageError> {
+    let whole = |of: fn(&StepLog) -> u64| -> ArrayRef {
+        Arc::new(log.iter().map(|step| Some(of(step) as i64)).collect::<Int64Array>())
+    };
+    let number = |of: fn(&StepLog) -> Option<f64>| -> ArrayRef {
+        Arc::new(log.iter().map(of).collect::<Float64Array>())
+    };
+    let batch = RecordBatch::try_from_iter_with_nullable([
+        ("step", whole(|step| step.step), true),
+        ("epoch", whole(|step| step.epoch), true),
+        ("learning_rate", number(|step| Some(step.learning_rate)), true),
+        ("loss", number(loss), true),
+        ("grad_norm", number(|step| loss(step).map(|_| step.grad_norm)), true),
+        ("active_tokens", whole(|step| step.active_tokens), true),
+        ("tokens", whole(|step| step.tokens), true),
+    ])
+    .map_err(arrow_bug)?;
+    let mut writer = context.cache.new_table(batch.schema())?;
+    writer.write(&batch)?;
+    Ok(context.cache.store_table(writer)?)
+}
+
+fn loss(step: &StepLog) -> Option<f64> {
+    (step.active_tokens > 0).then_some(step.loss)
+}
+
+fn figures(model: &LanguageModel, counts: &Counts, log: &[StepLog]) -> Vec<Metric> {
+    let losses: Vec<f64> = log.iter().filter_map(loss).collect();
+    let last = &losses[losses.len() - losses.len().div_ceil(10)..];
+    let mean = last.iter().sum::<f64>() / last.len() as f64;
+    let of_rows = |name, value: u64| figure(name, value as f64, counts.rows);
+    let steps = log.len() as u64;
+    vec![
+        figure("steps", steps as f64, steps),
+        figure("final_loss", losses.last().copied().unwrap_or(f64::NAN), 1),
+        figure("last_tenth_loss", mean, last.len() as u64),
+        figure("trainable_parameters", model.trainable_parameters() as f64, 1),
+        of_rows("rows", counts.rows),
+        of_rows("tokens", counts.tokens),
+        of_rows("active_tokens", counts.active_tokens),
+        of_rows("rows_without_active_tokens", counts.rows_without_active_tokens),
+    ]
+}

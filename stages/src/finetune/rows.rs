@@ -1,0 +1,212 @@
+//! The rows to train on: the tokens of a masked table as they are, or rows that are rendered here.
+
+use arrow::array::{Array, BooleanArray, Int32Array, ListArray, RecordBatch, StringArray};
+use rayon::prelude::*;
+
+use refrain_cache::TableReader;
+use refrain_cache::columns::{column, list_column, optional_column};
+use refrain_engine::kind::{Context, StageError};
+use refrain_lm::config::ModelConfig;
+use refrain_lm::render::Renderer;
+use refrain_lm::tokenizer::Tokenizer;
+use refrain_lm::train::TrainRow;
+
+use crate::models::failed;
+use crate::prompts::{Prompt, Prompts, cell, row_error, with_row};
+use crate::tables::scan;
+use crate::tokens::{CUT, Tokens, check_tokens};
+
+use super::params::Params;
+
+/// What is counted over the rows.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(super) struct Counts {
+    pub rows: u64,
+    pub tokens: u64,
+    /// Tokens that are learnt each time the rows are gone through.
+    pub active_tokens: u64,
+    pub rows_without_active_tokens: u64,
+}
+
+impl Counts {
+    fn add(&mut self, row: &TrainRow) {
+        let active = row.active.iter().filter(|active| **active).count() as u64;
+        self.rows += 1;
+        self.tokens += row.ids.len() as u64;
+        self.active_tokens += active;
+        self.rows_without_active_tokens += u64::from(active == 0);
+    }
+}
+
+/// Reads the table. All rows are held in memory, five bytes a token, because training goes through them in another order.
+pub(super) fn rows(
+    context: &Context<'_>,
+    params: &Params,
+    tokenizer: &Tokenizer,
+    config: &ModelConfig,
+) -> Result<(Vec<TrainRow>, Counts), StageError> {
+    let masked = TableReader::open(context.table("data")?)?.schema().field_with_name("loss_mask").is_ok();
+    let source = if masked { Source::Masked { tokenizer } } else { Source::rendered(params, tokenizer)? };
+    let (mut rows, mut counts) = (Vec::new(), Counts::default());
+    scan(context, "data", None, |batch, first| {
+        let columns = source.columns(batch, first)?;
+        let row = |row: usize| {
+            let mut train = source.row(&columns, batch, first, row, params.max_tokens)?;
+            check_tokens(&train.ids, config).map_err(|error| error.of_row(batch, row, first, CUT))?;
+            // Nothing comes before the first token that could predict it.
+            train.active.iter_mut().take(1).for_each(|active| *active = false);
+            Ok(train)
+        };
+        // Collected in the order of the rows, so that of several errors the first row's is shown.
+        let made: Vec<Result<TrainRow, StageError>> =
+            (0..batch.num_rows()).into_par_iter().map(row).collect();
+        for row in made {
+            let row = row?;
+            counts.add(&row);
+            rows.push(row);
+        }
+        Ok(())
+    })?;
+    Ok((rows, counts))
+}
+
+/// The texts that a new tokenizer is trained on: prompts and responses.
+pub(super) fn texts(context: &Context<'_>, params: &Params) -> Result<Vec<String>, StageError> {
+    let prompts = Prompts::new(params.prompt.as_deref(), params.system.clone(), false)?;
+    let mut texts = Vec::new();
+    scan(context, "data", None, |batch, first| {
+        let asked = prompts.of_batch(batch, first)?;
+        let responses = column::<StringArray>(batch, "response")?;
+        for (row, prompt) in asked.into_iter().enumerate() {
+            if let Prompt::Text(text) = prompt {
+                texts.push(text);
+            }
+            texts.extend(cell(responses, row).map(str::to_owned));
+        }
+        Ok(())
+    })?;
+    Ok(texts)
+}
+
+/// Where tokens come from.
+enum Source<'a> {
+    Masked { tokenizer: &'a Tokenizer },
+    Rendered { prompts: Prompts, renderer: Renderer<'a> },
+}
+
+/// The columns of one batch that rows are made from.
+enum Columns<'b> {
+    Masked {
+        ids: (&'b ListArray, &'b Int32Array),
+        mask: (&'b ListArray, &'b BooleanArray),
+        /// The text and where in it each token begins, where the table has both.
+        spelling: Option<(&'b StringArray, (&'b ListArray, &'b Int32Array))>,
+    },
+    Rendered {
+        prompts: Vec<Prompt>,
+        responses: &'b StringArray,
+    },
+}
+
+impl<'a> Source<'a> {
+    fn rendered(params: &Params, tokenizer: &'a Tokenizer) -> Result<Source<'a>, StageError> {
+        let chat = params.chat.resolve(tokenizer)?;
+        let prompts = Prompts::new(params.prompt.as_deref(), params.system.clone(), chat)?;
+        Ok(Source::Rendered { prompts, renderer: Renderer::new(tokenizer, chat).map_err(failed)? })
+    }
+
+    fn columns<'b>(&self, batch: &'b RecordBatch, first: u64) -> Result<Columns<'b>, StageError> {
+        Ok(match self {
+            Source::Masked { .. } => {
+                let text = optional_column::<StringArray>(batch, "text")?;
+                let offsets =
+                    batch.column_by_name("offsets").map(|_| list_column::<Int32Array>(batch, "offsets"));
+                Columns::Masked {
+                    ids: list_column(batch, "token_ids")?,
+                    mask: list_column(batch, "loss_mask")?,
+                    spelling: text.zip(offsets.transpose()?),
+                }
+            }
+            Source::Rendered { prompts, .. } => Columns::Rendered {
+                prompts: prompts.of_batch(batch, first)?,
+                responses: column(batch, "response")?,
+            },
+        })
+    }
+
+    fn row(
+        &self,
+        columns: &Columns<'_>,
+        batch: &RecordBatch,
+        first: u64,
+        row: usize,
+        max_tokens: Option<usize>,
+    ) -> Result<TrainRow, StageError> {
+        let wrong = |what: &str| row_error(batch, row, first, what);
+        match (self, columns) {
+            (Source::Rendered { renderer, .. }, Columns::Rendered { prompts, responses }) => {
+                let response = cell(responses, row).ok_or_else(|| wrong("`response` is missing"))?;
+                let rendered = with_row(&prompts[row], Some(response), |text| renderer.full(text));
+                let Tokens { ids, prompt_tokens, .. } =
+                    Tokens::new(rendered.map_err(|error| wrong(&error.to_string()))?, max_tokens);
+                let active = (0..ids.len()).map(|token| token >= prompt_tokens).collect();
+                Ok(TrainRow { ids, active })
+            }
+            (Source::Masked { tokenizer }, Columns::Masked { ids, mask, spelling }) => {
+                let mut ids =
+                    whole_numbers(*ids, row).ok_or_else(|| wrong("`token_ids` holds no token ids"))?;
+                let mut active =
+                    flags(*mask, row).ok_or_else(|| wrong("`loss_mask` holds an empty value"))?;
+                if ids.len() != active.len() {
+                    let lengths = (ids.len(), active.len());
+                    let what = format!("`token_ids` has {} entries and `loss_mask` {}", lengths.0, lengths.1);
+                    return Err(wrong(&what));
+                }
+                if let Some((texts, offsets)) = spelling
+                    && let (Some(text), Some(offsets)) = (cell(texts, row), whole_numbers(*offsets, row))
+                    && !spells(tokenizer, text, &ids, &offsets)
+                {
+                    let hint = "score and mask the table with the model that is trained, or one with the same tokenizer";
+                    let what = "its tokens do not spell its text: the mask was made with another tokenizer";
+                    return Err(StageError::with_hint(wrong(what).to_string(), hint));
+                }
+                let kept = max_tokens.unwrap_or(usize::MAX);
+                ids.truncate(kept);
+                active.truncate(kept);
+                Ok(TrainRow { ids, active })
+            }
+            _ => Err(StageError::bug("the columns are another source's")),
+        }
+    }
+}
+
+/// A row of a list of whole numbers from 0; `None` where the list or a value is missing or negative.
+fn whole_numbers((lists, values): (&ListArray, &Int32Array), row: usize) -> Option<Vec<u32>> {
+    let range = range(lists, row)?;
+    range.map(|at| values.is_valid(at).then(|| u32::try_from(values.value(at)).ok()).flatten()).collect()
+}
+
+fn flags((lists, values): (&ListArray, &BooleanArray), row: usize) -> Option<Vec<bool>> {
+    range(lists, row)?.map(|at| values.is_valid(at).then(|| values.value(at))).collect()
+}
+
+fn range(lists: &ListArray, row: usize) -> Option<std::ops::Range<usize>> {
+    let offsets = lists.value_offsets();
+    lists.is_valid(row).then(|| offsets[row] as usize..offsets[row + 1] as usize)
+}
+
+/// Whether the tokens are this tokenizer's for the text.
+///
+/// Most tokenizers spell a text byte for byte. Where one changes the text before it cuts it, tokenising it again decides.
+fn spells(tokenizer: &Tokenizer, text: &str, ids: &[u32], offsets: &[u32]) -> bool {
+    let bytes = text.as_bytes();
+    let ends = offsets.iter().skip(1).copied().chain([bytes.len() as u32]);
+    let spelt = ids.len() == offsets.len()
+        && ids.iter().zip(offsets).zip(ends).all(|((&id, &begin), end)| {
+            let part = bytes.get(begin as usize..end as usize);
+            // A token that the tokenizer puts before a text has no bytes in it.
+            part.is_some_and(|part| part.is_empty() || part == tokenizer.token_bytes(id))
+        });
+    let again = |added| tokenizer.encode(text, added).is_ok_and(|encoding| encoding.ids == ids);
+    spelt || again(false) || again(true)
+}

@@ -1,0 +1,184 @@
+//! The model that training begins with: a loaded one, one with an adapter, or a new one with its tokenizer.
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value, json};
+
+use refrain_cache::FolderWriter;
+use refrain_engine::kind::{Context, Input, StageError};
+use refrain_lm::adapter::Adapter;
+use refrain_lm::config::ModelConfig;
+use refrain_lm::model::{LanguageModel, LoraSettings};
+use refrain_lm::tokenizer::Tokenizer;
+use refrain_lm::tokenizer_training::{TokenizerSettings, train_tokenizer};
+
+use crate::models::{self, Loaded, failed, model_failed};
+
+use super::params::{From, Lora, Params, TokenizerParams};
+use super::rows;
+
+/// What training begins with.
+pub(super) struct Start {
+    pub model: LanguageModel,
+    pub tokenizer: Tokenizer,
+    /// The settings of the adapter, where one is trained.
+    pub lora: Option<LoraSettings>,
+    /// Where the files that go with the weights come from.
+    pub files: Files,
+}
+
+/// Where configuration and tokenizer of the result come from.
+pub(super) enum Files {
+    /// The folder of the model that was given.
+    Given(PathBuf),
+    /// A folder that holds the new tokenizer already, and the new model's `config.json`.
+    New(FolderWriter, Value),
+}
+
+/// Loads or makes the model.
+pub(super) fn start(context: &Context<'_>, params: &Params) -> Result<Start, StageError> {
+    if let Some(from) = &params.from {
+        return new_model(context, params, from);
+    }
+    let input = context.input("model")?;
+    let Loaded { mut model, tokenizer } = models::load_own(input)?;
+    let lora = match &params.lora {
+        Some(lora) => Some(put_adapter(context, params, lora, &mut model)?),
+        None => {
+            model.train_all();
+            None
+        }
+    };
+    Ok(Start { model, tokenizer, lora, files: Files::Given(models::base_folder(input)?.clone()) })
+}
+
+fn put_adapter(
+    context: &Context<'_>,
+    params: &Params,
+    lora: &Lora,
+    model: &mut LanguageModel,
+) -> Result<LoraSettings, StageError> {
+    if let Some(earlier) = context.inputs.get("lora.from") {
+        return put_earlier(context, earlier, lora.dropout, model);
+    }
+    let rank = lora.rank.ok_or_else(|| StageError::bug("`lora.rank` is missing after the check"))?;
+    let settings = LoraSettings {
+        rank,
+        alpha: lora.alpha.unwrap_or(2.0 * rank as f64),
+        dropout: lora.dropout,
+        targets: lora.targets.clone(),
+        dora: lora.dora,
+        rslora: lora.rslora,
+    };
+    model.add_lora(&settings, params.seed).map_err(model_failed)?;
+    Ok(settings)
+}
+
+/// Puts the adapter of `lora.from` on the model.
+fn put_earlier(
+    context: &Context<'_>,
+    earlier: &Input,
+    dropout: f64,
+    model: &mut LanguageModel,
+) -> Result<LoraSettings, StageError> {
+    if earlier.artifact().base.is_some_and(|base| base != context.inputs["model"].artifact().digest) {
+        return Err(StageError::with_hint(
+            "the adapter of `lora.from` was trained on another model than `model`",
+            "give the model that it was trained on",
+        ));
+    }
+    let adapter = Adapter::load(earlier.path()).map_err(failed)?;
+    model.continue_lora(&adapter, dropout).map_err(model_failed)?;
+    let settings = LoraSettings {
+        rank: adapter.config.r,
+        alpha: adapter.config.lora_alpha,
+        dropout,
+        targets: adapter.config.target_modules.clone(),
+        dora: adapter.config.use_dora,
+        rslora: adapter.config.use_rslora,
+    };
+    let put = model.adapter(&settings, "").tensors;
+    match adapter.tensors.keys().find(|name| !put.contains_key(*name)) {
+        Some(name) => {
+            Err(StageError::failed(format!("the adapter of `lora.from` has `{name}`, which `model` has not")))
+        }
+        None => Ok(settings),
+    }
+}
+
+/// A model with random weights, and a tokenizer trained on the data's texts.
+fn new_model(context: &Context<'_>, params: &Params, from: &From) -> Result<Start, StageError> {
+    let TokenizerParams { vocab_size, special_tokens, chat_template } = &from.tokenizer;
+    let settings = TokenizerSettings {
+        vocab_size: *vocab_size,
+        special_tokens: special_tokens.clone(),
+        chat_template: chat_template.clone(),
+    };
+    let texts = rows::texts(context, params)?;
+    let files = train_tokenizer(texts.into_iter(), &settings).map_err(failed)?;
+    let folder = context.cache.new_folder()?;
+    let write =
+        |name: &str, bytes: &[u8]| folder.write(name, bytes).map_err(|error| not_written(name, &error));
+    write("tokenizer.json", &files.tokenizer)?;
+    write("tokenizer_config.json", &files.config)?;
+    let tokenizer = Tokenizer::load(folder.path()).map_err(failed)?;
+    let json = config_json(&from.config, tokenizer.vocab_size());
+    let generation = json!({ "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2 });
+    write("generation_config.json", format!("{generation:#}\n").as_bytes())?;
+    let config = ModelConfig::from_json(&json).map_err(failed)?;
+    let mut model = LanguageModel::random(&config, params.seed);
+    model.train_all();
+    Ok(Start { model, tokenizer, lora: None, files: Files::New(folder, json) })
+}
+
+/// The whole `config.json` of a new model. Every field that other programs read is written, because their defaults differ.
+/// The special tokens are those with which trained tokenizers begin.
+pub(super) fn config_json(given: &Map<String, Value>, vocab_size: usize) -> Value {
+    let of = |name: &str| given.get(name).cloned().unwrap_or(Value::Null);
+    let size = |name: &str| of(name).as_u64().unwrap_or(0);
+    let heads = size("num_attention_heads");
+    let family = of("model_type");
+    let class = match family.as_str() {
+        Some("mistral") => "MistralForCausalLM",
+        Some("qwen2") => "Qwen2ForCausalLM",
+        _ => "LlamaForCausalLM",
+    };
+    let mut config = json!({
+        "architectures": [class],
+        "model_type": family,
+        "vocab_size": vocab_size,
+        "hidden_size": of("hidden_size"),
+        "intermediate_size": of("intermediate_size"),
+        "num_hidden_layers": of("num_hidden_layers"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": given.get("num_key_value_heads").cloned().unwrap_or(heads.into()),
+        "max_position_embeddings": of("max_position_embeddings"),
+        "rope_theta": of("rope_theta"),
+        "rms_norm_eps": of("rms_norm_eps"),
+        "tie_word_embeddings": of("tie_word_embeddings"),
+        "initializer_range": of("initializer_range"),
+        "hidden_act": "silu",
+        "attention_dropout": 0.0,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 2,
+        "torch_dtype": "float32",
+    });
+    if let Some(head_dim) = given.get("head_dim") {
+        config["head_dim"] = head_dim.clone();
+    }
+    match family.as_str() {
+        Some("mistral") => config["sliding_window"] = of("sliding_window"),
+        Some("qwen2") => config["use_sliding_window"] = false.into(),
+        _ => {
+            config["attention_bias"] = false.into();
+            config["mlp_bias"] = false.into();
+        }
+    }
+    config
+}
+
+/// The disk refused a file of the result.
+pub(super) fn not_written(name: &str, error: &dyn std::error::Error) -> StageError {
+    StageError::Environment { message: format!("cannot write `{name}`: {error}"), hint: None }
+}

@@ -1,0 +1,48 @@
+//! The kinds of stages that a workflow can use.
+//!
+//! Each kind is one constant, a [`Kind`](refrain_engine::kind::Kind): the table of its parameters, the components whose
+//! versions its key holds, a check of what types cannot express, and the function that runs one node.
+//!
+//! | kind | module | in → out |
+//! |---|---|---|
+//! | `generate` | [`generate`] | prompts → responses of a model |
+//! | `score` | [`score`] | responses → their tokens, with the probability of each |
+//! | `mask` | [`mask`] | scored table → table with `loss_mask` |
+//! | `diversify` | [`diversify`] | table → fewer rows of it, and figures about them |
+//! | `finetune` | [`finetune`] | rows → a trained model or adapter, and a log |
+//! | `evaluate` | [`evaluate`] | responses and references → verdicts and accuracy |
+//! | `run` | [`run`] | anything → anything, by a command |
+//!
+//! Three rules hold for all of them. A stage passes on every column of its input and adds or replaces its own. Tables are
+//! read and written batch by batch, so that memory does not grow with them unless a kind says so. Nothing here depends on
+//! time, host, thread count or batch size: random choices come from [`draw`], sums are added in the order of the rows.
+
+pub mod diversify;
+pub mod draw;
+pub mod evaluate;
+pub mod finetune;
+pub mod generate;
+mod lists;
+pub mod mask;
+mod models;
+mod prompts;
+pub mod quantile;
+pub mod run;
+pub mod score;
+pub mod tables;
+mod tokens;
+
+use refrain_engine::kind::Kinds;
+
+/// All kinds.
+pub fn kinds() -> Kinds {
+    Kinds::new(vec![
+        generate::GENERATE,
+        score::SCORE,
+        mask::MASK,
+        diversify::DIVERSIFY,
+        finetune::FINETUNE,
+        evaluate::EVALUATE,
+        run::RUN,
+    ])
+}

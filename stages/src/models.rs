@@ -1,0 +1,124 @@
+//! Loads the models that stages read, and keeps the last few, so that stages of one model do not load it anew.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use refrain_cache::Digest;
+use refrain_engine::kind::{Input, StageError};
+use refrain_lm::config::ConfigError;
+use refrain_lm::model::{LanguageModel, ModelError, ModelPath};
+use refrain_lm::tokenizer::Tokenizer;
+
+/// How many models stay in memory after their stages end: the base of a sweep and the one that is being judged.
+const KEPT: usize = 2;
+
+/// A model with its tokenizer.
+pub(crate) struct Loaded {
+    pub model: LanguageModel,
+    pub tokenizer: Tokenizer,
+}
+
+/// What a loaded model was made from. The paths are part of it, because an adapter's digest does not tell its base.
+#[derive(PartialEq, Clone)]
+struct Origin {
+    digest: Digest,
+    folder: PathBuf,
+    adapters: Vec<PathBuf>,
+}
+
+/// The last models used, the newest last.
+static LOADED: Mutex<Vec<(Origin, Arc<Loaded>)>> = Mutex::new(Vec::new());
+
+/// The model of an input, from memory where it was among the last ones used.
+pub(crate) fn load(input: &Input) -> Result<Arc<Loaded>, StageError> {
+    let origin = origin(input)?;
+    // Held while a model is read, so that two stages that begin together read it once.
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    let found = loaded.iter().position(|(known, _)| *known == origin);
+    let model = match found {
+        Some(place) => loaded.remove(place).1,
+        None => Arc::new(read(&origin)?),
+    };
+    loaded.push((origin, model.clone()));
+    let surplus = loaded.len().saturating_sub(KEPT);
+    loaded.drain(..surplus);
+    Ok(model)
+}
+
+/// The model of an input, read for the caller alone, who may change it.
+pub(crate) fn load_own(input: &Input) -> Result<Loaded, StageError> {
+    read(&origin(input)?)
+}
+
+/// The folder of a model's base, where its tokenizer is.
+pub(crate) fn base_folder(input: &Input) -> Result<&PathBuf, StageError> {
+    match input {
+        Input::Model { folder, .. } => Ok(folder),
+        _ => Err(StageError::bug("an input that should be a model is none")),
+    }
+}
+
+fn origin(input: &Input) -> Result<Origin, StageError> {
+    match input {
+        Input::Model { folder, adapters, artifact, .. } => {
+            Ok(Origin { digest: artifact.digest, folder: folder.clone(), adapters: adapters.clone() })
+        }
+        _ => Err(StageError::bug("an input that should be a model is none")),
+    }
+}
+
+fn read(origin: &Origin) -> Result<Loaded, StageError> {
+    let Origin { folder, adapters, .. } = origin.clone();
+    let tokenizer = Tokenizer::load(&folder).map_err(failed)?;
+    let model = LanguageModel::load(&ModelPath { folder, adapters }).map_err(model_failed)?;
+    Ok(Loaded { model, tokenizer })
+}
+
+/// The model's error as a stage's; an architecture that is not native is a lack of this build, not of the data.
+pub(crate) fn model_failed(error: ModelError) -> StageError {
+    match error {
+        ModelError::Config(ConfigError::Foreign(_)) => {
+            StageError::Environment { message: error.to_string(), hint: None }
+        }
+        _ => failed(error),
+    }
+}
+
+/// An error of the model code, whose text already says where, why and what to do.
+pub(crate) fn failed(error: impl std::error::Error) -> StageError {
+    StageError::failed(error.to_string())
+}
+
+/// Runs `work` on a pool of that many threads, so that a stage keeps to its share of the machine.
+pub(crate) fn on_threads<T: Send>(
+    threads: usize,
+    work: impl FnOnce() -> Result<T, StageError> + Send,
+) -> Result<T, StageError> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build().map_err(|error| {
+        StageError::Environment { message: format!("cannot start {threads} threads: {error}"), hint: None }
+    })?;
+    pool.install(work)
+}
+
+/// What can move the last bits of what a model computes on this machine.
+///
+/// The instruction set picks the kernels of `gemm`, and the sizes of the caches the blocks in which it sums.
+pub(crate) fn profile() -> String {
+    let [l1, l2, l3] = gemm_common::cache::CACHE_INFO.map(|level| level.cache_bytes);
+    format!("native 1 {} gemm 0.19 l1={l1} l2={l2} l3={l3}", instruction_set())
+}
+
+#[cfg(target_arch = "x86_64")]
+fn instruction_set() -> &'static str {
+    let fma = std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma");
+    match (fma, std::arch::is_x86_feature_detected!("avx512f")) {
+        (true, true) => "avx512f",
+        (true, false) => "avx2+fma",
+        _ => "x86-64",
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn instruction_set() -> &'static str {
+    std::env::consts::ARCH
+}

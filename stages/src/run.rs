@@ -1,0 +1,371 @@
+//! The kind `run`: any command, in a scratch folder, from declared inputs to declared outputs.
+//!
+//! The command runs in an empty folder with copies of its inputs under `in/` and writes its outputs under `out/`:
+//!
+//! | declared | where |
+//! |---|---|
+//! | table `NAME` | `in/NAME.parquet`, `out/NAME.parquet` |
+//! | model `NAME` | the folder `in/NAME`, `out/NAME`; of an adapter its own files, its base is an input of its own |
+//! | file `NAME` | `in/NAME`, `out/NAME` |
+//!
+//! `${in.NAME}` and `${out.NAME}` in the command become these paths. Output tables are read and written anew, so that
+//! their bytes are those of every other table with the same rows. An only output is the stage's main one too.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use refrain_cache::write::{copy_file, create_dir_all};
+use refrain_cache::{Artifact, ArtifactKind, TableReader};
+use refrain_engine::kind::{
+    Check, Columns, Component, Context, Input, Kind, MAIN, OutputDecl, Outputs, Param, Problem, StageError,
+    Type, placeholders,
+};
+use refrain_engine::manifest::counts;
+
+use crate::tables::{BATCH_ROWS, TABLE};
+
+mod process;
+
+use process::{Ended, Job};
+
+/// What the command sees of the environment beside what it is given.
+const PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TMPDIR"];
+/// Outputs that every stage may have, which a command cannot name its own.
+const TAKEN: [&str; 3] = [MAIN, "metrics", "log"];
+
+/// The kind `run`.
+pub const RUN: Kind = Kind {
+    name: "run",
+    about: "Runs any command",
+    components: &[Component { name: "run", version: 1 }, TABLE],
+    params: &[
+        Param::required(
+            "command",
+            Type::List(&Type::Command),
+            "The program and its arguments; no shell is involved",
+        ),
+        Param::default(
+            "inputs",
+            Type::Map(&Type::Reference(None)),
+            "{}",
+            "What the command reads, as `${in.NAME}`",
+        ),
+        Param::required(
+            "outputs",
+            Type::Map(&Type::Choice(&["table", "model", "file"])),
+            "What the command writes, as `${out.NAME}`",
+        ),
+        Param::default("environment", Type::Map(&Type::Secret), "{}", "Variables that the command sees"),
+    ],
+    outputs,
+    check,
+    expand: None,
+    // Nobody knows what a command computes.
+    machine_dependent: true,
+    run,
+};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Params {
+    command: Vec<String>,
+    /// Holds nothing: references are not values. It is named so that no other name passes.
+    #[serde(rename = "inputs")]
+    _inputs: Map<String, Value>,
+    outputs: BTreeMap<String, ArtifactKind>,
+    environment: BTreeMap<String, String>,
+}
+
+fn outputs(params: &Map<String, Value>) -> Vec<OutputDecl> {
+    let declared: BTreeMap<String, ArtifactKind> = params
+        .get("outputs")
+        .and_then(|outputs| serde_json::from_value(outputs.clone()).ok())
+        .unwrap_or_default();
+    let main = only(&declared).map(|(_, kind)| OutputDecl { name: MAIN.into(), kind: *kind });
+    main.into_iter()
+        .chain(declared.iter().map(|(name, kind)| OutputDecl { name: name.clone(), kind: *kind }))
+        .collect()
+}
+
+fn only<T>(outputs: &BTreeMap<String, T>) -> Option<(&String, &T)> {
+    outputs.first_key_value().filter(|_| outputs.len() == 1)
+}
+
+fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
+    let texts = check.params.get("command").and_then(Value::as_array);
+    let texts: Vec<&str> = texts.into_iter().flatten().filter_map(Value::as_str).collect();
+    if texts.first().is_none_or(|program| program.is_empty()) {
+        problems.push(
+            Problem::at("command", "it names no program").hint("for example `command: [python3, script.py]`"),
+        );
+    }
+    let inputs: Vec<&str> = check.inputs.iter().filter_map(|path| path.strip_prefix("inputs.")).collect();
+    let outputs = check.params.get("outputs").and_then(Value::as_object);
+    let outputs: Vec<&str> = outputs.into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+    if outputs.is_empty() {
+        problems.push(
+            Problem::at("outputs", "it declares no output").hint("for example `outputs: { result: table }`"),
+        );
+    }
+    for name in outputs.iter().filter(|name| TAKEN.contains(name)) {
+        let problem = Problem::at(format!("outputs.{name}"), format!("an output cannot be called `{name}`"));
+        problems.push(problem.hint("every stage may have an output of that name"));
+    }
+    for (i, text) in texts.iter().enumerate() {
+        for placeholder in placeholders(text) {
+            check_placeholder(placeholder, &inputs, &outputs, &format!("command[{i}]"), problems);
+        }
+    }
+    None
+}
+
+/// A placeholder of the command must name a declared input or output.
+fn check_placeholder(
+    placeholder: &str,
+    inputs: &[&str],
+    outputs: &[&str],
+    at: &str,
+    problems: &mut Vec<Problem>,
+) {
+    let (what, known, name) = match placeholder.split_once('.') {
+        Some(("in", name)) => ("inputs", inputs, name),
+        Some(("out", name)) => ("outputs", outputs, name),
+        _ => {
+            let problem = Problem::at(at, format!("`${{{placeholder}}}` names no input or output"));
+            problems.push(problem.hint("write `${in.NAME}` or `${out.NAME}`"));
+            return;
+        }
+    };
+    if !known.contains(&name) {
+        let names: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
+        let declared = if names.is_empty() { "there are none".into() } else { names.join(", ") };
+        let problem = Problem::at(at, format!("`${{{placeholder}}}` is not declared in `{what}`"));
+        problems.push(problem.hint(format!("declared: {declared}")));
+    }
+}
+
+fn run(ctx: &Context<'_>) -> Result<Outputs, StageError> {
+    let params: Params = ctx.parameters()?;
+    let scratch = ctx.cache.scratch_dir()?;
+    let folder = scratch.path();
+    let inputs = copy_inputs(ctx, folder)?;
+    create_dir_all(&folder.join("out")).map_err(|error| disk(&folder.join("out"), &error))?;
+    let place = |name: &str| match name.split_once('.') {
+        Some(("in", name)) => inputs.get(name).cloned(),
+        Some(("out", name)) => params.outputs.get(name).map(|kind| output_path(name, *kind)),
+        _ => None,
+    };
+    let mut command = Vec::with_capacity(params.command.len());
+    for text in &params.command {
+        command.push(fill(text, place).map_err(|name| StageError::bug(format!("`{name}` is not declared")))?);
+    }
+    let (environment, secrets) = environment(ctx, &params.environment)?;
+    let job = Job { command: &command, folder, environment: &environment, secrets: &secrets };
+    match process::run(&job, ctx.cancel)? {
+        Ended::Success => {}
+        Ended::Failure { how, tail } => return Err(failed(&command[0], &how, &tail)),
+    }
+    let mut artifacts = BTreeMap::new();
+    for (name, kind) in &params.outputs {
+        artifacts.insert(name.clone(), store(ctx, folder, name, *kind)?);
+    }
+    if let Some((_, artifact)) = only(&artifacts) {
+        artifacts.insert(MAIN.into(), artifact.clone());
+    }
+    let profile = format!("{} {}", std::env::consts::OS, std::env::consts::ARCH);
+    Ok(Outputs { artifacts, metrics: Vec::new(), profile })
+}
+
+fn failed(program: &str, how: &str, tail: &str) -> StageError {
+    match tail.trim_end() {
+        "" => StageError::failed(format!("`{program}` {how}, and printed nothing")),
+        tail => StageError::failed(format!("`{program}` {how}; the end of what it printed:\n{tail}")),
+    }
+}
+
+/// The text with its placeholders filled in and `$${` become `${`; the name of a placeholder that `value` does not know.
+fn fill(text: &str, value: impl Fn(&str) -> Option<String>) -> Result<String, String> {
+    let (mut filled, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(at) = rest.find("${") {
+        if let Some(before) = rest[..at].strip_suffix('$') {
+            filled.push_str(before);
+            filled.push_str("${");
+            rest = &rest[at + 2..];
+            continue;
+        }
+        let Some(end) = rest[at..].find('}') else { break };
+        let name = &rest[at + 2..at + end];
+        filled.push_str(&rest[..at]);
+        filled.push_str(&value(name).ok_or(name)?);
+        rest = &rest[at + end + 1..];
+    }
+    filled.push_str(rest);
+    Ok(filled)
+}
+
+type Variables = BTreeMap<String, String>;
+
+/// The variables of the command, and the secret values among what they are made of.
+fn environment(ctx: &Context<'_>, given: &Variables) -> Result<(Variables, Vec<String>), StageError> {
+    let passed = PASSED.iter().filter_map(|name| Some((name.to_string(), (ctx.environment)(name)?)));
+    let mut variables: Variables = passed.collect();
+    let secrets = std::cell::RefCell::new(Vec::new());
+    for (name, text) in given {
+        let resolve = |placeholder: &str| {
+            let value = (ctx.environment)(placeholder.strip_prefix("env:")?)?;
+            secrets.borrow_mut().push(value.clone());
+            Some(value)
+        };
+        let value = fill(text, resolve).map_err(|missing| StageError::Environment {
+            message: format!("`environment.{name}` needs `${{{missing}}}`, which is not set"),
+            hint: Some("set the variable before starting refrain".into()),
+        })?;
+        variables.insert(name.clone(), value);
+    }
+    let mut secrets = secrets.into_inner();
+    secrets.retain(|secret| !secret.is_empty());
+    Ok((variables, secrets))
+}
+
+/// Copies all inputs under `in/`; returns the relative path of each.
+fn copy_inputs(ctx: &Context<'_>, folder: &Path) -> Result<BTreeMap<String, String>, StageError> {
+    let mut paths = BTreeMap::new();
+    create_dir_all(&folder.join("in")).map_err(|error| disk(&folder.join("in"), &error))?;
+    for (path, input) in ctx.inputs {
+        let Some(name) = path.strip_prefix("inputs.") else { continue };
+        ctx.cancel.check()?;
+        let relative = match input {
+            Input::Table { .. } => format!("in/{name}.parquet"),
+            Input::Model { .. } | Input::File { .. } => format!("in/{name}"),
+        };
+        let target = folder.join(&relative);
+        let copied = match input {
+            Input::Model { .. } => copy_model(input.path(), &target),
+            Input::Table { .. } | Input::File { .. } => copy_file(input.path(), &target).map(drop),
+        };
+        copied.map_err(|error| disk(input.path(), &error))?;
+        paths.insert(name.to_owned(), relative);
+    }
+    Ok(paths)
+}
+
+/// Copies of a model folder what the key knows of it, links followed.
+fn copy_model(from: &Path, to: &Path) -> io::Result<()> {
+    create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let path = entry?.path();
+        if let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| counts(name))
+            && path.is_file()
+        {
+            copy_file(&path, &to.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+fn output_path(name: &str, kind: ArtifactKind) -> String {
+    match kind {
+        ArtifactKind::Table => format!("out/{name}.parquet"),
+        ArtifactKind::Model | ArtifactKind::File => format!("out/{name}"),
+    }
+}
+
+/// Stores an output that the command must have written.
+fn store(ctx: &Context<'_>, folder: &Path, name: &str, kind: ArtifactKind) -> Result<Artifact, StageError> {
+    let relative = output_path(name, kind);
+    let path = folder.join(&relative);
+    let written = path.symlink_metadata().map_err(|_| {
+        let message = format!("the command ended without writing its output `{name}`");
+        StageError::with_hint(message, format!("it must write `${{out.{name}}}`, which is `{relative}`"))
+    })?;
+    let (right, wanted) = match kind {
+        ArtifactKind::Model => (written.is_dir(), "a folder"),
+        ArtifactKind::Table | ArtifactKind::File => (written.is_file(), "a file"),
+    };
+    if !right {
+        let message = format!("the command's output `{name}` is not {wanted}");
+        return Err(StageError::with_hint(message, "links are not stored: write the content itself"));
+    }
+    match kind {
+        ArtifactKind::Table => store_table(ctx, name, &path),
+        ArtifactKind::Model => store_model(ctx, name, &path),
+        ArtifactKind::File => Ok(ctx.cache.store_file(&path)?),
+    }
+}
+
+fn store_table(ctx: &Context<'_>, name: &str, path: &Path) -> Result<Artifact, StageError> {
+    let wrong = |error: refrain_cache::TableError| {
+        let message = format!("the command's output `{name}` is no usable table: {error}");
+        StageError::with_hint(message, format!("`${{out.{name}}}` must become a Parquet file"))
+    };
+    let reader = TableReader::open(path).map_err(wrong)?;
+    let mut writer = ctx.cache.new_table(reader.schema().clone())?;
+    for batch in reader.batches(None, BATCH_ROWS)? {
+        ctx.cancel.check()?;
+        writer.write(&batch.map_err(wrong)?)?;
+    }
+    Ok(ctx.cache.store_table(writer)?)
+}
+
+fn store_model(ctx: &Context<'_>, name: &str, path: &Path) -> Result<Artifact, StageError> {
+    let read = |error: io::Error| disk(path, &error);
+    let names: Vec<PathBuf> = fs::read_dir(path)
+        .map_err(read)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<io::Result<_>>()
+        .map_err(read)?;
+    let has =
+        |suffix: &str| names.iter().any(|path| path.to_str().is_some_and(|path| path.ends_with(suffix)));
+    // An adapter has no `config.json`: it is a model only together with its base, of which a folder says nothing sure.
+    let missing = match (has(".gguf"), has(".safetensors"), has("/config.json")) {
+        (true, ..) | (_, true, true) => None,
+        (_, false, _) => Some("weights"),
+        (_, true, false) => Some("`config.json`"),
+    };
+    if let Some(missing) = missing {
+        let message = format!("the command's output `{name}` is no model: it holds no {missing}");
+        return Err(StageError::with_hint(
+            message,
+            "a model is a folder with `config.json` and `*.safetensors`",
+        ));
+    }
+    let folder = ctx.cache.new_folder()?;
+    for from in &names {
+        ctx.cancel.check()?;
+        // What does not determine results, such as a README or a pickled file, stays behind.
+        if let Some(name) = from.file_name().and_then(|name| name.to_str()).filter(|name| counts(name)) {
+            let regular = from.symlink_metadata().is_ok_and(|metadata| metadata.is_file());
+            if !regular {
+                let message = format!("`{name}` in the command's output is no plain file");
+                return Err(StageError::with_hint(message, "links are not stored: write the content itself"));
+            }
+            copy_file(from, &folder.path().join(name)).map_err(|error| disk(from, &error))?;
+        }
+    }
+    Ok(ctx.cache.store_folder(folder, ArtifactKind::Model, None)?)
+}
+
+fn disk(path: &Path, error: &io::Error) -> StageError {
+    StageError::Environment {
+        message: format!("`{}` could not be copied: {error}", path.display()),
+        hint: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders_are_filled_and_escapes_are_undone() {
+        let value = |name: &str| (name == "in.a").then(|| "in/a.parquet".to_owned());
+        assert_eq!(fill("x=${in.a}, $${in.a} $5 ${", value), Ok("x=in/a.parquet, ${in.a} $5 ${".into()));
+        assert_eq!(fill("$$${in.a}", value), Ok("$${in.a}".into()));
+        assert_eq!(fill("${in.b}", value), Err("in.b".into()));
+    }
+}

@@ -1,0 +1,287 @@
+//! Runs a process in a group of its own, keeps the end of what it prints, and kills the group when asked to stop.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, PipeReader, Read};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+
+use refrain_engine::kind::{Cancel, StageError};
+
+/// Bytes of output that are shown when a command fails.
+const TAIL: usize = 8 * 1024;
+/// Longest time between two looks at a process.
+const POLL: Duration = Duration::from_millis(50);
+/// How long the last output is waited for once the process has ended: a process that left the group may hold the pipe.
+const LINGER: Duration = Duration::from_secs(1);
+/// What stands in place of a secret.
+const MASK: &str = "***";
+
+/// A command and all that it is given.
+pub(super) struct Job<'a> {
+    /// The program and its arguments, at least the former.
+    pub command: &'a [String],
+    /// The folder in which it runs.
+    pub folder: &'a Path,
+    /// All variables that it sees.
+    pub environment: &'a BTreeMap<String, String>,
+    /// What must not be shown, each at least one byte.
+    pub secrets: &'a [String],
+}
+
+/// How a process ended.
+#[derive(Debug, PartialEq)]
+pub(super) enum Ended {
+    /// With exit status 0.
+    Success,
+    /// In another way.
+    Failure {
+        /// Such as `ended with exit status 1`.
+        how: String,
+        /// The end of what it printed, secrets masked.
+        tail: String,
+    },
+}
+
+/// Runs the command to its end.
+pub(super) fn run(job: &Job<'_>, cancel: &Cancel) -> Result<Ended, StageError> {
+    let longest_secret = job.secrets.iter().map(String::len).max().unwrap_or(0);
+    let tail = Arc::new(Mutex::new(Tail::new(TAIL + longest_secret)));
+    let (mut child, output) = spawn(job)?;
+    let reader = thread::spawn({
+        let tail = tail.clone();
+        move || read_all(output, &tail)
+    });
+    let status = wait(&mut child, cancel)?;
+    let ended = Instant::now();
+    while !reader.is_finished() && ended.elapsed() < LINGER {
+        thread::sleep(Duration::from_millis(1));
+    }
+    if status.success() {
+        return Ok(Ended::Success);
+    }
+    let how = match (status.code(), status.signal()) {
+        (Some(code), _) => format!("ended with exit status {code}"),
+        (None, Some(signal)) => format!("was ended by signal {signal}"),
+        (None, None) => "ended in an unknown way".to_owned(),
+    };
+    let tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(Ended::Failure { how, tail: tail.show(job.secrets, longest_secret) })
+}
+
+/// Starts the process; both its outputs go into one pipe, so that they stay in order.
+fn spawn(job: &Job<'_>) -> Result<(Child, PipeReader), StageError> {
+    let (program, arguments) =
+        job.command.split_first().ok_or_else(|| StageError::bug("`run` without a program"))?;
+    let environment = |error: io::Error| StageError::Environment {
+        message: format!("`{program}` could not be started: {error}"),
+        hint: match error.kind() {
+            io::ErrorKind::NotFound => Some("it is looked for in the folders of PATH".into()),
+            io::ErrorKind::PermissionDenied => Some("run a script by its interpreter: `[python3, …]`".into()),
+            _ => None,
+        },
+    };
+    let (reader, writer) = io::pipe().map_err(environment)?;
+    // A relative path with a slash is one in the scratch folder, whatever the current folder is.
+    let place = if program.contains('/') { job.folder.join(program) } else { program.into() };
+    let child = Command::new(place)
+        .args(arguments)
+        .current_dir(job.folder)
+        .env_clear()
+        .envs(job.environment)
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone().map_err(environment)?)
+        .stderr(writer)
+        .process_group(0)
+        .spawn()
+        .map_err(environment)?;
+    Ok((child, reader))
+}
+
+/// Waits for the end of the process, or for a request to stop; then kills whatever is left of its group.
+///
+/// The group is killed before the process is reaped: until then its number cannot become that of another group.
+fn wait(child: &mut Child, cancel: &Cancel) -> Result<ExitStatus, StageError> {
+    let lost = |error: io::Error| StageError::Environment {
+        message: format!("the command could not be waited for: {error}"),
+        hint: None,
+    };
+    let pid = Pid::from_child(child);
+    let mut pause = Duration::from_millis(1);
+    let ended = loop {
+        match has_ended(pid) {
+            Ok(false) if !cancel.is_cancelled() => {}
+            ended => break ended,
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(POLL);
+    };
+    // It fails when no process of the group is left, which is what is wanted.
+    let _ = kill_process_group(pid, Signal::KILL);
+    let status = child.wait().map_err(lost)?;
+    if ended.map_err(lost)? { Ok(status) } else { Err(StageError::Cancelled) }
+}
+
+/// Whether a child has ended; it stays to be waited for.
+fn has_ended(child: Pid) -> io::Result<bool> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    match waitid(WaitId::Pid(child), options) {
+        Ok(status) => Ok(status.is_some()),
+        Err(Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn read_all(mut output: PipeReader, tail: &Mutex<Tail>) {
+    let mut buffer = [0; 4096];
+    loop {
+        match output.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(count) => tail.lock().unwrap_or_else(PoisonError::into_inner).push(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// The last bytes of a stream.
+struct Tail {
+    bytes: VecDeque<u8>,
+    capacity: usize,
+    /// Whether bytes before these were dropped.
+    cut: bool,
+}
+
+impl Tail {
+    fn new(capacity: usize) -> Tail {
+        Tail { bytes: VecDeque::with_capacity(capacity), capacity, cut: false }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend(bytes);
+        let surplus = self.bytes.len().saturating_sub(self.capacity);
+        self.cut |= surplus > 0;
+        self.bytes.drain(..surplus);
+    }
+
+    /// The text for people: secrets masked, control characters escaped.
+    ///
+    /// Where the start was cut off a secret may be cut in two. So one more byte than a secret can leave is not shown.
+    fn show(&self, secrets: &[String], longest_secret: usize) -> String {
+        let bytes: Vec<u8> = self.bytes.iter().copied().collect();
+        let secret = secret_bytes(&bytes, secrets);
+        let start = if self.cut { longest_secret.min(bytes.len()) } else { 0 };
+        let mut shown = String::new();
+        let mut at = start;
+        while at < bytes.len() {
+            let end = at + secret[at..].iter().take_while(|s| **s == secret[at]).count();
+            match secret[at] {
+                true => shown.push_str(MASK),
+                false => push_escaped(&mut shown, &String::from_utf8_lossy(&bytes[at..end])),
+            }
+            at = end;
+        }
+        shown
+    }
+}
+
+/// Which bytes belong to a secret, overlapping ones included.
+fn secret_bytes(bytes: &[u8], secrets: &[String]) -> Vec<bool> {
+    let mut marks = vec![false; bytes.len()];
+    for secret in secrets {
+        for (start, window) in bytes.windows(secret.len()).enumerate() {
+            if window == secret.as_bytes() {
+                marks[start..start + window.len()].fill(true);
+            }
+        }
+    }
+    marks
+}
+
+fn push_escaped(shown: &mut String, text: &str) {
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' => shown.push(c),
+            c if c.is_control() => shown.extend(c.escape_default()),
+            c => shown.push(c),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(text: &str, capacity: usize, secrets: &[&str]) -> String {
+        let secrets: Vec<String> = secrets.iter().map(|s| s.to_string()).collect();
+        let longest = secrets.iter().map(String::len).max().unwrap_or(0);
+        let mut tail = Tail::new(capacity + longest);
+        text.as_bytes().chunks(3).for_each(|chunk| tail.push(chunk));
+        tail.show(&secrets, longest)
+    }
+
+    #[test]
+    fn the_tail_is_bounded_and_hides_secrets_wherever_it_is_cut() {
+        assert_eq!(shown("abcdef", 4, &[]), "cdef");
+        assert_eq!(shown("a hunter2 b", 100, &["hunter2"]), "a *** b");
+        assert_eq!(shown("abcbcd", 100, &["abc", "bcd"]), "***");
+        for capacity in 1..30 {
+            let text = shown("token=hunter2; token=hunter2; end", capacity, &["hunter2"]);
+            assert!(!text.contains("r2") && text.ends_with('d'), "{text}");
+        }
+    }
+
+    #[test]
+    fn control_characters_are_escaped() {
+        assert_eq!(shown("a\x1b[31m\tb\n", 100, &[]), "a\\u{1b}[31m\tb\n");
+    }
+
+    fn job(command: &[&str], folder: &Path, cancel: &Cancel) -> Result<Ended, StageError> {
+        let command: Vec<String> = command.iter().map(|s| s.to_string()).collect();
+        let environment =
+            BTreeMap::from([("PATH".into(), "/usr/bin:/bin".into()), ("KEY".into(), "hunter2".into())]);
+        run(
+            &Job { command: &command, folder, environment: &environment, secrets: &["hunter2".into()] },
+            cancel,
+        )
+    }
+
+    #[test]
+    fn failures_show_the_status_and_both_outputs_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = "echo one; echo two $KEY >&2; echo three; exit 3";
+        let ended = job(&["sh", "-c", script], folder.path(), &Cancel::default()).unwrap();
+        let tail = "one\ntwo ***\nthree\n".to_owned();
+        assert_eq!(ended, Ended::Failure { how: "ended with exit status 3".into(), tail });
+        let ended = job(&["sh", "-c", "kill -9 $$"], folder.path(), &Cancel::default()).unwrap();
+        assert_eq!(ended, Ended::Failure { how: "was ended by signal 9".into(), tail: String::new() });
+        assert_eq!(job(&["true"], folder.path(), &Cancel::default()).unwrap(), Ended::Success);
+        let error = job(&["no-such-program"], folder.path(), &Cancel::default()).unwrap_err();
+        assert!(error.to_string().starts_with("`no-such-program` could not be started: "), "{error}");
+    }
+
+    /// A killed command takes the processes that it started with it.
+    #[test]
+    fn a_stop_kills_the_whole_group() {
+        let folder = tempfile::tempdir().unwrap();
+        let cancel = Cancel::default();
+        let begin = Instant::now();
+        thread::scope(|scope| {
+            let running = scope.spawn(|| {
+                job(&["sh", "-c", "(sleep 2; echo late > late) & sleep 60"], folder.path(), &cancel)
+            });
+            thread::sleep(Duration::from_millis(300));
+            cancel.cancel();
+            assert!(matches!(running.join().unwrap(), Err(StageError::Cancelled)));
+        });
+        assert!(begin.elapsed() < Duration::from_millis(1900), "the group was waited for");
+        thread::sleep(Duration::from_millis(2200).saturating_sub(begin.elapsed()));
+        assert!(!folder.path().join("late").exists());
+    }
+}

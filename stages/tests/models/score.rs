@@ -1,0 +1,137 @@
+//! `score` against the reference log-probabilities, and what must not change its bytes.
+
+use refrain_engine::kind::{MAIN, StageError};
+
+use crate::bench::*;
+
+#[test]
+fn texts_have_the_reference_log_probabilities() {
+    for name in FOLDERS {
+        let Some(folder) = shared(&format!("parity/{name}")) else { return };
+        let reference = json(&folder.join("reference.json"));
+        let expected = reference["texts"].as_array().unwrap();
+        let responses: Vec<&str> = expected.iter().map(|text| text["text"].as_str().unwrap()).collect();
+        let bench = Bench::new();
+        let table = bench.table(&texts(&[("response", &responses)]));
+        let model = model(&folder.join("model"));
+        let scored =
+            bench.made("score", "model: m, data: d, of: text", &[("model", &model), ("data", &table)]);
+        assert_eq!(strings(&scored, "text"), responses);
+        for (row, expected) in expected.iter().enumerate() {
+            assert_eq!(
+                int_lists(&scored, "token_ids")[row],
+                ids(&expected["input_ids"]),
+                "{name} text {row}"
+            );
+            let logprobs = &float_lists(&scored, "logprobs")[row];
+            assert_eq!(logprobs[0], None);
+            for (got, want) in logprobs.iter().zip(expected["logprobs_f64"].as_array().unwrap()).skip(1) {
+                let (got, want) = (f64::from(got.unwrap()), want.as_f64().unwrap());
+                assert!((got - want).abs() < 1e-4, "{name} text {row}: {got} in place of {want}");
+            }
+            let perplexity = float64(&scored, "perplexity")[row].unwrap();
+            let nll = expected["mean_nll_f64"].as_f64().unwrap();
+            assert!((perplexity.ln() - nll).abs() < 2e-5, "{name} text {row}: perplexity {perplexity}");
+            assert_eq!(int32(&scored, "prompt_tokens")[row], 1);
+        }
+    }
+}
+
+#[test]
+fn chats_have_the_reference_tokens_and_the_end_of_turn_counts() {
+    for name in FOLDERS {
+        let Some(folder) = shared(&format!("parity/{name}")) else { return };
+        let (questions, answers) = conversations(&folder);
+        let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
+        let answers: Vec<&str> = answers.iter().map(String::as_str).collect();
+        let bench = Bench::new();
+        let table = bench.table(&texts(&[("prompt", &questions), ("response", &answers)]));
+        let model = model(&folder.join("model"));
+        let scored = bench.made("score", "model: m, data: d", &[("model", &model), ("data", &table)]);
+        let rows = json(&folder.join("training/rows.json"));
+        for (row, expected) in rows.as_array().unwrap().iter().enumerate() {
+            assert_eq!(int_lists(&scored, "token_ids")[row], ids(&expected["input_ids"]), "{name} row {row}");
+            let prompt = expected["n_prompt"].as_i64().unwrap();
+            assert_eq!(i64::from(int32(&scored, "prompt_tokens")[row]), prompt, "{name} row {row}");
+            let response = &float_lists(&scored, "logprobs")[row][prompt as usize..];
+            let nll: f64 = response.iter().map(|value| -f64::from(value.unwrap())).sum();
+            let perplexity = (nll / response.len() as f64).exp();
+            assert!((float64(&scored, "perplexity")[row].unwrap() / perplexity - 1.0).abs() < 1e-12);
+            assert_eq!(*int_lists(&scored, "token_ids")[row].last().unwrap(), 1);
+        }
+    }
+}
+
+#[test]
+fn bytes_depend_neither_on_batch_nor_on_threads() {
+    let Some(folder) = shared("parity/llama") else { return };
+    let (questions, answers) = conversations(&folder);
+    let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
+    let answers: Vec<&str> = answers.iter().map(String::as_str).collect();
+    let model = model(&folder.join("model"));
+    let mut bench = Bench::new();
+    let table = bench.table(&texts(&[("prompt", &questions), ("response", &answers)]));
+    let mut digests = Vec::new();
+    for (threads, batch) in [(1, None), (1, Some(1)), (2, Some(3)), (2, Some(64))] {
+        (bench.threads, bench.batch) = (threads, batch);
+        let outputs =
+            bench.run("score", "model: m, data: d", &[("model", &model), ("data", &table)]).unwrap();
+        digests.push(outputs.artifacts[MAIN].digest);
+    }
+    digests.dedup();
+    assert_eq!(digests.len(), 1, "the bytes differ");
+}
+
+#[test]
+fn cut_empty_and_long_rows() {
+    let Some(folder) = shared("parity/llama") else { return };
+    let model = model(&folder.join("model"));
+    let bench = Bench::new();
+    let long = "one two three ".repeat(400);
+    let rows = texts(&[
+        ("id", &["a", "b", "c"]),
+        ("prompt", &["Hi", "Hi", "Hi"]),
+        ("response", &["", "Good 🌍 morning", &long]),
+        ("loss_mask", &["x", "y", "z"]),
+    ]);
+    let table = bench.table(&rows);
+    let inputs = [("model", &model), ("data", &table)];
+    let scored = bench.made("score", "model: m, data: d, max_tokens: 9", &inputs);
+    assert!(scored.column_by_name("loss_mask").is_none(), "a mask of other tokens stayed");
+    let perplexities = float64(&scored, "perplexity");
+    assert!(perplexities[0].is_none() && perplexities[1].is_some());
+    for (row, text) in strings(&scored, "text").iter().enumerate() {
+        let offsets = &int_lists(&scored, "offsets")[row];
+        assert!(offsets.len() <= 9 && offsets.windows(2).all(|pair| pair[0] <= pair[1]));
+        assert!(*offsets.last().unwrap() <= text.len() as i64);
+    }
+    let error = bench.run("score", "model: m, data: d", &inputs).unwrap_err();
+    let StageError::Failed { message, hint } = error else { panic!("{error}") };
+    assert!(message.starts_with("row 2 (`c`) is too long: it has "), "{message}");
+    assert!(hint.unwrap().contains("max_tokens"));
+}
+
+#[test]
+fn plain_rows_stand_one_after_another() {
+    let Some(folder) = shared("parity/llama") else { return };
+    let model = model(&folder.join("model"));
+    let bench = Bench::new();
+    let table = bench.table(&texts(&[("question", &["2+2"]), ("response", &["4"])]));
+    let parameters = "model: m, data: d, chat: false, system: Add., prompt: \"{{ question }}=\"";
+    let scored = bench.made("score", parameters, &[("model", &model), ("data", &table)]);
+    assert_eq!(strings(&scored, "text"), ["Add.\n\n2+2=4<|eos|>"]);
+}
+
+#[test]
+fn a_stop_is_heard() {
+    let Some(folder) = shared("parity/llama") else { return };
+    let bench = Bench::new();
+    bench.cancel.cancel();
+    let table = bench.table(&texts(&[("prompt", &["a"]), ("response", &["b"])]));
+    let model = model(&folder.join("model"));
+    for (kind, parameters) in [("score", ""), ("generate", ""), ("finetune", ", full: true")] {
+        let parameters = format!("model: m, data: d{parameters}");
+        let result = bench.run(kind, &parameters, &[("model", &model), ("data", &table)]);
+        assert!(matches!(result, Err(StageError::Cancelled)), "{kind}");
+    }
+}
