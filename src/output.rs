@@ -7,6 +7,7 @@ use unicode_width::UnicodeWidthStr;
 use crate::failure::shown;
 
 /// Writes a text as it is. A reader that went away, as in `| head`, is no error.
+#[expect(clippy::exit, reason = "nobody reads any more, which is no error")]
 pub fn text(text: &str) {
     let mut out = std::io::stdout().lock();
     if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {

@@ -57,12 +57,12 @@ impl<'a> Scope<'a> {
             return Ok(Node { span: span.clone(), value: Yaml::Text(text.to_string()) });
         }
         let pieces = split(text).map_err(|m| Diagnostic::at(span.clone(), m))?;
-        if let [Piece::Name(name)] = pieces.as_slice() {
-            if !deferred(name) {
-                let mut value = self.lookup(name, span, axes, depth)?;
-                place(&mut value, span);
-                return Ok(value);
-            }
+        if let [Piece::Name(name)] = pieces.as_slice()
+            && !deferred(name)
+        {
+            let mut value = self.lookup(name, span, axes, depth)?;
+            place(&mut value, span);
+            return Ok(value);
         }
         let keep = pieces.iter().any(|p| matches!(p, Piece::Name(name) if deferred(name)));
         let mut out = String::new();

@@ -242,6 +242,9 @@ pub struct Expansion {
     pub moved: fn(&str) -> bool,
 }
 
+/// Decides, from the values that the workflow gives as they are written, whether a stage is planned as two.
+pub type Expand = fn(&Map<String, Value>) -> Option<Expansion>;
+
 /// A kind of stage.
 #[derive(Clone, Copy)]
 pub struct Kind {
@@ -257,8 +260,8 @@ pub struct Kind {
     pub outputs: fn(&Map<String, Value>) -> Vec<OutputDecl>,
     /// Checks what types cannot express, and tells the columns of the main table where they are known.
     pub check: fn(&Check<'_>, &mut Vec<Problem>) -> Columns,
-    /// Whether the stage is planned as two, given the value of each literal parameter in the workflow.
-    pub expand: Option<fn(&Map<String, Value>) -> Option<Expansion>>,
+    /// Whether the stage is planned as two.
+    pub expand: Option<Expand>,
     /// Whether floating-point bits of its outputs may differ between machines.
     pub machine_dependent: bool,
     /// Runs one node.

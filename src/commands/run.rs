@@ -68,7 +68,7 @@ fn read_lock(session: &Session, locked: bool) -> Result<Lock, Failure> {
 }
 
 /// The first interruption asks everything to stop at the next safe point, the second ends the process.
-#[expect(clippy::print_stderr, reason = "progress goes to stderr")]
+#[expect(clippy::print_stderr, clippy::exit, reason = "a second interruption must end a stage that does not")]
 fn on_interrupt(cancel: &Cancel) -> Result<(), Failure> {
     let cancel = cancel.clone();
     let handler = move || {

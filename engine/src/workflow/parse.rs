@@ -197,7 +197,7 @@ impl Reader {
                 );
                 continue;
             }
-            found = Some((kind.clone(), params));
+            found = Some((*kind, params));
         }
         if others.is_empty() {
             self.problem(

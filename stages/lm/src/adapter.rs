@@ -43,18 +43,18 @@ pub struct AdapterConfig {
     pub base_model_name_or_path: Option<String>,
 }
 
-/// The tensors of one adapted layer with weight [outputs, inputs].
+/// The tensors of one adapted layer with weight `[outputs, inputs]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraTensors {
     /// The number of inputs.
     pub inputs: usize,
     /// The number of outputs.
     pub outputs: usize,
-    /// A [r, inputs], row-major.
+    /// A `[r, inputs]`, row-major.
     pub a: Vec<f32>,
-    /// B [outputs, r], row-major.
+    /// B `[outputs, r]`, row-major.
     pub b: Vec<f32>,
-    /// DoRA's norms [outputs].
+    /// DoRA's norms `[outputs]`.
     pub magnitude: Option<Vec<f32>>,
 }
 

@@ -47,7 +47,7 @@ pub struct Pass {
 impl LanguageModel {
     /// Adds the gradient of `factor * sum of -log p(target)` to `gradients` and gives the sum itself.
     ///
-    /// `targets` [N] has for each packed position the token that should follow it, where that counts.
+    /// `targets` `[N]` has for each packed position the token that should follow it, where that counts.
     pub fn loss_and_gradients(
         &self,
         packed: &Packed,
@@ -155,7 +155,7 @@ impl LanguageModel {
         packed: &Packed,
         saved: Saved,
         dropout: Option<Dropout>,
-        dx: &mut Vec<f32>,
+        dx: &mut [f32],
         gradients: &mut Gradients,
     ) {
         let Saved {

@@ -204,7 +204,7 @@ impl ModelConfig {
         })
     }
 
-    /// Rotary frequencies, [head_dim / 2], in radians a position.
+    /// Rotary frequencies, `[head_dim / 2]`, in radians a position.
     pub fn rope_frequencies(&self) -> Vec<f64> {
         let half = self.head_dim / 2;
         let base = (0..half).map(|i| libm::pow(self.rope_theta, -((2 * i) as f64) / self.head_dim as f64));
@@ -336,7 +336,7 @@ impl Fields<'_> {
         let full_first = self.get("max_window_layers").and_then(Value::as_u64).unwrap_or(0) as usize;
         let slides = |layer: usize| match (types, family) {
             (Some(types), _) => types.get(layer).and_then(Value::as_str) == Some("sliding_attention"),
-            (None, Family::Gemma2) => layer % 2 == 0,
+            (None, Family::Gemma2) => layer.is_multiple_of(2),
             (None, Family::Qwen2) => layer >= full_first,
             (None, _) => true,
         };

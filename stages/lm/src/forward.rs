@@ -1,6 +1,6 @@
 //! The forward pass over packed rows, with what the backward pass needs of each layer.
 //!
-//! The tokens of all rows of a batch stand one after another, [N, width], without padding: linear layers and norms
+//! The tokens of all rows of a batch stand one after another, `[N, width]`, without padding: linear layers and norms
 //! see N rows, attention works inside each row. So a row's bits do not depend on the rows beside it.
 
 use std::sync::Arc;
@@ -137,7 +137,7 @@ pub(crate) enum Keys<'c> {
 }
 
 impl LanguageModel {
-    /// Hidden states after the final norm, [N, hidden].
+    /// Hidden states after the final norm, `[N, hidden]`.
     pub fn forward(&self, packed: &Packed) -> Vec<f32> {
         self.run(packed, &mut Keys::Packed)
     }
@@ -155,7 +155,7 @@ impl LanguageModel {
         self.norm(self.final_norm, &x).0
     }
 
-    /// Embeddings of the tokens, [N, hidden].
+    /// Embeddings of the tokens, `[N, hidden]`.
     pub(crate) fn embed(&self, packed: &Packed) -> Vec<f32> {
         let (hidden, table, scale) =
             (self.config.hidden, self.values(self.embedding), self.embedding_scale());
@@ -175,7 +175,7 @@ impl LanguageModel {
         (y, inverse)
     }
 
-    /// Logits of hidden states: h [n, hidden], result [n, vocab].
+    /// Logits of hidden states: h `[n, hidden]`, result `[n, vocab]`.
     pub fn logits(&self, hidden: &[f32]) -> Vec<f32> {
         let (width, vocab) = (self.config.hidden, self.config.vocab);
         let mut logits = vec![0.0; hidden.len() / width * vocab];
@@ -186,7 +186,7 @@ impl LanguageModel {
         logits
     }
 
-    /// One layer: its output, [N, hidden], and what its backward pass needs.
+    /// One layer: its output, `[N, hidden]`, and what its backward pass needs.
     pub(crate) fn layer(
         &self,
         index: usize,
@@ -263,7 +263,7 @@ impl LanguageModel {
         y
     }
 
-    /// The adapter's input brought to its rank, [N, rank].
+    /// The adapter's input brought to its rank, `[N, rank]`.
     pub(crate) fn lora_down(&self, linear: &Linear, x: &[f32], dropout: Option<Dropout>) -> Vec<f32> {
         let Some(lora) = &linear.lora else { return Vec::new() };
         let mut down = vec![0.0; x.len() / linear.inputs * lora.rank];
@@ -277,7 +277,7 @@ impl LanguageModel {
         down
     }
 
-    /// DoRA's magnitude over the norm of each row of the adapted weight, [outputs].
+    /// DoRA's magnitude over the norm of each row of the adapted weight, `[outputs]`.
     pub(crate) fn dora_factors(&self, linear: &Linear) -> Option<Vec<f32>> {
         let lora = linear.lora.as_ref()?;
         let magnitude = self.values(lora.magnitude?);

@@ -96,7 +96,7 @@ pub fn exp(x: f32) -> f32 {
     let p = p * r + 8.333_452e-3;
     let p = p * r + 4.166_579_6e-2;
     let p = p * r + 1.666_666_5e-1;
-    let p = p * r + 5.000_000_1e-1;
+    let p = p * r + 0.5;
     let e = p * r * r + r + 1.0;
     // The low bits of `shifted` hold n; moved to the exponent they scale by 2^n.
     f32::from_bits(e.to_bits().wrapping_add(shifted.to_bits() << 23))

@@ -86,9 +86,9 @@ pub struct Linear {
     pub inputs: usize,
     /// Size of the output.
     pub outputs: usize,
-    /// w [outputs, inputs].
+    /// w `[outputs, inputs]`.
     pub weight: TensorId,
-    /// b [outputs].
+    /// b `[outputs]`.
     pub bias: Option<TensorId>,
     /// The adapter.
     pub lora: Option<Lora>,
@@ -99,11 +99,11 @@ pub struct Linear {
 pub struct Lora {
     /// Rank.
     pub rank: usize,
-    /// a [rank, inputs].
+    /// a `[rank, inputs]`.
     pub a: TensorId,
-    /// b [outputs, rank].
+    /// b `[outputs, rank]`.
     pub b: TensorId,
-    /// Magnitudes [outputs] of DoRA.
+    /// Magnitudes `[outputs]` of DoRA.
     pub magnitude: Option<TensorId>,
     /// Factor of the product: alpha / rank, or alpha / sqrt(rank) for rsLoRA.
     pub scale: f32,
@@ -159,9 +159,9 @@ pub struct LanguageModel {
     pub config: ModelConfig,
     /// All tensors by number.
     pub tensors: Vec<Tensor>,
-    /// Embedding [vocab, hidden].
+    /// Embedding `[vocab, hidden]`.
     pub embedding: TensorId,
-    /// Output head [vocab, hidden]; the embedding where they are tied.
+    /// Output head `[vocab, hidden]`; the embedding where they are tied.
     pub head: TensorId,
     /// Norm before the head.
     pub final_norm: TensorId,

@@ -89,7 +89,7 @@ impl Sampler {
         Stream::named(self.seed, "sample", row)
     }
 
-    /// The token that follows `context` (prompt and what was generated so far), given its `logits` [vocab].
+    /// The token that follows `context` (prompt and what was generated so far), given its `logits` `[vocab]`.
     /// `position` counts the generated tokens of this row from 0.
     ///
     /// The draw inverts the cumulative distribution over ascending ids, with sums in f64. Without a finite

@@ -8,7 +8,7 @@ use crate::model::{LanguageModel, ModelError};
 const ROWS: usize = 32;
 /// Tokens beyond which no further row joins a batch.
 const TOKENS: usize = 4096;
-/// Positions whose logits are held at once: no tensor [rows, positions, vocab] ever exists.
+/// Positions whose logits are held at once: no tensor `[rows, positions, vocab]` ever exists.
 const BLOCK: usize = 128;
 
 /// Calls `on_row` for each row with the natural-log probabilities of its tokens after the first, given all before.

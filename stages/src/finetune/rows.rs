@@ -89,6 +89,7 @@ pub(super) fn texts(context: &Context<'_>, params: &Params) -> Result<Vec<String
 }
 
 /// Where tokens come from.
+#[expect(clippy::large_enum_variant, reason = "one value exists for a whole training")]
 enum Source<'a> {
     Masked { tokenizer: &'a Tokenizer },
     Rendered { prompts: Prompts, renderer: Renderer<'a> },

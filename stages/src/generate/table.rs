@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn columns_of_an_older_response_go_and_those_of_a_source_stay() {
         let ours = ["finish_reason", "response_token_ids", "response_logprobs"];
-        let expected = |start: &[&str]| [start, &ours[..]].concat();
+        let expected = |start: &[&'static str]| [start, &ours[..]].concat();
         assert_eq!(
             names(&["id", "prompt", "response", "text", "token_ids", "loss_mask"]),
             expected(&["id", "prompt", "response", "reference", "sample"])

@@ -44,6 +44,20 @@ fn an_empty_table_has_columns_and_undefined_figures() {
 }
 
 #[test]
+fn the_perplexity_leaves_out_the_prompt() {
+    let logprobs = [Some(vec![None, Some(-9.0), Some(-1.0), Some(-2.0)]), Some(vec![None, Some(-9.0)])];
+    let table = batch([
+        ("prompt_tokens", array(Int32Array::from(vec![2, 2]))),
+        ("logprobs", array(ListArray::from_iter_primitive::<Float32Type, _, _>(logprobs))),
+        ("perplexity", array(Float64Array::from(vec![Some(1.5_f64.exp()), None]))),
+    ]);
+    let made = Bench::new("evaluate").run("task: perplexity", &table).unwrap();
+    let (tokens, rows) = (made.metric("perplexity"), made.metric("mean_perplexity"));
+    assert!((tokens.value - 1.5_f64.exp()).abs() < 1e-12 && (rows.value - tokens.value).abs() < 1e-12);
+    assert_eq!((tokens.n, rows.n), (2, 1));
+}
+
+#[test]
 fn presets_can_be_overridden() {
     let table = answers(&[row("a", "so PARIS ", "Paris"), row("b", "paris", "Paris"), row("c", "5.0", "5")]);
     let bench = Bench::new("evaluate");

@@ -26,7 +26,7 @@ pub struct Attention {
     pub window: Option<usize>,
 }
 
-/// Keys and values that lie together, [positions, kv_heads * head_dim] each.
+/// Keys and values that lie together, `[positions, kv_heads * head_dim]` each.
 #[derive(Debug, Clone, Copy)]
 pub struct Piece<'a> {
     /// Keys.
@@ -37,11 +37,11 @@ pub struct Piece<'a> {
 
 /// One row's queries and all keys that they may see.
 pub struct Row<'a> {
-    /// [queries, heads * head_dim].
+    /// `[queries, heads * head_dim]`.
     pub queries: &'a [f32],
     /// The keys, those of the queries themselves last.
     pub pieces: [Piece<'a>; 2],
-    /// [queries, heads * head_dim].
+    /// `[queries, heads * head_dim]`.
     pub out: &'a mut [f32],
 }
 
@@ -173,7 +173,7 @@ impl Attention {
         }
     }
 
-    /// Gradients of packed rows: q, dout, dq [N, heads * head_dim], k, v, dk, dv [N, kv_heads * head_dim]; row r
+    /// Gradients of packed rows: q, dout, dq `[N, heads * head_dim]`, k, v, dk, dv `[N, kv_heads * head_dim]`; row r
     /// holds the positions `offsets[r]..offsets[r + 1]`. dq, dk and dv are added to.
     #[expect(
         clippy::too_many_arguments,
@@ -212,7 +212,7 @@ impl Attention {
     }
 }
 
-/// Packed rows as slices of their own: `x` is [N, width].
+/// Packed rows as slices of their own: `x` is `[N, width]`.
 pub fn split<'x>(mut x: &'x mut [f32], offsets: &[usize], width: usize) -> Vec<&'x mut [f32]> {
     let mut parts = Vec::with_capacity(offsets.len().saturating_sub(1));
     for pair in offsets.windows(2) {

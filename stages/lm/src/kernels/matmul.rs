@@ -6,19 +6,19 @@
 
 use gemm::Parallelism;
 
-/// `y = x wᵀ`: x [rows, inputs], w [outputs, inputs], y [rows, outputs].
+/// `y = x wᵀ`: x `[rows, inputs]`, w `[outputs, inputs]`, y `[rows, outputs]`.
 ///
 /// A row of `y` depends on its row of `x` alone, to the bit.
 pub fn forward(x: &[f32], w: &[f32], y: &mut [f32], inputs: usize, outputs: usize) {
     product(y, (outputs, 1), x, (inputs, 1), w, (1, inputs), [y_rows(y, outputs), outputs, inputs], false);
 }
 
-/// `dx += dy w`, the gradient of the input: dy [rows, outputs], w [outputs, inputs], dx [rows, inputs].
+/// `dx += dy w`, the gradient of the input: dy `[rows, outputs]`, w `[outputs, inputs]`, dx `[rows, inputs]`.
 pub fn backward_input(dy: &[f32], w: &[f32], dx: &mut [f32], inputs: usize, outputs: usize) {
     product(dx, (inputs, 1), dy, (outputs, 1), w, (inputs, 1), [y_rows(dx, inputs), inputs, outputs], true);
 }
 
-/// `dw += dyᵀ x`, the gradient of the weights: dy [rows, outputs], x [rows, inputs], dw [outputs, inputs].
+/// `dw += dyᵀ x`, the gradient of the weights: dy `[rows, outputs]`, x `[rows, inputs]`, dw `[outputs, inputs]`.
 pub fn backward_weight(dy: &[f32], x: &[f32], dw: &mut [f32], inputs: usize, outputs: usize) {
     product(dw, (inputs, 1), dy, (1, outputs), x, (inputs, 1), [outputs, inputs, y_rows(x, inputs)], true);
 }
@@ -30,7 +30,7 @@ fn y_rows(y: &[f32], width: usize) -> usize {
 /// Strides of a matrix: between rows and between columns.
 type Strides = (usize, usize);
 
-/// `out (+)= a b` for [m, k] × [k, n], all with strides.
+/// `out (+)= a b` for `[m, k]` × `[k, n]`, all with strides.
 #[expect(clippy::too_many_arguments, reason = "three matrices with strides and their sizes, once")]
 fn product(
     out: &mut [f32],

@@ -10,7 +10,7 @@ const BLOCK: usize = 16;
 
 /// Root-mean-square norm of each row: `y = x / rms(x) * (weight + plus)`; `inverse` keeps 1 / rms of each row.
 ///
-/// x and y [rows, width]; `plus` is 1 for Gemma, whose weights are stored less one.
+/// x and y `[rows, width]`; `plus` is 1 for Gemma, whose weights are stored less one.
 pub fn rms_norm(x: &[f32], weight: &[f32], plus: f32, eps: f64, y: &mut [f32], inverse: &mut [f32]) {
     let (width, arch) = (weight.len(), Arch::new());
     let blocks =
@@ -73,7 +73,7 @@ pub fn rms_norm_backward(
     }
 }
 
-/// Cosines and sines of the rotary positions, [positions, head_dim / 2] each.
+/// Cosines and sines of the rotary positions, `[positions, head_dim / 2]` each.
 #[derive(Debug, Clone)]
 pub struct RopeTable {
     half: usize,
@@ -95,7 +95,7 @@ impl RopeTable {
 
     /// Turns every head of each row by its position, in place; `back` turns the other way, which is the gradient.
     ///
-    /// x [rows, heads * head_dim], `positions` [rows]. The first half of a head pairs with the second.
+    /// x `[rows, heads * head_dim]`, `positions` `[rows]`. The first half of a head pairs with the second.
     pub fn rotate(&self, x: &mut [f32], positions: &[u32], back: bool) {
         let (half, arch) = (self.half, Arch::new());
         let Some(width) = x.len().checked_div(positions.len()) else { return };
