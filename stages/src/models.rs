@@ -100,25 +100,8 @@ pub(crate) fn on_threads<T: Send>(
     pool.install(work)
 }
 
-/// What can move the last bits of what a model computes on this machine.
-///
-/// The instruction set picks the kernels of `gemm`, and the sizes of the caches the blocks in which it sums.
+/// What can move the last bits of what a model computes: our kernels sum in one order on every processor, so that is their
+/// version and the architecture alone.
 pub(crate) fn profile() -> String {
-    let [l1, l2, l3] = gemm_common::cache::CACHE_INFO.map(|level| level.cache_bytes);
-    format!("native 1 {} gemm 0.19 l1={l1} l2={l2} l3={l3}", instruction_set())
-}
-
-#[cfg(target_arch = "x86_64")]
-fn instruction_set() -> &'static str {
-    let fma = std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma");
-    match (fma, std::arch::is_x86_feature_detected!("avx512f")) {
-        (true, true) => "avx512f",
-        (true, false) => "avx2+fma",
-        _ => "x86-64",
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn instruction_set() -> &'static str {
-    std::env::consts::ARCH
+    format!("native 1 {}", std::env::consts::ARCH)
 }

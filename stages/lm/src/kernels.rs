@@ -3,6 +3,29 @@
 //! Tensors are row-major `f32` slices. No function lets one row's bits depend on another row, on the number of
 //! rows, or on the number of threads; sums over rows (gradients of weights) run in the order of the rows.
 
+/// Defines a function that runs `body` compiled for the widest instructions of the processor, chosen at run time.
+///
+/// A closure given to `Arch::dispatch` may end up outside the function that has those instructions, when it is too
+/// large to be inlined: nothing warns, and the loop is eight times slower. The method of a struct, always inlined
+/// like the body itself, cannot.
+macro_rules! vectorized {
+    ($(#[$doc:meta])* $visibility:vis fn $name:ident<$($life:lifetime),+>($($argument:ident: $type:ty),+ $(,)?)
+        -> $result:ty = $body:path) => {
+        $(#[$doc])*
+        $visibility fn $name<$($life),+>($($argument: $type),+) -> $result {
+            struct Run<$($life),+> { $($argument: $type),+ }
+            impl<$($life),+> pulp::WithSimd for Run<$($life),+> {
+                type Output = $result;
+                #[inline(always)]
+                fn with_simd<S: pulp::Simd>(self, _: S) -> $result {
+                    $body($(self.$argument),+)
+                }
+            }
+            pulp::Arch::new().dispatch(Run { $($argument),+ })
+        }
+    };
+}
+
 pub mod attention;
 pub mod matmul;
 pub mod pointwise;

@@ -188,9 +188,6 @@ fn a_mask_of_another_tokenizer_is_refused() {
     let table = bench.table(&training_table(&folder));
     let scored = bench.run("score", "model: m, data: d", &[("model", &llama), ("data", &table)]).unwrap();
     let scored = bench.input(scored.artifacts[MAIN].clone());
-    let kept = bench.run("mask", "data: d, above: 1000", &[("data", &scored)]);
-    // `mask` has no profile, so the bench's own check of it does not hold; its table is made by hand.
-    drop(kept);
     let Input::Table { path, .. } = &scored else { panic!() };
     let batch = refrain_cache::TableReader::open(path).unwrap().read_all(None).unwrap();
     let mut masks = ListBuilder::new(BooleanBuilder::new());

@@ -189,7 +189,7 @@ fn rows_that_cannot_be_continued_are_named() {
     assert_eq!(error, "`shots.count` is 2, but the table of examples has 1 rows");
     let error = message(bench.run(
         "generate",
-        "model: m, data: d, prompt: \"{{ prompt }} {{ 1 / 0 }}\"",
+        "model: m, data: d, prompt: \"{{ prompt.text }}\"",
         &[("model", &model), ("data", &table)],
     ));
     assert!(error.starts_with("row 0: the template `prompt` fails: "), "{error}");

@@ -4,7 +4,8 @@
 //! row may lie in several pieces (a prefix that samples share, and a row's own tail); the pieces are visited in
 //! order, which gives the same sums as one piece.
 
-use pulp::Arch;
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::{axpy, dot, exp, max, sum, tanh};
@@ -61,8 +62,7 @@ impl Attention {
 
     /// Attention of all rows.
     pub fn forward(&self, rows: &mut [Row<'_>]) {
-        let arch = Arch::new();
-        rows.par_iter_mut().for_each_init(Vec::new, |scores, row| arch.dispatch(|| self.row(row, scores)));
+        rows.par_iter_mut().for_each_init(Vec::new, |scores, row| attend(self, row, scores));
     }
 
     #[inline(always)]
@@ -79,30 +79,26 @@ impl Attention {
                 self.weights(query, &row.pieces, column, position, scores);
                 let out = &mut row.out[at..at + dim];
                 out.fill(0.0);
-                let mut weights = scores.iter();
-                self.visit(&row.pieces, position, |piece, j| {
-                    let value = &piece.values[j * self.key_width() + column..][..dim];
-                    if let Some(weight) = weights.next() {
-                        axpy(*weight, value, out);
+                let mut weights = scores.as_slice();
+                for (piece, span) in self.seen(&row.pieces, position) {
+                    let (here, rest) = weights.split_at(span.len());
+                    weights = rest;
+                    for (weight, j) in here.iter().zip(span) {
+                        axpy(*weight, &piece.values[j * self.key_width() + column..][..dim], out);
                     }
-                });
+                }
             }
         }
     }
 
-    /// Calls `each` with every key that the query at `position` sees, in order.
+    /// The keys of each piece that the query at `position` sees.
     #[inline(always)]
-    fn visit<'p>(&self, pieces: &[Piece<'p>; 2], position: usize, mut each: impl FnMut(&Piece<'p>, usize)) {
+    fn seen<'p>(&self, pieces: &[Piece<'p>; 2], position: usize) -> [(Piece<'p>, Range<usize>); 2] {
         let first = self.first(position);
-        let mut before = 0;
-        for piece in pieces {
-            let length = piece.keys.len() / self.key_width();
-            let to = (position + 1).saturating_sub(before).min(length);
-            for j in first.saturating_sub(before)..to {
-                each(piece, j);
-            }
-            before += length;
-        }
+        let before = pieces[0].keys.len() / self.key_width();
+        let one = first.min(before)..(position + 1).min(before);
+        let other = first.saturating_sub(before)..(position + 1).saturating_sub(before);
+        [(pieces[0], one), (pieces[1], other)]
     }
 
     /// The softmax weights of one query and head.
@@ -116,11 +112,17 @@ impl Attention {
         scores: &mut Vec<f32>,
     ) {
         scores.clear();
-        self.visit(pieces, position, |piece, j| {
-            let key = &piece.keys[j * self.key_width() + column..][..query.len()];
-            let score = dot(query, key) * self.scale;
-            scores.push(self.cap.map_or(score, |cap| cap * tanh(score / cap)));
-        });
+        for (piece, span) in self.seen(pieces, position) {
+            for j in span {
+                let key = &piece.keys[j * self.key_width() + column..][..query.len()];
+                scores.push(dot(query, key) * self.scale);
+            }
+        }
+        if let Some(cap) = self.cap {
+            for score in scores.iter_mut() {
+                *score = cap * tanh(*score / cap);
+            }
+        }
         let top = max(scores);
         for score in scores.iter_mut() {
             *score = exp(*score - top);
@@ -132,12 +134,8 @@ impl Attention {
     }
 
     /// Gradients of one row whose keys lie in one piece: adds to dq, dk and dv.
-    fn row_backward(&self, row: RowGradient<'_>, buffers: &mut Buffers) {
-        Arch::new().dispatch(|| self.row_backward_inner(row, buffers));
-    }
-
     #[inline(always)]
-    fn row_backward_inner(&self, row: RowGradient<'_>, Buffers { scores, slopes }: &mut Buffers) {
+    fn row_backward(&self, row: RowGradient<'_>, Buffers { scores, slopes }: &mut Buffers) {
         let RowGradient { q, k, v, dout, dq, dk, dv } = row;
         let (dim, group, wide, narrow) =
             (self.head_dim, self.heads / self.kv_heads, self.query_width(), self.key_width());
@@ -208,8 +206,18 @@ impl Attention {
                 }
             })
             .collect();
-        rows.into_par_iter().for_each_init(Buffers::default, |buffers, row| self.row_backward(row, buffers));
+        rows.into_par_iter()
+            .for_each_init(Buffers::default, |buffers, row| attend_backward(self, row, buffers));
     }
+}
+
+vectorized! {
+    fn attend<'a, 'b>(attention: &'a Attention, row: &'a mut Row<'b>, scores: &'a mut Vec<f32>) -> () = Attention::row
+}
+
+vectorized! {
+    fn attend_backward<'a, 'b>(attention: &'a Attention, row: RowGradient<'b>, buffers: &'a mut Buffers) -> () =
+        Attention::row_backward
 }
 
 /// Packed rows as slices of their own: `x` is `[N, width]`.

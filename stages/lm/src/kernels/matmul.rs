@@ -1,110 +1,200 @@
-//! Matrix products, through the `gemm` crate with one invocation for each of the three shapes that a layer needs.
+//! Matrix products in one order of summation, whatever the shapes, the threads and the machine.
 //!
-//! `gemm` picks another path for a single row or column (a matrix-vector product), whose sums run in another
-//! order. So a product never has one row or column here: the operand is padded to two. Beyond that the order of
-//! summation depends on the shared dimension alone, which the tests below assert over random shapes.
+//! A library of matrix products chooses its path by shape and cuts its sums by cache size: with `gemm` a row got
+//! other bits as soon as rows times outputs passed 256, and others again on another processor. The kernels here
+//! read both operands as they lie, and each sum is cut in fixed places, with one fused multiply-add a term. So the
+//! bits of a result are the same on every processor that has such an instruction; without one they are still the
+//! same, but slow.
 
-use gemm::Parallelism;
+use rayon::prelude::*;
+
+/// Independent sums of a dot product: one AVX register.
+const LANES: usize = 8;
+/// Terms of a dot product that are summed in registers, before the sums of these blocks are added in order.
+const DEPTH: usize = 1024;
+/// Rows of `x` that one task multiplies.
+const ROWS: usize = 32;
+/// Multiplications from which on a product of few rows is worth several threads.
+const WORTH: usize = 1 << 20;
+/// Outputs that one task computes where the rows are few.
+const OUTPUTS: usize = 64;
+
+/// Rows and columns of a tile of an outer product: twelve AVX registers.
+const TILE: (usize, usize) = (6, 16);
+/// Terms of an outer product that are summed in registers.
+const TERMS: usize = 256;
+/// Rows of the result that one task adds to; a multiple of the tile's.
+const RESULTS: usize = 48;
 
 /// `y = x wᵀ`: x `[rows, inputs]`, w `[outputs, inputs]`, y `[rows, outputs]`.
 ///
 /// A row of `y` depends on its row of `x` alone, to the bit.
 pub fn forward(x: &[f32], w: &[f32], y: &mut [f32], inputs: usize, outputs: usize) {
-    product(y, (outputs, 1), x, (inputs, 1), w, (1, inputs), [y_rows(y, outputs), outputs, inputs], false);
+    let rows = y.len() / outputs;
+    if rows > ROWS {
+        let blocks = y.par_chunks_mut(ROWS * outputs).zip(x.par_chunks(ROWS * inputs));
+        blocks.for_each(|(y, x)| dots(x, w, y, inputs, (outputs, 1)));
+    } else if rows * inputs * outputs < WORTH {
+        dots(x, w, y, inputs, (outputs, 1));
+    } else {
+        let mut turned = vec![0.0; y.len()];
+        let blocks = turned.par_chunks_mut(OUTPUTS * rows).zip(w.par_chunks(OUTPUTS * inputs));
+        blocks.for_each(|(turned, w)| dots(x, w, turned, inputs, (1, rows)));
+        for (row, y) in y.chunks_exact_mut(outputs).enumerate() {
+            y.iter_mut().zip(turned[row..].iter().step_by(rows)).for_each(|(y, turned)| *y = *turned);
+        }
+    }
 }
 
 /// `dx += dy w`, the gradient of the input: dy `[rows, outputs]`, w `[outputs, inputs]`, dx `[rows, inputs]`.
+///
+/// A row of `dx` depends on its rows of `dx` and `dy` alone, to the bit.
 pub fn backward_input(dy: &[f32], w: &[f32], dx: &mut [f32], inputs: usize, outputs: usize) {
-    product(dx, (inputs, 1), dy, (outputs, 1), w, (inputs, 1), [y_rows(dx, inputs), inputs, outputs], true);
+    let blocks = dx.par_chunks_mut(RESULTS * inputs).zip(dy.par_chunks(RESULTS * outputs));
+    blocks.for_each(|(dx, dy)| outer(dy, (outputs, 1), w, dx, inputs));
 }
 
 /// `dw += dyᵀ x`, the gradient of the weights: dy `[rows, outputs]`, x `[rows, inputs]`, dw `[outputs, inputs]`.
 pub fn backward_weight(dy: &[f32], x: &[f32], dw: &mut [f32], inputs: usize, outputs: usize) {
-    product(dw, (inputs, 1), dy, (1, outputs), x, (inputs, 1), [outputs, inputs, y_rows(x, inputs)], true);
+    let blocks = dw.par_chunks_mut(RESULTS * inputs).enumerate();
+    blocks.for_each(|(block, dw)| {
+        let from = (block * RESULTS).min(dy.len());
+        outer(&dy[from..], (1, outputs), x, dw, inputs);
+    });
 }
 
-fn y_rows(y: &[f32], width: usize) -> usize {
-    y.len() / width
+vectorized! {
+    /// The dot products of all rows of `x` with all rows of `w`, each `inputs` long. That of row r and output o
+    /// goes to `y` at `r * strides.0 + o * strides.1`.
+    fn dots<'a>(x: &'a [f32], w: &'a [f32], y: &'a mut [f32], inputs: usize, strides: (usize, usize)) -> () = dots_body
 }
 
-/// Strides of a matrix: between rows and between columns.
-type Strides = (usize, usize);
-
-/// `out (+)= a b` for `[m, k]` × `[k, n]`, all with strides.
-#[expect(clippy::too_many_arguments, reason = "three matrices with strides and their sizes, once")]
-fn product(
-    out: &mut [f32],
-    out_strides: Strides,
-    a: &[f32],
-    a_strides: Strides,
-    b: &[f32],
-    b_strides: Strides,
-    [m, n, k]: [usize; 3],
-    add: bool,
-) {
-    if m == 0 || n == 0 {
-        return;
-    }
-    if m == 1 {
-        // Two equal rows in place of one; only the first result is kept.
-        let row: Vec<f32> = (0..k).map(|i| a[i * a_strides.1]).collect();
-        let twice: Vec<f32> = row.iter().chain(&row).copied().collect();
-        let mut both = vec![0.0; 2 * n];
-        product(&mut both, (n, 1), &twice, (k, 1), b, b_strides, [2, n, k], false);
-        for (j, value) in both[..n].iter().enumerate() {
-            let place = &mut out[j * out_strides.1];
-            *place = if add { *place + value } else { *value };
+#[inline(always)]
+fn dots_body(x: &[f32], w: &[f32], y: &mut [f32], inputs: usize, strides: (usize, usize)) {
+    let (rows, outputs) = (x.len() / inputs, w.len() / inputs);
+    for from in (0..inputs).step_by(DEPTH) {
+        let to = (from + DEPTH).min(inputs);
+        for output in (0..outputs).step_by(4) {
+            // Past the end the last row stands in; its results are not kept.
+            let w: [&[f32]; 4] =
+                std::array::from_fn(|i| part(w, (output + i).min(outputs - 1), inputs, from, to));
+            let wanted = 4.min(outputs - output);
+            let mut keep = |row: usize, sums: [f32; 4]| {
+                for (i, sum) in sums.iter().enumerate().take(wanted) {
+                    let y = &mut y[row * strides.0 + (output + i) * strides.1];
+                    *y = if from == 0 { *sum } else { *y + sum };
+                }
+            };
+            let mut row = 0;
+            while row + 1 < rows {
+                let [one, two] =
+                    tile([part(x, row, inputs, from, to), part(x, row + 1, inputs, from, to)], w);
+                keep(row, one);
+                keep(row + 1, two);
+                row += 2;
+            }
+            if row < rows {
+                let [one] = tile([part(x, row, inputs, from, to)], w);
+                keep(row, one);
+            }
         }
-        return;
-    }
-    if n == 1 {
-        let column: Vec<f32> = (0..k).flat_map(|i| [b[i * b_strides.0]; 2]).collect();
-        let mut both = vec![0.0; 2 * m];
-        product(&mut both, (2, 1), a, a_strides, &column, (2, 1), [m, 2, k], false);
-        for i in 0..m {
-            let place = &mut out[i * out_strides.0];
-            *place = if add { *place + both[2 * i] } else { both[2 * i] };
-        }
-        return;
-    }
-    let last = |(rs, cs): Strides, rows: usize, columns: usize| (rows - 1) * rs + (columns - 1) * cs;
-    assert!(last(out_strides, m, n) < out.len(), "the product fits its output");
-    assert!(k > 0 && last(a_strides, m, k) < a.len(), "the left matrix has all its values");
-    assert!(last(b_strides, k, n) < b.len(), "the right matrix has all its values");
-    let stride = |s: usize| s as isize;
-    // SAFETY: the asserts above hold every index that the strides reach inside the three slices, the output is
-    // borrowed mutably and so overlaps neither operand, and f32 has no invalid bits. `gemm` offers no safe call.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            stride(out_strides.1),
-            stride(out_strides.0),
-            add,
-            a.as_ptr(),
-            stride(a_strides.1),
-            stride(a_strides.0),
-            b.as_ptr(),
-            stride(b_strides.1),
-            stride(b_strides.0),
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            parallelism(),
-        );
     }
 }
 
-/// The threads of the pool that the caller runs in.
-fn parallelism() -> Parallelism {
-    match rayon::current_num_threads() {
-        1 => Parallelism::None,
-        n => Parallelism::Rayon(n),
+/// Terms `from..to` of a row.
+#[inline(always)]
+fn part(matrix: &[f32], row: usize, width: usize, from: usize, to: usize) -> &[f32] {
+    &matrix[row * width + from..row * width + to]
+}
+
+/// Dot products of M rows with four; each has its own lanes, so none depends on what else is in the tile.
+#[inline(always)]
+fn tile<const M: usize>(x: [&[f32]; M], w: [&[f32]; 4]) -> [[f32; 4]; M] {
+    let length = x[0].len();
+    // Equal lengths that the compiler can see, so that no bound is checked in the loop.
+    let (x, w) = (x.map(|x| &x[..length]), w.map(|w| &w[..length]));
+    let mut sums = [[[0.0f32; LANES]; 4]; M];
+    let whole = length / LANES * LANES;
+    let mut at = 0;
+    while at < whole {
+        step(&mut sums, x.map(|x| lanes(&x[at..at + LANES])), w.map(|w| lanes(&w[at..at + LANES])));
+        at += LANES;
     }
+    if whole < length {
+        step(&mut sums, x.map(|x| lanes(&x[whole..])), w.map(|w| lanes(&w[whole..])));
+    }
+    sums.map(|row| row.map(|l| ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]))))
+}
+
+#[inline(always)]
+fn step<const M: usize>(sums: &mut [[[f32; LANES]; 4]; M], x: [[f32; LANES]; M], w: [[f32; LANES]; 4]) {
+    for (sums, x) in sums.iter_mut().zip(x) {
+        for (sums, w) in sums.iter_mut().zip(w) {
+            for i in 0..LANES {
+                sums[i] = x[i].mul_add(w[i], sums[i]);
+            }
+        }
+    }
+}
+
+/// Up to eight values, zeros after them.
+#[inline(always)]
+fn lanes(values: &[f32]) -> [f32; LANES] {
+    let mut lanes = [0.0; LANES];
+    lanes[..values.len()].copy_from_slice(values);
+    lanes
+}
+
+vectorized! {
+    /// `out[r] += sum over t of factors[r, t] * w[t]`: w `[terms, width]`, out `[rows, width]`; the factor of row r
+    /// and term t lies at `r * strides.0 + t * strides.1`.
+    fn outer<'a>(factors: &'a [f32], strides: (usize, usize), w: &'a [f32], out: &'a mut [f32], width: usize) -> () =
+        outer_body
+}
+
+#[inline(always)]
+fn outer_body(factors: &[f32], strides: (usize, usize), w: &[f32], out: &mut [f32], width: usize) {
+    let (rows, terms) = (out.len() / width, w.len() / width);
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    for from in (0..terms).step_by(TERMS) {
+        let to = (from + TERMS).min(terms);
+        left.clear();
+        for top in (0..rows).step_by(TILE.0) {
+            let factor = |row: usize, t: usize| {
+                if row < rows { factors[row * strides.0 + t * strides.1] } else { 0.0 }
+            };
+            left.extend((from..to).flat_map(|t| (0..TILE.0).map(move |i| factor(top + i, t))));
+        }
+        for column in (0..width).step_by(TILE.1) {
+            let wanted = TILE.1.min(width - column);
+            right.clear();
+            right.resize((to - from) * TILE.1, 0.0);
+            for (right, t) in right.chunks_exact_mut(TILE.1).zip(from..to) {
+                right[..wanted].copy_from_slice(&w[t * width + column..][..wanted]);
+            }
+            for (left, out) in left.chunks_exact((to - from) * TILE.0).zip(out.chunks_mut(TILE.0 * width)) {
+                let sums = outer_tile(left, &right);
+                for (sums, out) in sums.iter().zip(out.chunks_exact_mut(width)) {
+                    out[column..column + wanted].iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
+                }
+            }
+        }
+    }
+}
+
+/// The sum of outer products of packed columns, six by sixteen.
+#[inline(always)]
+fn outer_tile(left: &[f32], right: &[f32]) -> [[f32; TILE.1]; TILE.0] {
+    let mut sums = [[0.0f32; TILE.1]; TILE.0];
+    let (left, right) = (left.as_chunks::<{ TILE.0 }>().0, right.as_chunks::<{ TILE.1 }>().0);
+    for (left, right) in left.iter().zip(right) {
+        for (sums, factor) in sums.iter_mut().zip(left) {
+            for (sum, value) in sums.iter_mut().zip(right) {
+                *sum = factor.mul_add(*value, *sum);
+            }
+        }
+    }
+    sums
 }
 
 #[cfg(test)]

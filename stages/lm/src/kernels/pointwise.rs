@@ -1,31 +1,39 @@
 //! What works on one row or one value at a time: norms, rotary positions, activations, log-probabilities.
 
-use pulp::Arch;
 use rayon::prelude::*;
 
-use super::{LANES, dot, exp, max, tanh};
+use super::{LANES, dot, exp, max, sum_lanes, tanh};
 
 /// Rows that one task computes; the same whatever the number of threads.
 const BLOCK: usize = 16;
+/// Values that one task computes where there are no rows.
+const VALUES: usize = 1 << 13;
 
 /// Root-mean-square norm of each row: `y = x / rms(x) * (weight + plus)`; `inverse` keeps 1 / rms of each row.
 ///
 /// x and y `[rows, width]`; `plus` is 1 for Gemma, whose weights are stored less one.
 pub fn rms_norm(x: &[f32], weight: &[f32], plus: f32, eps: f64, y: &mut [f32], inverse: &mut [f32]) {
-    let (width, arch) = (weight.len(), Arch::new());
+    let width = weight.len();
     let blocks =
         x.par_chunks(BLOCK * width).zip(y.par_chunks_mut(BLOCK * width)).zip(inverse.par_chunks_mut(BLOCK));
-    blocks.for_each(|((x, y), inverse)| {
-        arch.dispatch(|| {
-            for ((x, y), inverse) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)).zip(inverse) {
-                let mean = f64::from(dot(x, x)) / width as f64;
-                *inverse = (1.0 / (mean + eps).sqrt()) as f32;
-                for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
-                    *y = x * *inverse * (w + plus);
-                }
-            }
-        });
-    });
+    blocks.for_each(|((x, y), inverse)| norm_rows(x, weight, plus, eps, y, inverse));
+}
+
+vectorized! {
+    fn norm_rows<'a>(x: &'a [f32], weight: &'a [f32], plus: f32, eps: f64, y: &'a mut [f32], inverse: &'a mut [f32])
+        -> () = norm_rows_body
+}
+
+#[inline(always)]
+fn norm_rows_body(x: &[f32], weight: &[f32], plus: f32, eps: f64, y: &mut [f32], inverse: &mut [f32]) {
+    let width = weight.len();
+    for ((x, y), inverse) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)).zip(inverse) {
+        let mean = f64::from(dot(x, x)) / width as f64;
+        *inverse = (1.0 / (mean + eps).sqrt()) as f32;
+        for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
+            *y = x * *inverse * (w + plus);
+        }
+    }
 }
 
 /// Adds the gradient of [`rms_norm`] to `dx` and, where it is wanted, to `dweight`.
@@ -38,32 +46,13 @@ pub fn rms_norm_backward(
     dx: &mut [f32],
     dweight: Option<&mut [f32]>,
 ) {
-    let (width, arch) = (weight.len(), Arch::new());
+    let width = weight.len();
     let blocks = dx
         .par_chunks_mut(BLOCK * width)
         .zip(x.par_chunks(BLOCK * width))
         .zip(dy.par_chunks(BLOCK * width))
         .zip(inverse.par_chunks(BLOCK));
-    blocks.for_each(|(((dx, x), dy), inverse)| {
-        arch.dispatch(|| {
-            let rows = dx
-                .chunks_exact_mut(width)
-                .zip(x.chunks_exact(width))
-                .zip(dy.chunks_exact(width))
-                .zip(inverse);
-            for (((dx, x), dy), inverse) in rows {
-                let mut lanes = [0.0f32; LANES];
-                for (i, ((x, dy), w)) in x.iter().zip(dy).zip(weight).enumerate() {
-                    lanes[i % LANES] += x * dy * (w + plus);
-                }
-                let along: f32 = lanes.iter().sum();
-                let pull = along * inverse * inverse * inverse / width as f32;
-                for (((dx, x), dy), w) in dx.iter_mut().zip(x).zip(dy).zip(weight) {
-                    *dx += dy * (w + plus) * inverse - x * pull;
-                }
-            }
-        });
-    });
+    blocks.for_each(|(((dx, x), dy), inverse)| norm_rows_backward(x, weight, plus, inverse, dy, dx));
     if let Some(dweight) = dweight {
         for ((x, dy), inverse) in x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(inverse) {
             for ((dw, x), dy) in dweight.iter_mut().zip(x).zip(dy) {
@@ -71,6 +60,48 @@ pub fn rms_norm_backward(
             }
         }
     }
+}
+
+vectorized! {
+    fn norm_rows_backward<'a>(
+        x: &'a [f32], weight: &'a [f32], plus: f32, inverse: &'a [f32], dy: &'a [f32], dx: &'a mut [f32],
+    ) -> () = norm_rows_backward_body
+}
+
+#[inline(always)]
+fn norm_rows_backward_body(
+    x: &[f32],
+    weight: &[f32],
+    plus: f32,
+    inverse: &[f32],
+    dy: &[f32],
+    dx: &mut [f32],
+) {
+    let width = weight.len();
+    let rows = dx.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(dy.chunks_exact(width)).zip(inverse);
+    for (((dx, x), dy), inverse) in rows {
+        let pull = weighted_dot(x, dy, weight, plus) * inverse * inverse * inverse / width as f32;
+        for (((dx, x), dy), w) in dx.iter_mut().zip(x).zip(dy).zip(weight) {
+            *dx += dy * (w + plus) * inverse - x * pull;
+        }
+    }
+}
+
+/// The sum of `x * dy * (weight + plus)`.
+#[inline(always)]
+fn weighted_dot(x: &[f32], dy: &[f32], weight: &[f32], plus: f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let ((x, x_rest), (dy, dy_rest), (w, w_rest)) =
+        (x.as_chunks::<LANES>(), dy.as_chunks::<LANES>(), weight.as_chunks::<LANES>());
+    for ((x, dy), w) in x.iter().zip(dy).zip(w) {
+        for i in 0..LANES {
+            lanes[i] += x[i] * dy[i] * (w[i] + plus);
+        }
+    }
+    for (((lane, x), dy), w) in lanes.iter_mut().zip(x_rest).zip(dy_rest).zip(w_rest) {
+        *lane += x * dy * (w + plus);
+    }
+    sum_lanes(lanes)
 }
 
 /// Cosines and sines of the rotary positions, `[positions, head_dim / 2]` each.
@@ -97,22 +128,32 @@ impl RopeTable {
     ///
     /// x `[rows, heads * head_dim]`, `positions` `[rows]`. The first half of a head pairs with the second.
     pub fn rotate(&self, x: &mut [f32], positions: &[u32], back: bool) {
-        let (half, arch) = (self.half, Arch::new());
         let Some(width) = x.len().checked_div(positions.len()) else { return };
-        arch.dispatch(|| {
-            for (row, position) in x.chunks_exact_mut(width).zip(positions) {
-                let at = *position as usize * half;
-                let (cos, sin) = (&self.cos[at..at + half], &self.sin[at..at + half]);
-                for head in row.chunks_exact_mut(2 * half) {
-                    let (first, second) = head.split_at_mut(half);
-                    for (((a, b), c), s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
-                        let s = if back { -s } else { *s };
-                        (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
-                    }
+        let blocks = x.par_chunks_mut(BLOCK * width.max(1)).zip(positions.par_chunks(BLOCK));
+        blocks.for_each(|(x, positions)| rotate_rows(self, x, width, positions, back));
+    }
+
+    #[inline(always)]
+    fn rotate_rows(&self, x: &mut [f32], width: usize, positions: &[u32], back: bool) {
+        let half = self.half;
+        let sign = if back { -1.0 } else { 1.0 };
+        for (row, position) in x.chunks_exact_mut(width).zip(positions) {
+            let at = *position as usize * half;
+            let (cos, sin) = (&self.cos[at..at + half], &self.sin[at..at + half]);
+            for head in row.chunks_exact_mut(2 * half) {
+                let (first, second) = head.split_at_mut(half);
+                for (((a, b), c), s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+                    let s = s * sign;
+                    (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
                 }
             }
-        });
+        }
     }
+}
+
+vectorized! {
+    fn rotate_rows<'a>(table: &'a RopeTable, x: &'a mut [f32], width: usize, positions: &'a [u32], back: bool)
+        -> () = RopeTable::rotate_rows
 }
 
 /// The activation of the gate.
@@ -151,63 +192,87 @@ fn slope(kind: Activation, x: f32) -> f32 {
 
 /// `out = activation(gate) * up`, value by value.
 pub fn gated(kind: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
-    let arch = Arch::new();
-    let blocks = gate.par_chunks(1 << 13).zip(up.par_chunks(1 << 13)).zip(out.par_chunks_mut(1 << 13));
-    blocks.for_each(|((gate, up), out)| {
-        arch.dispatch(|| {
-            for ((g, u), o) in gate.iter().zip(up).zip(out) {
-                *o = activate(kind, *g) * u;
-            }
-        });
-    });
+    let blocks = gate.par_chunks(VALUES).zip(up.par_chunks(VALUES)).zip(out.par_chunks_mut(VALUES));
+    blocks.for_each(|((gate, up), out)| gate_values(kind, gate, up, out));
+}
+
+vectorized! {
+    fn gate_values<'a>(kind: Activation, gate: &'a [f32], up: &'a [f32], out: &'a mut [f32]) -> () = gate_values_body
+}
+
+#[inline(always)]
+fn gate_values_body(kind: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for ((g, u), o) in gate.iter().zip(up).zip(out) {
+        *o = activate(kind, *g) * u;
+    }
 }
 
 /// The gradient of [`gated`]: replaces `gate` and `up` by their gradients.
 pub fn gated_backward(kind: Activation, dout: &[f32], gate: &mut [f32], up: &mut [f32]) {
-    let arch = Arch::new();
-    let blocks = gate.par_chunks_mut(1 << 13).zip(up.par_chunks_mut(1 << 13)).zip(dout.par_chunks(1 << 13));
-    blocks.for_each(|((gate, up), dout)| {
-        arch.dispatch(|| {
-            for ((g, u), d) in gate.iter_mut().zip(up).zip(dout) {
-                let (dg, du) = (d * *u * slope(kind, *g), d * activate(kind, *g));
-                (*g, *u) = (dg, du);
-            }
-        });
-    });
+    let blocks = gate.par_chunks_mut(VALUES).zip(up.par_chunks_mut(VALUES)).zip(dout.par_chunks(VALUES));
+    blocks.for_each(|((gate, up), dout)| gate_values_backward(kind, dout, gate, up));
 }
 
-/// Soft cap of values in place: `cap * tanh(x / cap)`.
-pub fn soft_cap(x: &mut [f32], cap: f32) {
-    Arch::new().dispatch(|| {
-        for x in x {
-            *x = cap * tanh(*x / cap);
-        }
-    });
+vectorized! {
+    fn gate_values_backward<'a>(kind: Activation, dout: &'a [f32], gate: &'a mut [f32], up: &'a mut [f32]) -> () =
+        gate_values_backward_body
 }
 
-/// Largest logit and log of the sum of exponentials above it, for one row of logits.
-///
-/// The log-probability of token t is `logits[t] - max - log_sum`.
-pub fn log_sum_exp(logits: &[f32]) -> (f32, f64) {
-    Arch::new().dispatch(|| {
-        let top = max(logits);
-        let mut lanes = [0.0f64; LANES];
-        for chunk in logits.chunks(LANES) {
-            for (lane, z) in lanes.iter_mut().zip(chunk) {
-                *lane += f64::from(exp(z - top));
-            }
+#[inline(always)]
+fn gate_values_backward_body(kind: Activation, dout: &[f32], gate: &mut [f32], up: &mut [f32]) {
+    for ((g, u), d) in gate.iter_mut().zip(up).zip(dout) {
+        (*g, *u) = (d * *u * slope(kind, *g), d * activate(kind, *g));
+    }
+}
+
+vectorized! {
+    /// Soft cap of values in place: `cap * tanh(x / cap)`.
+    pub fn soft_cap<'a>(x: &'a mut [f32], cap: f32) -> () = soft_cap_body
+}
+
+#[inline(always)]
+fn soft_cap_body(x: &mut [f32], cap: f32) {
+    for x in x {
+        *x = cap * tanh(*x / cap);
+    }
+}
+
+vectorized! {
+    /// Largest logit and log of the sum of exponentials above it, for one row of logits.
+    ///
+    /// The log-probability of token t is `logits[t] - max - log_sum`.
+    pub fn log_sum_exp<'a>(logits: &'a [f32]) -> (f32, f64) = log_sum_exp_body
+}
+
+#[inline(always)]
+fn log_sum_exp_body(logits: &[f32]) -> (f32, f64) {
+    let top = max(logits);
+    let mut lanes = [0.0f64; LANES];
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] += f64::from(exp(chunk[i] - top));
         }
-        (top, libm::log(lanes.iter().sum()))
-    })
+    }
+    for (lane, z) in lanes.iter_mut().zip(rest) {
+        *lane += f64::from(exp(z - top));
+    }
+    (top, libm::log(lanes.iter().sum()))
 }
 
 /// Replaces logits by `(softmax - one-hot of target) * factor`, the gradient of `-factor * log p(target)`.
 pub fn cross_entropy_gradient(logits: &mut [f32], target: usize, top: f32, log_sum: f64, factor: f32) {
-    let shift = top + log_sum as f32;
-    Arch::new().dispatch(|| {
-        for z in logits.iter_mut() {
-            *z = exp(*z - shift) * factor;
-        }
-    });
+    scaled_exp(logits, top + log_sum as f32, factor);
     logits[target] -= factor;
+}
+
+vectorized! {
+    fn scaled_exp<'a>(values: &'a mut [f32], shift: f32, factor: f32) -> () = scaled_exp_body
+}
+
+#[inline(always)]
+fn scaled_exp_body(values: &mut [f32], shift: f32, factor: f32) {
+    for z in values {
+        *z = exp(*z - shift) * factor;
+    }
 }

@@ -1,0 +1,39 @@
+//! Imports go one way: cache, engine, stages, binary; the language models see the cache alone.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use serde_json::Value;
+
+#[test]
+fn crates_import_only_those_to_their_left() {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut edges = BTreeSet::new();
+    for package in metadata["packages"].as_array().unwrap() {
+        for dependency in package["dependencies"].as_array().unwrap() {
+            let (from, to) = (package["name"].as_str().unwrap(), dependency["name"].as_str().unwrap());
+            if to.starts_with("refrain") {
+                edges.insert(format!("{from} -> {to}"));
+            }
+        }
+    }
+    let allowed: BTreeSet<String> = [
+        "refrain-engine -> refrain-cache",
+        "refrain-lm -> refrain-cache",
+        "refrain-stages -> refrain-cache",
+        "refrain-stages -> refrain-engine",
+        "refrain-stages -> refrain-lm",
+        "refrain -> refrain-cache",
+        "refrain -> refrain-engine",
+        "refrain -> refrain-stages",
+    ]
+    .map(String::from)
+    .into();
+    let wrong: Vec<&String> = edges.difference(&allowed).collect();
+    assert!(wrong.is_empty(), "these imports go the wrong way: {wrong:?}");
+}

@@ -1,0 +1,74 @@
+//! Real files through the whole path: GSM8K as Parquet and JSON Lines, a Hugging Face model, scores of a reference.
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::Float32Type;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::Value;
+
+use crate::space::{Space, shared};
+
+#[test]
+fn gsm8k_is_scored_masked_tuned_and_evaluated() {
+    let Some(shared) = shared() else { return };
+    let space = Space::new();
+    space.write(
+        "w.yaml",
+        &format!(
+            r#"refrain: 1
+models:
+  base: {{ path: {shared}/parity/llama/model }}
+data:
+  train: {{ path: {shared}/data/gsm8k/train.parquet, columns: {{ prompt: question, response: answer }}, rows: {{ first: 200 }} }}
+  test:  {{ path: {shared}/data/gsm8k/test.jsonl, columns: {{ prompt: question, response: answer }}, rows: 0..20 }}
+stages:
+  scored: {{ score: {{ model: base, data: train, max_tokens: 512 }} }}
+  masked: {{ mask: {{ data: scored, above: 1000 }} }}
+  tuned:  {{ finetune: {{ model: base, data: masked, lora: {{ rank: 8, alpha: 16 }}, steps: 5, batch_size: 4 }} }}
+  target: {{ evaluate: {{ model: tuned, data: test, task: number, max_new_tokens: 16 }} }}
+"#,
+            shared = shared.display()
+        ),
+    );
+    assert_eq!(space.ran("w.yaml", &[]).len(), 7);
+    assert_eq!(space.ran("w.yaml", &[]).len(), 0);
+    let rows = space.run(&["show", "w.yaml", "train", "--format", "json"]).stdout;
+    assert_eq!(serde_json::from_str::<Value>(&rows).unwrap()["rows"], 200);
+}
+
+#[test]
+fn the_log_probabilities_of_the_reference_come_out_of_a_workflow() {
+    let Some(shared) = shared() else { return };
+    let reference: Value =
+        serde_json::from_slice(&std::fs::read(shared.join("parity/llama/reference.json")).unwrap()).unwrap();
+    let space = Space::new();
+    let texts = reference["texts"].as_array().unwrap();
+    let rows: String = texts.iter().map(|t| format!("{}\n", serde_json::json!({ "response": t["text"] }))).collect();
+    space.write("texts.jsonl", &rows);
+    space.write(
+        "w.yaml",
+        &format!(
+            "refrain: 1\nmodels: {{ base: {{ path: {}/parity/llama/model }} }}\ndata: {{ texts: {{ path: texts.jsonl }} }}\nstages:\n  scored: {{ score: {{ model: base, data: texts, of: text }} }}\n",
+            shared.display()
+        ),
+    );
+    space.report("w.yaml", &[]);
+    let path = space.run(&["show", "w.yaml", "scored", "--path"]).stdout;
+    let file = std::fs::File::open(path.trim()).unwrap();
+    let mut compared = 0;
+    for batch in ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap() {
+        let batch = batch.unwrap();
+        let lists = batch.column_by_name("logprobs").unwrap().as_list::<i32>();
+        for (row, text) in texts.iter().enumerate() {
+            let ours = lists.value(row);
+            let ours = ours.as_primitive::<Float32Type>();
+            let theirs = text["logprobs_f64"].as_array().unwrap();
+            assert_eq!(ours.len(), theirs.len());
+            assert!(ours.is_null(0) && theirs[0].is_null());
+            for i in 1..theirs.len() {
+                assert!((f64::from(ours.value(i)) - theirs[i].as_f64().unwrap()).abs() < 1e-4);
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 300, "{compared} log-probabilities were compared");
+}

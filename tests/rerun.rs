@@ -1,0 +1,171 @@
+//! An edit runs again exactly what it reaches.
+
+use crate::space::{Space, set, small};
+
+/// A space in which the small workflow has run.
+fn after_a_run() -> Space {
+    let space = Space::new();
+    small(&space);
+    let ran = space.ran("w.yaml", &[]);
+    assert_eq!(ran.len(), 12, "{ran:?}");
+    assert_eq!(space.ran("w.yaml", &[]), set(&[]));
+    space
+}
+
+#[test]
+fn what_means_nothing_runs_nothing() {
+    let space = after_a_run();
+    space.edit("w.yaml", "stages:\n", "# a comment\nstages:\n");
+    assert_eq!(space.ran("w.yaml", &[]), set(&[]), "a comment");
+    space.edit("w.yaml", "{ model: base, data: train }", "{ data: train, model: base }");
+    assert_eq!(space.ran("w.yaml", &[]), set(&[]), "the order of keys");
+    space.edit("w.yaml", "learning_rate: 1e-2", "learning_rate: 0.010");
+    assert_eq!(space.ran("w.yaml", &[]), set(&[]), "another way to write a number");
+    space.edit("w.yaml", "  masked:\n", "  masked:\n    description: words\n    resources: { batch: 3, threads: 1 }\n");
+    assert_eq!(space.ran("w.yaml", &["--jobs", "1"]), set(&[]), "resources and jobs");
+    let text = space.read("w.yaml").replace("scored", "weighed");
+    space.write("w.yaml", &text);
+    assert_eq!(space.ran("w.yaml", &[]), set(&[]), "a stage's name");
+}
+
+#[test]
+fn a_threshold_reaches_its_own_arm() {
+    let space = after_a_run();
+    space.edit("w.yaml", "[2, 300]", "[3, 300]");
+    let expected = ["masked[threshold=3]", "tuned[threshold=3]", "target/answers[threshold=3]", "target[threshold=3]"];
+    let ran = space.ran("w.yaml", &[]);
+    assert!(ran.is_subset(&set(&expected)), "{ran:?}");
+    assert!(ran.contains("masked[threshold=3]") && ran.contains("tuned[threshold=3]"), "{ran:?}");
+}
+
+#[test]
+fn a_seed_reaches_its_stage_and_what_reads_it() {
+    let space = after_a_run();
+    space.edit("w.yaml", "seed: 5", "seed: 6");
+    assert_eq!(space.ran("w.yaml", &[]), set(&["answers"]));
+    space.edit("w.yaml", "batch_size: 4, seed: 3", "batch_size: 4, seed: 4");
+    let ran = space.ran("w.yaml", &[]);
+    assert!(ran.contains("tuned[threshold=2]") && ran.contains("tuned[threshold=300]"), "{ran:?}");
+    assert!(!ran.contains("base") && !ran.contains("scored") && !ran.contains("answers"), "{ran:?}");
+}
+
+#[test]
+fn a_source_row_reaches_everything_that_reads_it() {
+    let space = after_a_run();
+    space.edit("train.jsonl", "it is 8.", "it is 9.");
+    let ran = space.ran("w.yaml", &[]);
+    for node in ["train", "base", "scored", "answers", "masked[threshold=2]"] {
+        assert!(ran.contains(node), "{node}: {ran:?}");
+    }
+}
+
+#[test]
+fn the_same_rows_in_another_format_stop_at_the_source() {
+    let space = after_a_run();
+    parquet_of(&space);
+    space.edit("w.yaml", "train.jsonl", "train.parquet");
+    assert_eq!(space.ran("w.yaml", &[]), set(&["train"]));
+}
+
+/// The rows of the small workflow as Parquet, written by another writer than Refrain's.
+fn parquet_of(space: &Space) {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, RecordBatch, StringArray};
+    let column = |make: &dyn Fn(u32) -> String| Arc::new(StringArray::from_iter_values((0..24).map(make))) as ArrayRef;
+    let batch = RecordBatch::try_from_iter([
+        ("response", column(&|i| format!("it is {}.", i + 1))),
+        ("prompt", column(&|i| format!("{i} plus 1?"))),
+        ("id", column(&|i| format!("r{i}"))),
+    ])
+    .unwrap();
+    let file = std::fs::File::create(space.path("train.parquet")).unwrap();
+    let mut writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+}
+
+#[test]
+fn a_byte_of_a_model_reaches_what_uses_it() {
+    let space = after_a_run();
+    let said = space.run(&["show", "w.yaml", "base", "--path"]);
+    let folder = std::path::PathBuf::from(said.stdout.trim());
+    let model = space.path("model");
+    std::fs::create_dir(&model).unwrap();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let to = model.join(entry.file_name());
+        std::fs::write(to, std::fs::read(entry.path()).unwrap()).unwrap();
+    }
+    let text = space.read("w.yaml");
+    let (head, tail) = (text.find("  base:\n").unwrap(), text.find("  scored:\n").unwrap());
+    let text = format!("{}{}", &text[..head], &text[tail..]).replace("stages:", "models: { base: { path: model } }\nstages:");
+    space.write("m.yaml", &text);
+    // The same bytes as a source: nothing below runs but what knows the base by name, the adapters.
+    let ran = space.ran("m.yaml", &[]);
+    assert!(!ran.contains("scored") && !ran.contains("answers"), "{ran:?}");
+    let weights = model.join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let last = bytes.len() - 2;
+    bytes[last] ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    let ran = space.ran("m.yaml", &[]);
+    assert!(ran.contains("scored") && ran.contains("answers"), "{ran:?}");
+}
+
+#[test]
+fn a_deleted_or_damaged_artifact_is_made_again() {
+    let space = after_a_run();
+    let before = space.digests("w.yaml", &[]);
+    let path = space.run(&["show", "w.yaml", "scored", "--path"]).stdout.trim().to_string();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(space.ran("w.yaml", &[]), set(&["scored"]));
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x40;
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, bytes).unwrap();
+    assert_eq!(space.ran("w.yaml", &[]), set(&["scored"]));
+    assert_eq!(space.digests("w.yaml", &[]), before);
+}
+
+#[test]
+fn a_failed_node_stops_what_depends_on_it_and_nothing_else() {
+    let space = Space::new();
+    space.write("rows.jsonl", "{\"prompt\": \"a\", \"response\": \"b\", \"reference\": \"b\"}\n");
+    space.write(
+        "w.yaml",
+        "refrain: 1\ndata: { rows: { path: rows.jsonl } }\nstages:\n  bad:\n    run: { command: [sh, -c, 'echo because >&2; exit 3'], outputs: { t: table } }\n  after:\n    diversify: { data: bad }\n  good:\n    evaluate: { data: rows, task: exact_match }\n",
+    );
+    let said = space.run(&["run", "w.yaml", "--keep-going", "--format", "json"]);
+    assert_eq!(said.code, 1, "{}", said.stderr);
+    assert!(said.stderr.contains("because"), "the command's own words are shown: {}", said.stderr);
+    let report: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(crate::space::names(&report, "failed"), set(&["bad"]));
+    assert_eq!(crate::space::names(&report, "skipped"), set(&["after"]));
+    assert!(crate::space::names(&report, "ran").contains("good"));
+}
+
+#[test]
+fn verify_holds_after_a_run_and_names_what_changed() {
+    let space = after_a_run();
+    assert_eq!(space.run(&["verify", "w.yaml", "--complete"]).code, 0);
+    space.edit("w.yaml", "[2, 300]", "[3, 300]");
+    let said = space.run(&["verify", "w.yaml"]);
+    assert_eq!(said.code, 3);
+    assert!(said.stdout.contains("masked[threshold=3]") && said.stdout.contains("masked[threshold=2]"));
+    space.edit("w.yaml", "[3, 300]", "[2, 300]");
+    space.edit("train.jsonl", "it is 8.", "it is 9.");
+    assert_eq!(space.run(&["verify", "w.yaml"]).code, 3);
+    std::fs::remove_file(space.path("train.jsonl")).unwrap();
+    assert_eq!(space.run(&["run", "w.yaml", "--locked"]).code, 2, "a source that is gone is the workflow's fault");
+}
+
+#[test]
+fn explain_names_the_parameter() {
+    let space = after_a_run();
+    space.edit("w.yaml", "samples: 2", "samples: 3");
+    let said = space.run(&["explain", "w.yaml", "answers"]);
+    assert_eq!(said.code, 0);
+    assert!(said.stdout.contains("`parameters.samples` was 2, is 3"), "{}", said.stdout);
+}

@@ -1,0 +1,142 @@
+//! A folder of its own for a test, and the binary run in it with a cleared environment.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// A temporary folder.
+pub struct Space {
+    folder: tempfile::TempDir,
+}
+
+/// What a command said.
+pub struct Said {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Space {
+    pub fn new() -> Space {
+        Space { folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    pub fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    /// Replaces a text that must be there.
+    pub fn edit(&self, name: &str, from: &str, to: &str) {
+        let text = self.read(name);
+        assert!(text.contains(from), "`{name}` holds no `{from}`");
+        self.write(name, &text.replacen(from, to, 1));
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Said {
+        let output: Output = Command::new(env!("CARGO_BIN_EXE_refrain"))
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .output()
+            .unwrap();
+        Said {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// Runs a workflow that must succeed, and gives its report.
+    pub fn report(&self, workflow: &str, more: &[&str]) -> Value {
+        let mut arguments = vec!["run", workflow, "--quiet", "--format", "json"];
+        arguments.extend(more);
+        let said = self.run(&arguments);
+        assert_eq!(said.code, 0, "{}{}", said.stdout, said.stderr);
+        serde_json::from_str(&said.stdout).unwrap()
+    }
+
+    /// Runs a workflow and gives the names of the nodes that were computed.
+    pub fn ran(&self, workflow: &str, more: &[&str]) -> BTreeSet<String> {
+        names(&self.report(workflow, more), "ran")
+    }
+
+    /// Runs a workflow and gives every node's output digests.
+    pub fn digests(&self, workflow: &str, more: &[&str]) -> BTreeMap<String, Value> {
+        let report = self.report(workflow, more);
+        let nodes = report["nodes"].as_array().unwrap().iter();
+        nodes.map(|n| (n["node"].as_str().unwrap().to_string(), n["outputs"].clone())).collect()
+    }
+}
+
+/// The nodes of a report with an outcome.
+pub fn names(report: &Value, outcome: &str) -> BTreeSet<String> {
+    let nodes = report["nodes"].as_array().unwrap().iter().filter(|n| n["outcome"] == outcome);
+    nodes.map(|n| n["node"].as_str().unwrap().to_string()).collect()
+}
+
+/// A set of names.
+pub fn set(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|n| n.to_string()).collect()
+}
+
+/// The shared folder with real data, or nothing with a printed reason.
+pub fn shared() -> Option<PathBuf> {
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
+    if shared.join("data").is_dir() {
+        return Some(shared.canonicalize().unwrap());
+    }
+    eprintln!("skipped: the shared folder with real data is absent");
+    None
+}
+
+/// A small workflow of every kind that uses a model, with its data.
+pub fn small(space: &Space) {
+    let rows: String = (0..24)
+        .map(|i| format!("{{\"id\": \"r{i}\", \"prompt\": \"{i} plus 1?\", \"response\": \"it is {}.\"}}\n", i + 1))
+        .collect();
+    space.write("train.jsonl", &rows);
+    space.write("w.yaml", SMALL);
+}
+
+const SMALL: &str = r#"refrain: 1
+name: small
+data:
+  train: { path: train.jsonl }
+stages:
+  base:
+    finetune:
+      data: train
+      full: true
+      from:
+        config: { hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 128 }
+        tokenizer: { vocab_size: 280 }
+      steps: 3
+      batch_size: 4
+      learning_rate: 1e-2
+      seed: 1
+  scored:
+    score: { model: base, data: train }
+  masked:
+    mask: { data: scored, above: "${threshold}" }
+  tuned:
+    finetune: { model: base, data: masked, lora: { rank: 2, alpha: 4 }, steps: 2, batch_size: 4, seed: 3 }
+  target:
+    evaluate: { model: tuned, data: train, task: exact_match, max_new_tokens: 6 }
+  answers:
+    generate: { model: base, data: train, samples: 2, temperature: 0.9, max_new_tokens: 6, seed: 5 }
+sweep:
+  threshold: [2, 300]
+"#;
