@@ -44,15 +44,26 @@ fn the_file() {
 #[test]
 fn names_and_references() {
     check("unknown_kind", &with_stages("  s:\n    generat: { data: rows }\n"));
-    check("two_kinds", &with_stages("  s:\n    mask: { data: rows, above: 1 }\n    diversify: { data: rows }\n"));
+    check(
+        "two_kinds",
+        &with_stages("  s:\n    mask: { data: rows, above: 1 }\n    diversify: { data: rows }\n"),
+    );
     check("unknown_reference", &with_stages("  s:\n    diversify: { data: rosw }\n"));
     check("unknown_parameter", &with_stages("  s:\n    diversify: { data: rows, keeep: { per: id } }\n"));
     check("missing_parameter", &with_stages("  s:\n    diversify: {}\n"));
     check("duplicate_name", &with_stages("  rows:\n    diversify: { data: rows }\n"));
     check("reserved_name", &with_stages("  in:\n    diversify: { data: rows }\n"));
-    check("cycle", &with_stages("  a:\n    diversify: { data: b }\n  b:\n    diversify: { data: c }\n  c:\n    diversify: { data: a }\n"));
+    check(
+        "cycle",
+        &with_stages(
+            "  a:\n    diversify: { data: b }\n  b:\n    diversify: { data: c }\n  c:\n    diversify: { data: a }\n",
+        ),
+    );
     check("table_for_a_model", &with_stages("  s:\n    score: { model: rows, data: rows }\n"));
-    check("unknown_output", &with_stages("  s:\n    diversify: { data: rows }\n  t:\n    diversify: { data: s.lgo }\n"));
+    check(
+        "unknown_output",
+        &with_stages("  s:\n    diversify: { data: rows }\n  t:\n    diversify: { data: s.lgo }\n"),
+    );
     check("unknown_param", &with_stages("  s:\n    mask: { data: rows, above: \"${treshold}\" }\n"));
     check("stage_as_param", &with_stages("  s:\n    diversify: { data: \"${rows}\" }\n"));
     check("open_placeholder", &with_stages("  s:\n    diversify: { data: \"${rows\" }\n"));
@@ -64,26 +75,45 @@ fn values() {
     check("out_of_range", &with_stages("  s:\n    mask: { data: rows, quantile: 1.5 }\n"));
     check("several_ways", &with_stages("  s:\n    mask: { data: rows, above: 2, below: 1 }\n"));
     check("missing_columns", &with_stages("  s:\n    mask: { data: rows, above: 2 }\n"));
-    check("secret_outside", &with_stages("  s:\n    run: { command: [\"echo\", \"${env:KEY}\"], outputs: { t: table } }\n"));
-    check("several_at_once", &with_stages("  s:\n    mask: { data: rosw, abve: 2 }\n  t:\n    evaluate: { data: rows, task: exct_match }\n"));
+    check(
+        "secret_outside",
+        &with_stages("  s:\n    run: { command: [\"echo\", \"${env:KEY}\"], outputs: { t: table } }\n"),
+    );
+    check(
+        "several_at_once",
+        &with_stages(
+            "  s:\n    mask: { data: rosw, abve: 2 }\n  t:\n    evaluate: { data: rows, task: exct_match }\n",
+        ),
+    );
     let sweep = with_stages("  s:\n    diversify: { data: rows, seed: \"${seed}\" }\n");
     check("sweep_not_a_list", &format!("{sweep}sweep: {{ seed: 1 }}\n"));
     check("sweep_without_name", &format!("{sweep}sweep: {{ seed: [{{ value: 1 }}] }}\n"));
     check("sweep_twice", &format!("{sweep}sweep: {{ seed: [1, 1.0] }}\n"));
-    check("expect_nothing", &format!("{sweep}params: {{ seed: 1 }}\nexpect: [{{ stage: s, metric: rows_out }}]\n"));
-    check("expect_unknown_stage", &format!("{sweep}params: {{ seed: 1 }}\nexpect: [{{ stage: q, metric: x, at_least: 1 }}]\n"));
+    check(
+        "expect_nothing",
+        &format!("{sweep}params: {{ seed: 1 }}\nexpect: [{{ stage: s, metric: rows_out }}]\n"),
+    );
+    check(
+        "expect_unknown_stage",
+        &format!("{sweep}params: {{ seed: 1 }}\nexpect: [{{ stage: q, metric: x, at_least: 1 }}]\n"),
+    );
     said("set_unknown", &sweep, &["check", "w.yaml", "--set", "sed=1"]);
     said("set_without_value", &sweep, &["check", "w.yaml", "--set", "seed"]);
 }
 
 #[test]
 fn sources() {
-    let source = |line: &str| format!("refrain: 1\ndata:\n  rows: {line}\nstages:\n  s:\n    diversify: {{ data: rows }}\n");
+    let source = |line: &str| {
+        format!("refrain: 1\ndata:\n  rows: {line}\nstages:\n  s:\n    diversify: {{ data: rows }}\n")
+    };
     check("source_missing", &source("{ path: nowhere.jsonl }"));
     check("source_unknown_format", &source("{ path: w.yaml }"));
     check("source_unknown_column", &source("{ path: rows.jsonl, columns: { prompt: question } }"));
     check("source_bad_range", &source("{ path: rows.jsonl, rows: 9..3 }"));
-    check("model_not_a_folder", "refrain: 1\nmodels: { m: { path: rows.jsonl } }\ndata: { rows: { path: rows.jsonl } }\nstages:\n  s: { score: { model: m, data: rows } }\n");
+    check(
+        "model_not_a_folder",
+        "refrain: 1\nmodels: { m: { path: rows.jsonl } }\ndata: { rows: { path: rows.jsonl } }\nstages:\n  s: { score: { model: m, data: rows } }\n",
+    );
     for (name, rows) in [
         ("jsonl_not_json", "{\"prompt\": \"a\"}\n{\"prompt\": \n"),
         ("jsonl_not_an_object", "{\"prompt\": \"a\"}\n[1]\n"),

@@ -42,7 +42,8 @@ fn the_log_probabilities_of_the_reference_come_out_of_a_workflow() {
         serde_json::from_slice(&std::fs::read(shared.join("parity/llama/reference.json")).unwrap()).unwrap();
     let space = Space::new();
     let texts = reference["texts"].as_array().unwrap();
-    let rows: String = texts.iter().map(|t| format!("{}\n", serde_json::json!({ "response": t["text"] }))).collect();
+    let rows: String =
+        texts.iter().map(|t| format!("{}\n", serde_json::json!({ "response": t["text"] }))).collect();
     space.write("texts.jsonl", &rows);
     space.write(
         "w.yaml",

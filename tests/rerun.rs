@@ -21,7 +21,11 @@ fn what_means_nothing_runs_nothing() {
     assert_eq!(space.ran("w.yaml", &[]), set(&[]), "the order of keys");
     space.edit("w.yaml", "learning_rate: 1e-2", "learning_rate: 0.010");
     assert_eq!(space.ran("w.yaml", &[]), set(&[]), "another way to write a number");
-    space.edit("w.yaml", "  masked:\n", "  masked:\n    description: words\n    resources: { batch: 3, threads: 1 }\n");
+    space.edit(
+        "w.yaml",
+        "  masked:\n",
+        "  masked:\n    description: words\n    resources: { batch: 3, threads: 1 }\n",
+    );
     assert_eq!(space.ran("w.yaml", &["--jobs", "1"]), set(&[]), "resources and jobs");
     let text = space.read("w.yaml").replace("scored", "weighed");
     space.write("w.yaml", &text);
@@ -31,11 +35,16 @@ fn what_means_nothing_runs_nothing() {
 #[test]
 fn a_threshold_reaches_its_own_arm() {
     let space = after_a_run();
-    space.edit("w.yaml", "[2, 300]", "[3, 300]");
-    let expected = ["masked[threshold=3]", "tuned[threshold=3]", "target/answers[threshold=3]", "target[threshold=3]"];
+    space.edit("w.yaml", "[40, 1000]", "[20, 1000]");
+    let expected = [
+        "masked[threshold=20]",
+        "tuned[threshold=20]",
+        "target/answers[threshold=20]",
+        "target[threshold=20]",
+    ];
     let ran = space.ran("w.yaml", &[]);
     assert!(ran.is_subset(&set(&expected)), "{ran:?}");
-    assert!(ran.contains("masked[threshold=3]") && ran.contains("tuned[threshold=3]"), "{ran:?}");
+    assert!(ran.contains("masked[threshold=20]") && ran.contains("tuned[threshold=20]"), "{ran:?}");
 }
 
 #[test]
@@ -45,7 +54,7 @@ fn a_seed_reaches_its_stage_and_what_reads_it() {
     assert_eq!(space.ran("w.yaml", &[]), set(&["answers"]));
     space.edit("w.yaml", "batch_size: 4, seed: 3", "batch_size: 4, seed: 4");
     let ran = space.ran("w.yaml", &[]);
-    assert!(ran.contains("tuned[threshold=2]") && ran.contains("tuned[threshold=300]"), "{ran:?}");
+    assert!(ran.contains("tuned[threshold=40]") && ran.contains("tuned[threshold=1000]"), "{ran:?}");
     assert!(!ran.contains("base") && !ran.contains("scored") && !ran.contains("answers"), "{ran:?}");
 }
 
@@ -54,7 +63,7 @@ fn a_source_row_reaches_everything_that_reads_it() {
     let space = after_a_run();
     space.edit("train.jsonl", "it is 8.", "it is 9.");
     let ran = space.ran("w.yaml", &[]);
-    for node in ["train", "base", "scored", "answers", "masked[threshold=2]"] {
+    for node in ["train", "base", "scored", "answers", "masked[threshold=40]"] {
         assert!(ran.contains(node), "{node}: {ran:?}");
     }
 }
@@ -72,7 +81,8 @@ fn parquet_of(space: &Space) {
     use std::sync::Arc;
 
     use arrow::array::{ArrayRef, RecordBatch, StringArray};
-    let column = |make: &dyn Fn(u32) -> String| Arc::new(StringArray::from_iter_values((0..24).map(make))) as ArrayRef;
+    let column =
+        |make: &dyn Fn(u32) -> String| Arc::new(StringArray::from_iter_values((0..24).map(make))) as ArrayRef;
     let batch = RecordBatch::try_from_iter([
         ("response", column(&|i| format!("it is {}.", i + 1))),
         ("prompt", column(&|i| format!("{i} plus 1?"))),
@@ -99,7 +109,8 @@ fn a_byte_of_a_model_reaches_what_uses_it() {
     }
     let text = space.read("w.yaml");
     let (head, tail) = (text.find("  base:\n").unwrap(), text.find("  scored:\n").unwrap());
-    let text = format!("{}{}", &text[..head], &text[tail..]).replace("stages:", "models: { base: { path: model } }\nstages:");
+    let text = format!("{}{}", &text[..head], &text[tail..])
+        .replace("stages:", "models: { base: { path: model } }\nstages:");
     space.write("m.yaml", &text);
     // The same bytes as a source: nothing below runs but what knows the base by name, the adapters.
     let ran = space.ran("m.yaml", &[]);
@@ -135,7 +146,7 @@ fn a_failed_node_stops_what_depends_on_it_and_nothing_else() {
     space.write("rows.jsonl", "{\"prompt\": \"a\", \"response\": \"b\", \"reference\": \"b\"}\n");
     space.write(
         "w.yaml",
-        "refrain: 1\ndata: { rows: { path: rows.jsonl } }\nstages:\n  bad:\n    run: { command: [sh, -c, 'echo because >&2; exit 3'], outputs: { t: table } }\n  after:\n    diversify: { data: bad }\n  good:\n    evaluate: { data: rows, task: exact_match }\n",
+        "refrain: 1\ndata: { rows: { path: rows.jsonl } }\nstages:\n  bad:\n    run: { command: [sh, -c, 'echo because >&2; exit 3'], outputs: { t: table } }\n  after:\n    diversify: { data: bad, measure: [distinct_1] }\n  good:\n    evaluate: { data: rows, task: exact_match }\n",
     );
     let said = space.run(&["run", "w.yaml", "--keep-going", "--format", "json"]);
     assert_eq!(said.code, 1, "{}", said.stderr);
@@ -150,15 +161,19 @@ fn a_failed_node_stops_what_depends_on_it_and_nothing_else() {
 fn verify_holds_after_a_run_and_names_what_changed() {
     let space = after_a_run();
     assert_eq!(space.run(&["verify", "w.yaml", "--complete"]).code, 0);
-    space.edit("w.yaml", "[2, 300]", "[3, 300]");
+    space.edit("w.yaml", "[40, 1000]", "[20, 1000]");
     let said = space.run(&["verify", "w.yaml"]);
     assert_eq!(said.code, 3);
-    assert!(said.stdout.contains("masked[threshold=3]") && said.stdout.contains("masked[threshold=2]"));
-    space.edit("w.yaml", "[3, 300]", "[2, 300]");
+    assert!(said.stdout.contains("masked[threshold=20]") && said.stdout.contains("masked[threshold=40]"));
+    space.edit("w.yaml", "[20, 1000]", "[40, 1000]");
     space.edit("train.jsonl", "it is 8.", "it is 9.");
     assert_eq!(space.run(&["verify", "w.yaml"]).code, 3);
     std::fs::remove_file(space.path("train.jsonl")).unwrap();
-    assert_eq!(space.run(&["run", "w.yaml", "--locked"]).code, 2, "a source that is gone is the workflow's fault");
+    assert_eq!(
+        space.run(&["run", "w.yaml", "--locked"]).code,
+        2,
+        "a source that is gone is the workflow's fault"
+    );
 }
 
 #[test]

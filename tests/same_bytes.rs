@@ -16,7 +16,10 @@ fn two_folders_jobs_threads_and_batches_give_the_same_digests() {
         }
         let digests = space.digests("w.yaml", &["--jobs", jobs]);
         for (node, outputs) in &expected {
-            assert_eq!(outputs, &digests[node], "`{node}` with --jobs {jobs}, {threads} threads, batch {batch}");
+            assert_eq!(
+                outputs, &digests[node],
+                "`{node}` with --jobs {jobs}, {threads} threads, batch {batch}"
+            );
         }
     }
 }

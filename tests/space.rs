@@ -105,7 +105,9 @@ pub fn shared() -> Option<PathBuf> {
 /// A small workflow of every kind that uses a model, with its data.
 pub fn small(space: &Space) {
     let rows: String = (0..24)
-        .map(|i| format!("{{\"id\": \"r{i}\", \"prompt\": \"{i} plus 1?\", \"response\": \"it is {}.\"}}\n", i + 1))
+        .map(|i| {
+            format!("{{\"id\": \"r{i}\", \"prompt\": \"{i} plus 1?\", \"response\": \"it is {}.\"}}\n", i + 1)
+        })
         .collect();
     space.write("train.jsonl", &rows);
     space.write("w.yaml", SMALL);
@@ -123,7 +125,7 @@ stages:
       from:
         config: { hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 128 }
         tokenizer: { vocab_size: 280 }
-      steps: 3
+      steps: 20
       batch_size: 4
       learning_rate: 1e-2
       seed: 1
@@ -138,5 +140,5 @@ stages:
   answers:
     generate: { model: base, data: train, samples: 2, temperature: 0.9, max_new_tokens: 6, seed: 5 }
 sweep:
-  threshold: [2, 300]
+  threshold: [40, 1000]
 "#;

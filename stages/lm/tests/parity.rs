@@ -256,7 +256,8 @@ fn check_end(folder: &Path, name: &str, run: &Value, model: &LanguageModel) {
         let reference = json(folder.join("reference.json"));
         let row = ids(&reference["texts"][text["text_index"].as_u64().unwrap() as usize]["input_ids"]);
         let ours = scores(model, &[row], None);
-        let theirs = if text["logprobs_f64"].is_array() { &text["logprobs_f64"] } else { &text["logprobs_f32"] };
+        let theirs =
+            if text["logprobs_f64"].is_array() { &text["logprobs_f64"] } else { &text["logprobs_f32"] };
         assert!(largest_difference(&ours[0], theirs) < 1e-3, "{name}: final scores differ");
     }
 }

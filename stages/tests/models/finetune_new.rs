@@ -9,7 +9,7 @@ use crate::bench::*;
 
 const NEW: &str = "data: d, from: { config: { hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, \
     num_attention_heads: 4, num_key_value_heads: 2, tie_word_embeddings: true }, tokenizer: { vocab_size: 400 } }, \
-    epochs: 3, batch_size: 10, learning_rate: 5e-3, warmup: 0.1, seed: 4, max_tokens: 200";
+    epochs: 3, batch_size: 10, learning_rate: 5e-3, warmup: 0.1, seed: 4";
 
 fn rows() -> Option<RecordBatch> {
     let table = TableReader::open(&shared("data/gsm8k/train.parquet")?).unwrap();
