@@ -93,10 +93,14 @@ impl Session {
         if !ids.is_empty() {
             return Ok(ids);
         }
-        let known = graph.nodes.iter().flat_map(|n| [n.stage.as_str(), n.name.as_str()]);
-        let mut known: Vec<&str> = known.collect();
-        known.sort_unstable();
-        known.dedup();
+        // Of a stage that is there, its nodes; else the stages: a sweep may have thousands of nodes.
+        let stage = name.split('[').next().unwrap_or(name);
+        let of_stage = graph.nodes.iter().filter(|n| n.stage == stage).map(|n| n.name.as_str());
+        let mut known: Vec<&str> = of_stage.collect();
+        if known.is_empty() {
+            known = graph.nodes.iter().map(|n| n.stage.as_str()).collect();
+            known.dedup();
+        }
         let hint = refrain_engine::diagnostic::suggest(name, known, "there are");
         let message = format!("there is no stage or node `{name}`");
         Err(Failure::Plain { message, hint, code: INPUT })
