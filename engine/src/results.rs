@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::diagnostic::{Diagnostic, Span, suggest};
@@ -37,7 +38,7 @@ pub struct Selection {
 }
 
 /// A figure of one row.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
     /// The value, or the mean over the averaged points.
     pub value: f64,
@@ -50,7 +51,7 @@ pub struct Cell {
 }
 
 /// The table.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Results {
     /// The axes that rows differ in.
     pub axes: Vec<String>,
@@ -61,7 +62,7 @@ pub struct Results {
 }
 
 /// A row of the table.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Row {
     /// Its name, where it is no point of the sweep.
     pub name: Option<String>,
