@@ -4,6 +4,7 @@ mod cli;
 mod commands;
 mod failure;
 mod output;
+mod panics;
 mod progress;
 mod session;
 
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    panics::install();
     let arguments = cli::Arguments::parse();
     match commands::dispatch(&arguments) {
         Ok(code) => code,
