@@ -7,6 +7,7 @@ mod space;
 
 mod bad_input; // what a run is told of data, models and caches that are wrong
 mod errors; // what wrong workflows and sources are told
+mod json; // the JSON output against its documentation
 mod layers; // which crate may import which
 mod models; // model cards
 mod real_input; // the shared folder's data and model, where it is there
