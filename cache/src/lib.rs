@@ -72,7 +72,7 @@ mod records;
 mod store;
 mod table;
 
-pub use contained::panic_is_contained;
+pub use contained::{contained, panic_is_contained};
 pub use digest::{Digest, ParseDigestError, digest_file, digest_listing};
 pub use file_digests::{FileDigests, FileIdentity};
 pub use manifest::{Difference, Key, Manifest};

@@ -32,6 +32,7 @@ pub const FINETUNE: Kind = Kind {
         TABLE,
     ],
     params: params::PARAMS,
+    adds: &[],
     outputs: finish::outputs,
     check: check::check,
     expand: None,

@@ -63,6 +63,7 @@ pub const RUN: Kind = Kind {
         ),
         Param::default("environment", Type::Map(&Type::Secret), "{}", "Variables that the command sees"),
     ],
+    adds: &[],
     outputs,
     check,
     expand: None,
@@ -144,9 +145,12 @@ fn check_placeholder(
     };
     if !known.contains(&name) {
         let names: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
-        let declared = if names.is_empty() { "there are none".into() } else { names.join(", ") };
-        let problem = Problem::at(at, format!("`${{{placeholder}}}` is not declared in `{what}`"));
-        problems.push(problem.hint(format!("declared: {declared}")));
+        let hint = match names.as_slice() {
+            [] => format!("declare it: `{what}: {{ {name}: … }}`"),
+            names => format!("declared: {}", names.join(", ")),
+        };
+        problems
+            .push(Problem::at(at, format!("`${{{placeholder}}}` is not declared in `{what}`")).hint(hint));
     }
 }
 
@@ -299,7 +303,13 @@ fn store(ctx: &Context<'_>, folder: &Path, name: &str, kind: ArtifactKind) -> Re
 
 fn store_table(ctx: &Context<'_>, name: &str, path: &Path) -> Result<Artifact, StageError> {
     let wrong = |error: refrain_cache::TableError| {
-        let message = format!("the command's output `{name}` is no usable table: {error}");
+        // The file lies in a scratch folder, whose path tells nobody anything.
+        let message = match error {
+            refrain_cache::TableError::Unreadable { reason, .. } => {
+                format!("the command's output `{name}` is no readable Parquet file: {reason}")
+            }
+            other => format!("the command's output `{name}` is no usable table: {other}"),
+        };
         StageError::with_hint(message, format!("`${{out.{name}}}` must become a Parquet file"))
     };
     let reader = TableReader::open(path).map_err(wrong)?;

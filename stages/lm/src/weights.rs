@@ -1,6 +1,6 @@
 //! Reads the tensors of a model folder: one or several memory-mapped safetensors files, brought to f32.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -70,6 +70,16 @@ pub struct Weights {
     files: Vec<(PathBuf, Mmap)>,
     /// Which file holds a tensor.
     places: BTreeMap<String, usize>,
+    contents: Contents,
+}
+
+/// How much weights store, told from the files' headers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Values of all tensors.
+    pub parameters: u64,
+    /// The tensors' types, such as `bf16`.
+    pub dtypes: BTreeSet<String>,
 }
 
 impl Weights {
@@ -84,16 +94,32 @@ impl Weights {
         } else {
             return Err(WeightsError::None(folder.into()));
         };
-        let mut weights = Weights { files: Vec::new(), places: BTreeMap::new() };
+        Weights::open_files(paths)
+    }
+
+    /// Maps one file.
+    pub fn open_file(path: &Path) -> Result<Weights, WeightsError> {
+        Weights::open_files(vec![path.to_owned()])
+    }
+
+    fn open_files(paths: Vec<PathBuf>) -> Result<Weights, WeightsError> {
+        let mut weights =
+            Weights { files: Vec::new(), places: BTreeMap::new(), contents: Contents::default() };
         for path in paths {
             let map = map(&path)?;
-            let names: Vec<String> = parse(&path, &map)?.names().into_iter().map(String::from).collect();
-            for name in names {
-                weights.places.insert(name, weights.files.len());
+            for (name, tensor) in parse(&path, &map)?.iter() {
+                weights.places.insert(name.to_owned(), weights.files.len());
+                weights.contents.parameters += tensor.shape().iter().product::<usize>() as u64;
+                weights.contents.dtypes.insert(format!("{:?}", tensor.dtype()).to_lowercase());
             }
             weights.files.push((path, map));
         }
         Ok(weights)
+    }
+
+    /// How much of what is stored.
+    pub fn contents(&self) -> Contents {
+        self.contents.clone()
     }
 
     /// Whether there is a tensor of that name.
