@@ -12,6 +12,7 @@
 //!   records/files.log    path, inode, device, size, time → digest of files that were hashed before
 //!   rows/                the row memo
 //!   runs/                one event log a run
+//!   unfinished/KEY/      what a node that was stopped had done, for its next run; removed when its record is written
 //!   tmp/session-…/       what one process is writing; removed when it ends, or by a later one when it died
 //!   tmp/corrupt/         objects that were not what their name says, set aside by [`Cache::set_aside`]
 //! ```
@@ -67,6 +68,7 @@ mod manifest;
 mod records;
 mod store;
 mod table;
+mod unfinished;
 
 pub use contained::panic_is_contained;
 pub use digest::{Digest, ParseDigestError, digest_file, digest_listing};
@@ -78,3 +80,4 @@ pub use table::{
     Batches, ROW_GROUP_ROWS, SLICE_ROWS, TableError, TableInfo, TableReader, TableWriter, normal_batch,
     normal_schema, type_name,
 };
+pub use unfinished::Unfinished;

@@ -8,7 +8,7 @@ use arrow::array::{ArrayRef, AsArray, ListArray, RecordBatch, StringArray};
 use arrow::datatypes::{Float32Type, Float64Type, Int32Type, SchemaRef};
 use serde_json::Value;
 
-use refrain_cache::{Artifact, ArtifactKind, Cache, Digest, TableReader};
+use refrain_cache::{Artifact, ArtifactKind, Cache, Digest, Manifest, TableReader};
 use refrain_engine::kind::{
     Cancel, Check, Context, Input, Kind, MAIN, Outputs, Problem, Progress, ProgressSink, Resolved, Resources,
     StageError, coerce,
@@ -77,10 +77,17 @@ impl Bench {
         let mut named: Vec<&str> = typed.references.iter().map(|reference| reference.path.as_str()).collect();
         named.sort_unstable();
         assert_eq!(given, named, "the inputs are those that the parameters name");
+        let digests =
+            inputs.iter().map(|(path, input)| (path.clone(), input.artifact().digest.to_string().into()));
+        let key = Manifest::new(kind.name)
+            .section("parameters", Value::Object(typed.values.clone()))
+            .section("inputs", Value::Object(digests.collect()))
+            .key();
         let outputs = (kind.run)(&Context {
             params: &typed.values,
             inputs: &inputs,
             cache: &self.cache,
+            unfinished: self.cache.unfinished(&key),
             resources: Resources { threads: self.threads, batch: self.batch },
             progress: Progress(&Silent),
             cancel: &self.cancel,
