@@ -44,14 +44,15 @@ impl Space {
         self.write(name, &text.replacen(from, to, 1));
     }
 
+    /// The binary in this folder, not started yet.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_refrain"));
+        command.args(arguments).current_dir(self.folder.path()).env_clear().env("PATH", "/usr/bin:/bin");
+        command
+    }
+
     pub fn run(&self, arguments: &[&str]) -> Said {
-        let output: Output = Command::new(env!("CARGO_BIN_EXE_refrain"))
-            .args(arguments)
-            .current_dir(self.folder.path())
-            .env_clear()
-            .env("PATH", "/usr/bin:/bin")
-            .output()
-            .unwrap();
+        let output: Output = self.command(arguments).output().unwrap();
         Said {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8(output.stdout).unwrap(),

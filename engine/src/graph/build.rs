@@ -436,7 +436,7 @@ fn source_work(
     }
     let ty = values.get("type").and_then(Value::as_str);
     if model || ty == Some("model") {
-        if !path.join("config.json").is_file() {
+        if !["config.json", "adapter_config.json"].iter().any(|name| path.join(name).is_file()) {
             return Err(Diagnostic::at(span, format!("`{}` is not a model folder", path.display()))
                 .hint("a model is a folder with `config.json`, `*.safetensors` and `tokenizer.json`"));
         }
