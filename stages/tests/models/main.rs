@@ -10,4 +10,5 @@ mod finetune_new;
 mod finetune_watch;
 mod generate;
 mod messages;
+mod peft;
 mod score;
