@@ -44,7 +44,7 @@ impl Space {
         self.write(name, &text.replacen(from, to, 1));
     }
 
-    /// The binary with these arguments, in this folder and with a cleared environment.
+    /// The binary with these arguments, in this folder and with a cleared environment; not started yet.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_refrain"));
         command.args(arguments).current_dir(self.folder.path()).env_clear().env("PATH", "/usr/bin:/bin");

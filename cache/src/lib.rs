@@ -13,6 +13,7 @@
 //!   rows/                the row memo
 //!   plans/               what complete runs rested on, so that the next one need not plan
 //!   runs/                one event log a run
+//!   unfinished/KEY/      what a node that was stopped had done, for its next run; removed when its record is written
 //!   tmp/session-…/       what one process is writing; removed when it ends, or by a later one when it died
 //!   tmp/corrupt/         objects that were not what their name says, set aside by [`Cache::set_aside`]
 //! ```
@@ -71,6 +72,7 @@ mod manifest;
 mod records;
 mod store;
 mod table;
+mod unfinished;
 
 pub use contained::{contained, panic_is_contained};
 pub use digest::{Digest, ParseDigestError, digest_file, digest_listing};
@@ -82,3 +84,4 @@ pub use table::{
     Batches, ROW_GROUP_ROWS, SLICE_ROWS, TableError, TableInfo, TableReader, TableWriter, normal_batch,
     normal_schema, type_name,
 };
+pub use unfinished::Unfinished;

@@ -218,6 +218,11 @@ impl Cache {
         ScratchDir::new_in(&self.session.folder()?)
     }
 
+    /// The folder in which this process writes what is not complete yet.
+    pub(crate) fn session_folder(&self) -> Result<PathBuf, CacheError> {
+        self.session.folder()
+    }
+
     /// Reads and hashes an artifact, and compares it with its record.
     ///
     /// # Errors
@@ -358,6 +363,6 @@ fn corrupt(path: &Path, source: io::Error) -> Corrupt {
     }
 }
 
-fn io_error(path: &Path, action: &'static str, source: io::Error) -> CacheError {
+pub(crate) fn io_error(path: &Path, action: &'static str, source: io::Error) -> CacheError {
     CacheError::Io { path: path.into(), action, source }
 }

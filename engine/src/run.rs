@@ -291,6 +291,8 @@ impl<'a, 'o> Runner<'a, 'o> {
                     Stored::Adopted { differs } => differs,
                     Stored::First => false,
                 };
+                // The record says all; what cannot be removed is in nobody's way.
+                let _left = self.store.cache().unfinished(&todo.key).remove();
                 (self.events)(Event::Finished { node: id, elapsed, differs });
                 self.outcomes[id.index()] = Outcome::Ran(elapsed);
                 self.finish(id, done);

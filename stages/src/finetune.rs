@@ -7,15 +7,19 @@ mod rows;
 mod start;
 
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use refrain_engine::kind::{Component, Context, Kind, Outputs, StageError};
 use refrain_lm::model::LanguageModel;
-use refrain_lm::train::{Length, StepLog, TrainError, TrainOptions, TrainRow, steps, train};
+use refrain_lm::train::{
+    Evaluation, Keep, Length, TrainError, TrainOptions, TrainRow, Trained, Training, steps, train,
+};
 
 use crate::models::{self, failed, model_failed};
 use crate::tables::TABLE;
 
-use params::{Params, Warmup};
+use params::{Params, Recompute, Warmup};
+use rows::{Counts, Rows};
 
 /// Bytes of activations above which they are computed again in the backward pass; no result depends on it.
 const MOST_ACTIVATIONS: usize = 2 << 30;
@@ -44,10 +48,33 @@ fn run(context: &Context<'_>) -> Result<Outputs, StageError> {
     let params: Params = context.parameters()?;
     models::on_threads(context.resources.threads, || {
         let mut start = start::start(context, &params)?;
-        let (rows, counts) = rows::rows(context, &params, &start.tokenizer, &start.model.config)?;
-        let log = learn(context, &params, &mut start.model, &rows)?;
-        finish::finish(context, &params, start, &counts, &log)
+        let read = |input| rows::rows(context, &params, input, &start.tokenizer, &start.model.config);
+        let data = read("data")?;
+        let watched = match context.inputs.contains_key("evaluate_on") {
+            true => Some(read("evaluate_on").map_err(of_evaluate_on)?),
+            false => None,
+        };
+        let counts = Counted { data: data.counts, watched: watched.as_ref().map(|rows| rows.counts) };
+        let trained = learn(context, &params, &mut start.model, &data, watched.as_ref())?;
+        finish::finish(context, &params, start, &counts, &trained)
     })
+}
+
+/// What was read.
+struct Counted {
+    data: Counts,
+    /// Of `evaluate_on`.
+    watched: Option<Counts>,
+}
+
+/// Says of an error in the rows that it is about the other table.
+fn of_evaluate_on(error: StageError) -> StageError {
+    match error {
+        StageError::Failed { message, hint } => {
+            StageError::Failed { message: format!("`evaluate_on`: {message}"), hint }
+        }
+        other => other,
+    }
 }
 
 /// Trains the model; what happened in each step.
@@ -55,22 +82,33 @@ fn learn(
     context: &Context<'_>,
     params: &Params,
     model: &mut LanguageModel,
-    rows: &[TrainRow],
-) -> Result<Vec<StepLog>, StageError> {
-    let options = options(params, model, rows);
-    let total = steps(&options, rows.len());
-    let mut log = Vec::new();
-    let done = train(model, rows, &options, &mut |step| {
-        log.push(*step);
-        context.progress.set(step.step + 1, Some(total), "steps");
+    data: &Rows,
+    watched: Option<&Rows>,
+) -> Result<Trained, StageError> {
+    let options = options(params, model, &data.rows);
+    let total = steps(&options, data.rows.len());
+    let profile = models::profile();
+    let evaluation = watched.map(|watched| Evaluation {
+        rows: &watched.rows,
+        every: params.evaluate_every,
+        early_stopping: params.early_stopping.map(Into::into),
+    });
+    let keep = Keep {
+        unfinished: &context.unfinished,
+        every: Duration::from_secs_f64(params.checkpoint_every),
+        profile: &profile,
+        note: &|text| context.progress.note(text),
+    };
+    let training = Training { rows: &data.rows, options: &options, evaluation, keep: Some(keep) };
+    let done = train(model, &training, &mut |steps| {
+        context.progress.set(steps, Some(total), "steps");
         if context.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     done.map_err(|error| match error {
         TrainError::Interrupted => StageError::Cancelled,
         TrainError::Model(error) => model_failed(error),
         other => failed(other),
-    })?;
-    Ok(log)
+    })
 }
 
 fn options(params: &Params, model: &LanguageModel, rows: &[TrainRow]) -> TrainOptions {
@@ -90,7 +128,11 @@ fn options(params: &Params, model: &LanguageModel, rows: &[TrainRow]) -> TrainOp
         weight_decay: params.weight_decay,
         clip: (params.clip > 0.0).then_some(params.clip),
         seed: params.seed,
-        checkpoint: activations(params, model, rows) > MOST_ACTIVATIONS,
+        kl_weight: params.kl.map(|kl| kl.weight),
+        recompute: match params.gradient_checkpointing {
+            Recompute::Given(given) => given,
+            Recompute::Word(_) => activations(params, model, rows) > MOST_ACTIVATIONS,
+        },
     };
     options.warmup = match params.warmup {
         Warmup::Steps(steps) => steps,

@@ -70,6 +70,12 @@ fn origin(input: &Input) -> Result<Origin, StageError> {
 
 fn read(origin: &Origin) -> Result<Loaded, StageError> {
     let Origin { folder, adapters, .. } = origin.clone();
+    if folder.join("adapter_config.json").is_file() && !folder.join("config.json").is_file() {
+        return Err(StageError::with_hint(
+            format!("`{}` is an adapter without the model that it belongs to", folder.display()),
+            "merge it into its model, or train it further: `finetune` takes it as `lora.from`",
+        ));
+    }
     let tokenizer = Tokenizer::load(&folder).map_err(tokenizer_failed)?;
     let model = LanguageModel::load(&ModelPath { folder, adapters }).map_err(model_failed)?;
     Ok(Loaded { model, tokenizer })

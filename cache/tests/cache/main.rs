@@ -10,3 +10,4 @@ mod records;
 mod store;
 mod tables;
 mod tables_broken;
+mod unfinished;

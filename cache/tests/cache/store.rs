@@ -71,7 +71,7 @@ fn a_new_cache_has_the_documented_layout() {
     assert_eq!(fs::read_to_string(cache.root().join("format")).unwrap(), "1\n");
     let tag = fs::read_to_string(cache.root().join("CACHEDIR.TAG")).unwrap();
     assert!(tag.starts_with("Signature: 8a477f597d28d172789f06886806bc55"));
-    for name in ["objects", "records", "rows", "runs", "tmp"] {
+    for name in ["objects", "records", "rows", "runs", "tmp", "unfinished"] {
         assert!(cache.root().join(name).is_dir(), "{name}");
     }
     open(&folder);

@@ -458,7 +458,7 @@ fn source_work(
     }
     let ty = values.get("type").and_then(Value::as_str);
     if model || ty == Some("model") {
-        if !path.join("config.json").is_file() {
+        if !["config.json", "adapter_config.json"].iter().any(|name| path.join(name).is_file()) {
             let what = if path.is_dir() { "holds no `config.json`" } else { "is no folder" };
             return Err(Diagnostic::at(span, format!("`{}` {what}", path.display()))
                 .hint("a model is a folder with `config.json`, `*.safetensors` and `tokenizer.json`"));

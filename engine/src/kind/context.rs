@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use refrain_cache::{Artifact, Cache, Metric};
+use refrain_cache::{Artifact, Cache, Metric, Unfinished};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -122,6 +122,8 @@ pub struct Context<'a> {
     pub inputs: &'a BTreeMap<String, Input>,
     /// Where outputs are written.
     pub cache: &'a Cache,
+    /// Where a long run keeps what it has done, for the next run of the same key; emptied when the node is done.
+    pub unfinished: Unfinished<'a>,
     /// What the node may use.
     pub resources: Resources,
     /// Where progress goes.

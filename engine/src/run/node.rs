@@ -46,11 +46,12 @@ pub(super) struct Job<'a> {
 impl Job<'_> {
     /// Computes the node. A panic in a dependency becomes an error that asks for a report.
     pub fn run(&self, todo: &Todo, begin: Instant) -> Result<Done, Failure> {
-        let outputs = catch_unwind(AssertUnwindSafe(|| self.compute(begin))).unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-            Err(StageError::bug(format!("a part of Refrain gave up ({text}); please report this")).into())
-        })?;
+        let outputs =
+            catch_unwind(AssertUnwindSafe(|| self.compute(todo, begin))).unwrap_or_else(|panic| {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+                Err(StageError::bug(format!("a part of Refrain gave up ({text}); please report this")).into())
+            })?;
         let mut artifacts = outputs.artifacts;
         if !outputs.metrics.is_empty() {
             let table = metrics::store(self.cache, &outputs.metrics).map_err(StageError::from)?;
@@ -68,7 +69,7 @@ impl Job<'_> {
         })
     }
 
-    fn compute(&self, begin: Instant) -> Result<Outputs, Failure> {
+    fn compute(&self, todo: &Todo, begin: Instant) -> Result<Outputs, Failure> {
         let sink = Sink { id: self.id, events: self.events, last: Mutex::new(begin) };
         match &self.node.work {
             Work::Source(spec) => Ok(Outputs::main(spec.import(self.cache)?)),
@@ -81,6 +82,7 @@ impl Job<'_> {
                 params,
                 inputs: &self.inputs,
                 cache: self.cache,
+                unfinished: self.cache.unfinished(&todo.key),
                 resources: Resources { threads: self.threads, batch: self.node.settings.batch },
                 progress: Progress(&sink),
                 cancel: self.cancel,

@@ -13,7 +13,7 @@ use refrain_lm::sampling::{Sampler, SamplingParams};
 use refrain_lm::score::score;
 use refrain_lm::tokenizer::Tokenizer;
 use refrain_lm::tokenizer_training::{TokenizerSettings, train_tokenizer};
-use refrain_lm::train::{Length, Order, Schedule, TrainOptions, TrainRow, train};
+use refrain_lm::train::{Length, Order, Schedule, TrainOptions, TrainRow, Training, train};
 
 fn main() {
     for (hidden, layers, heads, intermediate, vocab) in [(256, 4, 4, 688, 512), (96, 3, 4, 256, 256)] {
@@ -87,7 +87,8 @@ fn training(model: &LanguageModel, vocab: u64) {
         weight_decay: 0.0,
         clip: None,
         seed: 1,
-        checkpoint: false,
+        kl_weight: None,
+        recompute: false,
     };
     let lora =
         |dora| LoraSettings { rank: 8, alpha: 16.0, dropout: 0.0, targets: vec![], dora, rslora: false };
@@ -98,7 +99,8 @@ fn training(model: &LanguageModel, vocab: u64) {
             None => model.train_all(),
         }
         report(&format!("train {what}, 4 steps of 8 rows of 256"), 4 * 8 * 256, || {
-            train(&mut model, &rows, &options, &mut |_| ControlFlow::Continue(())).unwrap();
+            let training = Training { rows: &rows, options: &options, evaluation: None, keep: None };
+            train(&mut model, &training, &mut |_| ControlFlow::Continue(())).unwrap();
         });
     }
 }

@@ -35,37 +35,64 @@ impl Gradients {
     }
 }
 
-/// How a backward pass is made. `checkpoint` changes time and memory, never bits.
+/// What a pass compares the logits with.
+#[derive(Debug, Clone, Copy)]
+pub struct Targets<'a> {
+    /// For each packed position the token that should follow it, where that counts.
+    pub tokens: &'a [Option<u32>],
+    /// The model that should not be left.
+    pub base: Option<Base<'a>>,
+    /// What the sum over the positions is multiplied with, usually one over their number.
+    pub factor: f32,
+}
+
+/// A model whose probabilities count beside the targets.
+#[derive(Debug, Clone, Copy)]
+pub struct Base<'a> {
+    /// Its natural-log probability of each target that counts, in order.
+    pub logprobs: &'a [f32],
+    /// What the divergence is multiplied with, at least 0.
+    pub weight: f64,
+}
+
+/// Sums over the positions that count, without the factor.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Sums {
+    /// Of -log p(target).
+    pub loss: f64,
+    /// Of the estimate k3 of the divergence from the base (Schulman, "Approximating KL divergence", 2020):
+    /// exp(r) - 1 - r with r = log p_base(target) - log p(target); zero without a base.
+    pub kl: f64,
+}
+
+/// How a backward pass is made. `recompute` changes time and memory, never bits.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Pass {
     /// Dropout of adapters.
     pub dropout: Option<Dropout>,
     /// Whether activations are computed again instead of kept.
-    pub checkpoint: bool,
+    pub recompute: bool,
 }
 
 impl LanguageModel {
-    /// Adds the gradient of `factor * sum of -log p(target)` to `gradients` and gives the sum itself.
-    ///
-    /// `targets` `[N]` has for each packed position the token that should follow it, where that counts.
+    /// Adds the gradient of `factor * (loss + weight * kl)` to `gradients` and gives the two sums.
     pub fn loss_and_gradients(
         &self,
         packed: &Packed,
-        targets: &[Option<u32>],
-        factor: f32,
+        targets: &Targets<'_>,
         pass: Pass,
         gradients: &mut Gradients,
-    ) -> f64 {
+    ) -> Sums {
         let mut x = self.embed(packed);
         let mut saved: Vec<Result<Saved, Vec<f32>>> = Vec::with_capacity(self.layers.len());
         for (index, layer) in self.layers.iter().enumerate() {
             let (out, all) = self.layer(index, layer, x, packed, &mut Keys::Packed, pass.dropout);
-            saved.push(if pass.checkpoint { Err(all.x) } else { Ok(all) });
+            saved.push(if pass.recompute { Err(all.x) } else { Ok(all) });
             x = out;
         }
         let (hidden, inverse) = self.norm(self.final_norm, &x);
         let mut dhidden = vec![0.0; hidden.len()];
-        let loss = self.head_loss(&hidden, targets, factor, &mut dhidden, gradients);
+        let sums = self.head_loss(&hidden, targets, &mut dhidden, gradients);
         let mut dx = vec![0.0; x.len()];
         self.norm_backward(self.final_norm, &x, &inverse, &dhidden, &mut dx, gradients);
         for (index, layer) in self.layers.iter().enumerate().rev() {
@@ -82,29 +109,38 @@ impl LanguageModel {
                 gradient[at..at + width].iter_mut().zip(dx).for_each(|(g, d)| *g += d * scale);
             }
         }
-        loss
+        sums
     }
 
     /// Loss and gradient of the output head, in blocks of positions that count.
     fn head_loss(
         &self,
         hidden: &[f32],
-        targets: &[Option<u32>],
-        factor: f32,
+        targets: &Targets<'_>,
         dhidden: &mut [f32],
         gradients: &mut Gradients,
-    ) -> f64 {
+    ) -> Sums {
         let (width, vocab) = (self.config.hidden, self.config.vocab);
         let active: Vec<(usize, usize)> =
-            targets.iter().enumerate().filter_map(|(i, t)| t.map(|t| (i, t as usize))).collect();
-        let mut loss = 0.0;
-        for block in active.chunks(LOSS_BLOCK) {
+            targets.tokens.iter().enumerate().filter_map(|(i, t)| t.map(|t| (i, t as usize))).collect();
+        let mut sums = Sums::default();
+        for (number, block) in active.chunks(LOSS_BLOCK).enumerate() {
             let rows: Vec<f32> =
                 block.iter().flat_map(|(i, _)| &hidden[i * width..(i + 1) * width]).copied().collect();
             let mut logits = self.logits(&rows);
-            for (row, (_, target)) in logits.chunks_exact_mut(vocab).zip(block) {
+            for (at, (row, (_, target))) in logits.chunks_exact_mut(vocab).zip(block).enumerate() {
                 let (top, log_sum) = pointwise::log_sum_exp(row);
-                loss += f64::from(top) + log_sum - f64::from(row[*target]);
+                let loss = f64::from(top) + log_sum - f64::from(row[*target]);
+                sums.loss += loss;
+                let mut factor = targets.factor;
+                if let Some(Base { logprobs, weight }) = targets.base {
+                    // Rounded as the base's are, so that equal models give exactly zero.
+                    let log_ratio = f64::from(logprobs[number * LOSS_BLOCK + at]) - f64::from((-loss) as f32);
+                    let excess = libm::expm1(log_ratio);
+                    sums.kl += excess - log_ratio;
+                    // d k3 / d log p = 1 - exp(r), beside the loss's -1.
+                    factor = (f64::from(factor) * (1.0 + weight * excess)) as f32;
+                }
                 // The cap's slope is 1 - (z / cap)², from the capped logits, which the gradient then replaces.
                 let slopes = self
                     .config
@@ -124,7 +160,7 @@ impl LanguageModel {
                 matmul::backward_weight(&logits, &rows, gradient, width, vocab);
             }
         }
-        loss
+        sums
     }
 
     fn norm_backward(

@@ -1,18 +1,29 @@
 //! Training: batches in a fixed order, one normalisation over all active tokens of a step, AdamW.
+//!
+//! Which rows a step sees and every random number are functions of the seed and the step, so what must be kept to go on
+//! later is the step, the trained tensors, the optimizer's moments and what early stopping remembers ([`Keep`]).
 
+mod checkpoint;
+mod evaluation;
 mod optimizer;
 mod order;
 mod schedule;
 
 use std::ops::ControlFlow;
 
-use crate::backward::{Gradients, Pass};
+use serde::{Deserialize, Serialize};
+
+use crate::backward::{Base, Gradients, Pass, Sums, Targets};
 use crate::forward::{Dropout, Packed};
 use crate::model::{LanguageModel, ModelError};
 
+pub use checkpoint::Keep;
+pub use evaluation::{EarlyStopping, Evaluation};
 pub use order::Order;
 pub use schedule::Schedule;
 
+use checkpoint::Keeper;
+use evaluation::Best;
 use optimizer::AdamW;
 
 /// A row to train on.
@@ -22,6 +33,13 @@ pub struct TrainRow {
     pub ids: Vec<u32>,
     /// Whether each token is a target; the first never is, since nothing predicts it.
     pub active: Vec<bool>,
+}
+
+impl TrainRow {
+    /// How many of its tokens are targets.
+    fn targets(&self) -> u64 {
+        self.active.iter().skip(1).filter(|active| **active).count() as u64
+    }
 }
 
 /// How long to train.
@@ -58,14 +76,29 @@ pub struct TrainOptions {
     pub weight_decay: f64,
     /// Largest norm of the gradient.
     pub clip: Option<f64>,
+    /// Weight of the divergence from the model as it was given, without an adapter that is trained; `None` = not computed.
+    pub kl_weight: Option<f64>,
     /// Seed of order and dropout.
     pub seed: u64,
     /// Whether activations are computed again to save memory; changes no bits.
-    pub checkpoint: bool,
+    pub recompute: bool,
+}
+
+/// A training.
+#[derive(Clone, Copy)]
+pub struct Training<'a> {
+    /// The rows to train on.
+    pub rows: &'a [TrainRow],
+    /// How.
+    pub options: &'a TrainOptions,
+    /// What the loss is watched on.
+    pub evaluation: Option<Evaluation<'a>>,
+    /// Where the state is kept, for a run that is interrupted.
+    pub keep: Option<Keep<'a>>,
 }
 
 /// What happened in a step.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct StepLog {
     /// From 0.
     pub step: u64,
@@ -75,12 +108,25 @@ pub struct StepLog {
     pub learning_rate: f64,
     /// Mean of -log p over the active tokens, before the step; zero without active tokens.
     pub loss: f64,
+    /// Mean over the active tokens of the estimate k3 of the divergence from the base, before the step; not part of `loss`.
+    pub kl: Option<f64>,
     /// Norm of the gradient before clipping.
     pub grad_norm: f64,
     /// Targets of the step.
     pub active_tokens: u64,
     /// Tokens that were computed.
     pub tokens: u64,
+    /// Mean of -log p over the active tokens of the rows to evaluate on, after the step, where it was measured.
+    pub eval_loss: Option<f64>,
+}
+
+/// What came out beside the trained tensors.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trained {
+    /// Every step that was made.
+    pub log: Vec<StepLog>,
+    /// With early stopping the step after which the tensors were as they are now.
+    pub best_step: Option<u64>,
 }
 
 /// Why training ended early.
@@ -95,9 +141,18 @@ pub enum TrainError {
     /// No row has a token to learn.
     #[error("no row has an active token: there is nothing to learn")]
     NothingActive,
+    /// No row to evaluate on has a token that counts.
+    #[error("no row of `evaluate_on` has an active token: there is nothing to measure")]
+    NothingToEvaluate,
     /// The loss or the gradient is not a number any more.
     #[error("the loss is not finite in step {0}; a smaller learning rate or clipping may help")]
     NotFinite(u64),
+    /// The loss on the rows to evaluate on is not a number any more.
+    #[error("the loss on `evaluate_on` is not finite after step {0}; a smaller learning rate may help")]
+    EvaluationNotFinite(u64),
+    /// A checkpoint whose checksum holds could not be read to its end.
+    #[error("cannot read the checkpoint of an earlier run: {0}")]
+    Checkpoint(std::io::Error),
     /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,
@@ -111,80 +166,170 @@ pub fn steps(options: &TrainOptions, rows: usize) -> u64 {
     }
 }
 
-/// Trains the model's trainable tensors; `sink` hears of every step.
+/// Trains the model's trainable tensors, from where an earlier run was interrupted if [`Training::keep`] has its state.
+///
+/// `progress` hears how many steps are done, after each and between the batches of an evaluation.
+///
+/// # Errors
+/// Rows that cannot be trained on, a loss that is not finite, and `Interrupted` where `progress` breaks.
 pub fn train(
     model: &mut LanguageModel,
-    rows: &[TrainRow],
-    options: &TrainOptions,
-    sink: &mut dyn FnMut(&StepLog) -> ControlFlow<()>,
-) -> Result<(), TrainError> {
-    if rows.is_empty() {
+    training: &Training<'_>,
+    progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<Trained, TrainError> {
+    check(model, training)?;
+    let base = match training.options.kl_weight {
+        Some(_) => Some(evaluation::base_logprobs(model, training.rows, &mut || progress(0))?),
+        None => None,
+    };
+    let mut keeper = training.keep.map(Keeper::new);
+    let mut run = Run::new(model, training, base);
+    if let Some(keeper) = &keeper {
+        keeper.restore(&mut run)?;
+    }
+    let done = run.all(keeper.as_mut(), progress);
+    if let (Err(TrainError::Interrupted), Some(keeper)) = (&done, &mut keeper) {
+        keeper.save(&run);
+    }
+    done?;
+    let best_step = run.best.take().map(|best| best.restore(run.model));
+    Ok(Trained { log: run.log, best_step })
+}
+
+fn check(model: &LanguageModel, training: &Training<'_>) -> Result<(), TrainError> {
+    if training.rows.is_empty() {
         return Err(TrainError::NoRows);
     }
-    for (i, row) in rows.iter().enumerate() {
+    let watched = training.evaluation.map_or(&[][..], |evaluation| evaluation.rows);
+    for (i, row) in training.rows.iter().enumerate().chain(watched.iter().enumerate()) {
         model.check_ids(i, &row.ids)?;
     }
-    if !rows.iter().any(|r| r.active.iter().skip(1).any(|a| *a)) {
+    if !training.rows.iter().any(|row| row.targets() > 0) {
         return Err(TrainError::NothingActive);
     }
-    let lengths: Vec<usize> = rows.iter().map(|r| r.ids.len()).collect();
-    let total = steps(options, rows.len());
-    let mut order = order::Rows::new(&lengths, options);
-    let mut optimizer = AdamW::new(model);
-    let mut gradients = Gradients::new(model);
-    for step in 0..total {
-        let (epoch, window) = order.next_window();
-        let active_tokens: u64 = window.iter().flatten().map(|row| targets_of(&rows[*row])).sum();
-        gradients.clear();
-        let mut loss = 0.0;
-        let mut tokens = 0;
-        for (micro, batch) in window.iter().enumerate() {
-            let dropout =
-                Dropout { seed: options.seed, step: step * options.accumulate as u64 + micro as u64 };
-            let pass = Pass { dropout: Some(dropout), checkpoint: options.checkpoint };
-            let batch: Vec<&TrainRow> = batch.iter().map(|row| &rows[*row]).collect();
-            tokens += batch.iter().map(|r| r.ids.len() as u64).sum::<u64>();
-            loss += micro_batch(model, &batch, active_tokens, pass, &mut gradients);
-        }
-        loss /= active_tokens.max(1) as f64;
-        let grad_norm = optimizer.norm(model, &gradients);
-        if !loss.is_finite() || !grad_norm.is_finite() {
-            return Err(TrainError::NotFinite(step));
-        }
-        let learning_rate = options.schedule.rate(options.learning_rate, step, options.warmup, total);
-        if active_tokens > 0 {
-            let factor = options.clip.map_or(1.0, |clip| (clip / (grad_norm + 1e-6)).min(1.0));
-            optimizer.step(model, &gradients, factor, learning_rate, options);
-        }
-        let log = StepLog { step, epoch, learning_rate, loss, grad_norm, active_tokens, tokens };
-        if sink(&log).is_break() {
-            return Err(TrainError::Interrupted);
-        }
+    if training.evaluation.is_some() && !watched.iter().any(|row| row.targets() > 0) {
+        return Err(TrainError::NothingToEvaluate);
     }
     Ok(())
 }
 
-fn targets_of(row: &TrainRow) -> u64 {
-    row.active.iter().skip(1).filter(|a| **a).count() as u64
+/// A training under way.
+struct Run<'a> {
+    model: &'a mut LanguageModel,
+    training: &'a Training<'a>,
+    /// For each row the log-probabilities of its active tokens under the base.
+    base: Option<Vec<Vec<f32>>>,
+    total: u64,
+    gradients: Gradients,
+    optimizer: AdamW,
+    /// The next step.
+    step: u64,
+    log: Vec<StepLog>,
+    best: Option<Best>,
 }
 
-/// Adds a micro-batch's share of the step's gradient; gives its summed loss.
-fn micro_batch(
-    model: &LanguageModel,
-    rows: &[&TrainRow],
-    active_tokens: u64,
-    pass: Pass,
-    gradients: &mut Gradients,
-) -> f64 {
-    if rows.iter().all(|row| targets_of(row) == 0) {
-        return 0.0;
+impl<'a> Run<'a> {
+    fn new(model: &'a mut LanguageModel, training: &'a Training<'a>, base: Option<Vec<Vec<f32>>>) -> Run<'a> {
+        Run {
+            total: steps(training.options, training.rows.len()),
+            gradients: Gradients::new(model),
+            optimizer: AdamW::new(model),
+            step: 0,
+            log: Vec::new(),
+            best: None,
+            model,
+            training,
+            base,
+        }
     }
-    let packed = Packed::new(rows.iter().map(|r| r.ids.as_slice()));
-    let mut targets: Vec<Option<u32>> = Vec::with_capacity(packed.ids.len());
-    for row in rows {
-        let next = row.ids.iter().zip(&row.active).skip(1);
-        targets.extend(next.map(|(id, active)| active.then_some(*id)));
-        targets.push(None);
+
+    /// Makes the steps that are left.
+    fn all(
+        &mut self,
+        mut keeper: Option<&mut Keeper<'_>>,
+        progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<(), TrainError> {
+        let lengths: Vec<usize> = self.training.rows.iter().map(|r| r.ids.len()).collect();
+        let mut order = order::Rows::at(&lengths, self.training.options, self.step);
+        loop {
+            // Before the next step, not after the last one: so an interrupted evaluation is made up for.
+            self.evaluate(progress)?;
+            if self.step == self.total || self.is_enough() {
+                return Ok(());
+            }
+            let (epoch, window) = order.next_window();
+            let log = self.one_step(epoch, &window)?;
+            self.log.push(log);
+            self.step += 1;
+            if progress(self.step).is_break() {
+                return Err(TrainError::Interrupted);
+            }
+            if let Some(keeper) = &mut keeper
+                && keeper.is_due()
+            {
+                keeper.save(self);
+            }
+        }
     }
-    model.loss_and_gradients(&packed, &targets, 1.0 / active_tokens as f32, pass, gradients)
+
+    fn one_step(&mut self, epoch: u64, window: &[Vec<usize>]) -> Result<StepLog, TrainError> {
+        let (rows, options, step) = (self.training.rows, self.training.options, self.step);
+        let active_tokens: u64 = window.iter().flatten().map(|row| rows[*row].targets()).sum();
+        self.gradients.clear();
+        let mut sums = Sums::default();
+        for (micro, batch) in window.iter().enumerate() {
+            let dropout =
+                Dropout { seed: options.seed, step: step * options.accumulate as u64 + micro as u64 };
+            let pass = Pass { dropout: Some(dropout), recompute: options.recompute };
+            let Sums { loss, kl } = self.micro_batch(batch, active_tokens, pass);
+            sums = Sums { loss: sums.loss + loss, kl: sums.kl + kl };
+        }
+        let (loss, kl) = (sums.loss / active_tokens.max(1) as f64, sums.kl / active_tokens.max(1) as f64);
+        let grad_norm = self.optimizer.norm(self.model, &self.gradients);
+        if ![loss, kl, grad_norm].iter().all(|value| value.is_finite()) {
+            return Err(TrainError::NotFinite(step));
+        }
+        let learning_rate = options.schedule.rate(options.learning_rate, step, options.warmup, self.total);
+        if active_tokens > 0 {
+            let factor = options.clip.map_or(1.0, |clip| (clip / (grad_norm + 1e-6)).min(1.0));
+            self.optimizer.step(self.model, &self.gradients, factor, learning_rate, options);
+        }
+        let tokens = window.iter().flatten().map(|row| rows[*row].ids.len() as u64).sum();
+        let kl = options.kl_weight.map(|_| kl);
+        Ok(StepLog {
+            step,
+            epoch,
+            learning_rate,
+            loss,
+            kl,
+            grad_norm,
+            active_tokens,
+            tokens,
+            eval_loss: None,
+        })
+    }
+
+    /// Adds a micro-batch's share of the step's gradient; gives its sums.
+    fn micro_batch(&mut self, batch: &[usize], active_tokens: u64, pass: Pass) -> Sums {
+        let rows: Vec<&TrainRow> = batch.iter().map(|row| &self.training.rows[*row]).collect();
+        if rows.iter().all(|row| row.targets() == 0) {
+            return Sums::default();
+        }
+        let packed = Packed::new(rows.iter().map(|r| r.ids.as_slice()));
+        let mut tokens: Vec<Option<u32>> = Vec::with_capacity(packed.ids.len());
+        for row in rows {
+            let next = row.ids.iter().zip(&row.active).skip(1);
+            tokens.extend(next.map(|(id, active)| active.then_some(*id)));
+            tokens.push(None);
+        }
+        let base: Option<Vec<f32>> =
+            self.base.as_ref().map(|base| batch.iter().flat_map(|row| &base[*row]).copied().collect());
+        let weight = self.training.options.kl_weight.unwrap_or(0.0);
+        let targets = Targets {
+            tokens: &tokens,
+            base: base.as_deref().map(|logprobs| Base { logprobs, weight }),
+            factor: 1.0 / active_tokens as f32,
+        };
+        self.model.loss_and_gradients(&packed, &targets, pass, &mut self.gradients)
+    }
 }

@@ -13,7 +13,7 @@ use refrain_lm::random::Stream;
 use refrain_lm::sampling::{Sampler, SamplingParams};
 use refrain_lm::score::score;
 use refrain_lm::tokenizer::Tokenizer;
-use refrain_lm::train::{Length, Order, Schedule, StepLog, TrainOptions, TrainRow, train};
+use refrain_lm::train::{Length, Order, Schedule, StepLog, TrainOptions, TrainRow, Training, train};
 use serde_json::Value;
 
 const MODELS: [&str; 5] = ["llama", "llama3-rope-tied", "mistral", "gemma2", "qwen2"];
@@ -180,11 +180,12 @@ fn options(run: &Value) -> TrainOptions {
         weight_decay: number("weight_decay"),
         clip: run["clip"].as_f64(),
         seed: 0,
-        checkpoint: false,
+        kl_weight: None,
+        recompute: false,
     }
 }
 
-fn trained(folder: &Path, run: &Value, checkpoint: bool) -> (LanguageModel, Vec<StepLog>) {
+fn trained(folder: &Path, run: &Value, recompute: bool) -> (LanguageModel, Vec<StepLog>) {
     let mut model = load(folder);
     match run["init"].as_str() {
         Some(init) => {
@@ -193,13 +194,9 @@ fn trained(folder: &Path, run: &Value, checkpoint: bool) -> (LanguageModel, Vec<
         }
         None => model.train_all(),
     }
-    let mut log = Vec::new();
-    let options = TrainOptions { checkpoint, ..options(run) };
-    let mut keep = |step: &StepLog| {
-        log.push(*step);
-        ControlFlow::Continue(())
-    };
-    train(&mut model, &rows(folder), &options, &mut keep).unwrap();
+    let (rows, options) = (rows(folder), TrainOptions { recompute, ..options(run) });
+    let training = Training { rows: &rows, options: &options, evaluation: None, keep: None };
+    let log = train(&mut model, &training, &mut |_| ControlFlow::Continue(())).unwrap().log;
     (model, log)
 }
 

@@ -19,7 +19,12 @@ const ADAPTER_SETTINGS: [&str; 5] = ["rank", "alpha", "targets", "dora", "rslora
 pub(super) fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     check_start(check, problems);
     check_method(check, problems);
-    check_data(check, problems);
+    check_watching(check, problems);
+    let masked = check_table(check, "data", problems);
+    let watched = check.inputs.iter().any(|input| input == "evaluate_on");
+    if (!watched || check_table(check, "evaluate_on", problems)) && masked {
+        check_rendering(check, problems);
+    }
     None
 }
 
@@ -114,28 +119,50 @@ fn check_lora(check: &Check<'_>, lora: &Value, problems: &mut Vec<Problem>) {
     }
 }
 
-fn check_data(check: &Check<'_>, problems: &mut Vec<Problem>) {
-    match check.has("data", "loss_mask") {
+/// `kl`, and what goes with `evaluate_on`.
+fn check_watching(check: &Check<'_>, problems: &mut Vec<Problem>) {
+    if check.params.contains_key("kl") && check.params.contains_key("from") {
+        let problem = Problem::at("kl", "a new model has random weights, which are nothing to stay near");
+        problems.push(problem.hint("leave `kl` out"));
+    }
+    if !check.inputs.iter().any(|input| input == "evaluate_on") {
+        for name in ["evaluate_every", "early_stopping"] {
+            if check.params.contains_key(name) {
+                let message = format!("`{name}` needs `evaluate_on`");
+                problems.push(Problem::at(name, message).hint("name a table of held-out rows there"));
+            }
+        }
+    }
+}
+
+/// Checks the columns of a table of rows; whether it is known to bring its tokens and their mask.
+fn check_table(check: &Check<'_>, input: &str, problems: &mut Vec<Problem>) -> bool {
+    match check.has(input, "loss_mask") {
         Some(true) => {
-            check.need(problems, "data", "loss_mask", &[list_of(DataType::Boolean)]);
-            check.need(problems, "data", "token_ids", &[list_of(DataType::Int32)]);
+            check.need(problems, input, "loss_mask", &[list_of(DataType::Boolean)]);
+            check.need(problems, input, "token_ids", &[list_of(DataType::Int32)]);
             if check.params.contains_key("from") {
                 let message =
                     "the table's mask belongs to the tokens of another model; `from` makes its own tokenizer";
-                problems.push(Problem::at("data", message).hint("give a table without `loss_mask`"));
+                problems.push(Problem::at(input, message).hint("give a table without `loss_mask`"));
             }
-            let chat = check.params.get("chat").filter(|chat| chat.is_boolean()).map(|_| "chat");
-            let given = ["prompt", "system"].into_iter().filter(|name| check.params.contains_key(*name));
-            for name in given.chain(chat) {
-                let message =
-                    format!("`{name}` does nothing here: the rows of a masked table are tokens already");
-                problems.push(Problem::at(name, message).hint("give it to the `score` stage above"));
-            }
+            true
         }
         Some(false) => {
-            check.need(problems, "data", "response", &[DataType::Utf8]);
-            prompts::check(check, "data", problems);
+            check.need(problems, input, "response", &[DataType::Utf8]);
+            prompts::check(check, input, problems);
+            false
         }
-        None => {}
+        None => false,
+    }
+}
+
+/// How rows are rendered means nothing where none is.
+fn check_rendering(check: &Check<'_>, problems: &mut Vec<Problem>) {
+    let chat = check.params.get("chat").filter(|chat| chat.is_boolean()).map(|_| "chat");
+    let given = ["prompt", "system"].into_iter().filter(|name| check.params.contains_key(*name));
+    for name in given.chain(chat) {
+        let message = format!("`{name}` does nothing here: the rows of a masked table are tokens already");
+        problems.push(Problem::at(name, message).hint("give it to the `score` stage above"));
     }
 }

@@ -11,13 +11,13 @@ use refrain_cache::{Artifact, ArtifactKind, FolderWriter, Metric};
 use refrain_engine::kind::{Context, Input, MAIN, OutputDecl, Outputs, StageError};
 use refrain_lm::model::{LanguageModel, LoraSettings};
 use refrain_lm::save::{F32Tensor, copy_tokenizer, save_model};
-use refrain_lm::train::StepLog;
+use refrain_lm::train::{StepLog, Trained};
 
 use crate::models::{self, failed, model_failed};
 use crate::tables::{arrow_bug, figure};
 
+use super::Counted;
 use super::params::Params;
-use super::rows::Counts;
 use super::start::{Files, Start, not_written};
 
 /// The outputs: the model, the log and the figures.
@@ -31,10 +31,10 @@ pub(super) fn finish(
     context: &Context<'_>,
     params: &Params,
     start: Start,
-    counts: &Counts,
-    log: &[StepLog],
+    counts: &Counted,
+    trained: &Trained,
 ) -> Result<Outputs, StageError> {
-    let metrics = figures(&start.model, counts, log);
+    let metrics = figures(&start.model, counts, trained);
     let Start { mut model, lora, files, .. } = start;
     let main = match (&lora, files) {
         (Some(settings), Files::Given(_)) if !params.merge => store_adapter(context, &model, settings)?,
@@ -46,7 +46,7 @@ pub(super) fn finish(
         }
     };
     let mut outputs = Outputs::main(main);
-    outputs.artifacts.insert("log".into(), store_log(context, log)?);
+    outputs.artifacts.insert("log".into(), store_log(context, &trained.log)?);
     outputs.metrics = metrics;
     outputs.profile = models::profile();
     Ok(outputs)
@@ -113,7 +113,7 @@ fn store_log(context: &Context<'_>, log: &[StepLog]) -> Result<Artifact, StageEr
     let number = |of: fn(&StepLog) -> Option<f64>| -> ArrayRef {
         Arc::new(log.iter().map(of).collect::<Float64Array>())
     };
-    let batch = RecordBatch::try_from_iter_with_nullable([
+    let mut columns = vec![
         ("step", whole(|step| step.step), true),
         ("epoch", whole(|step| step.epoch), true),
         ("learning_rate", number(|step| Some(step.learning_rate)), true),
@@ -121,8 +121,14 @@ fn store_log(context: &Context<'_>, log: &[StepLog]) -> Result<Artifact, StageEr
         ("grad_norm", number(|step| loss(step).map(|_| step.grad_norm)), true),
         ("active_tokens", whole(|step| step.active_tokens), true),
         ("tokens", whole(|step| step.tokens), true),
-    ])
-    .map_err(arrow_bug)?;
+    ];
+    if log.iter().any(|step| step.kl.is_some()) {
+        columns.push(("kl", number(kl), true));
+    }
+    if log.iter().any(|step| step.eval_loss.is_some()) {
+        columns.push(("eval_loss", number(|step| step.eval_loss), true));
+    }
+    let batch = RecordBatch::try_from_iter_with_nullable(columns).map_err(arrow_bug)?;
     let mut writer = context.cache.new_table(batch.schema())?;
     writer.write(&batch)?;
     Ok(context.cache.store_table(writer)?)
@@ -132,23 +138,42 @@ fn loss(step: &StepLog) -> Option<f64> {
     (step.active_tokens > 0).then_some(step.loss)
 }
 
-fn figures(model: &LanguageModel, counts: &Counts, log: &[StepLog]) -> Vec<Metric> {
+fn kl(step: &StepLog) -> Option<f64> {
+    step.kl.filter(|_| step.active_tokens > 0)
+}
+
+fn figures(model: &LanguageModel, counts: &Counted, trained: &Trained) -> Vec<Metric> {
+    let log = &trained.log;
     let losses: Vec<f64> = log.iter().filter_map(loss).collect();
     let last = &losses[losses.len() - losses.len().div_ceil(10)..];
     let mean = last.iter().sum::<f64>() / last.len() as f64;
-    let of_rows = |name, value: u64| figure(name, value as f64, counts.rows);
+    let data = &counts.data;
+    let of_rows = |name, value: u64| figure(name, value as f64, data.rows);
     let steps = log.len() as u64;
-    let response = counts.active_tokens + counts.masked_tokens;
-    let masked_share = counts.masked_tokens as f64 / response as f64;
-    vec![
+    let response = data.active_tokens + data.masked_tokens;
+    let masked_share = data.masked_tokens as f64 / response as f64;
+    let mut figures = vec![
         figure("steps", steps as f64, steps),
         figure("final_loss", losses.last().copied().unwrap_or(f64::NAN), 1),
         figure("last_tenth_loss", mean, last.len() as u64),
         figure("trainable_parameters", model.trainable_parameters() as f64, 1),
-        of_rows("rows", counts.rows),
-        of_rows("tokens", counts.tokens),
-        of_rows("active_tokens", counts.active_tokens),
+        of_rows("rows", data.rows),
+        of_rows("tokens", data.tokens),
+        of_rows("active_tokens", data.active_tokens),
         figure("masked_share", masked_share, response),
-        of_rows("rows_without_active_tokens", counts.rows_without_active_tokens),
-    ]
+        of_rows("rows_without_active_tokens", data.rows_without_active_tokens),
+    ];
+    if let Some(kl) = log.iter().filter_map(kl).next_back() {
+        figures.push(figure("final_kl", kl, 1));
+    }
+    if let Some(watched) = &counts.watched {
+        // Of the model that is the result: the best one, or else the last.
+        let kept = trained.best_step.and_then(|best| log.get(best as usize)).or(log.last());
+        let loss = kept.and_then(|step| step.eval_loss).unwrap_or(f64::NAN);
+        figures.push(figure("eval_loss", loss, watched.active_tokens));
+    }
+    if let Some(best) = trained.best_step {
+        figures.push(figure("best_step", best as f64, 1));
+    }
+    figures
 }

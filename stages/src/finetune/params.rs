@@ -71,6 +71,26 @@ pub(super) static PARAMS: &[Param] = &[
         "0",
         "The seed of initial weights, order and dropout",
     ),
+    Param::optional(
+        "kl",
+        Type::Record(KL),
+        "Keeps the model near the one that it was before: adds the k3 estimate of the divergence on the trained tokens to the loss",
+    ),
+    Param::optional(
+        "evaluate_on",
+        Type::Reference(Some(ArtifactKind::Table)),
+        "A table, made like `data`, on whose trained tokens the loss is measured meanwhile",
+    ),
+    Param::optional(
+        "evaluate_every",
+        COUNT,
+        "Steps between two measurements; at the end of each epoch where not given",
+    ),
+    Param::optional(
+        "early_stopping",
+        Type::Record(EARLY_STOPPING),
+        "Ends when the loss on `evaluate_on` falls no more; the result is the model where it was lowest",
+    ),
     PROMPT,
     SYSTEM,
     CHAT_PARAM,
@@ -85,6 +105,32 @@ pub(super) static PARAMS: &[Param] = &[
         "false",
         "Whether the result is a whole model in place of an adapter",
     ),
+    Param {
+        semantic: false,
+        ..Param::default(
+            "gradient_checkpointing",
+            Type::OneOf(&[Type::Bool, Type::Choice(&["auto"])]),
+            "\"auto\"",
+            "Whether activations are computed again in place of being kept: slower, in less memory, the same bits",
+        )
+    },
+    Param {
+        semantic: false,
+        ..Param::default(
+            "checkpoint_every",
+            // A day: more than that is never.
+            Type::Float { min: 0.0, max: 86_400.0, open: false },
+            "30.0",
+            "Seconds between two writes of the state from which an interrupted training goes on",
+        )
+    },
+];
+
+static KL: &[Param] = &[Param::required("weight", FROM_ZERO, "What the divergence is multiplied with")];
+
+static EARLY_STOPPING: &[Param] = &[
+    Param::required("patience", COUNT, "Measurements without improvement after which training ends"),
+    Param::default("min_delta", FROM_ZERO, "0.0", "By how much the loss must fall to count as improvement"),
 ];
 
 const BETA: Type = Type::Float { min: 0.0, max: 0.999_999_9, open: false };
@@ -181,11 +227,49 @@ pub(super) struct Params {
     pub weight_decay: f64,
     pub clip: f64,
     pub seed: u64,
+    pub kl: Option<Kl>,
+    pub evaluate_every: Option<u64>,
+    pub early_stopping: Option<EarlyStopping>,
     pub prompt: Option<String>,
     pub system: Option<String>,
     pub chat: Chat,
     pub max_tokens: Option<usize>,
     pub merge: bool,
+    pub gradient_checkpointing: Recompute,
+    pub checkpoint_every: f64,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Kl {
+    pub weight: f64,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EarlyStopping {
+    pub patience: u64,
+    pub min_delta: f64,
+}
+
+impl std::convert::From<EarlyStopping> for train::EarlyStopping {
+    fn from(EarlyStopping { patience, min_delta }: EarlyStopping) -> train::EarlyStopping {
+        train::EarlyStopping { patience, min_delta }
+    }
+}
+
+/// Whether activations are computed again.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Recompute {
+    Given(bool),
+    Word(Auto),
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Auto {
+    Auto,
 }
 
 #[derive(Debug, Deserialize)]

@@ -19,7 +19,7 @@ use crate::tokens::{CUT, Tokens, check_tokens};
 use super::params::Params;
 
 /// What is counted over the rows.
-#[derive(Debug, Default, Clone, PartialEq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq)]
 pub(super) struct Counts {
     pub rows: u64,
     pub tokens: u64,
@@ -42,17 +42,24 @@ impl Counts {
     }
 }
 
-/// Reads the table. All rows are held in memory, five bytes a token, because training goes through them in another order.
+/// The rows of a table.
+pub(super) struct Rows {
+    pub rows: Vec<TrainRow>,
+    pub counts: Counts,
+}
+
+/// Reads the table at `input`. All rows are held in memory, five bytes a token, because training goes through them in another order.
 pub(super) fn rows(
     context: &Context<'_>,
     params: &Params,
+    input: &str,
     tokenizer: &Tokenizer,
     config: &ModelConfig,
-) -> Result<(Vec<TrainRow>, Counts), StageError> {
-    let masked = TableReader::open(context.table("data")?)?.schema().field_with_name("loss_mask").is_ok();
+) -> Result<Rows, StageError> {
+    let masked = TableReader::open(context.table(input)?)?.schema().field_with_name("loss_mask").is_ok();
     let source = if masked { Source::Masked { tokenizer } } else { Source::rendered(params, tokenizer)? };
     let (mut rows, mut counts) = (Vec::new(), Counts::default());
-    scan(context, "data", None, |batch, first| {
+    scan(context, input, None, |batch, first| {
         let columns = source.columns(batch, first)?;
         let row = |row: usize| {
             let mut train = source.row(&columns, batch, first, row, params.max_tokens)?;
@@ -72,7 +79,7 @@ pub(super) fn rows(
         }
         Ok(())
     })?;
-    Ok((rows, counts))
+    Ok(Rows { rows, counts })
 }
 
 /// The texts that a new tokenizer is trained on: prompts and responses.

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use arrow::array::{ArrayRef, AsArray, ListArray, RecordBatch, StringArray};
 use arrow::datatypes::{Float32Type, Float64Type, Int32Type, SchemaRef};
 use serde_json::Value;
 
-use refrain_cache::{Artifact, ArtifactKind, Cache, Digest, TableReader};
+use refrain_cache::{Artifact, ArtifactKind, Cache, Digest, Manifest, TableReader};
 use refrain_engine::kind::{
     Cancel, Check, Context, Input, Kind, MAIN, Outputs, Problem, Progress, ProgressSink, Resolved, Resources,
     StageError, coerce,
@@ -25,6 +26,9 @@ pub struct Bench {
     pub cancel: Cancel,
     pub threads: usize,
     pub batch: Option<usize>,
+    /// Progress reports after which a run is cancelled.
+    pub cancel_after: Option<usize>,
+    heard: Mutex<Vec<String>>,
     _folder: tempfile::TempDir,
 }
 
@@ -32,7 +36,9 @@ impl Bench {
     pub fn new() -> Bench {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::open(&folder.path().join("cache")).unwrap();
-        Bench { cache, cancel: Cancel::default(), threads: 1, batch: None, _folder: folder }
+        let cancel = Cancel::default();
+        let heard = Mutex::default();
+        Bench { cache, cancel, threads: 1, batch: None, cancel_after: None, heard, _folder: folder }
     }
 
     /// Stores a table.
@@ -77,13 +83,23 @@ impl Bench {
         let mut named: Vec<&str> = typed.references.iter().map(|reference| reference.path.as_str()).collect();
         named.sort_unstable();
         assert_eq!(given, named, "the inputs are those that the parameters name");
+        let digests =
+            inputs.iter().map(|(path, input)| (path.clone(), input.artifact().digest.to_string().into()));
+        let key = Manifest::new(kind.name)
+            .section("parameters", Value::Object(typed.values.clone()))
+            .section("inputs", Value::Object(digests.collect()))
+            .key();
+        let cancel = if self.cancel_after.is_some() { Cancel::default() } else { self.cancel.clone() };
+        let left = AtomicUsize::new(self.cancel_after.unwrap_or(usize::MAX));
+        let sink = Sink { cancel: &cancel, left, heard: &self.heard };
         let outputs = (kind.run)(&Context {
             params: &typed.values,
             inputs: &inputs,
             cache: &self.cache,
+            unfinished: self.cache.unfinished(&key),
             resources: Resources { threads: self.threads, batch: self.batch },
-            progress: Progress(&Silent),
-            cancel: &self.cancel,
+            progress: Progress(&sink),
+            cancel: &cancel,
             environment: &|_| None,
         })?;
         for declared in (kind.outputs)(&typed.values).iter().filter(|output| output.name != "metrics") {
@@ -105,6 +121,11 @@ impl Bench {
         assert!(problems.is_empty(), "{problems:?}");
         assert_eq!(promised.as_ref(), Some(reader.schema()), "the check promises other columns");
         reader.read_all(None).unwrap()
+    }
+
+    /// What the runs so far noted.
+    pub fn notes(&self) -> Vec<String> {
+        self.heard.lock().unwrap().clone()
     }
 
     /// Reads a table of this cache.
@@ -220,9 +241,21 @@ pub fn message(result: Result<Outputs, StageError>) -> String {
     }
 }
 
-struct Silent;
+/// Keeps notes, and cancels a run after so many reports.
+struct Sink<'a> {
+    cancel: &'a Cancel,
+    left: AtomicUsize,
+    heard: &'a Mutex<Vec<String>>,
+}
 
-impl ProgressSink for Silent {
-    fn progress(&self, _: u64, _: Option<u64>, _: &'static str) {}
-    fn note(&self, _: String) {}
+impl ProgressSink for Sink<'_> {
+    fn progress(&self, _: u64, _: Option<u64>, _: &'static str) {
+        if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.cancel.cancel();
+        }
+    }
+
+    fn note(&self, text: String) {
+        self.heard.lock().unwrap().push(text);
+    }
 }

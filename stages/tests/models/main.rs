@@ -7,6 +7,8 @@ mod bench;
 mod end_of_turn;
 mod finetune;
 mod finetune_new;
+mod finetune_watch;
 mod generate;
 mod messages;
+mod peft;
 mod score;

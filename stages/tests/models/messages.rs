@@ -96,6 +96,33 @@ fn of_finetune() {
 }
 
 #[test]
+fn of_what_is_watched() {
+    let of = |parameters: &str| {
+        problems("finetune", &format!("model: m, lora: {{ rank: 8 }}, {parameters}"), answered())
+    };
+    assert_eq!(of("kl: { weight: 0.1 }, checkpoint_every: 0, gradient_checkpointing: true"), [""; 0]);
+    assert_eq!(
+        of("evaluate_every: 5, early_stopping: { patience: 2 }"),
+        [
+            "evaluate_every: `evaluate_every` needs `evaluate_on`",
+            "early_stopping: `early_stopping` needs `evaluate_on`",
+        ]
+    );
+    let masked = schema(&[("token_ids", list(DataType::Int32)), ("loss_mask", list(DataType::Boolean))]);
+    let with = |data: SchemaRef, watched: SchemaRef, more: &str| {
+        let parameters = format!("model: m, data: d, evaluate_on: e, full: true{more}");
+        check("finetune", &parameters, &[("data", data), ("evaluate_on", watched)]).0
+    };
+    assert_eq!(with(answered(), masked.clone(), ", evaluate_every: 3, system: s"), [""; 0]);
+    let question = schema(&[("prompt", DataType::Utf8)]);
+    assert_eq!(with(masked.clone(), question, ""), ["evaluate_on: the table has no column `response`"]);
+    assert_eq!(
+        with(masked.clone(), masked, ", system: s"),
+        ["system: `system` does nothing here: the rows of a masked table are tokens already"]
+    );
+}
+
+#[test]
 fn of_new_models() {
     let of = |config: &str, tokenizer: &str, more: &str| {
         let sizes = "hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 4";
@@ -118,6 +145,10 @@ fn of_new_models() {
     assert_eq!(
         of("", "vocab_size: 300", ", lora: { rank: 2 }"),
         ["lora: an adapter of random weights is of no use"]
+    );
+    assert_eq!(
+        of("", "vocab_size: 300", ", kl: { weight: 1 }"),
+        ["kl: a new model has random weights, which are nothing to stay near"]
     );
     assert_eq!(
         of("", "vocab_size: 300", ", model: m"),

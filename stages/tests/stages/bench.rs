@@ -8,7 +8,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use serde_json::{Map, Value};
 
-use refrain_cache::{Cache, Metric, TableReader};
+use refrain_cache::{Cache, Manifest, Metric, TableReader};
 use refrain_engine::kind::{
     Cancel, Check, Context, Input, Kind, MAIN, Problem, Progress, ProgressSink, Resources, StageError, coerce,
 };
@@ -88,6 +88,7 @@ impl Bench {
             params: &self.typed(parameters),
             inputs: &inputs,
             cache: &self.cache,
+            unfinished: self.cache.unfinished(&Manifest::new("test").key()),
             resources: Resources { threads: 1, batch: None },
             progress: Progress(&Silent),
             cancel,

@@ -110,6 +110,7 @@ impl Desk {
             params,
             inputs: &self.inputs,
             cache: &self.cache,
+            unfinished: self.cache.unfinished(&refrain_cache::Manifest::new("test").key()),
             resources: Resources { threads: 1, batch: None },
             progress: Progress(&Silent),
             cancel: &self.cancel,

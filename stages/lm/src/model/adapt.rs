@@ -161,6 +161,17 @@ impl LanguageModel {
         }
     }
 
+    /// What `work` gives of the model without the adapter on it.
+    pub fn without_lora<T>(&mut self, work: impl FnOnce(&LanguageModel) -> T) -> T {
+        let taken: Vec<Option<Lora>> =
+            self.layers.iter_mut().flat_map(|l| l.linears_mut()).map(|linear| linear.lora.take()).collect();
+        let done = work(self);
+        for (linear, lora) in self.layers.iter_mut().flat_map(|l| l.linears_mut()).zip(taken) {
+            linear.lora = lora;
+        }
+        done
+    }
+
     /// Merges the adapter on the model into its weights and takes it off.
     pub fn fold_lora(&mut self, settings: &LoraSettings) -> Result<(), ModelError> {
         let adapter = self.adapter(settings, "");

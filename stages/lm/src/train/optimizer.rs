@@ -13,8 +13,9 @@ const CHUNK: usize = 1 << 14;
 /// The moments of every trainable tensor.
 pub(super) struct AdamW {
     /// Tensors in the order of their names, with first and second moments.
-    moments: Vec<(TensorId, Vec<f32>, Vec<f32>)>,
-    steps: u64,
+    pub moments: Vec<(TensorId, Vec<f32>, Vec<f32>)>,
+    /// Updates so far; a step without active tokens makes none.
+    pub steps: u64,
 }
 
 impl AdamW {

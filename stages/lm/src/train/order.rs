@@ -30,9 +30,13 @@ pub(super) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    pub fn new(lengths: &'a [usize], options: &'a TrainOptions) -> Rows<'a> {
-        let mut rows = Rows { lengths, options, epoch: 0, order: Vec::new(), at: 0 };
-        rows.order = rows.order_of(0);
+    /// The rows of the step with number `step`, and of those after it.
+    pub fn at(lengths: &'a [usize], options: &'a TrainOptions, step: u64) -> Rows<'a> {
+        let windows = windows_per_epoch(lengths.len(), options);
+        let (epoch, window) = (step / windows, (step % windows) as usize);
+        let at = window * options.batch_size * options.accumulate;
+        let mut rows = Rows { lengths, options, epoch, order: Vec::new(), at };
+        rows.order = rows.order_of(epoch);
         rows
     }
 

@@ -1,0 +1,117 @@
+//! What a node that was stopped leaves for the next run of the same key: whole files under a checksum, or none.
+
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::io::{BufReader, Read, Seek, Take, Write};
+use std::path::{Path, PathBuf};
+
+use crate::digest::Digest;
+use crate::manifest::Key;
+use crate::store::{Cache, CacheError, io_error};
+use crate::write::AtomicFile;
+
+/// Bytes that are read at once.
+const BUFFER: usize = 128 << 10;
+
+/// The length of the checksum at the end of a file.
+const CHECKSUM: u64 = size_of::<Digest>() as u64;
+
+/// The folder `unfinished/KEY/` of a cache. Losing it costs time and no result.
+#[derive(Debug)]
+pub struct Unfinished<'c> {
+    cache: &'c Cache,
+    folder: PathBuf,
+}
+
+impl Cache {
+    /// Where the node with this key keeps what an interrupted run of it has done.
+    pub fn unfinished(&self, key: &Key) -> Unfinished<'_> {
+        Unfinished { cache: self, folder: self.root().join("unfinished").join(key.to_string()) }
+    }
+}
+
+impl Unfinished<'_> {
+    /// Replaces a file at once by what `fill` writes; a process that is killed meanwhile leaves the old one.
+    ///
+    /// # Errors
+    /// Those of creating, writing, syncing and renaming; the old file is then as it was.
+    pub fn write(
+        &self,
+        name: &str,
+        fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), CacheError> {
+        let path = self.folder.join(name);
+        let scratch = self.cache.session_folder()?;
+        let write = || {
+            fs::create_dir_all(&self.folder)?;
+            let mut file =
+                Hashed { file: AtomicFile::create(&path, &scratch)?, hasher: blake3::Hasher::new() };
+            fill(&mut file)?;
+            let Hashed { mut file, hasher } = file;
+            file.write_all(hasher.finalize().as_bytes())?;
+            file.commit()
+        };
+        write().map_err(|source| io_error(&path, "written", source))
+    }
+
+    /// Opens a file whose checksum holds; `None` where there is none.
+    ///
+    /// # Errors
+    /// Those of reading, and `InvalidData` for a file that is not as it was written.
+    pub fn read(&self, name: &str) -> Result<Option<Take<BufReader<File>>>, CacheError> {
+        let path = self.folder.join(name);
+        match open_checked(&path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(io_error(&path, "read", source)),
+        }
+    }
+
+    /// Removes everything: the node is done.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn remove(&self) -> Result<(), CacheError> {
+        match fs::remove_dir_all(&self.folder) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(io_error(&self.folder, "removed", source))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}
+
+/// Hashes what passes through it.
+struct Hashed {
+    file: AtomicFile,
+    hasher: blake3::Hasher,
+}
+
+impl Write for Hashed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Reads the file once to check it, and gives its content without the checksum.
+fn open_checked(path: &Path) -> io::Result<Take<BufReader<File>>> {
+    let mut file = BufReader::with_capacity(BUFFER, File::open(path)?);
+    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "its checksum does not hold");
+    let length = file.get_ref().metadata()?.len().checked_sub(CHECKSUM).ok_or_else(damaged)?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader((&mut file).take(length))?;
+    let mut expected = [0; CHECKSUM as usize];
+    file.read_exact(&mut expected)?;
+    if hasher.finalize() != blake3::Hash::from_bytes(expected) {
+        return Err(damaged());
+    }
+    file.rewind()?;
+    Ok(file.take(length))
+}

@@ -1,0 +1,76 @@
+//! Training of tiny random models: going on after an interruption, divergence from the base, early stopping; broken folders.
+
+// Clippy allows these in test functions, not in the helpers that they share.
+#![allow(clippy::unwrap_used)]
+
+mod divergence;
+mod early_stopping;
+mod resume;
+
+use std::ops::ControlFlow;
+
+use refrain_lm::config::ModelConfig;
+use refrain_lm::model::{LanguageModel, LoraSettings};
+use refrain_lm::random::Stream;
+use refrain_lm::train::{Length, Order, Schedule, TrainOptions, TrainRow, Trained, Training, train};
+use serde_json::json;
+
+const VOCAB: u64 = 40;
+
+/// A configuration of each family.
+fn configs() -> Vec<ModelConfig> {
+    ["llama", "mistral", "gemma2", "qwen2"].map(config).into()
+}
+
+fn config(family: &str) -> ModelConfig {
+    let json = json!({
+        "model_type": family, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": VOCAB, "max_position_embeddings": 64,
+        "sliding_window": 6, "attn_logit_softcapping": 6.0, "final_logit_softcapping": 5.0,
+        "hidden_act": if family == "gemma2" { "gelu_pytorch_tanh" } else { "silu" }, "initializer_range": 0.3,
+    });
+    ModelConfig::from_json(&json).unwrap()
+}
+
+fn settings(dora: bool) -> LoraSettings {
+    LoraSettings { rank: 3, alpha: 6.0, dropout: 0.1, targets: Vec::new(), dora, rslora: false }
+}
+
+/// Rows of random tokens, of which the later ones are targets.
+fn rows(count: u64, seed: u64) -> Vec<TrainRow> {
+    let row = |row: u64| {
+        let stream = Stream::new(seed, &[row]);
+        let length = 6 + (stream.uniform(0) * 12.0) as usize;
+        let ids = (0..length as u64).map(|i| (stream.uniform(1 + i) * VOCAB as f64) as u32).collect();
+        TrainRow { ids, active: (0..length).map(|i| i > 2 && i % 4 != 0).collect() }
+    };
+    (0..count).map(row).collect()
+}
+
+fn options() -> TrainOptions {
+    TrainOptions {
+        length: Length::Steps(9),
+        batch_size: 2,
+        accumulate: 2,
+        order: Order::Shuffled,
+        learning_rate: 1e-2,
+        schedule: Schedule::Cosine,
+        warmup: 2,
+        betas: (0.9, 0.999),
+        eps: 1e-8,
+        weight_decay: 0.1,
+        clip: Some(1.0),
+        kl_weight: None,
+        seed: 7,
+        recompute: false,
+    }
+}
+
+fn trained(model: &mut LanguageModel, training: &Training<'_>) -> Trained {
+    train(model, training, &mut |_| ControlFlow::Continue(())).unwrap()
+}
+
+/// The values of all tensors, to be compared bit for bit.
+fn bits(model: &LanguageModel) -> Vec<Vec<u32>> {
+    model.tensors.iter().map(|tensor| tensor.values.iter().map(|v| v.to_bits()).collect()).collect()
+}
