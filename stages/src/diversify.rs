@@ -82,6 +82,7 @@ pub const DIVERSIFY: Kind = Kind {
     outputs: tables::table_and_metrics,
     check,
     expand: None,
+    settle: None,
     machine_dependent: false,
     run,
 };

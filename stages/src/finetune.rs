@@ -35,6 +35,7 @@ pub const FINETUNE: Kind = Kind {
     outputs: finish::outputs,
     check: check::check,
     expand: None,
+    settle: None,
     machine_dependent: true,
     run,
 };

@@ -69,6 +69,12 @@ fn origin(input: &Input) -> Result<Origin, StageError> {
 
 fn read(origin: &Origin) -> Result<Loaded, StageError> {
     let Origin { folder, adapters, .. } = origin.clone();
+    if !folder.join("config.json").is_file() {
+        return Err(StageError::with_hint(
+            format!("`{}` is GGUF, which our own module does not read", folder.display()),
+            "`generate` and `score` read it with `backend: mistralrs`; training needs a folder with safetensors",
+        ));
+    }
     let tokenizer = Tokenizer::load(&folder).map_err(failed)?;
     let model = LanguageModel::load(&ModelPath { folder, adapters }).map_err(model_failed)?;
     Ok(Loaded { model, tokenizer })

@@ -75,17 +75,8 @@ pub struct Weights {
 impl Weights {
     /// Maps the files of a folder.
     pub fn open(folder: &Path) -> Result<Weights, WeightsError> {
-        let single = folder.join("model.safetensors");
-        let index = folder.join("model.safetensors.index.json");
-        let paths = if index.exists() {
-            shards(folder, &index)?
-        } else if single.exists() {
-            vec![single]
-        } else {
-            return Err(WeightsError::None(folder.into()));
-        };
         let mut weights = Weights { files: Vec::new(), places: BTreeMap::new() };
-        for path in paths {
+        for path in weight_files(folder)? {
             let map = map(&path)?;
             let names: Vec<String> = parse(&path, &map)?.names().into_iter().map(String::from).collect();
             for name in names {
@@ -136,6 +127,19 @@ impl Weights {
         } else {
             Err(WeightsError::NotFinite(name.into()))
         }
+    }
+}
+
+/// The safetensors files of a folder: those of its index, else `model.safetensors`.
+pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, WeightsError> {
+    let single = folder.join("model.safetensors");
+    let index = folder.join("model.safetensors.index.json");
+    if index.exists() {
+        shards(folder, &index)
+    } else if single.exists() {
+        Ok(vec![single])
+    } else {
+        Err(WeightsError::None(folder.into()))
     }
 }
 
