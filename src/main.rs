@@ -13,6 +13,8 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let arguments = cli::Arguments::parse();
+    #[cfg(feature = "mistralrs")]
+    refrain_stages::backend::register_mistralrs(&refrain_mistralrs::Mistralrs);
     match commands::dispatch(&arguments) {
         Ok(code) => code,
         Err(failure) => failure.report(arguments.format),

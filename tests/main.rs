@@ -5,6 +5,7 @@
 
 mod space;
 
+mod backends; // which code computes a model
 mod errors; // what wrong workflows and sources are told
 mod layers; // which crate may import which
 mod real_input; // the shared folder's data and model, where it is there

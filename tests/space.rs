@@ -45,11 +45,17 @@ impl Space {
     }
 
     pub fn run(&self, arguments: &[&str]) -> Said {
+        self.run_with(arguments, &[])
+    }
+
+    /// Runs a command with more of an environment.
+    pub fn run_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Said {
         let output: Output = Command::new(env!("CARGO_BIN_EXE_refrain"))
             .args(arguments)
             .current_dir(self.folder.path())
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
+            .envs(environment.iter().copied())
             .output()
             .unwrap();
         Said {
