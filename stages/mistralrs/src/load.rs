@@ -85,7 +85,7 @@ impl Model {
         let (tokenizer, eos) = match &files {
             Files::Folder { folder, .. } => (Tokenizer::load(folder)?, end_tokens(folder)?),
             Files::Gguf { parts, tokenizer } => {
-                let header = Header::read(&parts[0]).map_err(|error| refused(error.to_string()))?;
+                let header = Header::read(&parts[0]).map_err(|error| refused(first_line(&error.into())))?;
                 let tokenizer = match tokenizer {
                     Some(folder) => Tokenizer::load(folder)?,
                     None => inner_tokenizer(&parts[0], &pipeline, &header)?,
@@ -161,7 +161,7 @@ fn paths(filenames: Vec<PathBuf>, config: PathBuf, tokenizer: PathBuf) -> Box<dy
     })
 }
 
-/// An error's first line: candle appends a backtrace.
+/// An error with its causes, up to the end of the line: candle appends a backtrace.
 fn first_line(error: &anyhow::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
+    format!("{error:#}").lines().next().unwrap_or_default().to_owned()
 }

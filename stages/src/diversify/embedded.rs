@@ -83,6 +83,7 @@ const PIECE: usize = 128;
 fn load(input: &Input) -> Result<Embedder, StageError> {
     match input {
         Input::Model { folder, adapters, .. } => {
+            models::check_layout(folder)?;
             let path = ModelPath { folder: folder.clone(), adapters: adapters.clone() };
             Embedder::load(&path).map_err(|error| embed_failed(error, &[]))
         }

@@ -66,8 +66,8 @@ fn responses_that_mean_the_same_are_dropped() {
     let embedder = Embedder::load(&ModelPath { folder, adapters: Vec::new() }).unwrap();
     let k = cosines(&embedder, &RESPONSES);
     let mut expected: Vec<usize> = Vec::new();
-    for row in 0..RESPONSES.len() {
-        if expected.iter().all(|other| k[row][*other] < 0.5) {
+    for (row, cosines) in k.iter().enumerate() {
+        if expected.iter().all(|other| cosines[*other] < 0.5) {
             expected.push(row);
         }
     }

@@ -86,7 +86,7 @@ impl Shape {
             types: size("type_vocab_size")?,
             eps: json.get("layer_norm_eps").and_then(Value::as_f64).unwrap_or(1e-12),
         };
-        if shape.hidden % shape.heads != 0 {
+        if !shape.hidden.is_multiple_of(shape.heads) {
             let Shape { hidden, heads, .. } = shape;
             return wrong(format!("`hidden_size` {hidden} is not a multiple of {heads} heads"));
         }
