@@ -114,16 +114,21 @@ mod with_mistralrs {
         let mut environment = vec![("HOME", home.to_str().unwrap())];
         environment.extend(names.map(|name| (name, address.as_str())));
         std::fs::write(space.path("small.gguf"), gguf()).unwrap();
-        let said = space.run_with(&["run", "gguf.yaml", "--quiet"], &environment);
-        assert_eq!(said.code, 0, "{}", said.stderr);
+        let run = || {
+            let mut command = space.command(&["run", "gguf.yaml", "--quiet"]);
+            let output = command.envs(environment.iter().copied()).output().unwrap();
+            (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        };
+        let (code, said) = run();
+        assert_eq!(code, Some(0), "{said}");
         space.write(
             "absent/config.json",
             "{\"model_type\": \"phi3\", \"architectures\": [\"Phi3ForCausalLM\"]}",
         );
         space.edit("gguf.yaml", "path: small.gguf", "path: absent");
-        let said = space.run_with(&["run", "gguf.yaml", "--quiet"], &environment);
-        assert_eq!(said.code, 1, "{}", said.stderr);
-        assert!(said.stderr.contains("holds no `model.safetensors`"), "{}", said.stderr);
+        let (code, said) = run();
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("holds no `model.safetensors`"), "{said}");
         assert_eq!(calls.load(Ordering::SeqCst), 0, "something was asked of a hub");
         assert_eq!(std::fs::read_dir(&home).unwrap().count(), 0, "a cache was begun");
     }

@@ -44,20 +44,15 @@ impl Space {
         self.write(name, &text.replacen(from, to, 1));
     }
 
-    pub fn run(&self, arguments: &[&str]) -> Said {
-        self.run_with(arguments, &[])
+    /// The binary with these arguments, in this folder and with a cleared environment.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_refrain"));
+        command.args(arguments).current_dir(self.folder.path()).env_clear().env("PATH", "/usr/bin:/bin");
+        command
     }
 
-    /// Runs a command with more of an environment.
-    pub fn run_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Said {
-        let output: Output = Command::new(env!("CARGO_BIN_EXE_refrain"))
-            .args(arguments)
-            .current_dir(self.folder.path())
-            .env_clear()
-            .env("PATH", "/usr/bin:/bin")
-            .envs(environment.iter().copied())
-            .output()
-            .unwrap();
+    pub fn run(&self, arguments: &[&str]) -> Said {
+        let output: Output = self.command(arguments).output().unwrap();
         Said {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8(output.stdout).unwrap(),

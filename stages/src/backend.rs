@@ -88,13 +88,14 @@ impl Choice {
     }
 }
 
-/// Whether our own module computes such a model. A broken one is, if it is of our families: our messages are about it.
+/// Whether our own module computes such a model. A broken one of our families, and an adapter alone, are its own to
+/// refuse.
 fn is_native(path: &Path) -> bool {
-    let foreign = match ModelConfig::load(path) {
-        Err(ConfigError::Foreign(_) | ConfigError::Unsupported(_) | ConfigError::Io { .. }) => true,
-        Ok(_) | Err(_) => false,
-    };
-    !foreign && weight_files(path).is_ok()
+    match ModelConfig::load(path) {
+        Err(ConfigError::Foreign(_) | ConfigError::Unsupported(_)) => false,
+        Err(ConfigError::Io { .. }) => path.join("adapter_config.json").is_file(),
+        Ok(_) | Err(_) => weight_files(path).is_ok(),
+    }
 }
 
 /// Writes `auto` in a stage's parameters where what is given is what `auto` would choose, so that both make one key: the
