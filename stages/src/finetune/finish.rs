@@ -138,6 +138,8 @@ fn figures(model: &LanguageModel, counts: &Counts, log: &[StepLog]) -> Vec<Metri
     let mean = last.iter().sum::<f64>() / last.len() as f64;
     let of_rows = |name, value: u64| figure(name, value as f64, counts.rows);
     let steps = log.len() as u64;
+    let response = counts.active_tokens + counts.masked_tokens;
+    let masked_share = counts.masked_tokens as f64 / response as f64;
     vec![
         figure("steps", steps as f64, steps),
         figure("final_loss", losses.last().copied().unwrap_or(f64::NAN), 1),
@@ -146,6 +148,7 @@ fn figures(model: &LanguageModel, counts: &Counts, log: &[StepLog]) -> Vec<Metri
         of_rows("rows", counts.rows),
         of_rows("tokens", counts.tokens),
         of_rows("active_tokens", counts.active_tokens),
+        figure("masked_share", masked_share, response),
         of_rows("rows_without_active_tokens", counts.rows_without_active_tokens),
     ]
 }
