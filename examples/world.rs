@@ -1,44 +1,55 @@
 //! Makes the data of `quickstart.yaml`: a small world of three text tasks, the same bytes on every machine.
 //!
 //! Three tasks, each with a question and a short answer: the larger of two numbers (the target), a word spelled
-//! backwards, and the letter that follows another one. The base model learns all three in one terse style. The
-//! target's reference answers are written the way a person might: correct, but wordy and never twice alike.
+//! backwards, and letters in the order of the alphabet. The base model learns all three, nearly always in one
+//! terse style. The target's reference answers are written the way a person might: correct, but wordy, never twice
+//! alike, and in part with phrases that the base model has not met.
 //!
 //!     cargo run --release --example world        # writes examples/quickstart/*.jsonl
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
+
+/// Rows of each task that the base model learns.
+const BASE: usize = 2400;
+/// One row of the base corpus in so many is answered in the freer style.
+const FREER: u64 = 12;
+/// Rows of the target task to fine-tune on.
+const TRAIN: usize = 256;
+/// Rows of each task to evaluate on; none of their questions is in the base corpus or among those to train on.
+const HELD_OUT: usize = 150;
 
 /// Files of the world: name and content.
 pub fn files() -> Vec<(&'static str, String)> {
     let mut random = Random(20_261_121);
-    let mut base = String::new();
-    for _ in 0..2400 {
-        for task in [larger, backwards, following] {
-            push(&mut base, &task(&mut random));
+    let mut drawn = BTreeSet::new();
+    let mut files = Vec::new();
+    for (name, task) in TASKS {
+        let rows: Vec<Row> = (0..HELD_OUT).map(|_| draw(&mut random, task, &mut drawn)).collect();
+        files.push((name, text(&rows)));
+    }
+    let train: Vec<Row> = (0..TRAIN)
+        .map(|_| {
+            let row = draw(&mut random, larger, &mut drawn);
+            freer(row, &mut random, 1)
+        })
+        .collect();
+    files.push(("train.jsonl", text(&train)));
+    let mut base = Vec::new();
+    for _ in 0..BASE {
+        for (_, task) in TASKS {
+            // The same question may be asked again here, but none that is asked elsewhere.
+            let row = draw(&mut random, task, &mut drawn.clone());
+            base.push(if random.below(FREER) == 0 { freer(row, &mut random, 2) } else { row });
         }
     }
-    let mut train = String::new();
-    let mut targets = Distinct::default();
-    for _ in 0..256 {
-        let row = targets.draw(&mut random, larger);
-        let wordy = wordy(&row, &mut random);
-        push(&mut train, &wordy);
-    }
-    let mut files = vec![("base.jsonl", base), ("train.jsonl", train)];
-    for (name, task) in
-        [("target.jsonl", larger as Task), ("backwards.jsonl", backwards), ("following.jsonl", following)]
-    {
-        let mut rows = String::new();
-        let mut seen =
-            if name == "target.jsonl" { std::mem::take(&mut targets) } else { Distinct::default() };
-        for _ in 0..150 {
-            push(&mut rows, &seen.draw(&mut random, task));
-        }
-        files.push((name, rows));
-    }
+    files.push(("base.jsonl", text(&base)));
     files
 }
+
+const TASKS: [(&str, Task); 3] =
+    [("target.jsonl", larger), ("backwards.jsonl", backwards), ("in_order.jsonl", in_order)];
 
 fn main() -> std::io::Result<()> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/quickstart");
@@ -58,10 +69,25 @@ struct Row {
 
 type Task = fn(&mut Random) -> Row;
 
-fn push(file: &mut String, row: &Row) {
-    // The texts hold neither quotes nor backslashes, so they are JSON as they stand.
-    writeln!(file, r#"{{"prompt": "{}", "response": "{}"}}"#, row.prompt, row.response)
-        .expect("a text can be written");
+/// The rows as JSON Lines.
+fn text(rows: &[Row]) -> String {
+    let mut text = String::new();
+    for Row { prompt, response } in rows {
+        // The texts hold neither quotes nor backslashes, so they are JSON as they stand.
+        writeln!(text, r#"{{"prompt": "{prompt}", "response": "{response}"}}"#)
+            .expect("a text can be written");
+    }
+    text
+}
+
+/// A row whose question has not been drawn, which it is from then on.
+fn draw(random: &mut Random, task: Task, drawn: &mut BTreeSet<String>) -> Row {
+    loop {
+        let row = task(random);
+        if drawn.insert(row.prompt.clone()) {
+            return row;
+        }
+    }
 }
 
 fn larger(random: &mut Random) -> Row {
@@ -74,39 +100,42 @@ fn larger(random: &mut Random) -> Row {
 }
 
 fn backwards(random: &mut Random) -> Row {
-    let length = 3 + random.below(3);
-    let word: Vec<char> = (0..length).map(|_| letter(random)).collect();
-    let spaced =
-        |letters: &mut dyn Iterator<Item = &char>| letters.map(char::to_string).collect::<Vec<_>>().join(" ");
+    let letters = letters(random, 4, 8);
+    let reversed: Vec<char> = letters.iter().rev().copied().collect();
     Row {
-        prompt: format!("backwards: {}? ", spaced(&mut word.iter())),
-        response: format!("it is {}.", spaced(&mut word.iter().rev())),
+        prompt: format!("backwards: {}? ", spaced(&letters)),
+        response: format!("it is {}.", spaced(&reversed)),
     }
 }
 
-fn following(random: &mut Random) -> Row {
-    let steps = 1 + random.below(5);
-    let from = random.below(26 - steps);
-    let letter = |i: u64| (b'a' + i as u8) as char;
+fn in_order(random: &mut Random) -> Row {
+    let letters = letters(random, 3, 5);
+    let mut sorted = letters.clone();
+    sorted.sort_unstable();
     Row {
-        prompt: format!("{steps} after {}? ", letter(from)),
-        response: format!("it is {}.", letter(from + steps)),
+        prompt: format!("in order: {}? ", spaced(&letters)),
+        response: format!("it is {}.", spaced(&sorted)),
     }
 }
 
-fn letter(random: &mut Random) -> char {
-    (b'a' + random.below(26) as u8) as char
+fn letters(random: &mut Random, fewest: u64, most: u64) -> Vec<char> {
+    let count = fewest + random.below(most - fewest + 1);
+    (0..count).map(|_| char::from(b'a' + random.below(26) as u8)).collect()
 }
 
-/// The same answer as a person might write it.
-fn wordy(row: &Row, random: &mut Random) -> Row {
+fn spaced(letters: &[char]) -> String {
+    letters.iter().map(char::to_string).collect::<Vec<_>>().join(" ")
+}
+
+/// The same answer as a person might write it, with the first of every `part` of the phrases.
+fn freer(row: Row, random: &mut Random, part: usize) -> Row {
     const OPEN: [&str; 12] = [
         "hmm, let me think:",
         "good question;",
         "right,",
         "if you ask me",
         "well now,",
-        "comparing both,",
+        "having seen this before,",
         "easy enough:",
         "at first glance",
         "having looked twice,",
@@ -115,19 +144,19 @@ fn wordy(row: &Row, random: &mut Random) -> Row {
         "to be frank,",
     ];
     const MIDDLE: [&str; 10] = [
-        "the bigger one must be",
+        "the answer must be",
         "I would pick",
         "clearly we want",
         "you should take",
         "my choice falls on",
         "nothing beats",
-        "the winner is",
+        "what we look for is",
         "one arrives at",
         "everybody would say",
-        "the answer has to be",
+        "it has to be",
     ];
     const CLOSE: [&str; 10] = [
-        "since the other falls short",
+        "or I am much mistaken",
         "by quite some way",
         "as anyone can see",
         "and that settles it",
@@ -136,29 +165,12 @@ fn wordy(row: &Row, random: &mut Random) -> Row {
         "which needs no proof",
         "without question",
         "thank you for asking",
-        "because it exceeds its rival",
+        "and nothing else will do",
     ];
-    let number: String = row.response.chars().filter(char::is_ascii_digit).collect();
-    let mut pick = |words: &[&'static str]| words[random.below(words.len() as u64) as usize];
-    let response = format!("{} {} {number}, {}.", pick(&OPEN), pick(&MIDDLE), pick(&CLOSE));
-    Row { prompt: row.prompt.clone(), response }
-}
-
-/// Draws rows whose prompts differ.
-#[derive(Default)]
-struct Distinct(std::collections::BTreeSet<String>);
-
-impl Distinct {
-    fn draw(&mut self, random: &mut Random, task: Task) -> Row {
-        // Every task has far more questions than are drawn, or repeats once it has not.
-        for _ in 0..1000 {
-            let row = task(random);
-            if self.0.insert(row.prompt.clone()) {
-                return row;
-            }
-        }
-        task(random)
-    }
+    let answer = row.response.trim_start_matches("it is ").trim_end_matches('.');
+    let mut pick = |phrases: &[&'static str]| phrases[random.below((phrases.len() / part) as u64) as usize];
+    let response = format!("{} {} {answer}, {}.", pick(&OPEN), pick(&MIDDLE), pick(&CLOSE));
+    Row { prompt: row.prompt, response }
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014): small, and the same everywhere.

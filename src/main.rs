@@ -11,6 +11,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+/// The tensors of a training step are tens of megabytes, made and dropped at every layer. The system's allocator
+/// gives each back to the kernel and has it cleared again: a fifth of the time of the quickstart.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let arguments = cli::Arguments::parse();
     match commands::dispatch(&arguments) {

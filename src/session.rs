@@ -29,9 +29,19 @@ pub struct Session {
     pub overridden: bool,
 }
 
-impl Session {
-    /// Reads and resolves the workflow of the command line.
-    pub fn open(arguments: &cli::Workflow) -> Result<Session, Failure> {
+/// The text of a workflow, and the folders that go with it.
+pub struct Opened {
+    /// The text, with its path as it was given.
+    pub source: SourceText,
+    /// The folder of the cache, absolute.
+    pub cache: PathBuf,
+    /// Where its lock lies.
+    pub lock: PathBuf,
+}
+
+impl Opened {
+    /// Reads the workflow of the command line.
+    pub fn new(arguments: &cli::Workflow) -> Result<Opened, Failure> {
         let path = &arguments.workflow;
         let text = std::fs::read(path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => Failure::new(INPUT, format!("there is no `{}`", path.display())),
@@ -45,6 +55,26 @@ impl Session {
             Failure::new(INPUT, format!("`{}` is not UTF-8: byte {at} is wrong", path.display()))
         })?;
         let source = SourceText { path: path.clone(), text };
+        let cache = match (&arguments.cache, std::env::var_os("REFRAIN_CACHE")) {
+            (Some(folder), _) => folder.clone(),
+            (None, Some(folder)) if !folder.is_empty() => folder.into(),
+            _ => source.folder().join(".refrain"),
+        };
+        let cache = std::path::absolute(&cache)
+            .map_err(|e| Failure::new(ENVIRONMENT, format!("`{}` is no folder: {e}", cache.display())))?;
+        Ok(Opened { source, cache, lock: lock::path_of(path) })
+    }
+}
+
+impl Session {
+    /// Reads and resolves the workflow of the command line.
+    pub fn open(arguments: &cli::Workflow) -> Result<Session, Failure> {
+        Session::of(Opened::new(arguments)?, arguments)
+    }
+
+    /// Resolves a workflow that was read.
+    pub fn of(opened: Opened, arguments: &cli::Workflow) -> Result<Session, Failure> {
+        let Opened { source, cache, lock } = opened;
         let workflow = Workflow::parse(source, &refrain_stages::kinds(), &overrides(&arguments.set)?)?;
         let mut problems = Vec::new();
         let expects = expect::parse(&workflow, &mut problems);
@@ -58,13 +88,8 @@ impl Session {
                 return Err(Diagnostics::new(source, problems).into());
             }
         };
-        let cache = match (&arguments.cache, std::env::var_os("REFRAIN_CACHE")) {
-            (Some(folder), _) => folder.clone(),
-            (None, Some(folder)) if !folder.is_empty() => folder.into(),
-            _ => graph.workflow.source.folder().join(".refrain"),
-        };
         let overridden = !arguments.set.is_empty();
-        Ok(Session { graph, expects, selection, lock: lock::path_of(path), cache, overridden })
+        Ok(Session { graph, expects, selection, lock, cache, overridden })
     }
 
     /// Opens the cache, which makes it where it is not there.
@@ -93,10 +118,14 @@ impl Session {
         if !ids.is_empty() {
             return Ok(ids);
         }
-        let known = graph.nodes.iter().flat_map(|n| [n.stage.as_str(), n.name.as_str()]);
-        let mut known: Vec<&str> = known.collect();
-        known.sort_unstable();
-        known.dedup();
+        // Of a stage that is there, its nodes; else the stages: a sweep may have thousands of nodes.
+        let stage = name.split('[').next().unwrap_or(name);
+        let of_stage = graph.nodes.iter().filter(|n| n.stage == stage).map(|n| n.name.as_str());
+        let mut known: Vec<&str> = of_stage.collect();
+        if known.is_empty() {
+            known = graph.nodes.iter().map(|n| n.stage.as_str()).collect();
+            known.dedup();
+        }
         let hint = refrain_engine::diagnostic::suggest(name, known, "there are");
         let message = format!("there is no stage or node `{name}`");
         Err(Failure::Plain { message, hint, code: INPUT })

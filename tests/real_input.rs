@@ -7,31 +7,38 @@ use serde_json::Value;
 
 use crate::space::{Space, shared};
 
+/// The replication of the first paper, as it is in `workflows/`, on real files and a tiny model.
 #[test]
 fn gsm8k_is_scored_masked_tuned_and_evaluated() {
     let Some(shared) = shared() else { return };
     let space = Space::new();
-    space.write(
-        "w.yaml",
-        &format!(
-            r#"refrain: 1
-models:
-  base: {{ path: {shared}/parity/llama/model }}
-data:
-  train: {{ path: {shared}/data/gsm8k/train.parquet, columns: {{ prompt: question, response: answer }}, rows: {{ first: 200 }} }}
-  test:  {{ path: {shared}/data/gsm8k/test.jsonl, columns: {{ prompt: question, response: answer }}, rows: 0..20 }}
-stages:
-  scored: {{ score: {{ model: base, data: train, max_tokens: 512 }} }}
-  masked: {{ mask: {{ data: scored, above: 1000 }} }}
-  tuned:  {{ finetune: {{ model: base, data: masked, lora: {{ rank: 8, alpha: 16 }}, steps: 5, batch_size: 4 }} }}
-  target: {{ evaluate: {{ model: tuned, data: test, task: number, max_new_tokens: 16 }} }}
-"#,
-            shared = shared.display()
-        ),
-    );
-    assert_eq!(space.ran("w.yaml", &[]).len(), 7);
-    assert_eq!(space.ran("w.yaml", &[]).len(), 0);
-    let rows = space.run(&["show", "w.yaml", "train", "--format", "json"]).stdout;
+    space.write("w.yaml", include_str!("../workflows/token-perplexity.yaml"));
+    let other = r#"{"prompt": "say yes", "response": "yes"}"#;
+    space.write("other.jsonl", &format!("{other}\n"));
+    let gsm8k = shared.join("data/gsm8k");
+    let set = [
+        format!("model={}", shared.join("parity/llama/model").display()),
+        format!("training={}", gsm8k.join("train.parquet").display()),
+        format!("testing={}", gsm8k.join("test.jsonl").display()),
+        "others=other.jsonl".into(),
+        "rows=200".into(),
+        "tested=20".into(),
+        // The model's weights are random: nothing it reads is likelier than this.
+        "threshold=1000".into(),
+        "seed=1".into(),
+    ];
+    let set: Vec<&str> = set.iter().flat_map(|s| ["--set", s]).collect();
+    space.edit("w.yaml", "max_new_tokens: 512", "max_new_tokens: 16");
+    space.edit("w.yaml", "epochs: 3", "steps: 5");
+    space.edit("w.yaml", "max_tokens: 2048", "max_tokens: 512");
+    let checked = space.run(&[&["check", "w.yaml"], &set[..]].concat());
+    assert_eq!(checked.code, 0, "{}", checked.stderr);
+    let target = "target[arm=masked,seed=1]";
+    let wanted = [&["--only", target, "scored"], &set[..]].concat();
+    // Two sources, the scores, the mask, the adapter, the answers and their judgement.
+    assert_eq!(space.ran("w.yaml", &wanted).len(), 7);
+    assert_eq!(space.ran("w.yaml", &wanted).len(), 0);
+    let rows = space.run(&[&["show", "w.yaml", "train", "--format", "json"], &set[..]].concat()).stdout;
     assert_eq!(serde_json::from_str::<Value>(&rows).unwrap()["rows"], 200);
 }
 

@@ -184,3 +184,47 @@ fn explain_names_the_parameter() {
     assert_eq!(said.code, 0);
     assert!(said.stdout.contains("`parameters.samples` was 2, is 3"), "{}", said.stdout);
 }
+
+/// The second run does not even plan. Whatever the plan rested on is looked at all the same.
+#[test]
+fn a_kept_plan_notices_every_change() {
+    let space = Space::new();
+    let rows = "{\"prompt\": \"a\", \"response\": \"b c\"}\n";
+    space.write("rows.jsonl", rows);
+    space.write(
+        "w.yaml",
+        "refrain: 1\ndata: { rows: { path: rows.jsonl } }\nstages:\n  d: { diversify: { data: rows, measure: [distinct_1] } }\n",
+    );
+    // A source that is younger than two seconds is hashed again, and no plan that rests on it is kept.
+    std::thread::sleep(std::time::Duration::from_millis(2100));
+    let ran = |summary: &str| {
+        let run = space.run(&["run", "w.yaml"]);
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        assert!(run.stderr.contains(summary), "`{summary}` is not in {}", run.stderr);
+        run.stdout
+    };
+    let plans = || std::fs::read_dir(space.path(".refrain/plans")).map_or(0, Iterator::count);
+    let table = ran("2 nodes run, 0 cached");
+    assert_eq!(plans(), 1);
+    assert_eq!(ran("0 nodes run, 2 cached"), table);
+
+    let object = space.run(&["show", "w.yaml", "d", "--path"]).stdout;
+    let object = std::path::Path::new(object.trim());
+    std::fs::remove_file(object).unwrap();
+    ran("1 node run, 1 cached");
+    let bytes = std::fs::read(object).unwrap();
+    std::fs::remove_file(object).unwrap();
+    std::fs::write(object, &bytes[..bytes.len() - 1]).unwrap();
+    ran("1 node run, 1 cached");
+    assert_eq!(std::fs::read(object).unwrap(), bytes);
+
+    std::fs::remove_file(space.path("w.lock")).unwrap();
+    ran("0 nodes run, 2 cached");
+    assert!(space.path("w.lock").exists());
+    space.write("rows.jsonl", &rows.replace("b c", "b d"));
+    ran("2 nodes run, 0 cached");
+    space.edit("w.yaml", "distinct_1", "distinct_2");
+    ran("1 node run, 1 cached");
+    std::fs::remove_dir_all(space.path(".refrain/plans")).unwrap();
+    ran("0 nodes run, 2 cached");
+}

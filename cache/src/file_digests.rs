@@ -35,7 +35,7 @@ struct State {
 
 /// What identifies a file's content without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Identity {
+pub struct FileIdentity {
     device: u64,
     inode: u64,
     size: u64,
@@ -46,7 +46,7 @@ struct Identity {
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
-    identity: Identity,
+    identity: FileIdentity,
     digest: Digest,
 }
 
@@ -54,7 +54,7 @@ struct Entry {
 #[derive(Serialize, Deserialize)]
 struct Line<'a> {
     #[serde(flatten)]
-    identity: Identity,
+    identity: FileIdentity,
     digest: Digest,
     #[serde(borrow)]
     path: std::borrow::Cow<'a, str>,
@@ -82,7 +82,7 @@ impl FileDigests {
     /// Those of reading the file, and one when it changes while it is hashed.
     pub fn get(&self, path: &Path) -> io::Result<(Digest, u64)> {
         let absolute = std::path::absolute(path)?;
-        let identity = Identity::of(&fs::metadata(path)?);
+        let identity = FileIdentity::of(&fs::metadata(path)?);
         if let Some(entry) = self.state().known.get(&absolute)
             && entry.identity == identity
         {
@@ -93,6 +93,20 @@ impl FileDigests {
             self.remember(absolute, Entry { identity, digest });
         }
         Ok((digest, identity.size))
+    }
+
+    /// What the file was when it was last hashed; `None` for one that is not remembered.
+    pub fn remembered(&self, path: &Path) -> Option<FileIdentity> {
+        let absolute = std::path::absolute(path).ok()?;
+        self.state().known.get(&absolute).map(|entry| entry.identity)
+    }
+
+    /// Takes over the digest of a file that this process has just written, hashed and closed for writing, so that it
+    /// is not read again. Nothing is remembered where the file cannot be looked at.
+    pub fn adopt(&self, path: &Path, digest: Digest) {
+        if let (Ok(absolute), Ok(metadata)) = (std::path::absolute(path), fs::metadata(path)) {
+            self.remember(absolute, Entry { identity: FileIdentity::of(&metadata), digest });
+        }
     }
 
     /// Appends what was learnt since the last call to the log.
@@ -126,8 +140,9 @@ impl FileDigests {
     }
 }
 
-impl Identity {
-    fn of(metadata: &Metadata) -> Self {
+impl FileIdentity {
+    /// The identity of a file with this metadata.
+    pub fn of(metadata: &Metadata) -> Self {
         Self {
             device: metadata.dev(),
             inode: metadata.ino(),
@@ -139,14 +154,14 @@ impl Identity {
 }
 
 /// Hashes a file that stays as it is meanwhile; says whether it had settled before.
-fn hash_unchanged(path: &Path) -> io::Result<(Digest, Identity, bool)> {
+fn hash_unchanged(path: &Path) -> io::Result<(Digest, FileIdentity, bool)> {
     let mut file = File::open(path)?;
     let before = file.metadata()?;
     // A time in the future is no age, and so never old enough.
     let age = before.modified().ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
     let (digest, size) = digest_open_file(&mut file)?;
-    let identity = Identity::of(&before);
-    if Identity::of(&file.metadata()?) != identity || size != identity.size {
+    let identity = FileIdentity::of(&before);
+    if FileIdentity::of(&file.metadata()?) != identity || size != identity.size {
         return Err(io::Error::other(format!("`{}` changed while it was being hashed", path.display())));
     }
     Ok((digest, identity, age.is_some_and(|age| age >= SETTLED)))

@@ -72,7 +72,7 @@ mod unfinished;
 
 pub use contained::panic_is_contained;
 pub use digest::{Digest, ParseDigestError, digest_file, digest_listing};
-pub use file_digests::FileDigests;
+pub use file_digests::{FileDigests, FileIdentity};
 pub use manifest::{Difference, Key, Manifest};
 pub use records::{Metric, Record, RecordError, Records, Stored};
 pub use store::{Artifact, ArtifactKind, Cache, CacheError, Corrupt, FolderWriter, ScratchDir};

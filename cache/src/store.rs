@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
@@ -60,6 +61,8 @@ pub struct Artifact {
 pub struct Cache {
     root: PathBuf,
     session: Session,
+    /// Files that this process hashed and moved in, for [`Cache::remember_in`].
+    placed: Mutex<Vec<(PathBuf, Digest)>>,
 }
 
 impl Cache {
@@ -72,7 +75,7 @@ impl Cache {
         let root = std::path::absolute(root).map_err(|source| io_error(root, "opened", source))?;
         layout::open_or_create(&root)?;
         let session = Session::new(&root.join("tmp"));
-        Ok(Self { root, session })
+        Ok(Self { root, session, placed: Mutex::default() })
     }
 
     /// The cache folder, as an absolute path.
@@ -144,6 +147,7 @@ impl Cache {
             let target = self.place_for(&artifact)?;
             temp.place(&target, Some(READ_ONLY)).map_err(|source| io_error(&target, "written", source))?;
             sync_parent(&target)?;
+            self.placed().push((target, artifact.digest));
         }
         Ok(artifact)
     }
@@ -180,7 +184,10 @@ impl Cache {
         if !self.contains(&artifact) {
             folder::sync_folders(folder.path())?;
             let target = self.place_for(&artifact)?;
-            self.move_in(folder.path(), &target, &artifact)?;
+            if self.move_in(folder.path(), &target, &artifact)? {
+                let files = digests.iter().map(|(relative, digest)| (target.join(relative), *digest));
+                self.placed().extend(files);
+            }
         }
         Ok(artifact)
     }
@@ -198,7 +205,9 @@ impl Cache {
         let artifact = Artifact { kind: ArtifactKind::File, digest, bytes, rows: None, base: None };
         if !self.contains(&artifact) {
             let target = self.place_for(&artifact)?;
-            self.move_in(path, &target, &artifact)?;
+            if self.move_in(path, &target, &artifact)? {
+                self.placed().push((target, artifact.digest));
+            }
         }
         Ok(artifact)
     }
@@ -248,6 +257,18 @@ impl Cache {
         Ok(to)
     }
 
+    /// Hands over the digests of the files that were moved in since the last call, so that they are not hashed again.
+    pub fn remember_in(&self, known: &FileDigests) {
+        for (path, digest) in std::mem::take(&mut *self.placed()) {
+            known.adopt(&path, digest);
+        }
+    }
+
+    /// A list of whole entries; a thread that panicked left it sound.
+    fn placed(&self) -> MutexGuard<'_, Vec<(PathBuf, Digest)>> {
+        self.placed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn verify_by(
         &self,
         artifact: &Artifact,
@@ -286,10 +307,11 @@ impl Cache {
     }
 
     /// Renames a settled file or folder to its place; when another process was faster with the same object, that one stays.
-    fn move_in(&self, from: &Path, target: &Path, artifact: &Artifact) -> Result<(), CacheError> {
+    /// Says whether it was this one.
+    fn move_in(&self, from: &Path, target: &Path, artifact: &Artifact) -> Result<bool, CacheError> {
         match fs::rename(from, target) {
-            Ok(()) => sync_parent(target),
-            Err(_) if self.contains(artifact) => Ok(()),
+            Ok(()) => sync_parent(target).map(|()| true),
+            Err(_) if self.contains(artifact) => Ok(false),
             Err(source) => Err(io_error(target, "written", source)),
         }
     }

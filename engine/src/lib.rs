@@ -17,6 +17,7 @@ pub mod expect;
 mod gather;
 pub mod graph;
 pub mod interpolate;
+pub mod kept;
 pub mod kind;
 pub mod lock;
 pub mod manifest;

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::diagnostic::{Diagnostic, suggest};
+use crate::diagnostic::{Diagnostic, Span, suggest};
 use crate::expect::{Expect, Rule};
 use crate::graph::{Graph, NodeId};
 use crate::kind::{Param, Type, coerce};
@@ -14,19 +15,30 @@ use crate::workflow::Workflow;
 static PARAMS: &[Param] = &[
     Param::optional("columns", Type::Map(&Type::Text), "heading: `stage.metric`, in this order"),
     Param::optional("mean_over", Type::List(&Type::Text), "axes over which rows are averaged"),
+    Param::optional(
+        "rows",
+        Type::Map(&Type::Map(&Type::Text)),
+        "further rows, by name: a heading and the `stage.metric` that stands there",
+    ),
 ];
+
+/// A heading, and the stage and metric that stand below it.
+pub type Column = (String, String, String);
 
 /// Which figures the table shows, and over which axes it averages.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Selection {
-    /// Headings with stage and metric; all figures when empty.
-    pub columns: Vec<(String, String, String)>,
+    /// The columns; all figures when empty.
+    pub columns: Vec<Column>,
     /// The axes.
     pub mean_over: Vec<String>,
+    /// Rows that are no point of the sweep, such as the model that all points begin with: their name, and what
+    /// stands in them in place of a column's own figure.
+    pub rows: Vec<(String, Vec<Column>)>,
 }
 
 /// A figure of one row.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
     /// The value, or the mean over the averaged points.
     pub value: f64,
@@ -39,14 +51,25 @@ pub struct Cell {
 }
 
 /// The table.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Results {
     /// The axes that rows differ in.
     pub axes: Vec<String>,
     /// Headings with stage and metric.
-    pub columns: Vec<(String, String, String)>,
-    /// The labels of each row and its figures by column.
-    pub rows: Vec<(Vec<String>, Vec<Option<Cell>>)>,
+    pub columns: Vec<Column>,
+    /// The rows: those that the workflow names, then the points of the sweep.
+    pub rows: Vec<Row>,
+}
+
+/// A row of the table.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Row {
+    /// Its name, where it is no point of the sweep.
+    pub name: Option<String>,
+    /// Its labels by axis; empty where it has none.
+    pub labels: Vec<String>,
+    /// Its figures by column.
+    pub cells: Vec<Option<Cell>>,
 }
 
 /// Reads the section `results` of a workflow.
@@ -54,28 +77,26 @@ pub fn parse(workflow: &Workflow, problems: &mut Vec<Diagnostic>) -> Selection {
     let Some(node) = &workflow.results else { return Selection::default() };
     let resolved = coerce(PARAMS, node, "`results`", problems);
     let mut selection = Selection::default();
+    let place = |path: &str| resolved.place(path).unwrap_or(node.span.clone());
     if let Some(Value::Object(columns)) = resolved.values.get("columns") {
-        for (heading, figure) in columns {
-            let figure = figure.as_str().unwrap_or_default();
-            let place = resolved.place(&format!("columns.{heading}")).unwrap_or(node.span.clone());
-            let stages: Vec<&str> = workflow.stages.iter().map(|s| s.name.text.as_str()).collect();
-            match figure.rsplit_once('.') {
-                Some((stage, metric)) if stages.contains(&stage) => {
-                    selection.columns.push((heading.clone(), stage.into(), metric.into()));
-                }
-                Some((stage, _)) => problems.push(
-                    Diagnostic::at(place, format!("there is no stage `{stage}`")).maybe_hint(suggest(
-                        stage,
-                        stages,
-                        "stages are",
-                    )),
-                ),
-                None => problems.push(
-                    Diagnostic::at(place, format!("`{figure}` is not a figure"))
-                        .hint("write `stage.metric`, for example `target.accuracy`"),
-                ),
+        for (heading, text) in columns {
+            let place = place(&format!("columns.{heading}"));
+            selection.columns.extend(figure_at(workflow, heading, text, place, problems));
+        }
+    }
+    for (name, row) in resolved.values.get("rows").and_then(Value::as_object).into_iter().flatten() {
+        let mut cells = Vec::new();
+        for (heading, text) in row.as_object().into_iter().flatten() {
+            let place = place(&format!("rows.{name}.{heading}"));
+            let headings = selection.columns.iter().map(|(heading, _, _)| heading.as_str());
+            if headings.clone().any(|known| known == heading) {
+                cells.extend(figure_at(workflow, heading, text, place, problems));
+            } else {
+                let problem = Diagnostic::at(place, format!("there is no column `{heading}`"));
+                problems.push(problem.maybe_hint(suggest(heading, headings, "columns are")));
             }
         }
+        selection.rows.push((name.clone(), cells));
     }
     for (i, axis) in
         resolved.values.get("mean_over").and_then(Value::as_array).into_iter().flatten().enumerate()
@@ -84,7 +105,7 @@ pub fn parse(workflow: &Workflow, problems: &mut Vec<Diagnostic>) -> Selection {
         if workflow.axes.iter().any(|a| a.name == axis) {
             selection.mean_over.push(axis.to_string());
         } else {
-            let place = resolved.place(&format!("mean_over[{i}]")).unwrap_or(node.span.clone());
+            let place = place(&format!("mean_over[{i}]"));
             let known = workflow.axes.iter().map(|a| a.name.as_str());
             problems.push(
                 Diagnostic::at(place, format!("there is no axis `{axis}`"))
@@ -93,6 +114,29 @@ pub fn parse(workflow: &Workflow, problems: &mut Vec<Diagnostic>) -> Selection {
         }
     }
     selection
+}
+
+/// Reads `stage.metric`.
+fn figure_at(
+    workflow: &Workflow,
+    heading: &str,
+    text: &Value,
+    place: Span,
+    problems: &mut Vec<Diagnostic>,
+) -> Option<Column> {
+    let text = text.as_str().unwrap_or_default();
+    let stages = workflow.stages.iter().map(|s| s.name.text.as_str());
+    let problem = match text.rsplit_once('.') {
+        Some((stage, metric)) if stages.clone().any(|known| known == stage) => {
+            return Some((heading.into(), stage.into(), metric.into()));
+        }
+        Some((stage, _)) => Diagnostic::at(place, format!("there is no stage `{stage}`"))
+            .maybe_hint(suggest(stage, stages, "stages are")),
+        None => Diagnostic::at(place, format!("`{text}` is not a figure"))
+            .hint("write `stage.metric`, for example `target.accuracy`"),
+    };
+    problems.push(problem);
+    None
 }
 
 /// Collects the figures of all nodes whose outputs are known.
@@ -116,10 +160,11 @@ pub fn collect<'d>(
             }
         }
     }
-    let shown: Vec<&(NodeId, &Done)> = figures
-        .iter()
-        .filter(|(id, _)| columns.iter().any(|(_, s, _)| *s == graph.node(*id).stage))
-        .collect();
+    let of_stage = |columns: &[Column]| -> Vec<(NodeId, &'d Done)> {
+        let wanted = |id: NodeId| columns.iter().any(|(_, stage, _)| *stage == graph.node(id).stage);
+        figures.iter().copied().filter(|(id, _)| wanted(*id)).collect()
+    };
+    let shown = of_stage(&columns);
     let used = |axis: &str| shown.iter().any(|(id, _)| graph.node(*id).point.iter().any(|(a, _)| a == axis));
     let axes: Vec<String> = graph
         .workflow
@@ -128,21 +173,24 @@ pub fn collect<'d>(
         .map(|a| a.name.clone())
         .filter(|a| used(a) && !selection.mean_over.contains(a))
         .collect();
-    let rows = row_points(graph, &axes, &shown);
-    let rows = rows
-        .into_iter()
-        .map(|labels| {
-            let point: Vec<(&String, &String)> =
-                axes.iter().zip(&labels).filter(|(_, l)| !l.is_empty()).collect();
-            let cells = columns.iter().map(|c| cell(graph, &shown, c, &point, expects)).collect();
-            (labels, cells)
-        })
-        .collect();
+    let points = row_points(graph, &axes, &shown).into_iter().map(|labels| {
+        let point: Vec<(&String, &String)> =
+            axes.iter().zip(&labels).filter(|(_, l)| !l.is_empty()).collect();
+        let cells = columns.iter().map(|c| cell(graph, &shown, c, &point, expects)).collect();
+        Row { name: None, labels, cells }
+    });
+    let named = selection.rows.iter().map(|(name, row)| {
+        let shown = of_stage(row);
+        let of = |(heading, _, _): &Column| row.iter().find(|(named, _, _)| named == heading);
+        let cells = columns.iter().map(|c| cell(graph, &shown, of(c)?, &[], expects)).collect();
+        Row { name: Some(name.clone()), labels: vec![String::new(); axes.len()], cells }
+    });
+    let rows = named.chain(points).collect();
     Results { axes, columns, rows }
 }
 
 /// The rows: every combination of labels that some node has and no other node has in full.
-fn row_points(graph: &Graph, axes: &[String], shown: &[&(NodeId, &Done)]) -> Vec<Vec<String>> {
+fn row_points(graph: &Graph, axes: &[String], shown: &[(NodeId, &Done)]) -> Vec<Vec<String>> {
     let order: BTreeMap<(&str, &str), usize> = graph
         .workflow
         .axes
@@ -168,8 +216,8 @@ fn row_points(graph: &Graph, axes: &[String], shown: &[&(NodeId, &Done)]) -> Vec
 
 fn cell(
     graph: &Graph,
-    shown: &[&(NodeId, &Done)],
-    (_, stage, metric): &(String, String, String),
+    shown: &[(NodeId, &Done)],
+    (_, stage, metric): &Column,
     row: &[(&String, &String)],
     expects: &[Expect],
 ) -> Option<Cell> {

@@ -58,6 +58,7 @@ impl Store {
 
     /// Writes a record; the first of a key wins.
     pub fn put(&self, record: &Record) -> Result<Stored, StoreError> {
+        self.cache.remember_in(&self.digests);
         Ok(self.records.put(record)?)
     }
 

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use refrain_engine::graph::{Graph, NodeId};
 use refrain_engine::plan;
-use refrain_engine::results::{self, Cell, Results};
+use refrain_engine::results::{self, Cell, Results, Row};
 use refrain_engine::state::Done;
 
 use crate::cli::{self, Format};
@@ -46,9 +46,12 @@ pub fn collect<'d>(session: &Session, done: impl Fn(NodeId) -> Option<&'d Done>)
 /// Prints the table in a format.
 pub fn print(table: &Results, format: Format) {
     let published: Vec<bool> = (0..table.columns.len())
-        .map(|c| table.rows.iter().any(|(_, cells)| has_published(&cells[c])))
+        .map(|c| table.rows.iter().any(|row| row.cells[c].as_ref().is_some_and(|c| c.published.is_some())))
         .collect();
     let mut headings: Vec<String> = table.axes.clone();
+    if names_apart(table) {
+        headings.insert(0, "row".into());
+    }
     for ((heading, _, _), published) in table.columns.iter().zip(&published) {
         if *published {
             headings.push(format!("{heading} (published)"));
@@ -77,13 +80,20 @@ pub fn print(table: &Results, format: Format) {
     }
 }
 
-fn has_published(cell: &Option<Cell>) -> bool {
-    cell.as_ref().is_some_and(|c| c.published.is_some())
+/// Whether named rows need a column of their own, because there is no axis in whose column their names can stand.
+fn names_apart(table: &Results) -> bool {
+    table.axes.is_empty() && table.rows.iter().any(|row| row.name.is_some())
 }
 
 fn rows(table: &Results, published: &[bool], show: impl Fn(&Cell) -> String) -> Vec<Vec<String>> {
-    let row = |(labels, cells): &(Vec<String>, Vec<Option<Cell>>)| {
+    let row = |Row { name, labels, cells }: &Row| {
         let mut row = labels.clone();
+        if names_apart(table) {
+            row.insert(0, String::new());
+        }
+        if let (Some(name), Some(first)) = (name, row.first_mut()) {
+            first.clone_from(name);
+        }
         for (cell, published) in cells.iter().zip(published) {
             if *published {
                 let value = cell.as_ref().and_then(|c| c.published);
@@ -98,7 +108,11 @@ fn rows(table: &Results, published: &[bool], show: impl Fn(&Cell) -> String) -> 
 
 fn shown(cell: &Cell) -> String {
     match cell.deviation {
-        Some(deviation) => format!("{} ± {}", number(cell.value), number(deviation)),
+        // Both with the decimals of the larger, so that neither shows more than the other is worth.
+        Some(deviation) => {
+            let decimals = decimals(cell.value.abs().max(deviation));
+            format!("{:.decimals$} ± {deviation:.decimals$}", cell.value)
+        }
         None => number(cell.value),
     }
 }
@@ -108,8 +122,12 @@ fn number(value: f64) -> String {
     if value.fract() == 0.0 && value.abs() < 1e15 {
         return format!("{value:.0}");
     }
-    let digits = (3 - value.abs().log10().floor() as i32).clamp(0, 8) as usize;
-    format!("{value:.digits$}")
+    format!("{value:.*}", decimals(value.abs()))
+}
+
+/// Decimals that leave four significant digits to a number above 0.
+fn decimals(value: f64) -> usize {
+    if value == 0.0 { 0 } else { (3 - value.log10().floor() as i32).clamp(0, 8) as usize }
 }
 
 fn csv_field(text: &str) -> String {
@@ -124,7 +142,7 @@ fn to_json(table: &Results) -> Value {
     let rows: Vec<Value> = table
         .rows
         .iter()
-        .map(|(labels, cells)| {
+        .map(|Row { name, labels, cells }| {
             let point: Map<String, Value> = table
                 .axes
                 .iter()
@@ -145,7 +163,7 @@ fn to_json(table: &Results) -> Value {
                     Some((heading.clone(), figure))
                 })
                 .collect();
-            json!({ "point": point, "figures": figures })
+            json!({ "name": name, "point": point, "figures": figures })
         })
         .collect();
     json!({ "refrain": 1, "rows": rows })

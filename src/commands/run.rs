@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -10,6 +11,7 @@ use serde_json::{Value, json};
 use refrain_engine::event::Event;
 use refrain_engine::expect::{self, Verdict};
 use refrain_engine::graph::NodeId;
+use refrain_engine::kept::{self, Said};
 use refrain_engine::kind::Cancel;
 use refrain_engine::lock::{Lock, LockError};
 use refrain_engine::run::{self, Options, Outcome, Report};
@@ -19,14 +21,20 @@ use crate::cli::{self, Format};
 use crate::failure::{DIFFERENT, Failure, INPUT, INTERRUPTED, STAGE, of_node};
 use crate::output;
 use crate::progress::{Display, time};
-use crate::session::Session;
+use crate::session::{Opened, Session};
 
 use super::results;
 
 /// Runs the workflow.
 pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
     let begin = Instant::now();
-    let session = Session::open(&arguments.workflow)?;
+    let opened = Opened::new(&arguments.workflow)?;
+    let kept = Kept::new(arguments, format, &opened);
+    if let Some(said) = kept.as_ref().and_then(|kept| kept::find(&kept.request())) {
+        results::print(&said.results, format);
+        return Ok(unchanged(&said, begin));
+    }
+    let session = Session::of(opened, &arguments.workflow)?;
     let lock = read_lock(&session, arguments.locked)?;
     let store = session.store()?;
     let cancel = Cancel::default();
@@ -53,6 +61,11 @@ pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
     } else {
         let table = results::collect(&session, |id| report.state.done(id));
         results::print(&table, format);
+        if let Some(kept) = kept.filter(|_| code == 0 && report.is_complete()) {
+            let cached = session.graph.nodes.len();
+            let said = Said { cached, results: table, expects: verdicts.iter().map(told).collect() };
+            kept::keep(&kept.request(), &session.graph, &store, &report.state, said);
+        }
         summary(&report, &verdicts, begin, arguments.locked && differs);
     }
     Ok(ExitCode::from(code))
@@ -117,9 +130,7 @@ fn exit_code(report: &Report<'_>, verdicts: &[Verdict], differs: bool) -> u8 {
 #[expect(clippy::print_stderr, reason = "the summary is not data")]
 fn summary(report: &Report<'_>, verdicts: &[Verdict], begin: Instant, differs: bool) {
     for verdict in verdicts {
-        let obtained = verdict.obtained.map_or("no figure".into(), |o| format!("{o:.6}"));
-        let word = if verdict.holds { "holds" } else { "does not hold" };
-        eprintln!("expect {}: obtained {obtained}, {word}", verdict.text);
+        eprintln!("{}", told(verdict));
     }
     let count = |wanted: fn(&Outcome) -> bool| report.outcomes.iter().filter(|o| wanted(o)).count();
     let (ran, cached) = (report.ran().count(), count(|o| matches!(o, Outcome::Cached)));
@@ -135,6 +146,67 @@ fn summary(report: &Report<'_>, verdicts: &[Verdict], begin: Instant, differs: b
             "error: the lock would change; `refrain verify` says how, a run without `--locked` accepts it"
         );
     }
+}
+
+fn told(verdict: &Verdict) -> String {
+    let obtained = verdict.obtained.map_or("no figure".into(), |o| format!("{o:.6}"));
+    let word = if verdict.holds { "holds" } else { "does not hold" };
+    format!("expect {}: obtained {obtained}, {word}", verdict.text)
+}
+
+/// What a run says that did not even have to plan.
+#[expect(clippy::print_stderr, reason = "the summary is not data")]
+fn unchanged(said: &Said, begin: Instant) -> ExitCode {
+    for line in &said.expects {
+        eprintln!("{line}");
+    }
+    eprintln!("0 nodes run, {} cached, {}", said.cached, time(begin.elapsed()));
+    ExitCode::SUCCESS
+}
+
+/// What identifies a kept plan, for a run of the whole workflow whose report is for people.
+struct Kept {
+    text: String,
+    path: PathBuf,
+    cache: PathBuf,
+    set: Vec<String>,
+    build: String,
+    lock: Option<PathBuf>,
+}
+
+impl Kept {
+    fn new(arguments: &cli::Run, format: Format, opened: &Opened) -> Option<Kept> {
+        if !arguments.only.is_empty() || !arguments.force.is_empty() || format == Format::Json {
+            return None;
+        }
+        let set = arguments.workflow.set.clone();
+        Some(Kept {
+            text: opened.source.text.clone(),
+            path: std::path::absolute(&opened.source.path).ok()?,
+            cache: opened.cache.clone(),
+            lock: set.is_empty().then(|| std::path::absolute(&opened.lock)).transpose().ok()?,
+            set,
+            build: build()?,
+        })
+    }
+
+    fn request(&self) -> kept::Request<'_> {
+        kept::Request {
+            text: self.text.as_bytes(),
+            path: &self.path,
+            cache: &self.cache,
+            set: &self.set,
+            build: &self.build,
+            lock: self.lock.as_deref(),
+        }
+    }
+}
+
+/// This build: its version, and its file as the system knows it.
+fn build() -> Option<String> {
+    let metadata = std::env::current_exe().and_then(std::fs::metadata).ok()?;
+    let modified = metadata.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(format!("{} {} {}", env!("CARGO_PKG_VERSION"), metadata.len(), modified.as_nanos()))
 }
 
 fn to_json(session: &Session, report: &Report<'_>, verdicts: &[Verdict], code: u8) -> Value {

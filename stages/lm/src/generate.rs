@@ -129,7 +129,8 @@ struct Active {
     /// Prompt and continuation, for the repetition penalty.
     context: Vec<u32>,
     scratch: Scratch,
-    finish: Option<Finish>,
+    /// Why it ended, or at which token the model gave no finite probability.
+    finish: Option<Result<Finish, usize>>,
 }
 
 struct Run<'a> {
@@ -152,12 +153,12 @@ struct Run<'a> {
 impl Run<'_> {
     fn all(&mut self, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<(), GenerateError> {
         loop {
-            self.fill();
+            self.fill()?;
             if self.rows.is_empty() {
                 return Ok(());
             }
             self.step();
-            self.retire();
+            self.retire()?;
             if progress(self.tokens).is_break() {
                 return Err(GenerateError::Interrupted);
             }
@@ -165,7 +166,7 @@ impl Run<'_> {
     }
 
     /// Begins samples until every slot is taken. The prompts that begin together are prefilled together.
-    fn fill(&mut self) {
+    fn fill(&mut self) -> Result<(), GenerateError> {
         while self.rows.len() < self.slots && self.next.0 < self.requests.len() {
             let mut begin: Vec<(usize, usize)> = Vec::new();
             while self.rows.len() + begin.len() < self.slots
@@ -189,8 +190,9 @@ impl Run<'_> {
                 }
             }
             self.prefix = prefixes.into_iter().max_by_key(|(request, _)| *request);
-            self.retire();
+            self.retire()?;
         }
+        Ok(())
     }
 
     fn prefill(&self, requests: &[usize]) -> Vec<(usize, Prefix)> {
@@ -249,19 +251,24 @@ impl Run<'_> {
         let room = self.model.config.max_positions - self.requests[row.request].prompt.len();
         let most = self.limits.max_new_tokens.min(room);
         if row.ids.len() >= most {
-            row.finish = Some(Finish::Length);
+            row.finish = Some(Ok(Finish::Length));
             return;
         }
         let stream = &self.requests[row.request].samples[row.sample];
         let token = self.sampler.next(logits, &row.context, stream, row.ids.len() as u64, &mut row.scratch);
-        row.logprobs.push(logprob(logits, token));
+        let logprob = logprob(logits, token);
+        if !logprob.is_finite() {
+            row.finish = Some(Err(row.context.len()));
+            return;
+        }
+        row.logprobs.push(logprob);
         row.ids.push(token);
         row.context.push(token);
         let ends = !self.limits.ignore_eos && self.model.config.eos.contains(&token);
         if ends || self.limits.stop_ids.contains(&token) || self.stop_text(row).is_some() {
-            row.finish = Some(Finish::Stop);
+            row.finish = Some(Ok(Finish::Stop));
         } else if row.ids.len() >= most {
-            row.finish = Some(Finish::Length);
+            row.finish = Some(Ok(Finish::Length));
         }
     }
 
@@ -275,22 +282,24 @@ impl Run<'_> {
     }
 
     /// Takes finished rows out of their slots.
-    fn retire(&mut self) {
+    fn retire(&mut self) -> Result<(), GenerateError> {
         let mut i = 0;
         while i < self.rows.len() {
-            if self.rows[i].finish.is_none() {
+            let Some(finish) = self.rows[i].finish else {
                 i += 1;
                 continue;
-            }
+            };
+            let of_row = |token| ModelError::NotFinite { row: self.rows[i].request, token };
+            let finish = finish.map_err(of_row)?;
             let row = self.rows.swap_remove(i);
             self.caches.swap_remove(i);
             let mut text = self.tokenizer.decode(&row.ids, true);
             if let Some(at) = self.stop_text(&row) {
                 text.truncate(at);
             }
-            let finish = row.finish.unwrap_or(Finish::Length);
             self.finished[row.request][row.sample] =
                 Some(Generated { token_ids: row.ids, logprobs: row.logprobs, finish, text });
         }
+        Ok(())
     }
 }

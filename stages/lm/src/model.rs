@@ -47,6 +47,16 @@ pub enum ModelError {
         /// The model's context.
         limit: usize,
     },
+    /// The weights are such that a probability is not a number.
+    #[error(
+        "row {row}: the model gives no finite probability for token {token}; its weights or its configuration are wrong"
+    )]
+    NotFinite {
+        /// The row, from 0.
+        row: usize,
+        /// The place of the token in the row, from 0.
+        token: usize,
+    },
     /// A token is not of the vocabulary.
     #[error("row {row} holds the token {token}, but the model's vocabulary has {vocab}")]
     Token {

@@ -150,6 +150,8 @@ fn figures(model: &LanguageModel, counts: &Counted, trained: &Trained) -> Vec<Me
     let data = &counts.data;
     let of_rows = |name, value: u64| figure(name, value as f64, data.rows);
     let steps = log.len() as u64;
+    let response = data.active_tokens + data.masked_tokens;
+    let masked_share = data.masked_tokens as f64 / response as f64;
     let mut figures = vec![
         figure("steps", steps as f64, steps),
         figure("final_loss", losses.last().copied().unwrap_or(f64::NAN), 1),
@@ -158,6 +160,7 @@ fn figures(model: &LanguageModel, counts: &Counted, trained: &Trained) -> Vec<Me
         of_rows("rows", data.rows),
         of_rows("tokens", data.tokens),
         of_rows("active_tokens", data.active_tokens),
+        figure("masked_share", masked_share, response),
         of_rows("rows_without_active_tokens", data.rows_without_active_tokens),
     ];
     if let Some(kl) = log.iter().filter_map(kl).next_back() {

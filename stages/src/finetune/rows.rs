@@ -25,15 +25,19 @@ pub(super) struct Counts {
     pub tokens: u64,
     /// Tokens that are learnt each time the rows are gone through.
     pub active_tokens: u64,
+    /// Tokens of the responses that are masked, where the table tells where the responses begin.
+    pub masked_tokens: u64,
     pub rows_without_active_tokens: u64,
 }
 
 impl Counts {
-    fn add(&mut self, row: &TrainRow) {
+    fn add(&mut self, row: &TrainRow, prompt_tokens: Option<usize>) {
         let active = row.active.iter().filter(|active| **active).count() as u64;
         self.rows += 1;
         self.tokens += row.ids.len() as u64;
         self.active_tokens += active;
+        let response = prompt_tokens.map_or(0, |prompt| row.ids.len().saturating_sub(prompt.max(1)) as u64);
+        self.masked_tokens += response.saturating_sub(active);
         self.rows_without_active_tokens += u64::from(active == 0);
     }
 }
@@ -67,9 +71,10 @@ pub(super) fn rows(
         // Collected in the order of the rows, so that of several errors the first row's is shown.
         let made: Vec<Result<TrainRow, StageError>> =
             (0..batch.num_rows()).into_par_iter().map(row).collect();
-        for row in made {
+        let prompt_tokens = optional_column::<Int32Array>(batch, "prompt_tokens")?.filter(|_| masked);
+        for (at, row) in made.into_iter().enumerate() {
             let row = row?;
-            counts.add(&row);
+            counts.add(&row, prompt_tokens.map(|tokens| tokens.value(at) as usize));
             rows.push(row);
         }
         Ok(())

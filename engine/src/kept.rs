@@ -1,0 +1,186 @@
+//! Remembers that a workflow was complete, so that the next run of it need not even be planned.
+//!
+//! A kept plan holds nothing but what identifies every file that the plan rested on: the sources and models, the
+//! artifacts, the records and the lock, each by device, inode, size and time as it was when it was hashed. It holds
+//! for one text of the workflow, by digest. When any of it is not as it was, the plan is made anew; so what is kept
+//! can save time and nothing else.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use refrain_cache::write::write_atomic;
+use refrain_cache::{ArtifactKind, Digest, FileIdentity};
+
+use crate::graph::{Graph, Work};
+use crate::manifest;
+use crate::results::Results;
+use crate::state::{Done, State};
+use crate::store::Store;
+
+/// Version of the file's format.
+const VERSION: u32 = 1;
+/// Files that one thread looks at in a row.
+const FILES: usize = 1024;
+
+/// All that decides what a run of a workflow would do, beside files.
+pub struct Request<'a> {
+    /// The workflow, its whole text.
+    pub text: &'a [u8],
+    /// Where it lies.
+    pub path: &'a Path,
+    /// The folder of the cache.
+    pub cache: &'a Path,
+    /// What was set on the command line.
+    pub set: &'a [String],
+    /// What identifies this build of Refrain: another may make other keys.
+    pub build: &'a str,
+    /// The lock that the run would write; `None` when it would not.
+    pub lock: Option<&'a Path>,
+}
+
+/// What a run that does nothing has to say.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Said {
+    /// The number of nodes that are in the cache.
+    pub cached: usize,
+    /// The table of results.
+    pub results: Results,
+    /// Every condition, and that it holds.
+    pub expects: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Kept<'a> {
+    version: u32,
+    request: [u8; 32],
+    said: Said,
+    /// Absolute paths, sorted.
+    #[serde(borrow)]
+    files: Vec<(&'a str, FileIdentity)>,
+}
+
+impl Request<'_> {
+    fn digest(&self) -> [u8; 32] {
+        let mut parts: Vec<&[u8]> = vec![self.build.as_bytes(), self.path.as_os_str().as_encoded_bytes()];
+        parts.push(self.cache.as_os_str().as_encoded_bytes());
+        parts.extend(self.set.iter().map(|set| set.as_bytes()));
+        // The digest of each part, so that no two lists of parts look alike.
+        let mut all: Vec<u8> = parts.iter().flat_map(|part| *Digest::of_bytes(part).as_bytes()).collect();
+        all.extend(Digest::of_bytes(self.text).as_bytes());
+        *Digest::of_bytes(&all).as_bytes()
+    }
+
+    /// One file for a workflow and what was set, whatever the workflow's text was.
+    fn file(&self) -> PathBuf {
+        let name = format!("{}\0{}", self.path.display(), self.set.join("\0"));
+        self.cache.join("plans").join(Digest::of_bytes(name.as_bytes()).to_string())
+    }
+}
+
+/// What the last complete run said, when nothing that it rested on has changed since.
+pub fn find(request: &Request<'_>) -> Option<Said> {
+    let bytes = fs::read(request.file()).ok()?;
+    let (sum, bytes) = bytes.split_at_checked(32)?;
+    if Digest::of_bytes(bytes).as_bytes() != sum {
+        return None;
+    }
+    let kept: Kept<'_> = postcard::from_bytes(bytes).ok()?;
+    let same = |(path, identity): &(&str, FileIdentity)| {
+        fs::metadata(path).is_ok_and(|metadata| FileIdentity::of(&metadata) == *identity)
+    };
+    let holds = kept.version == VERSION
+        && kept.request == request.digest()
+        && kept.files.par_chunks(FILES).all(|files| files.iter().all(same));
+    holds.then_some(kept.said)
+}
+
+/// Keeps what a complete run of the whole workflow said. Nothing is kept when a file is not remembered, because it was
+/// hashed when it was too young, or cannot be written down.
+pub fn keep(request: &Request<'_>, graph: &Graph, store: &Store, state: &State<'_>, said: Said) {
+    let Some(files) = files(request, graph, store, state) else { return };
+    let kept = Kept {
+        version: VERSION,
+        request: request.digest(),
+        said,
+        files: files.iter().map(|(path, identity)| (path.as_str(), *identity)).collect(),
+    };
+    let Ok(bytes) = postcard::to_stdvec(&kept) else { return };
+    let file = request.file();
+    // A plan that cannot be kept is made again.
+    let _ = fs::create_dir_all(request.cache.join("plans"));
+    let _ = write_atomic(&file, &[Digest::of_bytes(&bytes).as_bytes(), &bytes[..]].concat());
+}
+
+type Files = BTreeMap<String, FileIdentity>;
+
+fn files(request: &Request<'_>, graph: &Graph, store: &Store, state: &State<'_>) -> Option<Files> {
+    let mut files = Files::new();
+    let records = request.cache.join("records/records.log");
+    for path in [Some(records.as_path()), request.lock].into_iter().flatten() {
+        files.insert(path.to_str()?.to_string(), now(path)?);
+    }
+    for id in graph.ids() {
+        let done = state.done(id)?;
+        match &graph.node(id).work {
+            Work::Source(spec) => hashed(store, &spec.path, &mut files)?,
+            Work::File(path) => hashed(store, path, &mut files)?,
+            Work::Model(path) => model(store, path, done, &mut files)?,
+            Work::Gather { .. } | Work::Stage { .. } => {}
+        }
+        if matches!(graph.node(id).work, Work::File(_) | Work::Model(_)) {
+            continue;
+        }
+        for artifact in done.artifacts.values() {
+            let path = store.object_path(&artifact.digest);
+            match artifact.kind {
+                ArtifactKind::Table | ArtifactKind::File => hashed(store, &path, &mut files)?,
+                ArtifactKind::Model => folder(store, &path, &mut files)?,
+            }
+        }
+    }
+    Some(files)
+}
+
+fn now(path: &Path) -> Option<FileIdentity> {
+    fs::metadata(path).ok().map(|metadata| FileIdentity::of(&metadata))
+}
+
+/// A file as it was when it was hashed.
+fn hashed(store: &Store, path: &Path, files: &mut Files) -> Option<()> {
+    let path = std::path::absolute(path).ok()?;
+    let identity = store.digests().remembered(&path)?;
+    files.insert(path.to_str()?.to_string(), identity);
+    Some(())
+}
+
+/// A folder of the cache: it and all that is in it.
+fn folder(store: &Store, path: &Path, files: &mut Files) -> Option<()> {
+    // Looked at before it is listed: what comes later changes it.
+    files.insert(path.to_str()?.to_string(), now(path)?);
+    for entry in fs::read_dir(path).ok()? {
+        let entry = entry.ok()?;
+        match entry.file_type().ok()?.is_dir() {
+            true => folder(store, &entry.path(), files)?,
+            false => hashed(store, &entry.path(), files)?,
+        }
+    }
+    Some(())
+}
+
+/// A model's folder, which must still be what it was when its key was made.
+fn model(store: &Store, path: &Path, done: &Done, files: &mut Files) -> Option<()> {
+    let path = std::path::absolute(path).ok()?;
+    files.insert(path.to_str()?.to_string(), now(&path)?);
+    for entry in fs::read_dir(&path).ok()? {
+        let entry = entry.ok()?.path();
+        if entry.file_name().and_then(|name| name.to_str()).is_some_and(manifest::counts) {
+            hashed(store, &entry, files)?;
+        }
+    }
+    let (digest, _, _) = manifest::hash_source(&Work::Model(path), store.digests()).ok()??;
+    (done.file == Some(digest)).then_some(())
+}
