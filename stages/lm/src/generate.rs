@@ -129,8 +129,7 @@ struct Active {
     /// Prompt and continuation, for the repetition penalty.
     context: Vec<u32>,
     scratch: Scratch,
-    /// Why it ended, or at which token the model gave no finite probability.
-    finish: Option<Result<Finish, usize>>,
+    finish: Option<Result<Finish, ModelError>>,
 }
 
 struct Run<'a> {
@@ -258,7 +257,7 @@ impl Run<'_> {
         let token = self.sampler.next(logits, &row.context, stream, row.ids.len() as u64, &mut row.scratch);
         let logprob = logprob(logits, token);
         if !logprob.is_finite() {
-            row.finish = Some(Err(row.context.len()));
+            row.finish = Some(Err(ModelError::NotFinite));
             return;
         }
         row.logprobs.push(logprob);
@@ -285,12 +284,11 @@ impl Run<'_> {
     fn retire(&mut self) -> Result<(), GenerateError> {
         let mut i = 0;
         while i < self.rows.len() {
-            let Some(finish) = self.rows[i].finish else {
+            let Some(finish) = self.rows[i].finish.take() else {
                 i += 1;
                 continue;
             };
-            let of_row = |token| ModelError::NotFinite { row: self.rows[i].request, token };
-            let finish = finish.map_err(of_row)?;
+            let finish = finish?;
             let row = self.rows.swap_remove(i);
             self.caches.swap_remove(i);
             let mut text = self.tokenizer.decode(&row.ids, true);

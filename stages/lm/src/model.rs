@@ -47,16 +47,9 @@ pub enum ModelError {
         /// The model's context.
         limit: usize,
     },
-    /// The weights are such that a probability is not a number.
-    #[error(
-        "row {row}: the model gives no finite probability for token {token}; its weights or its configuration are wrong"
-    )]
-    NotFinite {
-        /// The row, from 0.
-        row: usize,
-        /// The place of the token in the row, from 0.
-        token: usize,
-    },
+    /// A probability is not a number.
+    #[error("the model gives probabilities that are not finite: its weights or its configuration are wrong")]
+    NotFinite,
     /// A token is not of the vocabulary.
     #[error("row {row} holds the token {token}, but the model's vocabulary has {vocab}")]
     Token {
