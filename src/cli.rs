@@ -47,7 +47,8 @@ pub enum Command {
     Explain(Node),
     /// Show the head of a table, or what a model is
     #[command(
-        after_help = "Example:\n  refrain show sweep.yaml scored --rows 3\n  refrain show sweep.yaml tuned --path"
+        after_help = "Example:\n  refrain show sweep.yaml scored --rows 3\n  refrain show sweep.yaml tuned\n  \
+                      refrain show ../models/base"
     )]
     Show(Show),
     /// Print one row a point of the sweep, one column `stage.metric`
@@ -118,7 +119,9 @@ pub struct Node {
 #[derive(Debug, Args)]
 pub struct Show {
     #[command(flatten)]
-    pub node: Node,
+    pub workflow: Workflow,
+    /// A node or one of its outputs, for example `tuned.log`; without it WORKFLOW is a model's folder
+    pub node: Option<String>,
     /// Rows of the table
     #[arg(long, default_value_t = 5)]
     pub rows: usize,

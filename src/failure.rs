@@ -6,13 +6,15 @@ use std::process::ExitCode;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use serde_json::json;
 
-use refrain_engine::diagnostic::Diagnostics;
+use refrain_cache::CacheError;
+use refrain_engine::diagnostic::{Diagnostic, Diagnostics};
 use refrain_engine::kind::StageError;
 use refrain_engine::lock::LockError;
 use refrain_engine::manifest::HashError;
 use refrain_engine::run::Failure as NodeFailure;
 use refrain_engine::source::SourceError;
 use refrain_engine::state::StateError;
+use refrain_engine::store::StoreError;
 
 use crate::cli::Format;
 
@@ -84,19 +86,29 @@ impl Failure {
     }
 
     fn json(&self) -> serde_json::Value {
-        let one = |message: &str, hints: Vec<String>, place: Option<(usize, usize)>| json!({ "message": message, "hints": hints, "line": place.map(|p| p.0), "column": place.map(|p| p.1) });
         let errors: Vec<_> = match self {
-            Failure::Workflow(d) => d
-                .items
-                .iter()
-                .map(|i| {
-                    one(&i.message, i.hints.clone(), i.span.as_ref().map(|s| d.source_text.position(s.start)))
-                })
-                .collect(),
-            Failure::Plain { message, hint, .. } => vec![one(message, hint.iter().cloned().collect(), None)],
+            Failure::Workflow(d) => d.items.iter().map(|item| error_json(d, item)).collect(),
+            Failure::Plain { message, hint, .. } => {
+                let hints: Vec<&String> = hint.iter().collect();
+                vec![
+                    json!({ "message": message, "hints": hints, "file": null, "line": null, "column": null }),
+                ]
+            }
         };
         json!({ "refrain": 1, "exit_code": self.code(), "errors": errors })
     }
+}
+
+fn error_json(diagnostics: &Diagnostics, item: &Diagnostic) -> serde_json::Value {
+    let source = &diagnostics.source_text;
+    let place = item.span.as_ref().map(|span| source.position(span.start));
+    json!({
+        "message": item.message,
+        "hints": item.hints,
+        "file": source.path,
+        "line": place.map(|(line, _)| line),
+        "column": place.map(|(_, column)| column),
+    })
 }
 
 /// Whether stderr takes colour.
@@ -149,6 +161,9 @@ impl From<Diagnostics> for Failure {
     }
 }
 
+/// What to do about pickled weights.
+const UNPICKLE: &str = "convert the weights to safetensors";
+
 impl From<StateError> for Failure {
     fn from(error: StateError) -> Failure {
         let code = match &error {
@@ -157,16 +172,23 @@ impl From<StateError> for Failure {
         };
         match &error {
             StateError::Hash(HashError::Pickle { .. }) => {
-                Failure::with_hint(code, error.to_string(), "convert the weights to safetensors")
+                Failure::with_hint(code, error.to_string(), UNPICKLE)
             }
             _ => Failure::new(code, error.to_string()),
         }
     }
 }
 
-impl From<refrain_engine::store::StoreError> for Failure {
-    fn from(error: refrain_engine::store::StoreError) -> Failure {
-        Failure::new(ENVIRONMENT, error.to_string())
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        match &error {
+            StoreError::Cache(CacheError::Io { .. }) => Failure::with_hint(
+                ENVIRONMENT,
+                error.to_string(),
+                "`--cache DIR` or REFRAIN_CACHE name another folder for the cache",
+            ),
+            _ => Failure::new(ENVIRONMENT, error.to_string()),
+        }
     }
 }
 
@@ -204,6 +226,9 @@ pub fn of_node(failure: &NodeFailure) -> (u8, String, Option<String>) {
         NodeFailure::Stage(error) => (STAGE, error.to_string(), None),
         NodeFailure::Source(SourceError::Cache(error)) => (ENVIRONMENT, error.to_string(), None),
         NodeFailure::Source(error) => (INPUT, error.to_string(), error.hint()),
+        NodeFailure::State(error @ StateError::Hash(HashError::Pickle { .. })) => {
+            (INPUT, error.to_string(), Some(UNPICKLE.into()))
+        }
         NodeFailure::State(error) => (ENVIRONMENT, error.to_string(), None),
     }
 }

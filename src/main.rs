@@ -4,6 +4,7 @@ mod cli;
 mod commands;
 mod failure;
 mod output;
+mod panics;
 mod progress;
 mod session;
 
@@ -17,6 +18,7 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    panics::install();
     let arguments = cli::Arguments::parse();
     match commands::dispatch(&arguments) {
         Ok(code) => code,

@@ -68,7 +68,11 @@ impl<'a> Display<'a> {
                 clear(running.remove(node));
                 let (_, message, hint) = of_node(failure);
                 let hint = hint.map(|h| format!("\n  = help: {h}")).unwrap_or_default();
-                self.print(&format!("error: stage `{}` failed: {message}{hint}", self.name(*node)));
+                let what = match self.graph.node(*node) {
+                    source if source.is_source() => source.kind_name(),
+                    _ => "stage",
+                };
+                self.print(&format!("error: {what} `{}` failed: {message}{hint}", self.name(*node)));
             }
         }
     }

@@ -5,8 +5,15 @@
 
 mod space;
 
+mod bad_input; // what a run is told of data, models and caches that are wrong
 mod errors; // what wrong workflows and sources are told
+mod examples; // that the examples' data are what makes them
+#[cfg(unix)]
+mod interrupt; // Ctrl-C
+mod json; // the JSON output against its documentation
 mod layers; // which crate may import which
+mod models; // model cards
+mod progress; // what a run prints on the way
 mod real_input; // the shared folder's data and model, where it is there
 mod rerun; // what an edit makes run again
 mod same_bytes; // what must not change a digest

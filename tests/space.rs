@@ -44,7 +44,7 @@ impl Space {
         self.write(name, &text.replacen(from, to, 1));
     }
 
-    /// The binary in this folder, not started yet.
+    /// The binary with these arguments, in this folder and with a cleared environment; not started yet.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_refrain"));
         command.args(arguments).current_dir(self.folder.path()).env_clear().env("PATH", "/usr/bin:/bin");
@@ -58,6 +58,20 @@ impl Space {
             stdout: String::from_utf8(output.stdout).unwrap(),
             stderr: String::from_utf8(output.stderr).unwrap(),
         }
+    }
+
+    /// Runs a command that must fail; its exit code and all that it says, times left out.
+    pub fn fails(&self, arguments: &[&str]) -> String {
+        let said = self.run(arguments);
+        assert!(!said.stderr.contains("panicked"), "{}", said.stderr);
+        assert_ne!(said.code, 0, "it did not fail: {}", said.stdout);
+        let timeless = |line: &str| match line.rsplit_once(", ") {
+            Some((words, time)) if time.ends_with(" s") || time.ends_with(" ms") => format!("{words}, TIME"),
+            _ => line.to_string(),
+        };
+        let stderr: Vec<String> = said.stderr.lines().map(timeless).collect();
+        let folder = self.folder.path().canonicalize().unwrap().display().to_string();
+        format!("exit code {}\n{}{}", said.code, said.stdout, stderr.join("\n")).replace(&folder, "FOLDER")
     }
 
     /// Runs a workflow that must succeed, and gives its report.

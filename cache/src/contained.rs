@@ -10,13 +10,14 @@ thread_local! {
 
 /// Whether this thread is in a call whose panic becomes an error, so that a panic hook need not show it.
 ///
-/// The Parquet reader panics on some damaged files. The program that installs a panic hook asks this in it.
+/// The readers of Parquet and of tokenizers panic on some damaged files. The program that installs a panic hook asks this in it.
 pub fn panic_is_contained() -> bool {
     CONTAINED.get()
 }
 
-/// Runs `call`; a panic in it is returned as its text. What `call` borrows mutably must not be used after a panic.
-pub(crate) fn contained<T>(call: impl FnOnce() -> T) -> Result<T, String> {
+/// Runs `call`, which reads a stranger's file with a library that may panic on it; a panic is returned as its text.
+/// What `call` borrows mutably must not be used after one.
+pub fn contained<T>(call: impl FnOnce() -> T) -> Result<T, String> {
     let before = CONTAINED.replace(true);
     let result = catch_unwind(AssertUnwindSafe(call));
     CONTAINED.set(before);

@@ -109,6 +109,11 @@ impl FileDigests {
         }
     }
 
+    /// Whether [`FileDigests::save`] has anything to write.
+    pub fn has_unsaved(&self) -> bool {
+        !self.state().unsaved.is_empty()
+    }
+
     /// Appends what was learnt since the last call to the log.
     ///
     /// # Errors

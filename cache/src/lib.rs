@@ -11,6 +11,7 @@
 //!   records/records.log  key → outputs, metrics, profile, manifest; the first line of a key counts
 //!   records/files.log    path, inode, device, size, time → digest of files that were hashed before
 //!   rows/                the row memo
+//!   plans/               what complete runs rested on, so that the next one need not plan
 //!   runs/                one event log a run
 //!   unfinished/KEY/      what a node that was stopped had done, for its next run; removed when its record is written
 //!   tmp/session-…/       what one process is writing; removed when it ends, or by a later one when it died
@@ -19,10 +20,13 @@
 //!
 //! # What is promised
 //!
-//! An object is written in `tmp/`, synced, made read-only, renamed into place, and its folder synced; only then may a
-//! [`Record`] name it. A process that is killed between any two of these steps leaves a leftover in `tmp/`, or an object
-//! that no record names: never a record without its object, never half an object under a digest. Records may be synced in
-//! groups with [`Records::sync`], so a power cut costs at most the last group.
+//! An object is written in `tmp/`, made read-only and renamed into place; only then may a [`Record`] name it. A process
+//! that is killed between any two of these steps leaves a leftover in `tmp/`, or an object that no record names: never a
+//! record without its object, never half an object under a digest.
+//!
+//! Objects and records are put on disk in groups, with [`Cache::sync`] and [`Records::sync`], so a power cut costs at most
+//! the last group. It may leave a record of that group without a sound object. No such object is ever trusted: a file is
+//! hashed before it counts, unless [`FileDigests`] remembers it, and that is written only after the group is on disk.
 //!
 //! Processes share a cache without locks. Objects are equal where their names are. Logs ([`write::AppendLog`]) grow by whole
 //! checked lines, which a local file system keeps apart, and their order decides which record of a key is the first. The
@@ -70,7 +74,7 @@ mod store;
 mod table;
 mod unfinished;
 
-pub use contained::panic_is_contained;
+pub use contained::{contained, panic_is_contained};
 pub use digest::{Digest, ParseDigestError, digest_file, digest_listing};
 pub use file_digests::{FileDigests, FileIdentity};
 pub use manifest::{Difference, Key, Manifest};

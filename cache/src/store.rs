@@ -13,7 +13,7 @@ use crate::digest::{Digest, digest_file, digest_listing};
 use crate::file_digests::FileDigests;
 use crate::records::{RecordError, Records};
 use crate::table::TableWriter;
-use crate::write::sync_dir;
+use crate::write::sync_all_in;
 
 mod error;
 mod folder;
@@ -61,7 +61,7 @@ pub struct Artifact {
 pub struct Cache {
     root: PathBuf,
     session: Session,
-    /// Files that this process hashed and moved in, for [`Cache::remember_in`].
+    /// Files that this process hashed and moved in, for [`Cache::sync`].
     placed: Mutex<Vec<(PathBuf, Digest)>>,
 }
 
@@ -133,7 +133,7 @@ impl Cache {
     /// Completes a table and moves it into the cache; one that the cache holds already is kept.
     ///
     /// # Errors
-    /// Those of writing, syncing and renaming.
+    /// Those of writing and renaming.
     pub fn store_table(&self, writer: TableWriter) -> Result<Artifact, CacheError> {
         let (info, temp) = writer.close()?;
         let artifact = Artifact {
@@ -146,7 +146,6 @@ impl Cache {
         if !self.contains(&artifact) {
             let target = self.place_for(&artifact)?;
             temp.place(&target, Some(READ_ONLY)).map_err(|source| io_error(&target, "written", source))?;
-            sync_parent(&target)?;
             self.placed().push((target, artifact.digest));
         }
         Ok(artifact)
@@ -160,11 +159,11 @@ impl Cache {
         FolderWriter::new(self.scratch_dir()?)
     }
 
-    /// Hashes and syncs a folder's files and moves it into the cache; one that the cache holds already is kept.
+    /// Hashes a folder's files and moves it into the cache; one that the cache holds already is kept.
     ///
     /// # Errors
-    /// [`CacheError::Unstorable`] for an entry that is neither file nor folder or has no UTF-8 name; those of reading,
-    /// syncing and renaming.
+    /// [`CacheError::Unstorable`] for an entry that is neither file nor folder or has no UTF-8 name; those of reading
+    /// and renaming.
     pub fn store_folder(
         &self,
         folder: FolderWriter,
@@ -182,7 +181,6 @@ impl Cache {
         }
         let artifact = Artifact { kind, digest: digest_listing(&digests), bytes, rows: None, base };
         if !self.contains(&artifact) {
-            folder::sync_folders(folder.path())?;
             let target = self.place_for(&artifact)?;
             if self.move_in(folder.path(), &target, &artifact)? {
                 let files = digests.iter().map(|(relative, digest)| (target.join(relative), *digest));
@@ -195,7 +193,7 @@ impl Cache {
     /// Moves a file, made in a [`ScratchDir`] of this cache, into the cache; one that the cache holds already is kept.
     ///
     /// # Errors
-    /// [`CacheError::Unstorable`] for a link; those of reading, syncing and renaming.
+    /// [`CacheError::Unstorable`] for a link; those of reading and renaming.
     pub fn store_file(&self, path: &Path) -> Result<Artifact, CacheError> {
         let metadata = path.symlink_metadata().map_err(|source| io_error(path, "read", source))?;
         if !metadata.is_file() {
@@ -257,11 +255,18 @@ impl Cache {
         Ok(to)
     }
 
-    /// Hands over the digests of the files that were moved in since the last call, so that they are not hashed again.
-    pub fn remember_in(&self, known: &FileDigests) {
-        for (path, digest) in std::mem::take(&mut *self.placed()) {
+    /// Puts on disk all that was stored so far, and hands the digests of its files over, so that they are not hashed
+    /// again. Until then a stored file may be lost in a power cut, and is hashed before it is trusted.
+    ///
+    /// # Errors
+    /// Those of syncing.
+    pub fn sync(&self, known: &FileDigests) -> Result<(), CacheError> {
+        let placed = std::mem::take(&mut *self.placed());
+        sync_all_in(&self.root).map_err(|source| io_error(&self.root, "synced", source))?;
+        for (path, digest) in placed {
             known.adopt(&path, digest);
         }
+        Ok(())
     }
 
     /// A list of whole entries; a thread that panicked left it sound.
@@ -299,7 +304,7 @@ impl Cache {
         }
         let folder = crate::write::parent_of(&target);
         match fs::create_dir(folder) {
-            Ok(()) => sync_parent(folder)?,
+            Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(source) => return Err(io_error(folder, "created", source)),
         }
@@ -310,27 +315,21 @@ impl Cache {
     /// Says whether it was this one.
     fn move_in(&self, from: &Path, target: &Path, artifact: &Artifact) -> Result<bool, CacheError> {
         match fs::rename(from, target) {
-            Ok(()) => sync_parent(target).map(|()| true),
+            Ok(()) => Ok(true),
             Err(_) if self.contains(artifact) => Ok(false),
             Err(source) => Err(io_error(target, "written", source)),
         }
     }
 }
 
-/// Hashes a file, takes away the permission to write it, and puts it on disk.
+/// Hashes a file and takes away the permission to write it.
 fn settle_file(path: &Path) -> Result<(Digest, u64), CacheError> {
     let settle = || {
         let found = digest_file(path)?;
         fs::set_permissions(path, fs::Permissions::from_mode(READ_ONLY))?;
-        fs::File::open(path)?.sync_all()?;
         Ok(found)
     };
-    settle().map_err(|source| io_error(path, "read and synced", source))
-}
-
-fn sync_parent(path: &Path) -> Result<(), CacheError> {
-    let folder = crate::write::parent_of(path);
-    sync_dir(folder).map_err(|source| io_error(folder, "synced", source))
+    settle().map_err(|source| io_error(path, "read and made read-only", source))
 }
 
 /// Bytes of a file, or of all files of a folder; an error when something else stands there.

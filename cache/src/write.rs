@@ -33,15 +33,18 @@ impl TempFile {
         Ok(Self { file: BufWriter::with_capacity(BUFFER, file) })
     }
 
-    /// Flushes and syncs the content, gives the file `mode` where one is asked for, and renames it to `target`.
-    ///
-    /// The caller syncs the folder of `target`, because it knows which folders are new.
+    /// Puts the content on disk.
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.flush()?;
+        self.file.get_ref().as_file().sync_all()
+    }
+
+    /// Gives the file `mode` where one is asked for, and renames it to `target`. Nothing is synced.
     pub(crate) fn place(self, target: &Path, mode: Option<u32>) -> io::Result<()> {
         let temp = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
         if let Some(mode) = mode {
             temp.as_file().set_permissions(Permissions::from_mode(mode))?;
         }
-        temp.as_file().sync_all()?;
         temp.persist(target).map_err(|error| error.error)?;
         Ok(())
     }
@@ -91,7 +94,8 @@ impl AtomicFile {
     ///
     /// # Errors
     /// Those of writing, syncing and renaming; the target is then as it was.
-    pub fn commit(self) -> io::Result<()> {
+    pub fn commit(mut self) -> io::Result<()> {
+        self.temp.sync()?;
         self.temp.place(&self.target, None)?;
         sync_dir(parent_of(&self.target))
     }
@@ -133,6 +137,23 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<bool> {
 /// Those of opening and syncing the folder.
 pub fn sync_dir(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
+}
+
+/// Puts everything on disk that was written so far to the file system of `folder`: files, names and all.
+///
+/// # Errors
+/// Those of opening the folder and of writing what was still in memory.
+pub fn sync_all_in(folder: &Path) -> io::Result<()> {
+    let folder = File::open(folder)?;
+    #[cfg(target_os = "linux")]
+    rustix::fs::syncfs(&folder)?;
+    // Elsewhere all file systems are synced, and errors are lost.
+    #[cfg(not(target_os = "linux"))]
+    {
+        drop(folder);
+        rustix::fs::sync();
+    }
+    Ok(())
 }
 
 /// Creates a folder and those above it; one that is there already is no error.

@@ -27,12 +27,9 @@ impl SourceText {
         (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
     }
 
-    /// The folder that relative paths of the workflow start from.
+    /// The folder that relative paths of the workflow start from; empty for the current one.
     pub fn folder(&self) -> &Path {
-        match self.path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        }
+        self.path.parent().unwrap_or(Path::new(""))
     }
 }
 
@@ -99,13 +96,16 @@ impl Diagnostics {
     }
 }
 
-/// `did you mean …`, or else the list of what there is.
+/// `did you mean …`, or else the list of what there is; where nothing was given the list alone.
 pub fn suggest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>, what: &str) -> Option<String> {
     let known: Vec<&str> = known.into_iter().collect();
     let nearest = known
         .iter()
         .map(|k| (strsim::damerau_levenshtein(&given.to_lowercase(), &k.to_lowercase()), k))
-        .filter(|(distance, k)| *distance <= (k.chars().count().max(given.chars().count()) / 3).max(1))
+        .filter(|(distance, k)| {
+            let longest = k.chars().count().max(given.chars().count());
+            *distance <= (longest / 3).max(1) && *distance < longest
+        })
         .min_by_key(|(distance, _)| *distance);
     match nearest {
         Some((_, name)) => Some(format!("did you mean `{name}`?")),

@@ -17,6 +17,9 @@ pub const MAX_AXES: usize = 64;
 /// Deepest chain of params that refer to params.
 const MAX_CHAIN: usize = 32;
 
+/// What to do about a name where the workflow has no params and no axes.
+pub(crate) const NO_PARAMS: &str = "declare it under `params`, or as an axis under `sweep`";
+
 /// The values of params and axes at one point.
 pub struct Scope<'a> {
     workflow: &'a Workflow,
@@ -104,7 +107,7 @@ impl<'a> Scope<'a> {
             let hint = if self.workflow.artifact_names().any(|n| n == name) {
                 Some(format!("`{name}` is a stage or source: refer to it by its bare name, without `${{}}`"))
             } else {
-                suggest(name, known, "there are")
+                suggest(name, known, "there are").or(Some(NO_PARAMS.into()))
             };
             return Err(
                 Diagnostic::at(span.clone(), format!("there is no param or axis `{name}`")).maybe_hint(hint)

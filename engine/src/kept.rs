@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use refrain_cache::write::write_atomic;
+use refrain_cache::write::{create_dir_all, write_atomic};
 use refrain_cache::{ArtifactKind, Digest, FileIdentity};
 
 use crate::graph::{Graph, Work};
@@ -111,7 +111,7 @@ pub fn keep(request: &Request<'_>, graph: &Graph, store: &Store, state: &State<'
     let Ok(bytes) = postcard::to_stdvec(&kept) else { return };
     let file = request.file();
     // A plan that cannot be kept is made again.
-    let _ = fs::create_dir_all(request.cache.join("plans"));
+    let _ = create_dir_all(&request.cache.join("plans"));
     let _ = write_atomic(&file, &[Digest::of_bytes(&bytes).as_bytes(), &bytes[..]].concat());
 }
 

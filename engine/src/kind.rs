@@ -144,10 +144,9 @@ impl Check<'_> {
         match schema.field_with_name(column) {
             Err(_) => {
                 let names: Vec<_> = schema.fields().iter().map(|f| format!("`{}`", f.name())).collect();
-                problems.push(
-                    Problem::at(input, format!("the table has no column `{column}`"))
-                        .hint(format!("its columns are {}", names.join(", "))),
-                );
+                let message = format!("the table has no column `{column}`");
+                let hint = Some(format!("its columns are {}", names.join(", ")));
+                problems.push(Problem { at: input.into(), message, hint, lacks: vec![column.into()] });
             }
             Ok(field) if types.is_empty() || types.iter().any(|t| same_type(t, field.data_type())) => {}
             Ok(field) => {
@@ -211,12 +210,15 @@ pub struct Problem {
     pub message: String,
     /// What to do.
     pub hint: Option<String>,
+    /// The columns that the table at `at` lacks, where that is the problem: the engine makes one problem of all that
+    /// one table lacks, and names the kinds that add them.
+    pub lacks: Vec<String>,
 }
 
 impl Problem {
     /// A problem with the parameter at a path.
     pub fn at(at: impl Into<String>, message: impl Into<String>) -> Problem {
-        Problem { at: at.into(), message: message.into(), hint: None }
+        Problem { at: at.into(), message: message.into(), hint: None, lacks: Vec::new() }
     }
 
     /// Adds what to do about it.
@@ -256,6 +258,8 @@ pub struct Kind {
     pub components: &'static [Component],
     /// Its parameters.
     pub params: &'static [Param],
+    /// The columns that it adds to its main table, or replaces there.
+    pub adds: &'static [&'static str],
     /// Its outputs, given the typed parameters.
     pub outputs: fn(&Map<String, Value>) -> Vec<OutputDecl>,
     /// Checks what types cannot express, and tells the columns of the main table where they are known.

@@ -99,22 +99,28 @@ impl Lock {
             std::io::ErrorKind::NotFound => LockError::Missing(path.into()),
             _ => LockError::Io { path: path.into(), error },
         })?;
-        let wrong = |line: usize, e: serde_json::Error| LockError::Line {
-            path: path.into(),
-            line: line + 1,
-            message: e.to_string(),
+        let conflict =
+            |line: &str| ["<<<<<<<", "=======", ">>>>>>>"].iter().any(|mark| line.starts_with(mark));
+        let wrong = |i: usize, line: &str, e: serde_json::Error| {
+            let reason = e.to_string();
+            let message = match (conflict(line), reason.split_once(" at line ")) {
+                (true, _) => "it is the mark of a merge conflict".into(),
+                (false, Some((reason, _))) => reason.into(),
+                (false, None) => reason,
+            };
+            LockError::Line { path: path.into(), line: i + 1, message }
         };
         let mut lock = Lock::default();
         for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
             if line.starts_with("{\"refrain_lock\"") {
-                let header: Header = serde_json::from_str(line).map_err(|e| wrong(i, e))?;
+                let header: Header = serde_json::from_str(line).map_err(|e| wrong(i, line, e))?;
                 if header.refrain_lock != VERSION {
                     return Err(LockError::Version { path: path.into(), found: header.refrain_lock });
                 }
                 lock.version = header.version;
                 continue;
             }
-            let line: Line = serde_json::from_str(line).map_err(|e| wrong(i, e))?;
+            let line: Line = serde_json::from_str(line).map_err(|e| wrong(i, line, e))?;
             lock.lines.insert(line.node.clone(), line);
         }
         Ok(lock)

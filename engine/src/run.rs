@@ -7,10 +7,11 @@
 //! 4. a failed one takes out what depends on it, and, unless `keep_going`, everything that has not started.
 
 mod node;
+mod pool;
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread::{self, Scope};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use refrain_cache::Stored;
@@ -19,9 +20,14 @@ use crate::event::{Event, Events};
 use crate::graph::{Graph, NodeId};
 use crate::kind::Cancel;
 use crate::state::{Done, Look, State, StateError, Todo};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
+
+use pool::Pool;
 
 pub use node::Failure;
+
+/// The longest that a finished node stays in memory alone.
+const SYNC_EVERY: Duration = Duration::from_millis(200);
 
 /// How a graph is run. Nothing here can change a result.
 pub struct Options<'a> {
@@ -101,10 +107,24 @@ pub fn run<'a>(
     events(Event::Begin { nodes: wanted.iter().filter(|w| **w).count() });
     let (sender, receiver) = mpsc::channel();
     let mut runner = Runner::new(graph, store, options, cancel, events, wanted);
-    thread::scope(|scope| runner.drive(scope, &sender, &receiver))?;
-    store.sync()?;
+    thread::scope(|scope| {
+        let (stop, stopped) = mpsc::channel();
+        let syncing = scope.spawn(move || sync_in_groups(store, &stopped));
+        let driven = runner.drive(&mut Pool::new(scope), &sender, &receiver);
+        drop(stop);
+        let synced = syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        driven.and(synced.map_err(StateError::from))
+    })?;
     let interrupted = cancel.is_cancelled();
     Ok(Report { state: runner.state, outcomes: runner.outcomes, interrupted })
+}
+
+/// Puts on disk what was made, in groups, until the run ends; then the rest.
+fn sync_in_groups(store: &Store, stopped: &Receiver<()>) -> Result<(), StoreError> {
+    while stopped.recv_timeout(SYNC_EVERY) == Err(RecvTimeoutError::Timeout) {
+        store.sync()?;
+    }
+    store.sync()
 }
 
 /// A worker's word: the node, and what it made.
@@ -162,7 +182,7 @@ impl<'a, 'o> Runner<'a, 'o> {
 
     fn drive<'scope, 'env>(
         &mut self,
-        scope: &'scope Scope<'scope, 'env>,
+        pool: &mut Pool<'scope, 'env>,
         sender: &Sender<Word>,
         receiver: &Receiver<Word>,
     ) -> Result<(), StateError>
@@ -179,7 +199,7 @@ impl<'a, 'o> Runner<'a, 'o> {
                         waiting_to_start = Some((id, todo));
                         break;
                     }
-                    self.start(scope, sender, id, todo);
+                    self.start(pool, sender, id, todo);
                 }
                 let Some(id) = self.ready.pop_first() else { break };
                 match self.look(id) {
@@ -230,7 +250,7 @@ impl<'a, 'o> Runner<'a, 'o> {
 
     fn start<'scope, 'env>(
         &mut self,
-        scope: &'scope Scope<'scope, 'env>,
+        pool: &mut Pool<'scope, 'env>,
         sender: &Sender<Word>,
         id: NodeId,
         todo: Box<Todo>,
@@ -253,14 +273,14 @@ impl<'a, 'o> Runner<'a, 'o> {
             events: self.events,
         };
         (self.events)(Event::Started { node: id, key: &todo.key });
-        self.running += 1;
         let sender = sender.clone();
-        scope.spawn(move || {
+        pool.run(self.running, move || {
             let begin = Instant::now();
             let result = job.run(&todo, begin);
             // The receiver outlives every worker of the scope.
             let _ = sender.send((id, todo, begin.elapsed(), result));
         });
+        self.running += 1;
     }
 
     fn hear(&mut self, (id, todo, elapsed, result): Word) -> Result<(), StateError> {

@@ -117,6 +117,18 @@ pub enum SourceError {
         /// What to do.
         hint: Option<String>,
     },
+    /// The file lacks a column that the source renames.
+    #[error("`{}` has no column `{theirs}`", path.display())]
+    Column {
+        /// The file.
+        path: PathBuf,
+        /// Our name of the column.
+        ours: String,
+        /// The name that the file should have it under.
+        theirs: String,
+        /// What to do.
+        hint: Option<String>,
+    },
     /// The file is not a table.
     #[error(transparent)]
     Table(#[from] TableError),
@@ -129,8 +141,19 @@ impl SourceError {
     /// What to do about it, where something is known.
     pub fn hint(&self) -> Option<String> {
         match self {
-            SourceError::Content { hint, .. } => hint.clone(),
+            SourceError::Content { hint, .. } | SourceError::Column { hint, .. } => hint.clone(),
+            SourceError::Table(TableError::Unreadable { .. }) => {
+                Some("the file is cut off or of another format: fetch it again, or give its `format`".into())
+            }
             _ => None,
+        }
+    }
+
+    /// The path of the source's option that is at fault.
+    pub(crate) fn option(&self) -> String {
+        match self {
+            SourceError::Column { ours, .. } => format!("columns.{ours}"),
+            _ => "path".into(),
         }
     }
 

@@ -168,9 +168,8 @@ impl<'a> State<'a> {
         })
     }
 
-    /// Where an output of a node lies.
-    pub fn output_path(&self, id: NodeId, output: &str) -> Option<PathBuf> {
-        let edge = Edge { path: String::new(), node: id, output: output.to_string() };
-        self.input(&edge).map(|input| input.path().clone())
+    /// An output of a node as what reads it is given it.
+    pub fn output(&self, id: NodeId, output: &str) -> Option<Input> {
+        self.input(&Edge { path: String::new(), node: id, output: output.to_string() })
     }
 }

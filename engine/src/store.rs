@@ -1,6 +1,7 @@
 //! The cache as the engine uses it: artifacts, records and remembered file digests behind one handle.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use refrain_cache::{
     Artifact, Cache, CacheError, Corrupt, Digest, FileDigests, Key, Record, RecordError, Records, Stored,
@@ -11,6 +12,8 @@ pub struct Store {
     cache: Cache,
     records: Records,
     digests: FileDigests,
+    /// Whether anything was written since the last sync.
+    unsynced: AtomicBool,
 }
 
 /// Why the cache failed.
@@ -33,7 +36,7 @@ impl Store {
         let cache = Cache::open(root)?;
         let records = cache.records()?;
         let digests = cache.file_digests()?;
-        Ok(Store { cache, records, digests })
+        Ok(Store { cache, records, digests, unsynced: AtomicBool::new(false) })
     }
 
     /// The artifacts.
@@ -58,13 +61,16 @@ impl Store {
 
     /// Writes a record; the first of a key wins.
     pub fn put(&self, record: &Record) -> Result<Stored, StoreError> {
-        self.cache.remember_in(&self.digests);
-        Ok(self.records.put(record)?)
+        let stored = self.records.put(record)?;
+        self.unsynced.store(true, Ordering::Release);
+        Ok(stored)
     }
 
     /// Drops the record of a key.
     pub fn forget(&self, key: &Key) -> Result<(), StoreError> {
-        Ok(self.records.forget(key)?)
+        self.records.forget(key)?;
+        self.unsynced.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// Whether an artifact is there with the right bytes; a damaged one is set aside.
@@ -87,7 +93,11 @@ impl Store {
 
     /// Makes everything written so far survive a power cut.
     pub fn sync(&self) -> Result<(), StoreError> {
-        self.records.sync()?;
-        self.digests.save().map_err(StoreError::Digests)
+        // Taken first: what is written meanwhile belongs to the next group.
+        if self.unsynced.swap(false, Ordering::AcqRel) || self.digests.has_unsaved() {
+            self.cache.sync(&self.digests)?;
+            self.digests.save().map_err(StoreError::Digests)?;
+        }
+        Ok(())
     }
 }

@@ -28,6 +28,8 @@ pub struct Workflow {
     pub expect: Vec<(Node, Span)>,
     /// Which figures the table of results shows.
     pub results: Option<Node>,
+    /// The kinds that its stages could choose from.
+    pub kinds: Kinds,
 }
 
 /// A source: a table, a model or a file that the workflow reads but does not make.

@@ -99,6 +99,13 @@ pub fn parse(text: &str) -> Result<Node, Diagnostic> {
         return Err(Diagnostic::general(format!("the workflow is larger than {} MB", MAX_BYTES >> 20)));
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    // YAML's printable characters; the parser lets others pass.
+    let control = |c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{85}');
+    if let Some((at, c)) = text.char_indices().find(|(_, c)| control(*c)) {
+        let message = format!("the control character `{}` may not stand in YAML", c.escape_default());
+        return Err(Diagnostic::at(at..at + c.len_utf8(), message)
+            .hint("inside double quotes it can be written as `\\x..`"));
+    }
     Builder::new(text).document()
 }
 
@@ -181,7 +188,12 @@ impl<'a> Builder<'a> {
                 if let Some(tag) = tag {
                     return Err(Diagnostic::at(span, format!("YAML tags such as `{tag}` are not used here")));
                 }
-                let value = if style == ScalarStyle::Plain { plain(&text) } else { Yaml::Text(text.into()) };
+                let value = match style {
+                    ScalarStyle::Plain => plain(&text).map_err(|m| {
+                        Diagnostic::at(span.clone(), m).hint("put it between quotes if it is text")
+                    })?,
+                    _ => Yaml::Text(text.into()),
+                };
                 (Node { span, value }, anchor)
             }
             Event::SequenceStart(anchor, _) => (self.sequence(span, depth)?, anchor),
@@ -254,22 +266,36 @@ fn count(node: &Node) -> usize {
     }
 }
 
-/// Types a plain scalar as the YAML 1.2 core schema does.
-fn plain(text: &str) -> Yaml {
+/// Types a plain scalar as the YAML 1.2 core schema does; the error is a number that nothing can hold.
+fn plain(text: &str) -> Result<Yaml, String> {
     let first = text.bytes().next().unwrap_or(b'~');
     let may_be_typed = first.is_ascii_digit() || b"~+-.nNtTfF".contains(&first);
+    let as_text = || Yaml::Text(text.to_string());
     if !may_be_typed {
-        return Yaml::Text(text.to_string());
+        return Ok(as_text());
     }
-    match serde_yaml::from_str::<serde_yaml::Value>(text) {
-        Ok(serde_yaml::Value::Null) => Yaml::Null,
+    Ok(match serde_yaml::from_str::<serde_yaml::Value>(text) {
+        // To a whole document some texts are more than a scalar: `---` begins an empty one.
+        Ok(serde_yaml::Value::Null) if matches!(text, "" | "~" | "null" | "Null" | "NULL") => Yaml::Null,
         Ok(serde_yaml::Value::Bool(b)) => Yaml::Bool(b),
         Ok(serde_yaml::Value::Number(n)) => match (n.as_i64(), n.as_f64()) {
             (Some(i), _) => Yaml::Int(i),
             (None, Some(f)) => Yaml::Float(f),
-            (None, None) => Yaml::Text(text.to_string()),
+            (None, None) => as_text(),
         },
-        _ => Yaml::Text(text.to_string()),
+        Err(_) if is_whole_number(text) => return Err(format!("`{text}` is too large for a whole number")),
+        _ => as_text(),
+    })
+}
+
+/// Whether a text is a whole number: decimal, `0x…` or `0o…`.
+fn is_whole_number(text: &str) -> bool {
+    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let digits = |digits: &str, radix| !digits.is_empty() && digits.chars().all(|c| c.is_digit(radix));
+    match (unsigned.strip_prefix("0x"), unsigned.strip_prefix("0o")) {
+        (Some(hex), _) => digits(hex, 16),
+        (_, Some(octal)) => digits(octal, 8),
+        _ => digits(unsigned, 10),
     }
 }
 
@@ -328,6 +354,16 @@ mod tests {
         assert!(error("a: [1, 2").contains("not YAML"));
         assert!(error("").contains("empty"));
         assert!(error("a: !!python/object:os.system x\n").contains("tags"));
+    }
+
+    #[test]
+    fn what_only_looks_like_a_value_is_text_or_refused() {
+        assert_eq!(parse("a: ---\n").unwrap().get("a").unwrap().value, Yaml::Text("---".into()));
+        for number in ["18446744073709551616", "-9223372036854775809", "0xfffffffffffffffff"] {
+            assert!(error(&format!("a: {number}\n")).contains("too large"), "{number}");
+            assert!(parse(&format!("a: '{number}'\n")).is_ok());
+        }
+        assert!(error("a: b\u{7}\n").contains("control character `\\u{7}`"));
     }
 
     #[test]

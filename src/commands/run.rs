@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -86,6 +86,8 @@ fn on_interrupt(cancel: &Cancel) -> Result<(), Failure> {
     let cancel = cancel.clone();
     let handler = move || {
         if cancel.is_cancelled() {
+            // The first request has reached every command by then; left alone they would live on.
+            std::thread::sleep(Duration::from_millis(200));
             std::process::exit(i32::from(INTERRUPTED));
         }
         eprintln!("stopping; what is finished is kept (again to stop at once)");

@@ -1,11 +1,14 @@
 //! `refrain show`: the head of a table, what a model is, or where an artifact lies.
 
-use std::path::Path;
+mod model;
+
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use refrain_cache::{ArtifactKind, TableReader};
+use refrain_cache::{Artifact, TableReader};
+use refrain_engine::kind::Input;
 use refrain_engine::plan;
 
 use crate::cli::{self, Format};
@@ -16,33 +19,67 @@ use crate::session::Session;
 /// Characters of one cell that are shown to people.
 const CELL: usize = 60;
 
-/// Shows an output of a node.
+/// Shows an output of a node, or the card of a model's folder.
 pub fn show(arguments: &cli::Show, format: Format) -> Result<ExitCode, Failure> {
-    let session = Session::open(&arguments.node.workflow)?;
+    let path = &arguments.workflow.workflow;
+    match &arguments.node {
+        Some(name) => node(arguments, name, format),
+        None if path.is_dir() => folder(path, arguments.path, format),
+        None => Err(Failure::with_hint(
+            INPUT,
+            format!("`{}` is no model's folder, and no node of it is named", path.display()),
+            "write `refrain show WORKFLOW NODE` or `refrain show FOLDER`",
+        )),
+    }
+}
+
+fn folder(path: &Path, only_path: bool, format: Format) -> Result<ExitCode, Failure> {
+    if only_path {
+        output::text(&format!("{}\n", path.display()));
+    } else {
+        model::show(&model::Shown::folder(path)?, format)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn node(arguments: &cli::Show, name: &str, format: Format) -> Result<ExitCode, Failure> {
+    let session = Session::open(&arguments.workflow)?;
     let store = session.store()?;
-    let (id, output_name) = find(&session, &arguments.node.node)?;
-    let node = session.graph.node(id);
+    let (id, output_name) = find(&session, name)?;
     let plan = plan::plan(&session.graph, &store, &session.lock()?.keys())?;
-    let artifact = plan.state.done(id).and_then(|d| d.artifacts.get(&output_name));
-    let path = plan.state.output_path(id, &output_name);
-    let (Some(artifact), Some(path)) = (artifact, path) else {
-        let message = format!("the cache does not hold `{}`", arguments.node.node);
+    let (Some(done), Some(input)) = (plan.state.done(id), plan.state.output(id, &output_name)) else {
+        let message = format!("the cache does not hold `{name}`");
         return Err(Failure::with_hint(INPUT, message, "`refrain run` makes it"));
     };
+    let path = input.path();
     if arguments.path {
         output::text(&format!("{}\n", path.display()));
         return Ok(ExitCode::SUCCESS);
     }
-    match artifact.kind {
-        ArtifactKind::Table => table(&path, arguments.rows, format)?,
-        ArtifactKind::Model => model(&path, &node.name, artifact, format),
-        ArtifactKind::File => {
-            let card =
-                json!({ "refrain": 1, "path": path, "bytes": artifact.bytes, "digest": artifact.digest });
-            print_card(&card, format);
+    match &input {
+        Input::Table { path, .. } => table(path, arguments.rows, format)?,
+        Input::Model { folder, adapters, artifact, base_name } => {
+            let node = session.graph.node(id);
+            let record = store.record(&done.key)?;
+            let made = record.map(|record| model::Made { node: &node.name, record });
+            let (adapter, base) = (adapters.last().map(PathBuf::as_path), Some(base_name.as_str()));
+            let shown =
+                model::Shown { folder, adapter, base, digest: artifact.digest, bytes: artifact.bytes, made };
+            model::show(&shown, format)?;
         }
+        Input::File { path, artifact } => file(path, artifact, format),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn file(path: &Path, artifact: &Artifact, format: Format) {
+    if format == Format::Json {
+        let file = json!({ "path": path, "bytes": artifact.bytes, "digest": artifact.digest });
+        return output::json(&json!({ "refrain": 1, "file": file }));
+    }
+    output::line(&format!("path    {}", path.display()));
+    output::line(&format!("bytes   {}", artifact.bytes));
+    output::line(&format!("digest  {}", artifact.digest));
 }
 
 /// The node and output that `NODE` or `NODE.OUTPUT` means.
@@ -95,39 +132,4 @@ fn table(path: &Path, rows: usize, format: Format) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-fn model(path: &Path, name: &str, artifact: &refrain_cache::Artifact, format: Format) {
-    let read =
-        |file: &str| -> Option<Value> { serde_json::from_slice(&std::fs::read(path.join(file)).ok()?).ok() };
-    let config = read("config.json").unwrap_or(Value::Null);
-    let adapter = read("adapter_config.json").unwrap_or(Value::Null);
-    let card = json!({
-        "refrain": 1,
-        "name": name,
-        "path": path,
-        "digest": artifact.digest,
-        "bytes": artifact.bytes,
-        "base": artifact.base,
-        "family": config["model_type"],
-        "hidden_size": config["hidden_size"],
-        "layers": config["num_hidden_layers"],
-        "vocabulary": config["vocab_size"],
-        "context": config["max_position_embeddings"],
-        "adapter_rank": adapter["r"],
-        "adapter_alpha": adapter["lora_alpha"],
-        "adapter_targets": adapter["target_modules"],
-    });
-    print_card(&card, format);
-}
-
-fn print_card(card: &Value, format: Format) {
-    if format == Format::Json {
-        return output::json(card);
-    }
-    let Value::Object(fields) = card else { return };
-    for (name, value) in fields.iter().filter(|(n, v)| *n != "refrain" && !v.is_null()) {
-        let text = value.as_str().map_or_else(|| value.to_string(), String::from);
-        output::line(&format!("{name:16} {text}"));
-    }
 }

@@ -79,6 +79,7 @@ pub const DIVERSIFY: Kind = Kind {
             "The seed of `keep: { random: true }`",
         ),
     ],
+    adds: &[],
     outputs: tables::table_and_metrics,
     check,
     expand: None,

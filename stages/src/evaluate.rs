@@ -79,6 +79,7 @@ pub const EVALUATE: Kind = Kind {
     about: "Judges responses against references, or sums up their perplexities",
     components: &[Component { name: "evaluate", version: 1 }, TABLE],
     params: PARAMS,
+    adds: &["prediction", "correct", "reason"],
     outputs: tables::table_and_metrics,
     check,
     expand: Some(expand),

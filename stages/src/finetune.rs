@@ -36,6 +36,7 @@ pub const FINETUNE: Kind = Kind {
         TABLE,
     ],
     params: params::PARAMS,
+    adds: &[],
     outputs: finish::outputs,
     check: check::check,
     expand: None,

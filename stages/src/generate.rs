@@ -113,6 +113,7 @@ pub const GENERATE: Kind = Kind {
             "What computes; `auto` chooses by the model's folder alone",
         ),
     ],
+    adds: &["response", "sample", "finish_reason", "response_token_ids", "response_logprobs"],
     outputs: tables::table_and_metrics,
     check,
     expand: None,

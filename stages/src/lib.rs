@@ -34,6 +34,8 @@ mod tokens;
 
 use refrain_engine::kind::Kinds;
 
+pub use refrain_lm::card;
+
 /// All kinds.
 pub fn kinds() -> Kinds {
     Kinds::new(vec![

@@ -58,6 +58,7 @@ pub const MASK: Kind = Kind {
         ),
         Param::default("seed", Type::Int { min: 0, max: i64::MAX }, "0", "The seed of `control: random`"),
     ],
+    adds: &["loss_mask"],
     outputs: tables::table_and_metrics,
     check,
     expand: None,

@@ -7,7 +7,8 @@ use refrain_cache::Digest;
 use refrain_engine::kind::{Input, StageError};
 use refrain_lm::config::ConfigError;
 use refrain_lm::model::{LanguageModel, ModelError, ModelPath};
-use refrain_lm::tokenizer::Tokenizer;
+use refrain_lm::tokenizer::{Tokenizer, TokenizerError};
+use refrain_lm::weights::WeightsError;
 
 /// How many models stay in memory after their stages end: the base of a sweep and the one that is being judged.
 const KEPT: usize = 2;
@@ -75,7 +76,7 @@ fn read(origin: &Origin) -> Result<Loaded, StageError> {
             "merge it into its model, or train it further: `finetune` takes it as `lora.from`",
         ));
     }
-    let tokenizer = Tokenizer::load(&folder).map_err(failed)?;
+    let tokenizer = Tokenizer::load(&folder).map_err(tokenizer_failed)?;
     let model = LanguageModel::load(&ModelPath { folder, adapters }).map_err(model_failed)?;
     Ok(Loaded { model, tokenizer })
 }
@@ -86,9 +87,31 @@ pub(crate) fn model_failed(error: ModelError) -> StageError {
         ModelError::Config(ConfigError::Foreign(_)) => {
             StageError::Environment { message: error.to_string(), hint: None }
         }
+        ModelError::Weights(WeightsError::Shape { .. } | WeightsError::Missing { .. }) => {
+            StageError::with_hint(error.to_string(), "`config.json` and the weights must be of one model")
+        }
+        ModelError::Weights(WeightsError::Corrupt { .. }) => {
+            StageError::with_hint(error.to_string(), "the file is cut off or damaged: fetch it again")
+        }
+        ModelError::Weights(WeightsError::None(_)) => StageError::with_hint(error.to_string(), A_MODEL),
         _ => failed(error),
     }
 }
+
+/// The tokenizer's error as a stage's.
+fn tokenizer_failed(error: TokenizerError) -> StageError {
+    let hint = match &error {
+        TokenizerError::Read { .. } => A_MODEL,
+        TokenizerError::Invalid { .. } => {
+            "it is the file that the `tokenizers` library writes: fetch it again"
+        }
+        _ => return failed(error),
+    };
+    StageError::with_hint(error.to_string(), hint)
+}
+
+/// What to do about a folder that is not a whole model.
+const A_MODEL: &str = "a model is a folder with `config.json`, `*.safetensors` and `tokenizer.json`";
 
 /// An error of the model code, whose text already says where, why and what to do.
 pub(crate) fn failed(error: impl std::error::Error) -> StageError {

@@ -1,12 +1,13 @@
 //! The kind `run`: any command, in a scratch folder, from declared inputs to declared outputs.
 //!
-//! The command runs in an empty folder with copies of its inputs under `in/` and writes its outputs under `out/`:
+//! The command runs in a folder of its own that holds copies of its inputs, and writes its outputs there. All lie side
+//! by side: folders that live for milliseconds cost a file system more than the commands of many a sweep.
 //!
 //! | declared | where |
 //! |---|---|
-//! | table `NAME` | `in/NAME.parquet`, `out/NAME.parquet` |
-//! | model `NAME` | the folder `in/NAME`, `out/NAME`; of an adapter its own files, its base is an input of its own |
-//! | file `NAME` | `in/NAME`, `out/NAME` |
+//! | table `NAME` | `in.NAME.parquet`, `out.NAME.parquet` |
+//! | model `NAME` | the folder `in.NAME`, `out.NAME`; of an adapter its own files, its base is an input of its own |
+//! | file `NAME` | `in.NAME`, `out.NAME` |
 //!
 //! `${in.NAME}` and `${out.NAME}` in the command become these paths. Output tables are read and written anew, so that
 //! their bytes are those of every other table with the same rows. An only output is the stage's main one too.
@@ -62,6 +63,7 @@ pub const RUN: Kind = Kind {
         ),
         Param::default("environment", Type::Map(&Type::Secret), "{}", "Variables that the command sees"),
     ],
+    adds: &[],
     outputs,
     check,
     expand: None,
@@ -143,9 +145,12 @@ fn check_placeholder(
     };
     if !known.contains(&name) {
         let names: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
-        let declared = if names.is_empty() { "there are none".into() } else { names.join(", ") };
-        let problem = Problem::at(at, format!("`${{{placeholder}}}` is not declared in `{what}`"));
-        problems.push(problem.hint(format!("declared: {declared}")));
+        let hint = match names.as_slice() {
+            [] => format!("declare it: `{what}: {{ {name}: … }}`"),
+            names => format!("declared: {}", names.join(", ")),
+        };
+        problems
+            .push(Problem::at(at, format!("`${{{placeholder}}}` is not declared in `{what}`")).hint(hint));
     }
 }
 
@@ -154,7 +159,6 @@ fn run(ctx: &Context<'_>) -> Result<Outputs, StageError> {
     let scratch = ctx.cache.scratch_dir()?;
     let folder = scratch.path();
     let inputs = copy_inputs(ctx, folder)?;
-    create_dir_all(&folder.join("out")).map_err(|error| disk(&folder.join("out"), &error))?;
     let place = |name: &str| match name.split_once('.') {
         Some(("in", name)) => inputs.get(name).cloned(),
         Some(("out", name)) => params.outputs.get(name).map(|kind| output_path(name, *kind)),
@@ -232,16 +236,15 @@ fn environment(ctx: &Context<'_>, given: &Variables) -> Result<(Variables, Vec<S
     Ok((variables, secrets))
 }
 
-/// Copies all inputs under `in/`; returns the relative path of each.
+/// Copies all inputs; returns the relative path of each.
 fn copy_inputs(ctx: &Context<'_>, folder: &Path) -> Result<BTreeMap<String, String>, StageError> {
     let mut paths = BTreeMap::new();
-    create_dir_all(&folder.join("in")).map_err(|error| disk(&folder.join("in"), &error))?;
     for (path, input) in ctx.inputs {
         let Some(name) = path.strip_prefix("inputs.") else { continue };
         ctx.cancel.check()?;
         let relative = match input {
-            Input::Table { .. } => format!("in/{name}.parquet"),
-            Input::Model { .. } | Input::File { .. } => format!("in/{name}"),
+            Input::Table { .. } => format!("in.{name}.parquet"),
+            Input::Model { .. } | Input::File { .. } => format!("in.{name}"),
         };
         let target = folder.join(&relative);
         let copied = match input {
@@ -270,8 +273,8 @@ fn copy_model(from: &Path, to: &Path) -> io::Result<()> {
 
 fn output_path(name: &str, kind: ArtifactKind) -> String {
     match kind {
-        ArtifactKind::Table => format!("out/{name}.parquet"),
-        ArtifactKind::Model | ArtifactKind::File => format!("out/{name}"),
+        ArtifactKind::Table => format!("out.{name}.parquet"),
+        ArtifactKind::Model | ArtifactKind::File => format!("out.{name}"),
     }
 }
 
@@ -300,7 +303,13 @@ fn store(ctx: &Context<'_>, folder: &Path, name: &str, kind: ArtifactKind) -> Re
 
 fn store_table(ctx: &Context<'_>, name: &str, path: &Path) -> Result<Artifact, StageError> {
     let wrong = |error: refrain_cache::TableError| {
-        let message = format!("the command's output `{name}` is no usable table: {error}");
+        // The file lies in a scratch folder, whose path tells nobody anything.
+        let message = match error {
+            refrain_cache::TableError::Unreadable { reason, .. } => {
+                format!("the command's output `{name}` is no readable Parquet file: {reason}")
+            }
+            other => format!("the command's output `{name}` is no usable table: {other}"),
+        };
         StageError::with_hint(message, format!("`${{out.{name}}}` must become a Parquet file"))
     };
     let reader = TableReader::open(path).map_err(wrong)?;
@@ -363,8 +372,8 @@ mod tests {
 
     #[test]
     fn placeholders_are_filled_and_escapes_are_undone() {
-        let value = |name: &str| (name == "in.a").then(|| "in/a.parquet".to_owned());
-        assert_eq!(fill("x=${in.a}, $${in.a} $5 ${", value), Ok("x=in/a.parquet, ${in.a} $5 ${".into()));
+        let value = |name: &str| (name == "in.a").then(|| "in.a.parquet".to_owned());
+        assert_eq!(fill("x=${in.a}, $${in.a} $5 ${", value), Ok("x=in.a.parquet, ${in.a} $5 ${".into()));
         assert_eq!(fill("$$${in.a}", value), Ok("$${in.a}".into()));
         assert_eq!(fill("${in.b}", value), Err("in.b".into()));
     }

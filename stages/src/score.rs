@@ -63,6 +63,7 @@ pub const SCORE: Kind = Kind {
             "A longer row is cut to so many tokens; without it a row longer than the model's context is an error",
         ),
     ],
+    adds: &["text", "token_ids", "logprobs", "offsets", "prompt_tokens", "perplexity"],
     outputs: tables::table_and_metrics,
     check,
     expand: None,

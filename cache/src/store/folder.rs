@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use tempfile::TempDir;
 
 use super::{CacheError, io_error};
-use crate::write::{AtomicFile, sync_dir};
+use crate::write::AtomicFile;
 
 /// Why a link is not stored.
 pub(super) const NOT_A_FILE: &str = "it is no plain file; where it is a link, put a copy in its place";
@@ -112,13 +112,6 @@ pub(super) fn total_size(folder: &Path) -> io::Result<u64> {
     })
     .map_err(io::Error::other)?;
     Ok(total)
-}
-
-/// Puts the entries of a folder and of those inside it on disk.
-pub(super) fn sync_folders(folder: &Path) -> Result<(), CacheError> {
-    let sync = |path: &Path| sync_dir(path).map_err(|source| io_error(path, "synced", source));
-    walk(folder, &mut |path, metadata| if metadata.is_dir() { sync(path) } else { Ok(()) })?;
-    sync(folder)
 }
 
 /// Calls `visit` with every entry below a folder; links are not followed.

@@ -19,7 +19,7 @@ const LAYOUT: u64 = 1;
 const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
     # This folder is a cache of refrain; what is in it can be made again.\n";
 
-const FOLDERS: [&str; 6] = ["objects", "records", "rows", "runs", "tmp", "unfinished"];
+const FOLDERS: [&str; 7] = ["objects", "plans", "records", "rows", "runs", "tmp", "unfinished"];
 
 /// Leftovers in `tmp/` younger than this may belong to a process that is just starting.
 const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 60 * 60);

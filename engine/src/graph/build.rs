@@ -24,7 +24,7 @@ pub(super) fn graph(workflow: Workflow) -> Result<Graph, Diagnostics> {
     builder.all_points();
     let (nodes, places, mut problems) = (builder.nodes, builder.places, builder.problems);
     if problems.is_empty() {
-        columns::check(&nodes, &places, &mut problems);
+        columns::check(&nodes, &places, &workflow.kinds, &mut problems);
     }
     if !problems.is_empty() {
         return Err(Diagnostics::new(workflow.source, problems));
@@ -221,9 +221,9 @@ impl<'a> Builder<'a> {
             false => plain.split_once('.').unwrap_or((plain.as_str(), MAIN)),
         };
         let Some(&decl) = self.names.get(name) else {
-            let hint = suggest(name, self.names_for(reference.kind), "there are");
+            let hint = self.hint(name, reference.kind);
             let message = format!("there is no stage or source `{name}`");
-            self.problems.push(Diagnostic::at(reference.span.clone(), message).maybe_hint(hint));
+            self.problems.push(Diagnostic::at(reference.span.clone(), message).hint(hint));
             return Err(None);
         };
         let id = if gather {
@@ -241,15 +241,37 @@ impl<'a> Builder<'a> {
         Ok((edge, self.axes[id.index()]))
     }
 
+    /// What to write in place of a name that does not fit: one like it, or all that there are, or where to declare one.
+    fn hint(&self, name: &str, kind: Option<ArtifactKind>) -> String {
+        let declare = match kind {
+            Some(ArtifactKind::Model) => "declare one under `models`: `NAME: { path: FOLDER }`",
+            Some(ArtifactKind::File) => "declare one under `data`: `NAME: { path: FILE, type: file }`",
+            _ => "declare one under `data`: `NAME: { path: FILE }`",
+        };
+        suggest(name, self.names_for(kind), "there are").unwrap_or(declare.into())
+    }
+
+    /// The names that may stand where an artifact of a kind is wanted.
     fn names_for(&self, kind: Option<ArtifactKind>) -> Vec<&'a str> {
         let fits = |decl: Decl| match (self.workflow.sources.get(decl), kind) {
+            // What is being evaluated would refer to itself.
+            _ if self.known[decl].under_way => false,
+            (_, None) => true,
             (Some(source), Some(ArtifactKind::Model)) => source.model,
             (Some(source), Some(_)) => !source.model,
-            _ => true,
+            (None, Some(kind)) => self.main_output(decl) == Some(kind),
         };
         let mut names: Vec<&str> = self.names.iter().filter(|(_, d)| fits(**d)).map(|(n, _)| *n).collect();
         names.sort_unstable();
         names
+    }
+
+    /// What a stage makes, as far as the values that it is given as they are written tell.
+    fn main_output(&self, decl: Decl) -> Option<ArtifactKind> {
+        let stage = &self.workflow.stages[decl - self.workflow.sources.len()];
+        let params = stage.params.to_json();
+        let outputs = (stage.kind.outputs)(params.as_object().unwrap_or(&Map::new()));
+        outputs.into_iter().find(|output| output.name == MAIN).map(|output| output.kind)
     }
 
     fn check_output(&mut self, id: NodeId, output: &str, reference: &Reference) -> Result<(), Option<Decl>> {
@@ -264,7 +286,7 @@ impl<'a> Builder<'a> {
                 reference.span.clone(),
                 format!("`{}` must be {}, but `{}` is {}", reference.path, a(wanted), node.stage, a(found)),
             )
-            .maybe_hint(suggest("", self.names_for(reference.kind), "there are")),
+            .hint(self.hint("", reference.kind)),
             _ => return Ok(()),
         };
         self.problems.push(problem);
@@ -437,7 +459,8 @@ fn source_work(
     let ty = values.get("type").and_then(Value::as_str);
     if model || ty == Some("model") {
         if !["config.json", "adapter_config.json"].iter().any(|name| path.join(name).is_file()) {
-            return Err(Diagnostic::at(span, format!("`{}` is not a model folder", path.display()))
+            let what = if path.is_dir() { "holds no `config.json`" } else { "is no folder" };
+            return Err(Diagnostic::at(span, format!("`{}` {what}", path.display()))
                 .hint("a model is a folder with `config.json`, `*.safetensors` and `tokenizer.json`"));
         }
         return Ok((Work::Model(path), ArtifactKind::Model));

@@ -4,21 +4,88 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema};
 
-use crate::diagnostic::Diagnostic;
-use crate::kind::{Check, Columns, MAIN, Problem, Resolved};
+use crate::diagnostic::{Diagnostic, Span};
+use crate::kind::{Check, Columns, Kinds, MAIN, Problem, Resolved};
 use crate::metrics;
 
 use super::{Node, Work};
 
 /// Checks all nodes; `places` says where each node's values stand in the workflow.
-pub(super) fn check(nodes: &[Node], places: &[Resolved], problems: &mut Vec<Diagnostic>) {
+pub(super) fn check(nodes: &[Node], places: &[Resolved], kinds: &Kinds, problems: &mut Vec<Diagnostic>) {
     let mut columns: Vec<Columns> = Vec::with_capacity(nodes.len());
     for (node, places) in nodes.iter().zip(places) {
-        columns.push(of_node(node, places, &columns, problems));
+        let (of_node, found) = of_node(node, places, &columns, problems);
+        columns.push(of_node);
+        for problem in together(found) {
+            let input = node.inputs.iter().find(|e| e.path == problem.at).map(|e| &nodes[e.node.index()]);
+            let place = places.place(&problem.at).unwrap_or(node.span.clone());
+            problems.push(diagnostic(node, problem, input, kinds, place));
+        }
     }
 }
 
-fn of_node(node: &Node, places: &Resolved, known: &[Columns], problems: &mut Vec<Diagnostic>) -> Columns {
+/// One problem of all the columns that one table lacks.
+fn together(found: Vec<Problem>) -> Vec<Problem> {
+    let mut problems: Vec<Problem> = Vec::new();
+    for problem in found {
+        let same = |p: &&mut Problem| !p.lacks.is_empty() && !problem.lacks.is_empty() && p.at == problem.at;
+        match problems.iter_mut().find(same) {
+            Some(first) => {
+                let new: Vec<_> = problem.lacks.into_iter().filter(|c| !first.lacks.contains(c)).collect();
+                first.lacks.extend(new);
+                if first.lacks.len() > 1 {
+                    first.message = format!("the table lacks the columns {}", listed(&first.lacks));
+                }
+            }
+            None => problems.push(problem),
+        }
+    }
+    problems
+}
+
+/// The problem of a node, whose table `input` it may be about.
+fn diagnostic(node: &Node, problem: Problem, input: Option<&Node>, kinds: &Kinds, place: Span) -> Diagnostic {
+    let Problem { message, hint, lacks, .. } = problem;
+    let diagnostic = Diagnostic::at(place, format!("stage `{}`: {message}", node.stage));
+    let renamed = match (lacks.as_slice(), input.map(|n| &n.work)) {
+        ([column], Some(Work::Source(_))) => Some(format!(
+            "where the source has it under another name, add `columns: {{ {column}: THEIRS }}` to the source"
+        )),
+        _ => None,
+    };
+    diagnostic.maybe_hint(who_adds(kinds, &lacks)).maybe_hint(renamed).maybe_hint(hint)
+}
+
+/// Which kinds add the columns.
+fn who_adds(kinds: &Kinds, columns: &[String]) -> Option<String> {
+    let words: Vec<String> = kinds
+        .iter()
+        .filter_map(|kind| {
+            let added: Vec<&String> = columns.iter().filter(|c| kind.adds.contains(&c.as_str())).collect();
+            let all = if columns.len() == 1 { "it".into() } else { "them".into() };
+            let which = if added.len() == columns.len() { all } else { listed(&added) };
+            (!added.is_empty()).then(|| format!("`{}` adds {which}", kind.name))
+        })
+        .collect();
+    (!words.is_empty()).then(|| words.join(", "))
+}
+
+/// `a`, `b` and `c`.
+fn listed(names: &[impl std::fmt::Display]) -> String {
+    let names: Vec<String> = names.iter().map(|n| format!("`{n}`")).collect();
+    match names.as_slice() {
+        [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+        _ => names.concat(),
+    }
+}
+
+/// The columns of a node's main table, and what its kind says is wrong; a source that cannot be read is a problem too.
+fn of_node(
+    node: &Node,
+    places: &Resolved,
+    known: &[Columns],
+    problems: &mut Vec<Diagnostic>,
+) -> (Columns, Vec<Problem>) {
     let of_input = |path: &str| -> Columns {
         let edge = node.inputs.iter().find(|e| e.path == path)?;
         match edge.output.as_str() {
@@ -27,34 +94,28 @@ fn of_node(node: &Node, places: &Resolved, known: &[Columns], problems: &mut Vec
             _ => None,
         }
     };
-    match &node.work {
+    let mut found: Vec<Problem> = Vec::new();
+    let columns = match &node.work {
         Work::Model(_) | Work::File(_) => None,
         Work::Source(spec) => match spec.schema() {
             Ok(schema) => Some(schema),
             Err(error) => {
-                let place = places.place("path").unwrap_or(node.span.clone());
+                let place = places.place(&error.option()).unwrap_or(node.span.clone());
                 let problem = Diagnostic::at(place, error.to_string());
                 problems.push(problem.maybe_hint(error.hint()));
                 None
             }
         },
-        Work::Gather { axes, .. } => {
-            let first = of_input("tables[0]")?;
+        Work::Gather { axes, .. } => of_input("tables[0]").map(|first| {
             let mut fields: Vec<Arc<Field>> =
                 axes.iter().map(|a| Arc::new(Field::new(a, DataType::Utf8, false))).collect();
             fields.extend(first.fields().iter().filter(|f| !axes.contains(f.name())).cloned());
-            Some(Arc::new(Schema::new(fields)))
-        }
+            Arc::new(Schema::new(fields))
+        }),
         Work::Stage { kind, params } => {
             let inputs: Vec<String> = node.inputs.iter().map(|e| e.path.clone()).collect();
-            let mut found: Vec<Problem> = Vec::new();
-            let columns = (kind.check)(&Check { params, columns: &of_input, inputs: &inputs }, &mut found);
-            for Problem { at, message, hint } in found {
-                let message = format!("stage `{}`: {message}", node.stage);
-                let place = places.place(&at).unwrap_or(node.span.clone());
-                problems.push(Diagnostic::at(place, message).maybe_hint(hint));
-            }
-            columns
+            (kind.check)(&Check { params, columns: &of_input, inputs: &inputs }, &mut found)
         }
-    }
+    };
+    (columns, found)
 }

@@ -118,6 +118,8 @@ impl Walk<'_> {
     fn value(&mut self, ty: &Type, node: &Node, path: &str) -> Result<Option<Value>, Misfit> {
         let misfit = || Diagnostic::at(node.span.clone(), format!("`{path}` must be {}", describe(ty)));
         let found = || misfit().label(format!("this is {}", node.type_name()));
+        // Behind a `${…}` the value is not to be seen in the line.
+        let outside = || misfit().label(format!("this is {}", canonical(&node.to_json())));
         match (ty, &node.value) {
             (Type::Text, Yaml::Deferred(_)) => Err(Diagnostic::at(
                 node.span.clone(),
@@ -126,13 +128,14 @@ impl Walk<'_> {
             .hint("they stand in the command and environment of `run` only; write `$${` for a literal `${`")),
             (Type::Bool, Yaml::Bool(b)) => Ok(Some(Value::Bool(*b))),
             (Type::Int { min, max }, Yaml::Int(i)) if (min..=max).contains(&i) => Ok(Some(Value::from(*i))),
-            (Type::Int { .. }, Yaml::Int(i)) => Err(misfit().label(format!("this is {i}"))),
+            (Type::Int { .. }, Yaml::Int(_)) => Err(outside()),
             (Type::Int { min, max }, Yaml::Float(f)) if f.fract() == 0.0 && f.abs() < 9e15 => {
                 let whole = *f as i64;
-                if (*min..=*max).contains(&whole) { Ok(Some(Value::from(whole))) } else { Err(found()) }
+                if (*min..=*max).contains(&whole) { Ok(Some(Value::from(whole))) } else { Err(outside()) }
             }
-            (Type::Float { .. }, Yaml::Int(i)) => float(ty, *i as f64).ok_or_else(found).map(Some),
-            (Type::Float { .. }, Yaml::Float(f)) => float(ty, *f).ok_or_else(found).map(Some),
+            (Type::Int { .. }, Yaml::Float(_)) => Err(outside()),
+            (Type::Float { .. }, Yaml::Int(i)) => float(ty, *i as f64).ok_or_else(outside).map(Some),
+            (Type::Float { .. }, Yaml::Float(f)) => float(ty, *f).ok_or_else(outside).map(Some),
             (Type::Text, Yaml::Text(t)) => Ok(Some(Value::String(t.clone()))),
             (Type::Text, Yaml::Int(_) | Yaml::Float(_) | Yaml::Bool(_)) => {
                 Ok(Some(Value::String(canonical(&node.to_json()))))

@@ -6,7 +6,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, ListArray, StringArray, StringBuilder, StructArray, new_null_array,
 };
 use arrow::buffer::OffsetBuffer;
-use arrow::compute::{CastOptions, cast_with_options};
+use arrow::compute::{CastOptions, can_cast_types, cast_with_options};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
 
 /// The type that a column of that name and found type has in our tables.
@@ -55,6 +55,43 @@ fn general(found: &DataType) -> DataType {
     }
 }
 
+/// Whether columns of the found type can be brought to another; the error says why not.
+pub(super) fn check(name: &str, found: &DataType, to: &DataType) -> Result<(), String> {
+    if found == to || *found == DataType::Null {
+        return Ok(());
+    }
+    if name == "messages" {
+        let turns = match found {
+            DataType::List(turn) | DataType::LargeList(turn) => turn.data_type(),
+            _ => return Err(no_messages(found)),
+        };
+        let DataType::Struct(fields) = turns else { return Err(no_messages(found)) };
+        let has = |names: [&str; 2]| names.iter().any(|n| fields.find(n).is_some());
+        let fits = has(ROLE) && has(CONTENT);
+        return if fits { Ok(()) } else { Err(no_messages(found)) };
+    }
+    // A list could be written out as text, but would be a mistake.
+    let flat = !found.is_nested() || to.is_nested();
+    if flat && can_cast_types(found, to) { Ok(()) } else { Err(no_cast(name, found, to)) }
+}
+
+fn no_cast(name: &str, from: &DataType, to: &DataType) -> String {
+    let (from, to) = (crate::kind::type_name(from), crate::kind::type_name(to));
+    format!("column `{name}` is {from} and cannot be read as {to}")
+}
+
+fn no_messages(found: &DataType) -> String {
+    let found = crate::kind::type_name(found);
+    format!(
+        "column `messages` is {found}, expected a list of turns with `role` and `content`, or `from` and `value`"
+    )
+}
+
+/// The names that the speaker of a turn has, ours first.
+const ROLE: [&str; 2] = ["role", "from"];
+/// The names that its text has.
+const CONTENT: [&str; 2] = ["content", "value"];
+
 /// The column with that type; the error says what cannot be brought to it.
 pub(super) fn column(name: &str, array: &ArrayRef, to: &DataType) -> Result<ArrayRef, String> {
     if array.data_type() == to {
@@ -67,20 +104,12 @@ pub(super) fn column(name: &str, array: &ArrayRef, to: &DataType) -> Result<Arra
         return messages(array);
     }
     let options = CastOptions { safe: false, ..CastOptions::default() };
-    cast_with_options(array, to, &options).map_err(|_| {
-        let (from, to) = (crate::kind::type_name(array.data_type()), crate::kind::type_name(to));
-        format!("column `{name}` is {from} and cannot be read as {to}")
-    })
+    cast_with_options(array, to, &options).map_err(|_| no_cast(name, array.data_type(), to))
 }
 
 /// Turns with `role`/`content` or `from`/`value` as turns with `role` and `content`.
 fn messages(array: &ArrayRef) -> Result<ArrayRef, String> {
-    let wrong = || {
-        let found = crate::kind::type_name(array.data_type());
-        format!(
-            "column `messages` is {found}, expected a list of turns with `role` and `content`, or `from` and `value`"
-        )
-    };
+    let wrong = || no_messages(array.data_type());
     let list: ListArray = match array.data_type() {
         DataType::List(_) => array.as_list::<i32>().clone(),
         DataType::LargeList(f) => {
@@ -97,7 +126,7 @@ fn messages(array: &ArrayRef) -> Result<ArrayRef, String> {
             cast_with_options(column, &DataType::Utf8, &CastOptions::default()).map_err(|_| wrong())?;
         Ok(cast.as_string::<i32>().clone())
     };
-    let (roles, contents) = (text(["role", "from"])?, text(["content", "value"])?);
+    let (roles, contents) = (text(ROLE)?, text(CONTENT)?);
     let mut renamed = StringBuilder::new();
     for role in roles.iter() {
         renamed.append_option(role.map(|r| match r {

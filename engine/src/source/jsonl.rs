@@ -1,5 +1,7 @@
 //! Reads JSON Lines: types are inferred from all rows, and every complaint names line and column.
 
+mod shape;
+
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -13,6 +15,7 @@ use arrow::json::reader::infer_json_schema_from_iterator;
 use serde_json::Value;
 
 use super::{Batches, SourceError};
+use shape::Shape;
 
 /// Rows from which the columns are told before anything runs.
 const HEAD_ROWS: usize = 1000;
@@ -90,11 +93,14 @@ struct Lines<'a> {
     reader: BufReader<File>,
     buffer: Vec<u8>,
     line: usize,
+    /// What the values of earlier lines were.
+    shape: Shape,
 }
 
 impl<'a> Lines<'a> {
     fn open(path: &'a Path) -> Result<Lines<'a>, SourceError> {
-        Ok(Lines { path, reader: BufReader::new(open(path)?), buffer: Vec::new(), line: 0 })
+        let reader = BufReader::new(open(path)?);
+        Ok(Lines { path, reader, buffer: Vec::new(), line: 0, shape: Shape::default() })
     }
 
     fn wrong(&self, column: usize, message: impl Into<String>) -> SourceError {
@@ -111,19 +117,27 @@ impl<'a> Lines<'a> {
                 return Ok(None);
             }
             self.line += 1;
-            if self.buffer.trim_ascii().is_empty() {
+            self.buffer.truncate(self.buffer.trim_ascii_end().len());
+            if self.buffer.is_empty() {
                 continue;
             }
             if let Err(error) = std::str::from_utf8(&self.buffer) {
                 return Err(self.wrong(error.valid_up_to() + 1, "this is not UTF-8"));
             }
             let value: Value = serde_json::from_slice(&self.buffer).map_err(|e| {
+                if e.is_eof() {
+                    return self
+                        .wrong(self.buffer.len() + 1, "the line ends in the middle of its JSON object");
+                }
                 let text = e.to_string();
                 let message = text.split(" at line ").next().unwrap_or(&text);
                 self.wrong(e.column().max(1), format!("this is not JSON: {message}"))
             })?;
             if !value.is_object() {
                 return Err(self.wrong(1, "every line must be a JSON object, `{\"prompt\": …}`"));
+            }
+            if let Err(misfit) = self.shape.add(&value, self.line) {
+                return Err(self.wrong(1, misfit.to_string()));
             }
             return Ok(Some(value));
         }

@@ -33,7 +33,7 @@ impl Layout {
     fn new(found: &SchemaRef, spec: &SourceSpec) -> Result<Layout, SourceError> {
         let mut named: Vec<(String, usize)> = Vec::new();
         for (ours, theirs) in &spec.columns {
-            let place = found.index_of(theirs).map_err(|_| unknown_column(found, spec, theirs))?;
+            let place = found.index_of(theirs).map_err(|_| unknown_column(found, spec, ours, theirs))?;
             named.push((ours.clone(), place));
         }
         for (place, field) in found.fields().iter().enumerate() {
@@ -62,16 +62,23 @@ impl Layout {
                 Field::new(name, convert::target(name, found), name != "id")
             })
             .collect();
+        for ((name, place), field) in columns.iter().zip(&fields) {
+            if let Some(place) = place {
+                convert::check(name, found.field(*place).data_type(), field.data_type())
+                    .map_err(|message| SourceError::content(&spec.path, message))?;
+            }
+        }
         let from = columns.into_iter().map(|(_, place)| place).collect();
         Ok(Layout { schema: Arc::new(Schema::new(fields)), from, split })
     }
 }
 
-fn unknown_column(found: &SchemaRef, spec: &SourceSpec, theirs: &str) -> SourceError {
+fn unknown_column(found: &SchemaRef, spec: &SourceSpec, ours: &str, theirs: &str) -> SourceError {
     let names: Vec<&str> = found.fields().iter().map(|f| f.name().as_str()).collect();
-    SourceError::Content {
+    SourceError::Column {
         path: spec.path.clone(),
-        message: format!("the file has no column `{theirs}`"),
+        ours: ours.into(),
+        theirs: theirs.into(),
         hint: crate::diagnostic::suggest(theirs, names, "its columns are"),
     }
 }
@@ -125,7 +132,11 @@ fn table_batch(
     let given = columns[id].take();
     let named = |name: &str| at(name).and_then(|i| columns[i].clone());
     columns[id] = Some(Arc::new(match given {
-        Some(given) => ids.given(given.as_string::<i32>()).map_err(wrong)?,
+        Some(given) => ids.given(given.as_string::<i32>()).map_err(|message| SourceError::Content {
+            path: spec.path.clone(),
+            message,
+            hint: Some(OWN_IDS.into()),
+        })?,
         None => {
             let content: Vec<ArrayRef> =
                 ["prompt", "messages", "response"].into_iter().filter_map(named).collect();
@@ -137,6 +148,10 @@ fn table_batch(
     let columns = columns.into_iter().map(|c| c.expect("every column was made")).collect();
     RecordBatch::try_new(layout.schema.clone(), columns).map_err(|e| wrong(e.to_string()))
 }
+
+/// What to do about ids that are none.
+const OWN_IDS: &str =
+    "rows without a column `id` are given ids: `columns: { old_id: id }` sets this one aside";
 
 /// The ids of the rows so far.
 #[derive(Default)]

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span, suggest};
+use crate::interpolate::NO_PARAMS;
 use crate::kind::{Kinds, Param, Type, canonical, check_name, coerce};
 use crate::yaml::{self, Key, Node, Yaml};
 
@@ -26,6 +27,11 @@ pub(super) fn workflow(
         Ok(root) => root,
         Err(problem) => return Err(Diagnostics::new(source, vec![problem])),
     };
+    if !matches!(root.value, Yaml::Map(_)) {
+        let problem = Diagnostic::at(root.span, "a workflow is a mapping")
+            .hint("it begins with `refrain: 1`, a `name` and `stages`");
+        return Err(Diagnostics::new(source, vec![problem]));
+    }
     let mut reader = Reader { problems: Vec::new(), names: HashMap::new() };
     let mut workflow = reader.sections(&root, kinds);
     workflow.source = source;
@@ -49,12 +55,6 @@ impl Reader {
     }
 
     fn sections(&mut self, root: &Node, kinds: &Kinds) -> Workflow {
-        if !matches!(root.value, Yaml::Map(_)) {
-            self.problem(
-                Diagnostic::at(root.span.clone(), "a workflow is a mapping")
-                    .hint("it begins with `refrain: 1`, a `name` and `stages`"),
-            );
-        }
         for (key, _) in entries(root) {
             if !SECTIONS.contains(&key.text.as_str()) {
                 self.problem(
@@ -96,7 +96,8 @@ impl Reader {
             }
         };
         let results = root.get("results").cloned();
-        Workflow { source: SourceText::default(), name, params, sources, stages, axes, expect, results }
+        let (source, kinds) = (SourceText::default(), kinds.clone());
+        Workflow { source, name, params, sources, stages, axes, expect, results, kinds }
     }
 
     fn version(&mut self, root: &Node) {
@@ -341,11 +342,12 @@ impl Reader {
             } else {
                 let known = workflow.params.iter().map(|(k, _)| k.text.as_str());
                 let known: Vec<_> = known.chain(workflow.axes.iter().map(|a| a.name.as_str())).collect();
+                let hint = suggest(name, known, "there are").unwrap_or(NO_PARAMS.into());
                 self.problem(
                     Diagnostic::general(format!(
                         "`--set {name}={value}`: there is no param or axis `{name}`"
                     ))
-                    .maybe_hint(suggest(name, known, "there are")),
+                    .hint(hint),
                 );
             }
         }

@@ -20,6 +20,18 @@ pub enum Family {
     Qwen2,
 }
 
+impl Family {
+    /// Its name in `config.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Family::Llama => "llama",
+            Family::Mistral => "mistral",
+            Family::Gemma2 => "gemma2",
+            Family::Qwen2 => "qwen2",
+        }
+    }
+}
+
 /// How positions enter: frequencies of the rotary embedding.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {

@@ -2,6 +2,7 @@
 
 pub mod adapter;
 pub mod backward;
+pub mod card;
 pub mod chat;
 pub mod config;
 pub mod forward;

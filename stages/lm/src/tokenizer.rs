@@ -235,8 +235,13 @@ fn parse(bytes: &[u8]) -> Result<Inner, String> {
         inner.encode("A é\n", true)?;
         Ok(inner)
     };
-    match std::panic::catch_unwind(attempt) {
-        Ok(result) => result.map_err(|error| error.to_string()),
+    match refrain_cache::contained(attempt) {
+        Ok(result) => result.map_err(|error| match error.to_string() {
+            words if words.contains("untagged enum Model") => {
+                "its `model` is none of BPE, WordPiece, WordLevel and Unigram, or not whole".to_owned()
+            }
+            words => words,
+        }),
         Err(_) => Err("its parts do not fit together".to_owned()),
     }
 }

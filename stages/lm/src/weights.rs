@@ -1,6 +1,6 @@
 //! Reads the tensors of a model folder: one or several memory-mapped safetensors files, brought to f32.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -40,12 +40,12 @@ pub enum WeightsError {
         message: String,
     },
     /// A tensor is not there.
-    #[error("the weights in `{}` lack the tensor `{name}`", folder.display())]
+    #[error("the weights in `{}` lack the tensor `{name}`", place.display())]
     Missing {
         /// The tensor.
         name: String,
-        /// The model's folder.
-        folder: PathBuf,
+        /// The model's folder, or its one file.
+        place: PathBuf,
     },
     /// A tensor has another shape.
     #[error("the tensor `{name}` in `{}` has shape {found}, expected {expected}", path.display())]
@@ -85,10 +85,21 @@ pub enum WeightsError {
 
 /// The mapped files of a model folder.
 pub struct Weights {
-    folder: PathBuf,
+    /// The folder, or the one file.
+    place: PathBuf,
     files: Vec<(PathBuf, Mmap)>,
     /// Which file holds a tensor.
     places: BTreeMap<String, usize>,
+    contents: Contents,
+}
+
+/// How much weights store, told from the files' headers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Values of all tensors.
+    pub parameters: u64,
+    /// The tensors' types, such as `bf16`.
+    pub dtypes: BTreeSet<String>,
 }
 
 impl Weights {
@@ -103,16 +114,36 @@ impl Weights {
         } else {
             return Err(WeightsError::None(folder.into()));
         };
-        let mut weights = Weights { folder: folder.into(), files: Vec::new(), places: BTreeMap::new() };
+        Weights::open_files(folder, paths)
+    }
+
+    /// Maps one file.
+    pub fn open_file(path: &Path) -> Result<Weights, WeightsError> {
+        Weights::open_files(path, vec![path.to_owned()])
+    }
+
+    fn open_files(place: &Path, paths: Vec<PathBuf>) -> Result<Weights, WeightsError> {
+        let mut weights = Weights {
+            place: place.into(),
+            files: Vec::new(),
+            places: BTreeMap::new(),
+            contents: Contents::default(),
+        };
         for path in paths {
             let map = map(&path)?;
-            let names: Vec<String> = parse(&path, &map)?.names().into_iter().map(String::from).collect();
-            for name in names {
-                weights.places.insert(name, weights.files.len());
+            for (name, tensor) in parse(&path, &map)?.iter() {
+                weights.places.insert(name.to_owned(), weights.files.len());
+                weights.contents.parameters += tensor.shape().iter().product::<usize>() as u64;
+                weights.contents.dtypes.insert(format!("{:?}", tensor.dtype()).to_lowercase());
             }
             weights.files.push((path, map));
         }
         Ok(weights)
+    }
+
+    /// How much of what is stored.
+    pub fn contents(&self) -> Contents {
+        self.contents.clone()
     }
 
     /// Whether there is a tensor of that name.
@@ -122,7 +153,7 @@ impl Weights {
 
     /// A tensor of the given shape as f32, row-major.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
-        let missing = || WeightsError::Missing { name: name.into(), folder: self.folder.clone() };
+        let missing = || WeightsError::Missing { name: name.into(), place: self.place.clone() };
         let place = *self.places.get(name).ok_or_else(missing)?;
         let (path, map) = &self.files[place];
         let view = parse(path, map)?.tensor(name).map_err(|e| corrupt(path, e))?;

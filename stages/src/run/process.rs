@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, PipeReader, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
@@ -52,16 +53,13 @@ pub(super) enum Ended {
 /// Runs the command to its end.
 pub(super) fn run(job: &Job<'_>, cancel: &Cancel) -> Result<Ended, StageError> {
     let longest_secret = job.secrets.iter().map(String::len).max().unwrap_or(0);
-    let tail = Arc::new(Mutex::new(Tail::new(TAIL + longest_secret)));
+    let mut tail = Tail::new(TAIL + longest_secret);
     let (mut child, output) = spawn(job)?;
-    let reader = thread::spawn({
-        let tail = tail.clone();
-        move || read_all(output, &tail)
-    });
-    let status = wait(&mut child, cancel)?;
+    let mut output = Output { pipe: Some(output), tail: &mut tail };
+    let status = wait(&mut child, &mut output, cancel)?;
     let ended = Instant::now();
-    while !reader.is_finished() && ended.elapsed() < LINGER {
-        thread::sleep(Duration::from_millis(1));
+    while output.pipe.is_some() && ended.elapsed() < LINGER {
+        output.read(LINGER.saturating_sub(ended.elapsed()));
     }
     if status.success() {
         return Ok(Ended::Success);
@@ -71,7 +69,6 @@ pub(super) fn run(job: &Job<'_>, cancel: &Cancel) -> Result<Ended, StageError> {
         (None, Some(signal)) => format!("was ended by signal {signal}"),
         (None, None) => "ended in an unknown way".to_owned(),
     };
-    let tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(Ended::Failure { how, tail: tail.show(job.secrets, longest_secret) })
 }
 
@@ -88,8 +85,7 @@ fn spawn(job: &Job<'_>) -> Result<(Child, PipeReader), StageError> {
         },
     };
     let (reader, writer) = io::pipe().map_err(environment)?;
-    // A relative path with a slash is one in the scratch folder, whatever the current folder is.
-    let place = if program.contains('/') { job.folder.join(program) } else { program.into() };
+    let place = place_of(program, job);
     let child = Command::new(place)
         .args(arguments)
         .current_dir(job.folder)
@@ -104,23 +100,51 @@ fn spawn(job: &Job<'_>) -> Result<(Child, PipeReader), StageError> {
     Ok((child, reader))
 }
 
+/// Where a program lies: a relative path with a slash is one in the scratch folder, whatever the current folder is; a
+/// bare name is looked for in the folders of the command's own PATH.
+///
+/// The system would look a bare name up as well, but only in a copy of this process made for the purpose, which takes
+/// longer than most of what is started.
+fn place_of(program: &str, job: &Job<'_>) -> PathBuf {
+    if program.contains('/') {
+        return job.folder.join(program);
+    }
+    let folders =
+        job.environment.get("PATH").map_or(Vec::new(), |path| std::env::split_paths(path).collect());
+    let places = folders.iter().map(|folder| job.folder.join(folder).join(program));
+    let executable = |place: &PathBuf| {
+        place.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    };
+    places.into_iter().find(executable).unwrap_or_else(|| program.into())
+}
+
 /// Waits for the end of the process, or for a request to stop; then kills whatever is left of its group.
 ///
 /// The group is killed before the process is reaped: until then its number cannot become that of another group.
-fn wait(child: &mut Child, cancel: &Cancel) -> Result<ExitStatus, StageError> {
+fn wait(child: &mut Child, output: &mut Output<'_>, cancel: &Cancel) -> Result<ExitStatus, StageError> {
     let lost = |error: io::Error| StageError::Environment {
         message: format!("the command could not be waited for: {error}"),
         hint: None,
     };
     let pid = Pid::from_child(child);
-    let mut pause = Duration::from_millis(1);
+    // Nearly always the pipe closes when the process ends, and is all that has to be waited for.
+    let mut pause = Duration::from_micros(20);
     let ended = loop {
+        let read = output.read(POLL);
+        if cancel.is_cancelled() {
+            break Ok(false);
+        }
+        if read {
+            continue;
+        }
         match has_ended(pid) {
-            Ok(false) if !cancel.is_cancelled() => {}
+            Ok(false) => {}
             ended => break ended,
         }
-        thread::sleep(pause);
-        pause = (pause * 2).min(POLL);
+        if output.pipe.is_none() {
+            thread::sleep(pause);
+            pause = (pause * 2).min(POLL);
+        }
     };
     // It fails when no process of the group is left, which is what is wanted.
     let _ = kill_process_group(pid, Signal::KILL);
@@ -138,15 +162,30 @@ fn has_ended(child: Pid) -> io::Result<bool> {
     }
 }
 
-fn read_all(mut output: PipeReader, tail: &Mutex<Tail>) {
-    let mut buffer = [0; 4096];
-    loop {
-        match output.read(&mut buffer) {
-            Ok(0) => return,
-            Ok(count) => tail.lock().unwrap_or_else(PoisonError::into_inner).push(&buffer[..count]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return,
+/// What the process prints.
+struct Output<'a> {
+    /// `None` once nobody can write to it any more.
+    pipe: Option<PipeReader>,
+    tail: &'a mut Tail,
+}
+
+impl Output<'_> {
+    /// Reads what there is, or waits for it; says whether there was anything.
+    fn read(&mut self, longest: Duration) -> bool {
+        let Some(pipe) = &mut self.pipe else { return false };
+        let timeout = Timespec { tv_sec: longest.as_secs() as i64, tv_nsec: longest.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(pipe, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) | Err(Errno::INTR) => return false,
+            Ok(_) | Err(_) => {}
         }
+        let mut buffer = [0; 4096];
+        match pipe.read(&mut buffer) {
+            Ok(0) => self.pipe = None,
+            Ok(count) => self.tail.push(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => self.pipe = None,
+        }
+        self.pipe.is_some()
     }
 }
 

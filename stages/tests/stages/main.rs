@@ -4,8 +4,10 @@
 #![allow(clippy::print_stderr, clippy::unwrap_used)]
 
 mod bench;
+mod columns;
 mod diversify;
 mod evaluate;
 mod evaluate_edges;
+mod keys;
 mod mask;
 mod run;

@@ -176,7 +176,7 @@ fn a_command_sees_its_inputs_and_declared_variables_and_nothing_else() {
     let seen = fs::read_to_string(desk.object(&outputs.artifacts["seen"])).unwrap();
     let path = std::env::var("PATH").unwrap();
     let expected = format!(
-        "./in/base/config.json\n./in/base/model.safetensors\n./in/notes\n./in/tool\n./out/seen\n\
+        "./in.base/config.json\n./in.base/model.safetensors\n./in.notes\n./in.tool\n./out.seen\n\
          HOME=/home/somebody\nKEY=Bearer hunter2\nLEVEL=3\nPATH={path}\n/home/somebody\n"
     );
     assert_eq!(

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod adapter;
+mod card;
 mod render;
 mod sampling;
 mod tokenizer;

@@ -1,0 +1,40 @@
+//! Threads that live as long as a run: most nodes of a large sweep take less time than making a thread.
+
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Scope;
+
+type Job<'scope> = Box<dyn FnOnce() + Send + 'scope>;
+
+/// As many threads as were ever busy at once.
+pub(super) struct Pool<'scope, 'env> {
+    scope: &'scope Scope<'scope, 'env>,
+    jobs: Sender<Job<'scope>>,
+    waiting: Arc<Mutex<Receiver<Job<'scope>>>>,
+    threads: usize,
+}
+
+impl<'scope, 'env> Pool<'scope, 'env> {
+    /// A pool without threads.
+    pub fn new(scope: &'scope Scope<'scope, 'env>) -> Pool<'scope, 'env> {
+        let (jobs, waiting) = mpsc::channel();
+        Pool { scope, jobs, waiting: Arc::new(Mutex::new(waiting)), threads: 0 }
+    }
+
+    /// Runs a job that must not panic, while `busy` others have not ended yet.
+    pub fn run(&mut self, busy: usize, job: impl FnOnce() + Send + 'scope) {
+        if self.threads <= busy {
+            self.threads += 1;
+            let waiting = self.waiting.clone();
+            self.scope.spawn(move || {
+                // The lock is given back before the job begins; the pool's end closes the channel.
+                let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                while let Ok(job) = next() {
+                    job();
+                }
+            });
+        }
+        // The receiver lives in the pool, so there is always one.
+        let _ = self.jobs.send(Box::new(job));
+    }
+}

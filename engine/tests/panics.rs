@@ -1,0 +1,73 @@
+//! A panic in a stage becomes an error that asks for a report, and nothing else is lost.
+
+// Helpers of tests may unwrap as the tests themselves do.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashSet;
+
+use refrain_cache::ArtifactKind;
+use refrain_engine::diagnostic::SourceText;
+use refrain_engine::graph::Graph;
+use refrain_engine::kind::{Cancel, Context, Kind, Kinds, MAIN, OutputDecl, Outputs, StageError};
+use refrain_engine::run::{Options, Outcome, run};
+use refrain_engine::store::Store;
+use refrain_engine::workflow::Workflow;
+
+fn kind(name: &'static str, run: fn(&Context<'_>) -> Result<Outputs, StageError>) -> Kind {
+    Kind {
+        name,
+        about: "For this test",
+        components: &[],
+        params: &[],
+        adds: &[],
+        outputs: |_| vec![OutputDecl { name: MAIN.into(), kind: ArtifactKind::File }],
+        check: |_, _| None,
+        expand: None,
+        machine_dependent: false,
+        run,
+    }
+}
+
+/// A stage that writes a small file.
+fn writes(context: &Context<'_>) -> Result<Outputs, StageError> {
+    let scratch = context.cache.scratch_dir()?;
+    let path = scratch.path().join("file");
+    std::fs::write(&path, "x").unwrap();
+    Ok(Outputs::main(context.cache.store_file(&path)?))
+}
+
+#[test]
+fn a_panic_of_a_stage_is_its_failure_and_asks_for_a_report() {
+    // The hook of the binary says where; here nobody reads it.
+    std::panic::set_hook(Box::new(|_| {}));
+    let kinds = Kinds::new(vec![
+        kind("text", |_| panic!("index {} is out of bounds", 7)),
+        kind("word", |_| panic!("a word")),
+        kind("other", |_| std::panic::panic_any(7)),
+        kind("writes", writes),
+    ]);
+    let text =
+        "refrain: 1\nstages: { a: { text: {} }, b: { word: {} }, c: { other: {} }, d: { writes: {} } }\n";
+    let source = SourceText { path: "w.yaml".into(), text: text.into() };
+    let graph = Graph::build(Workflow::parse(source, &kinds, &[]).unwrap()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("cache")).unwrap();
+    let options = Options {
+        jobs: 2,
+        threads: 2,
+        keep_going: true,
+        only: None,
+        force: HashSet::new(),
+        environment: &|_| None,
+    };
+    let report = run(&graph, &store, &options, &Cancel::default(), &|_| {}).unwrap();
+    let failure = |name: &str| match &report.outcomes[graph.find(name).unwrap().index()] {
+        Outcome::Failed(failure) => failure.to_string(),
+        other => panic!("`{name}`: {other:?}"),
+    };
+    for (name, words) in [("a", "index 7 is out of bounds"), ("b", "a word"), ("c", "no message")] {
+        let said = failure(name);
+        assert!(said.contains(words) && said.contains("please report"), "{said}");
+    }
+    assert!(matches!(report.outcomes[graph.find("d").unwrap().index()], Outcome::Ran(_)));
+}

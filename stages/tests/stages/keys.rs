@@ -1,0 +1,246 @@
+//! Every parameter of every kind moves the key, and nothing else does: a loop over the kinds' tables.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use refrain_cache::{Artifact, ArtifactKind, Digest, Key};
+use refrain_engine::graph::{Edge, Node, NodeId, Work};
+use refrain_engine::kind::{Component, Default, Kind, MAIN, Param, Type, coerce};
+use refrain_engine::manifest::manifest;
+use refrain_engine::state::Done;
+use refrain_engine::workflow::Settings;
+use refrain_engine::yaml;
+use refrain_stages::kinds;
+
+/// A stage of a kind, as the workflow gives it, with what is around it.
+struct Stage {
+    kind: Kind,
+    given: Map<String, Value>,
+    settings: Settings,
+    name: &'static str,
+    /// What an artifact's digest is made of, given the name that refers to it.
+    content: fn(&str) -> String,
+}
+
+impl Stage {
+    fn new(kind: Kind, given: Map<String, Value>) -> Stage {
+        let settings = Settings::default();
+        Stage { kind, given, settings, name: "stage", content: |name| name.to_string() }
+    }
+
+    /// Its key, through the same steps as in a run: typed with defaults, references taken out, inputs by digest.
+    fn key(&self) -> Key {
+        let text = Value::Object(self.given.clone()).to_string();
+        let mut problems = Vec::new();
+        let resolved = coerce(self.kind.params, &yaml::parse(&text).unwrap(), "`kind`", &mut problems);
+        assert!(problems.is_empty(), "{}: {text}: {problems:?}", self.kind.name);
+        let inputs: Vec<Done> = resolved.references.iter().map(|r| done((self.content)(&r.name))).collect();
+        let edge = |(i, path): (usize, &String)| Edge {
+            path: path.clone(),
+            node: NodeId(i as u32),
+            output: MAIN.into(),
+        };
+        let paths = resolved.references.iter().map(|r| &r.path);
+        let node = Node {
+            name: format!("{}[axis=1]", self.name),
+            stage: self.name.into(),
+            point: vec![("axis".into(), self.name.into())],
+            inputs: paths.enumerate().map(edge).collect(),
+            outputs: (self.kind.outputs)(&resolved.values),
+            work: Work::Stage { kind: self.kind, params: resolved.values },
+            settings: self.settings.clone(),
+            span: 0..0,
+        };
+        manifest(&node, |i| inputs.get(i), None).expect("all inputs are done").key()
+    }
+}
+
+fn done(content: String) -> Done {
+    let digest = Digest::of_bytes(content.as_bytes());
+    let artifact = Artifact { kind: ArtifactKind::Table, digest, bytes: 1, rows: Some(1), base: None };
+    let artifacts = BTreeMap::from([(MAIN.to_string(), artifact)]);
+    // No key of an input may matter.
+    let key = refrain_cache::Manifest::new("input").key();
+    Done { key, artifacts, metrics: Vec::new(), profile: String::new(), file: None }
+}
+
+/// Values of a type, no two of which mean the same. A record is only what it must be: its own parameters are walked.
+fn values(ty: &Type) -> Vec<Value> {
+    let mut all = match ty {
+        Type::Bool => vec![json!(false), json!(true)],
+        Type::Int { min, max } => (*min..=*max).take(3).map(Value::from).collect(),
+        Type::Float { min, max, .. } => {
+            let low = if min.is_finite() { *min } else { 0.0 };
+            let width = if max.is_finite() { max - low } else { 1.0 };
+            vec![json!(low + 0.25 * width), json!(low + 0.5 * width)]
+        }
+        Type::Text | Type::Command => ["a", "b", ""].map(Value::from).into(),
+        Type::Secret => ["a", "${env:A}", "${env:B}"].map(Value::from).into(),
+        Type::Choice(words) => words.iter().map(|w| Value::from(*w)).collect(),
+        Type::Reference(_) => vec![json!("one"), json!("other")],
+        Type::List(item) => {
+            let items = values(item);
+            let one = items.iter().map(|item| json!([item]));
+            one.chain([json!([]), json!([items[0], items[0]])]).collect()
+        }
+        Type::Record(params) => vec![Value::Object(required(params))],
+        Type::Map(item) => {
+            let items = values(item);
+            let one = items.iter().map(|item| json!({ "k": item }));
+            one.chain([json!({}), json!({ "j": items[0] })]).collect()
+        }
+        Type::OneOf(types) => types.iter().flat_map(values).collect(),
+        Type::Any => vec![json!(1), json!("a"), json!([1])],
+    };
+    let mut seen: Vec<Value> = Vec::new();
+    all.retain(|value| {
+        !seen.iter().any(|s| same(s, value)) && {
+            seen.push(value.clone());
+            true
+        }
+    });
+    all
+}
+
+/// Whether two values are one to the language: numbers are compared by value.
+fn same(a: &Value, b: &Value) -> bool {
+    a == b || a.as_f64().is_some_and(|a| Some(a) == b.as_f64())
+}
+
+/// The parameters that must be given, each with its first value.
+fn required(params: &[Param]) -> Map<String, Value> {
+    let must = params.iter().filter(|p| matches!(p.default, Default::Required));
+    must.map(|p| (p.name.to_string(), values(&p.ty)[0].clone())).collect()
+}
+
+/// The records inside a type, each with how a value of the type is made of one of the record.
+fn records(ty: &Type) -> Vec<(&'static [Param], fn(Value) -> Value)> {
+    match ty {
+        Type::Record(params) => vec![(params, |record| record)],
+        Type::OneOf(types) => types.iter().flat_map(records).collect(),
+        Type::List(item) => match item {
+            Type::Record(params) => vec![(params, |record| json!([record]))],
+            _ => Vec::new(),
+        },
+        _ => Vec::new(),
+    }
+}
+
+/// Walks a table of parameters, calling `visit` with the path, the parameter and what makes the whole mapping of a value.
+fn walk(
+    path: &str,
+    params: &'static [Param],
+    whole: &dyn Fn(Map<String, Value>) -> Map<String, Value>,
+    visit: &mut dyn FnMut(&str, &Param, &dyn Fn(Option<Value>) -> Map<String, Value>),
+) {
+    for param in params {
+        let path = format!("{path}.{}", param.name);
+        let with = |value: Option<Value>| {
+            let mut record = required(params);
+            match value {
+                Some(value) => drop(record.insert(param.name.into(), value)),
+                None => drop(record.remove(param.name)),
+            }
+            whole(record)
+        };
+        visit(&path, param, &with);
+        for (inner, wrap) in records(&param.ty) {
+            walk(&path, inner, &|record| with(Some(wrap(Value::Object(record)))), visit);
+        }
+    }
+}
+
+#[test]
+fn every_parameter_moves_the_key_and_every_knob_does_not() {
+    let mut flips = 0;
+    for kind in kinds().iter() {
+        let key = |given| Stage::new(*kind, given).key();
+        walk(kind.name, kind.params, &|given| given, &mut |path, param, with| {
+            let nested = path.matches('.').count() > 1;
+            assert!(param.semantic || !nested, "{path}: a knob must stand at the top of its kind's table");
+            let values = values(&param.ty);
+            let keys: Vec<Key> = values.iter().map(|value| key(with(Some(value.clone())))).collect();
+            for (i, a) in keys.iter().enumerate() {
+                for (j, b) in keys.iter().enumerate().skip(i + 1) {
+                    let moved = a != b;
+                    assert_eq!(moved, param.semantic, "{path}: {} and {}", values[i], values[j]);
+                    flips += 1;
+                }
+            }
+            match param.default {
+                Default::Required => {}
+                Default::Absent => {
+                    let absent = key(with(None));
+                    assert!(keys.iter().all(|k| (*k != absent) == param.semantic), "{path}: given or not");
+                }
+                Default::Json(text) => {
+                    let default: Value = serde_json::from_str(text).unwrap();
+                    assert_eq!(key(with(Some(default))), key(with(None)), "{path}: its default written out");
+                }
+            }
+        });
+    }
+    assert!(flips > 300, "{flips} pairs of values were compared");
+}
+
+#[test]
+fn a_parameter_that_is_called_a_knob_leaves_the_key() {
+    for kind in kinds().iter() {
+        for (i, param) in kind.params.iter().enumerate() {
+            if matches!(param.ty, Type::Reference(_) | Type::Map(Type::Reference(_))) {
+                continue;
+            }
+            let mut params = kind.params.to_vec();
+            params[i].semantic = false;
+            let kind = Kind { params: params.leak(), ..*kind };
+            let key = |value: &Value| {
+                let mut given = required(kind.params);
+                given.insert(param.name.into(), value.clone());
+                Stage::new(kind, given).key()
+            };
+            // What refers to another artifact stays an input, whatever else is said of the parameter.
+            let values = values(&param.ty);
+            let plain =
+                |v: &&Value| !v.to_string().contains("\"one\"") && !v.to_string().contains("\"other\"");
+            let keys: Vec<Key> = values.iter().filter(plain).map(key).collect();
+            assert!(keys.windows(2).all(|pair| pair[0] == pair[1]), "{}.{}", kind.name, param.name);
+        }
+    }
+}
+
+#[test]
+fn a_key_knows_contents_and_versions_but_no_names_and_no_resources() {
+    for kind in kinds().iter() {
+        let given = required(kind.params);
+        let stage = || Stage::new(*kind, given.clone());
+        let key = stage().key();
+        let resources = Settings { threads: Some(3), batch: Some(7), ..Settings::default() };
+        let words = Settings { description: Some("words".into()), ..Settings::default() };
+        for settings in [resources, words] {
+            assert_eq!(key, Stage { settings, ..stage() }.key(), "{}: resources and words", kind.name);
+        }
+        assert_eq!(key, Stage { name: "renamed", ..stage() }.key(), "{}: the stage's name", kind.name);
+        if kind.params.iter().any(|p| matches!((p.ty, p.default), (Type::Reference(_), Default::Required))) {
+            let content: fn(&str) -> String = |_| "something else".into();
+            assert_ne!(key, Stage { content, ..stage() }.key(), "{}: an input's bytes", kind.name);
+            let content: fn(&str) -> String = |name| name.replace("other", "one");
+            let renamed: Map<String, Value> = given
+                .iter()
+                .map(|(name, value)| {
+                    (name.clone(), if value == "one" { json!("other") } else { value.clone() })
+                })
+                .collect();
+            let renamed = Stage { given: renamed, content, ..stage() };
+            assert_eq!(key, renamed.key(), "{}: an input's name", kind.name);
+        }
+        for (i, component) in kind.components.iter().enumerate() {
+            let mut components: Vec<Component> = kind.components.to_vec();
+            components[i].version += 1;
+            let kind = Kind { components: components.leak(), ..*kind };
+            assert_ne!(key, Stage::new(kind, given.clone()).key(), "{}: {}", kind.name, component.name);
+        }
+        let kind = Kind { name: "another", ..*kind };
+        assert_ne!(key, Stage::new(kind, given.clone()).key(), "the kind's name");
+    }
+}
