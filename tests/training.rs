@@ -243,3 +243,44 @@ fn near_scores(what: &str, scored: &RecordBatch, expected: &Value, field: &str, 
         assert!((got - want).abs() < bound, "{what} token {place}: {got} in place of {want}");
     }
 }
+
+/// A model of half a megabyte.
+const LARGE: &str = r#"refrain: 1
+data: { train: { path: train.jsonl } }
+stages:
+  tuned:
+    finetune:
+      data: train
+      from:
+        config: { hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2, num_attention_heads: 2, max_position_embeddings: 128 }
+        tokenizer: { vocab_size: 280 }
+      steps: 3
+      checkpoint_every: 0
+"#;
+
+/// A limit on the size of files, as a full disk makes each large write an error.
+#[test]
+fn a_disk_that_is_full_leaves_nothing_half_written() {
+    let whole = Space::new();
+    small(&whole);
+    whole.write("w.yaml", LARGE);
+    let expected = whole.digests("w.yaml", &[]);
+
+    let space = Space::new();
+    small(&space);
+    space.write("w.yaml", LARGE);
+    // In blocks of 512 bytes; without the trap the signal would end the process.
+    let limited = format!("trap '' XFSZ; ulimit -f 400; exec {} run w.yaml", env!("CARGO_BIN_EXE_refrain"));
+    let output =
+        std::process::Command::new("sh").args(["-c", &limited]).current_dir(space.path("")).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert!(said.contains("cannot write `") && said.contains("model.safetensors`: File too large"), "{said}");
+    assert!(said.contains("the state of the training could not be kept"), "{said}");
+    let models = std::fs::read_dir(space.path(".refrain/objects")).unwrap().filter(|entry| {
+        let inside = std::fs::read_dir(entry.as_ref().unwrap().path()).unwrap();
+        inside.flatten().any(|object| object.path().is_dir())
+    });
+    assert_eq!(models.count(), 0, "half a model is in the cache");
+    assert_eq!(space.digests("w.yaml", &[]), expected);
+}

@@ -100,7 +100,7 @@ pub(crate) fn model_failed(error: ModelError) -> StageError {
         ModelError::Config(ConfigError::Foreign(_)) => {
             StageError::Environment { message: error.to_string(), hint: None }
         }
-        ModelError::Weights(WeightsError::Shape { .. } | WeightsError::Missing(_)) => {
+        ModelError::Weights(WeightsError::Shape { .. } | WeightsError::Missing { .. }) => {
             StageError::with_hint(error.to_string(), "`config.json` and the weights must be of one model")
         }
         ModelError::Weights(WeightsError::Corrupt { .. }) => {

@@ -148,12 +148,12 @@ struct Run<'a> {
 impl Run<'_> {
     fn all(&mut self, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<(), GenerateError> {
         loop {
-            self.fill();
+            self.fill()?;
             if self.rows.is_empty() {
                 return Ok(());
             }
             self.step();
-            self.retire();
+            self.retire()?;
             if progress(self.tokens).is_break() {
                 return Err(GenerateError::Interrupted);
             }
@@ -161,7 +161,7 @@ impl Run<'_> {
     }
 
     /// Begins samples until every slot is taken. The prompts that begin together are prefilled together.
-    fn fill(&mut self) {
+    fn fill(&mut self) -> Result<(), GenerateError> {
         while self.rows.len() < self.slots && self.next.0 < self.requests.len() {
             let mut begin: Vec<(usize, usize)> = Vec::new();
             while self.rows.len() + begin.len() < self.slots
@@ -185,8 +185,9 @@ impl Run<'_> {
                 }
             }
             self.prefix = prefixes.into_iter().max_by_key(|(request, _)| *request);
-            self.retire();
+            self.retire()?;
         }
+        Ok(())
     }
 
     fn prefill(&self, requests: &[usize]) -> Vec<(usize, Prefix)> {
@@ -239,7 +240,7 @@ impl Run<'_> {
     }
 
     /// Takes finished rows out of their slots.
-    fn retire(&mut self) {
+    fn retire(&mut self) -> Result<(), GenerateError> {
         let mut i = 0;
         while i < self.rows.len() {
             if !self.rows[i].draft.finished() {
@@ -248,7 +249,8 @@ impl Run<'_> {
             }
             let row = self.rows.swap_remove(i);
             self.caches.swap_remove(i);
-            self.finished[row.request][row.sample] = Some(row.draft.into_generated(&self.rules));
+            self.finished[row.request][row.sample] = Some(row.draft.into_generated(&self.rules)?);
         }
+        Ok(())
     }
 }

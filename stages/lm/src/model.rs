@@ -47,6 +47,9 @@ pub enum ModelError {
         /// The model's context.
         limit: usize,
     },
+    /// A probability is not a number.
+    #[error("the model gives probabilities that are not finite: its weights or its configuration are wrong")]
+    NotFinite,
     /// A token is not of the vocabulary.
     #[error("row {row} holds the token {token}, but the model's vocabulary has {vocab}")]
     Token {

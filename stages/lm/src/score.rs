@@ -35,7 +35,11 @@ pub fn score(
         let packed = Packed::new(rows[begin..end].iter().copied());
         let hidden = model.forward(&packed);
         for (i, span) in packed.offsets.windows(2).enumerate() {
-            on_row(begin + i, &row_logprobs(model, &hidden, &packed.ids, span[0], span[1]));
+            let logprobs = row_logprobs(model, &hidden, &packed.ids, span[0], span[1]);
+            if !logprobs.iter().all(|logprob| logprob.is_finite()) {
+                return Err(ModelError::NotFinite);
+            }
+            on_row(begin + i, &logprobs);
         }
         begin = end;
     }

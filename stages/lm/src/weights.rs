@@ -40,11 +40,18 @@ pub enum WeightsError {
         message: String,
     },
     /// A tensor is not there.
-    #[error("the weights lack the tensor `{0}`")]
-    Missing(String),
+    #[error("the weights in `{}` lack the tensor `{name}`", place.display())]
+    Missing {
+        /// The tensor.
+        name: String,
+        /// The model's folder, or its one file.
+        place: PathBuf,
+    },
     /// A tensor has another shape.
-    #[error("the tensor `{name}` has shape {found}, expected {expected}")]
+    #[error("the tensor `{name}` in `{}` has shape {found}, expected {expected}", path.display())]
     Shape {
+        /// The file.
+        path: PathBuf,
         /// The tensor.
         name: String,
         /// Its shape.
@@ -53,20 +60,33 @@ pub enum WeightsError {
         expected: String,
     },
     /// A tensor has a type that is not read.
-    #[error("the tensor `{name}` is {dtype}; weights are read as f32, f16 or bf16")]
+    #[error("the tensor `{name}` in `{}` is {dtype}; weights are read as f32, f16 or bf16", path.display())]
     Type {
+        /// The file.
+        path: PathBuf,
         /// The tensor.
         name: String,
         /// Its type.
         dtype: String,
     },
     /// A tensor holds a value that is not a number.
-    #[error("the tensor `{0}` holds a value that is not finite")]
-    NotFinite(String),
+    #[error("the tensor `{name}` in `{}` holds {value} at index {index}", path.display())]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The first such value.
+        value: f32,
+        /// Where it is.
+        index: usize,
+    },
 }
 
 /// The mapped files of a model folder.
 pub struct Weights {
+    /// The folder, or the one file.
+    place: PathBuf,
     files: Vec<(PathBuf, Mmap)>,
     /// Which file holds a tensor.
     places: BTreeMap<String, usize>,
@@ -85,17 +105,21 @@ pub struct Contents {
 impl Weights {
     /// Maps the files of a folder.
     pub fn open(folder: &Path) -> Result<Weights, WeightsError> {
-        Weights::open_files(weight_files(folder)?)
+        Weights::open_files(folder, weight_files(folder)?)
     }
 
     /// Maps one file.
     pub fn open_file(path: &Path) -> Result<Weights, WeightsError> {
-        Weights::open_files(vec![path.to_owned()])
+        Weights::open_files(path, vec![path.to_owned()])
     }
 
-    fn open_files(paths: Vec<PathBuf>) -> Result<Weights, WeightsError> {
-        let mut weights =
-            Weights { files: Vec::new(), places: BTreeMap::new(), contents: Contents::default() };
+    fn open_files(place: &Path, paths: Vec<PathBuf>) -> Result<Weights, WeightsError> {
+        let mut weights = Weights {
+            place: place.into(),
+            files: Vec::new(),
+            places: BTreeMap::new(),
+            contents: Contents::default(),
+        };
         for path in paths {
             let map = map(&path)?;
             for (name, tensor) in parse(&path, &map)?.iter() {
@@ -120,13 +144,15 @@ impl Weights {
 
     /// A tensor of the given shape as f32, row-major.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
-        let place = *self.places.get(name).ok_or_else(|| WeightsError::Missing(name.to_string()))?;
+        let missing = || WeightsError::Missing { name: name.into(), place: self.place.clone() };
+        let place = *self.places.get(name).ok_or_else(missing)?;
         let (path, map) = &self.files[place];
         let view = parse(path, map)?.tensor(name).map_err(|e| corrupt(path, e))?;
         if view.shape() != shape {
             let words =
                 |s: &[usize]| format!("[{}]", s.iter().map(usize::to_string).collect::<Vec<_>>().join(", "));
             return Err(WeightsError::Shape {
+                path: path.clone(),
                 name: name.into(),
                 found: words(view.shape()),
                 expected: words(shape),
@@ -145,13 +171,15 @@ impl Weights {
             }
             other => {
                 let dtype = format!("{other:?}").to_lowercase();
-                return Err(WeightsError::Type { name: name.into(), dtype });
+                return Err(WeightsError::Type { path: path.clone(), name: name.into(), dtype });
             }
         };
-        if values.par_iter().all(|v| v.is_finite()) {
-            Ok(values)
-        } else {
-            Err(WeightsError::NotFinite(name.into()))
+        match values.par_iter().position_first(|value| !value.is_finite()) {
+            None => Ok(values),
+            Some(index) => {
+                let (path, name, value) = (path.clone(), name.to_owned(), values[index]);
+                Err(WeightsError::NotFinite { path, name, value, index })
+            }
         }
     }
 }

@@ -83,11 +83,23 @@ fn a_row_has_the_same_bits_in_every_batch() {
         for batch in [2, 8, 64] {
             assert_eq!(alone, scores(&model, &rows, Some(batch)));
         }
+        // Without neighbours, on more threads, in another order.
+        for (row, alone) in rows.iter().zip(&alone) {
+            assert_eq!(scores(&model, std::slice::from_ref(row), None), [alone.clone()]);
+        }
+        for threads in [1, 2] {
+            assert_eq!(alone, on(threads, || scores(&model, &rows, None)));
+        }
         rows.reverse();
         let mut reversed = scores(&model, &rows, Some(3));
         reversed.reverse();
         assert_eq!(alone, reversed);
     }
+}
+
+/// Runs on so many threads.
+fn on<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)
 }
 
 fn greedy_limits() -> Limits {
@@ -122,7 +134,7 @@ fn greedy_continuations_equal_the_reference_in_every_batch() {
 }
 
 #[test]
-fn samples_do_not_depend_on_batch_or_order() {
+fn samples_do_not_depend_on_batch_order_threads_or_neighbours() {
     for folder in folders() {
         let (model, tokenizer) = (load(&folder), Tokenizer::load(&folder.join("model")).unwrap());
         let reference = json(folder.join("reference.json"));
@@ -145,6 +157,12 @@ fn samples_do_not_depend_on_batch_or_order() {
         let alone = run(&requests, 1);
         for batch in [2, 3, 8, 64] {
             assert_eq!(alone, run(&requests, batch));
+        }
+        for threads in [1, 2] {
+            assert_eq!(alone, on(threads, || run(&requests, 8)));
+        }
+        for (request, alone) in requests.iter().zip(&alone) {
+            assert_eq!(run(std::slice::from_ref(request), 8)[0], *alone, "without neighbours");
         }
         requests.reverse();
         let mut reversed = run(&requests, 7);

@@ -16,6 +16,7 @@ use std::path::Path;
 
 use refrain_engine::kind::StageError;
 use refrain_lm::generate::{Draft, Generated, Limits, Request, Rules};
+use refrain_lm::model::ModelError;
 use refrain_lm::sampling::Sampler;
 use refrain_lm::score::logprob;
 use refrain_lm::tokenizer::Tokenizer;
@@ -84,7 +85,7 @@ impl BackendModel for Model {
                 stopped = progress(tokens).is_break();
                 if stopped || draft.finished() { None } else { draft.ids().last().copied() }
             })?;
-            if stopped { Err(Stop::Cancelled) } else { Ok(draft.into_generated(&rules)) }
+            if stopped { Err(Stop::Cancelled) } else { Ok(draft.into_generated(&rules)?) }
         };
         let all: Result<_, Stop> = requests
             .iter()
@@ -103,6 +104,7 @@ impl BackendModel for Model {
 /// Why a model's work ended early.
 enum Stop {
     Engine(EngineError),
+    Model(ModelError),
     Cancelled,
 }
 
@@ -112,10 +114,17 @@ impl From<EngineError> for Stop {
     }
 }
 
+impl From<ModelError> for Stop {
+    fn from(error: ModelError) -> Stop {
+        Stop::Model(error)
+    }
+}
+
 impl From<Stop> for StageError {
     fn from(stop: Stop) -> StageError {
         match stop {
             Stop::Engine(error) => StageError::failed(error.to_string()),
+            Stop::Model(error) => StageError::failed(error.to_string()),
             Stop::Cancelled => StageError::Cancelled,
         }
     }

@@ -1,5 +1,6 @@
 //! A continuation under way: draws its tokens from logits, whichever backend computes them, and sees where it ends.
 
+use crate::model::ModelError;
 use crate::random::Stream;
 use crate::sampling::{Sampler, Scratch};
 use crate::score::logprob;
@@ -31,7 +32,7 @@ pub struct Draft {
     /// Prompt and continuation, for the repetition penalty.
     tokens: Vec<u32>,
     scratch: Scratch,
-    finish: Option<Finish>,
+    finish: Option<Result<Finish, ModelError>>,
 }
 
 impl Draft {
@@ -53,19 +54,24 @@ impl Draft {
         let room = rules.context.saturating_sub(self.prompt);
         let most = rules.limits.max_new_tokens.min(room);
         if self.ids.len() >= most {
-            self.finish = Some(Finish::Length);
+            self.finish = Some(Ok(Finish::Length));
             return;
         }
         let position = self.ids.len() as u64;
         let token = rules.sampler.next(logits, &self.tokens, stream, position, &mut self.scratch);
-        self.logprobs.push(logprob(logits, token));
+        let logprob = logprob(logits, token);
+        if !logprob.is_finite() {
+            self.finish = Some(Err(ModelError::NotFinite));
+            return;
+        }
+        self.logprobs.push(logprob);
         self.ids.push(token);
         self.tokens.push(token);
         let ends = !rules.limits.ignore_eos && rules.eos.contains(&token);
         if ends || rules.limits.stop_ids.contains(&token) || self.stop_text(rules).is_some() {
-            self.finish = Some(Finish::Stop);
+            self.finish = Some(Ok(Finish::Stop));
         } else if self.ids.len() >= most {
-            self.finish = Some(Finish::Length);
+            self.finish = Some(Ok(Finish::Length));
         }
     }
 
@@ -99,12 +105,15 @@ impl Draft {
     }
 
     /// The continuation as it is.
-    pub fn into_generated(self, rules: &Rules<'_>) -> Generated {
+    ///
+    /// # Errors
+    /// [`ModelError::NotFinite`] when the model's numbers were none.
+    pub fn into_generated(self, rules: &Rules<'_>) -> Result<Generated, ModelError> {
         let mut text = rules.tokenizer.decode(&self.ids, true);
         if let Some(at) = self.stop_text(rules) {
             text.truncate(at);
         }
-        let finish = self.finish.unwrap_or(Finish::Length);
-        Generated { token_ids: self.ids, logprobs: self.logprobs, finish, text }
+        let finish = self.finish.unwrap_or(Ok(Finish::Length))?;
+        Ok(Generated { token_ids: self.ids, logprobs: self.logprobs, finish, text })
     }
 }

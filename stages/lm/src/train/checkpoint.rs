@@ -58,11 +58,13 @@ pub(super) struct Keeper<'a> {
     keep: Keep<'a>,
     last: Instant,
     pause: Duration,
+    /// Whether it was said that the state cannot be written.
+    refused: bool,
 }
 
 impl<'a> Keeper<'a> {
     pub fn new(keep: Keep<'a>) -> Keeper<'a> {
-        Keeper { keep, last: Instant::now(), pause: keep.every }
+        Keeper { keep, last: Instant::now(), pause: keep.every, refused: false }
     }
 
     pub fn is_due(&self) -> bool {
@@ -73,7 +75,10 @@ impl<'a> Keeper<'a> {
     pub fn save(&mut self, run: &Run<'_>) {
         let begin = Instant::now();
         if let Err(error) = self.keep.unfinished.write(FILE, |out| write(out, run, self.keep.profile)) {
-            (self.keep.note)(format!("the state of the training could not be kept: {error}"));
+            if !self.refused {
+                (self.keep.note)(format!("the state of the training could not be kept: {error}"));
+            }
+            self.refused = true;
         }
         self.last = Instant::now();
         self.pause = self.keep.every.max(SHARE * begin.elapsed());

@@ -1,17 +1,20 @@
-//! Training of tiny random models: going on after an interruption, divergence from the base, early stopping; broken folders.
+//! Tiny random models: trainings that are interrupted, divergence from the base, early stopping; slots and broken folders.
 
 // Clippy allows these in test functions, not in the helpers that they share.
 #![allow(clippy::unwrap_used)]
 
+mod broken;
 mod divergence;
 mod early_stopping;
 mod resume;
+mod slots;
 
 use std::ops::ControlFlow;
 
 use refrain_lm::config::ModelConfig;
 use refrain_lm::model::{LanguageModel, LoraSettings};
 use refrain_lm::random::Stream;
+use refrain_lm::tokenizer_training::{TokenizerSettings, train_tokenizer};
 use refrain_lm::train::{Length, Order, Schedule, TrainOptions, TrainRow, Trained, Training, train};
 use serde_json::json;
 
@@ -73,4 +76,12 @@ fn trained(model: &mut LanguageModel, training: &Training<'_>) -> Trained {
 /// The values of all tensors, to be compared bit for bit.
 fn bits(model: &LanguageModel) -> Vec<Vec<u32>> {
     model.tensors.iter().map(|tensor| tensor.values.iter().map(|v| v.to_bits()).collect()).collect()
+}
+
+/// A tokenizer of 263 tokens, of which the tiny models know the first.
+fn write_tokenizer(folder: &std::path::Path) {
+    let settings = TokenizerSettings { vocab_size: 263, special_tokens: Vec::new(), chat_template: None };
+    let files = train_tokenizer(["a b c".to_owned()].into_iter(), &settings).unwrap();
+    std::fs::write(folder.join("tokenizer.json"), files.tokenizer).unwrap();
+    std::fs::write(folder.join("tokenizer_config.json"), files.config).unwrap();
 }
