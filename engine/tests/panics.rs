@@ -23,6 +23,7 @@ fn kind(name: &'static str, run: fn(&Context<'_>) -> Result<Outputs, StageError>
         outputs: |_| vec![OutputDecl { name: MAIN.into(), kind: ArtifactKind::File }],
         check: |_, _| None,
         expand: None,
+        settle: None,
         machine_dependent: false,
         run,
     }

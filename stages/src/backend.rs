@@ -94,8 +94,14 @@ fn is_native(path: &Path) -> bool {
     match ModelConfig::load(path) {
         Err(ConfigError::Foreign(_) | ConfigError::Unsupported(_)) => false,
         Err(ConfigError::Io { .. }) => path.join("adapter_config.json").is_file(),
-        Ok(_) | Err(_) => weight_files(path).is_ok(),
+        // A folder of one of our families that holds GGUF and nothing else is not broken.
+        Ok(_) | Err(_) => weight_files(path).is_ok() || !has_gguf(path),
     }
+}
+
+fn has_gguf(folder: &Path) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).any(|path| path.extension().is_some_and(|ext| ext == "gguf"))
 }
 
 /// Writes `auto` in a stage's parameters where what is given is what `auto` would choose, so that both make one key: the
