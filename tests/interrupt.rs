@@ -11,6 +11,15 @@ struct Working {
     command: String,
 }
 
+impl Drop for Working {
+    /// What a failed test leaves behind.
+    fn drop(&mut self) {
+        let _ended = self.refrain.kill();
+        let _reaped = self.refrain.wait();
+        signal("-KILL", &self.command);
+    }
+}
+
 impl Working {
     fn start(space: &Space) -> Working {
         space.write("rows.jsonl", "{\"prompt\": \"a\", \"response\": \"b\"}\n");

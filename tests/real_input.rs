@@ -72,8 +72,8 @@ fn the_log_probabilities_of_the_reference_come_out_of_a_workflow() {
             let theirs = text["logprobs_f64"].as_array().unwrap();
             assert_eq!(ours.len(), theirs.len());
             assert!(ours.is_null(0) && theirs[0].is_null());
-            for i in 1..theirs.len() {
-                assert!((f64::from(ours.value(i)) - theirs[i].as_f64().unwrap()).abs() < 1e-4);
+            for (i, theirs) in theirs.iter().enumerate().skip(1) {
+                assert!((f64::from(ours.value(i)) - theirs.as_f64().unwrap()).abs() < 1e-4);
                 compared += 1;
             }
         }

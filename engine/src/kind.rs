@@ -92,7 +92,8 @@ pub struct Param {
     pub ty: Type,
     /// What holds when it is not given.
     pub default: Default,
-    /// Whether it can change a result. A knob cannot, and stays out of the key.
+    /// Whether it can change a result. A knob cannot, and stays out of the key; it stands at the top of its kind's
+    /// table, not in a record.
     pub semantic: bool,
     /// One sentence for help and schema.
     pub about: &'static str,

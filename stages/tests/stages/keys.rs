@@ -114,15 +114,17 @@ fn required(params: &[Param]) -> Map<String, Value> {
     must.map(|p| (p.name.to_string(), values(&p.ty)[0].clone())).collect()
 }
 
+/// Makes a value of some type of a record that stands in it.
+type Wrap = fn(Value) -> Value;
+/// Makes the whole mapping of a stage, with or without a value of one parameter.
+type With<'a> = &'a dyn Fn(Option<Value>) -> Map<String, Value>;
+
 /// The records inside a type, each with how a value of the type is made of one of the record.
-fn records(ty: &Type) -> Vec<(&'static [Param], fn(Value) -> Value)> {
+fn records(ty: &Type) -> Vec<(&'static [Param], Wrap)> {
     match ty {
         Type::Record(params) => vec![(params, |record| record)],
         Type::OneOf(types) => types.iter().flat_map(records).collect(),
-        Type::List(item) => match item {
-            Type::Record(params) => vec![(params, |record| json!([record]))],
-            _ => Vec::new(),
-        },
+        Type::List(Type::Record(params)) => vec![(params, |record| json!([record]))],
         _ => Vec::new(),
     }
 }
@@ -132,7 +134,7 @@ fn walk(
     path: &str,
     params: &'static [Param],
     whole: &dyn Fn(Map<String, Value>) -> Map<String, Value>,
-    visit: &mut dyn FnMut(&str, &Param, &dyn Fn(Option<Value>) -> Map<String, Value>),
+    visit: &mut dyn FnMut(&str, &Param, With<'_>),
 ) {
     for param in params {
         let path = format!("{path}.{}", param.name);
