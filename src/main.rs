@@ -20,6 +20,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     panics::install();
     let arguments = cli::Arguments::parse();
+    #[cfg(feature = "mistralrs")]
+    refrain_stages::backend::register_mistralrs(&refrain_mistralrs::Mistralrs);
     match commands::dispatch(&arguments) {
         Ok(code) => code,
         Err(failure) => failure.report(arguments.format),

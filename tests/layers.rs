@@ -1,4 +1,4 @@
-//! Imports go one way: cache, engine, stages, binary; the language models see the cache alone.
+//! Imports go one way: cache, engine, stages, mistralrs, binary; the language models see the cache alone.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -15,7 +15,8 @@ fn crates_import_only_those_to_their_left() {
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
     let mut edges = BTreeSet::new();
     for package in metadata["packages"].as_array().unwrap() {
-        for dependency in package["dependencies"].as_array().unwrap() {
+        let dependencies = package["dependencies"].as_array().unwrap().iter();
+        for dependency in dependencies.filter(|dependency| dependency["kind"] != "dev") {
             let (from, to) = (package["name"].as_str().unwrap(), dependency["name"].as_str().unwrap());
             if to.starts_with("refrain") {
                 edges.insert(format!("{from} -> {to}"));
@@ -28,8 +29,12 @@ fn crates_import_only_those_to_their_left() {
         "refrain-stages -> refrain-cache",
         "refrain-stages -> refrain-engine",
         "refrain-stages -> refrain-lm",
+        "refrain-mistralrs -> refrain-engine",
+        "refrain-mistralrs -> refrain-lm",
+        "refrain-mistralrs -> refrain-stages",
         "refrain -> refrain-cache",
         "refrain -> refrain-engine",
+        "refrain -> refrain-mistralrs",
         "refrain -> refrain-stages",
     ]
     .map(String::from)

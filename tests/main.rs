@@ -5,6 +5,7 @@
 
 mod space;
 
+mod backends; // which code computes a model
 mod bad_input; // what a run is told of data, models and caches that are wrong
 mod errors; // what wrong workflows and sources are told
 mod examples; // that the examples' data are what makes them

@@ -7,6 +7,7 @@
 mod context;
 mod values;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, SchemaRef};
@@ -248,6 +249,9 @@ pub struct Expansion {
 /// Decides, from the values that the workflow gives as they are written, whether a stage is planned as two.
 pub type Expand = fn(&Map<String, Value>) -> Option<Expansion>;
 
+/// Given the typed parameters, and for the path of an input the place of the model that it is, if that is a source.
+pub type Settle = fn(&mut Map<String, Value>, &dyn Fn(&str) -> Option<PathBuf>);
+
 /// A kind of stage.
 #[derive(Clone, Copy)]
 pub struct Kind {
@@ -267,6 +271,8 @@ pub struct Kind {
     pub check: fn(&Check<'_>, &mut Vec<Problem>) -> Columns,
     /// Whether the stage is planned as two.
     pub expand: Option<Expand>,
+    /// Brings parameters that mean the same to one form, before anything is hashed.
+    pub settle: Option<Settle>,
     /// Whether floating-point bits of its outputs may differ between machines.
     pub machine_dependent: bool,
     /// Runs one node.

@@ -101,6 +101,9 @@ pub fn hash_source(
 
 fn hash_model(folder: &Path, digests: &FileDigests) -> Result<(Digest, u64), HashError> {
     let io = |error| HashError::Io { path: folder.into(), error };
+    if folder.is_file() {
+        return digests.get(folder).map_err(io);
+    }
     let mut listing = Vec::new();
     let mut bytes = 0;
     let mut weights = false;
@@ -111,11 +114,16 @@ fn hash_model(folder: &Path, digests: &FileDigests) -> Result<(Digest, u64), Has
         if name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth") {
             pickle = Some(path.clone());
         }
-        if counts(name) && path.is_file() {
+        // The one file in a subfolder that counts: how an embedding model pools.
+        let (name, path) = match name.ends_with("_Pooling") {
+            true => (format!("{name}/config.json"), path.join("config.json")),
+            false => (name.to_string(), path),
+        };
+        if counts(&name) && path.is_file() {
             weights |= name.ends_with(".safetensors") || name.ends_with(".gguf");
             let (digest, size) =
                 digests.get(&path).map_err(|error| HashError::Io { path: path.clone(), error })?;
-            listing.push((name.to_string(), digest));
+            listing.push((name, digest));
             bytes += size;
         }
     }
@@ -127,7 +135,7 @@ fn hash_model(folder: &Path, digests: &FileDigests) -> Result<(Digest, u64), Has
 
 /// Whether a file of a model folder determines what the model computes.
 pub fn counts(name: &str) -> bool {
-    const NAMES: [&str; 14] = [
+    const NAMES: [&str; 15] = [
         "config.json",
         "generation_config.json",
         "model.safetensors.index.json",
@@ -142,9 +150,11 @@ pub fn counts(name: &str) -> bool {
         "chat_template.jinja",
         "chat_template.json",
         "modules.json",
+        "sentence_bert_config.json",
     ];
     NAMES.contains(&name)
         || name.ends_with(".safetensors")
         || name.ends_with(".gguf")
         || name.starts_with("adapter_") && name.ends_with(".json")
+        || name.ends_with("_Pooling/config.json")
 }

@@ -14,11 +14,14 @@ use refrain_engine::kind::{
     Check, Columns, Component, Context, Kind, Outputs, Param, Problem, StageError, Type,
 };
 
+use crate::models;
 use crate::tables::{self, TABLE, figure, share};
 
 mod dedupe;
 mod distinct;
+mod embedded;
 mod keep;
+mod likeness;
 
 use distinct::Distinct;
 
@@ -46,31 +49,57 @@ const KEEP: &[Param] = &[
 
 const DEDUPE: Type = Type::OneOf(&[
     Type::Choice(&["exact"]),
-    Type::Record(&[Param::required(
-        "exact",
-        Type::OneOf(&[Type::Text, Type::List(&Type::Text)]),
-        "The columns that are compared",
-    )]),
+    Type::Record(&[
+        Param::optional(
+            "exact",
+            Type::OneOf(&[Type::Text, Type::List(&Type::Text)]),
+            "The columns that are compared",
+        ),
+        Param::optional(
+            "semantic",
+            Type::Float { min: -1.0, max: 1.0, open: false },
+            "Responses are equal from this cosine of their embeddings on",
+        ),
+    ]),
 ]);
 
 /// The kind `diversify`.
 pub const DIVERSIFY: Kind = Kind {
     name: "diversify",
     about: "Keeps some rows of a table, and measures how diverse its responses are",
-    components: &[Component { name: "diversify", version: 1 }, TABLE],
+    components: &[
+        Component { name: "diversify", version: 1 },
+        Component { name: "embed", version: 1 },
+        Component { name: "lm", version: 1 },
+        TABLE,
+    ],
     params: &[
         Param::required("data", Type::Reference(Some(ArtifactKind::Table)), "The table"),
         Param::optional("keep", Type::Record(KEEP), "Keeps the best rows of each group"),
         Param::optional(
             "dedupe",
             DEDUPE,
-            "Keeps the first of equal rows: equal in prompt and response, or in columns",
+            "Keeps the first of equal rows: equal in prompt and response, in columns, or in meaning",
         ),
         Param::default(
             "measure",
-            Type::List(&Type::Choice(&["distinct_1", "distinct_2", "distinct_3", "distinct_4"])),
+            Type::List(&Type::Choice(&[
+                "distinct_1",
+                "distinct_2",
+                "distinct_3",
+                "distinct_4",
+                "vendi",
+                "dcscore",
+                "cosine_distance",
+            ])),
             "[]",
-            "Figures of the kept rows: different n-grams by all n-grams of the responses, split at white space",
+            "Figures of the kept rows: different n-grams by all n-grams of the responses, split at white space; and by \
+             the cosines of their embeddings the Vendi score, DCScore and the mean distance of two",
+        ),
+        Param::optional(
+            "embeddings",
+            Type::Reference(Some(ArtifactKind::Model)),
+            "The model that embeds responses: a BERT of sentence-transformers, or the mean of a decoder's last states",
         ),
         Param::default(
             "seed",
@@ -83,6 +112,7 @@ pub const DIVERSIFY: Kind = Kind {
     outputs: tables::table_and_metrics,
     check,
     expand: None,
+    settle: None,
     machine_dependent: false,
     run,
 };
@@ -115,7 +145,33 @@ fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     if measures {
         check.need(problems, "data", "response", &[DataType::Utf8]);
     }
+    check_embeddings(check, problems);
     (check.columns)("data")
+}
+
+/// What needs embeddings must have a model for them, and nothing else.
+fn check_embeddings(check: &Check<'_>, problems: &mut Vec<Problem>) {
+    let measure = check.params.get("measure").and_then(Value::as_array).into_iter().flatten();
+    let names: Vec<&str> = measure.filter_map(Value::as_str).collect();
+    let semantic = check.params.get("dedupe").and_then(|dedupe| dedupe.get("semantic")).is_some();
+    let place = match names.iter().position(|name| embedded::MEASURES.contains(name)) {
+        _ if semantic => Some("dedupe.semantic".to_owned()),
+        place => place.map(|place| format!("measure[{place}]")),
+    };
+    let given = check.inputs.iter().any(|input| input == "embeddings");
+    match place {
+        Some(at) if !given => {
+            let problem = Problem::at(at, "it needs a model for `embeddings`");
+            problems
+                .push(problem.hint("add `embeddings: MODEL`, for example of a sentence-transformers folder"));
+        }
+        None if given => {
+            let problem = Problem::at("embeddings", "nothing here uses embeddings");
+            let uses = embedded::MEASURES.map(|name| format!("`{name}`")).join(", ");
+            problems.push(problem.hint(format!("measure one of {uses}, or `dedupe: {{ semantic: 0.9 }}`")));
+        }
+        _ => {}
+    }
 }
 
 fn run(ctx: &Context<'_>) -> Result<Outputs, StageError> {
@@ -137,7 +193,8 @@ fn run(ctx: &Context<'_>) -> Result<Outputs, StageError> {
     metrics.insert(0, figure("rows_in", rows_in as f64, rows_in));
     metrics.insert(1, figure("rows_out", rows_out as f64, rows_in));
     metrics.extend(measure(ctx, &params.measure, &table)?);
-    Ok(Outputs { metrics, ..Outputs::main(table) })
+    let profile = if ctx.inputs.contains_key("embeddings") { models::profile() } else { String::new() };
+    Ok(Outputs { metrics, profile, ..Outputs::main(table) })
 }
 
 fn rows_of(table: &Artifact) -> Result<u64, StageError> {
@@ -162,7 +219,13 @@ fn measure(ctx: &Context<'_>, names: &[String], table: &Artifact) -> Result<Vec<
         column::<StringArray>(&batch, "response")?.iter().flatten().for_each(|text| distinct.add(text));
     }
     let figures = distinct.counts();
-    Ok(figures
+    let mut figures: Vec<Metric> = figures
         .map(|(n, different, all)| figure(&format!("distinct_{n}"), share(different, all), all))
-        .collect())
+        .collect();
+    let names: Vec<&str> =
+        names.iter().map(String::as_str).filter(|n| embedded::MEASURES.contains(n)).collect();
+    if !names.is_empty() {
+        figures.extend(embedded::measure(ctx, &names, &path)?);
+    }
+    Ok(figures)
 }

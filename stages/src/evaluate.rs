@@ -83,6 +83,7 @@ pub const EVALUATE: Kind = Kind {
     outputs: tables::table_and_metrics,
     check,
     expand: Some(expand),
+    settle: None,
     machine_dependent: false,
     run,
 };

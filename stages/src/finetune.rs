@@ -40,6 +40,7 @@ pub const FINETUNE: Kind = Kind {
     outputs: finish::outputs,
     check: check::check,
     expand: None,
+    settle: None,
     machine_dependent: true,
     run,
 };

@@ -17,12 +17,13 @@ use refrain_cache::{Digest, Metric, TableReader};
 use refrain_engine::kind::{
     ArtifactKind, Check, Columns, Component, Context, Kind, Outputs, Param, Problem, StageError, Type,
 };
-use refrain_lm::generate::{Finish, GenerateError, Generated, Limits, Request, generate};
+use refrain_lm::generate::{Finish, Generated, Limits, Request};
 use refrain_lm::render::{self, Renderer, RowText};
 use refrain_lm::sampling::{Sampler, SamplingParams};
 use refrain_lm::tokenizer::Tokenizer;
 
-use crate::models::{self, Loaded, failed, model_failed};
+use crate::backend::{self, BACKEND, Choice, Network};
+use crate::models::{self, failed};
 use crate::prompts::{self, CHAT_PARAM, Chat, PROMPT, Prompts, SHOTS, SYSTEM, Shots, row_error, with_row};
 use crate::tables::{self, TABLE, figure, share};
 use crate::tokens::check_tokens;
@@ -106,17 +107,13 @@ pub const GENERATE: Kind = Kind {
             "Examples that stand before each prompt, the same for all",
         ),
         CHAT_PARAM,
-        Param::default(
-            "backend",
-            Type::Choice(&["auto", "native"]),
-            "\"auto\"",
-            "What computes; `auto` chooses by the model's folder alone",
-        ),
+        BACKEND,
     ],
     adds: &["response", "sample", "finish_reason", "response_token_ids", "response_logprobs"],
     outputs: tables::table_and_metrics,
     check,
     expand: None,
+    settle: Some(backend::settle),
     machine_dependent: true,
     run,
 };
@@ -138,16 +135,7 @@ struct Params {
     system: Option<String>,
     shots: Option<Shots>,
     chat: Chat,
-    #[serde(rename = "backend")]
-    _backend: Backend,
-}
-
-/// Both are our own module: `auto` finds nothing else in this build.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Backend {
-    Auto,
-    Native,
+    backend: Choice,
 }
 
 fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
@@ -171,8 +159,8 @@ fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
 
 fn run(context: &Context<'_>) -> Result<Outputs, StageError> {
     let params: Params = context.parameters()?;
-    let loaded = models::load(context.input("model")?)?;
-    models::on_threads(context.resources.threads, || Generator::new(context, &params, &loaded)?.table())
+    let network = backend::load(context.input("model")?, params.backend)?;
+    models::on_threads(context.resources.threads, || Generator::new(context, &params, &network)?.table())
 }
 
 /// The token with which rendered responses end, and which training teaches as the end: the chat template's end of turn,
@@ -187,7 +175,7 @@ fn end_of_turn(renderer: &Renderer<'_>, tokenizer: &Tokenizer) -> Option<u32> {
 /// One node's work.
 struct Generator<'a> {
     context: &'a Context<'a>,
-    loaded: &'a Loaded,
+    network: &'a Network,
     samples: usize,
     prompts: Prompts,
     renderer: Renderer<'a>,
@@ -202,17 +190,17 @@ impl<'a> Generator<'a> {
     fn new(
         context: &'a Context<'a>,
         params: &Params,
-        loaded: &'a Loaded,
+        network: &'a Network,
     ) -> Result<Generator<'a>, StageError> {
-        let chat = params.chat.resolve(&loaded.tokenizer)?;
+        let chat = params.chat.resolve(network.tokenizer())?;
         let &Params { temperature, top_k, top_p, min_p, repetition_penalty, .. } = params;
         let sampling = SamplingParams { temperature, top_k, top_p, min_p, repetition_penalty };
         let prompts = Prompts::new(params.prompt.as_deref(), params.system.clone(), chat)?;
-        let renderer = Renderer::new(&loaded.tokenizer, chat).map_err(failed)?;
-        let end_of_turn = end_of_turn(&renderer, &loaded.tokenizer).filter(|_| !params.ignore_eos);
+        let renderer = Renderer::new(network.tokenizer(), chat).map_err(failed)?;
+        let end_of_turn = end_of_turn(&renderer, network.tokenizer()).filter(|_| !params.ignore_eos);
         Ok(Generator {
             context,
-            loaded,
+            network,
             samples: params.samples,
             prompts: prompts.with_shots(context, params.shots.as_ref())?,
             renderer,
@@ -244,7 +232,7 @@ impl<'a> Generator<'a> {
         }
         let mut outputs = Outputs::main(self.context.cache.store_table(writer)?);
         outputs.metrics = self.figures.metrics();
-        outputs.profile = models::profile();
+        outputs.profile = self.network.profile();
         Ok(outputs)
     }
 
@@ -255,7 +243,7 @@ impl<'a> Generator<'a> {
         let ids = |row: usize| {
             let ids = with_row(&prompts[row], None, |text| self.renderer.prompt_ids(text));
             let ids = ids.map_err(|error| row_error(batch, row, first, &error.to_string()))?;
-            check_tokens(&ids, &self.loaded.model.config)
+            check_tokens(&ids, self.network.sizes())
                 .map_err(|error| error.of_row(batch, row, first, SHORTEN))?;
             if ids.is_empty() {
                 Err(row_error(batch, row, first, "the prompt has no tokens"))
@@ -286,7 +274,6 @@ impl<'a> Generator<'a> {
     }
 
     fn generate(&self, requests: &[Request]) -> Result<Vec<Vec<Generated>>, StageError> {
-        let Loaded { model, tokenizer } = self.loaded;
         let before = self.figures.tokens;
         let mut progress = |tokens: u64| {
             self.context.progress.set(before + tokens, None, "tokens");
@@ -297,13 +284,7 @@ impl<'a> Generator<'a> {
             }
         };
         let batch = self.context.resources.batch;
-        generate(model, tokenizer, requests, &self.sampler, &self.limits, batch, &mut progress).map_err(
-            |error| match error {
-                GenerateError::Interrupted => StageError::Cancelled,
-                GenerateError::Model(error) => model_failed(error),
-                other => failed(other),
-            },
-        )
+        self.network.generate(requests, &self.sampler, &self.limits, batch, &mut progress)
     }
 }
 

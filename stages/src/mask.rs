@@ -62,6 +62,7 @@ pub const MASK: Kind = Kind {
     outputs: tables::table_and_metrics,
     check,
     expand: None,
+    settle: None,
     machine_dependent: false,
     run,
 };

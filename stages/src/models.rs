@@ -1,6 +1,6 @@
 //! Loads the models that stages read, and keeps the last few, so that stages of one model do not load it anew.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use refrain_cache::Digest;
@@ -76,9 +76,22 @@ fn read(origin: &Origin) -> Result<Loaded, StageError> {
             "merge it into its model, or train it further: `finetune` takes it as `lora.from`",
         ));
     }
+    check_layout(&folder)?;
     let tokenizer = Tokenizer::load(&folder).map_err(tokenizer_failed)?;
     let model = LanguageModel::load(&ModelPath { folder, adapters }).map_err(model_failed)?;
     Ok(Loaded { model, tokenizer })
+}
+
+/// Of the models that a workflow may name our own module does not read those without a configuration.
+pub(crate) fn check_layout(folder: &Path) -> Result<(), StageError> {
+    if folder.join("config.json").is_file() {
+        return Ok(());
+    }
+    Err(StageError::with_hint(
+        format!("`{}` is GGUF, which our own module does not read", folder.display()),
+        "`generate` and `score` read it with `backend: mistralrs`; training and embeddings need a folder with \
+         safetensors",
+    ))
 }
 
 /// The model's error as a stage's; an architecture that is not native is a lack of this build, not of the data.

@@ -68,6 +68,7 @@ pub const RUN: Kind = Kind {
     check,
     expand: None,
     // Nobody knows what a command computes.
+    settle: None,
     machine_dependent: true,
     run,
 };

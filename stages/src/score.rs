@@ -14,10 +14,10 @@ use refrain_engine::kind::{
     ArtifactKind, Check, Columns, Component, Context, Kind, Outputs, Param, Problem, StageError, Type,
 };
 use refrain_lm::render::Renderer;
-use refrain_lm::score::score;
 
+use crate::backend::{self, BACKEND, Choice, Network};
 use crate::lists::{float_lists, int_lists};
-use crate::models::{self, Loaded, failed, model_failed};
+use crate::models::{self, failed};
 use crate::prompts::{self, CHAT_PARAM, Chat, PROMPT, Prompts, SYSTEM, cell, row_error, with_row};
 use crate::tables::{self, TABLE, figure, list_of, with_fields};
 use crate::tokens::{CUT, Tokens, check_tokens};
@@ -57,6 +57,7 @@ pub const SCORE: Kind = Kind {
         PROMPT,
         SYSTEM,
         CHAT_PARAM,
+        BACKEND,
         Param::optional(
             "max_tokens",
             Type::Int { min: 2, max: i32::MAX as i64 },
@@ -67,6 +68,7 @@ pub const SCORE: Kind = Kind {
     outputs: tables::table_and_metrics,
     check,
     expand: None,
+    settle: Some(backend::settle),
     machine_dependent: true,
     run,
 };
@@ -78,6 +80,7 @@ struct Params {
     prompt: Option<String>,
     system: Option<String>,
     chat: Chat,
+    backend: Choice,
     max_tokens: Option<usize>,
 }
 
@@ -135,8 +138,8 @@ fn output_schema(input: &Schema) -> SchemaRef {
 
 fn run(context: &Context<'_>) -> Result<Outputs, StageError> {
     let params: Params = context.parameters()?;
-    let loaded = models::load(context.input("model")?)?;
-    models::on_threads(context.resources.threads, || Scorer::new(context, &params, &loaded)?.table())
+    let network = backend::load(context.input("model")?, params.backend)?;
+    models::on_threads(context.resources.threads, || Scorer::new(context, &params, &network)?.table())
 }
 
 /// One node's work.
@@ -144,7 +147,7 @@ struct Scorer<'a> {
     context: &'a Context<'a>,
     of: Of,
     max_tokens: Option<usize>,
-    loaded: &'a Loaded,
+    network: &'a Network,
     prompts: Prompts,
     renderer: Renderer<'a>,
 }
@@ -157,15 +160,19 @@ struct Scored {
 }
 
 impl<'a> Scorer<'a> {
-    fn new(context: &'a Context<'a>, params: &Params, loaded: &'a Loaded) -> Result<Scorer<'a>, StageError> {
-        let chat = params.of == Of::Response && params.chat.resolve(&loaded.tokenizer)?;
+    fn new(
+        context: &'a Context<'a>,
+        params: &Params,
+        network: &'a Network,
+    ) -> Result<Scorer<'a>, StageError> {
+        let chat = params.of == Of::Response && params.chat.resolve(network.tokenizer())?;
         Ok(Scorer {
             context,
             of: params.of,
             max_tokens: params.max_tokens,
-            loaded,
+            network,
             prompts: Prompts::new(params.prompt.as_deref(), params.system.clone(), chat)?,
-            renderer: Renderer::new(&loaded.tokenizer, chat).map_err(failed)?,
+            renderer: Renderer::new(network.tokenizer(), chat).map_err(failed)?,
         })
     }
 
@@ -181,7 +188,7 @@ impl<'a> Scorer<'a> {
         }
         let mut outputs = Outputs::main(self.context.cache.store_table(writer)?);
         outputs.metrics = figures.metrics();
-        outputs.profile = models::profile();
+        outputs.profile = self.network.profile();
         Ok(outputs)
     }
 
@@ -202,7 +209,7 @@ impl<'a> Scorer<'a> {
             };
             let rendered = rendered.map_err(|error| row_error(batch, row, first, &error.to_string()))?;
             let tokens = Tokens::new(rendered, self.max_tokens);
-            check_tokens(&tokens.ids, &self.loaded.model.config)
+            check_tokens(&tokens.ids, self.network.sizes())
                 .map_err(|error| error.of_row(batch, row, first, CUT))?;
             Ok((tokens, response.is_empty()))
         };
@@ -221,10 +228,9 @@ impl<'a> Scorer<'a> {
         for places in places.chunks(batch.unwrap_or(PIECE_ROWS).max(1)) {
             self.context.cancel.check()?;
             let ids: Vec<&[u32]> = places.iter().map(|&row| rows[row].0.ids.as_slice()).collect();
-            score(&self.loaded.model, &ids, batch, &mut |row, values| {
+            self.network.score(&ids, batch, &mut |row, values| {
                 logprobs[places[row]][1..].copy_from_slice(values);
-            })
-            .map_err(model_failed)?;
+            })?;
             let done = places.last().map_or(0, |last| *last as u64 + 1);
             self.context.progress.set(before + done, Some(total), "rows");
         }

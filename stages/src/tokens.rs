@@ -3,7 +3,6 @@
 use arrow::array::RecordBatch;
 
 use refrain_engine::kind::StageError;
-use refrain_lm::config::ModelConfig;
 use refrain_lm::render::Rendered;
 
 use crate::tables::row_name;
@@ -66,8 +65,10 @@ impl Unfit {
 pub(crate) const CUT: &str = "set `max_tokens` to cut such rows, or leave the row out of the source";
 
 /// Whether a model can take the tokens.
-pub(crate) fn check_tokens(ids: &[u32], config: &ModelConfig) -> Result<(), Unfit> {
-    let &ModelConfig { max_positions: limit, vocab, .. } = config;
+///
+/// `sizes`: most tokens of a row, and how many tokens there are to choose from.
+pub(crate) fn check_tokens(ids: &[u32], sizes: (usize, usize)) -> Result<(), Unfit> {
+    let (limit, vocab) = sizes;
     if ids.len() > limit {
         return Err(Unfit::TooLong { tokens: ids.len(), limit });
     }

@@ -6,6 +6,7 @@
 mod hint;
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use petgraph::graph::{DiGraph, NodeIndex};
 use serde_json::{Map, Value};
@@ -362,6 +363,9 @@ impl<'a> Builder<'a> {
             }
             None => {
                 let stage = &self.workflow.stages[frame.decl - sources.len()];
+                if let Some(settle) = stage.kind.settle {
+                    settle(&mut values, &|path| self.model_source(&frame.edges, path));
+                }
                 let outputs = (stage.kind.outputs)(&values);
                 let work = Work::Stage { kind: stage.kind, params: std::mem::take(&mut values) };
                 (work, outputs, stage.settings.clone(), stage.name.span.clone())
@@ -382,6 +386,15 @@ impl<'a> Builder<'a> {
             }
         };
         known.by_axes[place].1.insert(project(frame.axes, point), id);
+    }
+
+    /// Where the model at an input lies, if it is a source.
+    fn model_source(&self, edges: &[Edge], path: &str) -> Option<PathBuf> {
+        let edge = edges.iter().find(|edge| edge.path == path)?;
+        match &self.nodes[edge.node.index()].work {
+            Work::Model(path) => Some(path.clone()),
+            _ => None,
+        }
     }
 
     fn labels(&self, axes: AxisSet, point: &[u32]) -> Vec<(String, String)> {
@@ -412,6 +425,16 @@ fn a(kind: ArtifactKind) -> &'static str {
     }
 }
 
+/// Whether there is a model at a path: a GGUF file, or a folder with one or with a configuration, an adapter's too.
+fn is_model(path: &Path) -> bool {
+    let is_gguf =
+        |path: &Path| path.extension().is_some_and(|extension| extension == "gguf") && path.is_file();
+    let within =
+        || std::fs::read_dir(path).into_iter().flatten().flatten().any(|entry| is_gguf(&entry.path()));
+    let configured = ["config.json", "adapter_config.json"].iter().any(|name| path.join(name).is_file());
+    configured || is_gguf(path) || within()
+}
+
 fn source_work(
     workflow: &Workflow,
     model: bool,
@@ -427,10 +450,12 @@ fn source_work(
     }
     let ty = values.get("type").and_then(Value::as_str);
     if model || ty == Some("model") {
-        if !["config.json", "adapter_config.json"].iter().any(|name| path.join(name).is_file()) {
+        if !is_model(&path) {
             let what = if path.is_dir() { "holds no `config.json`" } else { "is no folder" };
-            return Err(Diagnostic::at(span, format!("`{}` {what}", path.display()))
-                .hint("a model is a folder with `config.json`, `*.safetensors` and `tokenizer.json`"));
+            return Err(Diagnostic::at(span, format!("`{}` {what}", path.display())).hint(
+                "a model is a folder with `config.json`, `*.safetensors` and `tokenizer.json`, or with a `*.gguf`, or \
+                 such a file",
+            ));
         }
         return Ok((Work::Model(path), ArtifactKind::Model));
     }

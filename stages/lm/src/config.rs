@@ -121,6 +121,9 @@ pub enum ConfigError {
     /// The architecture is another one.
     #[error("model type `{0}` is not native; the native families are llama, mistral, gemma2 and qwen2")]
     Foreign(String),
+    /// The architecture is one of ours, but in a form that is not.
+    #[error("the model's configuration is wrong: {0}")]
+    Unsupported(String),
     /// A value is missing or out of range.
     #[error("the model's configuration is wrong: {0}")]
     Value(String),
@@ -130,20 +133,13 @@ impl ModelConfig {
     /// Reads `config.json` and, for the end tokens, `generation_config.json` of a model folder.
     pub fn load(folder: &Path) -> Result<ModelConfig, ConfigError> {
         let mut config = ModelConfig::from_json(&read(&folder.join("config.json"))?)?;
-        let generation = folder.join("generation_config.json");
-        if generation.exists() {
-            let eos = tokens(read(&generation)?.get("eos_token_id"));
-            if !eos.is_empty() {
-                config.eos = eos;
-            }
-        }
+        config.eos = end_tokens(folder)?;
         Ok(config)
     }
 
     /// The configuration that a parsed `config.json` describes.
     pub fn from_json(json: &Value) -> Result<ModelConfig, ConfigError> {
-        let map = json.as_object().ok_or_else(|| ConfigError::Value("it is not an object".into()))?;
-        let fields = Fields(map);
+        let fields = Fields::new(json)?;
         let family = match fields.text("model_type").unwrap_or("llama") {
             "llama" => Family::Llama,
             "mistral" => Family::Mistral,
@@ -239,9 +235,27 @@ impl ModelConfig {
     }
 }
 
-fn read(path: &Path) -> Result<Value, ConfigError> {
+/// The tokens that end a text, by a model folder's `generation_config.json`, else by its `config.json`.
+pub fn end_tokens(folder: &Path) -> Result<Vec<u32>, ConfigError> {
+    let generation = folder.join("generation_config.json");
+    if generation.exists() {
+        let eos = tokens(read(&generation)?.get("eos_token_id"));
+        if !eos.is_empty() {
+            return Ok(eos);
+        }
+    }
+    Ok(tokens(read(&folder.join("config.json"))?.get("eos_token_id")))
+}
+
+/// A file of JSON.
+pub(crate) fn read(path: &Path) -> Result<Value, ConfigError> {
     let bytes = std::fs::read(path).map_err(|error| ConfigError::Io { path: path.into(), error })?;
     serde_json::from_slice(&bytes).map_err(|error| ConfigError::Json { path: path.into(), error })
+}
+
+/// A size that a configuration must give.
+pub(crate) fn size(json: &Value, name: &str) -> Result<usize, ConfigError> {
+    Fields::new(json)?.size(name)
 }
 
 /// One token or a list of them.
@@ -256,7 +270,11 @@ fn tokens(value: Option<&Value>) -> Vec<u32> {
 
 struct Fields<'a>(&'a Map<String, Value>);
 
-impl Fields<'_> {
+impl<'a> Fields<'a> {
+    fn new(json: &'a Value) -> Result<Fields<'a>, ConfigError> {
+        json.as_object().map(Fields).ok_or_else(|| ConfigError::Value("it is not an object".into()))
+    }
+
     fn get(&self, name: &str) -> Option<&Value> {
         self.0.get(name).filter(|v| !v.is_null())
     }
@@ -295,7 +313,11 @@ impl Fields<'_> {
             (_, Some(name)) => name == "silu",
         };
         let name = given.unwrap_or_default();
-        if fine { Ok(()) } else { Err(ConfigError::Value(format!("the activation `{name}` is not native"))) }
+        if fine {
+            Ok(())
+        } else {
+            Err(ConfigError::Unsupported(format!("the activation `{name}` is not native")))
+        }
     }
 
     /// Base and scaling, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (4).
@@ -327,7 +349,7 @@ impl Fields<'_> {
                 }
             }
             Some(other) => {
-                return Err(ConfigError::Value(format!("the rotary scaling `{other}` is not native")));
+                return Err(ConfigError::Unsupported(format!("the rotary scaling `{other}` is not native")));
             }
         };
         Ok((theta, scaling))

@@ -3,6 +3,8 @@
 //! A slot that a finished row leaves is taken by the next sample at once. What a row becomes depends on its prompt
 //! and its stream of random numbers alone: not on the number of slots, not on its neighbours.
 
+mod draft;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -11,9 +13,10 @@ use rayon::prelude::*;
 use crate::forward::{KeyValues, Packed, RowCache};
 use crate::model::{LanguageModel, ModelError};
 use crate::random::Stream;
-use crate::sampling::{Sampler, Scratch};
-use crate::score::logprob;
+use crate::sampling::Sampler;
 use crate::tokenizer::Tokenizer;
+
+pub use draft::{Draft, Rules};
 
 /// Rows in flight unless the caller says otherwise.
 const SLOTS: usize = 32;
@@ -92,12 +95,12 @@ pub fn generate(
             return Err(GenerateError::EmptyPrompt(row));
         }
     }
+    let rules =
+        Rules { tokenizer, sampler, limits, eos: &model.config.eos, context: model.config.max_positions };
     let mut run = Run {
         model,
-        tokenizer,
         requests,
-        sampler,
-        limits,
+        rules,
         slots: batch.unwrap_or(SLOTS).max(1),
         next: (0, 0),
         prefix: None,
@@ -124,20 +127,13 @@ struct Prefix {
 struct Active {
     request: usize,
     sample: usize,
-    ids: Vec<u32>,
-    logprobs: Vec<f32>,
-    /// Prompt and continuation, for the repetition penalty.
-    context: Vec<u32>,
-    scratch: Scratch,
-    finish: Option<Result<Finish, ModelError>>,
+    draft: Draft,
 }
 
 struct Run<'a> {
     model: &'a LanguageModel,
-    tokenizer: &'a Tokenizer,
     requests: &'a [Request],
-    sampler: &'a Sampler,
-    limits: &'a Limits,
+    rules: Rules<'a>,
     slots: usize,
     /// The request and sample that begin next.
     next: (usize, usize),
@@ -215,25 +211,18 @@ impl Run<'_> {
 
     /// Begins one sample: its first token comes from the prompt's logits.
     fn begin(&mut self, request: usize, sample: usize, prefix: &Prefix) {
-        let mut row = Active {
-            request,
-            sample,
-            ids: Vec::new(),
-            logprobs: Vec::new(),
-            context: self.requests[request].prompt.clone(),
-            scratch: Scratch::default(),
-            finish: None,
-        };
+        let mut row = Active { request, sample, draft: Draft::new(&self.requests[request].prompt) };
         self.advance(&mut row, &prefix.logits);
-        self.tokens += row.ids.len() as u64;
+        self.tokens += row.draft.ids().len() as u64;
         self.rows.push(row);
         self.caches.push(RowCache { prefix: Some(prefix.keys.clone()), tail: KeyValues::default() });
     }
 
     /// One more token for every row.
     fn step(&mut self) {
-        let ids = self.rows.iter().map(|r| *r.ids.last().expect("a row under way has a token")).collect();
-        let positions = self.rows.iter().map(|r| r.context.len() as u32 - 1).collect();
+        let last = |row: &Active| *row.draft.ids().last().expect("a row under way has a token");
+        let ids = self.rows.iter().map(last).collect();
+        let positions = self.rows.iter().map(|row| row.draft.len() as u32 - 1).collect();
         let hidden = self.model.forward_cached(&Packed::step(ids, positions), &mut self.caches);
         let logits = self.model.logits(&hidden);
         let mut rows = std::mem::take(&mut self.rows);
@@ -245,58 +234,25 @@ impl Run<'_> {
         self.tokens += self.rows.len() as u64;
     }
 
-    /// Draws the next token of a row from its logits and sees whether the row ends.
     fn advance(&self, row: &mut Active, logits: &[f32]) {
-        let room = self.model.config.max_positions - self.requests[row.request].prompt.len();
-        let most = self.limits.max_new_tokens.min(room);
-        if row.ids.len() >= most {
-            row.finish = Some(Ok(Finish::Length));
-            return;
-        }
         let stream = &self.requests[row.request].samples[row.sample];
-        let token = self.sampler.next(logits, &row.context, stream, row.ids.len() as u64, &mut row.scratch);
-        let logprob = logprob(logits, token);
-        if !logprob.is_finite() {
-            row.finish = Some(Err(ModelError::NotFinite));
-            return;
-        }
-        row.logprobs.push(logprob);
-        row.ids.push(token);
-        row.context.push(token);
-        let ends = !self.limits.ignore_eos && self.model.config.eos.contains(&token);
-        if ends || self.limits.stop_ids.contains(&token) || self.stop_text(row).is_some() {
-            row.finish = Some(Ok(Finish::Stop));
-        } else if row.ids.len() >= most {
-            row.finish = Some(Ok(Finish::Length));
-        }
-    }
-
-    /// Where a stop text begins in the row's text.
-    fn stop_text(&self, row: &Active) -> Option<usize> {
-        if self.limits.stop.is_empty() {
-            return None;
-        }
-        let text = self.tokenizer.decode(&row.ids, true);
-        self.limits.stop.iter().filter_map(|stop| text.find(stop.as_str())).min()
+        row.draft.advance(&self.rules, stream, logits);
     }
 
     /// Takes finished rows out of their slots.
     fn retire(&mut self) -> Result<(), GenerateError> {
         let mut i = 0;
         while i < self.rows.len() {
-            let Some(finish) = self.rows[i].finish.take() else {
+            if !self.rows[i].draft.finished() {
                 i += 1;
                 continue;
-            };
-            let finish = finish?;
+            }
+            if !self.rows[i].draft.is_finite() {
+                return Err(ModelError::NotFinite.into());
+            }
             let row = self.rows.swap_remove(i);
             self.caches.swap_remove(i);
-            let mut text = self.tokenizer.decode(&row.ids, true);
-            if let Some(at) = self.stop_text(&row) {
-                text.truncate(at);
-            }
-            self.finished[row.request][row.sample] =
-                Some(Generated { token_ids: row.ids, logprobs: row.logprobs, finish, text });
+            self.finished[row.request][row.sample] = Some(row.draft.into_generated(&self.rules));
         }
         Ok(())
     }

@@ -27,6 +27,7 @@ macro_rules! vectorized {
 }
 
 pub mod attention;
+pub mod encoder;
 pub mod matmul;
 pub mod pointwise;
 

@@ -1,10 +1,11 @@
-//! Language models: tokenizers and chat templates, forward and training, scoring and generation.
+//! Language models: tokenizers and chat templates, forward and training, scoring, generation and embeddings.
 
 pub mod adapter;
 pub mod backward;
 pub mod card;
 pub mod chat;
 pub mod config;
+pub mod embed;
 pub mod forward;
 pub mod generate;
 mod kernels;

@@ -62,7 +62,7 @@ fn row_logprobs(model: &LanguageModel, hidden: &[f32], ids: &[u32], from: usize,
 }
 
 /// The natural-log probability of a token under the softmax of its logits.
-pub(crate) fn logprob(logits: &[f32], token: u32) -> f32 {
+pub fn logprob(logits: &[f32], token: u32) -> f32 {
     let (top, log_sum) = pointwise::log_sum_exp(logits);
     (f64::from(logits[token as usize]) - f64::from(top) - log_sum) as f32
 }

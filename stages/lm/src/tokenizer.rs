@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tokenizers::tokenizer::Tokenizer as Inner;
+use tokenizers::tokenizer::{PostProcessor, Tokenizer as Inner};
+use tokenizers::utils::truncation::TruncationDirection;
 
 use crate::tokenizer::spelling::Spelling;
 
@@ -86,14 +87,6 @@ impl Tokenizer {
         let path = folder.join("tokenizer.json");
         let bytes =
             std::fs::read(&path).map_err(|source| TokenizerError::Read { path: path.clone(), source })?;
-        let invalid =
-            |detail: String| TokenizerError::Invalid { path: path.clone(), what: "tokenizer", detail };
-        let inner = parse(&bytes).map_err(invalid)?;
-        if let tokenizers::ModelWrapper::BPE(bpe) = inner.get_model()
-            && bpe.dropout.is_some_and(|dropout| dropout > 0.0)
-        {
-            return Err(TokenizerError::Dropout { path });
-        }
         let config_path = folder.join("tokenizer_config.json");
         let config = match read_optional(&config_path)? {
             None => Value::Null,
@@ -103,16 +96,32 @@ impl Tokenizer {
                 detail: error.to_string(),
             })?,
         };
-        let chat_template = match read_optional(&folder.join("chat_template.jinja"))? {
-            Some(template) => Some(template),
-            None => template_in(&config),
-        };
+        let mut tokenizer = Tokenizer::from_parts(&path, &bytes, &config)?;
+        if let Some(template) = read_optional(&folder.join("chat_template.jinja"))? {
+            tokenizer.chat_template = Some(template);
+        }
+        Ok(tokenizer)
+    }
+
+    /// The tokenizer of a `tokenizer.json` and a `tokenizer_config.json` (or null) in memory; `path` is where they come
+    /// from.
+    ///
+    /// # Errors
+    /// What is no tokenizer, or one with dropout.
+    pub fn from_parts(path: &Path, bytes: &[u8], config: &Value) -> Result<Tokenizer, TokenizerError> {
+        let invalid = |detail| TokenizerError::Invalid { path: path.to_owned(), what: "tokenizer", detail };
+        let inner = parse(bytes).map_err(invalid)?;
+        if let tokenizers::ModelWrapper::BPE(bpe) = inner.get_model()
+            && bpe.dropout.is_some_and(|dropout| dropout > 0.0)
+        {
+            return Err(TokenizerError::Dropout { path: path.to_owned() });
+        }
         Ok(Tokenizer {
             spelling: Spelling::new(&inner),
             inner,
-            digest: blake3::hash(&bytes),
-            special: special_tokens(&config),
-            chat_template,
+            digest: blake3::hash(bytes),
+            special: special_tokens(config),
+            chat_template: template_in(config),
         })
     }
 
@@ -127,10 +136,7 @@ impl Tokenizer {
         if i32::try_from(text.len()).is_err() {
             return Err(TokenizerError::TooLong { bytes: text.len() });
         }
-        let fail = |error: tokenizers::Error| TokenizerError::Encode {
-            start: text.chars().take(40).collect(),
-            detail: error.to_string(),
-        };
+        let fail = |error| refused(text, error);
         let fast = self.inner.encode_fast(text, add_special).map_err(fail)?;
         let mask = fast.get_special_tokens_mask();
         let added = mask.iter().take_while(|&&mark| mark == 1).count();
@@ -148,6 +154,20 @@ impl Tokenizer {
         let mut offsets = vec![0; added];
         offsets.extend(inside);
         Ok(Encoding { ids: fast.get_ids()[..within.end].to_vec(), offsets, added })
+    }
+
+    /// The ids of a text with all that the post-processor puts around it, such as `[CLS]` and `[SEP]`; of a longer text
+    /// the first `most` tokens, those around it kept.
+    ///
+    /// # Errors
+    /// A text that the tokenizer refuses.
+    pub fn encode_whole(&self, text: &str, most: usize) -> Result<Vec<u32>, TokenizerError> {
+        let fail = |error| refused(text, error);
+        let around = self.inner.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
+        let mut encoding = self.inner.encode_fast(text, false).map_err(fail)?;
+        encoding.truncate(most.saturating_sub(around), 0, TruncationDirection::Right);
+        let whole = self.inner.post_process(encoding, None, true).map_err(fail)?;
+        Ok(whole.get_ids().to_vec())
     }
 
     /// The text of tokens; bytes that are no UTF-8 become U+FFFD, ids outside the vocabulary nothing.
@@ -219,6 +239,10 @@ impl Tokenizer {
     pub fn digest(&self) -> blake3::Hash {
         self.digest
     }
+}
+
+fn refused(text: &str, error: tokenizers::Error) -> TokenizerError {
+    TokenizerError::Encode { start: text.chars().take(40).collect(), detail: error.to_string() }
 }
 
 /// The tokenizer that a file describes, or what is wrong with the file.

@@ -105,16 +105,7 @@ pub struct Contents {
 impl Weights {
     /// Maps the files of a folder.
     pub fn open(folder: &Path) -> Result<Weights, WeightsError> {
-        let single = folder.join("model.safetensors");
-        let index = folder.join("model.safetensors.index.json");
-        let paths = if index.exists() {
-            shards(folder, &index)?
-        } else if single.exists() {
-            vec![single]
-        } else {
-            return Err(WeightsError::None(folder.into()));
-        };
-        Weights::open_files(folder, paths)
+        Weights::open_files(folder, weight_files(folder)?)
     }
 
     /// Maps one file.
@@ -190,6 +181,19 @@ impl Weights {
                 Err(WeightsError::NotFinite { path, name, value, index })
             }
         }
+    }
+}
+
+/// The safetensors files of a folder: those of its index, else `model.safetensors`.
+pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, WeightsError> {
+    let single = folder.join("model.safetensors");
+    let index = folder.join("model.safetensors.index.json");
+    if index.exists() {
+        shards(folder, &index)
+    } else if single.exists() {
+        Ok(vec![single])
+    } else {
+        Err(WeightsError::None(folder.into()))
     }
 }
 

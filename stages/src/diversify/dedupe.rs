@@ -1,7 +1,8 @@
-//! `dedupe`: keeps the first, in the order of the table, of rows that are equal in some columns.
+//! `dedupe`: keeps the first, in the order of the table, of rows that are equal in some columns or in meaning.
 
 use std::collections::HashSet;
 
+use arrow::datatypes::DataType;
 use arrow::row::{RowConverter, SortField};
 use serde::Deserialize;
 use serde_json::Value;
@@ -9,6 +10,8 @@ use serde_json::Value;
 use refrain_engine::kind::{Check, Context, Problem, StageError};
 
 use crate::tables::{self, arrow_bug};
+
+use super::embedded;
 
 /// What is compared when no columns are named, as far as the table has them.
 const USUAL: [&str; 3] = ["prompt", "messages", "response"];
@@ -21,6 +24,11 @@ const NOTHING_USUAL: &str = "the table has neither `prompt`, `messages` nor `res
 pub(super) enum Dedupe {
     /// `exact`: prompt and response.
     Usual(Exact),
+    /// `{ semantic: … }`.
+    Semantic {
+        /// The least cosine of equal responses.
+        semantic: f64,
+    },
     /// `{ exact: … }`.
     Named {
         /// The columns.
@@ -45,7 +53,7 @@ impl Dedupe {
     /// The columns that are named; empty for the usual ones.
     fn named(&self) -> Vec<&str> {
         match self {
-            Dedupe::Usual(Exact::Exact) => Vec::new(),
+            Dedupe::Usual(Exact::Exact) | Dedupe::Semantic { .. } => Vec::new(),
             Dedupe::Named { exact: Names::One(name) } => vec![name],
             Dedupe::Named { exact: Names::Several(names) } => names.iter().map(String::as_str).collect(),
         }
@@ -53,6 +61,20 @@ impl Dedupe {
 }
 
 pub(super) fn check(check: &Check<'_>, dedupe: &Value, problems: &mut Vec<Problem>) {
+    let ways = ["exact", "semantic"].map(|way| dedupe.get(way).is_some());
+    if dedupe.is_object() && ways != [true, false] {
+        match ways {
+            [true, true] => {
+                problems.push(Problem::at("dedupe.semantic", "`semantic` cannot stand beside `exact`"))
+            }
+            [false, true] => check.need(problems, "data", "response", &[DataType::Utf8]),
+            _ => problems.push(
+                Problem::at("dedupe", "it does not say what is compared")
+                    .hint("give `exact` with columns, or `semantic` with a cosine"),
+            ),
+        }
+        return;
+    }
     let named = match dedupe.get("exact") {
         Some(Value::String(name)) => vec![name.as_str()],
         Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
@@ -74,6 +96,9 @@ pub(super) fn check(check: &Check<'_>, dedupe: &Value, problems: &mut Vec<Proble
 ///
 /// Rows are equal when BLAKE3 of their columns' values is: 32 bytes a different row are held in memory.
 pub(super) fn choose(ctx: &Context<'_>, dedupe: &Dedupe) -> Result<Vec<u64>, StageError> {
+    if let Dedupe::Semantic { semantic } = dedupe {
+        return embedded::unlike(ctx, *semantic);
+    }
     let columns = match dedupe.named() {
         named if named.is_empty() => tables::present(ctx, "data", &USUAL)?,
         named => named,

@@ -63,7 +63,8 @@ pub(super) fn rows(
         let columns = source.columns(batch, first)?;
         let row = |row: usize| {
             let mut train = source.row(&columns, batch, first, row, params.max_tokens)?;
-            check_tokens(&train.ids, config).map_err(|error| error.of_row(batch, row, first, CUT))?;
+            check_tokens(&train.ids, (config.max_positions, config.vocab))
+                .map_err(|error| error.of_row(batch, row, first, CUT))?;
             // Nothing comes before the first token that could predict it.
             train.active.iter_mut().take(1).for_each(|active| *active = false);
             Ok(train)

@@ -4,6 +4,7 @@
 #![allow(clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)]
 
 mod bench;
+mod diversify;
 mod end_of_turn;
 mod finetune;
 mod finetune_new;

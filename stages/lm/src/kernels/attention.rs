@@ -1,4 +1,5 @@
-//! Causal attention of one row after another: grouped heads, sliding windows, soft caps, forward and backward.
+//! Attention of one row after another: grouped heads, sliding windows, soft caps; forward, and backward where it is
+//! causal.
 //!
 //! Each row is computed at its own length, so nothing of a batch and no padding can reach its bits. The keys of a
 //! row may lie in several pieces (a prefix that samples share, and a row's own tail); the pieces are visited in
@@ -25,6 +26,8 @@ pub struct Attention {
     pub cap: Option<f32>,
     /// Keys that a query sees, itself included.
     pub window: Option<usize>,
+    /// Whether a query sees no key behind its own; without it and without a window it sees the whole row.
+    pub causal: bool,
 }
 
 /// Keys and values that lie together, `[positions, kv_heads * head_dim]` each.
@@ -95,9 +98,10 @@ impl Attention {
     #[inline(always)]
     fn seen<'p>(&self, pieces: &[Piece<'p>; 2], position: usize) -> [(Piece<'p>, Range<usize>); 2] {
         let first = self.first(position);
-        let before = pieces[0].keys.len() / self.key_width();
-        let one = first.min(before)..(position + 1).min(before);
-        let other = first.saturating_sub(before)..(position + 1).saturating_sub(before);
+        let [before, own] = pieces.map(|piece| piece.keys.len() / self.key_width());
+        let end = if self.causal { position + 1 } else { before + own };
+        let one = first.min(before)..end.min(before);
+        let other = first.saturating_sub(before)..end.saturating_sub(before);
         [(pieces[0], one), (pieces[1], other)]
     }
 

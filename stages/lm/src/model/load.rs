@@ -138,6 +138,7 @@ impl Builder<'_> {
                 scale: config.attention_scale as f32,
                 cap: config.attention_cap,
                 window: config.windows[index],
+                causal: true,
             },
         })
     }

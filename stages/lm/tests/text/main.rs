@@ -5,6 +5,7 @@
 
 mod adapter;
 mod card;
+mod embed;
 mod render;
 mod sampling;
 mod tokenizer;

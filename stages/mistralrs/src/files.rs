@@ -1,0 +1,82 @@
+//! The files of a model: those of a Hugging Face folder, or the parts of a GGUF file.
+
+use std::path::{Path, PathBuf};
+
+use refrain_lm::weights::weight_files;
+
+use crate::load::LoadError;
+
+/// The files of a model.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Files {
+    /// Safetensors in a folder with `config.json` and `tokenizer.json`.
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// The safetensors.
+        weights: Vec<PathBuf>,
+    },
+    /// GGUF.
+    Gguf {
+        /// The file, or its parts in order.
+        parts: Vec<PathBuf>,
+        /// The folder of a `tokenizer.json` that stands in for the tokenizer in the file.
+        tokenizer: Option<PathBuf>,
+    },
+}
+
+impl Files {
+    /// Finds the files of a model: a `.gguf` file alone, or a folder.
+    ///
+    /// Beside a file given alone nothing else is looked at, as nothing else is in its digest.
+    pub fn find(path: &Path) -> Result<Files, LoadError> {
+        if path.is_file() {
+            return Ok(Files::Gguf { parts: vec![path.to_owned()], tokenizer: None });
+        }
+        let missing = |error| LoadError::Io { path: path.to_owned(), error };
+        let mut gguf = Vec::new();
+        for entry in std::fs::read_dir(path).map_err(missing)? {
+            let file = entry.map_err(missing)?.path();
+            if file.extension().is_some_and(|extension| extension == "gguf") {
+                gguf.push(file);
+            }
+        }
+        gguf.sort();
+        if gguf.is_empty() {
+            return Ok(Files::Folder { folder: path.to_owned(), weights: weight_files(path)? });
+        }
+        let names: Vec<Option<&str>> = gguf.iter().map(|file| part_of(file)).collect();
+        if gguf.len() > 1 && (names[0].is_none() || names.iter().any(|name| *name != names[0])) {
+            return Err(LoadError::Several(path.to_owned()));
+        }
+        let tokenizer = path.join("tokenizer.json").is_file().then(|| path.to_owned());
+        Ok(Files::Gguf { parts: gguf, tokenizer })
+    }
+}
+
+/// What the parts of one file have in common: `NAME` of `NAME-00001-of-00003.gguf`.
+fn part_of(file: &Path) -> Option<&str> {
+    let (name, all) = file.file_stem()?.to_str()?.rsplit_once("-of-")?;
+    let (name, part) = name.rsplit_once('-')?;
+    let number = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    (number(part) && number(all)).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_one_file_belong_together_and_others_do_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str| std::fs::write(folder.path().join(name), "").unwrap();
+        write("m-00002-of-00002.gguf");
+        write("m-00001-of-00002.gguf");
+        let parts = ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"].map(|name| folder.path().join(name));
+        let found = Files::find(folder.path()).unwrap();
+        assert_eq!(found, Files::Gguf { parts: parts.into(), tokenizer: None });
+        write("q4.gguf");
+        let error = Files::find(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("several GGUF files"), "{error}");
+    }
+}

@@ -1,0 +1,122 @@
+//! mistralrs as the second backend of `generate` and `score`: GGUF files, and the architectures that our module lacks.
+//!
+//! What is ours stays ours: prompts are rendered and tokenised by the code that serves the native backend, tokens are
+//! drawn by its sampler through mistralrs's logits hook, and its rules end a continuation. mistralrs computes logits.
+//! It is given paths, never names, so that it has nothing to ask a hub for.
+
+mod engine;
+mod files;
+mod gguf;
+mod load;
+mod panics;
+mod spelling;
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use refrain_engine::kind::StageError;
+use refrain_lm::generate::{Draft, Generated, Limits, Request, Rules};
+use refrain_lm::sampling::Sampler;
+use refrain_lm::score::logprob;
+use refrain_lm::tokenizer::Tokenizer;
+use refrain_stages::backend::{Backend, BackendModel};
+
+pub use engine::EngineError;
+pub use load::{LoadError, Model};
+
+/// The backend.
+#[derive(Debug, Clone, Copy)]
+pub struct Mistralrs;
+
+impl Backend for Mistralrs {
+    /// The kernels choose by instruction set, and sum in another order with each.
+    fn profile(&self) -> String {
+        format!("mistralrs 0.8.1 cpu {}", instruction_set())
+    }
+
+    fn load(&self, path: &Path) -> Result<Box<dyn BackendModel>, StageError> {
+        match Model::load(path) {
+            Ok(model) => Ok(Box::new(model)),
+            Err(error) => Err(StageError::failed(error.to_string())),
+        }
+    }
+}
+
+/// The widest instructions that the matrix products use.
+fn instruction_set() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if std::arch::is_x86_feature_detected!("avx512f") {
+            return "x86_64 avx512";
+        }
+        if std::arch::is_x86_feature_detected!("fma") {
+            return "x86_64 fma";
+        }
+    }
+    std::env::consts::ARCH
+}
+
+impl BackendModel for Model {
+    fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    fn context(&self) -> usize {
+        self.context
+    }
+
+    fn generate(
+        &self,
+        requests: &[Request],
+        sampler: &Sampler,
+        limits: &Limits,
+        progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<Vec<Vec<Generated>>, StageError> {
+        let rules =
+            Rules { tokenizer: &self.tokenizer, sampler, limits, eos: &self.eos, context: self.context };
+        let mut tokens = 0;
+        let mut one = |request: &Request, sample: usize| {
+            let mut draft = Draft::new(&request.prompt);
+            let mut stopped = false;
+            self.engine.run(&request.prompt, &mut |logits| {
+                draft.advance(&rules, &request.samples[sample], logits);
+                tokens += 1;
+                stopped = progress(tokens).is_break();
+                if stopped || draft.finished() { None } else { draft.ids().last().copied() }
+            })?;
+            if stopped { Err(Stop::Cancelled) } else { Ok(draft.into_generated(&rules)) }
+        };
+        let all: Result<_, Stop> = requests
+            .iter()
+            .map(|request| (0..request.samples.len()).map(|sample| one(request, sample)).collect())
+            .collect();
+        all.map_err(StageError::from)
+    }
+
+    fn score(&self, ids: &[u32]) -> Result<Vec<f32>, StageError> {
+        let logits = self.engine.logits(ids).map_err(Stop::Engine)?;
+        let rows = logits.chunks_exact(logits.len() / ids.len());
+        Ok(rows.zip(&ids[1..]).map(|(row, next)| logprob(row, *next)).collect())
+    }
+}
+
+/// Why a model's work ended early.
+enum Stop {
+    Engine(EngineError),
+    Cancelled,
+}
+
+impl From<EngineError> for Stop {
+    fn from(error: EngineError) -> Stop {
+        Stop::Engine(error)
+    }
+}
+
+impl From<Stop> for StageError {
+    fn from(stop: Stop) -> StageError {
+        match stop {
+            Stop::Engine(error) => StageError::failed(error.to_string()),
+            Stop::Cancelled => StageError::Cancelled,
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Loads a model for mistralrs from files alone: nothing is looked up, so nothing can be asked of a hub.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::Device;
+use mistralrs::core::{
+    AdapterPaths, DeviceMapSetting, GGUFLoaderBuilder, GGUFSpecificConfig, Loader, LocalModelPaths,
+    ModelDType, ModelPaths, NormalLoaderBuilder, NormalSpecificConfig, Pipeline,
+};
+use refrain_lm::config::{ConfigError, end_tokens};
+use refrain_lm::tokenizer::{Tokenizer, TokenizerError};
+use refrain_lm::weights::WeightsError;
+use tokio::sync::Mutex;
+
+use crate::engine::{Engine, EngineError};
+use crate::files::Files;
+use crate::gguf::{self, Header};
+use crate::panics;
+use crate::spelling;
+
+/// Steps in which mistralrs's caches of keys and values grow.
+const GROWTH: usize = 512;
+
+/// Why a model cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The path cannot be read.
+    #[error("cannot read the model `{}`: {error}", path.display())]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// A folder holds several models.
+    #[error("`{}` holds several GGUF files; give the path of one of them", .0.display())]
+    Several(PathBuf),
+    /// The weights.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// mistralrs refuses the model.
+    #[error("mistralrs cannot load `{}`: {message}", path.display())]
+    Refused {
+        /// The path.
+        path: PathBuf,
+        /// What it says.
+        message: String,
+    },
+    /// The engine does not start.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// A model that mistralrs computes, with our tokenizer.
+pub struct Model {
+    pub(crate) engine: Engine,
+    pub(crate) tokenizer: Tokenizer,
+    /// Tokens that end a text.
+    pub(crate) eos: Vec<u32>,
+    /// Most tokens of a row.
+    pub(crate) context: usize,
+}
+
+impl Model {
+    /// Loads a folder of safetensors with `config.json` and `tokenizer.json`, a folder with one GGUF file or its parts,
+    /// or a GGUF file.
+    ///
+    /// A folder's `tokenizer.json` stands in for the tokenizer of its GGUF file.
+    ///
+    /// # Errors
+    /// A file that is absent or broken, and an architecture that mistralrs lacks.
+    pub fn load(path: &Path) -> Result<Model, LoadError> {
+        let files = Files::find(path)?;
+        let refused = |message: String| LoadError::Refused { path: path.to_owned(), message };
+        let pipeline = panics::contained(|| pipeline(&files)).map_err(refused)?;
+        let pipeline = pipeline.map_err(|error| refused(first_line(&error)))?;
+        let longest = pipeline.blocking_lock().get_metadata().max_seq_len;
+        let (tokenizer, eos) = match &files {
+            Files::Folder { folder, .. } => (Tokenizer::load(folder)?, end_tokens(folder)?),
+            Files::Gguf { parts, tokenizer } => {
+                let header = Header::read(&parts[0]).map_err(|error| refused(first_line(&error.into())))?;
+                let tokenizer = match tokenizer {
+                    Some(folder) => Tokenizer::load(folder)?,
+                    None => inner_tokenizer(&parts[0], &pipeline, &header)?,
+                };
+                (tokenizer, header.eos)
+            }
+        };
+        // The caches cannot grow into a last step that is not whole.
+        let context = if longest > GROWTH { longest / GROWTH * GROWTH } else { longest };
+        Ok(Model { engine: Engine::start(pipeline)?, tokenizer, eos, context })
+    }
+}
+
+/// The tokenizer that mistralrs made of a GGUF file's, which lacks the token that texts begin with.
+fn inner_tokenizer(
+    path: &Path,
+    pipeline: &Arc<Mutex<dyn Pipeline + Send + Sync>>,
+    header: &Header,
+) -> Result<Tokenizer, LoadError> {
+    let refused = |message: String| LoadError::Refused { path: path.to_owned(), message };
+    let tokenizer = pipeline.blocking_lock().tokenizer();
+    let tokenizer = tokenizer.ok_or_else(|| refused("it holds no tokenizer".into()))?;
+    let text = tokenizer.to_string(false).map_err(|error| refused(error.to_string()))?;
+    let mut json = serde_json::from_str(&text).map_err(|error| refused(error.to_string()))?;
+    if let Some(bos) = &header.bos {
+        gguf::with_bos(&mut json, bos);
+    }
+    Ok(Tokenizer::from_parts(path, json.to_string().as_bytes(), &header.config)?)
+}
+
+fn pipeline(files: &Files) -> anyhow::Result<Arc<Mutex<dyn Pipeline + Send + Sync>>> {
+    let rewritten = tempfile::tempdir()?;
+    let (loader, paths) = match files {
+        Files::Folder { folder, weights } => {
+            let config = NormalSpecificConfig::default();
+            let name = Some(folder.display().to_string());
+            let loader = NormalLoaderBuilder::new(config, None, None, name, false, None).build(None)?;
+            let mut config = folder.join("config.json");
+            if let Some(json) = spelling::older(&serde_json::from_slice(&std::fs::read(&config)?)?) {
+                config = rewritten.path().join("config.json");
+                std::fs::write(&config, json.to_string())?;
+            }
+            (loader, paths(weights.clone(), config, folder.join("tokenizer.json")))
+        }
+        Files::Gguf { parts, tokenizer } => {
+            let name = parts[0].display().to_string();
+            let config = GGUFSpecificConfig::default();
+            let loader: Box<dyn Loader> =
+                GGUFLoaderBuilder::new(None, None, name, Vec::new(), config, false, None).build();
+            // No path means the tokenizer in the file.
+            let tokenizer =
+                tokenizer.as_ref().map(|folder| folder.join("tokenizer.json")).unwrap_or_default();
+            (loader, paths(parts.clone(), PathBuf::new(), tokenizer))
+        }
+    };
+    // One device and f32 throughout: what the reference values of our own module are computed in.
+    let device = DeviceMapSetting::dummy();
+    loader.load_model_from_path(&paths, &ModelDType::F32, &Device::Cpu, true, device, None, None)
+}
+
+/// What mistralrs needs to know of a model; templates and end tokens are our own business.
+fn paths(filenames: Vec<PathBuf>, config: PathBuf, tokenizer: PathBuf) -> Box<dyn ModelPaths> {
+    Box::new(LocalModelPaths {
+        tokenizer_filename: tokenizer,
+        config_filename: config,
+        template_filename: None,
+        filenames,
+        adapter_paths: AdapterPaths::None,
+        gen_conf: None,
+        preprocessor_config: None,
+        processor_config: None,
+        chat_template_json_filename: None,
+    })
+}
+
+/// An error with its causes, up to the end of the line: candle appends a backtrace.
+fn first_line(error: &anyhow::Error) -> String {
+    format!("{error:#}").lines().next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,283 @@
+//! Which code computes a model's logits: our own module, or a backend that the binary brings.
+//!
+//! The kinds know backends by the trait [`Backend`] alone. The binary registers the one it was built with; a build
+//! without it says so when a node needs it.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use refrain_cache::Digest;
+use refrain_engine::kind::{Input, Param, StageError, Type};
+use refrain_lm::config::{ConfigError, ModelConfig};
+use refrain_lm::generate::{GenerateError, Generated, Limits, Request, generate};
+use refrain_lm::sampling::Sampler;
+use refrain_lm::score::score;
+use refrain_lm::tokenizer::Tokenizer;
+use refrain_lm::weights::weight_files;
+
+use crate::models::{self, Loaded, failed, model_failed};
+
+/// A backend beside our own module.
+pub trait Backend: Sync {
+    /// Its name, its version, and what else can move the last bits of what it computes.
+    fn profile(&self) -> String;
+
+    /// Loads a model: a folder, or a GGUF file.
+    fn load(&self, path: &Path) -> Result<Box<dyn BackendModel>, StageError>;
+}
+
+/// A model that a backend computes. What it gives for a row depends on that row alone.
+pub trait BackendModel: Send + Sync {
+    /// Its tokenizer.
+    fn tokenizer(&self) -> &Tokenizer;
+
+    /// Most tokens of a row.
+    fn context(&self) -> usize;
+
+    /// Continues every prompt once for each of its samples. `progress` is told how many tokens were made so far.
+    fn generate(
+        &self,
+        requests: &[Request],
+        sampler: &Sampler,
+        limits: &Limits,
+        progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<Vec<Vec<Generated>>, StageError>;
+
+    /// The natural-log probabilities of a row's tokens after the first, given all before; at least two tokens.
+    fn score(&self, ids: &[u32]) -> Result<Vec<f32>, StageError>;
+}
+
+static MISTRALRS: OnceLock<&'static dyn Backend> = OnceLock::new();
+
+/// Makes mistralrs known; the first call counts.
+pub fn register_mistralrs(backend: &'static dyn Backend) {
+    MISTRALRS.get_or_init(|| backend);
+}
+
+/// What the parameter `backend` can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Choice {
+    Auto,
+    Native,
+    Mistralrs,
+}
+
+/// The parameter `backend`.
+pub(crate) const BACKEND: Param = Param::default(
+    "backend",
+    Type::Choice(&["auto", "native", "mistralrs"]),
+    "\"auto\"",
+    "What computes; `auto` chooses by the model's folder alone: safetensors of Llama, Mistral, Gemma 2 and Qwen 2 are \
+     native, all else is mistralrs's",
+);
+
+impl Choice {
+    /// What computes the model at a path. It is a function of the model's files, so that a key is the same in every
+    /// build.
+    fn resolve(self, path: &Path) -> Choice {
+        match self {
+            Choice::Auto if is_native(path) => Choice::Native,
+            Choice::Auto => Choice::Mistralrs,
+            given => given,
+        }
+    }
+}
+
+/// Whether our own module computes such a model. A broken one of our families, and an adapter alone, are its own to
+/// refuse.
+fn is_native(path: &Path) -> bool {
+    match ModelConfig::load(path) {
+        Err(ConfigError::Foreign(_) | ConfigError::Unsupported(_)) => false,
+        Err(ConfigError::Io { .. }) => path.join("adapter_config.json").is_file(),
+        Ok(_) | Err(_) => weight_files(path).is_ok(),
+    }
+}
+
+/// Writes `auto` in a stage's parameters where what is given is what `auto` would choose, so that both make one key: the
+/// model's digest is in it, and with that what `auto` chooses. A model that another stage makes is taken for native,
+/// as what is trained here is.
+pub(crate) fn settle(params: &mut Map<String, Value>, model: &dyn Fn(&str) -> Option<PathBuf>) {
+    let native = || model("model").is_none_or(|path| is_native(&path));
+    let usual = match params.get("backend").and_then(Value::as_str) {
+        Some("native") => native(),
+        Some("mistralrs") => !native(),
+        _ => false,
+    };
+    if usual {
+        params.insert("backend".into(), "auto".into());
+    }
+}
+
+/// A model, loaded by what computes it.
+pub(crate) enum Network {
+    /// Our own module.
+    Native(Arc<Loaded>),
+    /// mistralrs, and its profile.
+    Mistralrs(Arc<dyn BackendModel>, String),
+}
+
+/// The last model that mistralrs computed. Only one is kept: it may be large.
+static LOADED: Mutex<Option<(Digest, Arc<dyn BackendModel>)>> = Mutex::new(None);
+
+/// Loads the model of an input.
+pub(crate) fn load(input: &Input, choice: Choice) -> Result<Network, StageError> {
+    let Input::Model { folder, adapters, artifact, .. } = input else {
+        return Err(StageError::bug("an input that should be a model is none"));
+    };
+    if choice.resolve(folder) != Choice::Mistralrs {
+        return Ok(Network::Native(models::load(input)?));
+    }
+    let Some(backend) = MISTRALRS.get() else {
+        return Err(StageError::Environment {
+            message: format!("`{}` needs mistralrs, which this build lacks", folder.display()),
+            hint: Some("build with the cargo feature `mistralrs`, or take a model of a native family".into()),
+        });
+    };
+    if !adapters.is_empty() {
+        return Err(StageError::with_hint(
+            "mistralrs cannot apply the adapter to its base",
+            "merge it when it is trained (`merge: true`), or take `backend: native`",
+        ));
+    }
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    let model = match loaded.take() {
+        Some((digest, model)) if digest == artifact.digest => model,
+        _ => backend.load(folder)?.into(),
+    };
+    *loaded = Some((artifact.digest, model.clone()));
+    Ok(Network::Mistralrs(model, backend.profile()))
+}
+
+impl Network {
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        match self {
+            Network::Native(loaded) => &loaded.tokenizer,
+            Network::Mistralrs(model, _) => model.tokenizer(),
+        }
+    }
+
+    /// Most tokens of a row, and how many tokens there are to choose from.
+    pub fn sizes(&self) -> (usize, usize) {
+        match self {
+            Network::Native(loaded) => (loaded.model.config.max_positions, loaded.model.config.vocab),
+            Network::Mistralrs(model, _) => (model.context(), model.tokenizer().vocab_size()),
+        }
+    }
+
+    /// What can move the last bits.
+    pub fn profile(&self) -> String {
+        match self {
+            Network::Native(_) => models::profile(),
+            Network::Mistralrs(_, profile) => profile.clone(),
+        }
+    }
+
+    /// Continues every prompt once for each of its samples.
+    pub fn generate(
+        &self,
+        requests: &[Request],
+        sampler: &Sampler,
+        limits: &Limits,
+        batch: Option<usize>,
+        progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<Vec<Vec<Generated>>, StageError> {
+        match self {
+            Network::Native(loaded) => {
+                let Loaded { model, tokenizer } = loaded.as_ref();
+                generate(model, tokenizer, requests, sampler, limits, batch, progress).map_err(|error| {
+                    match error {
+                        GenerateError::Interrupted => StageError::Cancelled,
+                        GenerateError::Model(error) => model_failed(error),
+                        other => failed(other),
+                    }
+                })
+            }
+            Network::Mistralrs(model, _) => model.generate(requests, sampler, limits, progress),
+        }
+    }
+
+    /// Calls `on_row` for each row of at least two tokens with the log-probabilities of its tokens after the first.
+    pub fn score(
+        &self,
+        rows: &[&[u32]],
+        batch: Option<usize>,
+        on_row: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), StageError> {
+        match self {
+            Network::Native(loaded) => score(&loaded.model, rows, batch, on_row).map_err(model_failed),
+            Network::Mistralrs(model, _) => {
+                for (row, ids) in rows.iter().enumerate() {
+                    on_row(row, &model.score(ids)?);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(config: &str, files: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.json"), config).unwrap();
+        for name in files {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        folder
+    }
+
+    const LLAMA: &str = r#"{"model_type": "llama", "hidden_size": 8, "num_attention_heads": 2, "vocab_size": 32,
+                            "num_hidden_layers": 1, "intermediate_size": 16}"#;
+
+    #[test]
+    fn auto_is_a_function_of_the_folder() {
+        let weights = ["model.safetensors"];
+        let stretched = LLAMA.replace("8,", "8, \"rope_scaling\": {\"type\": \"yarn\"},");
+        let broken = LLAMA.replace("\"hidden_size\": 8", "\"hidden_size\": -8");
+        for (config, files, expected) in [
+            (LLAMA, &weights[..], Choice::Native),
+            (LLAMA, &["model.safetensors.index.json"], Choice::Mistralrs),
+            (LLAMA, &["model.gguf"], Choice::Mistralrs),
+            (&LLAMA.replace("llama", "phi3"), &weights, Choice::Mistralrs),
+            (&stretched, &weights, Choice::Mistralrs),
+            (&broken, &weights, Choice::Native),
+        ] {
+            let folder = folder(config, files);
+            assert_eq!(Choice::Auto.resolve(folder.path()), expected, "{config} {files:?}");
+            assert_eq!(Choice::Native.resolve(folder.path()), Choice::Native);
+        }
+        let empty = tempfile::tempdir().unwrap();
+        assert_eq!(Choice::Auto.resolve(&empty.path().join("model.gguf")), Choice::Mistralrs);
+    }
+
+    #[test]
+    fn what_auto_would_choose_makes_the_same_key() {
+        let native = folder(LLAMA, &["model.safetensors"]);
+        let foreign = folder(LLAMA, &["model.gguf"]);
+        let settled = |word: &str, model: Option<&Path>| {
+            let mut params = Map::from_iter([("backend".to_owned(), Value::from(word))]);
+            settle(&mut params, &|path| model.filter(|_| path == "model").map(Path::to_owned));
+            params["backend"].as_str().unwrap().to_owned()
+        };
+        let (native, foreign) = (Some(native.path()), Some(foreign.path()));
+        for (word, model, expected) in [
+            ("auto", native, "auto"),
+            ("native", native, "auto"),
+            ("mistralrs", native, "mistralrs"),
+            ("native", foreign, "native"),
+            ("mistralrs", foreign, "auto"),
+            ("native", None, "auto"),
+            ("mistralrs", None, "mistralrs"),
+        ] {
+            assert_eq!(settled(word, model), expected, "{word}");
+        }
+    }
+}
