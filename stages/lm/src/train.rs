@@ -192,6 +192,9 @@ pub fn train(
         keeper.save(&run);
     }
     done?;
+    if !run.is_finite() {
+        return Err(TrainError::NotFinite(run.step));
+    }
     let best_step = run.best.take().map(|best| best.restore(run.model));
     Ok(Trained { log: run.log, best_step })
 }
@@ -270,6 +273,12 @@ impl<'a> Run<'a> {
                 keeper.save(self);
             }
         }
+    }
+
+    /// Whether the last step left numbers in all trainable tensors: no further loss would tell.
+    fn is_finite(&self) -> bool {
+        let mut tensors = self.model.tensors.iter().filter(|tensor| tensor.trainable);
+        tensors.all(|tensor| tensor.values.iter().all(|value| value.is_finite()))
     }
 
     fn one_step(&mut self, epoch: u64, window: &[Vec<usize>]) -> Result<StepLog, TrainError> {

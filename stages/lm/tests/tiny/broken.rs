@@ -112,7 +112,7 @@ fn an_index_leads_to_files_beside_it_that_are_there() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), |_| {});
     let index = folder.path().join("model.safetensors.index.json");
-    let mut said = |text: &str| {
+    let said = |text: &str| {
         std::fs::write(&index, text).unwrap();
         load(folder.path()).unwrap_err()
     };
@@ -176,6 +176,11 @@ fn a_loss_that_is_no_number_ends_training() {
     model.train_all();
     let error = run(&mut model, &options);
     assert!(matches!(error, TrainError::NotFinite(step) if step > 0), "{error}");
+    // The last step, after which no loss is computed any more.
+    options = TrainOptions { length: Length::Steps(1), learning_rate: 1e39, ..options };
+    let mut model = LanguageModel::random(&config("llama"), 3);
+    model.train_all();
+    assert!(matches!(run(&mut model, &options), TrainError::NotFinite(1)));
 }
 
 #[cfg(target_os = "linux")]
