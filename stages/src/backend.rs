@@ -250,7 +250,8 @@ mod tests {
         let broken = LLAMA.replace("\"hidden_size\": 8", "\"hidden_size\": -8");
         for (config, files, expected) in [
             (LLAMA, &weights[..], Choice::Native),
-            (LLAMA, &["model.safetensors.index.json"], Choice::Mistralrs),
+            // Broken: ours to refuse.
+            (LLAMA, &["model.safetensors.index.json"], Choice::Native),
             (LLAMA, &["model.gguf"], Choice::Mistralrs),
             (&LLAMA.replace("llama", "phi3"), &weights, Choice::Mistralrs),
             (&stretched, &weights, Choice::Mistralrs),
