@@ -228,3 +228,31 @@ fn a_kept_plan_notices_every_change() {
     std::fs::remove_dir_all(space.path(".refrain/plans")).unwrap();
     ran("0 nodes run, 2 cached");
 }
+
+/// What is kept of a source belongs to the content that was computed from, not to one that was hashed before.
+#[test]
+fn a_source_that_becomes_what_it_was_is_taken_for_what_it_is() {
+    let space = Space::new();
+    let rows = "{\"prompt\": \"a\", \"response\": \"b c\"}\n";
+    space.write("rows.jsonl", rows);
+    space.write(
+        "w.yaml",
+        "refrain: 1\ndata: { rows: { path: rows.jsonl } }\nstages:\n  d: { diversify: { data: rows, measure: [distinct_1] } }\n",
+    );
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+    let date = || {
+        let file = std::fs::File::options().write(true).open(space.path("rows.jsonl")).unwrap();
+        file.set_modified(old).unwrap();
+    };
+    let lock = || std::fs::read_to_string(space.path("w.lock")).unwrap();
+    date();
+    assert_eq!(space.run(&["run", "w.yaml"]).code, 0);
+    let first = lock();
+    space.write("rows.jsonl", &rows.replace("b c", "b b"));
+    assert_eq!(space.run(&["run", "w.yaml"]).code, 0);
+    assert_ne!(lock(), first);
+    space.write("rows.jsonl", rows);
+    date();
+    assert_eq!(space.run(&["run", "w.yaml"]).code, 0);
+    assert_eq!(lock(), first);
+}

@@ -88,6 +88,8 @@ impl FileDigests {
         {
             return Ok((entry.digest, identity.size));
         }
+        // What is known of another content must not be taken for this one's, should the file not be remembered.
+        self.state().known.remove(&absolute);
         let (digest, identity, settled) = hash_unchanged(path)?;
         if settled {
             self.remember(absolute, Entry { identity, digest });

@@ -24,7 +24,7 @@
 //! that is killed between any two of these steps leaves a leftover in `tmp/`, or an object that no record names: never a
 //! record without its object, never half an object under a digest.
 //!
-//! Objects and records are put on disk in groups, with [`Cache::sync`] and [`Records::sync`], so a power cut costs at most
+//! Objects and records are put on disk in groups, with [`Cache::sync`], so a power cut costs at most
 //! the last group. It may leave a record of that group without a sound object. No such object is ever trusted: a file is
 //! hashed before it counts, unless [`FileDigests`] remembers it, and that is written only after the group is on disk.
 //!

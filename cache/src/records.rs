@@ -71,7 +71,7 @@ pub enum RecordError {
     Io {
         /// The log.
         path: PathBuf,
-        /// `opened`, `read`, `written` or `synced`.
+        /// `opened`, `read` or `written`.
         action: &'static str,
         /// What the file system said.
         source: io::Error,
@@ -199,14 +199,6 @@ impl Records {
             self.refresh_locked(&mut state)?;
         }
         Ok(())
-    }
-
-    /// Puts all records that were put on disk; the caller decides how many it groups.
-    ///
-    /// # Errors
-    /// Those of syncing the log.
-    pub fn sync(&self) -> Result<(), RecordError> {
-        self.log.as_ref().map_or(Ok(()), AppendLog::sync).map_err(|source| self.error("synced", source))
     }
 
     fn refresh_locked(&self, state: &mut State) -> Result<(), RecordError> {

@@ -18,7 +18,7 @@ use parquet::schema::types::SchemaDescriptor;
 use thiserror::Error;
 
 use crate::digest::Digest;
-use crate::write::{TempFile, parent_of, sync_dir};
+use crate::write::{TempFile, parent_of};
 
 mod reader;
 mod types;
@@ -205,8 +205,7 @@ impl TableWriter {
     pub fn finish(self) -> Result<TableInfo, TableError> {
         let path = self.path.clone();
         let (info, temp) = self.close()?;
-        let placed = temp.place(&path, None).and_then(|()| sync_dir(parent_of(&path)));
-        placed.map_err(|source| io_error(&path, "written", source))?;
+        temp.commit(&path).map_err(|source| io_error(&path, "written", source))?;
         Ok(info)
     }
 

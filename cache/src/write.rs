@@ -33,10 +33,12 @@ impl TempFile {
         Ok(Self { file: BufWriter::with_capacity(BUFFER, file) })
     }
 
-    /// Puts the content on disk.
-    fn sync(&mut self) -> io::Result<()> {
+    /// Syncs the content, renames the file to `target` and syncs the folder: after this it survives a power cut.
+    pub(crate) fn commit(mut self, target: &Path) -> io::Result<()> {
         self.file.flush()?;
-        self.file.get_ref().as_file().sync_all()
+        self.file.get_ref().as_file().sync_all()?;
+        self.place(target, None)?;
+        sync_dir(parent_of(target))
     }
 
     /// Gives the file `mode` where one is asked for, and renames it to `target`. Nothing is synced.
@@ -94,10 +96,8 @@ impl AtomicFile {
     ///
     /// # Errors
     /// Those of writing, syncing and renaming; the target is then as it was.
-    pub fn commit(mut self) -> io::Result<()> {
-        self.temp.sync()?;
-        self.temp.place(&self.target, None)?;
-        sync_dir(parent_of(&self.target))
+    pub fn commit(self) -> io::Result<()> {
+        self.temp.commit(&self.target)
     }
 }
 
@@ -132,10 +132,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<bool> {
 }
 
 /// Puts the entries of a folder on disk: without this a power cut may undo a rename in it.
-///
-/// # Errors
-/// Those of opening and syncing the folder.
-pub fn sync_dir(folder: &Path) -> io::Result<()> {
+fn sync_dir(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 

@@ -98,7 +98,7 @@ impl AppendLog {
         Ok(LogContent { lines, torn: scan.torn + usize::from(scan.cut_off), end: scan.end })
     }
 
-    /// Appends one line and returns when the kernel has it; [`AppendLog::sync`] puts it on disk.
+    /// Appends one line and returns when the kernel has it; [`Cache::sync`](crate::Cache::sync) puts it on disk.
     ///
     /// # Errors
     /// `InvalidInput` when the payload holds a line feed; those of writing. A line that was written in part is
@@ -129,14 +129,6 @@ impl AppendLog {
             text.push('\n');
         }
         write_once(&self.file, text.as_bytes())
-    }
-
-    /// Puts what was appended on disk.
-    ///
-    /// # Errors
-    /// Those of syncing the file.
-    pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
     }
 
     /// Calls `each` with offset and payload of every sound line from `offset`, the start of a line, to the end.

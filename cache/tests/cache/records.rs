@@ -44,7 +44,6 @@ fn a_record_comes_back_in_the_next_process() {
     assert_eq!(records.get(&a.key).unwrap(), None);
     assert_eq!(records.put(&a).unwrap(), Stored::First);
     assert_eq!(records.put(&b).unwrap(), Stored::First);
-    records.sync().unwrap();
     assert_eq!(records.get(&a.key).unwrap().as_ref(), Some(&a));
     let reopened = open(folder.path());
     assert_eq!(reopened.get(&b.key).unwrap(), Some(b.clone()));
