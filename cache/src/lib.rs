@@ -10,7 +10,7 @@
 //!   objects/ab/cdef…     an artifact under its digest: a read-only file, or a folder of read-only files
 //!   records/records.log  key → outputs, metrics, profile, manifest; the first line of a key counts
 //!   records/files.log    path, inode, device, size, time → digest of files that were hashed before
-//!   rows/                the row memo
+//!   rows/FUNCTION.rows   the row memo: what a function of one row gave, under the digest of the row
 //!   plans/               what complete runs rested on, so that the next one need not plan
 //!   runs/                one event log a run
 //!   unfinished/KEY/      what a node that was stopped had done, for its next run; removed when its record is written
@@ -70,6 +70,7 @@ mod digest;
 mod file_digests;
 mod manifest;
 mod records;
+mod rows;
 mod store;
 mod table;
 mod unfinished;
@@ -79,6 +80,7 @@ pub use digest::{Digest, ParseDigestError, digest_file, digest_listing};
 pub use file_digests::{FileDigests, FileIdentity};
 pub use manifest::{Difference, Key, Manifest};
 pub use records::{Metric, Record, RecordError, Records, Stored};
+pub use rows::Rows;
 pub use store::{Artifact, ArtifactKind, Cache, CacheError, Corrupt, FolderWriter, ScratchDir};
 pub use table::{
     Batches, ROW_GROUP_ROWS, SLICE_ROWS, TableError, TableInfo, TableReader, TableWriter, normal_batch,

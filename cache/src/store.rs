@@ -1,17 +1,20 @@
 //! The cache folder and its objects: artifacts under their digests, written elsewhere first and moved in when they are on disk.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, digest_file, digest_listing};
 use crate::file_digests::FileDigests;
+use crate::manifest::Key;
 use crate::records::{RecordError, Records};
+use crate::rows::Rows;
 use crate::table::TableWriter;
 use crate::write::sync_all_in;
 
@@ -63,6 +66,8 @@ pub struct Cache {
     session: Session,
     /// Files that this process hashed and moved in, for [`Cache::sync`].
     placed: Mutex<Vec<(PathBuf, Digest)>>,
+    /// The row memos that this process uses.
+    rows: Mutex<HashMap<Key, Arc<Rows>>>,
 }
 
 impl Cache {
@@ -75,7 +80,7 @@ impl Cache {
         let root = std::path::absolute(root).map_err(|source| io_error(root, "opened", source))?;
         layout::open_or_create(&root)?;
         let session = Session::new(&root.join("tmp"));
-        Ok(Self { root, session, placed: Mutex::default() })
+        Ok(Self { root, session, placed: Mutex::default(), rows: Mutex::default() })
     }
 
     /// The cache folder, as an absolute path.
@@ -272,6 +277,11 @@ impl Cache {
     /// A list of whole entries; a thread that panicked left it sound.
     fn placed(&self) -> MutexGuard<'_, Vec<(PathBuf, Digest)>> {
         self.placed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A map of whole entries; a thread that panicked left it sound.
+    pub(crate) fn opened_rows(&self) -> MutexGuard<'_, HashMap<Key, Arc<Rows>>> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn verify_by(

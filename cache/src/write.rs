@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
+mod entries;
 mod log;
 
+pub(crate) use entries::{EntryLog, MOST, Place};
 pub use log::{AppendLog, LogContent, LogLine};
 
 /// Bytes gathered before the file system is asked.

@@ -268,6 +268,7 @@ impl<'a, 'o> Runner<'a, 'o> {
             inputs,
             cache: self.store.cache(),
             threads: node.settings.threads.unwrap_or(share).min(self.options.threads.max(1)),
+            fresh: self.options.force.contains(&id),
             cancel: self.cancel,
             environment: self.options.environment,
             events: self.events,

@@ -3,7 +3,6 @@
 //! The kinds know backends by the trait [`Backend`] alone. The binary registers the one it was built with; a build
 //! without it says so when a node needs it.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -13,7 +12,7 @@ use serde_json::{Map, Value};
 use refrain_cache::Digest;
 use refrain_engine::kind::{Input, Param, StageError, Type};
 use refrain_lm::config::{ConfigError, ModelConfig};
-use refrain_lm::generate::{GenerateError, Generated, Limits, Request, generate};
+use refrain_lm::generate::{GenerateError, Generated, Limits, OnProgress, Request, generate};
 use refrain_lm::sampling::Sampler;
 use refrain_lm::score::score;
 use refrain_lm::tokenizer::Tokenizer;
@@ -38,13 +37,13 @@ pub trait BackendModel: Send + Sync {
     /// Most tokens of a row.
     fn context(&self) -> usize;
 
-    /// Continues every prompt once for each of its samples. `progress` is told how many tokens were made so far.
+    /// Continues every prompt once for each of its samples.
     fn generate(
         &self,
         requests: &[Request],
         sampler: &Sampler,
         limits: &Limits,
-        progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+        progress: OnProgress<'_>,
     ) -> Result<Vec<Vec<Generated>>, StageError>;
 
     /// The natural-log probabilities of a row's tokens after the first, given all before; at least two tokens.
@@ -191,7 +190,7 @@ impl Network {
         sampler: &Sampler,
         limits: &Limits,
         batch: Option<usize>,
-        progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+        progress: OnProgress<'_>,
     ) -> Result<Vec<Vec<Generated>>, StageError> {
         match self {
             Network::Native(loaded) => {

@@ -1,7 +1,8 @@
 //! The kind `generate`: continues the prompts of a table with a model.
 //!
 //! The random number of a token is a function of (seed, p, k, sample, position): p is the digest of the prompt's tokens, and
-//! k counts the earlier rows with the same prompt. So a response depends on nothing else in the table.
+//! k counts the earlier rows with the same prompt. So a response depends on nothing else in the table, and is known again
+//! by the same three in another one.
 
 mod table;
 
@@ -12,17 +13,20 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::DataType;
 use rayon::prelude::*;
 use serde::Deserialize;
+use serde_json::json;
 
 use refrain_cache::{Digest, Metric, TableReader};
 use refrain_engine::kind::{
     ArtifactKind, Check, Columns, Component, Context, Kind, Outputs, Param, Problem, StageError, Type,
 };
-use refrain_lm::generate::{Finish, Generated, Limits, Request};
+use refrain_lm::generate::{Finish, Generated, Limits, Progress, Request};
+use refrain_lm::random::Stream;
 use refrain_lm::render::{self, Renderer, RowText};
 use refrain_lm::sampling::{Sampler, SamplingParams};
 use refrain_lm::tokenizer::Tokenizer;
 
 use crate::backend::{self, BACKEND, Choice, Network};
+use crate::memo::{self, Memo};
 use crate::models::{self, failed};
 use crate::prompts::{self, CHAT_PARAM, Chat, PROMPT, Prompts, SHOTS, SYSTEM, Shots, row_error, with_row};
 use crate::tables::{self, TABLE, figure, share};
@@ -39,17 +43,18 @@ const ABOVE_ZERO: Type = Type::Float { min: 0.0, max: f64::INFINITY, open: true 
 const SHARE: Type = Type::Float { min: 0.0, max: 1.0, open: false };
 const SHARE_ABOVE_ZERO: Type = Type::Float { min: 0.0, max: 1.0, open: true };
 
+/// What makes a response of a prompt's tokens.
+const ROW: [Component; 3] = [
+    Component { name: "generate", version: 1 },
+    Component { name: "lm", version: 1 },
+    Component { name: "sample", version: 1 },
+];
+
 /// The kind `generate`.
 pub const GENERATE: Kind = Kind {
     name: "generate",
     about: "Continues the prompts of a table with a model",
-    components: &[
-        Component { name: "generate", version: 1 },
-        Component { name: "lm", version: 1 },
-        Component { name: "render", version: 1 },
-        Component { name: "sample", version: 1 },
-        TABLE,
-    ],
+    components: &[ROW[0], ROW[1], ROW[2], Component { name: "render", version: 1 }, TABLE],
     params: &[
         Param::required("model", Type::Reference(Some(ArtifactKind::Model)), "The model that generates"),
         Param::required("data", Type::Reference(Some(ArtifactKind::Table)), "The table with the prompts"),
@@ -181,9 +186,36 @@ struct Generator<'a> {
     renderer: Renderer<'a>,
     sampler: Sampler,
     limits: Limits,
+    memo: Memo,
     /// How many rows with each prompt came so far.
     earlier: HashMap<Digest, u64>,
     figures: Figures,
+    /// Responses that are known from earlier runs.
+    known: u64,
+}
+
+/// A prompt, and what names its responses.
+struct Asked {
+    prompt: Vec<u32>,
+    /// The digest of the prompt.
+    p: Digest,
+    /// How many rows with the same prompt came before.
+    k: u64,
+}
+
+impl Asked {
+    /// The random numbers of a sample.
+    fn stream(&self, sampler: &Sampler, sample: usize) -> Stream {
+        let (words, _) = self.p.as_bytes().as_chunks::<8>();
+        let words = words.iter().map(|word| u64::from_le_bytes(*word));
+        sampler.stream(&words.chain([self.k, sample as u64]).collect::<Vec<u64>>())
+    }
+
+    /// The row of the memo that holds a sample.
+    fn row(&self, sample: usize) -> Digest {
+        let number = [self.k.to_le_bytes(), (sample as u64).to_le_bytes()].concat();
+        Digest::of_bytes(&[&self.p.as_bytes()[..], &number].concat())
+    }
 }
 
 impl<'a> Generator<'a> {
@@ -198,6 +230,11 @@ impl<'a> Generator<'a> {
         let prompts = Prompts::new(params.prompt.as_deref(), params.system.clone(), chat)?;
         let renderer = Renderer::new(network.tokenizer(), chat).map_err(failed)?;
         let end_of_turn = end_of_turn(&renderer, network.tokenizer()).filter(|_| !params.ignore_eos);
+        let row = json!({
+            "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
+            "repetition_penalty": repetition_penalty, "stop": params.stop, "ignore_eos": params.ignore_eos,
+            "end_of_turn": end_of_turn, "seed": params.seed,
+        });
         Ok(Generator {
             context,
             network,
@@ -211,24 +248,32 @@ impl<'a> Generator<'a> {
                 stop_ids: end_of_turn.into_iter().collect(),
                 ignore_eos: params.ignore_eos,
             },
+            memo: Memo::open(context, network, &ROW, row)?,
             earlier: HashMap::new(),
             figures: Figures::default(),
+            known: 0,
         })
     }
 
     fn table(mut self) -> Result<Outputs, StageError> {
         let input = TableReader::open(self.context.table("data")?)?;
         let mut writer = self.context.cache.new_table(table::schema(input.schema()))?;
+        let total = input.rows() * self.samples as u64;
         let mut first = 0;
         for batch in input.batches(None, (WINDOW / self.samples).max(1))? {
             let batch = batch?;
-            let requests = self.requests(&batch, first)?;
-            let responses = self.generate(&requests)?;
+            let asked = self.asked(&batch, first)?;
+            let responses = self.responses(&asked, total)?;
             for generated in responses.iter().flatten() {
                 self.figures.add(generated);
             }
             writer.write(&table::batch(&batch, first, &responses, self.samples)?)?;
             first += batch.num_rows() as u64;
+        }
+        if self.known > 0 {
+            self.context
+                .progress
+                .note(format!("{} of {total} responses were made by earlier runs", self.known));
         }
         let mut outputs = Outputs::main(self.context.cache.store_table(writer)?);
         outputs.metrics = self.figures.metrics();
@@ -237,7 +282,7 @@ impl<'a> Generator<'a> {
     }
 
     /// What is asked of the model for each row.
-    fn requests(&mut self, batch: &RecordBatch, first: u64) -> Result<Vec<Request>, StageError> {
+    fn asked(&mut self, batch: &RecordBatch, first: u64) -> Result<Vec<Asked>, StageError> {
         self.context.cancel.check()?;
         let prompts = self.prompts.of_batch(batch, first)?;
         let ids = |row: usize| {
@@ -248,43 +293,83 @@ impl<'a> Generator<'a> {
             if ids.is_empty() {
                 Err(row_error(batch, row, first, "the prompt has no tokens"))
             } else {
-                Ok(ids)
+                Ok((memo::digest_of_tokens(&ids), ids))
             }
         };
         // Collected in the order of the rows, so that of several errors the first row's is shown.
-        let prompts: Vec<Result<Vec<u32>, StageError>> =
+        let prompts: Vec<Result<(Digest, Vec<u32>), StageError>> =
             (0..batch.num_rows()).into_par_iter().map(ids).collect();
-        prompts.into_iter().map(|prompt| Ok(self.request(prompt?))).collect()
-    }
-
-    fn request(&mut self, prompt: Vec<u32>) -> Request {
-        let bytes: Vec<u8> = prompt.iter().flat_map(|id| id.to_le_bytes()).collect();
-        let p = Digest::of_bytes(&bytes);
-        let earlier = self.earlier.entry(p).or_default();
-        let k = *earlier;
-        *earlier += 1;
-        let (words, _) = p.as_bytes().as_chunks::<8>();
-        let mut row: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
-        row.extend([k, 0]);
-        let mut stream = |sample: usize| {
-            row[5] = sample as u64;
-            self.sampler.stream(&row)
+        let number = |prompt: Result<(Digest, Vec<u32>), StageError>| {
+            let (p, prompt) = prompt?;
+            let earlier = self.earlier.entry(p).or_default();
+            let k = *earlier;
+            *earlier += 1;
+            Ok(Asked { prompt, p, k })
         };
-        Request { prompt, samples: (0..self.samples).map(&mut stream).collect() }
+        prompts.into_iter().map(number).collect()
     }
 
-    fn generate(&self, requests: &[Request]) -> Result<Vec<Vec<Generated>>, StageError> {
-        let before = self.figures.tokens;
-        let mut progress = |tokens: u64| {
-            self.context.progress.set(before + tokens, None, "tokens");
-            if self.context.cancel.is_cancelled() {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
+    /// The responses to each prompt, of `total` in all.
+    fn responses(&mut self, asked: &[Asked], total: u64) -> Result<Vec<Vec<Generated>>, StageError> {
+        let known = |one: &Asked| (0..self.samples).map(|sample| self.known(one, sample)).collect();
+        let known: Result<Vec<Vec<Option<Generated>>>, StageError> = asked.par_iter().map(known).collect();
+        let mut responses = known?;
+        let missing: Vec<(usize, Vec<usize>)> = responses
+            .iter()
+            .map(|samples| (0..self.samples).filter(|&sample| samples[sample].is_none()).collect())
+            .enumerate()
+            .filter(|(_, missing): &(usize, Vec<usize>)| !missing.is_empty())
+            .collect();
+        self.known += responses.iter().flatten().flatten().count() as u64;
+        for ((row, samples), made) in missing.iter().zip(self.generate(asked, &missing, total)?) {
+            for (sample, generated) in samples.iter().zip(made) {
+                responses[*row][*sample] = Some(generated);
             }
+        }
+        let complete = |samples: Vec<Option<Generated>>| samples.into_iter().flatten().collect();
+        Ok(responses.into_iter().map(complete).collect())
+    }
+
+    /// A response that an earlier run made, cut as a run with these limits would cut it.
+    fn known(&self, asked: &Asked, sample: usize) -> Result<Option<Generated>, StageError> {
+        let room = self.network.sizes().0.saturating_sub(asked.prompt.len());
+        let entry = self.memo.get(&asked.row(sample))?;
+        Ok(entry.and_then(|bytes| memo::continuation(&bytes, &self.limits, room, self.network.tokenizer())))
+    }
+
+    /// Makes the missing samples of rows; each is kept as soon as it is complete.
+    fn generate(
+        &self,
+        asked: &[Asked],
+        missing: &[(usize, Vec<usize>)],
+        total: u64,
+    ) -> Result<Vec<Vec<Generated>>, StageError> {
+        let request = |(row, samples): &(usize, Vec<usize>)| Request {
+            prompt: asked[*row].prompt.clone(),
+            samples: samples.iter().map(|&sample| asked[*row].stream(&self.sampler, sample)).collect(),
         };
-        let batch = self.context.resources.batch;
-        self.network.generate(requests, &self.sampler, &self.limits, batch, &mut progress)
+        let requests: Vec<Request> = missing.iter().map(request).collect();
+        let waiting: usize = missing.iter().map(|(_, samples)| samples.len()).sum();
+        let mut done = self.figures.rows + (asked.len() * self.samples - waiting) as u64;
+        let mut kept = Ok(());
+        let result = self.network.generate(
+            &requests,
+            &self.sampler,
+            &self.limits,
+            self.context.resources.batch,
+            &mut |progress| {
+                if let Progress::Finished { request, sample, generated } = progress {
+                    let (row, samples) = &missing[request];
+                    let row = asked[*row].row(samples[sample]);
+                    kept = self.memo.put(&[(row, memo::continuation_to_bytes(generated))]);
+                    done += 1;
+                }
+                self.context.progress.set(done, Some(total), "responses");
+                let stop = kept.is_err() || self.context.cancel.is_cancelled();
+                if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            },
+        );
+        kept.and(result)
     }
 }
 

@@ -25,6 +25,7 @@ pub mod finetune;
 pub mod generate;
 mod lists;
 pub mod mask;
+mod memo;
 mod models;
 mod prompts;
 pub mod quantile;

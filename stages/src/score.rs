@@ -6,7 +6,7 @@ use arrow::array::{ArrayRef, Float64Array, Int32Array, RecordBatch, StringArray}
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use rayon::prelude::*;
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use refrain_cache::columns::{column, with_column, without_column};
 use refrain_cache::{Metric, TableReader};
@@ -17,6 +17,7 @@ use refrain_lm::render::Renderer;
 
 use crate::backend::{self, BACKEND, Choice, Network};
 use crate::lists::{float_lists, int_lists};
+use crate::memo::{self, Memo};
 use crate::models::{self, failed};
 use crate::prompts::{self, CHAT_PARAM, Chat, PROMPT, Prompts, SYSTEM, cell, row_error, with_row};
 use crate::tables::{self, TABLE, figure, list_of, with_fields};
@@ -31,13 +32,16 @@ const PIECE_ROWS: usize = 32;
 /// Columns that describe other tokens than those that are written here.
 const STALE: [&str; 2] = ["loss_mask", "perplexities"];
 
+/// What makes log-probabilities of tokens.
+const ROW: [Component; 1] = [Component { name: "lm", version: 1 }];
+
 /// The kind `score`.
 pub const SCORE: Kind = Kind {
     name: "score",
     about: "Writes the tokens of each response and how probable a model finds each of them",
     components: &[
         Component { name: "score", version: 1 },
-        Component { name: "lm", version: 1 },
+        ROW[0],
         Component { name: "render", version: 1 },
         TABLE,
     ],
@@ -150,6 +154,7 @@ struct Scorer<'a> {
     network: &'a Network,
     prompts: Prompts,
     renderer: Renderer<'a>,
+    memo: Memo,
 }
 
 /// A row with its tokens and the natural logarithm of each one's probability; not-a-number for the first.
@@ -173,6 +178,7 @@ impl<'a> Scorer<'a> {
             network,
             prompts: Prompts::new(params.prompt.as_deref(), params.system.clone(), chat)?,
             renderer: Renderer::new(network.tokenizer(), chat).map_err(failed)?,
+            memo: Memo::open(context, network, &ROW, json!({}))?,
         })
     }
 
@@ -180,11 +186,18 @@ impl<'a> Scorer<'a> {
         let input = TableReader::open(self.context.table("data")?)?;
         let mut writer = self.context.cache.new_table(output_schema(input.schema()))?;
         let mut figures = Figures::default();
+        let mut known = 0;
         for batch in input.batches(None, WINDOW_ROWS)? {
             let batch = batch?;
-            let rows = self.score(self.tokens(&batch, figures.rows)?, figures.rows, input.rows())?;
+            let (rows, from_memo) =
+                self.score(self.tokens(&batch, figures.rows)?, figures.rows, input.rows())?;
+            known += from_memo;
             writer.write(&scored_batch(&batch, &rows, &mut figures)?)?;
             self.context.progress.set(figures.rows, Some(input.rows()), "rows");
+        }
+        if known > 0 {
+            let total = input.rows();
+            self.context.progress.note(format!("{known} of {total} rows were scored by earlier runs"));
         }
         let mut outputs = Outputs::main(self.context.cache.store_table(writer)?);
         outputs.metrics = figures.metrics();
@@ -218,29 +231,49 @@ impl<'a> Scorer<'a> {
         rows.into_iter().collect()
     }
 
-    /// Scores the rows, of whose table `before` of `total` rows are done. It does so in pieces, after each of which a
-    /// stop is heard and progress is seen.
-    fn score(&self, rows: Vec<(Tokens, bool)>, before: u64, total: u64) -> Result<Vec<Scored>, StageError> {
-        let mut logprobs: Vec<Vec<f32>> = rows.iter().map(|(row, _)| nothing_known(row.ids.len())).collect();
+    /// Scores the rows, of whose table `before` of `total` rows are done, and says how many of them were known. It does so
+    /// in pieces, after each of which what is done is kept, a stop is heard and progress is seen.
+    fn score(
+        &self,
+        rows: Vec<(Tokens, bool)>,
+        before: u64,
+        total: u64,
+    ) -> Result<(Vec<Scored>, u64), StageError> {
+        let known: Result<Vec<Option<Vec<f32>>>, StageError> =
+            rows.par_iter().map(|(row, _)| self.known(&row.ids)).collect();
+        let mut logprobs = known?;
         // A row of one token has no token to predict.
-        let places: Vec<usize> = (0..rows.len()).filter(|&row| rows[row].0.ids.len() > 1).collect();
+        let places: Vec<usize> =
+            (0..rows.len()).filter(|&row| logprobs[row].is_none() && rows[row].0.ids.len() > 1).collect();
+        let known = logprobs.iter().flatten().count() as u64;
         let batch = self.context.resources.batch;
         for places in places.chunks(batch.unwrap_or(PIECE_ROWS).max(1)) {
             self.context.cancel.check()?;
             let ids: Vec<&[u32]> = places.iter().map(|&row| rows[row].0.ids.as_slice()).collect();
+            let mut entries = Vec::with_capacity(ids.len());
             self.network.score(&ids, batch, &mut |row, values| {
-                logprobs[places[row]][1..].copy_from_slice(values);
+                entries.push((memo::digest_of_tokens(ids[row]), memo::logprobs_to_bytes(values)));
+                logprobs[places[row]] = Some(values.to_vec());
             })?;
+            self.memo.put(&entries)?;
             let done = places.last().map_or(0, |last| *last as u64 + 1);
             self.context.progress.set(before + done, Some(total), "rows");
         }
-        let scored = rows.into_iter().zip(logprobs);
-        Ok(scored.map(|((tokens, empty), logprobs)| Scored { tokens, logprobs, empty }).collect())
+        let scored = rows.into_iter().zip(logprobs).map(|((tokens, empty), values)| {
+            let logprobs = std::iter::once(f32::NAN).chain(values.into_iter().flatten());
+            Scored { logprobs: logprobs.take(tokens.ids.len()).collect(), tokens, empty }
+        });
+        Ok((scored.collect(), known))
     }
-}
 
-fn nothing_known(tokens: usize) -> Vec<f32> {
-    vec![f32::NAN; tokens]
+    /// What an earlier run found for a row of these tokens.
+    fn known(&self, ids: &[u32]) -> Result<Option<Vec<f32>>, StageError> {
+        if ids.len() < 2 {
+            return Ok(None);
+        }
+        let entry = self.memo.get(&memo::digest_of_tokens(ids))?;
+        Ok(entry.and_then(|bytes| memo::logprobs(&bytes, ids.len() - 1)))
+    }
 }
 
 /// The batch with the columns of the scores; adds the rows to the figures.

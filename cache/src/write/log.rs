@@ -173,12 +173,12 @@ impl AppendLog {
 }
 
 /// Writes all bytes with one `write`: the rest of a short one would land behind what another process appended meanwhile.
-fn write_once(mut file: &File, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write_once(mut file: &File, bytes: &[u8]) -> io::Result<()> {
     loop {
         match file.write(bytes) {
             Ok(written) if written == bytes.len() => return Ok(()),
             Ok(_) => {
-                return Err(io::Error::new(io::ErrorKind::StorageFull, "a log line was written in part"));
+                return Err(io::Error::new(io::ErrorKind::StorageFull, "it was written in part"));
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

@@ -7,6 +7,7 @@ mod digests;
 mod files;
 mod manifests;
 mod records;
+mod rows;
 mod store;
 mod tables;
 mod tables_broken;

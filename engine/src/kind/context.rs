@@ -124,6 +124,8 @@ pub struct Context<'a> {
     pub cache: &'a Cache,
     /// Where a long run keeps what it has done, for the next run of the same key; emptied when the node is done.
     pub unfinished: Unfinished<'a>,
+    /// Whether all is computed again, also what the row memo knows (`--force`).
+    pub fresh: bool,
     /// What the node may use.
     pub resources: Resources,
     /// Where progress goes.

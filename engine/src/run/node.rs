@@ -38,6 +38,8 @@ pub(super) struct Job<'a> {
     pub inputs: BTreeMap<String, Input>,
     pub cache: &'a Cache,
     pub threads: usize,
+    /// Whether the node is to be computed although its outputs are known.
+    pub fresh: bool,
     pub cancel: &'a Cancel,
     pub environment: &'a (dyn Fn(&str) -> Option<String> + Sync),
     pub events: Events<'a>,
@@ -83,6 +85,7 @@ impl Job<'_> {
                 inputs: &self.inputs,
                 cache: self.cache,
                 unfinished: self.cache.unfinished(&todo.key),
+                fresh: self.fresh,
                 resources: Resources { threads: self.threads, batch: self.node.settings.batch },
                 progress: Progress(&sink),
                 cancel: self.cancel,

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use refrain_lm::config::ModelConfig;
-use refrain_lm::generate::{Limits, Request, generate};
+use refrain_lm::generate::{Limits, Progress, Request, generate};
 use refrain_lm::model::{LanguageModel, LoraSettings};
 use refrain_lm::random::Stream;
 use refrain_lm::sampling::{Sampler, SamplingParams};
@@ -65,7 +65,7 @@ fn generating(model: &LanguageModel, vocab: u64) {
             .map(|(row, prompt)| Request { prompt, samples: vec![sampler.stream(&[row as u64])] })
             .collect();
         report(&format!("generate, batch {batch}"), 2 * batch * 64, || {
-            let go = &mut |_| ControlFlow::Continue(());
+            let go = &mut |_: Progress<'_>| ControlFlow::Continue(());
             generate(model, &tokenizer, &requests, &sampler, &limits, Some(batch), go).unwrap();
         });
     }

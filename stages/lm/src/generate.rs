@@ -65,6 +65,25 @@ pub struct Generated {
     pub text: String,
 }
 
+/// What is told while continuations are made.
+#[derive(Debug, Clone, Copy)]
+pub enum Progress<'a> {
+    /// So many tokens were made so far.
+    Tokens(u64),
+    /// A continuation is complete.
+    Finished {
+        /// The number of its request.
+        request: usize,
+        /// Its number among the request's samples.
+        sample: usize,
+        /// The continuation.
+        generated: &'a Generated,
+    },
+}
+
+/// Is told of progress, and says whether to go on.
+pub type OnProgress<'a> = &'a mut dyn FnMut(Progress<'_>) -> ControlFlow<()>;
+
 /// Why nothing is generated.
 #[derive(Debug, thiserror::Error)]
 pub enum GenerateError {
@@ -79,7 +98,7 @@ pub enum GenerateError {
     Interrupted,
 }
 
-/// Continues every prompt once for each of its samples. `progress` is told how many tokens were made so far.
+/// Continues every prompt once for each of its samples.
 pub fn generate(
     model: &LanguageModel,
     tokenizer: &Tokenizer,
@@ -87,7 +106,7 @@ pub fn generate(
     sampler: &Sampler,
     limits: &Limits,
     batch: Option<usize>,
-    progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    progress: OnProgress<'_>,
 ) -> Result<Vec<Vec<Generated>>, GenerateError> {
     for (row, request) in requests.iter().enumerate() {
         model.check_ids(row, &request.prompt)?;
@@ -146,22 +165,20 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn all(&mut self, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<(), GenerateError> {
+    fn all(&mut self, progress: OnProgress<'_>) -> Result<(), GenerateError> {
         loop {
-            self.fill()?;
+            self.fill(progress)?;
             if self.rows.is_empty() {
                 return Ok(());
             }
             self.step();
-            self.retire()?;
-            if progress(self.tokens).is_break() {
-                return Err(GenerateError::Interrupted);
-            }
+            self.retire(progress)?;
+            go_on(progress(Progress::Tokens(self.tokens)))?;
         }
     }
 
     /// Begins samples until every slot is taken. The prompts that begin together are prefilled together.
-    fn fill(&mut self) -> Result<(), GenerateError> {
+    fn fill(&mut self, progress: OnProgress<'_>) -> Result<(), GenerateError> {
         while self.rows.len() < self.slots && self.next.0 < self.requests.len() {
             let mut begin: Vec<(usize, usize)> = Vec::new();
             while self.rows.len() + begin.len() < self.slots
@@ -185,7 +202,7 @@ impl Run<'_> {
                 }
             }
             self.prefix = prefixes.into_iter().max_by_key(|(request, _)| *request);
-            self.retire()?;
+            self.retire(progress)?;
         }
         Ok(())
     }
@@ -222,7 +239,7 @@ impl Run<'_> {
     fn step(&mut self) {
         let last = |row: &Active| *row.draft.ids().last().expect("a row under way has a token");
         let ids = self.rows.iter().map(last).collect();
-        let positions = self.rows.iter().map(|row| row.draft.len() as u32 - 1).collect();
+        let positions = self.rows.iter().map(|row| row.draft.total() as u32 - 1).collect();
         let hidden = self.model.forward_cached(&Packed::step(ids, positions), &mut self.caches);
         let logits = self.model.logits(&hidden);
         let mut rows = std::mem::take(&mut self.rows);
@@ -240,7 +257,7 @@ impl Run<'_> {
     }
 
     /// Takes finished rows out of their slots.
-    fn retire(&mut self) -> Result<(), GenerateError> {
+    fn retire(&mut self, progress: OnProgress<'_>) -> Result<(), GenerateError> {
         let mut i = 0;
         while i < self.rows.len() {
             if !self.rows[i].draft.finished() {
@@ -249,8 +266,16 @@ impl Run<'_> {
             }
             let row = self.rows.swap_remove(i);
             self.caches.swap_remove(i);
-            self.finished[row.request][row.sample] = Some(row.draft.into_generated(&self.rules)?);
+            let Active { request, sample, draft } = row;
+            let generated = draft.into_generated(&self.rules)?;
+            let heard = progress(Progress::Finished { request, sample, generated: &generated });
+            self.finished[request][sample] = Some(generated);
+            go_on(heard)?;
         }
         Ok(())
     }
+}
+
+fn go_on(heard: ControlFlow<()>) -> Result<(), GenerateError> {
+    if heard.is_break() { Err(GenerateError::Interrupted) } else { Ok(()) }
 }

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use refrain_lm::adapter::Adapter;
-use refrain_lm::generate::{Limits, Request, generate};
+use refrain_lm::generate::{Limits, Progress, Request, generate};
 use refrain_lm::model::{LanguageModel, ModelPath};
 use refrain_lm::random::Stream;
 use refrain_lm::sampling::{Sampler, SamplingParams};
@@ -118,7 +118,7 @@ fn greedy_continuations_equal_the_reference_in_every_batch() {
         let sampler = Sampler::new(SamplingParams { temperature: 0.0, ..Default::default() }, 0).unwrap();
         let mut first = None;
         for batch in [1, 2, 8, 64] {
-            let go = &mut |_| ControlFlow::Continue(());
+            let go = &mut |_: Progress<'_>| ControlFlow::Continue(());
             let made =
                 generate(&model, &tokenizer, &requests, &sampler, &greedy_limits(), Some(batch), go).unwrap();
             for (row, expected) in made.iter().zip(greedy) {
@@ -150,7 +150,7 @@ fn samples_do_not_depend_on_batch_order_threads_or_neighbours() {
             })
             .collect();
         let run = |requests: &[Request], batch: usize| {
-            let go = &mut |_| ControlFlow::Continue(());
+            let go = &mut |_: Progress<'_>| ControlFlow::Continue(());
             let limits = Limits { max_new_tokens: 24, ..Limits::default() };
             generate(&model, &tokenizer, requests, &sampler, &limits, Some(batch), go).unwrap()
         };

@@ -11,11 +11,10 @@ mod load;
 mod panics;
 mod spelling;
 
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use refrain_engine::kind::StageError;
-use refrain_lm::generate::{Draft, Generated, Limits, Request, Rules};
+use refrain_lm::generate::{Draft, Generated, Limits, OnProgress, Progress, Request, Rules};
 use refrain_lm::model::ModelError;
 use refrain_lm::sampling::Sampler;
 use refrain_lm::score::logprob;
@@ -71,26 +70,33 @@ impl BackendModel for Model {
         requests: &[Request],
         sampler: &Sampler,
         limits: &Limits,
-        progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+        progress: OnProgress<'_>,
     ) -> Result<Vec<Vec<Generated>>, StageError> {
         let rules =
             Rules { tokenizer: &self.tokenizer, sampler, limits, eos: &self.eos, context: self.context };
         let mut tokens = 0;
-        let mut one = |request: &Request, sample: usize| {
-            let mut draft = Draft::new(&request.prompt);
+        let mut one = |request: usize, sample: usize| {
+            let Request { prompt, samples } = &requests[request];
+            let mut draft = Draft::new(prompt);
             let mut stopped = false;
-            self.engine.run(&request.prompt, &mut |logits| {
-                draft.advance(&rules, &request.samples[sample], logits);
+            self.engine.run(prompt, &mut |logits| {
+                draft.advance(&rules, &samples[sample], logits);
                 tokens += 1;
-                stopped = progress(tokens).is_break();
+                stopped = progress(Progress::Tokens(tokens)).is_break();
                 if stopped || draft.finished() { None } else { draft.ids().last().copied() }
             })?;
-            if stopped { Err(Stop::Cancelled) } else { Ok(draft.into_generated(&rules)?) }
+            if stopped {
+                return Err(Stop::Cancelled);
+            }
+            let generated = draft.into_generated(&rules)?;
+            match progress(Progress::Finished { request, sample, generated: &generated }).is_break() {
+                true => Err(Stop::Cancelled),
+                false => Ok(generated),
+            }
         };
-        let all: Result<_, Stop> = requests
-            .iter()
-            .map(|request| (0..request.samples.len()).map(|sample| one(request, sample)).collect())
-            .collect();
+        let samples = requests.iter().map(|request| request.samples.len()).enumerate();
+        let all: Result<_, Stop> =
+            samples.map(|(request, n)| (0..n).map(|sample| one(request, sample)).collect()).collect();
         all.map_err(StageError::from)
     }
 

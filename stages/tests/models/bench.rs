@@ -26,6 +26,8 @@ pub struct Bench {
     pub cancel: Cancel,
     pub threads: usize,
     pub batch: Option<usize>,
+    /// Whether nothing is taken from the row memo, so that each run is a test of what computes.
+    pub fresh: bool,
     /// Progress reports after which a run is cancelled.
     pub cancel_after: Option<usize>,
     heard: Mutex<Vec<String>>,
@@ -38,7 +40,16 @@ impl Bench {
         let cache = Cache::open(&folder.path().join("cache")).unwrap();
         let cancel = Cancel::default();
         let heard = Mutex::default();
-        Bench { cache, cancel, threads: 1, batch: None, cancel_after: None, heard, _folder: folder }
+        Bench {
+            cache,
+            cancel,
+            threads: 1,
+            batch: None,
+            fresh: true,
+            cancel_after: None,
+            heard,
+            _folder: folder,
+        }
     }
 
     /// Stores a table.
@@ -97,6 +108,7 @@ impl Bench {
             inputs: &inputs,
             cache: &self.cache,
             unfinished: self.cache.unfinished(&key),
+            fresh: self.fresh,
             resources: Resources { threads: self.threads, batch: self.batch },
             progress: Progress(&sink),
             cancel: &cancel,

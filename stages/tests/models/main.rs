@@ -10,6 +10,7 @@ mod finetune;
 mod finetune_new;
 mod finetune_watch;
 mod generate;
+mod memo;
 mod messages;
 mod peft;
 mod score;

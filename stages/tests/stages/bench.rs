@@ -89,6 +89,7 @@ impl Bench {
             inputs: &inputs,
             cache: &self.cache,
             unfinished: self.cache.unfinished(&Manifest::new("test").key()),
+            fresh: false,
             resources: Resources { threads: 1, batch: None },
             progress: Progress(&Silent),
             cancel,

@@ -111,6 +111,7 @@ impl Desk {
             inputs: &self.inputs,
             cache: &self.cache,
             unfinished: self.cache.unfinished(&refrain_cache::Manifest::new("test").key()),
+            fresh: false,
             resources: Resources { threads: 1, batch: None },
             progress: Progress(&Silent),
             cancel: &self.cancel,

@@ -68,7 +68,8 @@ impl Draft {
         self.ids.push(token);
         self.tokens.push(token);
         let ends = !rules.limits.ignore_eos && rules.eos.contains(&token);
-        if ends || rules.limits.stop_ids.contains(&token) || self.stop_text(rules).is_some() {
+        let stops = || stop_text(&rules.tokenizer.decode(&self.ids, true), &rules.limits.stop).is_some();
+        if ends || rules.limits.stop_ids.contains(&token) || !rules.limits.stop.is_empty() && stops() {
             self.finish = Some(Ok(Finish::Stop));
         } else if self.ids.len() >= most {
             self.finish = Some(Ok(Finish::Length));
@@ -81,13 +82,8 @@ impl Draft {
     }
 
     /// Tokens of the prompt and of the continuation.
-    pub fn len(&self) -> usize {
+    pub fn total(&self) -> usize {
         self.tokens.len()
-    }
-
-    /// Whether there are no tokens at all.
-    pub fn is_empty(&self) -> bool {
-        self.tokens.is_empty()
     }
 
     /// Whether it has ended.
@@ -95,25 +91,34 @@ impl Draft {
         self.finish.is_some()
     }
 
-    /// Where a stop text begins in the text.
-    fn stop_text(&self, rules: &Rules<'_>) -> Option<usize> {
-        if rules.limits.stop.is_empty() {
-            return None;
-        }
-        let text = rules.tokenizer.decode(&self.ids, true);
-        rules.limits.stop.iter().filter_map(|stop| text.find(stop.as_str())).min()
-    }
-
     /// The continuation as it is.
     ///
     /// # Errors
     /// [`ModelError::NotFinite`] when the model's numbers were none.
     pub fn into_generated(self, rules: &Rules<'_>) -> Result<Generated, ModelError> {
-        let mut text = rules.tokenizer.decode(&self.ids, true);
-        if let Some(at) = self.stop_text(rules) {
+        let finish = self.finish.unwrap_or(Ok(Finish::Length))?;
+        Ok(Generated::new(self.ids, self.logprobs, finish, rules.tokenizer, &rules.limits.stop))
+    }
+}
+
+impl Generated {
+    /// The continuation of these tokens; its text ends before the first of the stop texts.
+    pub fn new(
+        token_ids: Vec<u32>,
+        logprobs: Vec<f32>,
+        finish: Finish,
+        tokenizer: &Tokenizer,
+        stop: &[String],
+    ) -> Generated {
+        let mut text = tokenizer.decode(&token_ids, true);
+        if let Some(at) = stop_text(&text, stop) {
             text.truncate(at);
         }
-        let finish = self.finish.unwrap_or(Ok(Finish::Length))?;
-        Ok(Generated { token_ids: self.ids, logprobs: self.logprobs, finish, text })
+        Generated { token_ids, logprobs, finish, text }
     }
+}
+
+/// Where a stop text begins.
+fn stop_text(text: &str, stop: &[String]) -> Option<usize> {
+    stop.iter().filter_map(|stop| text.find(stop.as_str())).min()
 }

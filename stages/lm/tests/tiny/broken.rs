@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use refrain_lm::generate::{Limits, Request, generate};
+use refrain_lm::generate::{Limits, Progress, Request, generate};
 use refrain_lm::model::{LanguageModel, ModelPath};
 use refrain_lm::sampling::{Sampler, SamplingParams};
 use refrain_lm::save::{F32Tensor, SaveError, save_model};
@@ -154,7 +154,7 @@ fn what_is_no_number_is_no_result() {
         let sampler = Sampler::new(params, 1).unwrap();
         let requests = [Request { prompt: vec![1, 2, 3], samples: vec![sampler.stream(&[0])] }];
         let limits = Limits { max_new_tokens: 5, ..Limits::default() };
-        let go = &mut |_| ControlFlow::Continue(());
+        let go = &mut |_: Progress<'_>| ControlFlow::Continue(());
         let made = generate(&model, &tokenizer, &requests, &sampler, &limits, None, go);
         assert_eq!(made.unwrap_err().to_string(), words);
     }

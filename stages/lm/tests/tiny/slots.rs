@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use refrain_lm::generate::{Finish, Generated, Limits, Request, generate};
+use refrain_lm::generate::{Finish, Generated, Limits, Progress, Request, generate};
 use refrain_lm::model::LanguageModel;
 use refrain_lm::sampling::{Sampler, SamplingParams};
 use refrain_lm::tokenizer::Tokenizer;
@@ -31,8 +31,8 @@ fn run(requests: &[Request], batch: usize) -> (Vec<Vec<Generated>>, usize) {
     let tokenizer = Tokenizer::load(folder.path()).unwrap();
     let limits = Limits { max_new_tokens: 1000, ignore_eos: true, ..Limits::default() };
     let mut steps = 0;
-    let count = &mut |_| {
-        steps += 1;
+    let count = &mut |progress: Progress<'_>| {
+        steps += usize::from(matches!(progress, Progress::Tokens(_)));
         ControlFlow::Continue(())
     };
     let made = generate(&model, &tokenizer, requests, &sampler(), &limits, Some(batch), count).unwrap();

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use refrain_engine::kind::StageError;
 use refrain_lm::config::ModelConfig;
-use refrain_lm::generate::{Finish, Generated, Limits, Request, generate};
+use refrain_lm::generate::{Finish, Generated, Limits, Progress, Request, generate};
 use refrain_lm::model::{LanguageModel, ModelPath};
 use refrain_lm::sampling::{Sampler, SamplingParams};
 use refrain_lm::score::score;
@@ -188,7 +188,8 @@ fn a_stop_is_heard_and_nothing_is_the_matter_afterwards() {
     let sampler = Sampler::new(GREEDY, 0).unwrap();
     let requests = requests(&sampler, &[&[BOS, 3, 4]], 1);
     let mut heard = 0;
-    let result = model.generate(&requests, &sampler, &limits(400), &mut |tokens| {
+    let result = model.generate(&requests, &sampler, &limits(400), &mut |progress| {
+        let Progress::Tokens(tokens) = progress else { return ControlFlow::Continue(()) };
         heard = tokens;
         if tokens < 5 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });

@@ -1,0 +1,174 @@
+//! An append-only file of checked binary entries that several processes may write at once.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::SystemTime;
+
+use crate::digest::Digest;
+
+use super::log::write_once;
+
+/// Opens every entry, so that a reader finds the next one behind a torn one.
+const MAGIC: [u8; 4] = *b"RfE1";
+
+/// Bytes before an entry's value: magic, length of the value (u32), check (u64), key.
+const HEADER: usize = 4 + 4 + 8 + 32;
+
+/// Longest value. A length beyond it was never written.
+pub(crate) const MOST: usize = 64 << 20;
+
+/// Bytes read at once when the file is scanned.
+const BUFFER: usize = 1 << 20;
+
+/// Where a value stands in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    offset: u64,
+    length: u32,
+}
+
+/// Entries of a key and a value, each behind its own check: the first 8 bytes of the BLAKE3 of length, key and value,
+/// all numbers little-endian.
+///
+/// Entries are appended by one `write` to a file opened for appending, which the kernel keeps whole against other
+/// writers on a local file system. What a crash or a full disk leaves torn fails its check, and readers go on at the
+/// next entry.
+#[derive(Debug)]
+pub(crate) struct EntryLog {
+    file: File,
+}
+
+impl EntryLog {
+    /// Opens the file and creates it where there is none; its time says when it was used last.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        file.set_modified(SystemTime::now())?;
+        Ok(Self { file })
+    }
+
+    /// Appends entries and returns when the kernel has them.
+    pub(crate) fn append<'e>(
+        &self,
+        entries: impl IntoIterator<Item = (&'e Digest, &'e [u8])>,
+    ) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        for (key, value) in entries {
+            let length = value.len() as u32;
+            bytes.extend(MAGIC);
+            bytes.extend(length.to_le_bytes());
+            bytes.extend(check_of(length, key.as_bytes(), value));
+            bytes.extend(key.as_bytes());
+            bytes.extend(value);
+        }
+        write_once(&self.file, &bytes)
+    }
+
+    /// Calls `each` with key and place of every sound entry from `offset` to the end; where the last of them ends is the
+    /// answer.
+    pub(crate) fn scan_from(&self, offset: u64, mut each: impl FnMut(Digest, Place)) -> io::Result<u64> {
+        let mut window = Window { file: &self.file, bytes: Vec::new(), start: offset, at: 0 };
+        let mut end = offset;
+        loop {
+            let header = window.ahead(HEADER)?;
+            if header.len() < HEADER {
+                return Ok(end);
+            }
+            let length = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
+            if header[..4] == MAGIC && length as usize <= MOST {
+                let size = HEADER + length as usize;
+                let entry = window.ahead(size)?;
+                if entry.len() >= size
+                    && let Some(key) = checked_key(&entry[..size], length)
+                {
+                    each(key, Place { offset: window.offset() + HEADER as u64, length });
+                    window.at += size;
+                    end = window.offset();
+                    continue;
+                }
+            }
+            window.seek_magic()?;
+        }
+    }
+
+    /// Reads a value.
+    pub(crate) fn read(&self, place: Place) -> io::Result<Vec<u8>> {
+        let mut value = vec![0; place.length as usize];
+        self.file.read_exact_at(&mut value, place.offset)?;
+        Ok(value)
+    }
+}
+
+/// A part of a file in memory that moves forward.
+struct Window<'a> {
+    file: &'a File,
+    bytes: Vec<u8>,
+    /// Offset in the file of the first byte in memory.
+    start: u64,
+    /// The place that is looked at, in `bytes`.
+    at: usize,
+}
+
+impl Window<'_> {
+    /// The bytes from the place that is looked at, at least `wanted` unless the file ends before.
+    fn ahead(&mut self, wanted: usize) -> io::Result<&[u8]> {
+        if self.bytes.len() - self.at < wanted {
+            self.bytes.drain(..self.at);
+            self.start += self.at as u64;
+            self.at = 0;
+            let mut filled = self.bytes.len();
+            self.bytes.resize(wanted.max(BUFFER), 0);
+            while filled < self.bytes.len() {
+                match self.file.read_at(&mut self.bytes[filled..], self.start + filled as u64) {
+                    Ok(0) => break,
+                    Ok(read) => filled += read,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            self.bytes.truncate(filled);
+        }
+        Ok(&self.bytes[self.at..])
+    }
+
+    fn offset(&self) -> u64 {
+        self.start + self.at as u64
+    }
+
+    /// Moves on to what looks like the beginning of another entry, or to the end.
+    fn seek_magic(&mut self) -> io::Result<()> {
+        self.at += 1;
+        loop {
+            let ahead = self.ahead(HEADER)?;
+            match ahead.windows(MAGIC.len()).position(|bytes| bytes == MAGIC) {
+                Some(found) => {
+                    self.at += found;
+                    return Ok(());
+                }
+                None if ahead.len() < HEADER => {
+                    self.at = self.bytes.len();
+                    return Ok(());
+                }
+                // The last bytes may be the beginning of one.
+                None => self.at += ahead.len() - (MAGIC.len() - 1),
+            }
+        }
+    }
+}
+
+/// The key of an entry whose check holds.
+fn checked_key(entry: &[u8], length: u32) -> Option<Digest> {
+    let (key, value) = entry[HEADER - 32..].split_first_chunk::<32>()?;
+    (entry[8..16] == check_of(length, key, value)).then(|| Digest::from_bytes(*key))
+}
+
+fn check_of(length: u32, key: &[u8; 32], value: &[u8]) -> [u8; 8] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&length.to_le_bytes());
+    hasher.update(key);
+    hasher.update(value);
+    let mut check = [0; 8];
+    check.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    check
+}
