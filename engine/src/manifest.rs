@@ -133,6 +133,24 @@ fn hash_model(folder: &Path, digests: &FileDigests) -> Result<(Digest, u64), Has
     }
 }
 
+/// The GGUF files of a model folder, sorted by name.
+///
+/// # Errors
+/// Those of reading the folder.
+pub fn gguf_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let paths: std::io::Result<Vec<PathBuf>> =
+        std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect();
+    let mut paths = paths?;
+    paths.retain(|path| is_gguf(path));
+    paths.sort();
+    Ok(paths)
+}
+
+/// Whether a path names a GGUF file.
+pub fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "gguf") && path.is_file()
+}
+
 /// Whether a file of a model folder determines what the model computes.
 pub fn counts(name: &str) -> bool {
     const NAMES: [&str; 15] = [

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use refrain_cache::Digest;
 use refrain_engine::kind::{Input, Param, StageError, Type};
+use refrain_engine::manifest::gguf_files;
 use refrain_lm::config::{ConfigError, ModelConfig};
 use refrain_lm::generate::{GenerateError, Generated, Limits, OnProgress, Request, generate};
 use refrain_lm::sampling::Sampler;
@@ -94,13 +95,8 @@ fn is_native(path: &Path) -> bool {
         Err(ConfigError::Foreign(_) | ConfigError::Unsupported(_)) => false,
         Err(ConfigError::Io { .. }) => path.join("adapter_config.json").is_file(),
         // A folder of one of our families that holds GGUF and nothing else is not broken.
-        Ok(_) | Err(_) => weight_files(path).is_ok() || !has_gguf(path),
+        Ok(_) | Err(_) => weight_files(path).is_ok() || gguf_files(path).is_ok_and(|files| files.is_empty()),
     }
-}
-
-fn has_gguf(folder: &Path) -> bool {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).any(|path| path.extension().is_some_and(|ext| ext == "gguf"))
 }
 
 /// Writes `auto` in a stage's parameters where what is given is what `auto` would choose, so that both make one key: the

@@ -1,5 +1,7 @@
 //! The kind `score`: the log-probability of every token of a response under a model.
 
+mod window;
+
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, Int32Array, RecordBatch, StringArray};
@@ -21,13 +23,18 @@ use crate::memo::{self, Memo};
 use crate::models::{self, failed};
 use crate::prompts::{self, CHAT_PARAM, Chat, PROMPT, Prompts, SYSTEM, cell, row_error, with_row};
 use crate::tables::{self, TABLE, figure, list_of, with_fields};
-use crate::tokens::{CUT, Tokens, check_tokens};
+use crate::tokens::{Tokens, check_tokens};
+
+use window::{Piece, WINDOW, Window, pieces};
 
 /// Rows that are rendered and scored together before they are written.
 const WINDOW_ROWS: usize = 512;
 
 /// Rows that are scored between two looks at whether to stop, where the workflow does not say how many go together.
 const PIECE_ROWS: usize = 32;
+
+/// What to do about a row that is too long.
+const FIT: &str = "set `max_tokens` to cut such rows, or `window` for the model to see them part by part";
 
 /// Columns that describe other tokens than those that are written here.
 const STALE: [&str; 2] = ["loss_mask", "perplexities"];
@@ -67,6 +74,12 @@ pub const SCORE: Kind = Kind {
             Type::Int { min: 2, max: i32::MAX as i64 },
             "A longer row is cut to so many tokens; without it a row longer than the model's context is an error",
         ),
+        Param::optional(
+            "window",
+            Type::Record(WINDOW),
+            "A longer row is seen through overlapping windows; a token's probability is that in the first one that \
+             reaches it",
+        ),
     ],
     adds: &["text", "token_ids", "logprobs", "offsets", "prompt_tokens", "perplexity"],
     outputs: tables::table_and_metrics,
@@ -86,6 +99,7 @@ struct Params {
     chat: Chat,
     backend: Choice,
     max_tokens: Option<usize>,
+    window: Option<Window>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
@@ -97,6 +111,7 @@ enum Of {
 
 fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     check.need(problems, "data", "response", &[DataType::Utf8]);
+    check_window(check.params, problems);
     if of_text(check.params) {
         for name in ["prompt", "system"] {
             if check.params.contains_key(name) {
@@ -115,6 +130,19 @@ fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
         prompts::check(check, "data", problems);
     }
     (check.columns)("data").map(|schema| output_schema(&schema))
+}
+
+fn check_window(params: &Map<String, Value>, problems: &mut Vec<Problem>) {
+    let number =
+        |name: &str| params.get("window").and_then(|window| window.get(name)).and_then(Value::as_u64);
+    if let (Some(length), Some(stride)) = (number("length"), number("stride"))
+        && stride >= length
+    {
+        let message =
+            format!("a stride of {stride} leaves no token before the first of a window of {length}");
+        problems
+            .push(Problem::at("window.stride", message).hint("take a smaller one, such as half the length"));
+    }
 }
 
 fn of_text(params: &Map<String, Value>) -> bool {
@@ -151,6 +179,7 @@ struct Scorer<'a> {
     context: &'a Context<'a>,
     of: Of,
     max_tokens: Option<usize>,
+    window: Option<Window>,
     network: &'a Network,
     prompts: Prompts,
     renderer: Renderer<'a>,
@@ -171,10 +200,20 @@ impl<'a> Scorer<'a> {
         network: &'a Network,
     ) -> Result<Scorer<'a>, StageError> {
         let chat = params.of == Of::Response && params.chat.resolve(network.tokenizer())?;
+        let context_length = network.sizes().0;
+        if let Some(Window { length, .. }) = params.window
+            && length > context_length
+        {
+            return Err(StageError::with_hint(
+                format!("`window.length` is {length}, and the model's context ends at {context_length}"),
+                format!("take at most {context_length}"),
+            ));
+        }
         Ok(Scorer {
             context,
             of: params.of,
             max_tokens: params.max_tokens,
+            window: params.window,
             network,
             prompts: Prompts::new(params.prompt.as_deref(), params.system.clone(), chat)?,
             renderer: Renderer::new(network.tokenizer(), chat).map_err(failed)?,
@@ -222,8 +261,10 @@ impl<'a> Scorer<'a> {
             };
             let rendered = rendered.map_err(|error| row_error(batch, row, first, &error.to_string()))?;
             let tokens = Tokens::new(rendered, self.max_tokens);
-            check_tokens(&tokens.ids, self.network.sizes())
-                .map_err(|error| error.of_row(batch, row, first, CUT))?;
+            let (context, vocab) = self.network.sizes();
+            // Through a window a model can take a row of any length.
+            let most = if self.window.is_some() { usize::MAX } else { context };
+            check_tokens(&tokens.ids, (most, vocab)).map_err(|error| error.of_row(batch, row, first, FIT))?;
             Ok((tokens, response.is_empty()))
         };
         // In the order of the rows, so that of several errors the first row's is shown.
@@ -232,45 +273,55 @@ impl<'a> Scorer<'a> {
     }
 
     /// Scores the rows, of whose table `before` of `total` rows are done, and says how many of them were known. It does so
-    /// in pieces, after each of which what is done is kept, a stop is heard and progress is seen.
+    /// in steps, after each of which what is done is kept, a stop is heard and progress is seen.
     fn score(
         &self,
         rows: Vec<(Tokens, bool)>,
         before: u64,
         total: u64,
     ) -> Result<(Vec<Scored>, u64), StageError> {
+        let pieces: Vec<Piece> =
+            (0..rows.len()).flat_map(|row| pieces(row, rows[row].0.ids.len(), self.window)).collect();
+        let seen = |piece: &Piece| &rows[piece.row].0.ids[piece.seen.clone()];
         let known: Result<Vec<Option<Vec<f32>>>, StageError> =
-            rows.par_iter().map(|(row, _)| self.known(&row.ids)).collect();
-        let mut logprobs = known?;
-        // A row of one token has no token to predict.
-        let places: Vec<usize> =
-            (0..rows.len()).filter(|&row| logprobs[row].is_none() && rows[row].0.ids.len() > 1).collect();
-        let known = logprobs.iter().flatten().count() as u64;
+            pieces.par_iter().map(|piece| self.known(seen(piece))).collect();
+        let known = known?;
+        let mut logprobs: Vec<Vec<f32>> =
+            rows.iter().map(|(tokens, _)| vec![f32::NAN; tokens.ids.len()]).collect();
+        let mut take = |piece: &Piece, values: &[f32]| {
+            let new = &values[piece.first - piece.seen.start - 1..];
+            logprobs[piece.row][piece.first..piece.seen.end].copy_from_slice(new);
+        };
+        let mut waiting: Vec<&Piece> = Vec::new();
+        for (piece, values) in pieces.iter().zip(&known) {
+            match values {
+                Some(values) => take(piece, values),
+                None => waiting.push(piece),
+            }
+        }
         let batch = self.context.resources.batch;
-        for places in places.chunks(batch.unwrap_or(PIECE_ROWS).max(1)) {
+        for step in waiting.chunks(batch.unwrap_or(PIECE_ROWS).max(1)) {
             self.context.cancel.check()?;
-            let ids: Vec<&[u32]> = places.iter().map(|&row| rows[row].0.ids.as_slice()).collect();
+            let ids: Vec<&[u32]> = step.iter().map(|piece| seen(piece)).collect();
             let mut entries = Vec::with_capacity(ids.len());
-            self.network.score(&ids, batch, &mut |row, values| {
-                entries.push((memo::digest_of_tokens(ids[row]), memo::logprobs_to_bytes(values)));
-                logprobs[places[row]] = Some(values.to_vec());
+            self.network.score(&ids, batch, &mut |at, values| {
+                entries.push((memo::digest_of_tokens(ids[at]), memo::logprobs_to_bytes(values)));
+                take(step[at], values);
             })?;
             self.memo.put(&entries)?;
-            let done = places.last().map_or(0, |last| *last as u64 + 1);
+            let done = step.last().map_or(0, |last| last.row as u64 + 1);
             self.context.progress.set(before + done, Some(total), "rows");
         }
-        let scored = rows.into_iter().zip(logprobs).map(|((tokens, empty), values)| {
-            let logprobs = std::iter::once(f32::NAN).chain(values.into_iter().flatten());
-            Scored { logprobs: logprobs.take(tokens.ids.len()).collect(), tokens, empty }
-        });
-        Ok((scored.collect(), known))
+        let mut scored: Vec<&Piece> = pieces.iter().collect();
+        scored.dedup_by_key(|piece| piece.row);
+        waiting.dedup_by_key(|piece| piece.row);
+        let known = (scored.len() - waiting.len()) as u64;
+        let rows = rows.into_iter().zip(logprobs);
+        Ok((rows.map(|((tokens, empty), logprobs)| Scored { tokens, logprobs, empty }).collect(), known))
     }
 
-    /// What an earlier run found for a row of these tokens.
+    /// What an earlier run found for these tokens, at least two.
     fn known(&self, ids: &[u32]) -> Result<Option<Vec<f32>>, StageError> {
-        if ids.len() < 2 {
-            return Ok(None);
-        }
         let entry = self.memo.get(&memo::digest_of_tokens(ids))?;
         Ok(entry.and_then(|bytes| memo::logprobs(&bytes, ids.len() - 1)))
     }

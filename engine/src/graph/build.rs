@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use crate::diagnostic::{Diagnostic, Diagnostics, Span, suggest};
 use crate::interpolate::{AxisSet, MAX_AXES, Scope};
 use crate::kind::{ArtifactKind, MAIN, OutputDecl, Reference, Resolved, coerce};
+use crate::manifest;
 use crate::source::{self, SourceSpec};
 use crate::workflow::{Settings, Workflow};
 
@@ -427,12 +428,9 @@ fn a(kind: ArtifactKind) -> &'static str {
 
 /// Whether there is a model at a path: a GGUF file, or a folder with one or with a configuration, an adapter's too.
 fn is_model(path: &Path) -> bool {
-    let is_gguf =
-        |path: &Path| path.extension().is_some_and(|extension| extension == "gguf") && path.is_file();
-    let within =
-        || std::fs::read_dir(path).into_iter().flatten().flatten().any(|entry| is_gguf(&entry.path()));
+    let within = || manifest::gguf_files(path).is_ok_and(|files| !files.is_empty());
     let configured = ["config.json", "adapter_config.json"].iter().any(|name| path.join(name).is_file());
-    configured || is_gguf(path) || within()
+    configured || manifest::is_gguf(path) || within()
 }
 
 fn source_work(

@@ -113,25 +113,26 @@ impl Engine {
 
 /// Reads responses until there are no more, as the engine fails when nobody listens; the chunks of raw logits.
 fn answer(mut responses: tokio::sync::mpsc::Receiver<Response>) -> Result<Vec<Tensor>, EngineError> {
-    let mut result = Err(EngineError::Died(panics::last()));
+    let mut result: Option<Result<Vec<Tensor>, EngineError>> = None;
     while let Some(response) = responses.blocking_recv() {
         let failure = match response {
             Response::Raw { logits_chunks, .. } => {
-                result = Ok(logits_chunks);
+                result = Some(Ok(logits_chunks));
                 continue;
             }
             Response::InternalError(error) | Response::ValidationError(error) => error.to_string(),
             Response::ModelError(message, _) | Response::CompletionModelError(message, _) => message,
             _ => {
-                result = Ok(Vec::new());
+                result = Some(Ok(Vec::new()));
                 continue;
             }
         };
-        if !matches!(result, Err(EngineError::Failed(_))) {
-            result = Err(EngineError::Failed(failure));
+        // The first failure is the cause of those that follow.
+        if !matches!(result, Some(Err(_))) {
+            result = Some(Err(EngineError::Failed(failure)));
         }
     }
-    result
+    result.unwrap_or_else(|| Err(EngineError::Died(panics::last())))
 }
 
 /// Stands where mistralrs would draw a token: hands the logits over, and waits for the token.

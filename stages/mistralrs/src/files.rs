@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use refrain_engine::manifest::gguf_files;
 use refrain_lm::weights::weight_files;
 
 use crate::load::LoadError;
@@ -34,14 +35,7 @@ impl Files {
             return Ok(Files::Gguf { parts: vec![path.to_owned()], tokenizer: None });
         }
         let missing = |error| LoadError::Io { path: path.to_owned(), error };
-        let mut gguf = Vec::new();
-        for entry in std::fs::read_dir(path).map_err(missing)? {
-            let file = entry.map_err(missing)?.path();
-            if file.extension().is_some_and(|extension| extension == "gguf") {
-                gguf.push(file);
-            }
-        }
-        gguf.sort();
+        let gguf = gguf_files(path).map_err(missing)?;
         if gguf.is_empty() {
             return Ok(Files::Folder { folder: path.to_owned(), weights: weight_files(path)? });
         }

@@ -1,6 +1,8 @@
 //! `score` against the reference log-probabilities, and what must not change its bytes.
 
-use refrain_engine::kind::{MAIN, StageError};
+use refrain_engine::kind::{Input, MAIN, StageError};
+use refrain_lm::model::{LanguageModel, ModelPath};
+use refrain_lm::score::score;
 
 use crate::bench::*;
 
@@ -109,6 +111,48 @@ fn cut_empty_and_long_rows() {
     let StageError::Failed { message, hint } = error else { panic!("{error}") };
     assert!(message.starts_with("row 2 (`c`) is too long: it has "), "{message}");
     assert!(hint.unwrap().contains("max_tokens"));
+}
+
+#[test]
+fn a_long_row_is_seen_through_windows() {
+    let Some(folder) = shared("parity/llama") else { return };
+    let model = model(&folder.join("model"));
+    let bench = Bench::new();
+    let long = "one two three ".repeat(400);
+    let table = bench.table(&texts(&[("response", &["short", &long])]));
+    let inputs = [("model", &model), ("data", &table)];
+    let whole = bench.made("score", "model: m, data: d, of: text, max_tokens: 500", &inputs);
+    let through = |window: &str| {
+        let parameters = format!("model: m, data: d, of: text, window: {window}");
+        float_lists(&bench.made("score", &parameters, &inputs), "logprobs")
+    };
+    let windows = through("{ length: 500, stride: 200 }");
+    assert!(windows[1].len() > 1000, "nothing is cut");
+    assert_eq!(windows[0], float_lists(&whole, "logprobs")[0], "a short row is seen whole");
+    assert_eq!(
+        windows[1][..500],
+        float_lists(&whole, "logprobs")[1][..500],
+        "the first window begins the row"
+    );
+    assert!(windows[1][1..].iter().all(Option::is_some));
+    // Of the second window the last 200 tokens count: those of a row that begins 200 tokens later.
+    let Input::Model { folder, .. } = &model else { panic!() };
+    let loaded = LanguageModel::load(&ModelPath { folder: folder.clone(), adapters: Vec::new() }).unwrap();
+    let ids: Vec<u32> = int_lists(
+        &bench.made("score", "model: m, data: d, of: text, window: { length: 500, stride: 200 }", &inputs),
+        "token_ids",
+    )[1]
+    .iter()
+    .map(|id| *id as u32)
+    .collect();
+    let mut alone = Vec::new();
+    score(&loaded, &[&ids[200..700]], None, &mut |_, values| alone = values.to_vec()).unwrap();
+    let expected: Vec<Option<f32>> = alone[299..].iter().copied().map(Some).collect();
+    assert_eq!(windows[1][500..700], expected);
+    let error = message(bench.run("score", "model: m, data: d, window: { length: 513, stride: 2 }", &inputs));
+    assert_eq!(error, "`window.length` is 513, and the model's context ends at 512");
+    let (problems, _) = check("score", "model: m, data: d, window: { length: 8, stride: 8 }", &[]);
+    assert_eq!(problems, ["window.stride: a stride of 8 leaves no token before the first of a window of 8"]);
 }
 
 #[test]
