@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use refrain_lm::adapter::Adapter;
+use refrain_lm::forward::Packed;
 use refrain_lm::generate::{Limits, Progress, Request, generate};
 use refrain_lm::model::{LanguageModel, ModelPath};
 use refrain_lm::random::Stream;
@@ -68,6 +69,66 @@ fn log_probabilities_equal_the_reference() {
         let worst = differences.fold(0.0, f64::max);
         println!("{}: log-probabilities differ by at most {worst:.2e}", folder.display());
         assert!(worst < 1e-4);
+    }
+}
+
+/// A tensor of the reference as f64, and the length of its rows.
+fn tensor(folder: &Path, name: &str) -> (Vec<f64>, usize) {
+    let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let view = tensors.tensor(name).unwrap();
+    let values = match view.dtype() {
+        safetensors::Dtype::F64 => view.data().as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
+        safetensors::Dtype::F32 => {
+            view.data().as_chunks().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect()
+        }
+        other => panic!("{other}"),
+    };
+    (values, view.shape()[1])
+}
+
+fn largest(ours: &[f32], theirs: &[f64]) -> f64 {
+    assert_eq!(ours.len(), theirs.len());
+    ours.iter().zip(theirs).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max)
+}
+
+#[test]
+fn logits_and_what_is_sampled_from_them_equal_the_reference() {
+    for folder in folders() {
+        let model = load(&folder);
+        let reference = json(folder.join("reference.json"));
+        let text = reference["logits_text"].as_u64().unwrap() as usize;
+        let row = ids(&reference["texts"][text]["input_ids"]);
+        let hidden = model.forward(&Packed::new([row.as_slice()]));
+        let logits = model.logits(&hidden);
+        let (expected, vocab) = tensor(&folder, "logits_f64");
+        let (last_hidden, _) = tensor(&folder, &format!("hidden_states.{}", model.config.layers));
+        let (logits_off, hidden_off) = (largest(&logits, &expected), largest(&hidden, &last_hidden));
+        let mut probabilities_off = 0.0f64;
+        for case in reference["sampling"].as_array().unwrap() {
+            let number = |name: &str| case["params"].get(name).and_then(Value::as_f64);
+            let params = SamplingParams {
+                temperature: number("temperature").unwrap_or(1.0),
+                top_k: number("top_k").map(|k| k as usize),
+                top_p: number("top_p"),
+                min_p: number("min_p"),
+                repetition_penalty: number("repetition_penalty"),
+            };
+            let sampler = Sampler::new(params, 0).unwrap();
+            let (kept, probabilities) = sampler.distribution(&logits[logits.len() - vocab..], &row);
+            assert_eq!(kept.len() as u64, case["n_kept"].as_u64().unwrap(), "{} {case}", folder.display());
+            for pair in case["top"].as_array().unwrap() {
+                let at = kept.binary_search(&(pair[0].as_u64().unwrap() as u32)).expect("the token is kept");
+                let off = (probabilities[at] - pair[1].as_f64().unwrap()).abs();
+                probabilities_off = probabilities_off.max(off);
+            }
+        }
+        println!(
+            "{}: logits differ by at most {logits_off:.1e}, hidden states by {hidden_off:.1e}, sampling probabilities by \
+             {probabilities_off:.1e}",
+            folder.display()
+        );
+        assert!(logits_off < 1e-4 && hidden_off < 2e-4 && probabilities_off < 1e-5);
     }
 }
 
