@@ -4,6 +4,7 @@
 //! drawn by its sampler through mistralrs's logits hook, and its rules end a continuation. mistralrs computes logits.
 //! It is given paths, never names, so that it has nothing to ask a hub for.
 
+mod device;
 mod engine;
 mod files;
 mod gguf;
@@ -29,9 +30,8 @@ pub use load::{LoadError, Model};
 pub struct Mistralrs;
 
 impl Backend for Mistralrs {
-    /// The kernels choose by instruction set, and sum in another order with each.
     fn profile(&self) -> String {
-        format!("mistralrs 0.8.1 cpu {}", instruction_set())
+        format!("mistralrs 0.8.1 {}", device::name())
     }
 
     fn load(&self, path: &Path) -> Result<Box<dyn BackendModel>, StageError> {
@@ -40,20 +40,6 @@ impl Backend for Mistralrs {
             Err(error) => Err(StageError::failed(error.to_string())),
         }
     }
-}
-
-/// The widest instructions that the matrix products use.
-fn instruction_set() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if std::arch::is_x86_feature_detected!("avx512f") {
-            return "x86_64 avx512";
-        }
-        if std::arch::is_x86_feature_detected!("fma") {
-            return "x86_64 fma";
-        }
-    }
-    std::env::consts::ARCH
 }
 
 impl BackendModel for Model {

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::Device;
 use mistralrs::core::{
     AdapterPaths, DeviceMapSetting, GGUFLoaderBuilder, GGUFSpecificConfig, Loader, LocalModelPaths,
     ModelDType, ModelPaths, NormalLoaderBuilder, NormalSpecificConfig, Pipeline,
@@ -13,6 +12,7 @@ use refrain_lm::tokenizer::{Tokenizer, TokenizerError};
 use refrain_lm::weights::WeightsError;
 use tokio::sync::Mutex;
 
+use crate::device::DEVICE;
 use crate::engine::{Engine, EngineError};
 use crate::files::Files;
 use crate::gguf::{self, Header};
@@ -142,8 +142,8 @@ fn pipeline(files: &Files) -> anyhow::Result<Arc<Mutex<dyn Pipeline + Send + Syn
         }
     };
     // One device and f32 throughout: what the reference values of our own module are computed in.
-    let device = DeviceMapSetting::dummy();
-    loader.load_model_from_path(&paths, &ModelDType::F32, &Device::Cpu, true, device, None, None)
+    let map = DeviceMapSetting::dummy();
+    loader.load_model_from_path(&paths, &ModelDType::F32, &DEVICE, true, map, None, None)
 }
 
 /// What mistralrs needs to know of a model; templates and end tokens are our own business.
