@@ -1,7 +1,9 @@
 //! What every command begins with: the workflow read and resolved, the cache opened.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use refrain_cache::Sharing;
 use refrain_engine::diagnostic::{Diagnostics, SourceText};
 use refrain_engine::expect::{self, Expect};
 use refrain_engine::graph::{Graph, NodeId};
@@ -94,7 +96,7 @@ impl Session {
 
     /// Opens the cache, which makes it where it is not there.
     pub fn store(&self) -> Result<Store, Failure> {
-        Ok(Store::open(&self.cache)?)
+        Ok(Store::open_shared(&self.cache, sharing())?)
     }
 
     /// Opens the cache only where it is there.
@@ -145,6 +147,16 @@ impl Session {
                 ))
             }
         }
+    }
+}
+
+/// How this process shares the cache. The variables are for tests, which cannot wait for a whole lease.
+fn sharing() -> Sharing {
+    let usual = Sharing::default();
+    let lease = std::env::var("REFRAIN_TEST_LEASE_MS").ok().and_then(|text| text.parse().ok());
+    Sharing {
+        lease: lease.map_or(usual.lease, Duration::from_millis),
+        file_locks: usual.file_locks && std::env::var_os("REFRAIN_TEST_NO_LOCKS").is_none(),
     }
 }
 

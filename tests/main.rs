@@ -14,6 +14,8 @@ mod interrupt; // Ctrl-C
 mod json; // the JSON output against its documentation
 mod layers; // which crate may import which
 mod models; // model cards
+#[cfg(unix)]
+mod processes; // several on one cache
 mod progress; // what a run prints on the way
 mod real_input; // the shared folder's data and model, where it is there
 mod rerun; // what an edit makes run again

@@ -9,6 +9,7 @@
 //!   CACHEDIR.TAG         tells backups that all of this can be made again
 //!   objects/ab/cdef…     an artifact under its digest: a read-only file, or a folder of read-only files
 //!   records/records.log  key → outputs, metrics, profile, manifest; the first line of a key counts
+//!   records/claims.log   which process computes which key; emptied when nobody else uses the cache
 //!   records/files.log    path, inode, device, size, time → digest of files that were hashed before
 //!   rows/FUNCTION.rows   the row memo: what a function of one row gave, under the digest of the row
 //!   plans/               what complete runs rested on, so that the next one need not plan
@@ -29,8 +30,10 @@
 //! hashed before it counts, unless [`FileDigests`] remembers it, and that is written only after the group is on disk.
 //!
 //! Processes share a cache without locks. Objects are equal where their names are. Logs ([`write::AppendLog`]) grow by whole
-//! checked lines, which a local file system keeps apart, and their order decides which record of a key is the first. The
-//! one lock there is tells whether the owner of a `tmp/session-…` lives, and nothing fails where locks are missing.
+//! checked lines, which a local file system keeps apart, and their order decides which record of a key is the first.
+//!
+//! What one process computes the others wait for ([`Cache::claim`]), until its session gives no sign of life for a lease
+//! ([`Sharing`]). Locks of files only tell sooner that a process died, and nothing fails where they are missing.
 //!
 //! # Identity
 //!
@@ -65,6 +68,7 @@
 pub mod columns;
 pub mod write;
 
+mod claims;
 mod contained;
 mod digest;
 mod file_digests;
@@ -75,13 +79,14 @@ mod store;
 mod table;
 mod unfinished;
 
+pub use claims::Holder;
 pub use contained::{contained, panic_is_contained};
 pub use digest::{Digest, ParseDigestError, digest_file, digest_listing};
 pub use file_digests::{FileDigests, FileIdentity};
 pub use manifest::{Difference, Key, Manifest};
 pub use records::{Metric, Record, RecordError, Records, Stored};
 pub use rows::Rows;
-pub use store::{Artifact, ArtifactKind, Cache, CacheError, Corrupt, FolderWriter, ScratchDir};
+pub use store::{Artifact, ArtifactKind, Cache, CacheError, Corrupt, FolderWriter, ScratchDir, Sharing};
 pub use table::{
     Batches, ROW_GROUP_ROWS, SLICE_ROWS, TableError, TableInfo, TableReader, TableWriter, normal_batch,
     normal_schema, type_name,

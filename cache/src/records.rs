@@ -1,6 +1,7 @@
 //! Records: under each key, what was made, its figures, and how it was made; one append-only checked log.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -129,6 +130,8 @@ impl Records {
     /// # Errors
     /// Those of reading the log.
     pub fn refresh(&self) -> Result<(), RecordError> {
+        // On a network file system nothing but opening a file asks the server what others wrote to it.
+        drop(File::open(&self.path));
         self.refresh_locked(&mut self.state())
     }
 

@@ -1,15 +1,16 @@
 //! The cache folder and its objects: artifacts under their digests, written elsewhere first and moved in when they are on disk.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
 
+use crate::claims::Claims;
 use crate::digest::{Digest, digest_file, digest_listing};
 use crate::file_digests::FileDigests;
 use crate::manifest::Key;
@@ -21,11 +22,12 @@ use crate::write::sync_all_in;
 mod error;
 mod folder;
 mod layout;
+mod session;
 
 pub use error::{CacheError, Corrupt};
 pub use folder::{FolderWriter, ScratchDir};
-
-use layout::Session;
+pub use session::Sharing;
+pub(crate) use session::{Session, Watch};
 
 /// Permission bits of a stored file: readable to all whom the folders let in, writable to none.
 const READ_ONLY: u32 = 0o444;
@@ -63,6 +65,8 @@ pub struct Artifact {
 #[derive(Debug)]
 pub struct Cache {
     root: PathBuf,
+    sharing: Sharing,
+    pub(crate) claims: OnceLock<Option<Claims>>,
     session: Session,
     /// Files that this process hashed and moved in, for [`Cache::sync`].
     placed: Mutex<Vec<(PathBuf, Digest)>>,
@@ -77,10 +81,25 @@ impl Cache {
     /// [`CacheError::Newer`] for a layout that this version does not know, [`CacheError::NotACache`] for a folder that
     /// holds something else, and those of the file system.
     pub fn open(root: &Path) -> Result<Self, CacheError> {
+        Self::open_shared(root, Sharing::default())
+    }
+
+    /// As [`Cache::open`], with other rules for the processes that share the cache; all must follow the same ones.
+    ///
+    /// # Errors
+    /// As [`Cache::open`].
+    pub fn open_shared(root: &Path, sharing: Sharing) -> Result<Self, CacheError> {
         let root = std::path::absolute(root).map_err(|source| io_error(root, "opened", source))?;
-        layout::open_or_create(&root)?;
-        let session = Session::new(&root.join("tmp"));
-        Ok(Self { root, session, placed: Mutex::default(), rows: Mutex::default() })
+        layout::open_or_create(&root, sharing)?;
+        let session = Session::new(&root.join("tmp"), sharing);
+        Ok(Self {
+            root,
+            sharing,
+            claims: OnceLock::new(),
+            session,
+            placed: Mutex::default(),
+            rows: Mutex::default(),
+        })
     }
 
     /// The cache folder, as an absolute path.
@@ -221,6 +240,22 @@ impl Cache {
     /// Those of creating a folder.
     pub fn scratch_dir(&self) -> Result<ScratchDir, CacheError> {
         ScratchDir::new_in(&self.session.folder()?)
+    }
+
+    /// The names under `tmp/` of the sessions of other processes that may live; what they use must stay.
+    ///
+    /// # Errors
+    /// Those of reading the folder.
+    pub fn live_sessions(&self) -> Result<BTreeSet<String>, CacheError> {
+        self.session.others().map_err(|source| io_error(&self.root.join("tmp"), "read", source))
+    }
+
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub(crate) fn sharing(&self) -> Sharing {
+        self.sharing
     }
 
     /// The folder in which this process writes what is not complete yet.

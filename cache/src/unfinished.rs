@@ -50,7 +50,11 @@ impl Unfinished<'_> {
             fill(&mut file)?;
             let Hashed { mut file, hasher } = file;
             file.write_all(hasher.finalize().as_bytes())?;
-            file.commit()
+            match file.commit() {
+                // Another process recorded the node meanwhile, and nobody needs what is unfinished of it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !self.folder.exists() => Ok(()),
+                committed => committed,
+            }
         };
         write().map_err(|source| io_error(&path, "written", source))
     }

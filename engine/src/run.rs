@@ -2,14 +2,16 @@
 //!
 //! One thread decides, workers compute. The loop:
 //! 1. every wanted node whose inputs are done is looked up in the cache; what is there is done at once;
-//! 2. what is not there starts on a thread of its own while fewer than `jobs` run;
+//! 2. what is not there is claimed, and starts on a thread of its own while fewer than `jobs` run; what another process
+//!    has claimed is put aside, and looked at again until that one has recorded it or is gone;
 //! 3. a finished node is written down before anything that reads it starts;
 //! 4. a failed one takes out what depends on it, and, unless `keep_going`, everything that has not started.
 
+mod aside;
 mod node;
 mod pool;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,6 +24,7 @@ use crate::kind::Cancel;
 use crate::state::{Done, Look, State, StateError, Todo};
 use crate::store::{Store, StoreError};
 
+use aside::Aside;
 use pool::Pool;
 
 pub use node::Failure;
@@ -68,6 +71,8 @@ pub struct Report<'a> {
     pub outcomes: Vec<Outcome>,
     /// Whether it was interrupted.
     pub interrupted: bool,
+    /// How many nodes another process had recorded too when this one had computed them.
+    pub computed_twice: usize,
 }
 
 impl Report<'_> {
@@ -116,7 +121,8 @@ pub fn run<'a>(
         driven.and(synced.map_err(StateError::from))
     })?;
     let interrupted = cancel.is_cancelled();
-    Ok(Report { state: runner.state, outcomes: runner.outcomes, interrupted })
+    let Runner { state, outcomes, computed_twice, .. } = runner;
+    Ok(Report { state, outcomes, interrupted, computed_twice })
 }
 
 /// Puts on disk what was made, in groups, until the run ends; then the rest.
@@ -141,8 +147,11 @@ struct Runner<'a, 'o> {
     /// For each node how many of its edges wait for an input; `None` when it is not wanted.
     waiting: Vec<Option<usize>>,
     ready: BTreeSet<NodeId>,
+    /// What somebody computes already.
+    aside: BTreeMap<NodeId, Aside>,
     running: usize,
     stopped: bool,
+    computed_twice: usize,
 }
 
 impl<'a, 'o> Runner<'a, 'o> {
@@ -175,8 +184,10 @@ impl<'a, 'o> Runner<'a, 'o> {
             outcomes,
             waiting,
             ready,
+            aside: BTreeMap::new(),
             running: 0,
             stopped: false,
+            computed_twice: 0,
         }
     }
 
@@ -193,13 +204,21 @@ impl<'a, 'o> Runner<'a, 'o> {
         let mut waiting_to_start: Option<(NodeId, Box<Todo>)> = None;
         loop {
             self.stopped |= self.cancel.is_cancelled();
+            if !self.stopped {
+                self.look_aside()?;
+            }
             while !self.stopped {
                 if let Some((id, todo)) = waiting_to_start.take() {
                     if self.running >= self.options.jobs {
                         waiting_to_start = Some((id, todo));
                         break;
                     }
-                    self.start(pool, sender, id, todo);
+                    match self.claim(id, todo) {
+                        Ok(Some(todo)) => self.start(pool, sender, id, todo),
+                        Ok(None) => {}
+                        Err(error) => self.fail(id, Failure::State(error)),
+                    }
+                    continue;
                 }
                 let Some(id) = self.ready.pop_first() else { break };
                 match self.look(id) {
@@ -208,12 +227,14 @@ impl<'a, 'o> Runner<'a, 'o> {
                     Err(error) => self.fail(id, Failure::State(error)),
                 }
             }
-            if self.running == 0 {
+            self.store.cache().flush_claims();
+            if self.running == 0 && (self.stopped || self.aside.is_empty()) {
                 return Ok(());
             }
-            let word = receiver.recv().expect("a worker sends before it ends, and one is running");
-            self.running -= 1;
-            self.hear(word)?;
+            if let Some(word) = self.listen(receiver) {
+                self.running -= 1;
+                self.hear(word)?;
+            }
         }
     }
 
@@ -222,9 +243,7 @@ impl<'a, 'o> Runner<'a, 'o> {
         let look = self.state.look(id)?.expect("a ready node's inputs are done");
         match look {
             Look::Done(done) if !self.options.force.contains(&id) => {
-                (self.events)(Event::Cached { node: id, key: &done.key });
-                self.outcomes[id.index()] = Outcome::Cached;
-                self.finish(id, *done);
+                self.cached(id, done);
                 Ok(None)
             }
             Look::Done(done) => {
@@ -234,17 +253,9 @@ impl<'a, 'o> Runner<'a, 'o> {
                     return Ok(None);
                 }
                 let manifest = self.state.manifest(node, done.file).expect("a ready node's inputs are done");
-                self.store.forget(&done.key)?;
                 Ok(Some(Box::new(Todo { key: done.key, manifest, file: done.file, damaged: None })))
             }
-            Look::Todo(todo) => {
-                if let Some(damage) = &todo.damaged {
-                    self.store.forget(&todo.key)?;
-                    let text = format!("the cached result is damaged and is made again: {damage}");
-                    (self.events)(Event::Note { node: id, text });
-                }
-                Ok(Some(todo))
-            }
+            Look::Todo(todo) => Ok(Some(todo)),
         }
     }
 
@@ -286,12 +297,15 @@ impl<'a, 'o> Runner<'a, 'o> {
 
     fn hear(&mut self, (id, todo, elapsed, result): Word) -> Result<(), StateError> {
         match result {
-            Ok(done) => {
+            Ok(mut done) => {
                 let record = node::record(self.graph.node(id), &todo, &done, elapsed);
-                let differs = match self.store.put(&record)? {
-                    Stored::Adopted { differs } => differs,
-                    Stored::First => false,
-                };
+                let stored = self.store.put(&record)?;
+                let differs = stored == Stored::Adopted { differs: true };
+                self.computed_twice += usize::from(stored != Stored::First);
+                // All processes go on with what the first one made.
+                if differs && let Some(Look::Done(first)) = self.state.look(id)? {
+                    done = *first;
+                }
                 // The record says all; what cannot be removed is in nobody's way.
                 let _left = self.store.cache().unfinished(&todo.key).remove();
                 (self.events)(Event::Finished { node: id, elapsed, differs });
@@ -301,6 +315,7 @@ impl<'a, 'o> Runner<'a, 'o> {
             Err(Failure::Stage(crate::kind::StageError::Cancelled)) => self.stopped = true,
             Err(failure) => self.fail(id, failure),
         }
+        self.store.cache().release(&todo.key);
         Ok(())
     }
 

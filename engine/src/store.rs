@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use refrain_cache::{
-    Artifact, Cache, CacheError, Corrupt, Digest, FileDigests, Key, Record, RecordError, Records, Stored,
+    Artifact, Cache, CacheError, Corrupt, Digest, FileDigests, Key, Record, RecordError, Records, Sharing,
+    Stored,
 };
 
 /// An opened cache with its records.
@@ -33,7 +34,12 @@ pub enum StoreError {
 impl Store {
     /// Opens the cache in a folder, which is made where it is not there.
     pub fn open(root: &Path) -> Result<Store, StoreError> {
-        let cache = Cache::open(root)?;
+        Store::open_shared(root, Sharing::default())
+    }
+
+    /// As [`Store::open`], with other rules for the processes that share the cache.
+    pub fn open_shared(root: &Path, sharing: Sharing) -> Result<Store, StoreError> {
+        let cache = Cache::open_shared(root, sharing)?;
         let records = cache.records()?;
         let digests = cache.file_digests()?;
         Ok(Store { cache, records, digests, unsynced: AtomicBool::new(false) })
@@ -57,6 +63,12 @@ impl Store {
     /// The record of a key.
     pub fn record(&self, key: &Key) -> Result<Option<Record>, StoreError> {
         Ok(self.records.get(key)?)
+    }
+
+    /// Whether any process has recorded a key by now.
+    pub fn has_recorded(&self, key: &Key) -> Result<bool, StoreError> {
+        self.records.refresh()?;
+        Ok(self.records.get(key)?.is_some())
     }
 
     /// Writes a record; the first of a key wins.

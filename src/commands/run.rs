@@ -44,18 +44,22 @@ pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
     let display = Display::new(&session.graph, terminal, arguments.quiet);
     let events = |event: Event<'_>| display.event(&event);
     let report = run::run(&session.graph, &store, &options, &cancel, &events)?;
-    let mut updated = lock.clone();
-    updated.update(&session.graph, &report, options.only.is_none());
-    let differs = updated.lines != lock.lines;
+    let updated = |lock: &Lock| {
+        let mut lock = lock.clone();
+        lock.update(&session.graph, &report, options.only.is_none());
+        lock
+    };
+    let differs = arguments.locked && updated(&lock).lines != lock.lines;
     if !session.overridden && !arguments.locked {
-        updated.write(&session.lock)?;
+        // Read again: another process may have added lines since.
+        updated(&read_lock(&session, false)?).write(&session.lock)?;
     }
     let verdicts = expect::check(&session.expects, &session.graph, |id| report.state.done(id));
     let verdicts: Vec<Verdict> = verdicts
         .into_iter()
         .filter(|v| report.is_complete() && options.only.is_none() || v.obtained.is_some())
         .collect();
-    let code = exit_code(&report, &verdicts, arguments.locked && differs);
+    let code = exit_code(&report, &verdicts, differs);
     if format == Format::Json {
         output::json(&to_json(&session, &report, &verdicts, code));
     } else {
@@ -66,7 +70,7 @@ pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
             let said = Said { cached, results: table, expects: verdicts.iter().map(told).collect() };
             kept::keep(&kept.request(), &session.graph, &store, &report.state, said);
         }
-        summary(&report, &verdicts, begin, arguments.locked && differs);
+        summary(&report, &verdicts, begin, differs);
     }
     Ok(ExitCode::from(code))
 }
@@ -140,6 +144,9 @@ fn summary(report: &Report<'_>, verdicts: &[Verdict], begin: Instant, differs: b
     let mut words = format!("{} run, {cached} cached", output::count(ran, "node"));
     if failed > 0 {
         words.push_str(&format!(", {failed} failed, {skipped} not reached"));
+    }
+    if report.computed_twice > 0 {
+        words.push_str(&format!(", {} by another process too", report.computed_twice));
     }
     let end = if report.interrupted { ", interrupted" } else { "" };
     eprintln!("{words}{end}, {}", time(begin.elapsed()));
@@ -240,5 +247,12 @@ fn to_json(session: &Session, report: &Report<'_>, verdicts: &[Verdict], code: u
         .iter()
         .map(|v| json!({ "condition": v.text, "obtained": v.obtained, "holds": v.holds, "source": v.expect.source }))
         .collect();
-    json!({ "refrain": 1, "exit_code": code, "interrupted": report.interrupted, "nodes": nodes, "expects": expects })
+    json!({
+        "refrain": 1,
+        "exit_code": code,
+        "interrupted": report.interrupted,
+        "computed_twice": report.computed_twice,
+        "nodes": nodes,
+        "expects": expects,
+    })
 }

@@ -1,14 +1,10 @@
-//! Creating and recognising a cache folder, and the part of `tmp/` that belongs to one process.
+//! Creating and recognising a cache folder.
 
 use std::fs;
-use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::time::{Duration, SystemTime};
+use std::path::Path;
 
-use tempfile::TempDir;
-
+use super::session::{Sharing, remove_leftovers};
 use super::{CacheError, io_error};
 use crate::write::write_atomic;
 
@@ -19,20 +15,20 @@ const LAYOUT: u64 = 1;
 const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
     # This folder is a cache of refrain; what is in it can be made again.\n";
 
+/// The file that makes a folder a cache.
+const FORMAT: &str = "format";
+
 const FOLDERS: [&str; 7] = ["objects", "plans", "records", "rows", "runs", "tmp", "unfinished"];
 
-/// Leftovers in `tmp/` younger than this may belong to a process that is just starting.
-const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 60 * 60);
-
 /// Recognises the cache in `root`, or creates one in a folder that is empty or does not exist.
-pub(super) fn open_or_create(root: &Path) -> Result<(), CacheError> {
-    let format = root.join("format");
+pub(super) fn open_or_create(root: &Path, sharing: Sharing) -> Result<(), CacheError> {
+    let format = root.join(FORMAT);
     match fs::read_to_string(&format) {
         Ok(text) => check_format(root, &text)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return create(root),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return create(root, sharing),
         Err(source) => return Err(io_error(&format, "read", source)),
     }
-    remove_leftovers(&root.join("tmp"));
+    remove_leftovers(&root.join("tmp"), sharing);
     Ok(())
 }
 
@@ -48,15 +44,19 @@ fn check_format(root: &Path, text: &str) -> Result<(), CacheError> {
 }
 
 /// Creates the layout, the file `format` last: a folder without it is completed by the next process.
-fn create(root: &Path) -> Result<(), CacheError> {
+fn create(root: &Path, sharing: Sharing) -> Result<(), CacheError> {
     refuse_foreign(root)?;
     for name in FOLDERS {
         let folder = root.join(name);
         fs::create_dir_all(&folder).map_err(|source| io_error(&folder, "created", source))?;
     }
-    let files = [(".gitignore", "*\n"), ("CACHEDIR.TAG", CACHEDIR_TAG), ("format", &format!("{LAYOUT}\n"))];
+    let files = [(".gitignore", "*\n"), ("CACHEDIR.TAG", CACHEDIR_TAG), (FORMAT, &format!("{LAYOUT}\n"))];
     for (name, text) in files {
         let path = root.join(name);
+        // Another process, of another version perhaps, may have been faster.
+        if name == FORMAT && path.exists() {
+            return open_or_create(root, sharing);
+        }
         write_atomic(&path, text.as_bytes()).map_err(|source| io_error(&path, "written", source))?;
     }
     Ok(())
@@ -75,69 +75,12 @@ fn refuse_foreign(root: &Path) -> Result<(), CacheError> {
         let name = name.to_string_lossy();
         // A process that was killed while it created the cache leaves some of these names, or a temporary file.
         let ours = FOLDERS.contains(&&*name)
-            || [".gitignore", "CACHEDIR.TAG"].contains(&&*name)
+            // That one was not there when this process looked, so another process creates the cache too.
+            || [".gitignore", "CACHEDIR.TAG", FORMAT].contains(&&*name)
             || name.starts_with(".refrain-");
         if !ours {
             return Err(CacheError::NotACache { path: root.into(), entry: name.into_owned() });
         }
     }
     Ok(())
-}
-
-/// The folder under `tmp/` in which one process writes; made when first needed, removed when the cache is closed.
-///
-/// A lock that the kernel gives back with the process's end tells other processes whether its owner lives.
-#[derive(Debug)]
-pub(super) struct Session {
-    parent: PathBuf,
-    open: OnceLock<(TempDir, File)>,
-}
-
-/// The name of the lock inside a session's folder.
-const LOCK: &str = "lock";
-
-impl Session {
-    pub(super) fn new(parent: &Path) -> Self {
-        Self { parent: parent.to_path_buf(), open: OnceLock::new() }
-    }
-
-    /// The folder, created by the first call.
-    pub(super) fn folder(&self) -> Result<PathBuf, CacheError> {
-        if let Some((folder, _)) = self.open.get() {
-            return Ok(folder.path().to_path_buf());
-        }
-        let opened =
-            open_session(&self.parent).map_err(|source| io_error(&self.parent, "written", source))?;
-        // When another thread was faster, its folder is taken and this one removed by its drop.
-        Ok(self.open.get_or_init(|| opened).0.path().to_path_buf())
-    }
-}
-
-fn open_session(parent: &Path) -> io::Result<(TempDir, File)> {
-    let folder = tempfile::Builder::new().prefix("session-").tempdir_in(parent)?;
-    let lock = File::create(folder.path().join(LOCK))?;
-    // On a file system without locks the folder is merely never taken for a leftover.
-    let _unsupported = lock.try_lock();
-    Ok((folder, lock))
-}
-
-/// Removes the folders of processes that ended without doing so. Nothing depends on it, so errors are no matter.
-fn remove_leftovers(tmp: &Path) {
-    let Ok(entries) = fs::read_dir(tmp) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        if name.to_string_lossy().starts_with("session-") && is_old(&entry) && is_abandoned(&entry.path()) {
-            let _still_there = fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
-fn is_old(entry: &fs::DirEntry) -> bool {
-    let modified = entry.metadata().and_then(|metadata| metadata.modified());
-    let age = modified.ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
-    age.is_some_and(|age| age > LEFTOVER_AGE)
-}
-
-fn is_abandoned(folder: &Path) -> bool {
-    File::open(folder.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok())
 }

@@ -1,16 +1,21 @@
 //! An append-only log of checked lines that several processes may write at once.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 /// Hexadecimal characters of the BLAKE3 of a payload that open its line.
 const CHECK: usize = 16;
 
 /// Bytes read at once when a log is scanned.
-const BUFFER: usize = 1 << 20;
+const BUFFER: u64 = 1 << 20;
+
+/// Milliseconds that a process waits for another one that empties a log.
+const JOIN_TRIES: u32 = 100;
 
 /// A log of lines, each the first 16 hexadecimal characters of the payload's BLAKE3, a space, the payload and a line feed.
 ///
@@ -131,10 +136,37 @@ impl AppendLog {
         write_once(&self.file, text.as_bytes())
     }
 
+    /// Bytes in the log.
+    pub(crate) fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    /// Joins those who use the log at once, as far as locks of files tell; who is the only one, and is `alone` by other
+    /// signs too, empties it.
+    pub(crate) fn empty_unless_shared(&self, alone: impl FnOnce() -> bool) {
+        if self.file.try_lock().is_ok() && alone() {
+            // What cannot be emptied is longer to read.
+            let _full = self.file.set_len(0);
+        }
+        // Nobody keeps it exclusively for longer than the lines above, unless it is suspended in them.
+        for _ in 0..JOIN_TRIES {
+            match self.file.try_lock_shared() {
+                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(1)),
+                Ok(()) | Err(TryLockError::Error(_)) => return,
+            }
+        }
+    }
+
     /// Calls `each` with offset and payload of every sound line from `offset`, the start of a line, to the end.
     pub(crate) fn scan_from(&self, offset: u64, mut each: impl FnMut(u64, &str)) -> io::Result<Scan> {
-        let mut reader = BufReader::with_capacity(BUFFER, PositionedReader { file: &self.file, offset });
         let mut scan = Scan { end: offset, torn: 0, cut_off: false };
+        // Most scans are of a line or nothing; a large buffer for each would cost more than the reading.
+        let left = self.len()?.saturating_sub(offset).min(BUFFER);
+        if left == 0 {
+            return Ok(scan);
+        }
+        let mut reader =
+            BufReader::with_capacity(left as usize, PositionedReader { file: &self.file, offset });
         let mut line = Vec::new();
         loop {
             line.clear();
@@ -165,7 +197,7 @@ impl AppendLog {
 
     /// Whether the last byte is no line feed, so that a line appended now would be glued to a torn one.
     fn ends_torn(&self) -> io::Result<bool> {
-        let Some(last) = self.file.metadata()?.len().checked_sub(1) else { return Ok(false) };
+        let Some(last) = self.len()?.checked_sub(1) else { return Ok(false) };
         let mut byte = [b'\n'];
         self.file.read_at(&mut byte, last)?;
         Ok(byte != *b"\n")

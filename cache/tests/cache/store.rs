@@ -253,13 +253,26 @@ fn leftovers_of_dead_processes_are_removed_and_those_of_live_ones_are_not() {
         fs::write(path.join("lock"), "").unwrap();
     }
     let old = std::time::SystemTime::now() - std::time::Duration::from_secs(2 * 24 * 60 * 60);
-    for path in [dead.as_path(), scratch.path().parent().unwrap()] {
+    let own = scratch.path().parent().unwrap();
+    for path in [&dead.join("lock"), &dead, &own.join("lock"), own] {
         fs::File::open(path).unwrap().set_modified(old).unwrap();
     }
     open(&folder);
     assert!(!dead.exists());
     assert!(young.exists());
     assert!(scratch.path().exists());
+}
+
+#[test]
+fn many_may_create_a_cache_at_once() {
+    for _ in 0..30 {
+        let folder = tempfile::tempdir().unwrap();
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| open(&folder));
+            }
+        });
+    }
 }
 
 #[test]

@@ -51,6 +51,21 @@ fn a_write_that_fails_leaves_the_old_file() {
     assert_eq!(content(&unfinished), Some(b"old".to_vec()));
 }
 
+/// Another process, which had taken the key over, recorded it while this one wrote down how far it is.
+#[test]
+fn what_is_written_for_a_key_that_is_done_is_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(&folder.path().join(".refrain")).unwrap();
+    let unfinished = cache.unfinished(&key("a"));
+    unfinished.write("state", |out| out.write_all(b"old")).unwrap();
+    let done = |out: &mut dyn io::Write| {
+        cache.unfinished(&key("a")).remove().unwrap();
+        out.write_all(b"new")
+    };
+    unfinished.write("state", done).unwrap();
+    assert_eq!(content(&unfinished), None);
+}
+
 #[test]
 fn every_torn_or_changed_file_is_refused() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,0 +1,104 @@
+//! Nodes whose key is claimed elsewhere: put aside, looked at again, taken when they are free.
+
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use refrain_cache::{Holder, Key};
+
+use crate::event::Event;
+use crate::graph::NodeId;
+use crate::state::{Look, StateError, Todo};
+
+use super::{Outcome, Runner, Word};
+
+/// How often nodes that were put aside are looked at. Costs some microseconds.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// How long a node is aside before people are told: of short ones there may be thousands.
+const NOTE_AFTER: Duration = Duration::from_secs(1);
+
+/// A node that waits for another one's computing of the same key.
+pub(super) struct Aside {
+    key: Key,
+    holder: Holder,
+    since: Instant,
+    noted: bool,
+}
+
+impl Runner<'_, '_> {
+    /// Claims a node that may start now. Nothing is returned when it is done, or put aside because its key is claimed.
+    pub(super) fn claim(&mut self, id: NodeId, todo: Box<Todo>) -> Result<Option<Box<Todo>>, StateError> {
+        let cache = self.store.cache();
+        if let Err(holder) = cache.claim(&todo.key) {
+            let aside = Aside { key: todo.key, holder, since: Instant::now(), noted: false };
+            self.aside.insert(id, aside);
+            return Ok(None);
+        }
+        let key = todo.key;
+        let claimed = self.claimed(id, todo);
+        if !matches!(claimed, Ok(Some(_))) {
+            cache.release(&key);
+        }
+        claimed
+    }
+
+    /// Looks once more at a node that is claimed now: it may have been recorded since, by who had claimed it before.
+    fn claimed(&mut self, id: NodeId, mut todo: Box<Todo>) -> Result<Option<Box<Todo>>, StateError> {
+        if !self.store.has_recorded(&todo.key)? {
+            return Ok(Some(todo));
+        }
+        let look = self.state.look(id)?.expect("a ready node's inputs are done");
+        let again = match look {
+            Look::Done(done) if !self.options.force.contains(&id) => {
+                self.cached(id, done);
+                return Ok(None);
+            }
+            Look::Done(_) => None,
+            Look::Todo(again) => again.damaged,
+        };
+        // The first look may have set aside what was damaged; it saw more.
+        todo.damaged = todo.damaged.or(again);
+        self.store.forget(&todo.key)?;
+        if let Some(damage) = &todo.damaged {
+            let text = format!("the cached result is damaged and is made again: {damage}");
+            (self.events)(Event::Note { node: id, text });
+        }
+        Ok(Some(todo))
+    }
+
+    /// Makes ready what is free by now, or recorded.
+    pub(super) fn look_aside(&mut self) -> Result<(), StateError> {
+        let mut free = Vec::new();
+        for (id, aside) in &mut self.aside {
+            let recorded = !self.options.force.contains(id) && self.store.has_recorded(&aside.key)?;
+            if recorded || self.store.cache().holder(&aside.key).is_none() {
+                free.push(*id);
+            } else if aside.holder == Holder::Elsewhere && !aside.noted && aside.since.elapsed() > NOTE_AFTER
+            {
+                aside.noted = true;
+                let text = "another process is computing it; waiting for the result".into();
+                (self.events)(Event::Note { node: *id, text });
+            }
+        }
+        for id in free {
+            self.aside.remove(&id);
+            self.ready.insert(id);
+        }
+        Ok(())
+    }
+
+    /// The next word of a worker; nothing when it is time to look at what was put aside.
+    pub(super) fn listen(&self, receiver: &Receiver<Word>) -> Option<Word> {
+        if self.aside.is_empty() || self.stopped {
+            return Some(receiver.recv().expect("a worker sends before it ends, and one is running"));
+        }
+        receiver.recv_timeout(LOOK_EVERY).ok()
+    }
+
+    /// Notes a node as done that the cache has.
+    pub(super) fn cached(&mut self, id: NodeId, done: Box<crate::state::Done>) {
+        (self.events)(Event::Cached { node: id, key: &done.key });
+        self.outcomes[id.index()] = Outcome::Cached;
+        self.finish(id, *done);
+    }
+}
