@@ -213,6 +213,19 @@ fn a_process_that_slept_past_its_lease_adopts_what_was_made_meanwhile() {
 }
 
 #[test]
+fn the_lock_keeps_what_another_process_wrote_meanwhile() {
+    let space = Space::new();
+    let start = |only: &str| Process::start(&space, "both", &long(&space), &["--only", only], &[]);
+    let first = start("long");
+    until("the command begins", || side(&space).len() == 1);
+    start("other").succeeds();
+    space.write("go", "");
+    first.succeeds();
+    let lock = space.read("both/w.lock");
+    assert!(lock.contains("\"long\"") && lock.contains("\"other\""), "{lock}");
+}
+
+#[test]
 fn a_waiting_process_can_be_interrupted() {
     let space = Space::new();
     let (first, second) = one_waits(&space, &[], &[]);

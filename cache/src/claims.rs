@@ -161,11 +161,13 @@ impl Claims {
 
     fn refresh(&self, state: &mut State) -> io::Result<()> {
         let State { held, end, .. } = state;
-        if self.log.len()? < *end {
+        let mut scan = self.log.scan_from(*end, |_, payload| take_in(held, payload))?;
+        if scan.length < *end {
             // Another process emptied it, which did not see this one.
-            (*held, *end) = (HashMap::new(), 0);
+            held.clear();
+            scan = self.log.scan_from(0, |_, payload| take_in(held, payload))?;
         }
-        *end = self.log.scan_from(*end, |_, payload| take_in(held, payload))?.end;
+        *end = scan.end;
         Ok(())
     }
 

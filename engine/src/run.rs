@@ -243,7 +243,7 @@ impl<'a, 'o> Runner<'a, 'o> {
         let look = self.state.look(id)?.expect("a ready node's inputs are done");
         match look {
             Look::Done(done) if !self.options.force.contains(&id) => {
-                self.cached(id, done);
+                self.cached(id, *done);
                 Ok(None)
             }
             Look::Done(done) => {

@@ -84,3 +84,21 @@ fn refuse_foreign(root: &Path) -> Result<(), CacheError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The process that looked a moment ago and found no cache goes on as if it had found it.
+    #[test]
+    fn a_cache_that_another_process_creates_meanwhile_is_taken_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        create(folder.path(), Sharing::default()).unwrap();
+        create(folder.path(), Sharing::default()).unwrap();
+        let format = folder.path().join(FORMAT);
+        fs::write(&format, "2\n").unwrap();
+        let newer = create(folder.path(), Sharing::default());
+        assert!(matches!(newer, Err(CacheError::Newer { found: 2, .. })), "{newer:?}");
+        assert_eq!(fs::read_to_string(&format).unwrap(), "2\n");
+    }
+}

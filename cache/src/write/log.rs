@@ -50,6 +50,8 @@ pub struct LogContent {
 pub(crate) struct Scan {
     /// Where the last complete line ends.
     pub(crate) end: u64,
+    /// Bytes of the whole log when the scan began.
+    pub(crate) length: u64,
     /// Complete lines that failed their check.
     pub(crate) torn: usize,
     /// Whether something without a line feed follows: torn, or another process's line that is half written.
@@ -136,11 +138,6 @@ impl AppendLog {
         write_once(&self.file, text.as_bytes())
     }
 
-    /// Bytes in the log.
-    pub(crate) fn len(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
-    }
-
     /// Joins those who use the log at once, as far as locks of files tell; who is the only one, and is `alone` by other
     /// signs too, empties it.
     pub(crate) fn empty_unless_shared(&self, alone: impl FnOnce() -> bool) {
@@ -159,14 +156,15 @@ impl AppendLog {
 
     /// Calls `each` with offset and payload of every sound line from `offset`, the start of a line, to the end.
     pub(crate) fn scan_from(&self, offset: u64, mut each: impl FnMut(u64, &str)) -> io::Result<Scan> {
-        let mut scan = Scan { end: offset, torn: 0, cut_off: false };
-        // Most scans are of a line or nothing; a large buffer for each would cost more than the reading.
-        let left = self.len()?.saturating_sub(offset).min(BUFFER);
+        let length = self.file.metadata()?.len();
+        let mut scan = Scan { end: offset, length, torn: 0, cut_off: false };
+        let left = length.saturating_sub(offset);
         if left == 0 {
             return Ok(scan);
         }
-        let mut reader =
-            BufReader::with_capacity(left as usize, PositionedReader { file: &self.file, offset });
+        // What is appended meanwhile is left to the next scan, so that none asks twice for an end. Most are of a line.
+        let content = PositionedReader { file: &self.file, offset }.take(left);
+        let mut reader = BufReader::with_capacity(left.min(BUFFER) as usize, content);
         let mut line = Vec::new();
         loop {
             line.clear();
@@ -197,7 +195,7 @@ impl AppendLog {
 
     /// Whether the last byte is no line feed, so that a line appended now would be glued to a torn one.
     fn ends_torn(&self) -> io::Result<bool> {
-        let Some(last) = self.len()?.checked_sub(1) else { return Ok(false) };
+        let Some(last) = self.file.metadata()?.len().checked_sub(1) else { return Ok(false) };
         let mut byte = [b'\n'];
         self.file.read_at(&mut byte, last)?;
         Ok(byte != *b"\n")

@@ -264,18 +264,6 @@ fn leftovers_of_dead_processes_are_removed_and_those_of_live_ones_are_not() {
 }
 
 #[test]
-fn many_may_create_a_cache_at_once() {
-    for _ in 0..30 {
-        let folder = tempfile::tempdir().unwrap();
-        thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| open(&folder));
-            }
-        });
-    }
-}
-
-#[test]
 fn threads_at_once_store_the_same_artifacts() {
     let folder = tempfile::tempdir().unwrap();
     let cache = open(&folder);

@@ -7,7 +7,7 @@ use refrain_cache::{Holder, Key};
 
 use crate::event::Event;
 use crate::graph::NodeId;
-use crate::state::{Look, StateError, Todo};
+use crate::state::{Done, Look, StateError, Todo};
 
 use super::{Outcome, Runner, Word};
 
@@ -50,7 +50,7 @@ impl Runner<'_, '_> {
         let look = self.state.look(id)?.expect("a ready node's inputs are done");
         let again = match look {
             Look::Done(done) if !self.options.force.contains(&id) => {
-                self.cached(id, done);
+                self.cached(id, *done);
                 return Ok(None);
             }
             Look::Done(_) => None,
@@ -96,9 +96,9 @@ impl Runner<'_, '_> {
     }
 
     /// Notes a node as done that the cache has.
-    pub(super) fn cached(&mut self, id: NodeId, done: Box<crate::state::Done>) {
+    pub(super) fn cached(&mut self, id: NodeId, done: Done) {
         (self.events)(Event::Cached { node: id, key: &done.key });
         self.outcomes[id.index()] = Outcome::Cached;
-        self.finish(id, *done);
+        self.finish(id, done);
     }
 }
