@@ -5,12 +5,9 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::{Duration, SystemTime};
-
-use tempfile::TempDir;
 
 use super::{CacheError, io_error};
-use crate::write::write_atomic;
+use crate::write::{PlainFile, TempFolder, create_dir_all, is_old, remove_dir_all, write_atomic};
 
 /// The version of the layout that is drawn in the crate's documentation.
 const LAYOUT: u64 = 1;
@@ -21,9 +18,6 @@ const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
 
 const FOLDERS: [&str; 7] = ["objects", "plans", "records", "rows", "runs", "tmp", "unfinished"];
 
-/// Leftovers in `tmp/` younger than this may belong to a process that is just starting.
-const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 60 * 60);
-
 /// Recognises the cache in `root`, or creates one in a folder that is empty or does not exist.
 pub(super) fn open_or_create(root: &Path) -> Result<(), CacheError> {
     let format = root.join("format");
@@ -31,6 +25,10 @@ pub(super) fn open_or_create(root: &Path) -> Result<(), CacheError> {
         Ok(text) => check_format(root, &text)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return create(root),
         Err(source) => return Err(io_error(&format, "read", source)),
+    }
+    // Somebody may have removed one to win space.
+    for folder in FOLDERS.map(|name| root.join(name)).iter().filter(|folder| !folder.is_dir()) {
+        create_dir_all(folder).map_err(|source| io_error(folder, "created", source))?;
     }
     remove_leftovers(&root.join("tmp"));
     Ok(())
@@ -52,7 +50,7 @@ fn create(root: &Path) -> Result<(), CacheError> {
     refuse_foreign(root)?;
     for name in FOLDERS {
         let folder = root.join(name);
-        fs::create_dir_all(&folder).map_err(|source| io_error(&folder, "created", source))?;
+        create_dir_all(&folder).map_err(|source| io_error(&folder, "created", source))?;
     }
     let files = [(".gitignore", "*\n"), ("CACHEDIR.TAG", CACHEDIR_TAG), ("format", &format!("{LAYOUT}\n"))];
     for (name, text) in files {
@@ -90,7 +88,7 @@ fn refuse_foreign(root: &Path) -> Result<(), CacheError> {
 #[derive(Debug)]
 pub(super) struct Session {
     parent: PathBuf,
-    open: OnceLock<(TempDir, File)>,
+    open: OnceLock<(TempFolder, PlainFile)>,
 }
 
 /// The name of the lock inside a session's folder.
@@ -113,11 +111,11 @@ impl Session {
     }
 }
 
-fn open_session(parent: &Path) -> io::Result<(TempDir, File)> {
-    let folder = tempfile::Builder::new().prefix("session-").tempdir_in(parent)?;
-    let lock = File::create(folder.path().join(LOCK))?;
+fn open_session(parent: &Path) -> io::Result<(TempFolder, PlainFile)> {
+    let folder = TempFolder::create(parent, "session-")?;
+    let lock = PlainFile::create(&folder.path().join(LOCK))?;
     // On a file system without locks the folder is merely never taken for a leftover.
-    let _unsupported = lock.try_lock();
+    let _unsupported = lock.open().try_lock();
     Ok((folder, lock))
 }
 
@@ -125,19 +123,18 @@ fn open_session(parent: &Path) -> io::Result<(TempDir, File)> {
 fn remove_leftovers(tmp: &Path) {
     let Ok(entries) = fs::read_dir(tmp) else { return };
     for entry in entries.flatten() {
-        let name = entry.file_name();
-        if name.to_string_lossy().starts_with("session-") && is_old(&entry) && is_abandoned(&entry.path()) {
-            let _still_there = fs::remove_dir_all(entry.path());
+        let ours = entry.file_name().to_string_lossy().starts_with("session-");
+        let old = entry.metadata().is_ok_and(|metadata| is_old(&metadata));
+        if ours && old && is_abandoned(&entry.path()) {
+            let _still_there = remove_dir_all(&entry.path());
         }
     }
 }
 
-fn is_old(entry: &fs::DirEntry) -> bool {
-    let modified = entry.metadata().and_then(|metadata| metadata.modified());
-    let age = modified.ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
-    age.is_some_and(|age| age > LEFTOVER_AGE)
-}
-
 fn is_abandoned(folder: &Path) -> bool {
-    File::open(folder.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok())
+    match File::open(folder.join(LOCK)) {
+        Ok(lock) => lock.try_lock().is_ok(),
+        // Its owner died before it could lock it.
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
 }

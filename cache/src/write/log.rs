@@ -2,9 +2,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+use super::faults::{self, Needs};
 
 /// Hexadecimal characters of the BLAKE3 of a payload that open its line.
 const CHECK: usize = 16;
@@ -57,6 +59,7 @@ impl AppendLog {
     /// # Errors
     /// Those of opening the file.
     pub fn open(path: &Path) -> io::Result<Self> {
+        faults::step(Needs::Space)?;
         let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
         Ok(Self { file })
     }
@@ -173,9 +176,9 @@ impl AppendLog {
 }
 
 /// Writes all bytes with one `write`: the rest of a short one would land behind what another process appended meanwhile.
-fn write_once(mut file: &File, bytes: &[u8]) -> io::Result<()> {
+fn write_once(file: &File, bytes: &[u8]) -> io::Result<()> {
     loop {
-        match file.write(bytes) {
+        match faults::write(file, bytes) {
             Ok(written) if written == bytes.len() => return Ok(()),
             Ok(_) => {
                 return Err(io::Error::new(io::ErrorKind::StorageFull, "a log line was written in part"));
