@@ -110,21 +110,22 @@ pub fn run<'a>(
     thread::scope(|scope| {
         let (stop, stopped) = mpsc::channel();
         let syncing = scope.spawn(move || sync_in_groups(store, &stopped));
-        let driven = runner.drive(&mut Pool::new(scope), &sender, &receiver);
+        runner.drive(&mut Pool::new(scope), &sender, &receiver);
         drop(stop);
-        let synced = syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        driven.and(synced.map_err(StateError::from))
+        syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
     let interrupted = cancel.is_cancelled();
     Ok(Report { state: runner.state, outcomes: runner.outcomes, interrupted })
 }
 
-/// Puts on disk what was made, in groups, until the run ends; then the rest.
+/// Puts on disk what was made, in groups, until the run ends; then the rest. A disk that refuses once is not given up,
+/// for the nodes that run may take hours; but the run has failed then.
 fn sync_in_groups(store: &Store, stopped: &Receiver<()>) -> Result<(), StoreError> {
+    let mut synced = Ok(());
     while stopped.recv_timeout(SYNC_EVERY) == Err(RecvTimeoutError::Timeout) {
-        store.sync()?;
+        synced = synced.and(store.sync());
     }
-    store.sync()
+    synced.and(store.sync())
 }
 
 /// A worker's word: the node, and what it made.
@@ -185,8 +186,7 @@ impl<'a, 'o> Runner<'a, 'o> {
         pool: &mut Pool<'scope, 'env>,
         sender: &Sender<Word>,
         receiver: &Receiver<Word>,
-    ) -> Result<(), StateError>
-    where
+    ) where
         'a: 'scope,
         'o: 'scope,
     {
@@ -209,11 +209,11 @@ impl<'a, 'o> Runner<'a, 'o> {
                 }
             }
             if self.running == 0 {
-                return Ok(());
+                return;
             }
             let word = receiver.recv().expect("a worker sends before it ends, and one is running");
             self.running -= 1;
-            self.hear(word)?;
+            self.hear(word);
         }
     }
 
@@ -283,13 +283,15 @@ impl<'a, 'o> Runner<'a, 'o> {
         self.running += 1;
     }
 
-    fn hear(&mut self, (id, todo, elapsed, result): Word) -> Result<(), StateError> {
+    fn hear(&mut self, (id, todo, elapsed, result): Word) {
         match result {
             Ok(done) => {
                 let record = node::record(self.graph.node(id), &todo, &done, elapsed);
-                let differs = match self.store.put(&record)? {
-                    Stored::Adopted { differs } => differs,
-                    Stored::First => false,
+                let differs = match self.store.put(&record) {
+                    Ok(Stored::Adopted { differs }) => differs,
+                    Ok(Stored::First) => false,
+                    // What runs beside it still comes to its end, and may find room.
+                    Err(error) => return self.fail(id, Failure::State(error.into())),
                 };
                 // The record says all; what cannot be removed is in nobody's way.
                 let _left = self.store.cache().unfinished(&todo.key).remove();
@@ -300,7 +302,6 @@ impl<'a, 'o> Runner<'a, 'o> {
             Err(Failure::Stage(crate::kind::StageError::Cancelled)) => self.stopped = true,
             Err(failure) => self.fail(id, failure),
         }
-        Ok(())
     }
 
     /// Notes a node as done and makes ready what waited for it alone.
