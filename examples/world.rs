@@ -51,6 +51,7 @@ pub fn files() -> Vec<(&'static str, String)> {
 const TASKS: [(&str, Task); 3] =
     [("target.jsonl", larger), ("backwards.jsonl", backwards), ("in_order.jsonl", in_order)];
 
+#[allow(clippy::disallowed_methods, reason = "no part of Refrain")]
 fn main() -> std::io::Result<()> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/quickstart");
     std::fs::create_dir_all(&folder)?;

@@ -1,12 +1,14 @@
 //! The binary driven from outside, a module a theme.
 
 // Helpers of tests may unwrap and print as the tests themselves do.
-#![allow(clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)]
 
 mod space;
 
 mod backends; // which code computes a model
 mod bad_input; // what a run is told of data, models and caches that are wrong
+#[cfg(unix)]
+mod crash; // faults at every step of a run, and damage to every file of a cache
 mod errors; // what wrong workflows and sources are told
 mod examples; // that the examples' data are what makes them
 #[cfg(unix)]

@@ -23,6 +23,14 @@ impl Space {
         Space { folder: tempfile::tempdir().unwrap() }
     }
 
+    /// A space in a file system in memory, where there is one: for what must be done a thousand times.
+    pub fn in_memory() -> Space {
+        let memory = Path::new("/dev/shm");
+        let new = tempfile::Builder::new();
+        let folder = if memory.is_dir() { new.tempdir_in(memory) } else { new.tempdir() };
+        Space { folder: folder.unwrap() }
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, digest_open_file};
+use crate::store::{CacheError, io_error};
 use crate::write::AppendLog;
 
 /// A file this young may change again within the resolution of its time stamp, so its digest is not remembered.
@@ -120,13 +121,14 @@ impl FileDigests {
     ///
     /// # Errors
     /// Those of opening and writing the log; what could not be saved is kept for the next call.
-    pub fn save(&self) -> io::Result<()> {
+    pub fn save(&self) -> Result<(), CacheError> {
         let mut state = self.state();
         if state.unsaved.is_empty() {
             return Ok(());
         }
         let lines: Vec<&str> = state.unsaved.iter().map(String::as_str).collect();
-        AppendLog::open(&self.path)?.append_all(&lines)?;
+        let saved = AppendLog::open(&self.path).and_then(|log| log.append_all(&lines));
+        saved.map_err(|source| io_error(&self.path, "written", source))?;
         state.unsaved.clear();
         Ok(())
     }

@@ -27,7 +27,10 @@
 //!
 //! Objects and records are put on disk in groups, with [`Cache::sync`], so a power cut costs at most
 //! the last group. It may leave a record of that group without a sound object. No such object is ever trusted: a file is
-//! hashed before it counts, unless [`FileDigests`] remembers it, and that is written only after the group is on disk.
+//! hashed before it counts, unless [`FileDigests`] remembers it, and that is written only after the group is on disk; and
+//! an object is hashed before a new one is dropped in its favour.
+//!
+//! All this is tested at every write, sync, renaming and removal ([`write::faults`]).
 //!
 //! Processes share a cache without locks. Objects are equal where their names are. Logs ([`write::AppendLog`]) grow by whole
 //! checked lines, which a local file system keeps apart, and their order decides which record of a key is the first.

@@ -1,9 +1,7 @@
 //! The cache folder and its objects: artifacts under their digests, written elsewhere first and moved in when they are on disk.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -12,12 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::claims::Claims;
 use crate::digest::{Digest, digest_file, digest_listing};
-use crate::file_digests::FileDigests;
+use crate::file_digests::{FileDigests, FileIdentity};
 use crate::manifest::Key;
 use crate::records::{RecordError, Records};
 use crate::rows::Rows;
 use crate::table::TableWriter;
-use crate::write::sync_all_in;
+use crate::write::{create_dir, create_dir_all, parent_of, rename, set_mode, sync_all_in};
 
 mod error;
 mod folder;
@@ -69,7 +67,7 @@ pub struct Cache {
     pub(crate) claims: OnceLock<Option<Claims>>,
     session: Session,
     /// Files that this process hashed and moved in, for [`Cache::sync`].
-    placed: Mutex<Vec<(PathBuf, Digest)>>,
+    placed: Mutex<Vec<(PathBuf, Settled)>>,
     /// The row memos that this process uses.
     rows: Mutex<HashMap<Key, Arc<Rows>>>,
 }
@@ -167,10 +165,12 @@ impl Cache {
             rows: Some(info.rows),
             base: None,
         };
-        if !self.contains(&artifact) {
+        if !self.holds(&artifact) {
             let target = self.place_for(&artifact)?;
-            temp.place(&target, Some(READ_ONLY)).map_err(|source| io_error(&target, "written", source))?;
-            self.placed().push((target, artifact.digest));
+            let placed = temp.place(&target, Some(READ_ONLY));
+            let metadata = placed.map_err(|source| io_error(&target, "written", source))?;
+            let identity = FileIdentity::of(&metadata);
+            self.placed().push((target, Settled { digest: artifact.digest, identity }));
         }
         Ok(artifact)
     }
@@ -196,19 +196,20 @@ impl Cache {
     ) -> Result<Artifact, CacheError> {
         let files = folder::listing(folder.path())?;
         let mut digests = Vec::with_capacity(files.len());
+        let mut settled = Vec::with_capacity(files.len());
         let mut bytes = 0;
         for relative in files {
-            let path = folder.path().join(&relative);
-            let (digest, size) = settle_file(&path)?;
+            let (file, size) = settle_file(&folder.path().join(&relative))?;
             bytes += size;
-            digests.push((relative, digest));
+            digests.push((relative, file.digest));
+            settled.push(file);
         }
         let artifact = Artifact { kind, digest: digest_listing(&digests), bytes, rows: None, base };
-        if !self.contains(&artifact) {
+        if !self.holds(&artifact) {
             let target = self.place_for(&artifact)?;
             if self.move_in(folder.path(), &target, &artifact)? {
-                let files = digests.iter().map(|(relative, digest)| (target.join(relative), *digest));
-                self.placed().extend(files);
+                let paths = digests.iter().map(|(relative, _)| target.join(relative));
+                self.placed().extend(paths.zip(settled));
             }
         }
         Ok(artifact)
@@ -223,12 +224,13 @@ impl Cache {
         if !metadata.is_file() {
             return Err(CacheError::Unstorable { path: path.into(), reason: folder::NOT_A_FILE });
         }
-        let (digest, bytes) = settle_file(path)?;
-        let artifact = Artifact { kind: ArtifactKind::File, digest, bytes, rows: None, base: None };
-        if !self.contains(&artifact) {
+        let (file, bytes) = settle_file(path)?;
+        let artifact =
+            Artifact { kind: ArtifactKind::File, digest: file.digest, bytes, rows: None, base: None };
+        if !self.holds(&artifact) {
             let target = self.place_for(&artifact)?;
             if self.move_in(path, &target, &artifact)? {
-                self.placed().push((target, artifact.digest));
+                self.placed().push((target, file));
             }
         }
         Ok(artifact)
@@ -285,13 +287,13 @@ impl Cache {
     /// Those of creating a folder and renaming.
     pub fn set_aside(&self, artifact: &Artifact) -> Result<PathBuf, CacheError> {
         let folder = self.root.join("tmp/corrupt");
-        fs::create_dir_all(&folder).map_err(|source| io_error(&folder, "created", source))?;
+        create_dir_all(&folder).map_err(|source| io_error(&folder, "created", source))?;
         let from = self.object_path(&artifact.digest);
         let to = (1_u64..)
             .map(|attempt| folder.join(format!("{}-{attempt}", artifact.digest)))
             .find(|path| !path.exists())
             .expect("a folder cannot hold as many entries as there are numbers");
-        fs::rename(&from, &to).map_err(|source| io_error(&from, "set aside", source))?;
+        rename(&from, &to).map_err(|source| io_error(&from, "set aside", source))?;
         Ok(to)
     }
 
@@ -303,14 +305,16 @@ impl Cache {
     pub fn sync(&self, known: &FileDigests) -> Result<(), CacheError> {
         let placed = std::mem::take(&mut *self.placed());
         sync_all_in(&self.root).map_err(|source| io_error(&self.root, "synced", source))?;
-        for (path, digest) in placed {
-            known.adopt(&path, digest);
+        for (path, Settled { digest, identity }) in placed {
+            if path.metadata().is_ok_and(|metadata| FileIdentity::of(&metadata) == identity) {
+                known.adopt(&path, digest);
+            }
         }
         Ok(())
     }
 
     /// A list of whole entries; a thread that panicked left it sound.
-    fn placed(&self) -> MutexGuard<'_, Vec<(PathBuf, Digest)>> {
+    fn placed(&self) -> MutexGuard<'_, Vec<(PathBuf, Settled)>> {
         self.placed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -340,39 +344,49 @@ impl Cache {
         }
     }
 
+    /// Whether the artifact is there with its very bytes: a new one is dropped in favour of it.
+    fn holds(&self, artifact: &Artifact) -> bool {
+        self.verify(artifact).is_ok()
+    }
+
     /// The path for a new object, in a folder that exists; what wrongly stands there is set aside.
     fn place_for(&self, artifact: &Artifact) -> Result<PathBuf, CacheError> {
         let target = self.object_path(&artifact.digest);
         // Asked again, because another process may have put a sound one there since the caller asked.
-        if target.symlink_metadata().is_ok() && !self.contains(artifact) {
+        if target.symlink_metadata().is_ok() && !self.holds(artifact) {
             self.set_aside(artifact)?;
         }
-        let folder = crate::write::parent_of(&target);
-        match fs::create_dir(folder) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(source) => return Err(io_error(folder, "created", source)),
-        }
+        let folder = parent_of(&target);
+        create_dir(folder).map_err(|source| io_error(folder, "created", source))?;
         Ok(target)
     }
 
     /// Renames a settled file or folder to its place; when another process was faster with the same object, that one stays.
     /// Says whether it was this one.
     fn move_in(&self, from: &Path, target: &Path, artifact: &Artifact) -> Result<bool, CacheError> {
-        match fs::rename(from, target) {
+        match rename(from, target) {
             Ok(()) => Ok(true),
-            Err(_) if self.contains(artifact) => Ok(false),
+            Err(_) if self.holds(artifact) => Ok(false),
             Err(source) => Err(io_error(target, "written", source)),
         }
     }
 }
 
-/// Hashes a file and takes away the permission to write it.
-fn settle_file(path: &Path) -> Result<(Digest, u64), CacheError> {
+/// A file that is not to change any more.
+#[derive(Debug)]
+struct Settled {
+    digest: Digest,
+    /// What it was when it was hashed: whoever still has it open can write to it all the same.
+    identity: FileIdentity,
+}
+
+/// Hashes a file and takes away the permission to write it; also its size in bytes.
+fn settle_file(path: &Path) -> Result<(Settled, u64), CacheError> {
     let settle = || {
-        let found = digest_file(path)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(READ_ONLY))?;
-        Ok(found)
+        let identity = FileIdentity::of(&path.metadata()?);
+        let (digest, size) = digest_file(path)?;
+        set_mode(path, READ_ONLY)?;
+        Ok((Settled { digest, identity }, size))
     };
     settle().map_err(|source| io_error(path, "read and made read-only", source))
 }

@@ -1,6 +1,5 @@
 //! What a node that was stopped leaves for the next run of the same key: whole files under a checksum, or none.
 
-use std::fs;
 use std::fs::File;
 use std::io;
 use std::io::{BufReader, Read, Seek, Take, Write};
@@ -9,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::digest::Digest;
 use crate::manifest::Key;
 use crate::store::{Cache, CacheError, io_error};
-use crate::write::AtomicFile;
+use crate::write::{AtomicFile, create_dir_all, remove_dir_all};
 
 /// Bytes that are read at once.
 const BUFFER: usize = 128 << 10;
@@ -44,7 +43,7 @@ impl Unfinished<'_> {
         let path = self.folder.join(name);
         let scratch = self.cache.session_folder()?;
         let write = || {
-            fs::create_dir_all(&self.folder)?;
+            create_dir_all(&self.folder)?;
             let mut file =
                 Hashed { file: AtomicFile::create(&path, &scratch)?, hasher: blake3::Hasher::new() };
             fill(&mut file)?;
@@ -77,7 +76,7 @@ impl Unfinished<'_> {
     /// # Errors
     /// Those of the file system.
     pub fn remove(&self) -> Result<(), CacheError> {
-        match fs::remove_dir_all(&self.folder) {
+        match remove_dir_all(&self.folder) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(io_error(&self.folder, "removed", source))
             }

@@ -1,72 +1,29 @@
 //! The one place where Refrain writes files: whole files appear at once or not at all, logs grow by checked lines.
+//!
+//! No other module changes a file or a folder, which `clippy.toml` sees to. So there is one place where faults can be put
+//! into every step ([`faults`]).
+
+#![expect(clippy::disallowed_methods, reason = "this is where files are written")]
 
 use std::fs;
-use std::fs::{File, Permissions};
 use std::io;
-use std::io::{BufWriter, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
-
+mod change;
 mod entries;
+pub mod faults;
 mod log;
+mod temp;
 
-pub(crate) use entries::{EntryLog, MOST, Place};
+pub use change::{PlainFile, copy_file, create_dir_all, sync_all_in, write_plain};
 pub use log::{AppendLog, LogContent, LogLine};
 
-/// Bytes gathered before the file system is asked.
-const BUFFER: usize = 128 << 10;
+pub(crate) use change::{create_dir, remove_dir_all, remove_file, rename, set_mode};
+pub(crate) use entries::{EntryLog, MOST, Place};
+pub(crate) use temp::{TempFile, TempFolder};
 
-/// A file under construction, without a name of its own yet; removed when it is dropped before [`TempFile::place`].
-#[derive(Debug)]
-pub(crate) struct TempFile {
-    file: BufWriter<NamedTempFile>,
-}
-
-impl TempFile {
-    /// Opens a new temporary file in `folder`, which must lie on the file system of its later place.
-    pub(crate) fn create(folder: &Path) -> io::Result<Self> {
-        let file = tempfile::Builder::new()
-            .prefix(".refrain-")
-            // The default would be readable to its owner alone; with this the process's umask decides, as for any other file.
-            .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(folder)?;
-        Ok(Self { file: BufWriter::with_capacity(BUFFER, file) })
-    }
-
-    /// Syncs the content, renames the file to `target` and syncs the folder: after this it survives a power cut.
-    pub(crate) fn commit(mut self, target: &Path) -> io::Result<()> {
-        self.file.flush()?;
-        self.file.get_ref().as_file().sync_all()?;
-        self.place(target, None)?;
-        sync_dir(parent_of(target))
-    }
-
-    /// Gives the file `mode` where one is asked for, and renames it to `target`. Nothing is synced.
-    pub(crate) fn place(self, target: &Path, mode: Option<u32>) -> io::Result<()> {
-        let temp = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
-        if let Some(mode) = mode {
-            temp.as_file().set_permissions(Permissions::from_mode(mode))?;
-        }
-        temp.persist(target).map_err(|error| error.error)?;
-        Ok(())
-    }
-}
-
-impl Write for TempFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
-    }
-
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
+use change::{sync_dir, sync_file};
 
 /// A file that appears under its name when it is complete and on disk, and never before.
 ///
@@ -91,7 +48,7 @@ impl AtomicFile {
     /// # Errors
     /// Those of creating a file in the folder of `target`.
     pub fn beside(target: &Path) -> io::Result<Self> {
-        Self::create(target, parent_of(target))
+        Ok(Self { target: target.to_path_buf(), temp: TempFile::beside(target)? })
     }
 
     /// Flushes, syncs, renames and syncs the folder: after this the file survives a power cut.
@@ -131,47 +88,6 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<bool> {
     file.write_all(bytes)?;
     file.commit()?;
     Ok(true)
-}
-
-/// Puts the entries of a folder on disk: without this a power cut may undo a rename in it.
-fn sync_dir(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-/// Puts everything on disk that was written so far to the file system of `folder`: files, names and all.
-///
-/// # Errors
-/// Those of opening the folder and of writing what was still in memory.
-pub fn sync_all_in(folder: &Path) -> io::Result<()> {
-    let folder = File::open(folder)?;
-    #[cfg(target_os = "linux")]
-    rustix::fs::syncfs(&folder)?;
-    // Elsewhere all file systems are synced, and errors are lost.
-    #[cfg(not(target_os = "linux"))]
-    {
-        drop(folder);
-        rustix::fs::sync();
-    }
-    Ok(())
-}
-
-/// Creates a folder and those above it; one that is there already is no error.
-///
-/// # Errors
-/// Those of creating a folder.
-pub fn create_dir_all(folder: &Path) -> io::Result<()> {
-    fs::create_dir_all(folder)
-}
-
-/// Copies the content of a file into a new or an existing one, sharing blocks where the file system can; returns its size in bytes.
-///
-/// The copy is writable whatever the original is, so that a program that is handed a copy of an artifact may work on it.
-///
-/// # Errors
-/// Those of reading `from` and writing `to`.
-pub fn copy_file(from: &Path, to: &Path) -> io::Result<u64> {
-    // Between two open files the standard library lets the kernel copy, and leaves the permissions alone.
-    io::copy(&mut File::open(from)?, &mut File::create(to)?)
 }
 
 /// The folder of a path; a bare name lies in the current one.

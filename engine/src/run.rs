@@ -115,22 +115,23 @@ pub fn run<'a>(
     thread::scope(|scope| {
         let (stop, stopped) = mpsc::channel();
         let syncing = scope.spawn(move || sync_in_groups(store, &stopped));
-        let driven = runner.drive(&mut Pool::new(scope), &sender, &receiver);
+        runner.drive(&mut Pool::new(scope), &sender, &receiver);
         drop(stop);
-        let synced = syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        driven.and(synced.map_err(StateError::from))
+        syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
     let interrupted = cancel.is_cancelled();
     let Runner { state, outcomes, computed_twice, .. } = runner;
     Ok(Report { state, outcomes, interrupted, computed_twice })
 }
 
-/// Puts on disk what was made, in groups, until the run ends; then the rest.
+/// Puts on disk what was made, in groups, until the run ends; then the rest. A disk that refuses once is not given up,
+/// for the nodes that run may take hours; but the run has failed then.
 fn sync_in_groups(store: &Store, stopped: &Receiver<()>) -> Result<(), StoreError> {
+    let mut synced = Ok(());
     while stopped.recv_timeout(SYNC_EVERY) == Err(RecvTimeoutError::Timeout) {
-        store.sync()?;
+        synced = synced.and(store.sync());
     }
-    store.sync()
+    synced.and(store.sync())
 }
 
 /// A worker's word: the node, and what it made.
@@ -196,8 +197,7 @@ impl<'a, 'o> Runner<'a, 'o> {
         pool: &mut Pool<'scope, 'env>,
         sender: &Sender<Word>,
         receiver: &Receiver<Word>,
-    ) -> Result<(), StateError>
-    where
+    ) where
         'a: 'scope,
         'o: 'scope,
     {
@@ -205,7 +205,7 @@ impl<'a, 'o> Runner<'a, 'o> {
         loop {
             self.stopped |= self.cancel.is_cancelled();
             if !self.stopped {
-                self.look_aside()?;
+                self.look_aside();
             }
             while !self.stopped {
                 if let Some((id, todo)) = waiting_to_start.take() {
@@ -229,11 +229,11 @@ impl<'a, 'o> Runner<'a, 'o> {
             }
             self.store.cache().flush_claims();
             if self.running == 0 && (self.stopped || self.aside.is_empty()) {
-                return Ok(());
+                return;
             }
             if let Some(word) = self.listen(receiver) {
                 self.running -= 1;
-                self.hear(word)?;
+                self.hear(word);
             }
         }
     }
@@ -295,17 +295,9 @@ impl<'a, 'o> Runner<'a, 'o> {
         self.running += 1;
     }
 
-    fn hear(&mut self, (id, todo, elapsed, result): Word) -> Result<(), StateError> {
-        match result {
-            Ok(mut done) => {
-                let record = node::record(self.graph.node(id), &todo, &done, elapsed);
-                let stored = self.store.put(&record)?;
-                let differs = stored == Stored::Adopted { differs: true };
-                self.computed_twice += usize::from(stored != Stored::First);
-                // All processes go on with what the first one made.
-                if differs && let Some(Look::Done(first)) = self.state.look(id)? {
-                    done = *first;
-                }
+    fn hear(&mut self, (id, todo, elapsed, result): Word) {
+        match result.and_then(|done| self.record(id, &todo, done, elapsed)) {
+            Ok((done, differs)) => {
                 // The record says all; what cannot be removed is in nobody's way.
                 let _left = self.store.cache().unfinished(&todo.key).remove();
                 (self.events)(Event::Finished { node: id, elapsed, differs });
@@ -313,10 +305,32 @@ impl<'a, 'o> Runner<'a, 'o> {
                 self.finish(id, done);
             }
             Err(Failure::Stage(crate::kind::StageError::Cancelled)) => self.stopped = true,
+            // What runs beside it still comes to its end: where a record could not be written, it may find room.
             Err(failure) => self.fail(id, failure),
         }
         self.store.cache().release(&todo.key);
-        Ok(())
+    }
+
+    /// Writes down what a node made; what all processes go on with, and whether that differs from it.
+    fn record(
+        &mut self,
+        id: NodeId,
+        todo: &Todo,
+        done: Done,
+        elapsed: Duration,
+    ) -> Result<(Done, bool), Failure> {
+        let record = node::record(self.graph.node(id), todo, &done, elapsed);
+        let stored = self.store.put(&record).map_err(StateError::from)?;
+        self.computed_twice += usize::from(stored != Stored::First);
+        if stored == (Stored::Adopted { differs: true }) {
+            // All go on with what the first one made.
+            let first = match self.state.look(id)? {
+                Some(Look::Done(first)) => *first,
+                _ => done,
+            };
+            return Ok((first, true));
+        }
+        Ok((done, false))
     }
 
     /// Notes a node as done and makes ready what waited for it alone.

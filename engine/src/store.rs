@@ -26,9 +26,6 @@ pub enum StoreError {
     /// Its records.
     #[error(transparent)]
     Records(#[from] RecordError),
-    /// What it remembers of files.
-    #[error("cannot write what the cache remembers of files: {0}")]
-    Digests(std::io::Error),
 }
 
 impl Store {
@@ -89,12 +86,11 @@ impl Store {
     pub fn check(&self, artifact: &Artifact) -> Result<Option<String>, StoreError> {
         match self.cache.verify_remembered(artifact, &self.digests) {
             Ok(()) => Ok(None),
-            Err(fault) => {
-                if self.object_path(&artifact.digest).exists() {
-                    self.cache.set_aside(artifact)?;
-                }
-                Ok(Some(fault.to_string()))
+            Err(fault) if self.object_path(&artifact.digest).exists() => {
+                let aside = self.cache.set_aside(artifact)?;
+                Ok(Some(format!("{fault}; it is set aside as `{}`", aside.display())))
             }
+            Err(fault) => Ok(Some(fault.to_string())),
         }
     }
 
@@ -107,8 +103,9 @@ impl Store {
     pub fn sync(&self) -> Result<(), StoreError> {
         // Taken first: what is written meanwhile belongs to the next group.
         if self.unsynced.swap(false, Ordering::AcqRel) || self.digests.has_unsaved() {
-            self.cache.sync(&self.digests)?;
-            self.digests.save().map_err(StoreError::Digests)?;
+            let synced = self.cache.sync(&self.digests).and_then(|()| self.digests.save());
+            // What was refused is tried again with the next group.
+            synced.inspect_err(|_| self.unsynced.store(true, Ordering::Release))?;
         }
         Ok(())
     }

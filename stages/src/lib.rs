@@ -17,6 +17,8 @@
 //! read and written batch by batch, so that memory does not grow with them unless a kind says so. Nothing here depends on
 //! time, host, thread count or batch size: random choices come from [`draw`], sums are added in the order of the rows.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
+
 pub mod backend;
 pub mod diversify;
 pub mod draw;

@@ -252,7 +252,7 @@ fn copy_inputs(ctx: &Context<'_>, folder: &Path) -> Result<BTreeMap<String, Stri
             Input::Model { .. } => copy_model(input.path(), &target),
             Input::Table { .. } | Input::File { .. } => copy_file(input.path(), &target).map(drop),
         };
-        copied.map_err(|error| disk(input.path(), &error))?;
+        copied.map_err(|error| disk(input.path(), &target, &error))?;
         paths.insert(name.to_owned(), relative);
     }
     Ok(paths)
@@ -323,7 +323,10 @@ fn store_table(ctx: &Context<'_>, name: &str, path: &Path) -> Result<Artifact, S
 }
 
 fn store_model(ctx: &Context<'_>, name: &str, path: &Path) -> Result<Artifact, StageError> {
-    let read = |error: io::Error| disk(path, &error);
+    let read = |error: io::Error| StageError::Environment {
+        message: format!("`{}` could not be read: {error}", path.display()),
+        hint: None,
+    };
     let names: Vec<PathBuf> = fs::read_dir(path)
         .map_err(read)?
         .map(|entry| Ok(entry?.path()))
@@ -354,15 +357,16 @@ fn store_model(ctx: &Context<'_>, name: &str, path: &Path) -> Result<Artifact, S
                 let message = format!("`{name}` in the command's output is no plain file");
                 return Err(StageError::with_hint(message, "links are not stored: write the content itself"));
             }
-            copy_file(from, &folder.path().join(name)).map_err(|error| disk(from, &error))?;
+            let to = folder.path().join(name);
+            copy_file(from, &to).map_err(|error| disk(from, &to, &error))?;
         }
     }
     Ok(ctx.cache.store_folder(folder, ArtifactKind::Model, None)?)
 }
 
-fn disk(path: &Path, error: &io::Error) -> StageError {
+fn disk(from: &Path, to: &Path, error: &io::Error) -> StageError {
     StageError::Environment {
-        message: format!("`{}` could not be copied: {error}", path.display()),
+        message: format!("`{}` could not be copied to `{}`: {error}", from.display(), to.display()),
         hint: None,
     }
 }

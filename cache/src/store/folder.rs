@@ -5,10 +5,8 @@ use std::io;
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 
-use tempfile::TempDir;
-
 use super::{CacheError, io_error};
-use crate::write::AtomicFile;
+use crate::write::{AtomicFile, TempFolder, create_dir, create_dir_all, parent_of};
 
 /// Why a link is not stored.
 pub(super) const NOT_A_FILE: &str = "it is no plain file; where it is a link, put a copy in its place";
@@ -16,15 +14,13 @@ pub(super) const NOT_A_FILE: &str = "it is no plain file; where it is a link, pu
 /// An empty folder of one's own in the cache's `tmp/`, removed when dropped.
 #[derive(Debug)]
 pub struct ScratchDir {
-    folder: TempDir,
+    folder: TempFolder,
 }
 
 impl ScratchDir {
     pub(super) fn new_in(parent: &Path) -> Result<Self, CacheError> {
-        let folder = tempfile::Builder::new()
-            .prefix("scratch-")
-            .tempdir_in(parent)
-            .map_err(|source| io_error(parent, "written", source))?;
+        let folder =
+            TempFolder::create(parent, "scratch-").map_err(|source| io_error(parent, "written", source))?;
         Ok(Self { folder })
     }
 
@@ -45,7 +41,7 @@ pub struct FolderWriter {
 impl FolderWriter {
     pub(super) fn new(scratch: ScratchDir) -> Result<Self, CacheError> {
         let content = scratch.path().join("content");
-        fs::create_dir(&content).map_err(|source| io_error(&content, "created", source))?;
+        create_dir(&content).map_err(|source| io_error(&content, "created", source))?;
         Ok(Self { scratch, content })
     }
 
@@ -76,7 +72,7 @@ impl FolderWriter {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
         }
         let target = self.content.join(name);
-        fs::create_dir_all(crate::write::parent_of(&target))?;
+        create_dir_all(parent_of(&target))?;
         AtomicFile::create(&target, self.scratch.path())
     }
 }

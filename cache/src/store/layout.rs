@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::session::{Sharing, remove_leftovers};
 use super::{CacheError, io_error};
-use crate::write::write_atomic;
+use crate::write::{create_dir_all, write_atomic};
 
 /// The version of the layout that is drawn in the crate's documentation.
 const LAYOUT: u64 = 1;
@@ -28,6 +28,10 @@ pub(super) fn open_or_create(root: &Path, sharing: Sharing) -> Result<(), CacheE
         Err(error) if error.kind() == io::ErrorKind::NotFound => return create(root, sharing),
         Err(source) => return Err(io_error(&format, "read", source)),
     }
+    // Somebody may have removed one to win space.
+    for folder in FOLDERS.map(|name| root.join(name)).iter().filter(|folder| !folder.is_dir()) {
+        create_dir_all(folder).map_err(|source| io_error(folder, "created", source))?;
+    }
     remove_leftovers(&root.join("tmp"), sharing);
     Ok(())
 }
@@ -48,7 +52,7 @@ fn create(root: &Path, sharing: Sharing) -> Result<(), CacheError> {
     refuse_foreign(root)?;
     for name in FOLDERS {
         let folder = root.join(name);
-        fs::create_dir_all(&folder).map_err(|source| io_error(&folder, "created", source))?;
+        create_dir_all(&folder).map_err(|source| io_error(&folder, "created", source))?;
     }
     let files = [(".gitignore", "*\n"), ("CACHEDIR.TAG", CACHEDIR_TAG), (FORMAT, &format!("{LAYOUT}\n"))];
     for (name, text) in files {

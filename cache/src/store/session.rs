@@ -9,8 +9,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::fs::{File, TryLockError};
 use std::io;
-use std::io::Read;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{LazyLock, OnceLock};
@@ -18,9 +17,8 @@ use std::thread;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use tempfile::TempDir;
-
 use super::{CacheError, io_error};
+use crate::write::{PlainFile, TempFolder, remove_dir_all};
 
 /// The first letters of a session's folder.
 const PREFIX: &str = "session-";
@@ -79,7 +77,7 @@ pub(crate) struct Session {
 struct Open {
     // Before the folder, so that nobody writes into it when it is removed.
     _beat: Beat,
-    folder: TempDir,
+    folder: TempFolder,
 }
 
 impl Session {
@@ -119,13 +117,9 @@ impl Session {
 
 impl Open {
     fn new(parent: &Path, sharing: Sharing) -> io::Result<Self> {
-        // Other users of a shared cache must see the sign of life; the process's umask decides who they are.
-        let folder = tempfile::Builder::new()
-            .prefix(PREFIX)
-            .permissions(fs::Permissions::from_mode(0o777))
-            .tempdir_in(parent)?;
-        let lock = File::create(folder.path().join(LOCK))?;
-        let locked = sharing.file_locks && lock.try_lock().is_ok();
+        let folder = TempFolder::create(parent, PREFIX)?;
+        let lock = PlainFile::create(&folder.path().join(LOCK))?;
+        let locked = sharing.file_locks && lock.open().try_lock().is_ok();
         let boot = BOOT.as_deref().filter(|_| locked).unwrap_or(NO_LOCK);
         Ok(Self { _beat: Beat::start(lock, boot, sharing.lease / BEATS)?, folder })
     }
@@ -139,16 +133,16 @@ struct Beat {
 }
 
 impl Beat {
-    fn start(lock: File, boot: &'static str, every: Duration) -> io::Result<Self> {
-        let beat = move |count: u64| lock.write_all_at(format!("{boot} {count}\n").as_bytes(), 0);
-        beat(0)?;
+    fn start(mut lock: PlainFile, boot: &'static str, every: Duration) -> io::Result<Self> {
+        let sign = move |count: u64| format!("{boot} {count}\n");
+        lock.write_all(sign(0).as_bytes())?;
         let (stop, stopped) = mpsc::channel();
         let thread = thread::Builder::new().name("beat".into()).spawn(move || {
             let mut count = 0;
             while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
                 count += 1;
                 // What cannot be written now may be next time; until then others may compute what this process does.
-                let _missed = beat(count);
+                let _missed = lock.overwrite(sign(count).as_bytes());
             }
         })?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
@@ -226,7 +220,7 @@ pub(super) fn remove_leftovers(tmp: &Path, sharing: Sharing) {
     for entry in entries.flatten() {
         let is_session = entry.file_name().to_string_lossy().starts_with(PREFIX);
         if is_session && is_abandoned(tmp, &entry.path(), sharing) {
-            let _still_there = fs::remove_dir_all(entry.path());
+            let _still_there = remove_dir_all(&entry.path());
         }
     }
 }

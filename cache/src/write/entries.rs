@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use crate::digest::Digest;
 
+use super::faults::{self, Needs};
 use super::log::write_once;
 
 /// Opens every entry, so that a reader finds the next one behind a torn one.
@@ -43,6 +44,7 @@ pub(crate) struct EntryLog {
 impl EntryLog {
     /// Opens the file and creates it where there is none; its time says when it was used last.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        faults::step(Needs::Space)?;
         let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
         file.set_modified(SystemTime::now())?;
         Ok(Self { file })

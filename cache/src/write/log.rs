@@ -2,11 +2,13 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
+
+use super::faults::{self, Needs};
 
 /// Hexadecimal characters of the BLAKE3 of a payload that open its line.
 const CHECK: usize = 16;
@@ -64,6 +66,7 @@ impl AppendLog {
     /// # Errors
     /// Those of opening the file.
     pub fn open(path: &Path) -> io::Result<Self> {
+        faults::step(Needs::Space)?;
         let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
         Ok(Self { file })
     }
@@ -141,7 +144,7 @@ impl AppendLog {
     /// Joins those who use the log at once, as far as locks of files tell; who is the only one, and is `alone` by other
     /// signs too, empties it.
     pub(crate) fn empty_unless_shared(&self, alone: impl FnOnce() -> bool) {
-        if self.file.try_lock().is_ok() && alone() {
+        if self.file.try_lock().is_ok() && alone() && faults::step(Needs::Nothing).is_ok() {
             // What cannot be emptied is longer to read.
             let _full = self.file.set_len(0);
         }
@@ -203,9 +206,9 @@ impl AppendLog {
 }
 
 /// Writes all bytes with one `write`: the rest of a short one would land behind what another process appended meanwhile.
-pub(super) fn write_once(mut file: &File, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write_once(file: &File, bytes: &[u8]) -> io::Result<()> {
     loop {
-        match file.write(bytes) {
+        match faults::write(file, bytes) {
             Ok(written) if written == bytes.len() => return Ok(()),
             Ok(_) => {
                 return Err(io::Error::new(io::ErrorKind::StorageFull, "it was written in part"));

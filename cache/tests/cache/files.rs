@@ -4,7 +4,9 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::thread;
+use std::time::{Duration, SystemTime};
 
+use refrain_cache::write::faults::Fault;
 use refrain_cache::write::{AppendLog, AtomicFile, copy_file, write_atomic};
 
 fn names(folder: &std::path::Path) -> Vec<String> {
@@ -37,6 +39,21 @@ fn a_file_that_is_dropped_leaves_no_trace() {
     assert_eq!(names(folder.path()).len(), 1);
     drop(file);
     assert!(names(folder.path()).is_empty());
+}
+
+#[test]
+fn what_a_killed_process_left_is_removed_a_day_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let days_old = |name: &str, days: u64| {
+        let file = fs::File::create(folder.path().join(name)).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(days * 86_400 + 60)).unwrap();
+    };
+    days_old(".refrain-aB3dE6.tmp", 1);
+    days_old(".refrain-young1.tmp", 0);
+    days_old(".refrain-notes", 1);
+    fs::create_dir(folder.path().join(".refrain")).unwrap();
+    write_atomic(&folder.path().join("target"), b"one").unwrap();
+    assert_eq!(names(folder.path()), [".refrain", ".refrain-notes", ".refrain-young1.tmp", "target"]);
 }
 
 #[test]
@@ -125,6 +142,17 @@ fn every_flipped_byte_loses_its_own_line_alone() {
             "byte {position}"
         );
         assert!(lines.len() + 2 >= 3, "byte {position}");
+    }
+}
+
+#[test]
+fn faults_are_named_by_texts() {
+    let named = |text: &str| text.parse::<Fault>().map_err(|error| error.to_string());
+    assert_eq!(named("count"), Ok(Fault::Count));
+    assert_eq!(named("kill:7"), Ok(Fault::Kill(7)));
+    assert_eq!(named("full:12"), Ok(Fault::Full(12)));
+    for text in ["", "kill", "kill:", "kill:-1", "count:1", "Torn:1"] {
+        assert!(named(text).unwrap_err().starts_with(&format!("`{text}` is no fault")), "{text}");
     }
 }
 

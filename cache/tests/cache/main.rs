@@ -1,7 +1,7 @@
 //! Tests of the cache crate through its public interface, one module a theme.
 
 // Helpers of tests may unwrap as the tests themselves do.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 mod claims;
 mod digests;

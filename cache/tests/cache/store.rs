@@ -158,6 +158,47 @@ fn the_same_artifact_is_kept_once_and_nothing_is_left_in_tmp() {
     assert_eq!(fs::read_dir(root.join("tmp")).unwrap().count(), 0);
 }
 
+/// Where the record was lost with the object's bytes nobody asked for the object before it is made again.
+#[test]
+fn a_new_artifact_replaces_a_damaged_one_of_its_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = open(&folder);
+    let make = || [small_table(&cache, &[1, 2, 3]), small_model(&cache), small_file(&cache, b"bytes")];
+    for (artifact, inside) in make().iter().zip(["", "config.json", ""]) {
+        let path = cache.object_path(&artifact.digest);
+        let path = if inside.is_empty() { path } else { path.join(inside) };
+        let length = fs::read(&path).unwrap().len();
+        damage(&path, &vec![0; length]);
+        assert!(cache.contains(artifact) && cache.verify(artifact).is_err());
+    }
+    for artifact in make() {
+        cache.verify(&artifact).unwrap();
+    }
+    let aside = fs::read_dir(cache.root().join("tmp/corrupt")).unwrap().count();
+    assert_eq!(aside, 3, "what was damaged is kept to be looked at");
+}
+
+/// A command may leave a process behind that still writes to its output.
+#[test]
+fn a_file_that_changes_after_it_was_stored_is_not_trusted() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = open(&folder);
+    let stored = [small_table(&cache, &[1, 2, 3]), small_model(&cache), small_file(&cache, b"bytes")];
+    for (artifact, inside) in stored.iter().zip(["", "config.json", ""]) {
+        let path = cache.object_path(&artifact.digest);
+        let path = if inside.is_empty() { path } else { path.join(inside) };
+        let length = fs::read(&path).unwrap().len();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        damage(&path, &vec![0; length]);
+    }
+    let known = cache.file_digests().unwrap();
+    cache.sync(&known).unwrap();
+    for artifact in &stored {
+        let found = cache.verify_remembered(artifact, &known);
+        assert!(matches!(found, Err(Corrupt::Digest { .. })), "{found:?}");
+    }
+}
+
 #[test]
 fn corruption_is_found_named_and_set_aside() {
     let folder = tempfile::tempdir().unwrap();

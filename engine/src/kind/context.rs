@@ -227,6 +227,11 @@ impl From<refrain_cache::CacheError> for StageError {
 
 impl From<refrain_cache::TableError> for StageError {
     fn from(error: refrain_cache::TableError) -> StageError {
-        StageError::failed(error.to_string())
+        match error {
+            refrain_cache::TableError::Io { .. } => {
+                StageError::Environment { message: error.to_string(), hint: None }
+            }
+            error => StageError::failed(error.to_string()),
+        }
     }
 }

@@ -67,10 +67,12 @@ impl Runner<'_, '_> {
     }
 
     /// Makes ready what is free by now, or recorded.
-    pub(super) fn look_aside(&mut self) -> Result<(), StateError> {
+    pub(super) fn look_aside(&mut self) {
         let mut free = Vec::new();
         for (id, aside) in &mut self.aside {
-            let recorded = !self.options.force.contains(id) && self.store.has_recorded(&aside.key)?;
+            // Where the records cannot be read, the next look at the node says so.
+            let recorded =
+                !self.options.force.contains(id) && self.store.has_recorded(&aside.key).unwrap_or(true);
             if recorded || self.store.cache().holder(&aside.key).is_none() {
                 free.push(*id);
             } else if aside.holder == Holder::Elsewhere && !aside.noted && aside.since.elapsed() > NOTE_AFTER
@@ -84,7 +86,6 @@ impl Runner<'_, '_> {
             self.aside.remove(&id);
             self.ready.insert(id);
         }
-        Ok(())
     }
 
     /// The next word of a worker; nothing when it is time to look at what was put aside.

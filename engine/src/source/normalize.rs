@@ -8,7 +8,7 @@ use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
-use refrain_cache::{Artifact, Cache, Digest};
+use refrain_cache::{Artifact, Cache, CacheError, Digest};
 
 use super::{Rows, SourceError, SourceSpec, convert};
 
@@ -102,7 +102,9 @@ pub(super) fn import(
             }
             continue;
         };
-        writer.write(&table_batch(spec, &layout, &batch, &mut ids)?)?;
+        let batch = table_batch(spec, &layout, &batch, &mut ids)?;
+        // It is not the source that is wrong when it cannot be written.
+        writer.write(&batch).map_err(CacheError::from)?;
     }
     Ok(cache.store_table(writer)?)
 }

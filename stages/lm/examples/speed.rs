@@ -1,6 +1,6 @@
 //! Measures scoring, generation and training of two random models; prints tokens a second.
 
-#![allow(clippy::print_stdout, clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used)]
 
 use std::ops::ControlFlow;
 use std::time::Instant;

@@ -2,9 +2,12 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, SafeTensorError, View};
+use refrain_cache::write::{PlainFile, copy_file, write_plain};
+use safetensors::tensor::{Dtype, Metadata, SafeTensorError, TensorInfo, View};
 
 /// The files beside the weights that say how text becomes tokens and when generation ends.
 const COMPANIONS: [&str; 8] = [
@@ -78,13 +81,39 @@ pub fn save_model(
     tensors: &BTreeMap<String, F32Tensor<'_>>,
 ) -> Result<(), SaveError> {
     let path = folder.join("config.json");
-    std::fs::write(&path, json_file(config)).map_err(|source| SaveError::Write { path, source })?;
+    write_plain(&path, &json_file(config)).map_err(|source| SaveError::Write { path, source })?;
     let path = folder.join("model.safetensors");
-    safetensors::serialize_to_file(tensors.iter().map(|(name, tensor)| (name, *tensor)), metadata(), &path)
-        .map_err(|error| match error {
-            SafeTensorError::IoError(source) => SaveError::Write { path, source },
-            other => SaveError::Weights { path, detail: other.to_string() },
-        })
+    let header = match header(tensors) {
+        Ok(header) => header,
+        Err(error) => return Err(SaveError::Weights { path, detail: error.to_string() }),
+    };
+    write_tensors(&path, &header, tensors).map_err(|source| SaveError::Write { path, source })
+}
+
+/// What a safetensors file begins with: the length of a JSON text, padded to 8 bytes, and the text.
+fn header(tensors: &BTreeMap<String, F32Tensor<'_>>) -> Result<Vec<u8>, SafeTensorError> {
+    let mut end = 0;
+    let infos = tensors.iter().map(|(name, tensor)| {
+        let start = end;
+        end += tensor.data_len();
+        let (dtype, shape) = (tensor.dtype(), tensor.shape.to_vec());
+        (name.clone(), TensorInfo { dtype, shape, data_offsets: (start, end) })
+    });
+    let mut json = serde_json::to_vec(&Metadata::new(metadata(), infos.collect())?)?;
+    json.resize(json.len().next_multiple_of(8), b' ');
+    let mut header = (json.len() as u64).to_le_bytes().to_vec();
+    header.append(&mut json);
+    Ok(header)
+}
+
+/// Writes tensor by tensor, so that the whole is never in memory twice.
+fn write_tensors(path: &Path, header: &[u8], tensors: &BTreeMap<String, F32Tensor<'_>>) -> io::Result<()> {
+    let mut file = BufWriter::new(PlainFile::create(path)?);
+    file.write_all(header)?;
+    for tensor in tensors.values() {
+        file.write_all(&tensor.data())?;
+    }
+    file.flush()
 }
 
 /// Copies tokenizer, chat template and generation settings of one model folder to another, as far as they are there.
@@ -95,10 +124,7 @@ pub fn copy_tokenizer(from: &Path, to: &Path) -> Result<(), SaveError> {
     for name in COMPANIONS {
         let (source, path) = (from.join(name), to.join(name));
         if source.is_file() {
-            // Read and written, not copied: the permissions of a read-only original are not wanted.
-            std::fs::read(&source)
-                .and_then(|bytes| std::fs::write(&path, bytes))
-                .map_err(|source| SaveError::Write { path, source })?;
+            copy_file(&source, &path).map_err(|source| SaveError::Write { path, source })?;
         }
     }
     Ok(())

@@ -4,6 +4,8 @@
 //! drawn by its sampler through mistralrs's logits hook, and its rules end a continuation. mistralrs computes logits.
 //! It is given paths, never names, so that it has nothing to ask a hub for.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
+
 mod device;
 mod engine;
 mod files;

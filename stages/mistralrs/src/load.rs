@@ -116,6 +116,10 @@ fn inner_tokenizer(
     Ok(Tokenizer::from_parts(path, json.to_string().as_bytes(), &header.config)?)
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a copy for mistralrs alone, in the system's folder and in no cache"
+)]
 fn pipeline(files: &Files) -> anyhow::Result<Arc<Mutex<dyn Pipeline + Send + Sync>>> {
     let rewritten = tempfile::tempdir()?;
     let (loader, paths) = match files {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use refrain_cache::{Artifact, ArtifactKind, FolderWriter, Metric};
 use refrain_engine::kind::{Context, Input, MAIN, OutputDecl, Outputs, StageError};
 use refrain_lm::model::{LanguageModel, LoraSettings};
-use refrain_lm::save::{F32Tensor, copy_tokenizer, save_model};
+use refrain_lm::save::{F32Tensor, SaveError, copy_tokenizer, save_model};
 use refrain_lm::train::{StepLog, Trained};
 
 use crate::models::{self, failed, model_failed};
@@ -64,7 +64,7 @@ fn store_adapter(
     let (config, weights) = model.adapter(settings, base_name).to_files().map_err(failed)?;
     let folder = context.cache.new_folder()?;
     for (name, bytes) in [("adapter_config.json", config), ("adapter_model.safetensors", weights)] {
-        folder.write(name, &bytes).map_err(|error| not_written(name, &error))?;
+        folder.write(name, &bytes).map_err(|error| not_written(&folder, name, &error))?;
     }
     Ok(context.cache.store_folder(folder, ArtifactKind::Model, Some(artifact.digest))?)
 }
@@ -75,7 +75,7 @@ fn store_model(context: &Context<'_>, model: &LanguageModel, files: Files) -> Re
         Files::New(folder, config) => (folder, config),
         Files::Given(from) => {
             let folder = context.cache.new_folder()?;
-            copy_tokenizer(&from, folder.path()).map_err(|error| not_written("tokenizer.json", &error))?;
+            copy_tokenizer(&from, folder.path()).map_err(not_saved)?;
             (folder, single_precision(&from)?)
         }
     };
@@ -85,8 +85,13 @@ fn store_model(context: &Context<'_>, model: &LanguageModel, files: Files) -> Re
         .filter(|tensor| !tensor.name.contains(".lora_"))
         .map(|tensor| (tensor.name.clone(), F32Tensor { shape: &tensor.shape, values: &tensor.values }))
         .collect();
-    save_model(folder.path(), &config, &tensors).map_err(|error| not_written("model.safetensors", &error))?;
+    save_model(folder.path(), &config, &tensors).map_err(not_saved)?;
     Ok(context.cache.store_folder(folder, ArtifactKind::Model, None)?)
+}
+
+/// The error names the file.
+fn not_saved(error: SaveError) -> StageError {
+    StageError::Environment { message: error.to_string(), hint: None }
 }
 
 /// The `config.json` of a folder, saying of the weights what they are now: 32-bit floats.

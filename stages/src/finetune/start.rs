@@ -1,5 +1,6 @@
 //! The model that training begins with: a loaded one, one with an adapter, or a new one with its tokenizer.
 
+use std::io;
 use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
@@ -117,8 +118,9 @@ fn new_model(context: &Context<'_>, params: &Params, from: &From) -> Result<Star
     let texts = rows::texts(context, params)?;
     let files = train_tokenizer(texts.into_iter(), &settings).map_err(failed)?;
     let folder = context.cache.new_folder()?;
-    let write =
-        |name: &str, bytes: &[u8]| folder.write(name, bytes).map_err(|error| not_written(name, &error));
+    let write = |name: &str, bytes: &[u8]| {
+        folder.write(name, bytes).map_err(|error| not_written(&folder, name, &error))
+    };
     write("tokenizer.json", &files.tokenizer)?;
     write("tokenizer_config.json", &files.config)?;
     let tokenizer = Tokenizer::load(folder.path()).map_err(failed)?;
@@ -179,6 +181,7 @@ pub(super) fn config_json(given: &Map<String, Value>, vocab_size: usize) -> Valu
 }
 
 /// The disk refused a file of the result.
-pub(super) fn not_written(name: &str, error: &dyn std::error::Error) -> StageError {
-    StageError::Environment { message: format!("cannot write `{name}`: {error}"), hint: None }
+pub(super) fn not_written(folder: &FolderWriter, name: &str, error: &io::Error) -> StageError {
+    let path = folder.path().join(name);
+    StageError::Environment { message: format!("cannot write `{}`: {error}", path.display()), hint: None }
 }

@@ -1,7 +1,7 @@
 //! Runs the kinds on small tables and on the reference data, without the engine's scheduler.
 
 // Helpers of tests may unwrap and print as the tests themselves do.
-#![allow(clippy::print_stderr, clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, clippy::print_stderr, clippy::unwrap_used)]
 
 mod bench;
 mod columns;

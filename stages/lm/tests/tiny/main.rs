@@ -1,7 +1,7 @@
 //! Tiny random models: trainings that are interrupted, divergence from the base, early stopping; slots and broken folders.
 
 // Clippy allows these in test functions, not in the helpers that they share.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 mod broken;
 mod divergence;

@@ -1,7 +1,7 @@
 //! mistralrs against our own module: the same weights must give the same tokens, whoever computes the logits.
 
 // Helpers of tests may unwrap and print as the tests themselves do.
-#![allow(clippy::print_stderr, clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, clippy::print_stderr, clippy::unwrap_used)]
 
 mod write_gguf;
 

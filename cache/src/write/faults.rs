@@ -1,0 +1,154 @@
+//! Faults on request: a test counts what a run changes on disk, and has it killed or refused at each of these steps.
+//!
+//! Every creation, write, sync, renaming and removal of [`crate::write`] is a step; steps that put bytes into a file are
+//! counted as writes too. The binary arms a fault when the environment variable `REFRAIN_FAULT` says so, for
+//! `tests/crash.rs` and nobody else:
+//!
+//! | value | what happens |
+//! |---|---|
+//! | `kill:N` | the process is killed before step N, without a chance to tidy up |
+//! | `torn:N` | it is killed in the middle of write N, half of whose bytes are in the file |
+//! | `full:N` | from step N on there is no space left; of a write that is step N half of the bytes get through |
+//! | `error:N` | step N alone fails with an input/output error |
+//! | `count` | nothing; the binary prints how many steps and writes there were |
+
+use std::io;
+use std::io::Write;
+use std::str::FromStr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use rustix::io::Errno;
+use rustix::process::{Signal, getpid, kill_process};
+
+/// Whether there is a fault; all that is looked at where there is none.
+static ARMED: AtomicBool = AtomicBool::new(false);
+static FAULT: OnceLock<Fault> = OnceLock::new();
+static STEPS: AtomicU64 = AtomicU64::new(0);
+static WRITES: AtomicU64 = AtomicU64::new(0);
+
+/// What goes wrong, and where; steps and writes are counted from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The process is killed before this step.
+    Kill(u64),
+    /// The process is killed in the middle of this write.
+    Torn(u64),
+    /// The disk is full from this step on.
+    Full(u64),
+    /// This step fails.
+    Error(u64),
+    /// Nothing: steps are only counted.
+    Count,
+}
+
+/// A text that names no fault.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "`{0}` is no fault; write `count`, or `kill`, `torn`, `full` or `error` with a number, as in `kill:7`"
+)]
+pub struct ParseFaultError(String);
+
+impl FromStr for Fault {
+    type Err = ParseFaultError;
+
+    fn from_str(text: &str) -> Result<Fault, ParseFaultError> {
+        let number = |text: &str| text.parse().ok();
+        let fault = match text.split_once(':') {
+            None if text == "count" => Some(Fault::Count),
+            Some(("kill", step)) => number(step).map(Fault::Kill),
+            Some(("torn", write)) => number(write).map(Fault::Torn),
+            Some(("full", step)) => number(step).map(Fault::Full),
+            Some(("error", step)) => number(step).map(Fault::Error),
+            _ => None,
+        };
+        fault.ok_or_else(|| ParseFaultError(text.to_owned()))
+    }
+}
+
+/// Arms a fault until the process ends; a second one is ignored.
+pub fn arm(fault: Fault) {
+    FAULT.get_or_init(|| fault);
+    ARMED.store(true, Ordering::Release);
+}
+
+/// The steps and the writes since a fault was armed.
+pub fn counted() -> (u64, u64) {
+    (STEPS.load(Ordering::Relaxed), WRITES.load(Ordering::Relaxed))
+}
+
+/// Whether a step needs space on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Needs {
+    Space,
+    Nothing,
+}
+
+/// What becomes of a step.
+enum Verdict {
+    Done,
+    /// The disk becomes full with it.
+    Fills,
+    Full,
+    Broken,
+}
+
+/// Whether there may be a fault.
+pub(super) fn armed() -> bool {
+    ARMED.load(Ordering::Relaxed)
+}
+
+/// Stands before every step that puts no bytes into a file.
+pub(super) fn step(needs: Needs) -> io::Result<()> {
+    if !armed() {
+        return Ok(());
+    }
+    match (verdict(), needs) {
+        (Verdict::Broken, _) => Err(Errno::IO.into()),
+        (Verdict::Fills | Verdict::Full, Needs::Space) => Err(Errno::NOSPC.into()),
+        (Verdict::Done | Verdict::Fills | Verdict::Full, _) => Ok(()),
+    }
+}
+
+/// Puts bytes into a file with one write.
+pub(super) fn write(mut file: impl Write, bytes: &[u8]) -> io::Result<usize> {
+    if !armed() || bytes.is_empty() {
+        return file.write(bytes);
+    }
+    let half = &bytes[..bytes.len() / 2];
+    let write = WRITES.fetch_add(1, Ordering::Relaxed) + 1;
+    if FAULT.get() == Some(&Fault::Torn(write)) {
+        file.write_all(half)?;
+        die();
+    }
+    match verdict() {
+        Verdict::Done => file.write(bytes),
+        // As a disk does that has room for half: the next write finds it full.
+        Verdict::Fills if !half.is_empty() => file.write(half),
+        Verdict::Fills | Verdict::Full => Err(Errno::NOSPC.into()),
+        Verdict::Broken => Err(Errno::IO.into()),
+    }
+}
+
+/// Counts a step and says what becomes of it, unless the process ends with it.
+#[cold]
+fn verdict() -> Verdict {
+    let step = STEPS.fetch_add(1, Ordering::Relaxed) + 1;
+    match FAULT.get() {
+        Some(Fault::Kill(at)) if step == *at => die(),
+        Some(Fault::Error(at)) if step == *at => Verdict::Broken,
+        Some(Fault::Full(at)) if step == *at => Verdict::Fills,
+        Some(Fault::Full(at)) if step > *at => Verdict::Full,
+        _ => Verdict::Done,
+    }
+}
+
+/// Ends the process as the kernel does when memory runs out: nothing is flushed, dropped or caught.
+fn die() -> ! {
+    // A process may always end itself; it waits for the signal where it is not instant.
+    let _sent = kill_process(getpid(), Signal::KILL);
+    loop {
+        thread::park();
+    }
+}
