@@ -100,7 +100,7 @@ fn refuse_everywhere(name: &str, world: &World) -> u64 {
             Some(4) => {
                 let place = |line: &str| line.contains("/.refrain") || line.contains("`w.lock`");
                 let names_it = |line: &str| {
-                    place(line) && (line.contains(words) || line.contains("a log line was written in part"))
+                    place(line) && (line.contains(words) || line.contains("only a part of it was written"))
                 };
                 assert!(said.lines().any(names_it), "{what}: no file is named: {said}");
             }

@@ -211,7 +211,7 @@ pub(super) fn write_once(file: &File, bytes: &[u8]) -> io::Result<()> {
         match faults::write(file, bytes) {
             Ok(written) if written == bytes.len() => return Ok(()),
             Ok(_) => {
-                return Err(io::Error::new(io::ErrorKind::StorageFull, "it was written in part"));
+                return Err(io::Error::new(io::ErrorKind::StorageFull, "only a part of it was written"));
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
