@@ -10,7 +10,10 @@ use std::path::Path;
 const CHECK: usize = 16;
 
 /// Bytes read at once when a log is scanned.
-const BUFFER: usize = 1 << 20;
+const BUFFER: u64 = 1 << 20;
+
+/// Bytes read at once when one line is wanted: most records are shorter.
+const LINE: usize = 2048;
 
 /// A log of lines, each the first 16 hexadecimal characters of the payload's BLAKE3, a space, the payload and a line feed.
 ///
@@ -131,10 +134,21 @@ impl AppendLog {
         write_once(&self.file, text.as_bytes())
     }
 
+    /// Bytes in the log.
+    pub(crate) fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
     /// Calls `each` with offset and payload of every sound line from `offset`, the start of a line, to the end.
     pub(crate) fn scan_from(&self, offset: u64, mut each: impl FnMut(u64, &str)) -> io::Result<Scan> {
-        let mut reader = BufReader::with_capacity(BUFFER, PositionedReader { file: &self.file, offset });
         let mut scan = Scan { end: offset, torn: 0, cut_off: false };
+        // Most scans are of a line or nothing; a large buffer for each would cost more than the reading.
+        let left = self.len()?.saturating_sub(offset).min(BUFFER);
+        if left == 0 {
+            return Ok(scan);
+        }
+        let mut reader =
+            BufReader::with_capacity(left as usize, PositionedReader { file: &self.file, offset });
         let mut line = Vec::new();
         loop {
             line.clear();
@@ -159,13 +173,14 @@ impl AppendLog {
     /// Reads the payload of the line that starts at `offset`; `None` when no sound line starts there.
     pub(crate) fn read_line(&self, offset: u64) -> io::Result<Option<String>> {
         let mut line = Vec::new();
-        BufReader::new(PositionedReader { file: &self.file, offset }).read_until(b'\n', &mut line)?;
+        BufReader::with_capacity(LINE, PositionedReader { file: &self.file, offset })
+            .read_until(b'\n', &mut line)?;
         Ok((line.pop() == Some(b'\n')).then(|| checked_payload(&line).map(str::to_owned)).flatten())
     }
 
     /// Whether the last byte is no line feed, so that a line appended now would be glued to a torn one.
     fn ends_torn(&self) -> io::Result<bool> {
-        let Some(last) = self.file.metadata()?.len().checked_sub(1) else { return Ok(false) };
+        let Some(last) = self.len()?.checked_sub(1) else { return Ok(false) };
         let mut byte = [b'\n'];
         self.file.read_at(&mut byte, last)?;
         Ok(byte != *b"\n")
