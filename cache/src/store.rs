@@ -10,15 +10,17 @@ use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, digest_file, digest_listing};
-use crate::file_digests::FileDigests;
+use crate::file_digests::{FileDigests, FileIdentity};
 use crate::records::{RecordError, Records};
 use crate::table::TableWriter;
 use crate::write::sync_all_in;
 
+mod artifacts;
 mod error;
 mod folder;
 mod layout;
 
+pub use artifacts::Artifacts;
 pub use error::{CacheError, Corrupt};
 pub use folder::{FolderWriter, ScratchDir};
 
@@ -236,6 +238,15 @@ impl Cache {
     /// # Errors
     /// What is wrong with it.
     pub fn verify_remembered(&self, artifact: &Artifact, known: &FileDigests) -> Result<(), Corrupt> {
+        // Nearly always one look at the file says it all.
+        if artifact.kind != ArtifactKind::Model {
+            let path = self.object_path(&artifact.digest);
+            let now = path.symlink_metadata().ok().filter(|now| now.is_file() && now.len() == artifact.bytes);
+            let found = now.and_then(|now| known.known(path.as_os_str(), &FileIdentity::of(&now)));
+            if found == Some(artifact.digest) {
+                return Ok(());
+            }
+        }
         self.verify_by(artifact, |path| known.get(path))
     }
 

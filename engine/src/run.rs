@@ -6,6 +6,7 @@
 //! 3. a finished node is written down before anything that reads it starts;
 //! 4. a failed one takes out what depends on it, and, unless `keep_going`, everything that has not started.
 
+mod ahead;
 mod node;
 mod pool;
 
@@ -22,6 +23,7 @@ use crate::kind::Cancel;
 use crate::state::{Done, Look, State, StateError, Todo};
 use crate::store::{Store, StoreError};
 
+use ahead::Ahead;
 use pool::Pool;
 
 pub use node::Failure;
@@ -141,6 +143,7 @@ struct Runner<'a, 'o> {
     /// For each node how many of its edges wait for an input; `None` when it is not wanted.
     waiting: Vec<Option<usize>>,
     ready: BTreeSet<NodeId>,
+    ahead: Ahead,
     running: usize,
     stopped: bool,
 }
@@ -154,14 +157,8 @@ impl<'a, 'o> Runner<'a, 'o> {
         events: Events<'o>,
         wanted: Vec<bool>,
     ) -> Runner<'a, 'o> {
-        let waiting: Vec<Option<usize>> = wanted
-            .iter()
-            .zip(&graph.nodes)
-            .map(|(wanted, node)| {
-                let sources: HashSet<NodeId> = node.inputs.iter().map(|e| e.node).collect();
-                wanted.then_some(sources.len())
-            })
-            .collect();
+        let waiting: Vec<Option<usize>> =
+            graph.ids().zip(&wanted).map(|(id, wanted)| wanted.then(|| graph.inputs(id).count())).collect();
         let ready = graph.ids().filter(|id| waiting[id.index()] == Some(0)).collect();
         let outcomes = graph.nodes.iter().map(|_| Outcome::NotRun).collect();
         let state = State::new(graph, store);
@@ -175,6 +172,8 @@ impl<'a, 'o> Runner<'a, 'o> {
             outcomes,
             waiting,
             ready,
+            // What is forced is forgotten when its turn comes, which a look ahead would not see.
+            ahead: Ahead::new(options.force.is_empty()),
             running: 0,
             stopped: false,
         }
@@ -201,8 +200,10 @@ impl<'a, 'o> Runner<'a, 'o> {
                     }
                     self.start(pool, sender, id, todo);
                 }
-                let Some(id) = self.ready.pop_first() else { break };
-                match self.look(id) {
+                let Some((id, look)) = self.ahead.next(&mut self.ready, &self.state) else {
+                    break;
+                };
+                match self.look(id, look) {
                     Ok(Some(todo)) => waiting_to_start = Some((id, todo)),
                     Ok(None) => {}
                     Err(error) => self.fail(id, Failure::State(error)),
@@ -217,10 +218,13 @@ impl<'a, 'o> Runner<'a, 'o> {
         }
     }
 
-    /// Looks a ready node up; what the cache has is done at once.
-    fn look(&mut self, id: NodeId) -> Result<Option<Box<Todo>>, StateError> {
-        let look = self.state.look(id)?.expect("a ready node's inputs are done");
-        match look {
+    /// Takes in what the cache says of a ready node; what it has is done at once.
+    fn look(
+        &mut self,
+        id: NodeId,
+        look: Result<Option<Look>, StateError>,
+    ) -> Result<Option<Box<Todo>>, StateError> {
+        match look?.expect("a ready node's inputs are done") {
             Look::Done(done) if !self.options.force.contains(&id) => {
                 (self.events)(Event::Cached { node: id, key: &done.key });
                 self.outcomes[id.index()] = Outcome::Cached;
@@ -260,8 +264,9 @@ impl<'a, 'o> Runner<'a, 'o> {
     {
         let node = self.graph.node(id);
         let inputs = self.state.inputs(node).expect("a started node's inputs are done");
-        let share =
-            (self.options.threads / self.options.jobs.min(self.running + self.ready.len() + 1)).max(1);
+        let share = (self.options.threads
+            / self.options.jobs.min(self.running + self.ahead.len() + self.ready.len() + 1))
+        .max(1);
         let job = node::Job {
             id,
             node,

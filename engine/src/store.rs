@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use refrain_cache::{
-    Artifact, Cache, CacheError, Corrupt, Digest, FileDigests, Key, Record, RecordError, Records, Stored,
+    Artifact, Cache, CacheError, Corrupt, Digest, FileDigests, Key, Made, Record, RecordError, Records,
+    Stored,
 };
 
 /// An opened cache with its records.
@@ -59,6 +60,11 @@ impl Store {
         Ok(self.records.get(key)?)
     }
 
+    /// What the record of a key says of the node's outputs.
+    pub fn made(&self, key: &Key) -> Result<Option<Made>, StoreError> {
+        Ok(self.records.made(key)?)
+    }
+
     /// Writes a record; the first of a key wins.
     pub fn put(&self, record: &Record) -> Result<Stored, StoreError> {
         let stored = self.records.put(record)?;
@@ -78,8 +84,13 @@ impl Store {
         match self.cache.verify_remembered(artifact, &self.digests) {
             Ok(()) => Ok(None),
             Err(fault) => {
-                if self.object_path(&artifact.digest).exists() {
-                    self.cache.set_aside(artifact)?;
+                let there = || self.object_path(&artifact.digest).exists();
+                // Of two that look at one artifact at once one sets it aside.
+                if there()
+                    && let Err(error) = self.cache.set_aside(artifact)
+                    && there()
+                {
+                    return Err(error.into());
                 }
                 Ok(Some(fault.to_string()))
             }

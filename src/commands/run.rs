@@ -35,7 +35,7 @@ pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
         return Ok(unchanged(&said, begin));
     }
     let session = Session::of(opened, &arguments.workflow)?;
-    let lock = read_lock(&session, arguments.locked)?;
+    let mut lock = read_lock(&session, arguments.locked)?;
     let store = session.store()?;
     let cancel = Cancel::default();
     on_interrupt(&cancel)?;
@@ -44,11 +44,9 @@ pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
     let display = Display::new(&session.graph, terminal, arguments.quiet);
     let events = |event: Event<'_>| display.event(&event);
     let report = run::run(&session.graph, &store, &options, &cancel, &events)?;
-    let mut updated = lock.clone();
-    updated.update(&session.graph, &report, options.only.is_none());
-    let differs = updated.lines != lock.lines;
+    let differs = lock.update(&session.graph, &report, options.only.is_none());
     if !session.overridden && !arguments.locked {
-        updated.write(&session.lock)?;
+        lock.write(&session.lock)?;
     }
     let verdicts = expect::check(&session.expects, &session.graph, |id| report.state.done(id));
     let verdicts: Vec<Verdict> = verdicts
