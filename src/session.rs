@@ -1,5 +1,6 @@
 //! What every command begins with: the workflow read and resolved, the cache opened.
 
+use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -70,12 +71,13 @@ impl Opened {
 
 impl Session {
     /// Reads and resolves the workflow of the command line.
-    pub fn open(arguments: &cli::Workflow) -> Result<Session, Failure> {
+    pub fn open(arguments: &cli::Workflow) -> Result<ManuallyDrop<Session>, Failure> {
         Session::of(Opened::new(arguments)?, arguments)
     }
 
-    /// Resolves a workflow that was read.
-    pub fn of(opened: Opened, arguments: &cli::Workflow) -> Result<Session, Failure> {
+    /// Resolves a workflow that was read. It is not given back to the system piece by piece at the end, when the system
+    /// takes all at once.
+    pub fn of(opened: Opened, arguments: &cli::Workflow) -> Result<ManuallyDrop<Session>, Failure> {
         let Opened { source, cache, lock } = opened;
         let workflow = Workflow::parse(source, &refrain_stages::kinds(), &overrides(&arguments.set)?)?;
         let mut problems = Vec::new();
@@ -91,7 +93,7 @@ impl Session {
             }
         };
         let overridden = !arguments.set.is_empty();
-        Ok(Session { graph, expects, selection, lock, cache, overridden })
+        Ok(ManuallyDrop::new(Session { graph, expects, selection, lock, cache, overridden }))
     }
 
     /// Opens the cache, which makes it where it is not there.

@@ -22,4 +22,5 @@ mod progress; // what a run prints on the way
 mod real_input; // the shared folder's data and model, where it is there
 mod rerun; // what an edit makes run again
 mod same_bytes; // what must not change a digest
+mod scale; // graphs wider than what is looked up at once
 mod training; // a killed training, and the reference's training runs written as workflows

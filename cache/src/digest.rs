@@ -8,7 +8,7 @@ use std::io::Read;
 use std::path::Path;
 use std::str::FromStr;
 
-use serde::de::Error as _;
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
@@ -74,25 +74,54 @@ impl FromStr for Digest {
 
     fn from_str(text: &str) -> Result<Self, ParseDigestError> {
         // One digest has one spelling, so upper-case characters are refused: locks and logs are compared as text.
-        let accepted = |c: &char| matches!(c, '0'..='9' | 'a'..='f');
-        if let Some(character) = text.chars().find(|c| !accepted(c)) {
-            return Err(ParseDigestError::Character(character));
+        let accepted = |c: char| matches!(c, '0'..='9' | 'a'..='f');
+        let wrong = || match text.chars().find(|c| !accepted(*c)) {
+            Some(character) => ParseDigestError::Character(character),
+            None => ParseDigestError::Length(text.len()),
+        };
+        let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return Err(wrong()) };
+        let pairs: &[[u8; 2]; 32] = pairs.try_into().map_err(|_| wrong())?;
+        let mut bytes = [0; 32];
+        for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+            *byte = nibble(*high).zip(nibble(*low)).map(|(high, low)| high << 4 | low).ok_or_else(wrong)?;
         }
-        let hash = blake3::Hash::from_hex(text).map_err(|_| ParseDigestError::Length(text.len()))?;
-        Ok(hash.into())
+        Ok(Self(bytes))
+    }
+}
+
+/// The value of a lower-case hexadecimal character.
+fn nibble(character: u8) -> Option<u8> {
+    match character {
+        b'0'..=b'9' => Some(character - b'0'),
+        b'a'..=b'f' => Some(character - b'a' + 10),
+        _ => None,
     }
 }
 
 impl Serialize for Digest {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(&blake3::Hash::from_bytes(self.0).to_hex())
     }
 }
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(D::Error::custom)
+        deserializer.deserialize_str(AsText)
+    }
+}
+
+/// Reads a digest from a text that is only borrowed: a lock of a large sweep holds hundreds of thousands.
+struct AsText;
+
+impl Visitor<'_> for AsText {
+    type Value = Digest;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Digest, E> {
+        text.parse().map_err(E::custom)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Remembers the digests of files by path, inode, device, size and time, so that a file is hashed once.
 
 use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::fs::{File, Metadata};
 use std::io;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, digest_open_file};
@@ -17,6 +19,9 @@ use crate::write::AppendLog;
 
 /// A file this young may change again within the resolution of its time stamp, so its digest is not remembered.
 const SETTLED: Duration = Duration::from_secs(2);
+
+/// Lines of the log that one thread reads in a row.
+const LINES: usize = 256;
 
 /// The remembered digests of files, kept in an append-only log and shared by all threads.
 ///
@@ -29,7 +34,8 @@ pub struct FileDigests {
 
 #[derive(Debug, Default)]
 struct State {
-    known: HashMap<PathBuf, Entry>,
+    /// By absolute path; a path's own hash takes it apart, which is slow.
+    known: HashMap<OsString, Entry>,
     /// Lines that [`FileDigests::save`] will append.
     unsaved: Vec<String>,
 }
@@ -69,11 +75,13 @@ impl FileDigests {
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut state = State::default();
         let (lines, _torn) = AppendLog::read(path)?;
-        for line in &lines {
-            if let Ok(Line { identity, digest, path }) = serde_json::from_str(line) {
-                state.known.insert(PathBuf::from(path.into_owned()), Entry { identity, digest });
-            }
-        }
+        let entry = |line: &String| {
+            let Line { identity, digest, path } = serde_json::from_str(line).ok()?;
+            Some((OsString::from(path.into_owned()), Entry { identity, digest }))
+        };
+        let entries: Vec<_> = lines.par_iter().with_min_len(LINES).filter_map(entry).collect();
+        // In the order of the log: what was learnt last counts.
+        state.known.extend(entries);
         Ok(Self { path: path.to_path_buf(), state: Mutex::new(state) })
     }
 
@@ -82,12 +90,10 @@ impl FileDigests {
     /// # Errors
     /// Those of reading the file, and one when it changes while it is hashed.
     pub fn get(&self, path: &Path) -> io::Result<(Digest, u64)> {
-        let absolute = std::path::absolute(path)?;
+        let absolute = std::path::absolute(path)?.into_os_string();
         let identity = FileIdentity::of(&fs::metadata(path)?);
-        if let Some(entry) = self.state().known.get(&absolute)
-            && entry.identity == identity
-        {
-            return Ok((entry.digest, identity.size));
+        if let Some(digest) = self.known(&absolute, &identity) {
+            return Ok((digest, identity.size));
         }
         // What is known of another content must not be taken for this one's, should the file not be remembered.
         self.state().known.remove(&absolute);
@@ -101,14 +107,19 @@ impl FileDigests {
     /// What the file was when it was last hashed; `None` for one that is not remembered.
     pub fn remembered(&self, path: &Path) -> Option<FileIdentity> {
         let absolute = std::path::absolute(path).ok()?;
-        self.state().known.get(&absolute).map(|entry| entry.identity)
+        self.state().known.get(absolute.as_os_str()).map(|entry| entry.identity)
+    }
+
+    /// The digest of the file at an absolute path, when it was hashed as what it is now.
+    pub(crate) fn known(&self, path: &OsStr, identity: &FileIdentity) -> Option<Digest> {
+        self.state().known.get(path).filter(|entry| entry.identity == *identity).map(|entry| entry.digest)
     }
 
     /// Takes over the digest of a file that this process has just written, hashed and closed for writing, so that it
     /// is not read again. Nothing is remembered where the file cannot be looked at.
     pub fn adopt(&self, path: &Path, digest: Digest) {
         if let (Ok(absolute), Ok(metadata)) = (std::path::absolute(path), fs::metadata(path)) {
-            self.remember(absolute, Entry { identity: FileIdentity::of(&metadata), digest });
+            self.remember(absolute.into(), Entry { identity: FileIdentity::of(&metadata), digest });
         }
     }
 
@@ -133,7 +144,7 @@ impl FileDigests {
         Ok(())
     }
 
-    fn remember(&self, path: PathBuf, entry: Entry) {
+    fn remember(&self, path: OsString, entry: Entry) {
         let mut state = self.state();
         // A path that is no UTF-8 has no place in a line; it is known for this process alone.
         if let Some(path) = path.to_str() {

@@ -87,9 +87,11 @@ pub use contained::{contained, panic_is_contained};
 pub use digest::{Digest, ParseDigestError, digest_file, digest_listing};
 pub use file_digests::{FileDigests, FileIdentity};
 pub use manifest::{Difference, Key, Manifest};
-pub use records::{Metric, Record, RecordError, Records, Stored};
+pub use records::{Made, Metric, Record, RecordError, Records, Stored};
 pub use rows::Rows;
-pub use store::{Artifact, ArtifactKind, Cache, CacheError, Corrupt, FolderWriter, ScratchDir, Sharing};
+pub use store::{
+    Artifact, ArtifactKind, Artifacts, Cache, CacheError, Corrupt, FolderWriter, ScratchDir, Sharing,
+};
 pub use table::{
     Batches, ROW_GROUP_ROWS, SLICE_ROWS, TableError, TableInfo, TableReader, TableWriter, normal_batch,
     normal_schema, type_name,

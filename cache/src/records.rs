@@ -1,16 +1,17 @@
 //! Records: under each key, what was made, its figures, and how it was made; one append-only checked log.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::manifest::{Key, Manifest};
-use crate::store::Artifact;
+use crate::store::Artifacts;
 use crate::write::AppendLog;
 
 /// What the cache keeps under a key.
@@ -21,7 +22,7 @@ pub struct Record {
     /// The kind of the stage, or `source`.
     pub kind: String,
     /// The artifacts by the name of the output.
-    pub outputs: BTreeMap<String, Artifact>,
+    pub outputs: Artifacts,
     /// The figures of the node, in the order in which the stage reports them.
     pub metrics: Vec<Metric>,
     /// What can move the last bits: backend, device, instruction set.
@@ -32,6 +33,19 @@ pub struct Record {
     pub manifest: Manifest,
     /// The version of Refrain that wrote the record.
     pub version: String,
+}
+
+/// What a record says of its node's outputs: all that those need to know who read them.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Made {
+    /// The artifacts by the name of the output.
+    pub outputs: Artifacts,
+    /// The figures of the node.
+    pub metrics: Vec<Metric>,
+    /// What can move the last bits.
+    pub profile: String,
+    /// How long the node took, in seconds.
+    pub seconds: f64,
 }
 
 /// One figure of a node.
@@ -149,6 +163,16 @@ impl Records {
         }
     }
 
+    /// As [`Records::get`], without what the key was made of, which takes most of the time.
+    ///
+    /// # Errors
+    /// Those of reading the log.
+    pub fn made(&self, key: &Key) -> Result<Option<Made>, RecordError> {
+        let offset = self.state().index.get(key).copied();
+        let payload = offset.map(|offset| self.read_payload(offset)).transpose()?.flatten();
+        Ok(payload.and_then(|payload| decode(&payload)))
+    }
+
     /// All keys that have a record, sorted.
     pub fn keys(&self) -> Vec<Key> {
         let mut keys: Vec<Key> = self.state().index.keys().copied().collect();
@@ -180,14 +204,18 @@ impl Records {
         let payload = format!("{} {json}", record.key);
         self.append(&payload)?;
         // Another process may have appended a record of the same key between the look and the write; the log's order decides.
-        self.refresh_locked(&mut state)?;
-        let Some(&offset) = state.index.get(&record.key) else { return Ok(Stored::First) };
-        match self.read_payload(offset)? {
-            Some(first) if first != payload => {
-                Ok(decode(&first).map_or(Stored::First, |first| Stored::adopted(&first, record)))
+        let mut ours = None;
+        self.refresh_seeing(&mut state, |offset, line| {
+            if ours.is_none() && line == payload {
+                ours = Some(offset);
             }
-            Some(_) | None => Ok(Stored::First),
-        }
+        })?;
+        let first = match state.index.get(&record.key) {
+            Some(&offset) if Some(offset) != ours => self.read_payload(offset)?,
+            Some(_) | None => None,
+        };
+        let first: Option<Record> = first.and_then(|first| decode(&first));
+        Ok(first.map_or(Stored::First, |first| Stored::adopted(&first, record)))
     }
 
     /// Removes the record of a key: its artifact turned out corrupt, or it is to be made again.
@@ -205,10 +233,18 @@ impl Records {
     }
 
     fn refresh_locked(&self, state: &mut State) -> Result<(), RecordError> {
+        self.refresh_seeing(state, |_, _| {})
+    }
+
+    /// Takes in what is new, and shows offset and payload of every line of it.
+    fn refresh_seeing(&self, state: &mut State, mut see: impl FnMut(u64, &str)) -> Result<(), RecordError> {
         let Some(log) = &self.log else { return Ok(()) };
         let index = &mut state.index;
         let scan = log
-            .scan_from(state.end, |offset, payload| take_in(index, offset, payload))
+            .scan_from(state.end, |offset, payload| {
+                see(offset, payload);
+                take_in(index, offset, payload);
+            })
             .map_err(|source| self.error("read", source))?;
         state.end = scan.end;
         state.torn += scan.torn;
@@ -249,8 +285,8 @@ impl Stored {
     }
 }
 
-/// The record of a payload: a key, a space and JSON.
-fn decode(payload: &str) -> Option<Record> {
+/// What is wanted of the record of a payload: a key, a space and JSON.
+fn decode<T: DeserializeOwned>(payload: &str) -> Option<T> {
     serde_json::from_str(payload.get(KEY + 1..)?).ok()
 }
 

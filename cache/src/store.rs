@@ -17,11 +17,13 @@ use crate::rows::Rows;
 use crate::table::TableWriter;
 use crate::write::{create_dir, create_dir_all, parent_of, rename, set_mode, sync_all_in};
 
+mod artifacts;
 mod error;
 mod folder;
 mod layout;
 mod session;
 
+pub use artifacts::Artifacts;
 pub use error::{CacheError, Corrupt};
 pub use folder::{FolderWriter, ScratchDir};
 pub use session::Sharing;
@@ -278,6 +280,15 @@ impl Cache {
     /// # Errors
     /// What is wrong with it.
     pub fn verify_remembered(&self, artifact: &Artifact, known: &FileDigests) -> Result<(), Corrupt> {
+        // Nearly always one look at the file says it all.
+        if artifact.kind != ArtifactKind::Model {
+            let path = self.object_path(&artifact.digest);
+            let now = path.symlink_metadata().ok().filter(|now| now.is_file() && now.len() == artifact.bytes);
+            let found = now.and_then(|now| known.known(path.as_os_str(), &FileIdentity::of(&now)));
+            if found == Some(artifact.digest) {
+                return Ok(());
+            }
+        }
         self.verify_by(artifact, |path| known.get(path))
     }
 

@@ -5,6 +5,7 @@ mod columns;
 
 use std::path::PathBuf;
 
+use petgraph::Direction;
 use petgraph::graph::{DiGraph, NodeIndex};
 use serde_json::{Map, Value};
 
@@ -139,6 +140,28 @@ impl Graph {
     /// The nodes that read an output of `id`.
     pub fn dependents(&self, id: NodeId) -> impl Iterator<Item = NodeId> + '_ {
         self.edges.neighbors(NodeIndex::new(id.index())).map(|n| self.edges[n])
+    }
+
+    /// The nodes that `id` reads an output of, each once.
+    pub fn inputs(&self, id: NodeId) -> impl Iterator<Item = NodeId> + '_ {
+        let node = NodeIndex::new(id.index());
+        self.edges.neighbors_directed(node, Direction::Incoming).map(|n| self.edges[n])
+    }
+
+    /// The nodes in groups in which none reads another, each after all groups that its nodes read: what can be told of
+    /// a group can be told of all its nodes at once.
+    pub fn levels(&self) -> Vec<Vec<NodeId>> {
+        let mut level_of = vec![0; self.nodes.len()];
+        let mut levels: Vec<Vec<NodeId>> = Vec::new();
+        for id in self.ids() {
+            let level = self.node(id).inputs.iter().map(|e| level_of[e.node.index()] + 1).max().unwrap_or(0);
+            level_of[id.index()] = level;
+            if level == levels.len() {
+                levels.push(Vec::new());
+            }
+            levels[level].push(id);
+        }
+        levels
     }
 
     /// The node and everything that it is made from, as flags by number.

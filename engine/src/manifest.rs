@@ -4,20 +4,19 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use refrain_cache::{Digest, FileDigests, Manifest, digest_listing};
+use refrain_cache::{Artifacts, Digest, FileDigests, Manifest, digest_listing};
 
 use crate::graph::{Node, Work};
 use crate::kind::{ArtifactKind, Kind};
 use crate::source;
-use crate::state::Done;
 
 /// Version of the tables' bytes: schema conventions, codec, row groups.
 const TABLE_VERSION: u32 = 1;
 
-/// The manifest of a node whose inputs are done; `file` is the digest of a source's file or folder.
+/// The manifest of a node whose inputs are done; `input` has the outputs of the node that an input reads, `file` is the digest of a source's file or folder.
 pub fn manifest<'d>(
     node: &Node,
-    input: impl Fn(usize) -> Option<&'d Done>,
+    input: impl Fn(usize) -> Option<&'d Artifacts>,
     file: Option<Digest>,
 ) -> Option<Manifest> {
     let file = || file.map(|d| Value::String(d.to_string()));
@@ -49,10 +48,10 @@ fn semantic(kind: &Kind, params: &Map<String, Value>) -> Map<String, Value> {
     params.iter().filter(|(name, _)| !knob(name)).map(|(n, v)| (n.clone(), v.clone())).collect()
 }
 
-fn inputs<'d>(node: &Node, input: impl Fn(usize) -> Option<&'d Done>) -> Option<Value> {
+fn inputs<'d>(node: &Node, input: impl Fn(usize) -> Option<&'d Artifacts>) -> Option<Value> {
     let mut digests = Map::new();
     for (i, edge) in node.inputs.iter().enumerate() {
-        let artifact = input(i)?.artifacts.get(&edge.output)?;
+        let artifact = input(i)?.get(&edge.output)?;
         // An adapter is a model only together with its base.
         let value = match artifact.base {
             Some(base) => json!({ "adapter": artifact.digest.to_string(), "base": base.to_string() }),

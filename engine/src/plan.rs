@@ -2,11 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use rayon::prelude::*;
+
 use refrain_cache::{Difference, Key, Manifest};
 
 use crate::graph::{Graph, NodeId};
-use crate::state::{Look, State, StateError};
+use crate::state::{Done, Look, State, StateError};
 use crate::store::Store;
+
+/// Nodes that are planned at once.
+const PART: usize = 4096;
+/// Nodes that one thread plans in a row.
+const CHUNK: usize = 16;
 
 /// What a run would do with a node.
 #[derive(Debug, Clone)]
@@ -43,8 +50,6 @@ pub struct Plan<'a> {
     pub steps: Vec<Step>,
     /// What earlier runs took, in seconds, where known.
     pub seconds: Vec<Option<f64>>,
-    /// The manifests of the nodes whose inputs are known.
-    pub manifests: Vec<Option<Manifest>>,
     /// The outputs that are known.
     pub state: State<'a>,
 }
@@ -55,44 +60,72 @@ pub fn plan<'a>(
     store: &'a Store,
     last: &BTreeMap<String, Key>,
 ) -> Result<Plan<'a>, StateError> {
-    let mut state = State::new(graph, store);
-    let mut steps: Vec<Step> = Vec::with_capacity(graph.nodes.len());
-    let mut seconds = Vec::with_capacity(graph.nodes.len());
-    let mut manifests = Vec::with_capacity(graph.nodes.len());
-    for id in graph.ids() {
-        let node = graph.node(id);
-        let before = last.get(&node.name);
-        let record = before.map(|key| store.record(key)).transpose()?.flatten();
-        seconds.push(record.as_ref().map(|r| r.seconds));
-        let (step, manifest) = match state.look(id)? {
-            None => {
-                let mut on: Vec<NodeId> = node.inputs.iter().map(|e| e.node).collect();
-                on.retain(|id| !matches!(steps[id.index()], Step::Cached(_)));
-                on.dedup();
-                (Step::Waits(on), None)
+    plan_of(graph, store, last, &vec![true; graph.nodes.len()])
+}
+
+/// Plans the wanted nodes, which all that they are made from are among; of the others the plan says nothing.
+fn plan_of<'a>(
+    graph: &'a Graph,
+    store: &'a Store,
+    last: &BTreeMap<String, Key>,
+    wanted: &[bool],
+) -> Result<Plan<'a>, StateError> {
+    let nodes = graph.nodes.len();
+    let steps = vec![Step::Waits(Vec::new()); nodes];
+    let mut plan = Plan { steps, seconds: vec![None; nodes], state: State::new(graph, store) };
+    for mut level in graph.levels() {
+        level.retain(|id| wanted[id.index()]);
+        // In parts, so that little is held beside the plan.
+        for ids in level.chunks(PART) {
+            let planned: Vec<Result<Planned, StateError>> = ids
+                .par_iter()
+                .with_min_len(CHUNK)
+                .map(|id| planned(graph, store, last.get(&graph.node(*id).name), &plan, *id))
+                .collect();
+            for (id, planned) in ids.iter().zip(planned) {
+                let (step, seconds, done) = planned?;
+                plan.steps[id.index()] = step;
+                plan.seconds[id.index()] = seconds;
+                if let Some(done) = done {
+                    plan.state.set(*id, *done);
+                }
             }
-            Some(Look::Done(done)) => {
-                let manifest = state.manifest(node, done.file);
-                let step = Step::Cached(done.key);
-                state.set(id, *done);
-                (step, manifest)
-            }
-            Some(Look::Todo(todo)) => {
-                let why = match (todo.damaged, before, record) {
-                    (Some(damage), _, _) => Why::Damaged(damage),
-                    (None, None, _) => Why::New,
-                    (None, Some(_), Some(record)) => {
-                        Why::Changed(record.manifest.differences(&todo.manifest))
-                    }
-                    (None, Some(_), None) => Why::Forgotten,
-                };
-                (Step::Run { key: todo.key, why }, Some(todo.manifest))
-            }
-        };
-        steps.push(step);
-        manifests.push(manifest);
+        }
     }
-    Ok(Plan { steps, seconds, manifests, state })
+    Ok(plan)
+}
+
+type Planned = (Step, Option<f64>, Option<Box<Done>>);
+
+/// What would be done with a node when what it reads is planned; `before` is its key in the last run.
+fn planned(
+    graph: &Graph,
+    store: &Store,
+    before: Option<&Key>,
+    plan: &Plan<'_>,
+    id: NodeId,
+) -> Result<Planned, StateError> {
+    let seconds = before.map(|key| store.made(key)).transpose()?.flatten().map(|made| made.seconds);
+    let (step, done) = match plan.state.look(id)? {
+        None => {
+            let mut on: Vec<NodeId> = graph.node(id).inputs.iter().map(|e| e.node).collect();
+            on.retain(|id| !matches!(plan.steps[id.index()], Step::Cached(_)));
+            on.dedup();
+            (Step::Waits(on), None)
+        }
+        Some(Look::Done(done)) => (Step::Cached(done.key), Some(done)),
+        Some(Look::Todo(todo)) => {
+            let record = before.map(|key| store.record(key)).transpose()?.flatten();
+            let why = match (todo.damaged, before, record) {
+                (Some(damage), _, _) => Why::Damaged(damage),
+                (None, None, _) => Why::New,
+                (None, Some(_), Some(record)) => Why::Changed(record.manifest.differences(&todo.manifest)),
+                (None, Some(_), None) => Why::Forgotten,
+            };
+            (Step::Run { key: todo.key, why }, None)
+        }
+    };
+    Ok((step, seconds, done))
 }
 
 /// The differences between what a node was made from in the last run and what it would be made from now.
@@ -121,10 +154,16 @@ pub fn explain(
     last: &BTreeMap<String, Key>,
     id: NodeId,
 ) -> Result<Explanation, StateError> {
-    let plan = plan(graph, store, last)?;
+    let plan = plan_of(graph, store, last, &graph.upstream(&[id]))?;
     let node = graph.node(id);
     let before = last.get(&node.name).copied();
-    let manifest = plan.manifests[id.index()].clone();
+    let manifest = match plan.state.done(id) {
+        Some(done) => plan.state.manifest(node, done.file),
+        None => match plan.state.look(id)? {
+            Some(Look::Todo(todo)) => Some(todo.manifest),
+            Some(Look::Done(_)) | None => None,
+        },
+    };
     let old = before.map(|key| store.record(&key)).transpose()?.flatten().map(|r| r.manifest);
     let differences = match (&old, &manifest) {
         (Some(old), Some(now)) => old.differences(now),

@@ -7,6 +7,7 @@
 //! 3. a finished node is written down before anything that reads it starts;
 //! 4. a failed one takes out what depends on it, and, unless `keep_going`, everything that has not started.
 
+mod ahead;
 mod aside;
 mod node;
 mod pool;
@@ -24,6 +25,7 @@ use crate::kind::Cancel;
 use crate::state::{Done, Look, State, StateError, Todo};
 use crate::store::{Store, StoreError};
 
+use ahead::Ahead;
 use aside::Aside;
 use pool::Pool;
 
@@ -150,6 +152,7 @@ struct Runner<'a, 'o> {
     ready: BTreeSet<NodeId>,
     /// What somebody computes already.
     aside: BTreeMap<NodeId, Aside>,
+    ahead: Ahead,
     running: usize,
     stopped: bool,
     computed_twice: usize,
@@ -164,14 +167,8 @@ impl<'a, 'o> Runner<'a, 'o> {
         events: Events<'o>,
         wanted: Vec<bool>,
     ) -> Runner<'a, 'o> {
-        let waiting: Vec<Option<usize>> = wanted
-            .iter()
-            .zip(&graph.nodes)
-            .map(|(wanted, node)| {
-                let sources: HashSet<NodeId> = node.inputs.iter().map(|e| e.node).collect();
-                wanted.then_some(sources.len())
-            })
-            .collect();
+        let waiting: Vec<Option<usize>> =
+            graph.ids().zip(&wanted).map(|(id, wanted)| wanted.then(|| graph.inputs(id).count())).collect();
         let ready = graph.ids().filter(|id| waiting[id.index()] == Some(0)).collect();
         let outcomes = graph.nodes.iter().map(|_| Outcome::NotRun).collect();
         let state = State::new(graph, store);
@@ -186,6 +183,8 @@ impl<'a, 'o> Runner<'a, 'o> {
             waiting,
             ready,
             aside: BTreeMap::new(),
+            // What is forced is forgotten when its turn comes, which a look ahead would not see.
+            ahead: Ahead::new(options.force.is_empty()),
             running: 0,
             stopped: false,
             computed_twice: 0,
@@ -220,8 +219,10 @@ impl<'a, 'o> Runner<'a, 'o> {
                     }
                     continue;
                 }
-                let Some(id) = self.ready.pop_first() else { break };
-                match self.look(id) {
+                let Some((id, look)) = self.ahead.next(&mut self.ready, &self.state) else {
+                    break;
+                };
+                match self.look(id, look) {
                     Ok(Some(todo)) => waiting_to_start = Some((id, todo)),
                     Ok(None) => {}
                     Err(error) => self.fail(id, Failure::State(error)),
@@ -238,10 +239,13 @@ impl<'a, 'o> Runner<'a, 'o> {
         }
     }
 
-    /// Looks a ready node up; what the cache has is done at once.
-    fn look(&mut self, id: NodeId) -> Result<Option<Box<Todo>>, StateError> {
-        let look = self.state.look(id)?.expect("a ready node's inputs are done");
-        match look {
+    /// Takes in what the cache says of a ready node; what it has is done at once.
+    fn look(
+        &mut self,
+        id: NodeId,
+        look: Result<Option<Look>, StateError>,
+    ) -> Result<Option<Box<Todo>>, StateError> {
+        match look?.expect("a ready node's inputs are done") {
             Look::Done(done) if !self.options.force.contains(&id) => {
                 self.cached(id, *done);
                 Ok(None)
@@ -271,8 +275,9 @@ impl<'a, 'o> Runner<'a, 'o> {
     {
         let node = self.graph.node(id);
         let inputs = self.state.inputs(node).expect("a started node's inputs are done");
-        let share =
-            (self.options.threads / self.options.jobs.min(self.running + self.ready.len() + 1)).max(1);
+        let share = (self.options.threads
+            / self.options.jobs.min(self.running + self.ahead.len() + self.ready.len() + 1))
+        .max(1);
         let job = node::Job {
             id,
             node,

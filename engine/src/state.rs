@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
-use refrain_cache::{Artifact, Digest, Key, Manifest, Metric};
+use refrain_cache::{Artifact, Artifacts, Digest, Key, Manifest, Metric};
 
 use crate::graph::{Edge, Graph, Node, NodeId, Work};
 use crate::kind::{ArtifactKind, Input, MAIN};
@@ -16,7 +16,7 @@ pub struct Done {
     /// Its key.
     pub key: Key,
     /// Its outputs by name.
-    pub artifacts: BTreeMap<String, Artifact>,
+    pub artifacts: Artifacts,
     /// Its figures.
     pub metrics: Vec<Metric>,
     /// What could move the last bits; empty where nothing can.
@@ -111,7 +111,7 @@ impl<'a> State<'a> {
 
     /// The manifest of a node, when all its inputs are done.
     pub fn manifest(&self, node: &Node, file: Option<Digest>) -> Option<Manifest> {
-        manifest::manifest(node, |i| self.done(node.inputs[i].node), file)
+        manifest::manifest(node, |i| Some(&self.done(node.inputs[i].node)?.artifacts), file)
     }
 
     /// Looks a node up whose inputs are all done; `None` when one is not.
@@ -123,13 +123,17 @@ impl<'a> State<'a> {
         let key = manifest.key();
         if let (Work::Model(_) | Work::File(_), Some((digest, bytes, kind))) = (&node.work, hashed) {
             let artifact = Artifact { kind, digest, bytes, rows: None, base: None };
-            let artifacts = BTreeMap::from([(MAIN.to_string(), artifact)]);
+            let artifacts = Artifacts::from([(MAIN.to_string(), artifact)]);
             let done = Done { key, artifacts, metrics: Vec::new(), profile: String::new(), file };
             return Ok(Some(Look::Done(Box::new(done))));
         }
         let mut damaged = None;
-        if let Some(record) = self.store.record(&key)? {
-            for (name, artifact) in &record.outputs {
+        if let Some(record) = self.store.made(&key)? {
+            for (i, (name, artifact)) in record.outputs.iter().enumerate() {
+                // An only output of `run` is the main one too.
+                if record.outputs.values().take(i).any(|before| before == artifact) {
+                    continue;
+                }
                 let fault = self.store.check(artifact)?;
                 damaged = damaged.or(fault.map(|fault| format!("output `{name}`: {fault}")));
             }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use refrain_cache::{
-    Artifact, Cache, CacheError, Corrupt, Digest, FileDigests, Key, Record, RecordError, Records, Sharing,
-    Stored,
+    Artifact, Cache, CacheError, Corrupt, Digest, FileDigests, Key, Made, Record, RecordError, Records,
+    Sharing, Stored,
 };
 
 /// An opened cache with its records.
@@ -62,10 +62,15 @@ impl Store {
         Ok(self.records.get(key)?)
     }
 
+    /// What the record of a key says of the node's outputs.
+    pub fn made(&self, key: &Key) -> Result<Option<Made>, StoreError> {
+        Ok(self.records.made(key)?)
+    }
+
     /// Whether any process has recorded a key by now.
     pub fn has_recorded(&self, key: &Key) -> Result<bool, StoreError> {
         self.records.refresh()?;
-        Ok(self.records.get(key)?.is_some())
+        Ok(self.records.made(key)?.is_some())
     }
 
     /// Writes a record; the first of a key wins.
@@ -86,11 +91,18 @@ impl Store {
     pub fn check(&self, artifact: &Artifact) -> Result<Option<String>, StoreError> {
         match self.cache.verify_remembered(artifact, &self.digests) {
             Ok(()) => Ok(None),
-            Err(fault) if self.object_path(&artifact.digest).exists() => {
-                let aside = self.cache.set_aside(artifact)?;
-                Ok(Some(format!("{fault}; it is set aside as `{}`", aside.display())))
+            Err(fault) => {
+                let there = || self.object_path(&artifact.digest).exists();
+                if !there() {
+                    return Ok(Some(fault.to_string()));
+                }
+                match self.cache.set_aside(artifact) {
+                    Ok(aside) => Ok(Some(format!("{fault}; it is set aside as `{}`", aside.display()))),
+                    // Of two that look at one artifact at once one sets it aside.
+                    Err(_) if !there() => Ok(Some(fault.to_string())),
+                    Err(error) => Err(error.into()),
+                }
             }
-            Err(fault) => Ok(Some(fault.to_string())),
         }
     }
 

@@ -1,7 +1,8 @@
 //! Checks a workflow against its lock without computing anything: keys, sources, artifacts, conditions.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 
+use rayon::prelude::*;
 use serde::Serialize;
 
 use refrain_cache::{Artifact, Difference, FileDigests};
@@ -12,6 +13,9 @@ use crate::lock::{Line, Lock};
 use crate::manifest;
 use crate::state::Done;
 use crate::store::Store;
+
+/// Nodes that one thread checks in a row.
+const NODES: usize = 256;
 
 /// How strict the check is.
 #[derive(Debug, Clone, Copy, Default)]
@@ -57,43 +61,75 @@ pub fn verify(
     expects: &[Expect],
     options: Options,
 ) -> Verification {
-    let done: Vec<Option<Done>> =
-        graph.nodes.iter().map(|n| lock.lines.get(&n.name).map(Line::to_done)).collect();
-    let mut found = Verification::default();
-    for id in graph.ids() {
-        let node = graph.node(id);
-        let Some(line) = lock.lines.get(&node.name) else {
-            found.add(node, "missing", "the lock has no line for it".into());
-            continue;
-        };
-        key(node, line, &done, store, &mut found);
-        if node.is_source() {
-            source(node, line, digests, options, &mut found);
-        } else if let Some(store) = store {
-            for (name, artifact) in &line.outputs {
-                check_artifact(node, name, artifact, store, options, &mut found);
+    let lines: Vec<Option<&Line>> =
+        graph.nodes.par_iter().with_min_len(NODES).map(|node| lock.lines.get(&node.name)).collect();
+    let check = |nodes: (&[Node], &[Option<&Line>])| {
+        let mut found = Verification::default();
+        for (node, line) in nodes.0.iter().zip(nodes.1) {
+            match line {
+                Some(line) => check_node(node, line, &lines, digests, store, options, &mut found),
+                None => found.add(node, "missing", "the lock has no line for it".into()),
             }
         }
+        found
+    };
+    let parts = graph.nodes.par_chunks(NODES).zip(lines.par_chunks(NODES)).map(check);
+    let mut found = parts.reduce(Verification::default, Verification::and);
+    if lines.iter().flatten().count() < lock.lines.len() {
+        let names: HashSet<&str> = graph.nodes.iter().map(|n| n.name.as_str()).collect();
+        for name in lock.lines.keys().filter(|name| !names.contains(name.as_str())) {
+            let message = "the lock has a line for it, but the workflow has no such node".into();
+            found.mismatches.push(Mismatch { node: name.clone(), what: "stale", message });
+        }
     }
-    let names: BTreeSet<&str> = graph.nodes.iter().map(|n| n.name.as_str()).collect();
-    for name in lock.lines.keys().filter(|name| !names.contains(name.as_str())) {
-        let message = "the lock has a line for it, but the workflow has no such node".into();
-        found.mismatches.push(Mismatch { node: name.clone(), what: "stale", message });
-    }
-    conditions(graph, &done, expects, &mut found);
+    conditions(graph, &lines, expects, &mut found);
     found.mismatches.sort();
     found
 }
 
+/// Steps 1 to 3 for one node.
+fn check_node(
+    node: &Node,
+    line: &Line,
+    lines: &[Option<&Line>],
+    digests: &FileDigests,
+    store: Option<&Store>,
+    options: Options,
+    found: &mut Verification,
+) {
+    key(node, line, lines, store, found);
+    if node.is_source() {
+        source(node, line, digests, options, found);
+    } else if let Some(store) = store {
+        for (i, (name, artifact)) in line.outputs.iter().enumerate() {
+            // An only output of `run` is the main one too.
+            if !line.outputs.values().take(i).any(|before| before == artifact) {
+                check_artifact(node, name, artifact, store, options, found);
+            }
+        }
+    }
+}
+
 impl Verification {
+    /// What two checks found together.
+    fn and(mut self, other: Verification) -> Verification {
+        let add = |a: (usize, usize), b: (usize, usize)| (a.0 + b.0, a.1 + b.1);
+        self.mismatches.extend(other.mismatches);
+        self.keys += other.keys;
+        self.sources = add(self.sources, other.sources);
+        self.artifacts = add(self.artifacts, other.artifacts);
+        self.expects += other.expects;
+        self
+    }
+
     fn add(&mut self, node: &Node, what: &'static str, message: String) {
         self.mismatches.push(Mismatch { node: node.name.clone(), what, message });
     }
 }
 
 /// Step 1: the key that follows from the workflow and the lock's own lines.
-fn key(node: &Node, line: &Line, done: &[Option<Done>], store: Option<&Store>, found: &mut Verification) {
-    let input = |i: usize| done[node.inputs[i].node.index()].as_ref();
+fn key(node: &Node, line: &Line, lines: &[Option<&Line>], store: Option<&Store>, found: &mut Verification) {
+    let input = |i: usize| lines[node.inputs[i].node.index()].map(|line| &line.outputs);
     let Some(manifest) = manifest::manifest(node, input, line.file) else {
         return found.add(
             node,
@@ -173,7 +209,11 @@ fn check_artifact(
 }
 
 /// Step 4: every `expect` against the lock's figures.
-fn conditions(graph: &Graph, done: &[Option<Done>], expects: &[Expect], found: &mut Verification) {
+fn conditions(graph: &Graph, lines: &[Option<&Line>], expects: &[Expect], found: &mut Verification) {
+    if expects.is_empty() {
+        return;
+    }
+    let done: Vec<Option<Done>> = lines.iter().map(|line| line.map(Line::to_done)).collect();
     let of = |id: NodeId| done[id.index()].as_ref();
     for verdict in expect::check(expects, graph, of) {
         found.expects += 1;

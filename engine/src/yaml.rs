@@ -112,23 +112,22 @@ pub fn parse(text: &str) -> Result<Node, Diagnostic> {
 struct Builder<'a> {
     text: &'a str,
     parser: Parser<'a, saphyr_parser::StrInput<'a>>,
-    /// Byte offset of every character; empty when the text is ASCII and both are the same.
-    bytes: Vec<usize>,
+    /// Byte offset of every character; `None` when the text is ASCII and both are the same.
+    bytes: Option<Vec<usize>>,
     anchors: HashMap<usize, Node>,
     nodes: usize,
 }
 
 impl<'a> Builder<'a> {
     fn new(text: &'a str) -> Builder<'a> {
-        let bytes = if text.is_ascii() { Vec::new() } else { text.char_indices().map(|(i, _)| i).collect() };
+        let bytes = (!text.is_ascii()).then(|| text.char_indices().map(|(i, _)| i).collect());
         Builder { text, parser: Parser::new_from_str(text), bytes, anchors: HashMap::new(), nodes: 0 }
     }
 
     fn byte(&self, character: usize) -> usize {
-        if self.text.is_ascii() {
-            character.min(self.text.len())
-        } else {
-            self.bytes.get(character).copied().unwrap_or(self.text.len())
+        match &self.bytes {
+            None => character.min(self.text.len()),
+            Some(bytes) => bytes.get(character).copied().unwrap_or(self.text.len()),
         }
     }
 

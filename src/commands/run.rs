@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use refrain_cache::FileIdentity;
 use refrain_engine::event::Event;
 use refrain_engine::expect::{self, Verdict};
 use refrain_engine::graph::NodeId;
@@ -35,7 +36,8 @@ pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
         return Ok(unchanged(&said, begin));
     }
     let session = Session::of(opened, &arguments.workflow)?;
-    let lock = read_lock(&session, arguments.locked)?;
+    let read = identity(&session.lock);
+    let mut lock = read_lock(&session, arguments.locked)?;
     let store = session.store()?;
     let cancel = Cancel::default();
     on_interrupt(&cancel)?;
@@ -44,15 +46,16 @@ pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
     let display = Display::new(&session.graph, terminal, arguments.quiet);
     let events = |event: Event<'_>| display.event(&event);
     let report = run::run(&session.graph, &store, &options, &cancel, &events)?;
-    let updated = |lock: &Lock| {
-        let mut lock = lock.clone();
+    let mut differs = false;
+    if arguments.locked {
+        differs = lock.update(&session.graph, &report, options.only.is_none());
+    } else if !session.overridden {
+        if identity(&session.lock) != read {
+            // Another process may have added lines since.
+            lock = read_lock(&session, false)?;
+        }
         lock.update(&session.graph, &report, options.only.is_none());
-        lock
-    };
-    let differs = arguments.locked && updated(&lock).lines != lock.lines;
-    if !session.overridden && !arguments.locked {
-        // Read again: another process may have added lines since.
-        updated(&read_lock(&session, false)?).write(&session.lock)?;
+        lock.write(&session.lock)?;
     }
     let verdicts = expect::check(&session.expects, &session.graph, |id| report.state.done(id));
     let verdicts: Vec<Verdict> = verdicts
@@ -73,6 +76,11 @@ pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
         summary(&report, &verdicts, begin, differs);
     }
     Ok(ExitCode::from(code))
+}
+
+/// What tells whether a file was written again.
+fn identity(path: &Path) -> Option<FileIdentity> {
+    path.metadata().ok().map(|metadata| FileIdentity::of(&metadata))
 }
 
 fn read_lock(session: &Session, locked: bool) -> Result<Lock, Failure> {

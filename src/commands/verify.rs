@@ -1,11 +1,12 @@
 //! `refrain verify`: the workflow, its sources, the cache and every `expect` against the lock.
 
+use std::mem::ManuallyDrop;
 use std::process::ExitCode;
 
 use serde_json::json;
 
 use refrain_cache::FileDigests;
-use refrain_engine::lock::Lock;
+use refrain_engine::lock::{self, Lock};
 use refrain_engine::verify::{self, Options};
 
 use crate::cli::{self, Format};
@@ -15,8 +16,14 @@ use crate::session::Session;
 
 /// Verifies and computes nothing.
 pub fn verify(arguments: &cli::Verify, format: Format) -> Result<ExitCode, Failure> {
-    let session = Session::open(&arguments.workflow)?;
-    let lock = Lock::read(&session.lock)?;
+    // The two take about as long.
+    let (session, lock) = std::thread::scope(|scope| {
+        let lock = scope.spawn(|| Lock::read(&lock::path_of(&arguments.workflow.workflow)));
+        let session = Session::open(&arguments.workflow);
+        (session, lock.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    let session = session?;
+    let lock = ManuallyDrop::new(lock?);
     let store = session.existing_store()?;
     let options = Options { no_data: arguments.no_data, complete: arguments.complete };
     // Without a cache nothing is remembered, and nothing is written either.

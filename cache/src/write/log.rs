@@ -18,6 +18,8 @@ const BUFFER: u64 = 1 << 20;
 
 /// Milliseconds that a process waits for another one that empties a log.
 const JOIN_TRIES: u32 = 100;
+/// Bytes read at once when one line is wanted: most records are shorter.
+const LINE: usize = 2048;
 
 /// A log of lines, each the first 16 hexadecimal characters of the payload's BLAKE3, a space, the payload and a line feed.
 ///
@@ -192,7 +194,8 @@ impl AppendLog {
     /// Reads the payload of the line that starts at `offset`; `None` when no sound line starts there.
     pub(crate) fn read_line(&self, offset: u64) -> io::Result<Option<String>> {
         let mut line = Vec::new();
-        BufReader::new(PositionedReader { file: &self.file, offset }).read_until(b'\n', &mut line)?;
+        BufReader::with_capacity(LINE, PositionedReader { file: &self.file, offset })
+            .read_until(b'\n', &mut line)?;
         Ok((line.pop() == Some(b'\n')).then(|| checked_payload(&line).map(str::to_owned)).flatten())
     }
 

@@ -1,12 +1,11 @@
 //! Records: the first of a key wins, in one process and among several.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::thread;
 
-use refrain_cache::{Artifact, ArtifactKind, Digest, Manifest, Metric, Record, Records, Stored};
+use refrain_cache::{Artifact, ArtifactKind, Artifacts, Digest, Manifest, Metric, Record, Records, Stored};
 use serde_json::json;
 
 pub fn record(name: &str, content: &[u8]) -> Record {
@@ -23,7 +22,7 @@ pub fn record(name: &str, content: &[u8]) -> Record {
     Record {
         key: manifest.key(),
         kind: "score".to_owned(),
-        outputs: BTreeMap::from([("out".to_owned(), artifact)]),
+        outputs: Artifacts::from([("out".to_owned(), artifact)]),
         metrics: vec![metric("perplexity", 0.1 + 0.2), metric("worst", f64::INFINITY)],
         profile: "cpu avx2".to_owned(),
         seconds: 1.5,

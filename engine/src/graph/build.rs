@@ -5,7 +5,8 @@
 
 mod hint;
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use petgraph::graph::{DiGraph, NodeIndex};
@@ -26,21 +27,33 @@ const MAX_POINTS: usize = 10_000_000;
 pub(super) fn graph(workflow: Workflow) -> Result<Graph, Diagnostics> {
     let mut builder = Builder::new(&workflow);
     builder.all_points();
-    let (nodes, places, mut problems) = (builder.nodes, builder.places, builder.problems);
+    let Builder { nodes, columns, mut problems, .. } = builder;
     if problems.is_empty() {
-        columns::check(&nodes, &places, &workflow.kinds, &mut problems);
+        problems = columns.problems;
     }
     if !problems.is_empty() {
         return Err(Diagnostics::new(workflow.source, problems));
     }
+    let edges = edges(&nodes);
+    Ok(Graph { workflow, nodes, edges })
+}
+
+/// One edge between two nodes, however many inputs of the one are outputs of the other.
+fn edges(nodes: &[Node]) -> DiGraph<NodeId, ()> {
     let mut edges = DiGraph::with_capacity(nodes.len(), nodes.len());
+    // For each node the last one that was linked to it. To search its edges would take a time that grows with the
+    // square of the nodes that read one source.
+    let mut linked = vec![usize::MAX; nodes.len()];
     for (i, node) in nodes.iter().enumerate() {
         let here = edges.add_node(NodeId(i as u32));
         for edge in &node.inputs {
-            edges.update_edge(NodeIndex::new(edge.node.index()), here, ());
+            let from = edge.node.index();
+            if std::mem::replace(&mut linked[from], i) != i {
+                edges.add_edge(NodeIndex::new(from), here, ());
+            }
         }
     }
-    Ok(Graph { workflow, nodes, edges })
+    edges
 }
 
 /// A stage or source of the workflow, by its place in one list of both.
@@ -63,7 +76,7 @@ struct Builder<'a> {
     known: Vec<Known>,
     gathers: HashMap<(Decl, String), NodeId>,
     nodes: Vec<Node>,
-    places: Vec<Resolved>,
+    columns: columns::Checked,
     axes: Vec<AxisSet>,
     problems: Vec<Diagnostic>,
 }
@@ -94,7 +107,7 @@ impl<'a> Builder<'a> {
             known,
             gathers: HashMap::new(),
             nodes: Vec::new(),
-            places: Vec::new(),
+            columns: columns::Checked::default(),
             axes: Vec::new(),
             problems: Vec::new(),
         }
@@ -136,21 +149,22 @@ impl<'a> Builder<'a> {
         }
         let mut stack = vec![self.open(decl, point)];
         while let Some(frame) = stack.last_mut() {
-            let Some(reference) = frame.resolved.references.get(frame.next).cloned() else {
+            let Some(reference) = frame.resolved.references.get(frame.next) else {
                 let frame = stack.pop().expect("the stack was not empty");
                 self.close(frame, point);
                 continue;
             };
-            match self.reference(&reference, point) {
+            match self.reference(reference, point) {
                 Ok((edge, axes)) => {
                     frame.edges.push(edge);
                     frame.axes |= axes;
                     frame.next += 1;
                 }
                 Err(Some(missing)) if self.known[missing].under_way => {
+                    let span = reference.span.clone();
                     let cycle: Vec<Decl> =
                         stack.iter().map(|f| f.decl).skip_while(|d| *d != missing).collect();
-                    self.cycle(&cycle, &reference.span);
+                    self.cycle(&cycle, &span);
                     stack.last_mut().expect("the stack was not empty").next += 1;
                 }
                 Err(Some(missing)) => {
@@ -212,17 +226,18 @@ impl<'a> Builder<'a> {
         if self.problems.len() > before {
             self.known[decl].failed = true;
         }
-        Frame { decl, resolved, axes, next: 0, edges: Vec::new() }
+        let edges = Vec::with_capacity(resolved.references.len());
+        Frame { decl, resolved, axes, next: 0, edges }
     }
 
     /// The edge of a reference; `Err(Some)` names a declaration that must be evaluated first.
     fn reference(&mut self, reference: &Reference, point: &[u32]) -> Result<(Edge, AxisSet), Option<Decl>> {
         let written = reference.name.as_str();
         let gather = written.contains("[*]");
-        let plain = written.replacen("[*]", "", 1);
-        let (name, output) = match self.names.contains_key(plain.as_str()) {
-            true => (plain.as_str(), MAIN),
-            false => plain.split_once('.').unwrap_or((plain.as_str(), MAIN)),
+        let plain: Cow<'_, str> = if gather { written.replacen("[*]", "", 1).into() } else { written.into() };
+        let (name, output) = match self.names.contains_key(&*plain) {
+            true => (&*plain, MAIN),
+            false => plain.split_once('.').unwrap_or((&*plain, MAIN)),
         };
         let Some(&decl) = self.names.get(name) else {
             let hint = self.hint(name, reference.kind);
@@ -271,11 +286,12 @@ impl<'a> Builder<'a> {
         }
         let sizes: Vec<u32> = self.workflow.axes.iter().map(|a| a.values.len() as u32).collect();
         let mut members: Vec<NodeId> = Vec::new();
+        let mut seen: HashSet<NodeId> = HashSet::new();
         let mut point = vec![0u32; sizes.len()];
         loop {
             match self.found(decl, &point) {
                 Found::Node(id) => {
-                    if !members.contains(&id) {
+                    if seen.insert(id) {
                         members.push(id);
                     }
                 }
@@ -325,28 +341,30 @@ impl<'a> Builder<'a> {
                 span: reference.span.clone(),
             },
             0,
-            Resolved::default(),
+            &Resolved::default(),
         );
         self.gathers.insert((decl, output.to_string()), id);
         Ok(id)
     }
 
-    fn push(&mut self, node: Node, axes: AxisSet, resolved: Resolved) -> NodeId {
+    fn push(&mut self, node: Node, axes: AxisSet, resolved: &Resolved) -> NodeId {
         let id = NodeId(self.nodes.len() as u32);
+        // Where something else is wrong, columns are not reported: their problems may follow from it.
+        let checked = self.problems.is_empty();
+        self.columns.node(&node, resolved, &self.nodes, &self.workflow.kinds, checked);
         self.nodes.push(node);
         self.axes.push(axes);
-        self.places.push(resolved);
         id
     }
 
     /// Ends the evaluation: makes the node.
-    fn close(&mut self, frame: Frame, point: &[u32]) {
+    fn close(&mut self, mut frame: Frame, point: &[u32]) {
         self.known[frame.decl].under_way = false;
         if self.known[frame.decl].failed {
             return;
         }
         let sources = &self.workflow.sources;
-        let mut values = frame.resolved.values.clone();
+        let mut values = std::mem::take(&mut frame.resolved.values);
         let (work, outputs, settings, span) = match sources.get(frame.decl) {
             Some(source) => {
                 let span = source.name.span.clone();
@@ -377,7 +395,7 @@ impl<'a> Builder<'a> {
         let name = node_name(&stage, &point_labels);
         let node =
             Node { name, stage, point: point_labels, work, inputs: frame.edges, outputs, settings, span };
-        let id = self.push(node, frame.axes, frame.resolved);
+        let id = self.push(node, frame.axes, &frame.resolved);
         let known = &mut self.known[frame.decl];
         let place = match known.by_axes.iter().position(|(axes, _)| *axes == frame.axes) {
             Some(place) => place,

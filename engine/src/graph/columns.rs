@@ -10,16 +10,29 @@ use crate::metrics;
 
 use super::{Node, Work};
 
-/// Checks all nodes; `places` says where each node's values stand in the workflow.
-pub(super) fn check(nodes: &[Node], places: &[Resolved], kinds: &Kinds, problems: &mut Vec<Diagnostic>) {
-    let mut columns: Vec<Columns> = Vec::with_capacity(nodes.len());
-    for (node, places) in nodes.iter().zip(places) {
-        let (of_node, found) = of_node(node, places, &columns, problems);
-        columns.push(of_node);
+/// The columns of the main tables of the nodes so far, and what is wrong with them.
+#[derive(Default)]
+pub(super) struct Checked {
+    columns: Vec<Columns>,
+    /// In the order of the nodes.
+    pub problems: Vec<Diagnostic>,
+}
+
+impl Checked {
+    /// Takes in the next node, after those that it reads, and checks it where that is asked for; `places` says where its
+    /// values stand in the workflow.
+    ///
+    /// Node by node, so that the places of a hundred thousand nodes need not be held at once.
+    pub fn node(&mut self, node: &Node, places: &Resolved, before: &[Node], kinds: &Kinds, checked: bool) {
+        if !checked {
+            return self.columns.push(None);
+        }
+        let (of_node, found) = of_node(node, places, &self.columns, &mut self.problems);
+        self.columns.push(of_node);
         for problem in together(found) {
-            let input = node.inputs.iter().find(|e| e.path == problem.at).map(|e| &nodes[e.node.index()]);
+            let input = node.inputs.iter().find(|e| e.path == problem.at).map(|e| &before[e.node.index()]);
             let place = places.place(&problem.at).unwrap_or(node.span.clone());
-            problems.push(diagnostic(node, problem, input, kinds, place));
+            self.problems.push(diagnostic(node, problem, input, kinds, place));
         }
     }
 }

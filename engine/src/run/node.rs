@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use refrain_cache::{Artifact, Cache, Record};
+use refrain_cache::{Cache, Record};
 
 use crate::event::{Event, Events};
 use crate::graph::{Node, NodeId, Work};
@@ -64,7 +64,7 @@ impl Job<'_> {
         }
         Ok(Done {
             key: todo.key,
-            artifacts,
+            artifacts: artifacts.into(),
             metrics: outputs.metrics,
             profile: outputs.profile,
             file: todo.file,
@@ -100,7 +100,7 @@ impl Job<'_> {
 
 /// The record of a computed node.
 pub(super) fn record(node: &Node, todo: &Todo, done: &Done, elapsed: Duration) -> Record {
-    let outputs: BTreeMap<String, Artifact> = done.artifacts.clone();
+    let outputs = done.artifacts.clone();
     debug_assert!(outputs.contains_key(MAIN) || node.outputs.iter().all(|o| o.name != MAIN));
     Record {
         key: todo.key,

@@ -1,6 +1,6 @@
 //! Reads the sections of a workflow into [`Workflow`] and checks their shape and names.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span, suggest};
 use crate::interpolate::NO_PARAMS;
@@ -282,7 +282,8 @@ impl Reader {
         if nodes.is_empty() {
             self.problem(Diagnostic::at(span.clone(), format!("axis `{name}` has no values")));
         }
-        let mut values: Vec<(String, Node)> = Vec::new();
+        let mut values: Vec<(String, Node)> = Vec::with_capacity(nodes.len());
+        let mut seen: HashSet<String> = HashSet::with_capacity(nodes.len());
         for node in nodes {
             let label = match &node.value {
                 Yaml::Map(_) => match node.get("name").map(|n| n.to_json()) {
@@ -306,7 +307,7 @@ impl Reader {
                     format!("`{label}` on axis `{name}` may not hold `,`, `=`, `[` or `]`"),
                 ));
             }
-            if values.iter().any(|(l, _)| *l == label) {
+            if !seen.insert(label.clone()) {
                 self.problem(Diagnostic::at(
                     node.span.clone(),
                     format!("axis `{name}` has the value `{label}` twice"),

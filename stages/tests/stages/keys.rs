@@ -1,7 +1,5 @@
 //! Every parameter of every kind moves the key, and nothing else does: a loop over the kinds' tables.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Map, Value, json};
 
 use refrain_cache::{Artifact, ArtifactKind, Digest, Key};
@@ -52,14 +50,16 @@ impl Stage {
             settings: self.settings.clone(),
             span: 0..0,
         };
-        manifest(&node, |i| inputs.get(i), None).expect("all inputs are done").key()
+        manifest(&node, |i| inputs.get(i).map(|done| &done.artifacts), None)
+            .expect("all inputs are done")
+            .key()
     }
 }
 
 fn done(content: String) -> Done {
     let digest = Digest::of_bytes(content.as_bytes());
     let artifact = Artifact { kind: ArtifactKind::Table, digest, bytes: 1, rows: Some(1), base: None };
-    let artifacts = BTreeMap::from([(MAIN.to_string(), artifact)]);
+    let artifacts = [(MAIN.to_string(), artifact)].into();
     // No key of an input may matter.
     let key = refrain_cache::Manifest::new("input").key();
     Done { key, artifacts, metrics: Vec::new(), profile: String::new(), file: None }
