@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! .refrain/
-//!   format               `1`: the version of this layout; a newer one is refused, never overwritten
+//!   format               `1`: the version of this layout; a newer one is refused, never overwritten; see [`Cache::close`]
 //!   .gitignore           `*`
 //!   CACHEDIR.TAG         tells backups that all of this can be made again
 //!   objects/ab/cdef…     an artifact under its digest: a read-only file, or a folder of read-only files
@@ -12,7 +12,7 @@
 //!   records/files.log    path, inode, device, size, time → digest of files that were hashed before
 //!   rows/                the row memo
 //!   plans/               what complete runs rested on, so that the next one need not plan
-//!   runs/                one event log a run
+//!   runs/                one event log a run, JSON Lines
 //!   unfinished/KEY/      what a node that was stopped had done, for its next run; removed when its record is written
 //!   tmp/session-…/       what one process is writing; removed when it ends, or by a later one when it died
 //!   tmp/corrupt/         objects that were not what their name says, set aside by [`Cache::set_aside`]
@@ -29,8 +29,9 @@
 //! hashed before it counts, unless [`FileDigests`] remembers it, and that is written only after the group is on disk.
 //!
 //! Processes share a cache without locks. Objects are equal where their names are. Logs ([`write::AppendLog`]) grow by whole
-//! checked lines, which a local file system keeps apart, and their order decides which record of a key is the first. The
-//! one lock there is tells whether the owner of a `tmp/session-…` lives, and nothing fails where locks are missing.
+//! checked lines, which a local file system keeps apart, and their order decides which record of a key is the first. One
+//! lock tells whether the owner of a `tmp/session-…` lives; that of `format` is taken by a process that removes, and for a
+//! moment by one that begins to write. Nothing fails where locks are missing.
 //!
 //! # Identity
 //!
@@ -63,23 +64,28 @@
 #![warn(missing_docs)]
 
 pub mod columns;
+pub mod gc;
 pub mod write;
 
+mod check;
 mod contained;
 mod digest;
 mod file_digests;
+mod listing;
 mod manifest;
 mod records;
 mod store;
 mod table;
 mod unfinished;
 
+pub use check::Damage;
 pub use contained::{contained, panic_is_contained};
 pub use digest::{Digest, ParseDigestError, digest_file, digest_listing};
 pub use file_digests::{FileDigests, FileIdentity};
+pub use listing::{Entry, Listing, ListingError, Object, Recorded};
 pub use manifest::{Difference, Key, Manifest};
 pub use records::{Metric, Record, RecordError, Records, Stored};
-pub use store::{Artifact, ArtifactKind, Cache, CacheError, Corrupt, FolderWriter, ScratchDir};
+pub use store::{Artifact, ArtifactKind, Cache, CacheError, Corrupt, FolderWriter, Gate, ScratchDir};
 pub use table::{
     Batches, ROW_GROUP_ROWS, SLICE_ROWS, TableError, TableInfo, TableReader, TableWriter, normal_batch,
     normal_schema, type_name,

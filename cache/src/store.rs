@@ -21,6 +21,9 @@ mod layout;
 
 pub use error::{CacheError, Corrupt};
 pub use folder::{FolderWriter, ScratchDir};
+pub use layout::Gate;
+
+pub(crate) use folder::listing as listing_of;
 
 use layout::Session;
 
@@ -244,15 +247,25 @@ impl Cache {
     /// # Errors
     /// Those of creating a folder and renaming.
     pub fn set_aside(&self, artifact: &Artifact) -> Result<PathBuf, CacheError> {
-        let folder = self.root.join("tmp/corrupt");
-        fs::create_dir_all(&folder).map_err(|source| io_error(&folder, "created", source))?;
-        let from = self.object_path(&artifact.digest);
-        let to = (1_u64..)
-            .map(|attempt| folder.join(format!("{}-{attempt}", artifact.digest)))
-            .find(|path| !path.exists())
-            .expect("a folder cannot hold as many entries as there are numbers");
+        self.set_object_aside(&artifact.digest)
+    }
+
+    /// As [`Cache::set_aside`], of the object with this name.
+    pub(crate) fn set_object_aside(&self, digest: &Digest) -> Result<PathBuf, CacheError> {
+        let from = self.object_path(digest);
+        let to = self.place_aside(&digest.to_string())?;
         fs::rename(&from, &to).map_err(|source| io_error(&from, "set aside", source))?;
         Ok(to)
+    }
+
+    /// A free name in `tmp/corrupt/`.
+    pub(crate) fn place_aside(&self, name: &str) -> Result<PathBuf, CacheError> {
+        let folder = self.root.join("tmp").join(layout::CORRUPT);
+        fs::create_dir_all(&folder).map_err(|source| io_error(&folder, "created", source))?;
+        Ok((1_u64..)
+            .map(|attempt| folder.join(format!("{name}-{attempt}")))
+            .find(|path| path.symlink_metadata().is_err())
+            .expect("a folder cannot hold as many entries as there are numbers"))
     }
 
     /// Puts on disk all that was stored so far, and hands the digests of its files over, so that they are not hashed

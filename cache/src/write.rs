@@ -9,8 +9,11 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
+mod compact;
+mod lines;
 mod log;
 
+pub use lines::LineFile;
 pub use log::{AppendLog, LogContent, LogLine};
 
 /// Bytes gathered before the file system is asked.

@@ -9,7 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 
-use super::{CacheError, io_error};
+use super::{Cache, CacheError, io_error};
+use crate::listing::{Entry, entries};
 use crate::write::write_atomic;
 
 /// The version of the layout that is drawn in the crate's documentation.
@@ -93,8 +94,14 @@ pub(super) struct Session {
     open: OnceLock<(TempDir, File)>,
 }
 
+/// How the names of sessions' folders begin.
+const SESSION: &str = "session-";
+
 /// The name of the lock inside a session's folder.
 const LOCK: &str = "lock";
+
+/// The name in `tmp/` of the folder for what is damaged.
+pub(super) const CORRUPT: &str = "corrupt";
 
 impl Session {
     pub(super) fn new(parent: &Path) -> Self {
@@ -114,11 +121,70 @@ impl Session {
 }
 
 fn open_session(parent: &Path) -> io::Result<(TempDir, File)> {
-    let folder = tempfile::Builder::new().prefix("session-").tempdir_in(parent)?;
+    // A collection that is under way ends before, and a later one sees this session.
+    let gate = gate(crate::write::parent_of(parent))?;
+    let _unsupported = gate.lock_shared();
+    let folder = tempfile::Builder::new().prefix(SESSION).tempdir_in(parent)?;
     let lock = File::create(folder.path().join(LOCK))?;
-    // On a file system without locks the folder is merely never taken for a leftover.
-    let _unsupported = lock.try_lock();
+    // On a file system without locks the folder is merely never taken for a leftover. Another process may hold the lock
+    // for a moment, to see whether this one lives.
+    let _unsupported = lock.lock();
     Ok((folder, lock))
+}
+
+/// The file of a cache whose lock is shared by processes that begin to write, and held alone by one that removes.
+fn gate(root: &Path) -> io::Result<File> {
+    File::open(root.join("format"))
+}
+
+/// As long as this lives no other process begins to write to the cache, and none removes from it.
+#[derive(Debug)]
+pub struct Gate {
+    _lock: File,
+}
+
+impl Cache {
+    /// Tells other processes that this one works with the cache: what it finds there is not removed by
+    /// [`Cache::remove`] of another process before it ends. Said before the records are opened.
+    ///
+    /// # Errors
+    /// Those of writing to `tmp/`.
+    pub fn hold(&self) -> Result<(), CacheError> {
+        self.session.folder().map(drop)
+    }
+
+    /// Waits for other processes that are removing, and keeps processes from beginning to write.
+    ///
+    /// # Errors
+    /// Those of writing to `tmp/`.
+    pub fn close(&self) -> Result<Gate, CacheError> {
+        // Opened first: with the gate closed this process could not begin to write either.
+        self.hold()?;
+        let lock = gate(&self.root).map_err(|source| io_error(&self.root, "read", source))?;
+        // Where there are no locks, only the sessions tell who is at work.
+        let _unsupported = lock.lock();
+        Ok(Gate { _lock: lock })
+    }
+
+    /// What processes that ended left in `tmp/`, and the names there of other processes that are at work.
+    pub(crate) fn sessions(&self) -> Result<(Vec<Entry>, Vec<String>), CacheError> {
+        let tmp = self.root.join("tmp");
+        let own = self.session.open.get().and_then(|(folder, _)| folder.path().file_name());
+        let (mut leftovers, mut living) = (Vec::new(), Vec::new());
+        for entry in entries(&tmp)? {
+            let old = entry.modified.elapsed().is_ok_and(|age| age > LEFTOVER_AGE);
+            match entry.name.as_str() {
+                CORRUPT => {}
+                name if own.is_some_and(|own| own == name) => {}
+                name if name.starts_with(SESSION) && !is_abandoned(&tmp.join(name)) => {
+                    living.push(entry.name)
+                }
+                name if name.starts_with(SESSION) || old => leftovers.push(entry),
+                _ => {}
+            }
+        }
+        Ok((leftovers, living))
+    }
 }
 
 /// Removes the folders of processes that ended without doing so. Nothing depends on it, so errors are no matter.
@@ -126,7 +192,7 @@ fn remove_leftovers(tmp: &Path) {
     let Ok(entries) = fs::read_dir(tmp) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        if name.to_string_lossy().starts_with("session-") && is_old(&entry) && is_abandoned(&entry.path()) {
+        if name.to_string_lossy().starts_with(SESSION) && is_old(&entry) && is_abandoned(&entry.path()) {
             let _still_there = fs::remove_dir_all(entry.path());
         }
     }
@@ -138,6 +204,13 @@ fn is_old(entry: &fs::DirEntry) -> bool {
     age.is_some_and(|age| age > LEFTOVER_AGE)
 }
 
+/// Whether the owner of a session's folder has ended. One without a lock was killed before it made it, or is about to.
 fn is_abandoned(folder: &Path) -> bool {
-    File::open(folder.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok())
+    match File::open(folder.join(LOCK)) {
+        Ok(lock) => lock.try_lock().is_ok(),
+        Err(_) => folder
+            .metadata()
+            .and_then(|m| m.modified())
+            .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > LEFTOVER_AGE)),
+    }
 }

@@ -3,8 +3,10 @@
 // Helpers of tests may unwrap as the tests themselves do.
 #![allow(clippy::unwrap_used)]
 
+mod check;
 mod digests;
 mod files;
+mod gc;
 mod manifests;
 mod records;
 mod store;
