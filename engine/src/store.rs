@@ -33,7 +33,18 @@ pub enum StoreError {
 impl Store {
     /// Opens the cache in a folder, which is made where it is not there.
     pub fn open(root: &Path) -> Result<Store, StoreError> {
+        Self::of(Cache::open(root)?)
+    }
+
+    /// As [`Store::open`], for a run: what it finds in the cache stays there until it ends.
+    pub fn open_for_run(root: &Path) -> Result<Store, StoreError> {
         let cache = Cache::open(root)?;
+        // A cache that cannot be written to can be read: nobody removes anything from it.
+        let _read_only = cache.hold();
+        Self::of(cache)
+    }
+
+    fn of(cache: Cache) -> Result<Store, StoreError> {
         let records = cache.records()?;
         let digests = cache.file_digests()?;
         Ok(Store { cache, records, digests, unsynced: AtomicBool::new(false) })
