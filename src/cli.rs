@@ -1,8 +1,12 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::units;
 
 /// A declarative workflow engine for experiments on LLM-generated data and fine-tuning.
 #[derive(Debug, Parser)]
@@ -54,12 +58,106 @@ pub enum Command {
     /// Print one row a point of the sweep, one column `stage.metric`
     #[command(after_help = "Example:\n  refrain results sweep.yaml --format csv")]
     Results(Workflow),
-    /// Print the graph as a Mermaid flowchart
-    #[command(after_help = "Example:\n  refrain graph sweep.yaml > sweep.mmd")]
-    Graph(Workflow),
+    /// Print the graph as a Mermaid flowchart or for Graphviz
+    #[command(after_help = "Example:\n  refrain graph sweep.yaml --as dot | dot -Tsvg > sweep.svg")]
+    Graph(Graph),
     /// Check the workflow, its sources, the cache and every `expect` against the lock; computes nothing
     #[command(after_help = "Example:\n  refrain verify sweep.yaml --no-data")]
     Verify(Verify),
+    /// Look after the cache
+    #[command(subcommand)]
+    Cache(Cache),
+    /// Print the JSON Schema of the language, for editors
+    #[command(after_help = "Example:\n  refrain schema > refrain.schema.json")]
+    Schema,
+    /// Print the completions for a shell
+    #[command(
+        after_help = "Example:\n  refrain completions bash > ~/.local/share/bash-completion/completions/refrain"
+    )]
+    Completions(Completions),
+    /// Print the manual page, or write one for each command
+    #[command(
+        after_help = "Example:\n  refrain man | man -l -\n  refrain man --dir /usr/local/share/man/man1"
+    )]
+    Man(Man),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Cache {
+    /// Say what the cache holds
+    #[command(after_help = "Example:\n  refrain cache stat sweep.yaml")]
+    Stat(CacheFolder),
+    /// Hash every artifact, and set aside those whose bytes are not what their name says
+    #[command(
+        after_help = "Example:\n  refrain cache verify --cache /data/refrain\n\nWhat was set aside is made again by \
+                      the next run that needs it. Exit code 3 when anything is damaged."
+    )]
+    Verify(CacheFolder),
+    /// Remove what no lock and no logged run names
+    #[command(
+        after_help = "Example:\n  refrain cache gc sweep.yaml --older-than 30d --max-size 50GB --dry-run\n\n\
+                      What the lock of a workflow names is never removed: the lock of every workflow that was run with \
+                      this cache, and of those named here. Of the rest, without limits, what none of the last 100 runs \
+                      used goes; with `--older-than` what was not used for so long; with `--max-size` the longest unused \
+                      first, until the cache is no larger. While another process works with the cache, artifacts stay."
+    )]
+    Gc(Gc),
+}
+
+/// Which cache.
+#[derive(Debug, Args)]
+pub struct CacheFolder {
+    /// Workflows, for the cache beside them
+    pub workflows: Vec<PathBuf>,
+    /// Folder of the cache [default: REFRAIN_CACHE; or `.refrain` beside the workflow, or here]
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Gc {
+    #[command(flatten)]
+    pub folder: CacheFolder,
+    /// Remove what was last used longer ago, such as `12h`, `30d` or `8w`, and nothing that was used since
+    #[arg(long, value_name = "TIME", value_parser = units::age)]
+    pub older_than: Option<Duration>,
+    /// Remove the longest unused until the cache is no larger, such as `500MB` or `1.5TB`
+    #[arg(long, value_name = "SIZE", value_parser = units::size)]
+    pub max_size: Option<u64>,
+    /// Say what would go and why the rest stays, and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Graph {
+    #[command(flatten)]
+    pub workflow: Workflow,
+    /// The language of the drawing
+    #[arg(long = "as", value_enum, default_value_t = Drawing::Mermaid)]
+    pub drawing: Drawing,
+}
+
+/// The language of a drawing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Drawing {
+    /// A Mermaid flowchart
+    Mermaid,
+    /// For Graphviz
+    Dot,
+}
+
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// The shell
+    pub shell: Shell,
+}
+
+#[derive(Debug, Args)]
+pub struct Man {
+    /// Write a page for each command into this folder
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
 }
 
 /// What every command takes.

@@ -1,11 +1,15 @@
 //! The commands, one file each.
 
+mod cache;
 mod check;
+mod completions;
 mod explain;
 mod graph;
+mod man;
 mod plan;
 mod results;
 mod run;
+mod schema;
 mod show;
 mod verify;
 
@@ -24,7 +28,11 @@ pub fn dispatch(arguments: &Arguments) -> Result<ExitCode, Failure> {
         Command::Explain(node) => explain::explain(node, format),
         Command::Show(show) => show::show(show, format),
         Command::Results(workflow) => results::results(workflow, format),
-        Command::Graph(workflow) => graph::graph(workflow, format),
+        Command::Graph(arguments) => graph::graph(arguments, format),
         Command::Verify(verify) => verify::verify(verify, format),
+        Command::Cache(command) => cache::cache(command, format),
+        Command::Schema => schema::schema(),
+        Command::Completions(completions) => completions::completions(completions, format),
+        Command::Man(man) => man::man(man, format),
     }
 }

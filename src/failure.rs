@@ -6,11 +6,13 @@ use std::process::ExitCode;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use serde_json::json;
 
-use refrain_cache::CacheError;
+use refrain_cache::gc::RemoveError;
+use refrain_cache::{CacheError, ListingError, RecordError};
 use refrain_engine::diagnostic::{Diagnostic, Diagnostics};
 use refrain_engine::kind::StageError;
 use refrain_engine::lock::LockError;
 use refrain_engine::manifest::HashError;
+use refrain_engine::roots::RootsError;
 use refrain_engine::run::Failure as NodeFailure;
 use refrain_engine::source::SourceError;
 use refrain_engine::state::StateError;
@@ -188,6 +190,45 @@ impl From<StoreError> for Failure {
                 "`--cache DIR` or REFRAIN_CACHE name another folder for the cache",
             ),
             _ => Failure::new(ENVIRONMENT, error.to_string()),
+        }
+    }
+}
+
+impl From<CacheError> for Failure {
+    fn from(error: CacheError) -> Failure {
+        StoreError::Cache(error).into()
+    }
+}
+
+impl From<RecordError> for Failure {
+    fn from(error: RecordError) -> Failure {
+        StoreError::Records(error).into()
+    }
+}
+
+impl From<ListingError> for Failure {
+    fn from(error: ListingError) -> Failure {
+        match error {
+            ListingError::Cache(error) => error.into(),
+            ListingError::Records(error) => error.into(),
+        }
+    }
+}
+
+impl From<RemoveError> for Failure {
+    fn from(error: RemoveError) -> Failure {
+        match error {
+            RemoveError::Cache(error) => error.into(),
+            RemoveError::Records(error) => error.into(),
+        }
+    }
+}
+
+impl From<RootsError> for Failure {
+    fn from(error: RootsError) -> Failure {
+        match error {
+            RootsError::Lock(error) => error.into(),
+            RootsError::Runs { .. } => Failure::new(ENVIRONMENT, error.to_string()),
         }
     }
 }

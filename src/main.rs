@@ -7,6 +7,7 @@ mod output;
 mod panics;
 mod progress;
 mod session;
+mod units;
 
 use std::process::ExitCode;
 

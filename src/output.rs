@@ -64,3 +64,8 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) {
 pub fn count(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
+
+/// `1 process is`, `2 processes are`.
+pub fn process(n: usize) -> String {
+    format!("{n} {}", if n == 1 { "process is" } else { "processes are" })
+}

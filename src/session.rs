@@ -1,7 +1,7 @@
 //! What every command begins with: the workflow read and resolved, the cache opened.
 
 use std::mem::ManuallyDrop;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use refrain_cache::Sharing;
@@ -58,15 +58,25 @@ impl Opened {
             Failure::new(INPUT, format!("`{}` is not UTF-8: byte {at} is wrong", path.display()))
         })?;
         let source = SourceText { path: path.clone(), text };
-        let cache = match (&arguments.cache, std::env::var_os("REFRAIN_CACHE")) {
-            (Some(folder), _) => folder.clone(),
-            (None, Some(folder)) if !folder.is_empty() => folder.into(),
-            _ => source.folder().join(".refrain"),
-        };
-        let cache = std::path::absolute(&cache)
-            .map_err(|e| Failure::new(ENVIRONMENT, format!("`{}` is no folder: {e}", cache.display())))?;
+        let cache = cache_folder(arguments.cache.as_deref(), source.folder().join(".refrain"))?;
         Ok(Opened { source, cache, lock: lock::path_of(path) })
     }
+}
+
+/// The folder of the cache, absolute: the one that is named, or else `beside`.
+pub fn cache_folder(named: Option<&Path>, beside: PathBuf) -> Result<PathBuf, Failure> {
+    let folder = match (named, std::env::var_os("REFRAIN_CACHE")) {
+        (Some(folder), _) => folder.into(),
+        (None, Some(folder)) if !folder.is_empty() => folder.into(),
+        _ => beside,
+    };
+    absolute(&folder)
+}
+
+/// A path from the root.
+pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path)
+        .map_err(|e| Failure::new(ENVIRONMENT, format!("`{}` is no path: {e}", path.display())))
 }
 
 impl Session {
@@ -99,6 +109,11 @@ impl Session {
     /// Opens the cache, which makes it where it is not there.
     pub fn store(&self) -> Result<Store, Failure> {
         Ok(Store::open_shared(&self.cache, sharing())?)
+    }
+
+    /// As [`Session::store`], for a run.
+    pub fn store_for_run(&self) -> Result<Store, Failure> {
+        Ok(Store::open_for_run(&self.cache, sharing())?)
     }
 
     /// Opens the cache only where it is there.

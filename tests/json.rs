@@ -94,10 +94,26 @@ fn every_command_prints_what_is_documented() {
     let verify = json(&["verify", "w.yaml"]);
     assert_eq!(verify.code, 3);
     compare("verify", &verify.stdout);
+    compare("cache stat", &json(&["cache", "stat", "w.yaml"]).stdout);
+    space.write(".refrain/tmp/corrupt/old", "");
+    compare("cache gc", &json(&["cache", "gc", "w.yaml", "--dry-run"]).stdout);
+    damage(&space.path(".refrain/objects"));
+    compare("cache verify", &json(&["cache", "verify", "w.yaml"]).stdout);
+    compare("completions", &json(&["completions", "bash"]).stdout);
+    compare("man", &json(&["man"]).stdout);
+    compare("man --dir", &json(&["man", "--dir", "pages"]).stdout);
     space.edit("w.yaml", "task: exact_match", "taks: exact_match");
     let wrong = json(&["check", "w.yaml"]);
     assert_eq!((wrong.code, wrong.stdout.as_str()), (2, ""), "errors go to stderr");
     compare("errors", &wrong.stderr);
+}
+
+/// Damages the first object.
+fn damage(objects: &Path) {
+    let within = std::fs::read_dir(objects).unwrap().next().unwrap().unwrap().path();
+    let object = std::fs::read_dir(within).unwrap().next().unwrap().unwrap().path();
+    std::fs::rename(&object, object.with_extension("sound")).unwrap();
+    std::fs::write(object, "damaged").unwrap();
 }
 
 #[test]

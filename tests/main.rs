@@ -7,6 +7,8 @@ mod space;
 
 mod backends; // which code computes a model
 mod bad_input; // what a run is told of data, models and caches that are wrong
+mod cache; // stat, verify, gc, and the logs of runs
+mod commands; // drawings, completions, manual pages
 #[cfg(unix)]
 mod crash; // faults at every step of a run, and damage to every file of a cache
 mod errors; // what wrong workflows and sources are told
@@ -23,4 +25,5 @@ mod real_input; // the shared folder's data and model, where it is there
 mod rerun; // what an edit makes run again
 mod same_bytes; // what must not change a digest
 mod scale; // graphs wider than what is looked up at once
+mod schema; // the JSON Schema of the language
 mod training; // a killed training, and the reference's training runs written as workflows

@@ -7,10 +7,15 @@ use std::io;
 use std::io::Read;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
+
+use pieces::PIECE;
+
+mod pieces;
 
 /// A BLAKE3 digest: 32 bytes, written as 64 lower-case hexadecimal characters.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -125,28 +130,30 @@ impl Visitor<'_> for AsText {
     }
 }
 
-/// How much of a file is in memory while it is hashed: large enough to keep every core busy on one block.
-const BLOCK: usize = 4 << 20;
-
-/// The digest and the size in bytes of a file, read in blocks that are hashed on all cores.
+/// The digest and the size in bytes of a file, hashed on all cores.
 ///
 /// The file is read rather than mapped, because a source that shrinks while it is mapped ends the process.
 ///
 /// # Errors
 /// Those of opening and reading the file.
 pub fn digest_file(path: &Path) -> io::Result<(Digest, u64)> {
-    digest_open_file(&mut File::open(path)?)
+    digest_open_file(&File::open(path)?, &AtomicU64::new(0))
 }
 
-/// As [`digest_file`], from the current position of an open file to its end.
-pub(crate) fn digest_open_file(file: &mut File) -> io::Result<(Digest, u64)> {
-    let expected = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
-    // One byte more than the file, so that a small file is read whole and its end seen without a second block.
-    let mut block = vec![0; expected.saturating_add(1).min(BLOCK)];
+/// As [`digest_file`], of a file that was just opened; `done` counts the bytes that were hashed.
+pub(crate) fn digest_open_file(file: &File, done: &AtomicU64) -> io::Result<(Digest, u64)> {
+    let length = file.metadata()?.len();
+    if length > PIECE {
+        return Ok((pieces::digest(file, length, done)?, length));
+    }
+    // One byte more than the file, so that its end is seen without a second block. What is no plain file, such as a
+    // pipe, has no length and is read block by block.
+    let mut block = vec![0; if length == 0 { PIECE as usize } else { length as usize + 1 }];
     let mut hasher = blake3::Hasher::new();
     loop {
         let read = fill(file, &mut block)?;
-        hasher.update_rayon(&block[..read]);
+        hasher.update(&block[..read]);
+        done.fetch_add(read as u64, Ordering::Relaxed);
         if read < block.len() {
             return Ok((hasher.finalize().into(), hasher.count()));
         }
@@ -154,7 +161,7 @@ pub(crate) fn digest_open_file(file: &mut File) -> io::Result<(Digest, u64)> {
 }
 
 /// Reads until `block` is full or the file ends; says how many bytes are there.
-fn fill(file: &mut File, block: &mut [u8]) -> io::Result<usize> {
+fn fill(mut file: &File, block: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < block.len() {
         match file.read(&mut block[filled..]) {

@@ -1,12 +1,13 @@
 //! Remembers the digests of files by path, inode, device, size and time, so that a file is hashed once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -144,6 +145,33 @@ impl FileDigests {
         Ok(())
     }
 
+    /// Writes the log at `path` anew without the lines of files that are not as they were or are no more, when they are
+    /// half of it or more. The temporary file is in `scratch`.
+    pub(crate) fn compact(path: &Path, scratch: &Path) -> io::Result<()> {
+        let log = match AppendLog::open_read_only(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            log => log?,
+        };
+        // Of each file the last line counts.
+        let mut last: HashMap<String, (u64, FileIdentity)> = HashMap::new();
+        let mut lines = 0;
+        log.scan_from(0, |offset, payload| {
+            lines += 1;
+            if let Ok(Line { identity, path, .. }) = serde_json::from_str(payload) {
+                last.insert(path.into_owned(), (offset, identity));
+            }
+        })?;
+        let unchanged = |path: &str, identity| {
+            fs::metadata(path).is_ok_and(|metadata| FileIdentity::of(&metadata) == identity)
+        };
+        last.retain(|path, (_, identity)| unchanged(path, *identity));
+        if lines < 2 * last.len() || lines == last.len() {
+            return Ok(());
+        }
+        let live: HashSet<u64> = last.into_values().map(|(offset, _)| offset).collect();
+        AppendLog::rewrite(path, scratch, |offset, _| live.contains(&offset))
+    }
+
     fn remember(&self, path: OsString, entry: Entry) {
         let mut state = self.state();
         // A path that is no UTF-8 has no place in a line; it is known for this process alone.
@@ -175,11 +203,11 @@ impl FileIdentity {
 
 /// Hashes a file that stays as it is meanwhile; says whether it had settled before.
 fn hash_unchanged(path: &Path) -> io::Result<(Digest, FileIdentity, bool)> {
-    let mut file = File::open(path)?;
+    let file = File::open(path)?;
     let before = file.metadata()?;
     // A time in the future is no age, and so never old enough.
     let age = before.modified().ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
-    let (digest, size) = digest_open_file(&mut file)?;
+    let (digest, size) = digest_open_file(&file, &AtomicU64::new(0))?;
     let identity = FileIdentity::of(&before);
     if FileIdentity::of(&file.metadata()?) != identity || size != identity.size {
         return Err(io::Error::other(format!("`{}` changed while it was being hashed", path.display())));

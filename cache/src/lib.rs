@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! .refrain/
-//!   format               `1`: the version of this layout; a newer one is refused, never overwritten
+//!   format               `1`: the version of this layout; a newer one is refused, never overwritten; see [`Cache::close`]
 //!   .gitignore           `*`
 //!   CACHEDIR.TAG         tells backups that all of this can be made again
 //!   objects/ab/cdef…     an artifact under its digest: a read-only file, or a folder of read-only files
@@ -13,7 +13,7 @@
 //!   records/files.log    path, inode, device, size, time → digest of files that were hashed before
 //!   rows/FUNCTION.rows   the row memo: what a function of one row gave, under the digest of the row
 //!   plans/               what complete runs rested on, so that the next one need not plan
-//!   runs/                one event log a run
+//!   runs/                one event log a run, JSON Lines
 //!   unfinished/KEY/      what a node that was stopped had done, for its next run; removed when its record is written
 //!   tmp/session-…/       what one process is writing; removed when it ends, or by a later one when it died
 //!   tmp/corrupt/         objects that were not what their name says, set aside by [`Cache::set_aside`]
@@ -36,7 +36,8 @@
 //! checked lines, which a local file system keeps apart, and their order decides which record of a key is the first.
 //!
 //! What one process computes the others wait for ([`Cache::claim`]), until its session gives no sign of life for a lease
-//! ([`Sharing`]). Locks of files only tell sooner that a process died, and nothing fails where they are missing.
+//! ([`Sharing`]). Locks of files only tell sooner that a process died; that of `format` is taken by a process that
+//! removes ([`Gate`]), and for a moment by one that begins to write. Nothing fails where locks are missing.
 //!
 //! # Identity
 //!
@@ -69,12 +70,15 @@
 #![warn(missing_docs)]
 
 pub mod columns;
+pub mod gc;
 pub mod write;
 
+mod check;
 mod claims;
 mod contained;
 mod digest;
 mod file_digests;
+mod listing;
 mod manifest;
 mod records;
 mod rows;
@@ -82,15 +86,17 @@ mod store;
 mod table;
 mod unfinished;
 
+pub use check::Damage;
 pub use claims::Holder;
 pub use contained::{contained, panic_is_contained};
 pub use digest::{Digest, ParseDigestError, digest_file, digest_listing};
 pub use file_digests::{FileDigests, FileIdentity};
+pub use listing::{Entry, Listing, ListingError, Object, Recorded};
 pub use manifest::{Difference, Key, Manifest};
 pub use records::{Made, Metric, Record, RecordError, Records, Stored};
 pub use rows::Rows;
 pub use store::{
-    Artifact, ArtifactKind, Artifacts, Cache, CacheError, Corrupt, FolderWriter, ScratchDir, Sharing,
+    Artifact, ArtifactKind, Artifacts, Cache, CacheError, Corrupt, FolderWriter, Gate, ScratchDir, Sharing,
 };
 pub use table::{
     Batches, ROW_GROUP_ROWS, SLICE_ROWS, TableError, TableInfo, TableReader, TableWriter, normal_batch,

@@ -180,6 +180,23 @@ impl Records {
         keys
     }
 
+    /// Calls `visit` with every record, in the order of the log. One that cannot be decoded is passed over.
+    ///
+    /// # Errors
+    /// Those of reading the log.
+    pub fn each(&self, mut visit: impl FnMut(Record)) -> Result<(), RecordError> {
+        let Some(log) = &self.log else { return Ok(()) };
+        let state = self.state();
+        let scanned = log.scan_from(0, |offset, payload| {
+            if let Some(key) = payload.get(..KEY).and_then(|key| key.parse().ok())
+                && state.index.get(&key) == Some(&offset)
+            {
+                decode(payload).into_iter().for_each(&mut visit);
+            }
+        });
+        scanned.map(drop).map_err(|source| self.error("read", source))
+    }
+
     /// How many lines of the log were torn or corrupt and are ignored.
     pub fn torn(&self) -> usize {
         self.state().torn
@@ -230,6 +247,27 @@ impl Records {
             self.refresh_locked(&mut state)?;
         }
         Ok(())
+    }
+
+    /// Writes the log anew without torn lines and those of records that do not count, when they are half of it or more.
+    /// The temporary file is in `scratch`; no other process may be at work with the cache.
+    ///
+    /// # Errors
+    /// Those of reading and writing the log.
+    pub(crate) fn compact(self, scratch: &Path) -> Result<(), RecordError> {
+        self.refresh()?;
+        let state = self.state();
+        let Some(log) = &self.log else { return Ok(()) };
+        let mut lines = 0;
+        let scan = log.scan_from(0, |_, _| lines += 1).map_err(|source| self.error("read", source))?;
+        if (lines + scan.torn) < 2 * state.index.len() || lines + scan.torn == state.index.len() {
+            return Ok(());
+        }
+        let counts = |offset, payload: &str| {
+            let key = payload.get(..KEY).and_then(|key| key.parse().ok());
+            key.is_some_and(|key| state.index.get(&key) == Some(&offset))
+        };
+        AppendLog::rewrite(&self.path, scratch, counts).map_err(|source| self.error("written", source))
     }
 
     fn refresh_locked(&self, state: &mut State) -> Result<(), RecordError> {

@@ -1,6 +1,6 @@
 //! The cache folder and its objects: artifacts under their digests, written elsewhere first and moved in when they are on disk.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -20,14 +20,20 @@ use crate::write::{create_dir, create_dir_all, parent_of, rename, set_mode, sync
 mod artifacts;
 mod error;
 mod folder;
+mod gate;
 mod layout;
 mod session;
 
 pub use artifacts::Artifacts;
 pub use error::{CacheError, Corrupt};
 pub use folder::{FolderWriter, ScratchDir};
+pub use gate::Gate;
 pub use session::Sharing;
+
+pub(crate) use folder::listing as listing_of;
 pub(crate) use session::{Session, Watch};
+
+use gate::CORRUPT;
 
 /// Permission bits of a stored file: readable to all whom the folders let in, writable to none.
 const READ_ONLY: u32 = 0o444;
@@ -246,14 +252,6 @@ impl Cache {
         ScratchDir::new_in(&self.session.folder()?)
     }
 
-    /// The names under `tmp/` of the sessions of other processes that may live; what they use must stay.
-    ///
-    /// # Errors
-    /// Those of reading the folder.
-    pub fn live_sessions(&self) -> Result<BTreeSet<String>, CacheError> {
-        self.session.others().map_err(|source| io_error(&self.root.join("tmp"), "read", source))
-    }
-
     pub(crate) fn session(&self) -> &Session {
         &self.session
     }
@@ -297,15 +295,25 @@ impl Cache {
     /// # Errors
     /// Those of creating a folder and renaming.
     pub fn set_aside(&self, artifact: &Artifact) -> Result<PathBuf, CacheError> {
-        let folder = self.root.join("tmp/corrupt");
-        create_dir_all(&folder).map_err(|source| io_error(&folder, "created", source))?;
-        let from = self.object_path(&artifact.digest);
-        let to = (1_u64..)
-            .map(|attempt| folder.join(format!("{}-{attempt}", artifact.digest)))
-            .find(|path| !path.exists())
-            .expect("a folder cannot hold as many entries as there are numbers");
+        self.set_object_aside(&artifact.digest)
+    }
+
+    /// As [`Cache::set_aside`], of the object with this name.
+    pub(crate) fn set_object_aside(&self, digest: &Digest) -> Result<PathBuf, CacheError> {
+        let from = self.object_path(digest);
+        let to = self.place_aside(&digest.to_string())?;
         rename(&from, &to).map_err(|source| io_error(&from, "set aside", source))?;
         Ok(to)
+    }
+
+    /// A free name in `tmp/corrupt/`.
+    pub(crate) fn place_aside(&self, name: &str) -> Result<PathBuf, CacheError> {
+        let folder = self.root.join("tmp").join(CORRUPT);
+        create_dir_all(&folder).map_err(|source| io_error(&folder, "created", source))?;
+        Ok((1_u64..)
+            .map(|attempt| folder.join(format!("{name}-{attempt}")))
+            .find(|path| path.symlink_metadata().is_err())
+            .expect("a folder cannot hold as many entries as there are numbers"))
     }
 
     /// Puts on disk all that was stored so far, and hands the digests of its files over, so that they are not hashed

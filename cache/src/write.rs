@@ -11,15 +11,18 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 mod change;
+mod compact;
 mod entries;
 pub mod faults;
+mod lines;
 mod log;
 mod temp;
 
-pub use change::{PlainFile, copy_file, create_dir_all, sync_all_in, write_plain};
+pub use change::{PlainFile, copy_file, create_dir_all, remove_file, sync_all_in, touch, write_plain};
+pub use lines::LineFile;
 pub use log::{AppendLog, LogContent, LogLine};
 
-pub(crate) use change::{create_dir, remove_dir_all, remove_file, rename, set_mode};
+pub(crate) use change::{create_dir, remove_dir_all, rename, set_mode};
 pub(crate) use entries::{EntryLog, MOST, Place};
 pub(crate) use temp::{TempFile, TempFolder};
 

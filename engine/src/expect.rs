@@ -10,7 +10,7 @@ use crate::workflow::Workflow;
 
 const NUMBER: Type = Type::Float { min: f64::NEG_INFINITY, max: f64::INFINITY, open: false };
 
-static PARAMS: &[Param] = &[
+pub(crate) static PARAMS: &[Param] = &[
     Param::required("stage", Type::Text, "the stage whose figure is meant"),
     Param::required("metric", Type::Text, "the figure's name"),
     Param::optional("at", Type::Map(&Type::Any), "values of axes"),

@@ -76,9 +76,13 @@ impl Request<'_> {
 
     /// One file for a workflow and what was set, whatever the workflow's text was.
     fn file(&self) -> PathBuf {
-        let name = format!("{}\0{}", self.path.display(), self.set.join("\0"));
-        self.cache.join("plans").join(Digest::of_bytes(name.as_bytes()).to_string())
+        self.cache.join("plans").join(name(self.path, self.set))
     }
+}
+
+/// The name of the plan of a workflow with what was set.
+pub fn name(workflow: &Path, set: &[String]) -> String {
+    Digest::of_bytes(format!("{}\0{}", workflow.display(), set.join("\0")).as_bytes()).to_string()
 }
 
 /// What the last complete run said, when nothing that it rested on has changed since.

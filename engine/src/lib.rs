@@ -12,6 +12,7 @@
 //! reads the environment; [`event`] carries everything that a display needs.
 
 pub mod diagnostic;
+pub mod dot;
 pub mod event;
 pub mod expect;
 mod gather;
@@ -25,8 +26,12 @@ pub mod mermaid;
 pub mod metrics;
 pub mod plan;
 pub mod results;
+pub mod roots;
 pub mod run;
+pub mod run_log;
+pub mod schema;
 pub mod source;
+mod stage_graph;
 pub mod state;
 pub mod store;
 pub mod verify;

@@ -12,7 +12,7 @@ use crate::kind::{Param, Type, coerce};
 use crate::state::Done;
 use crate::workflow::Workflow;
 
-static PARAMS: &[Param] = &[
+pub(crate) static PARAMS: &[Param] = &[
     Param::optional("columns", Type::Map(&Type::Text), "heading: `stage.metric`, in this order"),
     Param::optional("mean_over", Type::List(&Type::Text), "axes over which rows are averaged"),
     Param::optional(

@@ -36,7 +36,18 @@ impl Store {
 
     /// As [`Store::open`], with other rules for the processes that share the cache.
     pub fn open_shared(root: &Path, sharing: Sharing) -> Result<Store, StoreError> {
+        Self::of(Cache::open_shared(root, sharing)?)
+    }
+
+    /// As [`Store::open_shared`], for a run: what it finds in the cache stays there until it ends.
+    pub fn open_for_run(root: &Path, sharing: Sharing) -> Result<Store, StoreError> {
         let cache = Cache::open_shared(root, sharing)?;
+        // A cache that cannot be written to can be read: nobody removes anything from it.
+        let _read_only = cache.hold();
+        Self::of(cache)
+    }
+
+    fn of(cache: Cache) -> Result<Store, StoreError> {
         let records = cache.records()?;
         let digests = cache.file_digests()?;
         Ok(Store { cache, records, digests, unsynced: AtomicBool::new(false) })

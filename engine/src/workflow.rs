@@ -2,6 +2,8 @@
 
 mod parse;
 
+pub(crate) use parse::RESOURCES;
+
 use crate::diagnostic::{Diagnostics, SourceText, Span};
 use crate::kind::{Kind, Kinds};
 use crate::yaml::{Key, Node};

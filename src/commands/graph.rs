@@ -4,16 +4,16 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use refrain_engine::mermaid;
+use refrain_engine::{dot, mermaid};
 
-use crate::cli::{Format, Workflow};
+use crate::cli::{self, Drawing, Format};
 use crate::failure::Failure;
 use crate::output;
 use crate::session::Session;
 
-/// Prints a Mermaid flowchart, or all nodes with their inputs as JSON.
-pub fn graph(arguments: &Workflow, format: Format) -> Result<ExitCode, Failure> {
-    let session = Session::open(arguments)?;
+/// Prints the stages in the language of a drawing, or all nodes with their inputs as JSON.
+pub fn graph(arguments: &cli::Graph, format: Format) -> Result<ExitCode, Failure> {
+    let session = Session::open(&arguments.workflow)?;
     let graph = &session.graph;
     if format == Format::Json {
         let nodes: Vec<_> = graph
@@ -30,7 +30,10 @@ pub fn graph(arguments: &Workflow, format: Format) -> Result<ExitCode, Failure> 
             .collect();
         output::json(&json!({ "refrain": 1, "nodes": nodes }));
     } else {
-        output::text(&mermaid::mermaid(graph));
+        output::text(&match arguments.drawing {
+            Drawing::Mermaid => mermaid::mermaid(graph),
+            Drawing::Dot => dot::dot(graph),
+        });
     }
     Ok(ExitCode::SUCCESS)
 }

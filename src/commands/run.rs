@@ -16,13 +16,14 @@ use refrain_engine::kept::{self, Said};
 use refrain_engine::kind::Cancel;
 use refrain_engine::lock::{Lock, LockError};
 use refrain_engine::run::{self, Options, Outcome, Report};
+use refrain_engine::run_log::{self, RunLog};
 use refrain_engine::state::Done;
 
 use crate::cli::{self, Format};
-use crate::failure::{DIFFERENT, Failure, INPUT, INTERRUPTED, STAGE, of_node};
+use crate::failure::{DIFFERENT, ENVIRONMENT, Failure, INPUT, INTERRUPTED, STAGE, of_node};
 use crate::output;
 use crate::progress::{Display, time};
-use crate::session::{Opened, Session};
+use crate::session::{Opened, Session, absolute};
 
 use super::results;
 
@@ -30,22 +31,29 @@ use super::results;
 pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
     let begin = Instant::now();
     let opened = Opened::new(&arguments.workflow)?;
+    let seen = Seen::new(arguments, &opened)?;
     let kept = Kept::new(arguments, format, &opened);
     if let Some(said) = kept.as_ref().and_then(|kept| kept::find(&kept.request())) {
         results::print(&said.results, format);
+        run_log::used(&seen.runs, &seen.run());
         return Ok(unchanged(&said, begin));
     }
     let session = Session::of(opened, &arguments.workflow)?;
     let read = identity(&session.lock);
     let mut lock = read_lock(&session, arguments.locked)?;
-    let store = session.store()?;
+    let store = session.store_for_run()?;
     let cancel = Cancel::default();
     on_interrupt(&cancel)?;
     let options = options(arguments, &session)?;
     let terminal = std::io::stderr().is_terminal();
     let display = Display::new(&session.graph, terminal, arguments.quiet);
-    let events = |event: Event<'_>| display.event(&event);
+    let log = RunLog::create(&seen.runs, &seen.run(), &session.graph);
+    let events = |event: Event<'_>| {
+        log.event(&event);
+        display.event(&event);
+    };
     let report = run::run(&session.graph, &store, &options, &cancel, &events)?;
+    log.end(report.is_complete());
     let mut differs = false;
     if arguments.locked {
         differs = lock.update(&session.graph, &report, options.only.is_none());
@@ -105,7 +113,7 @@ fn on_interrupt(cancel: &Cancel) -> Result<(), Failure> {
         eprintln!("stopping; what is finished is kept (again to stop at once)");
         cancel.cancel();
     };
-    ctrlc::set_handler(handler).map_err(|e| Failure::new(crate::failure::ENVIRONMENT, e.to_string()))
+    ctrlc::set_handler(handler).map_err(|e| Failure::new(ENVIRONMENT, e.to_string()))
 }
 
 fn options<'a>(arguments: &cli::Run, session: &Session) -> Result<Options<'a>, Failure> {
@@ -179,6 +187,29 @@ fn unchanged(said: &Said, begin: Instant) -> ExitCode {
     }
     eprintln!("0 nodes run, {} cached, {}", said.cached, time(begin.elapsed()));
     ExitCode::SUCCESS
+}
+
+/// What the event log says of the run itself.
+struct Seen {
+    /// The folder of the logs.
+    runs: PathBuf,
+    workflow: PathBuf,
+    lock: PathBuf,
+    set: Vec<String>,
+    plan: String,
+}
+
+impl Seen {
+    fn new(arguments: &cli::Run, opened: &Opened) -> Result<Seen, Failure> {
+        let workflow = absolute(&opened.source.path)?;
+        let set = arguments.workflow.set.clone();
+        let plan = kept::name(&workflow, &set);
+        Ok(Seen { runs: opened.cache.join("runs"), lock: absolute(&opened.lock)?, workflow, set, plan })
+    }
+
+    fn run(&self) -> run_log::Run<'_> {
+        run_log::Run { workflow: &self.workflow, lock: &self.lock, set: &self.set, plan: &self.plan }
+    }
 }
 
 /// What identifies a kept plan, for a run of the whole workflow whose report is for people.

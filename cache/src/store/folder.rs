@@ -80,7 +80,7 @@ impl FolderWriter {
 /// The relative paths of all files of a folder, with `/` between names, sorted by their bytes.
 ///
 /// Links are refused: what they lead to is not in the folder that is stored, and may lie anywhere.
-pub(super) fn listing(folder: &Path) -> Result<Vec<String>, CacheError> {
+pub(crate) fn listing(folder: &Path) -> Result<Vec<String>, CacheError> {
     let mut files = Vec::new();
     walk(folder, &mut |path, metadata| {
         let unstorable = |reason| CacheError::Unstorable { path: path.into(), reason };

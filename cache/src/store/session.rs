@@ -17,8 +17,9 @@ use std::thread;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::gate::gate;
 use super::{CacheError, io_error};
-use crate::write::{PlainFile, TempFolder, remove_dir_all};
+use crate::write::{PlainFile, TempFolder, parent_of, remove_dir_all};
 
 /// The first letters of a session's folder.
 const PREFIX: &str = "session-";
@@ -96,6 +97,29 @@ impl Session {
         Ok(self.open.get_or_init(|| opened).folder.path().to_path_buf())
     }
 
+    /// Whose session a name in `tmp/` is, as far as can be told.
+    pub(super) fn presence(&self, name: &str) -> Presence {
+        let own = self.open.get().and_then(|open| open.folder.path().file_name());
+        let folder = self.parent.join(name);
+        let lock = folder.join(LOCK);
+        if !name.starts_with(PREFIX) {
+            Presence::None
+        } else if own.is_some_and(|own| own == name) {
+            Presence::Own
+        } else if lock.exists() && matches!(look(&lock, self.sharing), Look::Ended)
+            || is_abandoned(&self.parent, &folder, self.sharing)
+        {
+            Presence::Ended
+        } else {
+            Presence::Other
+        }
+    }
+
+    /// Whether what was last touched then is of no process that lives.
+    pub(super) fn is_old(&self, modified: SystemTime) -> bool {
+        modified.elapsed().is_ok_and(|age| age > LEFTOVER_AGE)
+    }
+
     /// The names of the sessions of other processes that may live.
     pub(crate) fn others(&self) -> io::Result<BTreeSet<String>> {
         let own = self.open.get().and_then(|open| open.folder.path().file_name());
@@ -117,12 +141,27 @@ impl Session {
 
 impl Open {
     fn new(parent: &Path, sharing: Sharing) -> io::Result<Self> {
+        // A collection that is under way ends before, and a later one sees this session.
+        let gate = gate(parent_of(parent))?;
+        let _unsupported = if sharing.file_locks { gate.lock_shared() } else { Ok(()) };
         let folder = TempFolder::create(parent, PREFIX)?;
         let lock = PlainFile::create(&folder.path().join(LOCK))?;
         let locked = sharing.file_locks && lock.open().try_lock().is_ok();
         let boot = BOOT.as_deref().filter(|_| locked).unwrap_or(NO_LOCK);
         Ok(Self { _beat: Beat::start(lock, boot, sharing.lease / BEATS)?, folder })
     }
+}
+
+/// Whose session a name is.
+pub(super) enum Presence {
+    /// It is no session.
+    None,
+    /// This process's own.
+    Own,
+    /// Another one's, who may live.
+    Other,
+    /// Another one's, who ended.
+    Ended,
 }
 
 /// A thread that gives signs of life until it is dropped.

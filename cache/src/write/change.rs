@@ -6,6 +6,7 @@ use std::io;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
+use std::time::SystemTime;
 
 use super::faults::{self, Needs};
 
@@ -21,6 +22,15 @@ impl PlainFile {
     pub fn create(path: &Path) -> io::Result<Self> {
         faults::step(Needs::Space)?;
         Ok(Self(File::create(path)?))
+    }
+
+    /// Creates a file that is not there yet.
+    ///
+    /// # Errors
+    /// Those of creating the file, and `AlreadyExists`.
+    pub fn create_new(path: &Path) -> io::Result<Self> {
+        faults::step(Needs::Space)?;
+        Ok(Self(File::create_new(path)?))
     }
 
     /// Replaces the first bytes. It is no step: a sign of life comes when it is time, whatever else is done.
@@ -98,8 +108,20 @@ pub(crate) fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
+/// Says that a file is used now, by its time.
+///
+/// # Errors
+/// Those of opening the file and setting its time.
+pub fn touch(path: &Path) -> io::Result<()> {
+    faults::step(Needs::Nothing)?;
+    File::open(path)?.set_modified(SystemTime::now())
+}
+
 /// Removes a file.
-pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// Those of removing it.
+pub fn remove_file(path: &Path) -> io::Result<()> {
     faults::step(Needs::Nothing)?;
     fs::remove_file(path)
 }

@@ -237,7 +237,7 @@ impl Read for PositionedReader<'_> {
 }
 
 /// The check that opens the line of a payload.
-fn check_of(payload: &str) -> String {
+pub(super) fn check_of(payload: &str) -> String {
     let mut hex = blake3::hash(payload.as_bytes()).to_hex().to_string();
     hex.truncate(CHECK);
     hex

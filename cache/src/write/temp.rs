@@ -14,7 +14,7 @@ use super::faults::{self, Needs};
 use super::{parent_of, sync_dir, sync_file};
 
 /// Bytes gathered before the file system is asked.
-const BUFFER: usize = 128 << 10;
+pub(super) const BUFFER: usize = 128 << 10;
 
 /// What the names of temporary files begin and end with: no other file's look like that.
 const NAME: (&str, &str) = (".refrain-", ".tmp");

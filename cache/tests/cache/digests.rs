@@ -31,8 +31,9 @@ fn a_text_that_is_no_digest_is_refused_with_the_reason() {
 #[test]
 fn a_file_has_the_digest_of_its_bytes_at_every_block_border() {
     let folder = tempfile::tempdir().unwrap();
-    let block = 4 << 20;
-    for size in [0, 1, 1024, 1025, block - 1, block, block + 1, 2 * block, 2 * block + 77] {
+    let piece = 256 << 10;
+    let pieces = [piece - 1, piece, piece + 1, 2 * piece, 2 * piece + 77, 3 * piece, 5 * piece - 1];
+    for size in [0, 1, 1024, 1025, 17 * piece + 1024, 32 * piece].into_iter().chain(pieces) {
         let bytes: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
         let path = folder.path().join("file");
         fs::write(&path, &bytes).unwrap();

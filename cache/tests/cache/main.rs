@@ -3,9 +3,11 @@
 // Helpers of tests may unwrap as the tests themselves do.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
+mod check;
 mod claims;
 mod digests;
 mod files;
+mod gc;
 mod manifests;
 mod records;
 mod rows;

@@ -13,7 +13,7 @@ const SECTIONS: [&str; 10] =
     ["refrain", "name", "description", "params", "models", "data", "stages", "sweep", "expect", "results"];
 const SETTINGS: [&str; 4] = ["description", "resources", "retry", "timeout"];
 
-static RESOURCES: &[Param] = &[
+pub(crate) static RESOURCES: &[Param] = &[
     Param::optional("threads", Type::Int { min: 1, max: 4096 }, "threads that the stage may use"),
     Param::optional("batch", Type::Int { min: 1, max: 1_000_000 }, "rows computed together"),
 ];

@@ -1,0 +1,126 @@
+//! Checks a whole cache: every object against its name, every line of its logs against its check.
+
+use std::cmp::Reverse;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+
+use rayon::prelude::*;
+
+use crate::digest::{Digest, digest_listing, digest_open_file};
+use crate::listing::{Listing, Object};
+use crate::store::{Cache, CacheError, Corrupt, Gate, io_error, listing_of};
+use crate::write::AppendLog;
+
+/// The logs of checked lines, relative to the cache folder.
+const LOGS: [&str; 2] = ["records/records.log", "records/files.log"];
+
+/// An object that is not what its name says, or a log with lines that are not as they were written.
+#[derive(Debug)]
+pub enum Damage {
+    /// An object, and where it is now; the next run that needs it makes it again.
+    Object {
+        /// Its name.
+        digest: Digest,
+        /// What is wrong with it.
+        fault: Corrupt,
+        /// Where it was set aside.
+        aside: PathBuf,
+    },
+    /// A log. What its lines said is made or hashed again where it is needed.
+    Log {
+        /// The log.
+        path: PathBuf,
+        /// How many of its lines are damaged.
+        lines: usize,
+        /// Where the whole log was set aside, now that it was written anew without them; `None` while another process
+        /// works with the cache.
+        aside: Option<PathBuf>,
+    },
+}
+
+impl Cache {
+    /// Hashes every object of the listing and sets aside those whose bytes are not what their name says. No digest that
+    /// was remembered is trusted; `done` counts the bytes that were hashed.
+    ///
+    /// # Errors
+    /// Those of setting aside; the objects are all hashed before.
+    pub fn verify_objects(&self, listing: &Listing, done: &AtomicU64) -> Result<Vec<Damage>, CacheError> {
+        let mut objects: Vec<&Object> = listing.objects.iter().collect();
+        // The large ones first, so that no core is left alone with one at the end.
+        objects.sort_by_key(|object| (Reverse(object.bytes), object.digest));
+        let faults: Vec<(Digest, Corrupt)> = objects
+            .into_par_iter()
+            .with_max_len(1)
+            .filter_map(|object| Some((object.digest, self.fault(object, done)?)))
+            .collect();
+        let aside = |(digest, fault)| {
+            let aside = self.set_object_aside(&digest)?;
+            Ok(Damage::Object { digest, fault, aside })
+        };
+        faults.into_iter().map(aside).collect()
+    }
+
+    /// What is wrong with an object. One that was removed since it was listed is no damage.
+    fn fault(&self, object: &Object, done: &AtomicU64) -> Option<Corrupt> {
+        let path = self.object_path(&object.digest);
+        match hash(&path, object.folder, done) {
+            Ok(found) if found == object.digest => None,
+            Ok(found) => Some(Corrupt::Digest { path, found }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !path.exists() => None,
+            Err(source) => Some(Corrupt::Unreadable { path, source }),
+        }
+    }
+
+    /// Checks every line of the logs. A log with damaged lines is set aside and written anew without them, unless
+    /// another process works with the cache.
+    ///
+    /// # Errors
+    /// Those of reading and writing the logs.
+    pub fn verify_logs(&self) -> Result<Vec<Damage>, CacheError> {
+        let mut damages = Vec::new();
+        for log in LOGS {
+            let path = self.root().join(log);
+            let refused = |source| io_error(&path, "read", source);
+            let lines = torn(&path).map_err(refused)?;
+            if lines == 0 {
+                continue;
+            }
+            let gate = self.close()?;
+            let alone = self.sessions()?.1.is_empty();
+            let aside = if alone { Some(self.rewrite_log(&path, &gate)?) } else { None };
+            damages.push(Damage::Log { path, lines, aside });
+        }
+        Ok(damages)
+    }
+
+    fn rewrite_log(&self, path: &Path, _alone: &Gate) -> Result<PathBuf, CacheError> {
+        let refused = |source| io_error(path, "written", source);
+        let name = path.file_name().expect("a log has a name").to_string_lossy();
+        let aside = self.place_aside(&name)?;
+        std::fs::hard_link(path, &aside).map_err(refused)?;
+        AppendLog::rewrite(path, &self.session_folder()?, |_, _| true).map_err(refused)?;
+        Ok(aside)
+    }
+}
+
+fn hash(path: &Path, folder: bool, done: &AtomicU64) -> io::Result<Digest> {
+    let hash = |path: &Path| Ok(digest_open_file(&File::open(path)?, done)?.0);
+    if !folder {
+        return hash(path);
+    }
+    let files = listing_of(path).map_err(io::Error::other)?;
+    let digests: io::Result<Vec<(String, Digest)>> =
+        files.into_par_iter().map(|relative| Ok((relative.clone(), hash(&path.join(relative))?))).collect();
+    Ok(digest_listing(&digests?))
+}
+
+/// How many lines of a log are damaged or cut off; a log that is not there has none.
+fn torn(path: &Path) -> io::Result<usize> {
+    match AppendLog::open_read_only(path) {
+        Ok(log) => log.scan_from(0, |_, _| {}).map(|scan| scan.torn + usize::from(scan.cut_off)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
+    }
+}

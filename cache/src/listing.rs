@@ -1,0 +1,209 @@
+//! What lies in a cache folder: every object, record, memo and leftover, with its size and its time.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::digest::Digest;
+use crate::manifest::Key;
+use crate::records::{RecordError, Records};
+use crate::store::{ArtifactKind, Cache, CacheError, io_error};
+
+/// Everything in a cache folder. What it says of files that other processes write meanwhile may be out of date.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Listing {
+    /// The objects, sorted by digest.
+    pub objects: Vec<Object>,
+    /// The records, sorted by key.
+    pub records: Vec<Recorded>,
+    /// The files of the row memo.
+    pub rows: Vec<Entry>,
+    /// What stopped nodes left, under their keys.
+    pub unfinished: Vec<Entry>,
+    /// What complete runs rested on.
+    pub plans: Vec<Entry>,
+    /// The event logs of runs.
+    pub runs: Vec<Entry>,
+    /// What was set aside because it was damaged.
+    pub corrupt: Vec<Entry>,
+    /// What processes that ended left in `tmp/`.
+    pub leftovers: Vec<Entry>,
+    /// The names in `tmp/` of other processes that write to the cache now.
+    pub sessions: Vec<String>,
+}
+
+/// An object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    /// Its name.
+    pub digest: Digest,
+    /// Whether it is a folder.
+    pub folder: bool,
+    /// Size in bytes: of the file, or of all files of the folder.
+    pub bytes: u64,
+    /// When it came into the cache.
+    pub stored: SystemTime,
+}
+
+/// What a listing says of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// Its key.
+    pub key: Key,
+    /// Its artifacts.
+    pub outputs: Vec<(Digest, ArtifactKind)>,
+    /// The models that its adapters belong to; those that the workflow reads lie elsewhere.
+    pub bases: Vec<Digest>,
+}
+
+/// A file or folder with a name of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The name in its folder.
+    pub name: String,
+    /// Size in bytes, of a folder that of all files in it.
+    pub bytes: u64,
+    /// When it was last written to.
+    pub modified: SystemTime,
+}
+
+impl Cache {
+    /// Lists what is in the cache. Nothing is hashed.
+    ///
+    /// # Errors
+    /// Those of reading folders and records.
+    pub fn listing(&self, records: &Records) -> Result<Listing, ListingError> {
+        let (leftovers, sessions) = self.sessions()?;
+        let folder = |name: &str| entries(&self.root().join(name));
+        Ok(Listing {
+            objects: objects(&self.root().join("objects"))?,
+            records: recorded(records)?,
+            rows: folder("rows")?,
+            unfinished: folder("unfinished")?,
+            plans: folder("plans")?,
+            runs: folder("runs")?,
+            corrupt: folder("tmp/corrupt")?,
+            leftovers,
+            sessions,
+        })
+    }
+}
+
+/// Why a cache could not be listed.
+#[derive(Debug, thiserror::Error)]
+pub enum ListingError {
+    /// A folder.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The records.
+    #[error(transparent)]
+    Records(#[from] RecordError),
+}
+
+fn recorded(records: &Records) -> Result<Vec<Recorded>, RecordError> {
+    let mut listed = Vec::new();
+    records.each(|record| {
+        let outputs = record.outputs.values().map(|artifact| (artifact.digest, artifact.kind)).collect();
+        let bases = record.outputs.values().filter_map(|artifact| artifact.base).collect();
+        listed.push(Recorded { key: record.key, outputs, bases });
+    })?;
+    listed.sort_unstable_by_key(|recorded| recorded.key);
+    Ok(listed)
+}
+
+/// The objects; what has no digest for a name was put there by somebody else and is passed over.
+fn objects(folder: &Path) -> Result<Vec<Object>, CacheError> {
+    let mut objects = Vec::new();
+    for first in names(folder)? {
+        let within = folder.join(&first);
+        if first.len() != 2 || !within.is_dir() {
+            continue;
+        }
+        for rest in names(&within)? {
+            let Ok(digest) = format!("{first}{rest}").parse() else { continue };
+            let path = within.join(&rest);
+            if let Some(object) = gone(object(digest, &path), &path)? {
+                objects.push(object);
+            }
+        }
+    }
+    objects.sort_unstable_by_key(|object| object.digest);
+    Ok(objects)
+}
+
+fn object(digest: Digest, path: &Path) -> io::Result<Object> {
+    let metadata = path.symlink_metadata()?;
+    // A command may set the time of what it writes; when the object was moved in it cannot.
+    let changed = UNIX_EPOCH + Duration::new(metadata.ctime().max(0) as u64, metadata.ctime_nsec() as u32);
+    let bytes = size(path, &metadata)?;
+    Ok(Object { digest, folder: metadata.is_dir(), bytes, stored: changed })
+}
+
+/// The entries of a folder, sorted by name; one that is not there has none.
+pub(crate) fn entries(folder: &Path) -> Result<Vec<Entry>, CacheError> {
+    let mut entries = Vec::new();
+    for name in names(folder)? {
+        let path = folder.join(&name);
+        entries.extend(gone(entry(name, &path), &path)?);
+    }
+    Ok(entries)
+}
+
+fn entry(name: String, path: &Path) -> io::Result<Entry> {
+    let metadata = path.symlink_metadata()?;
+    Ok(Entry { name, bytes: size(path, &metadata)?, modified: metadata.modified()? })
+}
+
+/// The names in a folder, sorted. One that is not UTF-8 is none that a cache gives.
+fn names(folder: &Path) -> Result<Vec<String>, CacheError> {
+    let refused = |source| io_error(folder, "read", source);
+    let listed = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        listed => listed.map_err(refused)?,
+    };
+    let mut names = Vec::new();
+    for entry in listed {
+        names.extend(entry.map_err(refused)?.file_name().into_string().ok());
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Bytes of a file, or of all files below a folder.
+fn size(path: &Path, metadata: &fs::Metadata) -> io::Result<u64> {
+    if !metadata.is_dir() {
+        return Ok(metadata.len());
+    }
+    let mut bytes = 0;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        bytes += size(&entry.path(), &entry.metadata()?)?;
+    }
+    Ok(bytes)
+}
+
+/// What was removed by another process since its folder was read is not there.
+fn gone<T>(found: io::Result<T>, path: &Path) -> Result<Option<T>, CacheError> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(io_error(path, "read", source)),
+    }
+}
+
+impl Listing {
+    /// The kind of each object as its records say; an object that no record names has none.
+    pub fn kinds(&self) -> BTreeMap<Digest, ArtifactKind> {
+        self.records.iter().flat_map(|recorded| recorded.outputs.iter().copied()).collect()
+    }
+}
+
+impl Recorded {
+    /// The objects that it needs.
+    pub fn objects(&self) -> impl Iterator<Item = Digest> + '_ {
+        self.outputs.iter().map(|(digest, _)| *digest).chain(self.bases.iter().copied())
+    }
+}

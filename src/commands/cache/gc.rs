@@ -1,0 +1,155 @@
+//! `refrain cache gc`: removes what no lock and no logged run names.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use refrain_cache::gc::{self, Amount, Limits, Plan, Removal, Stays, What};
+use refrain_engine::lock;
+use refrain_engine::roots::{self, Found};
+
+use crate::cli::{self, Format};
+use crate::failure::{Failure, INPUT};
+use crate::progress::time;
+use crate::{output, session, units};
+
+use super::Opened;
+
+/// Plans, shows, and, unless it is a dry run, removes.
+pub fn gc(opened: &Opened, arguments: &cli::Gc, format: Format) -> Result<ExitCode, Failure> {
+    // Between the plan and the removal no process may begin to rely on anything.
+    let gate = if arguments.dry_run { None } else { Some(opened.cache.close()?) };
+    let named: Vec<PathBuf> = arguments
+        .folder
+        .workflows
+        .iter()
+        .map(|workflow| session::absolute(&lock::path_of(workflow)))
+        .collect::<Result<_, _>>()?;
+    let found = roots::find(opened.cache.root(), &named)?;
+    if found.locks.is_empty() && found.runs == 0 {
+        return Err(Failure::with_hint(
+            INPUT,
+            "no lock and no run of this cache is known, so everything would go",
+            "name the workflows whose results stay",
+        ));
+    }
+    let (records, listing) = opened.list()?;
+    let limits = Limits { older_than: arguments.older_than, max_size: arguments.max_size };
+    let now = SystemTime::now();
+    let plan = gc::plan(&listing, &found.roots, &limits, now);
+    if let Some(gate) = gate {
+        opened.cache.remove(&plan, records, gate)?;
+    }
+    if format == Format::Json {
+        output::json(&to_json(&plan, &found, arguments.dry_run));
+    } else {
+        show(&plan, &found, arguments.dry_run, now);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(plan: &Plan, found: &Found, dry_run: bool, now: SystemTime) {
+    if dry_run {
+        for Removal { what, bytes, used } in &plan.removals {
+            let age = now.duration_since(*used).unwrap_or_default();
+            let size = units::bytes(*bytes);
+            output::line(&format!(
+                "{:16}  {size:>8}  unused for {:7}  {}",
+                word(what),
+                time(age),
+                name(what)
+            ));
+        }
+        for workflow in &found.gone {
+            output::line(&format!("the workflow `{}` is no more", workflow.display()));
+        }
+    }
+    for (why, Amount { count, bytes }) in &plan.stays {
+        let why = match why {
+            Stays::Locked => format!("{} names them", output::count(found.locks.len(), "lock")),
+            Stays::Used => format!("the last {} used them", output::count(found.runs, "run")),
+            Stays::Within => "they are within the limits".into(),
+            Stays::AtWork => format!("{} at work", output::process(plan.sessions.len())),
+        };
+        output::line(&format!("{count} stay, {}: {why}", units::bytes(*bytes)));
+    }
+    let mut artifacts = 0;
+    let mut records = 0;
+    let mut others = 0;
+    for removal in &plan.removals {
+        match removal.what {
+            What::Object(_) => artifacts += 1,
+            What::Record(_) => records += 1,
+            _ => others += 1,
+        }
+    }
+    output::line(&format!(
+        "{}, {} and {} {}, {}",
+        output::count(artifacts, "artifact"),
+        output::count(records, "record"),
+        output::count(others, "other file"),
+        if dry_run { "would go" } else { "removed" },
+        units::bytes(plan.bytes()),
+    ));
+}
+
+fn word(what: &What) -> &'static str {
+    match what {
+        What::Record(_) => "record",
+        What::Object(_) => "artifact",
+        What::Rows(_) => "rows",
+        What::Unfinished(_) => "unfinished",
+        What::Plan(_) => "plan",
+        What::Leftover(_) => "leftover",
+        What::Corrupt(_) => "corrupt",
+    }
+}
+
+fn name(what: &What) -> String {
+    match what {
+        What::Record(key) => key.to_string(),
+        What::Object(digest) => digest.to_string(),
+        What::Rows(name)
+        | What::Unfinished(name)
+        | What::Plan(name)
+        | What::Leftover(name)
+        | What::Corrupt(name) => name.clone(),
+    }
+}
+
+fn to_json(plan: &Plan, found: &Found, dry_run: bool) -> Value {
+    let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let removals: Vec<Value> = plan
+        .removals
+        .iter()
+        .map(|Removal { what, bytes, used }| {
+            json!({ "what": word(what), "name": name(what), "bytes": bytes, "used": seconds(*used) })
+        })
+        .collect();
+    let stays: Vec<Value> = plan
+        .stays
+        .iter()
+        .map(|(why, amount)| {
+            let why = match why {
+                Stays::Locked => "locked",
+                Stays::Used => "used",
+                Stays::Within => "within_limits",
+                Stays::AtWork => "at_work",
+            };
+            json!({ "why": why, "count": amount.count, "bytes": amount.bytes })
+        })
+        .collect();
+    json!({
+        "refrain": 1,
+        "dry_run": dry_run,
+        "bytes": plan.bytes(),
+        "removals": removals,
+        "stays": stays,
+        "locks": found.locks,
+        "runs": found.runs,
+        "gone": found.gone,
+        "at_work": plan.sessions,
+    })
+}

@@ -1,0 +1,139 @@
+//! `refrain cache verify`: every artifact hashed, every line of the logs checked.
+
+use std::collections::BTreeSet;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use refrain_cache::{Cache, Corrupt, Damage, Digest, Listing};
+
+use crate::cli::Format;
+use crate::failure::{DIFFERENT, Failure};
+use crate::progress::time;
+use crate::{output, units};
+
+use super::{Opened, within};
+
+/// What takes no longer than this needs no progress.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Shortest time between two lines where stderr is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+/// Shortest time between two changes of the line on a terminal.
+const REDRAW_EVERY: Duration = Duration::from_millis(200);
+
+/// Hashes the whole cache; what is damaged is set aside and named.
+pub fn verify(opened: &Opened, format: Format) -> Result<ExitCode, Failure> {
+    let begin = Instant::now();
+    let cache = &opened.cache;
+    let mut damages = cache.verify_logs()?;
+    let (_, listing) = opened.list()?;
+    let total: u64 = listing.objects.iter().map(|object| object.bytes).sum();
+    damages.extend(hash(cache, &listing, total)?);
+    let elapsed = begin.elapsed();
+    let missing = missing(&listing);
+    let code = if damages.is_empty() { 0 } else { DIFFERENT };
+    if format == Format::Json {
+        output::json(&json!({
+            "refrain": 1,
+            "exit_code": code,
+            "artifacts": listing.objects.len(),
+            "bytes": total,
+            "seconds": elapsed.as_secs_f64(),
+            "missing": missing,
+            "damaged": damages.iter().map(|damage| to_json(cache, damage)).collect::<Vec<_>>(),
+        }));
+        return Ok(ExitCode::from(code));
+    }
+    for damage in &damages {
+        let (path, fault, aside) = told(cache, damage);
+        let aside = match aside {
+            Some(aside) => format!("set aside as `{aside}`"),
+            None => "left, because another process works with the cache".into(),
+        };
+        output::line(&format!("damaged  `{path}` {fault}; {aside}"));
+    }
+    if missing > 0 {
+        let artifacts = output::count(missing, "artifact");
+        output::line(&format!("missing  {artifacts} that records name; a run that needs it makes it again"));
+    }
+    let rate = total as f64 / elapsed.as_secs_f64().max(1e-9);
+    output::line(&format!(
+        "{} hashed, {}, {}, {}/s; {}",
+        output::count(listing.objects.len(), "artifact"),
+        units::bytes(total),
+        time(elapsed),
+        units::bytes(rate as u64),
+        match damages.len() {
+            0 => "nothing is damaged".into(),
+            n => format!("{n} damaged; a run that needs it makes it again"),
+        }
+    ));
+    Ok(ExitCode::from(code))
+}
+
+/// How many artifacts of records the cache does not hold.
+fn missing(listing: &Listing) -> usize {
+    let there: BTreeSet<Digest> = listing.objects.iter().map(|object| object.digest).collect();
+    let named: BTreeSet<Digest> =
+        listing.records.iter().flat_map(|r| r.outputs.iter().map(|(digest, _)| *digest)).collect();
+    named.difference(&there).count()
+}
+
+/// The path in the cache folder, what is wrong there, and where it is now.
+fn told(cache: &Cache, damage: &Damage) -> (String, String, Option<String>) {
+    match damage {
+        Damage::Object { digest, fault, aside } => {
+            let fault = match fault {
+                Corrupt::Digest { found, .. } => format!("has the digest {found}, which is not its name"),
+                Corrupt::Unreadable { source, .. } => format!("could not be read: {source}"),
+                other => other.to_string(),
+            };
+            (within(cache, &cache.object_path(digest)), fault, Some(within(cache, aside)))
+        }
+        Damage::Log { path, lines, aside } => {
+            let fault = format!("has {}", output::count(*lines, "damaged line"));
+            (within(cache, path), fault, aside.as_ref().map(|aside| within(cache, aside)))
+        }
+    }
+}
+
+fn to_json(cache: &Cache, damage: &Damage) -> Value {
+    let (path, fault, aside) = told(cache, damage);
+    json!({ "path": path, "message": fault, "aside": aside })
+}
+
+/// Hashes, with a line on stderr that says how far it is, should it take long.
+fn hash(cache: &Cache, listing: &Listing, total: u64) -> Result<Vec<Damage>, Failure> {
+    let done = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let (stop, stopped) = mpsc::channel::<()>();
+        let done = &done;
+        scope.spawn(move || show(&stopped, done, total));
+        let damages = cache.verify_objects(listing, done);
+        drop(stop);
+        Ok(damages?)
+    })
+}
+
+#[expect(clippy::print_stderr, reason = "progress goes to stderr")]
+fn show(stopped: &Receiver<()>, done: &AtomicU64, total: u64) {
+    let begin = Instant::now();
+    let terminal = std::io::stderr().is_terminal();
+    let mut wait = PATIENCE;
+    while stopped.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+        wait = if terminal { REDRAW_EVERY } else { LINE_EVERY };
+        let hashed = done.load(Ordering::Relaxed);
+        let rate = hashed as f64 / begin.elapsed().as_secs_f64();
+        let left = Duration::from_secs_f64((total.saturating_sub(hashed) as f64 / rate.max(1.0)).min(1e9));
+        let (hashed, total, rate) = (units::bytes(hashed), units::bytes(total), units::bytes(rate as u64));
+        let line = format!("{hashed} of {total}, {rate}/s, {} left", time(left));
+        if terminal { eprint!("\r\x1b[K{line}") } else { eprintln!("{line}") }
+    }
+    if terminal && wait != PATIENCE {
+        eprint!("\r\x1b[K");
+    }
+}

@@ -1,0 +1,14 @@
+//! `refrain schema`: the JSON Schema of the language.
+
+use std::process::ExitCode;
+
+use refrain_engine::schema;
+
+use crate::failure::Failure;
+use crate::output;
+
+/// Prints the schema, which is JSON in every format.
+pub fn schema() -> Result<ExitCode, Failure> {
+    output::json(&schema::schema(&refrain_stages::kinds()));
+    Ok(ExitCode::SUCCESS)
+}
