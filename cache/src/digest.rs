@@ -12,6 +12,8 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
+use crate::plain::open_plain;
+
 /// A BLAKE3 digest: 32 bytes, written as 64 lower-case hexadecimal characters.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
@@ -106,7 +108,7 @@ const BLOCK: usize = 4 << 20;
 /// # Errors
 /// Those of opening and reading the file.
 pub fn digest_file(path: &Path) -> io::Result<(Digest, u64)> {
-    digest_open_file(&mut File::open(path)?)
+    digest_open_file(&mut open_plain(path)?)
 }
 
 /// As [`digest_file`], from the current position of an open file to its end.

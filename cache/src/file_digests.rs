@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, digest_open_file};
+use crate::plain::open_plain;
 use crate::write::AppendLog;
 
 /// A file this young may change again within the resolution of its time stamp, so its digest is not remembered.
@@ -162,7 +163,7 @@ impl FileIdentity {
 
 /// Hashes a file that stays as it is meanwhile; says whether it had settled before.
 fn hash_unchanged(path: &Path) -> io::Result<(Digest, FileIdentity, bool)> {
-    let mut file = File::open(path)?;
+    let mut file = open_plain(path)?;
     let before = file.metadata()?;
     // A time in the future is no age, and so never old enough.
     let age = before.modified().ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());

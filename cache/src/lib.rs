@@ -69,6 +69,7 @@ mod contained;
 mod digest;
 mod file_digests;
 mod manifest;
+mod plain;
 mod records;
 mod store;
 mod table;
@@ -78,6 +79,7 @@ pub use contained::{contained, panic_is_contained};
 pub use digest::{Digest, ParseDigestError, digest_file, digest_listing};
 pub use file_digests::{FileDigests, FileIdentity};
 pub use manifest::{Difference, Key, Manifest};
+pub use plain::{open_plain, read_plain};
 pub use records::{Metric, Record, RecordError, Records, Stored};
 pub use store::{Artifact, ArtifactKind, Cache, CacheError, Corrupt, FolderWriter, ScratchDir};
 pub use table::{
