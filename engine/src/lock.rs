@@ -1,12 +1,13 @@
 //! The lock beside a workflow: for every source, model and node its key, outputs and figures, a line each.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use refrain_cache::write::write_atomic;
-use refrain_cache::{Artifact, Digest, Key, Metric};
+use refrain_cache::{Artifact, Digest, Key, Metric, read_plain};
 
 use crate::graph::Graph;
 use crate::run::{Outcome, Report};
@@ -14,6 +15,9 @@ use crate::state::Done;
 
 /// Version of the lock's lines.
 pub const VERSION: u32 = 1;
+
+/// Largest lock that is read in bytes: that of a million nodes.
+const MAX_BYTES: u64 = 1 << 30;
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -95,7 +99,7 @@ pub fn path_of(workflow: &Path) -> PathBuf {
 impl Lock {
     /// Reads a lock.
     pub fn read(path: &Path) -> Result<Lock, LockError> {
-        let text = std::fs::read_to_string(path).map_err(|error| match error.kind() {
+        let text = read(path).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => LockError::Missing(path.into()),
             _ => LockError::Io { path: path.into(), error },
         })?;
@@ -157,6 +161,11 @@ impl Lock {
     pub fn keys(&self) -> BTreeMap<String, Key> {
         self.lines.iter().map(|(name, line)| (name.clone(), line.key)).collect()
     }
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let bytes = read_plain(path, MAX_BYTES)?;
+    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
 }
 
 fn line(name: &str, kind: &str, done: &Done) -> Line {
