@@ -8,6 +8,7 @@ mod panics;
 mod progress;
 mod session;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -22,8 +23,10 @@ fn main() -> ExitCode {
     let arguments = cli::Arguments::parse();
     #[cfg(feature = "mistralrs")]
     refrain_stages::backend::register_mistralrs(&refrain_mistralrs::Mistralrs);
-    match commands::dispatch(&arguments) {
-        Ok(code) => code,
-        Err(failure) => failure.report(arguments.format),
+    match catch_unwind(AssertUnwindSafe(|| commands::dispatch(&arguments))) {
+        Ok(Ok(code)) => code,
+        Ok(Err(failure)) => failure.report(arguments.format),
+        // The hook has said where, and asked for a report.
+        Err(_) => ExitCode::from(failure::ENVIRONMENT),
     }
 }

@@ -4,11 +4,15 @@
 #![allow(clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)]
 
 mod space;
+mod thrift; // Parquet files written by hand
 
 mod backends; // which code computes a model
 mod bad_input; // what a run is told of data, models and caches that are wrong
 mod errors; // what wrong workflows and sources are told
 mod examples; // that the examples' data are what makes them
+mod hostile; // workflows and files that were made to break a reader
+mod hostile_models; // models' folders that were made to break one
+mod hostile_tables; // tables that were made to break one
 #[cfg(unix)]
 mod interrupt; // Ctrl-C
 mod json; // the JSON output against its documentation

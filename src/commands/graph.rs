@@ -7,7 +7,7 @@ use serde_json::json;
 use refrain_engine::mermaid;
 
 use crate::cli::{Format, Workflow};
-use crate::failure::Failure;
+use crate::failure::{Failure, shown};
 use crate::output;
 use crate::session::Session;
 
@@ -30,7 +30,7 @@ pub fn graph(arguments: &Workflow, format: Format) -> Result<ExitCode, Failure> 
             .collect();
         output::json(&json!({ "refrain": 1, "nodes": nodes }));
     } else {
-        output::text(&mermaid::mermaid(graph));
+        output::text(&shown(&mermaid::mermaid(graph)));
     }
     Ok(ExitCode::SUCCESS)
 }
