@@ -1,6 +1,7 @@
 //! Every way a command can end badly: its heading, its words, its exit code.
 
 use std::io::IsTerminal;
+use std::ops::Range;
 use std::process::ExitCode;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
@@ -19,6 +20,7 @@ use refrain_engine::state::StateError;
 use refrain_engine::store::StoreError;
 
 use crate::cli::Format;
+use crate::output;
 
 /// Exit code: a stage failed, or an `expect` does not hold.
 pub const STAGE: u8 = 1;
@@ -63,7 +65,7 @@ impl Failure {
     pub fn report(&self, format: Format) -> ExitCode {
         let code = self.code();
         if format == Format::Json {
-            eprintln!("{}", self.json());
+            eprintln!("{}", output::escaped(&self.json().to_string()));
         } else {
             eprintln!("{}", self.text(colour()));
         }
@@ -82,7 +84,7 @@ impl Failure {
             Failure::Workflow(diagnostics) => diagnostics_text(diagnostics, colour),
             Failure::Plain { message, hint, .. } => {
                 let hint = hint.as_ref().map(|h| format!("\n  = help: {h}")).unwrap_or_default();
-                format!("error: {}{hint}", shown(message))
+                shown(&format!("error: {message}{hint}"))
             }
         }
     }
@@ -118,34 +120,57 @@ pub fn colour() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
-/// Text for the terminal: control characters are shown, not obeyed.
+/// Text for the terminal: what would drive it is shown, not obeyed.
 pub fn shown(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| {
-            let escape = c.is_control() && c != '\n' && c != '\t';
-            let plain = (!escape).then_some(c);
-            plain.into_iter().chain(if escape { c.escape_default().collect::<Vec<_>>() } else { Vec::new() })
-        })
-        .collect()
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match drives(c) {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
+    shown
 }
+
+/// Whether a terminal would do more with a character than show it: control characters, and those that turn the
+/// direction of a text round, so that it reads as another.
+pub fn drives(c: char) -> bool {
+    let turns =
+        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() && c != '\n' && c != '\t' || turns
+}
+
+/// The line of a workflow in which a problem lies, each character of it that drives a terminal replaced by one of the
+/// same length, so that places stay as they are.
+fn shown_line(line: &str) -> String {
+    let same_length = |c: char| match c.len_utf8() {
+        1 => '?',
+        2 => '\u{b7}',
+        _ => '\u{fffd}',
+    };
+    line.chars().map(|c| if drives(c) { same_length(c) } else { c }).collect()
+}
+
+/// Most characters of a message about a workflow that are shown.
+const MESSAGE: usize = 1000;
+/// Most problems that are shown to people; JSON holds all.
+const MOST_SHOWN: usize = 200;
 
 fn diagnostics_text(diagnostics: &Diagnostics, colour: bool) -> String {
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
     let source = &diagnostics.source_text;
-    let path = source.path.display().to_string();
+    let path = shown(&source.path.display().to_string());
     let mut reports: Vec<String> = Vec::new();
-    for item in &diagnostics.items {
-        let message = shown(&item.message);
+    for item in diagnostics.items.iter().take(MOST_SHOWN) {
+        // A name may hold a line break, too; a message is one line.
+        let message = shortened(shown(&item.message).replace('\n', "\\n"));
+        let label = item.label.as_deref().map(shown);
+        let place = item.span.as_ref().map(|span| Place::new(&source.text, span));
         let mut group = Group::with_title(Level::ERROR.primary_title(message.as_str()));
-        if let Some(span) = &item.span {
-            let end = span.end.min(source.text.len());
-            let start = span.start.min(end);
-            // One line is enough to find the place; a whole block would bury the message.
-            let line_end = source.text[start..].find('\n').map_or(source.text.len(), |i| start + i);
-            let annotation =
-                AnnotationKind::Primary.span(start..end.min(line_end)).label(item.label.as_deref());
-            group = group
-                .element(Snippet::source(source.text.as_str()).path(path.as_str()).annotation(annotation));
+        if let Some(place) = &place {
+            let annotation = AnnotationKind::Primary.span(place.within.clone()).label(label.as_deref());
+            let snippet = Snippet::source(place.text.as_str()).line_start(place.line).path(path.as_str());
+            group = group.element(snippet.annotation(annotation));
         }
         for hint in &item.hints {
             group = group.element(Level::HELP.message(shown(hint)));
@@ -153,8 +178,43 @@ fn diagnostics_text(diagnostics: &Diagnostics, colour: bool) -> String {
         reports.push(renderer.render(&[group]).to_string());
     }
     let count = diagnostics.items.len();
+    if count > MOST_SHOWN {
+        reports.push(format!("{} more problems are not shown", count - MOST_SHOWN));
+    }
     reports.push(format!("error: {count} problem{} in `{path}`", if count == 1 { "" } else { "s" }));
     reports.join("\n\n")
+}
+
+/// A message of at most [`MESSAGE`] characters: it may hold a name of any length.
+fn shortened(mut message: String) -> String {
+    if let Some((end, _)) = message.char_indices().nth(MESSAGE) {
+        message.truncate(end);
+        message.push('…');
+    }
+    message
+}
+
+/// The line in which a problem begins. One line is enough to find the place; a whole block would bury the message.
+struct Place {
+    text: String,
+    /// Its number, from 1.
+    line: usize,
+    /// The problem's bytes in it.
+    within: Range<usize>,
+}
+
+impl Place {
+    fn new(source: &str, span: &Range<usize>) -> Place {
+        let end = span.end.min(source.len());
+        // What is missing at the end is missed behind the last line, not in the empty one that follows.
+        let start = if span.start >= source.len() { source.trim_end().len() } else { span.start.min(end) };
+        let line_start = source[..start].rfind('\n').map_or(0, |at| at + 1);
+        let line_end = source[start..].find('\n').map_or(source.len(), |at| start + at);
+        let text = shown_line(source[line_start..line_end].trim_end_matches('\r'));
+        let within = start - line_start..(end.min(line_end).max(start) - line_start).min(text.len());
+        let line = source[..start].matches('\n').count() + 1;
+        Place { text, line, within: within.start.min(within.end)..within.end }
+    }
 }
 
 impl From<Diagnostics> for Failure {

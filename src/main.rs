@@ -9,6 +9,7 @@ mod progress;
 mod session;
 mod units;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -31,7 +32,13 @@ fn main() -> ExitCode {
     };
     #[cfg(feature = "mistralrs")]
     refrain_stages::backend::register_mistralrs(&refrain_mistralrs::Mistralrs);
-    let code = commands::dispatch(&arguments).unwrap_or_else(|failure| failure.report(arguments.format));
+    let done = catch_unwind(AssertUnwindSafe(|| commands::dispatch(&arguments)));
+    let code = match done {
+        Ok(Ok(code)) => code,
+        Ok(Err(failure)) => failure.report(arguments.format),
+        // The hook has said where, and asked for a report.
+        Err(_) => ExitCode::from(failure::ENVIRONMENT),
+    };
     if fault == Some(Fault::Count) {
         say_counted();
     }

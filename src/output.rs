@@ -4,7 +4,7 @@ use std::io::Write;
 
 use unicode_width::UnicodeWidthStr;
 
-use crate::failure::shown;
+use crate::failure::{drives, shown};
 
 /// Writes a text as it is. A reader that went away, as in `| head`, is no error.
 #[expect(clippy::exit, reason = "nobody reads any more, which is no error")]
@@ -23,7 +23,17 @@ pub fn line(text_: &str) {
 
 /// Writes a JSON document.
 pub fn json(value: &serde_json::Value) {
-    text(&format!("{value:#}\n"));
+    text(&escaped(&format!("{value:#}\n")));
+}
+
+/// JSON with every character escaped that would drive a terminal: JSON itself only wants it of some of them.
+pub fn escaped(json: &str) -> String {
+    if !json.contains(drives) {
+        return json.to_owned();
+    }
+    // None of them stands outside of a text, or needs more than four digits.
+    let escape = |c: char| if drives(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    json.chars().map(escape).collect()
 }
 
 /// Writes rows under headings, columns aligned; a column of numbers is aligned to the right.

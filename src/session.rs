@@ -1,10 +1,11 @@
 //! What every command begins with: the workflow read and resolved, the cache opened.
 
+use std::io::ErrorKind;
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use refrain_cache::Sharing;
+use refrain_cache::{Sharing, read_plain};
 use refrain_engine::diagnostic::{Diagnostics, SourceText};
 use refrain_engine::expect::{self, Expect};
 use refrain_engine::graph::{Graph, NodeId};
@@ -12,6 +13,7 @@ use refrain_engine::lock::{self, Lock, LockError};
 use refrain_engine::results::{self, Selection};
 use refrain_engine::store::Store;
 use refrain_engine::workflow::{Override, Workflow};
+use refrain_engine::yaml::MAX_BYTES;
 
 use crate::cli;
 use crate::failure::{ENVIRONMENT, Failure, INPUT};
@@ -46,10 +48,13 @@ impl Opened {
     /// Reads the workflow of the command line.
     pub fn new(arguments: &cli::Workflow) -> Result<Opened, Failure> {
         let path = &arguments.workflow;
-        let text = std::fs::read(path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Failure::new(INPUT, format!("there is no `{}`", path.display())),
-            std::io::ErrorKind::IsADirectory => {
+        let text = read_plain(path, MAX_BYTES as u64).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => Failure::new(INPUT, format!("there is no `{}`", path.display())),
+            ErrorKind::IsADirectory => {
                 Failure::new(INPUT, format!("`{}` is a folder, not a workflow", path.display()))
+            }
+            ErrorKind::InvalidInput | ErrorKind::FileTooLarge => {
+                Failure::new(INPUT, format!("`{}` is no workflow: {e}", path.display()))
             }
             _ => Failure::new(ENVIRONMENT, format!("cannot read `{}`: {e}", path.display())),
         })?;

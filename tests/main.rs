@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)]
 
 mod space;
+mod thrift; // Parquet files written by hand
 
 mod backends; // which code computes a model
 mod bad_input; // what a run is told of data, models and caches that are wrong
@@ -13,6 +14,9 @@ mod commands; // drawings, completions, manual pages
 mod crash; // faults at every step of a run, and damage to every file of a cache
 mod errors; // what wrong workflows and sources are told
 mod examples; // that the examples' data are what makes them
+mod hostile; // workflows and files that were made to break a reader
+mod hostile_models; // models' folders that were made to break one
+mod hostile_tables; // tables that were made to break one
 #[cfg(unix)]
 mod interrupt; // Ctrl-C
 mod json; // the JSON output against its documentation

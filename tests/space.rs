@@ -11,6 +11,11 @@ pub struct Space {
     folder: tempfile::TempDir,
 }
 
+/// Address space that hostile input may make the binary take, in KiB: what it asks for, not what it touches.
+const MEMORY: u64 = 3 << 20;
+/// Time that it may take, far more than it does where other programs run beside it.
+const SECONDS: u64 = 60;
+
 /// What a command said.
 pub struct Said {
     pub code: i32,
@@ -60,19 +65,22 @@ impl Space {
     }
 
     pub fn run(&self, arguments: &[&str]) -> Said {
-        let output: Output = self.command(arguments).output().unwrap();
-        Said {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
+        said(self.command(arguments).output().unwrap())
     }
 
     /// Runs a command that must fail; its exit code and all that it says, times left out.
     pub fn fails(&self, arguments: &[&str]) -> String {
-        let said = self.run(arguments);
+        self.failed(self.run(arguments))
+    }
+
+    fn failed(&self, said: Said) -> String {
         assert!(!said.stderr.contains("panicked"), "{}", said.stderr);
         assert_ne!(said.code, 0, "it did not fail: {}", said.stdout);
+        self.said(said)
+    }
+
+    /// The exit code and all that was said, times and the place of the folder left out.
+    pub fn said(&self, said: Said) -> String {
         let timeless = |line: &str| match line.rsplit_once(", ") {
             Some((words, time)) if time.ends_with(" s") || time.ends_with(" ms") => format!("{words}, TIME"),
             _ => line.to_string(),
@@ -80,6 +88,37 @@ impl Space {
         let stderr: Vec<String> = said.stderr.lines().map(timeless).collect();
         let folder = self.folder.path().canonicalize().unwrap().display().to_string();
         format!("exit code {}\n{}{}", said.code, said.stdout, stderr.join("\n")).replace(&folder, "FOLDER")
+    }
+
+    /// Runs the binary within bounds of time and memory; what it must not do, whatever its input, fails the test.
+    pub fn survives(&self, arguments: &[&str]) -> Said {
+        let mut command = Command::new("sh");
+        let bounded = format!("ulimit -v {MEMORY}; exec timeout {SECONDS} \"$0\" \"$@\"");
+        command.args(["-c", &bounded, env!("CARGO_BIN_EXE_refrain")]).args(arguments);
+        command.current_dir(self.folder.path()).env_clear().env("PATH", "/usr/bin:/bin");
+        let said = said(command.output().unwrap());
+        assert!(
+            [0, 1, 2, 3, 4].contains(&said.code),
+            "{arguments:?} ended with {}: {}",
+            said.code,
+            said.stderr
+        );
+        for words in ["panicked", "a fault of refrain", "please report", "memory allocation"] {
+            assert!(!said.stderr.contains(words), "{arguments:?}: {}", said.stderr);
+        }
+        said
+    }
+
+    /// As [`Space::fails`], within bounds of time and memory.
+    pub fn refuses(&self, arguments: &[&str]) -> String {
+        self.failed(self.survives(arguments))
+    }
+
+    /// Runs a command that must succeed within bounds of time and memory.
+    pub fn accepts(&self, arguments: &[&str]) -> Said {
+        let said = self.survives(arguments);
+        assert_eq!(said.code, 0, "{}{}", said.stdout, said.stderr);
+        said
     }
 
     /// Runs a workflow that must succeed, and gives its report.
@@ -101,6 +140,14 @@ impl Space {
         let report = self.report(workflow, more);
         let nodes = report["nodes"].as_array().unwrap().iter();
         nodes.map(|n| (n["node"].as_str().unwrap().to_string(), n["outputs"].clone())).collect()
+    }
+}
+
+fn said(output: Output) -> Said {
+    Said {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
     }
 }
 

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use crate::digest::{Digest, digest_listing, digest_open_file};
 use crate::listing::{Listing, Object};
 use crate::store::{Cache, CacheError, Corrupt, Gate, io_error, listing_of};
-use crate::write::AppendLog;
+use crate::write::{AppendLog, hard_link};
 
 /// The logs of checked lines, relative to the cache folder.
 const LOGS: [&str; 2] = ["records/records.log", "records/files.log"];
@@ -99,7 +99,7 @@ impl Cache {
         let refused = |source| io_error(path, "written", source);
         let name = path.file_name().expect("a log has a name").to_string_lossy();
         let aside = self.place_aside(&name)?;
-        std::fs::hard_link(path, &aside).map_err(refused)?;
+        hard_link(path, &aside).map_err(refused)?;
         AppendLog::rewrite(path, &self.session_folder()?, |_, _| true).map_err(refused)?;
         Ok(aside)
     }

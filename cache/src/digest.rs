@@ -15,6 +15,8 @@ use thiserror::Error;
 
 use pieces::PIECE;
 
+use crate::plain::open_plain;
+
 mod pieces;
 
 /// A BLAKE3 digest: 32 bytes, written as 64 lower-case hexadecimal characters.
@@ -137,7 +139,7 @@ impl Visitor<'_> for AsText {
 /// # Errors
 /// Those of opening and reading the file.
 pub fn digest_file(path: &Path) -> io::Result<(Digest, u64)> {
-    digest_open_file(&File::open(path)?, &AtomicU64::new(0))
+    digest_open_file(&open_plain(path)?, &AtomicU64::new(0))
 }
 
 /// As [`digest_file`], of a file that was just opened; `done` counts the bytes that were hashed.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, digest_open_file};
+use crate::plain::open_plain;
 use crate::store::{CacheError, io_error};
 use crate::write::AppendLog;
 
@@ -203,7 +204,7 @@ impl FileIdentity {
 
 /// Hashes a file that stays as it is meanwhile; says whether it had settled before.
 fn hash_unchanged(path: &Path) -> io::Result<(Digest, FileIdentity, bool)> {
-    let file = File::open(path)?;
+    let file = open_plain(path)?;
     let before = file.metadata()?;
     // A time in the future is no age, and so never old enough.
     let age = before.modified().ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());

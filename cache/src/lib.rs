@@ -80,6 +80,7 @@ mod digest;
 mod file_digests;
 mod listing;
 mod manifest;
+mod plain;
 mod records;
 mod rows;
 mod store;
@@ -93,6 +94,7 @@ pub use digest::{Digest, ParseDigestError, digest_file, digest_listing};
 pub use file_digests::{FileDigests, FileIdentity};
 pub use listing::{Entry, Listing, ListingError, Object, Recorded};
 pub use manifest::{Difference, Key, Manifest};
+pub use plain::{open_plain, read_plain};
 pub use records::{Made, Metric, Record, RecordError, Records, Stored};
 pub use rows::Rows;
 pub use store::{

@@ -20,6 +20,7 @@ use thiserror::Error;
 use crate::digest::Digest;
 use crate::write::{TempFile, parent_of};
 
+mod footer;
 mod reader;
 mod types;
 

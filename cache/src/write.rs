@@ -22,7 +22,7 @@ pub use change::{PlainFile, copy_file, create_dir_all, remove_file, sync_all_in,
 pub use lines::LineFile;
 pub use log::{AppendLog, LogContent, LogLine};
 
-pub(crate) use change::{create_dir, remove_dir_all, rename, set_mode};
+pub(crate) use change::{create_dir, hard_link, remove_dir_all, rename, set_mode};
 pub(crate) use entries::{EntryLog, MOST, Place};
 pub(crate) use temp::{TempFile, TempFolder};
 

@@ -96,11 +96,16 @@ impl Diagnostics {
     }
 }
 
+/// Longest name in bytes that is likened to another: the comparison takes the product of both lengths.
+const MAX_COMPARED: usize = 200;
+
 /// `did you mean …`, or else the list of what there is; where nothing was given the list alone.
 pub fn suggest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>, what: &str) -> Option<String> {
     let known: Vec<&str> = known.into_iter().collect();
+    let comparable = |name: &str| name.len() <= MAX_COMPARED;
     let nearest = known
         .iter()
+        .filter(|k| comparable(given) && comparable(k))
         .map(|k| (strsim::damerau_levenshtein(&given.to_lowercase(), &k.to_lowercase()), k))
         .filter(|(distance, k)| {
             let longest = k.chars().count().max(given.chars().count());
@@ -111,7 +116,8 @@ pub fn suggest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>, what: 
         Some((_, name)) => Some(format!("did you mean `{name}`?")),
         None if known.is_empty() => None,
         None => {
-            let mut names: Vec<String> = known.iter().take(30).map(|k| format!("`{k}`")).collect();
+            let mut names: Vec<String> =
+                known.iter().filter(|k| comparable(k)).take(30).map(|k| format!("`{k}`")).collect();
             if known.len() > names.len() {
                 names.push("…".into());
             }

@@ -1,5 +1,7 @@
 //! Puts params and axis values in place of `${…}`, and notes on which axes the result depends.
 
+use std::cell::Cell;
+
 use crate::diagnostic::{Diagnostic, Span, suggest};
 use crate::kind::canonical;
 use crate::workflow::{RESERVED, Workflow};
@@ -17,6 +19,14 @@ pub const MAX_AXES: usize = 64;
 /// Deepest chain of params that refer to params.
 const MAX_CHAIN: usize = 32;
 
+/// Most bytes that one mapping may become, its texts as they are and each value as [`VALUE`].
+const MAX_SIZE: usize = crate::yaml::MAX_BYTES;
+/// Bytes that a value is counted as.
+const VALUE: usize = 4;
+
+/// Names among which one like a given one is looked for.
+const MOST_COMPARED: usize = 2000;
+
 /// What to do about a name where the workflow has no params and no axes.
 pub(crate) const NO_PARAMS: &str = "declare it under `params`, or as an axis under `sweep`";
 
@@ -24,12 +34,14 @@ pub(crate) const NO_PARAMS: &str = "declare it under `params`, or as an axis und
 pub struct Scope<'a> {
     workflow: &'a Workflow,
     point: &'a Point,
+    /// Values and bytes that may still be made: a param may hold another twice, that one a third twice, and so on.
+    left: Cell<usize>,
 }
 
 impl<'a> Scope<'a> {
     /// The scope of a point.
     pub fn new(workflow: &'a Workflow, point: &'a Point) -> Scope<'a> {
-        Scope { workflow, point }
+        Scope { workflow, point, left: Cell::new(MAX_SIZE) }
     }
 
     /// A value with everything put in; axes that were read are added to `axes`.
@@ -37,7 +49,17 @@ impl<'a> Scope<'a> {
         self.node(node, axes, 0)
     }
 
+    fn spend(&self, size: usize, span: &Span) -> Result<(), Diagnostic> {
+        let left = self.left.get().checked_sub(size).ok_or_else(|| {
+            let message = format!("with the params put in, this is larger than {} MB", MAX_SIZE >> 20);
+            Diagnostic::at(span.clone(), message)
+        })?;
+        self.left.set(left);
+        Ok(())
+    }
+
     fn node(&self, node: &Node, axes: &mut AxisSet, depth: usize) -> Result<Node, Diagnostic> {
+        self.spend(VALUE, &node.span)?;
         let value = match &node.value {
             Yaml::Text(text) => return self.text(text, &node.span, axes, depth),
             Yaml::List(items) => {
@@ -56,6 +78,7 @@ impl<'a> Scope<'a> {
     }
 
     fn text(&self, text: &str, span: &Span, axes: &mut AxisSet, depth: usize) -> Result<Node, Diagnostic> {
+        self.spend(text.len(), span)?;
         if !text.contains("${") {
             return Ok(Node { span: span.clone(), value: Yaml::Text(text.to_string()) });
         }
@@ -84,6 +107,7 @@ impl<'a> Scope<'a> {
                         ));
                     }
                     let value = canonical(&value.to_json());
+                    self.spend(value.len(), span)?;
                     out.push_str(&if keep { value.replace("${", "$${") } else { value });
                 }
             }
@@ -151,7 +175,7 @@ impl<'a> Scope<'a> {
 
     fn names(&self) -> Vec<&'a str> {
         let params = self.workflow.params.iter().map(|(k, _)| k.text.as_str());
-        params.chain(self.workflow.axes.iter().map(|a| a.name.as_str())).collect()
+        params.chain(self.workflow.axes.iter().map(|a| a.name.as_str())).take(MOST_COMPARED).collect()
     }
 }
 

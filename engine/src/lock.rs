@@ -1,13 +1,14 @@
 //! The lock beside a workflow: for every source, model and node its key, outputs and figures, a line each.
 
 use std::collections::{BTreeMap, HashSet};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use refrain_cache::write::write_atomic;
-use refrain_cache::{Artifacts, Digest, Key, Metric};
+use refrain_cache::{Artifacts, Digest, Key, Metric, read_plain};
 
 use crate::graph::Graph;
 use crate::run::{Outcome, Report};
@@ -18,6 +19,8 @@ pub const VERSION: u32 = 1;
 
 /// Lines that one thread reads or writes in a row.
 const LINES: usize = 256;
+/// Largest lock that is read in bytes: that of a million nodes.
+const MAX_BYTES: u64 = 1 << 30;
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -99,7 +102,7 @@ pub fn path_of(workflow: &Path) -> PathBuf {
 impl Lock {
     /// Reads a lock.
     pub fn read(path: &Path) -> Result<Lock, LockError> {
-        let text = std::fs::read_to_string(path).map_err(|error| match error.kind() {
+        let text = read(path).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => LockError::Missing(path.into()),
             _ => LockError::Io { path: path.into(), error },
         })?;
@@ -193,6 +196,11 @@ fn same(a: &[Metric], b: &[Metric]) -> bool {
             && Metric { value: 0.0, ..a.clone() } == Metric { value: 0.0, ..b.clone() }
     };
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b || undefined(a, b))
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let bytes = read_plain(path, MAX_BYTES)?;
+    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
 }
 
 fn line(name: &str, kind: &str, done: &Done) -> Line {

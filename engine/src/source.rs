@@ -13,7 +13,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use serde_json::{Map, Value, json};
 
-use refrain_cache::{Artifact, Cache, CacheError, TableError};
+use refrain_cache::{Artifact, Cache, CacheError, TableError, TableReader, contained};
 
 use crate::kind::{Param, Type};
 
@@ -129,6 +129,14 @@ pub enum SourceError {
         /// What to do.
         hint: Option<String>,
     },
+    /// A library panicked.
+    #[error("a part of Refrain gave up on `{}` ({panic}); please report this, with the file", path.display())]
+    GaveUp {
+        /// The file.
+        path: PathBuf,
+        /// Its last words.
+        panic: String,
+    },
     /// The file is not a table.
     #[error(transparent)]
     Table(#[from] TableError),
@@ -226,33 +234,67 @@ impl SourceSpec {
 
     /// The columns of the table that it becomes, from the file's header or first rows.
     pub fn schema(&self) -> Result<SchemaRef, SourceError> {
+        self.guarded(|| self.read_schema())
+    }
+
+    /// Reads the rows and writes them as a table of the cache.
+    pub fn import(&self, cache: &Cache) -> Result<Artifact, SourceError> {
+        self.guarded(|| self.read_rows(cache))
+    }
+
+    /// A panic of a library on a stranger's file becomes an error that names the file.
+    fn guarded<T>(&self, read: impl FnOnce() -> Result<T, SourceError>) -> Result<T, SourceError> {
+        contained(read).unwrap_or_else(|panic| Err(SourceError::GaveUp { path: self.path.clone(), panic }))
+    }
+
+    fn read_schema(&self) -> Result<SchemaRef, SourceError> {
         let found = match self.format {
-            Format::Parquet => refrain_cache::TableReader::open(&self.path)?.schema().clone(),
+            Format::Parquet => TableReader::open(&self.path)?.schema().clone(),
             Format::Jsonl => jsonl::schema(&self.path)?,
         };
         normalize::schema(&found, self)
     }
 
-    /// Reads the rows and writes them as a table of the cache.
-    pub fn import(&self, cache: &Cache) -> Result<Artifact, SourceError> {
+    /// The number of rows of a Parquet file. A draw goes over all of them before the first is read, so that they are
+    /// counted for it: the header may promise billions.
+    fn rows_of(&self, reader: &TableReader) -> Result<u64, SourceError> {
+        if matches!(self.rows, Rows::Range(..)) {
+            return Ok(reader.rows());
+        }
+        let first = reader.schema().fields().first().map(|field| field.name().as_str());
+        for batch in reader.batches(Some(&first.into_iter().collect::<Vec<_>>()), BATCH_ROWS)? {
+            batch?;
+        }
+        Ok(reader.rows())
+    }
+
+    fn read_rows(&self, cache: &Cache) -> Result<Artifact, SourceError> {
         match self.format {
             Format::Parquet => {
-                let reader = refrain_cache::TableReader::open(&self.path)?;
-                let (schema, rows) = (reader.schema().clone(), reader.rows());
+                let reader = TableReader::open(&self.path)?;
+                let schema = reader.schema().clone();
+                let rows = self.rows_of(&reader)?;
                 let batches = reader.batches(None, BATCH_ROWS)?;
                 normalize::import(self, cache, schema, rows, batches.map(|b| b.map_err(SourceError::from)))
             }
             Format::Jsonl => {
-                let (schema, rows) = jsonl::scan(&self.path)?;
-                let batches = jsonl::batches(&self.path, schema.clone(), BATCH_ROWS)?;
+                let jsonl::Scan { schema, rows, longest } = jsonl::scan(&self.path)?;
+                let columns: usize = schema.fields().iter().map(|f| convert::size(f.data_type()).0).sum();
+                let cells = BATCH_CELLS / columns.max(1);
+                let batch_rows = (BATCH_BYTES / longest.max(1)).min(cells).clamp(1, BATCH_ROWS);
+                let batches = jsonl::batches(&self.path, schema.clone(), batch_rows)?;
                 normalize::import(self, cache, schema, rows, batches)
             }
         }
     }
 }
 
-/// Rows that are held at once while a source is read.
+/// Most rows that are held at once while a source is read.
 const BATCH_ROWS: usize = 4096;
+/// Bytes of text that they may have, where this is known.
+const BATCH_BYTES: usize = 128 << 20;
+/// Values that they may have.
+const BATCH_CELLS: usize = 1 << 21;
 
 fn parse_range(text: &str) -> Option<Rows> {
     let (start, end) = text.split_once("..")?;

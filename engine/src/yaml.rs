@@ -16,6 +16,9 @@ pub const MAX_DEPTH: usize = 64;
 /// Most nodes after aliases are expanded.
 const MAX_NODES: usize = 4_000_000;
 
+/// Longest plain scalar that may be a number, in bytes. To a whole document a longer text may be a bomb.
+const MAX_TYPED: usize = 1024;
+
 /// A value and where it stands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
@@ -180,7 +183,7 @@ impl<'a> Builder<'a> {
             return Err(Diagnostic::at(span, format!("the workflow has more than {MAX_NODES} values")));
         }
         if depth > MAX_DEPTH {
-            return Err(Diagnostic::at(span, format!("nested deeper than {MAX_DEPTH} levels")));
+            return Err(too_deep(span));
         }
         let (node, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
@@ -201,12 +204,19 @@ impl<'a> Builder<'a> {
                 let node = self.anchors.get(&id).cloned().ok_or_else(|| {
                     Diagnostic::at(span.clone(), "an alias may not stand inside the value that it names")
                 })?;
-                self.nodes += count(&node);
+                let (nodes, levels) = size(&node);
+                self.nodes += nodes;
+                // One alias inside another would nest without end, while each of them is flat.
+                if depth + levels > MAX_DEPTH {
+                    return Err(too_deep(span));
+                }
                 (Node { span, value: node.value }, 0)
             }
             _ => return Err(Diagnostic::at(span, "a value is missing here")),
         };
         if anchor != 0 {
+            // What is kept for aliases is a copy, and one in another is copied at each level.
+            self.nodes += size(&node).0;
             self.anchors.insert(anchor, node.clone());
         }
         Ok(node)
@@ -257,18 +267,25 @@ impl<'a> Builder<'a> {
     }
 }
 
-fn count(node: &Node) -> usize {
-    match &node.value {
-        Yaml::List(items) => 1 + items.iter().map(count).sum::<usize>(),
-        Yaml::Map(entries) => 1 + entries.iter().map(|(_, v)| count(v)).sum::<usize>(),
-        _ => 1,
-    }
+fn too_deep(span: Span) -> Diagnostic {
+    Diagnostic::at(span, format!("nested deeper than {MAX_DEPTH} levels"))
+}
+
+/// The number of values in a value, itself included, and the levels below it.
+fn size(node: &Node) -> (usize, usize) {
+    let below: &mut dyn Iterator<Item = &Node> = match &node.value {
+        Yaml::List(items) => &mut items.iter(),
+        Yaml::Map(entries) => &mut entries.iter().map(|(_, value)| value),
+        _ => return (1, 0),
+    };
+    below.map(size).fold((1, 0), |(n, levels), (more, deep)| (n + more, levels.max(deep + 1)))
 }
 
 /// Types a plain scalar as the YAML 1.2 core schema does; the error is a number that nothing can hold.
 fn plain(text: &str) -> Result<Yaml, String> {
     let first = text.bytes().next().unwrap_or(b'~');
     let may_be_typed = first.is_ascii_digit() || b"~+-.nNtTfF".contains(&first);
+    let may_be_typed = may_be_typed && text.len() <= MAX_TYPED;
     let as_text = || Yaml::Text(text.to_string());
     if !may_be_typed {
         return Ok(as_text());

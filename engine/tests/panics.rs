@@ -72,3 +72,17 @@ fn a_panic_of_a_stage_is_its_failure_and_asks_for_a_report() {
     }
     assert!(matches!(report.outcomes[graph.find("d").unwrap().index()], Outcome::Ran(_)));
 }
+
+#[test]
+fn a_panic_while_columns_are_checked_names_the_stage_and_asks_for_a_report() {
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut checked = kind("checked", writes);
+    checked.check = |_, _| panic!("no such column");
+    let kinds = Kinds::new(vec![checked, kind("writes", writes)]);
+    let text = "refrain: 1\nstages: { a: { writes: {} }, b: { checked: {} } }\n";
+    let source = SourceText { path: "w.yaml".into(), text: text.into() };
+    let problems = Graph::build(Workflow::parse(source, &kinds, &[]).unwrap()).err().unwrap().items;
+    let [problem] = problems.as_slice() else { panic!("{problems:?}") };
+    assert!(problem.message.starts_with("stage `b`: a part of Refrain gave up on it (no such column)"));
+    assert!(problem.message.contains("please report this") && problem.span.is_some());
+}

@@ -7,7 +7,7 @@ use serde_json::json;
 use refrain_engine::{dot, mermaid};
 
 use crate::cli::{self, Drawing, Format};
-use crate::failure::Failure;
+use crate::failure::{Failure, shown};
 use crate::output;
 use crate::session::Session;
 
@@ -30,10 +30,11 @@ pub fn graph(arguments: &cli::Graph, format: Format) -> Result<ExitCode, Failure
             .collect();
         output::json(&json!({ "refrain": 1, "nodes": nodes }));
     } else {
-        output::text(&match arguments.drawing {
+        let drawn = match arguments.drawing {
             Drawing::Mermaid => mermaid::mermaid(graph),
             Drawing::Dot => dot::dot(graph),
-        });
+        };
+        output::text(&shown(&drawn));
     }
     Ok(ExitCode::SUCCESS)
 }

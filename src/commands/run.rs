@@ -20,7 +20,7 @@ use refrain_engine::run_log::{self, RunLog};
 use refrain_engine::state::Done;
 
 use crate::cli::{self, Format};
-use crate::failure::{DIFFERENT, ENVIRONMENT, Failure, INPUT, INTERRUPTED, STAGE, of_node};
+use crate::failure::{DIFFERENT, ENVIRONMENT, Failure, INPUT, INTERRUPTED, STAGE, of_node, shown};
 use crate::output;
 use crate::progress::{Display, time};
 use crate::session::{Opened, Session, absolute};
@@ -152,7 +152,7 @@ fn exit_code(report: &Report<'_>, verdicts: &[Verdict], differs: bool) -> u8 {
 #[expect(clippy::print_stderr, reason = "the summary is not data")]
 fn summary(report: &Report<'_>, verdicts: &[Verdict], begin: Instant, differs: bool) {
     for verdict in verdicts {
-        eprintln!("{}", told(verdict));
+        eprintln!("{}", shown(&told(verdict)));
     }
     let count = |wanted: fn(&Outcome) -> bool| report.outcomes.iter().filter(|o| wanted(o)).count();
     let (ran, cached) = (report.ran().count(), count(|o| matches!(o, Outcome::Cached)));
@@ -183,7 +183,7 @@ fn told(verdict: &Verdict) -> String {
 #[expect(clippy::print_stderr, reason = "the summary is not data")]
 fn unchanged(said: &Said, begin: Instant) -> ExitCode {
     for line in &said.expects {
-        eprintln!("{line}");
+        eprintln!("{}", shown(line));
     }
     eprintln!("0 nodes run, {} cached, {}", said.cached, time(begin.elapsed()));
     ExitCode::SUCCESS

@@ -7,15 +7,17 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use refrain_cache::{Artifact, TableReader};
+use refrain_cache::{Artifact, TableReader, contained};
 use refrain_engine::kind::Input;
 use refrain_engine::plan;
 
 use crate::cli::{self, Format};
-use crate::failure::{Failure, INPUT};
+use crate::failure::{ENVIRONMENT, Failure, INPUT};
 use crate::output;
 use crate::session::Session;
 
+/// Characters of the longest name to which the cells are aligned.
+const NAME: usize = 40;
 /// Characters of one cell that are shown to people.
 const CELL: usize = 60;
 
@@ -23,14 +25,24 @@ const CELL: usize = 60;
 pub fn show(arguments: &cli::Show, format: Format) -> Result<ExitCode, Failure> {
     let path = &arguments.workflow.workflow;
     match &arguments.node {
-        Some(name) => node(arguments, name, format),
-        None if path.is_dir() => folder(path, arguments.path, format),
+        Some(name) => guarded(name, || node(arguments, name, format)),
+        None if path.is_dir() => {
+            guarded(&path.display().to_string(), || folder(path, arguments.path, format))
+        }
         None => Err(Failure::with_hint(
             INPUT,
             format!("`{}` is no model's folder, and no node of it is named", path.display()),
             "write `refrain show WORKFLOW NODE` or `refrain show FOLDER`",
         )),
     }
+}
+
+/// A panic of a library on what is shown becomes an error that names it.
+fn guarded(name: &str, show: impl FnOnce() -> Result<ExitCode, Failure>) -> Result<ExitCode, Failure> {
+    contained(show).unwrap_or_else(|panic| {
+        let message = format!("a part of Refrain gave up on `{name}` ({panic})");
+        Err(Failure::with_hint(ENVIRONMENT, message, "please report this, with what was to be shown"))
+    })
 }
 
 fn folder(path: &Path, only_path: bool, format: Format) -> Result<ExitCode, Failure> {
@@ -116,7 +128,7 @@ fn table(path: &Path, rows: usize, format: Format) -> Result<(), Failure> {
         output::json(&json!({ "refrain": 1, "rows": total, "columns": names, "head": shown }));
         return Ok(());
     }
-    let width = names.iter().map(String::len).max().unwrap_or(0);
+    let width = names.iter().map(String::len).max().unwrap_or(0).min(NAME);
     output::line(&format!("{total} rows, {} columns", names.len()));
     for (i, row) in shown.iter().enumerate() {
         output::line(&format!("row {i}"));

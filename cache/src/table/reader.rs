@@ -13,8 +13,9 @@ use parquet::arrow::arrow_reader::{
 use parquet::file::metadata::ParquetMetaData;
 
 use super::types::{normal_batch, normal_schema};
-use super::{TableError, io_error};
+use super::{TableError, footer, io_error};
 use crate::contained::contained;
+use crate::plain::open_plain;
 
 /// An open table: its schema and its number of rows are known, its rows are read when they are asked for.
 #[derive(Debug, Clone)]
@@ -34,6 +35,8 @@ impl TableReader {
     pub fn open(path: &Path) -> Result<Self, TableError> {
         let file = open_file(path)?;
         let size = file.metadata().map_err(|source| io_error(path, "opened", source))?.len();
+        let fits = footer::check_depth(&file).map_err(|source| io_error(path, "read", source))?;
+        fits.map_err(|reason| unreadable(path, reason))?;
         let metadata = sound(path, || ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()))?;
         let rows = check_sizes(metadata.metadata(), size).map_err(|reason| unreadable(path, reason))?;
         let schema = normal_schema(metadata.schema())?;
@@ -75,7 +78,7 @@ impl TableReader {
             .with_projection(mask)
             .with_batch_size(batch_rows.max(1));
         let reader = sound(&self.path, || builder.build())?;
-        Ok(Batches { path: self.path.clone(), reader: Some(reader) })
+        Ok(Batches { path: self.path.clone(), reader: Some(reader), left: self.rows })
     }
 
     /// Reads the whole table into one batch; for tables that are known to be small.
@@ -115,6 +118,8 @@ pub(crate) fn missing(name: &str, schema: &SchemaRef) -> TableError {
 pub struct Batches {
     path: PathBuf,
     reader: Option<ParquetRecordBatchReader>,
+    /// Rows that the header promises and that have not come yet.
+    left: u64,
 }
 
 impl Iterator for Batches {
@@ -123,11 +128,27 @@ impl Iterator for Batches {
     fn next(&mut self) -> Option<Self::Item> {
         let reader = self.reader.as_mut()?;
         let batch = sound(&self.path, || reader.next().transpose())
-            .and_then(|batch| batch.as_ref().map(normal_batch).transpose());
+            .and_then(|batch| batch.as_ref().map(normal_batch).transpose())
+            .and_then(|batch| self.count(batch));
         if !matches!(batch, Ok(Some(_))) {
             self.reader = None;
         }
         batch.transpose()
+    }
+}
+
+impl Batches {
+    /// Compares the rows that come with those that the header promises.
+    fn count(&mut self, batch: Option<RecordBatch>) -> Result<Option<RecordBatch>, TableError> {
+        let rows = batch.as_ref().map_or(0, |batch| batch.num_rows() as u64);
+        let left = self.left.checked_sub(rows).filter(|left| *left == 0 || batch.is_some());
+        match left {
+            Some(left) => self.left = left,
+            None => {
+                return Err(unreadable(&self.path, "it holds another number of rows than its header says"));
+            }
+        }
+        Ok(batch)
     }
 }
 
@@ -162,7 +183,7 @@ fn check_sizes(metadata: &ParquetMetaData, file_size: u64) -> Result<u64, String
 }
 
 fn open_file(path: &Path) -> Result<File, TableError> {
-    File::open(path).map_err(|source| io_error(path, "opened", source))
+    open_plain(path).map_err(|source| io_error(path, "opened", source))
 }
 
 fn unreadable(path: &Path, reason: impl Into<String>) -> TableError {

@@ -102,6 +102,12 @@ pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)
 }
 
+/// Gives a file a second name.
+pub(crate) fn hard_link(from: &Path, to: &Path) -> io::Result<()> {
+    faults::step(Needs::Space)?;
+    fs::hard_link(from, to)
+}
+
 /// Sets the permission bits of a file.
 pub(crate) fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     faults::step(Needs::Nothing)?;

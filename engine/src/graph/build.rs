@@ -22,7 +22,13 @@ use crate::workflow::{Settings, Workflow};
 use super::{Edge, Graph, Node, NodeId, Work, columns};
 
 /// Most points of a sweep.
-const MAX_POINTS: usize = 10_000_000;
+const MAX_POINTS: usize = 1_000_000;
+/// Most nodes of a graph.
+const MAX_NODES: usize = 1_000_000;
+
+/// What to do about a sweep that is too large.
+const SMALLER: &str =
+    "axes are multiplied: sweep fewer values, or name the points that are wanted as a list of maps";
 
 pub(super) fn graph(workflow: Workflow) -> Result<Graph, Diagnostics> {
     let mut builder = Builder::new(&workflow);
@@ -118,13 +124,17 @@ impl<'a> Builder<'a> {
         let points = sizes.iter().try_fold(1usize, |n, s| n.checked_mul(*s as usize));
         if sizes.len() > MAX_AXES || points.is_none_or(|n| n > MAX_POINTS) {
             let message = format!("the sweep has more than {MAX_AXES} axes or {MAX_POINTS} points");
-            return self.problems.push(Diagnostic::general(message));
+            return self.problems.push(Diagnostic::general(message).hint(SMALLER));
         }
         let mut point = vec![0u32; sizes.len()];
         loop {
             // Sources that nothing reads are left out, so that they need not be there.
             for stage in 0..self.workflow.stages.len() {
                 self.evaluate(self.workflow.sources.len() + stage, &point);
+            }
+            if self.nodes.len() > MAX_NODES {
+                let message = format!("the workflow has more than {MAX_NODES} nodes");
+                return self.problems.push(Diagnostic::general(message).hint(SMALLER));
             }
             let Some(axis) = (0..sizes.len()).rev().find(|a| point[*a] + 1 < sizes[*a]) else { break };
             point[axis] += 1;
@@ -474,6 +484,13 @@ fn source_work(
             ));
         }
         return Ok((Work::Model(path), ArtifactKind::Model));
+    }
+    // Told here, before anything is read of it: a pipe or a device may never end.
+    if path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        return Err(Diagnostic::at(span, format!("`{}` is a pipe or a device, not a file", path.display())));
+    }
+    if ty == Some("file") && path.is_dir() {
+        return Err(Diagnostic::at(span, format!("`{}` is a folder, not a file", path.display())));
     }
     if ty == Some("file") {
         return Ok((Work::File(path), ArtifactKind::File));

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema};
 
+use refrain_cache::contained;
+
 use crate::diagnostic::{Diagnostic, Span};
 use crate::kind::{Check, Columns, Kinds, MAIN, Problem, Resolved};
 use crate::metrics;
@@ -127,7 +129,14 @@ fn of_node(
         }),
         Work::Stage { kind, params } => {
             let inputs: Vec<String> = node.inputs.iter().map(|e| e.path.clone()).collect();
-            (kind.check)(&Check { params, columns: &of_input, inputs: &inputs }, &mut found)
+            let check = Check { params, columns: &of_input, inputs: &inputs };
+            // A panic in what is not to be trusted with a stranger's columns is told like any other problem.
+            contained(|| (kind.check)(&check, &mut found)).unwrap_or_else(|panic| {
+                let message = format!("a part of Refrain gave up on it ({panic}); please report this");
+                problems
+                    .push(Diagnostic::at(node.span.clone(), format!("stage `{}`: {message}", node.stage)));
+                None
+            })
         }
     };
     (columns, found)

@@ -55,6 +55,21 @@ fn general(found: &DataType) -> DataType {
     }
 }
 
+/// The number of single columns of a type, and the levels of lists and mappings around them.
+pub(super) fn size(found: &DataType) -> (usize, usize) {
+    let deeper = |(columns, depth)| (columns, depth + 1);
+    match found {
+        DataType::List(f) | DataType::LargeList(f) | DataType::FixedSizeList(f, _) => {
+            deeper(size(f.data_type()))
+        }
+        DataType::Struct(fields) => {
+            let sizes = fields.iter().map(|field| size(field.data_type()));
+            deeper(sizes.fold((0, 0), |(n, depth), (columns, deep)| (n + columns, depth.max(deep))))
+        }
+        _ => (1, 0),
+    }
+}
+
 /// Whether columns of the found type can be brought to another; the error says why not.
 pub(super) fn check(name: &str, found: &DataType, to: &DataType) -> Result<(), String> {
     if found == to || *found == DataType::Null {

@@ -3,7 +3,7 @@
 mod shape;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Seek};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,23 +14,38 @@ use arrow::json::ReaderBuilder;
 use arrow::json::reader::infer_json_schema_from_iterator;
 use serde_json::Value;
 
-use super::{Batches, SourceError};
+use refrain_cache::open_plain;
+
+use super::{Batches, SourceError, normalize};
 use shape::Shape;
+
+/// What some programs put before the first line.
+const MARK: &[u8] = "\u{feff}".as_bytes();
+/// Longest line in bytes.
+const MAX_LINE: usize = 64 << 20;
 
 /// Rows from which the columns are told before anything runs.
 const HEAD_ROWS: usize = 1000;
 
 /// The columns, from the first rows.
 pub(super) fn schema(path: &Path) -> Result<SchemaRef, SourceError> {
-    infer(path, HEAD_ROWS).map(|(schema, _)| schema)
+    infer(path, HEAD_ROWS).map(|scan| scan.schema)
 }
 
-/// The columns and the number of rows, from the whole file.
-pub(super) fn scan(path: &Path) -> Result<(SchemaRef, u64), SourceError> {
+/// What the rows of a file are like.
+pub(super) struct Scan {
+    pub schema: SchemaRef,
+    pub rows: u64,
+    /// Bytes of the longest line.
+    pub longest: usize,
+}
+
+/// What all rows of the file are like.
+pub(super) fn scan(path: &Path) -> Result<Scan, SourceError> {
     infer(path, usize::MAX)
 }
 
-fn infer(path: &Path, most: usize) -> Result<(SchemaRef, u64), SourceError> {
+fn infer(path: &Path, most: usize) -> Result<Scan, SourceError> {
     let mut lines = Lines::open(path)?;
     let mut failure = None;
     let mut rows = 0;
@@ -55,7 +70,8 @@ fn infer(path: &Path, most: usize) -> Result<(SchemaRef, u64), SourceError> {
     }
     let schema = schema.map_err(|e| SourceError::content(path, arrow_message(&e)))?;
     let schema = if rows == 0 { Schema::empty() } else { schema };
-    Ok((Arc::new(schema), rows))
+    normalize::check_size(&schema).map_err(|message| SourceError::content(path, message))?;
+    Ok(Scan { schema: Arc::new(schema), rows, longest: lines.longest })
 }
 
 /// The rows, some at a time.
@@ -83,8 +99,18 @@ fn arrow_message(error: &ArrowError) -> String {
     chars.next().map(|c| c.to_lowercase().chain(chars).collect()).unwrap_or_default()
 }
 
+/// The file, a mark of its byte order passed over.
 fn open(path: &Path) -> Result<File, SourceError> {
-    File::open(path).map_err(|error| SourceError::Io { path: path.into(), error })
+    let open = || {
+        let mut file = open_plain(path)?;
+        let mut start = Vec::new();
+        (&mut file).take(MARK.len() as u64).read_to_end(&mut start)?;
+        if start != MARK {
+            file.rewind()?;
+        }
+        Ok(file)
+    };
+    open().map_err(|error| SourceError::Io { path: path.into(), error })
 }
 
 /// The lines of a file, counted.
@@ -93,6 +119,8 @@ struct Lines<'a> {
     reader: BufReader<File>,
     buffer: Vec<u8>,
     line: usize,
+    /// Bytes of the longest line so far.
+    longest: usize,
     /// What the values of earlier lines were.
     shape: Shape,
 }
@@ -100,7 +128,7 @@ struct Lines<'a> {
 impl<'a> Lines<'a> {
     fn open(path: &'a Path) -> Result<Lines<'a>, SourceError> {
         let reader = BufReader::new(open(path)?);
-        Ok(Lines { path, reader, buffer: Vec::new(), line: 0, shape: Shape::default() })
+        Ok(Lines { path, reader, buffer: Vec::new(), line: 0, longest: 0, shape: Shape::default() })
     }
 
     fn wrong(&self, column: usize, message: impl Into<String>) -> SourceError {
@@ -111,12 +139,17 @@ impl<'a> Lines<'a> {
     fn next_object(&mut self) -> Result<Option<Value>, SourceError> {
         loop {
             self.buffer.clear();
-            let read = self.reader.read_until(b'\n', &mut self.buffer);
+            let mut line = (&mut self.reader).take(MAX_LINE as u64 + 1);
+            let read = line.read_until(b'\n', &mut self.buffer);
             let read = read.map_err(|error| SourceError::Io { path: self.path.into(), error })?;
             if read == 0 {
                 return Ok(None);
             }
             self.line += 1;
+            if read > MAX_LINE {
+                return Err(self.wrong(1, format!("the line is longer than {} MB", MAX_LINE >> 20)));
+            }
+            self.longest = self.longest.max(read);
             self.buffer.truncate(self.buffer.trim_ascii_end().len());
             if self.buffer.is_empty() {
                 continue;

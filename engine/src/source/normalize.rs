@@ -1,6 +1,6 @@
 //! Renames, selects and completes the columns of a source, and gives every row its `id`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray, UInt32Array};
@@ -8,12 +8,17 @@ use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
-use refrain_cache::{Artifact, Cache, CacheError, Digest};
+use refrain_cache::{Artifact, Cache, CacheError, Digest, normal_schema};
 
 use super::{Rows, SourceError, SourceSpec, convert};
 
 /// Columns of ours in their order; all others follow by name.
 const FIRST: [&str; 6] = ["id", "sample", "prompt", "messages", "response", "reference"];
+
+/// Most columns of a source, where a mapping counts as many as it has entries: each costs a writer's buffers.
+const MAX_COLUMNS: usize = 10_000;
+/// Deepest nesting of a column.
+const MAX_DEPTH: usize = 64;
 
 /// The table's columns, given those of the file.
 pub(super) fn schema(found: &SchemaRef, spec: &SourceSpec) -> Result<SchemaRef, SourceError> {
@@ -31,6 +36,7 @@ struct Layout {
 
 impl Layout {
     fn new(found: &SchemaRef, spec: &SourceSpec) -> Result<Layout, SourceError> {
+        check_size(found).map_err(|message| SourceError::content(&spec.path, message))?;
         let mut named: Vec<(String, usize)> = Vec::new();
         for (ours, theirs) in &spec.columns {
             let place = found.index_of(theirs).map_err(|_| unknown_column(found, spec, ours, theirs))?;
@@ -71,6 +77,25 @@ impl Layout {
         let from = columns.into_iter().map(|(_, place)| place).collect();
         Ok(Layout { schema: Arc::new(Schema::new(fields)), from, split })
     }
+}
+
+/// Refuses a table with more columns, or deeper ones, than can be written in bounded memory.
+pub(super) fn check_size(schema: &Schema) -> Result<(), String> {
+    normal_schema(schema).map_err(|error| error.to_string())?;
+    let mut single = 0;
+    for field in schema.fields() {
+        let (columns, depth) = convert::size(field.data_type());
+        single += columns;
+        if depth > MAX_DEPTH {
+            return Err(format!("the column `{}` is nested deeper than {MAX_DEPTH} levels", field.name()));
+        }
+    }
+    if single > MAX_COLUMNS {
+        return Err(format!(
+            "it has {single} columns, those inside of others counted; the most are {MAX_COLUMNS}"
+        ));
+    }
+    Ok(())
 }
 
 fn unknown_column(found: &SchemaRef, spec: &SourceSpec, ours: &str, theirs: &str) -> SourceError {
@@ -209,6 +234,7 @@ impl Selection {
     fn new(rows: &Rows, total: u64) -> Selection {
         match rows {
             Rows::Range(start, end) => Selection::Range { start: *start, end: *end, at: 0 },
+            Rows::Sample { count, .. } if *count >= total => Selection::Range { start: 0, end: total, at: 0 },
             Rows::Sample { count, seed } => {
                 Selection::Chosen { rows: sample(*count, *seed, total), next: 0, at: 0 }
             }
@@ -251,13 +277,12 @@ impl Selection {
 
 /// A seeded draw without replacement, ascending: the rows with the smallest digests of (seed, row).
 fn sample(count: u64, seed: u64, total: u64) -> Vec<u64> {
-    let mut drawn: Vec<(Digest, u64)> = (0..total)
-        .map(|row| (Digest::of_bytes(format!("refrain sample 1 {seed} {row}").as_bytes()), row))
-        .collect();
-    let count = (count.min(total)) as usize;
-    if count < drawn.len() {
-        drawn.select_nth_unstable(count);
-        drawn.truncate(count);
+    let mut drawn: BinaryHeap<(Digest, u64)> = BinaryHeap::new();
+    for row in 0..total {
+        drawn.push((Digest::of_bytes(format!("refrain sample 1 {seed} {row}").as_bytes()), row));
+        if drawn.len() as u64 > count {
+            drawn.pop();
+        }
     }
     let mut rows: Vec<u64> = drawn.into_iter().map(|(_, row)| row).collect();
     rows.sort_unstable();

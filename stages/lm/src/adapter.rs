@@ -8,6 +8,9 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use refrain_cache::read_plain;
+
+use crate::config;
 use crate::save::{F32Tensor, json_file, metadata};
 
 const CONFIG: &str = "adapter_config.json";
@@ -109,8 +112,8 @@ impl Adapter {
     pub fn load(folder: &Path) -> Result<Adapter, AdapterError> {
         let config = read_config(&folder.join(CONFIG))?;
         let path = folder.join(WEIGHTS);
-        let bytes =
-            std::fs::read(&path).map_err(|source| AdapterError::Read { path: path.clone(), source })?;
+        let bytes = read_plain(&path, u64::MAX)
+            .map_err(|source| AdapterError::Read { path: path.clone(), source })?;
         let file = SafeTensors::deserialize(&bytes)
             .map_err(|error| AdapterError::Invalid { path: path.clone(), detail: error.to_string() })?;
         let tensors = read_layers(&path, &file, &config)?;
@@ -218,7 +221,8 @@ const UNSUPPORTED: [&str; 14] = [
 
 fn read_config(path: &Path) -> Result<AdapterConfig, AdapterError> {
     let invalid = |detail: String| AdapterError::Invalid { path: path.to_owned(), detail };
-    let bytes = std::fs::read(path).map_err(|source| AdapterError::Read { path: path.to_owned(), source })?;
+    let read = read_plain(path, config::MAX_BYTES);
+    let bytes = read.map_err(|source| AdapterError::Read { path: path.to_owned(), source })?;
     let settings: Map<String, Value> =
         serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
     refuse_unsupported(path, &settings)?;

@@ -4,9 +4,11 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use refrain_cache::read_plain;
+
 use crate::adapter::{Adapter, AdapterConfig, AdapterError};
 use crate::config::{ConfigError, ModelConfig};
-use crate::tokenizer::{Tokenizer, TokenizerError};
+use crate::tokenizer::{MAX_BYTES, Tokenizer, TokenizerError};
 use crate::weights::{Contents, Weights, WeightsError};
 
 /// The facts of a model folder, or of an adapter's.
@@ -80,7 +82,8 @@ fn tokenizer(folder: &Path) -> Result<Option<TokenizerFacts>, TokenizerError> {
         return Ok(None);
     }
     let tokenizer = Tokenizer::load(folder)?;
-    let bytes = std::fs::read(&path).map_err(|source| TokenizerError::Read { path: path.clone(), source })?;
+    let bytes =
+        read_plain(&path, MAX_BYTES).map_err(|source| TokenizerError::Read { path: path.clone(), source })?;
     let json: Value = serde_json::from_slice(&bytes).map_err(|error| TokenizerError::Invalid {
         path,
         what: "tokenizer",

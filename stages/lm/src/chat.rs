@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use minijinja::value::{Kwargs, ValueKind};
+use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value};
 use serde::Serialize;
 
@@ -11,6 +11,9 @@ use serde::Serialize;
 const FUEL: u64 = 10_000_000;
 /// Bytes that one rendering may write.
 const OUTPUT_LIMIT: usize = 64 << 20;
+
+/// Largest width or count that a filter takes.
+const LARGEST: i64 = 99_999;
 
 /// A turn of a conversation: role and content.
 pub type Turn<'a> = (&'a str, &'a str);
@@ -56,10 +59,11 @@ impl ChatTemplate {
         environment.set_lstrip_blocks(true);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.set_formatter(write_as_python);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(method);
         environment.set_fuel(Some(FUEL));
         environment.add_function("raise_exception", raise_exception);
         environment.add_filter("tojson", to_json);
+        bound_filters(&mut environment);
         environment
             .add_template_owned("chat_template", without_generation_blocks(source))
             .map_err(|error| ChatError::Syntax(describe(&error)))?;
@@ -183,6 +187,58 @@ fn write_as_python(
     out.write_str(text).map_err(|_| Error::new(ErrorKind::WriteFailure, "cannot write"))
 }
 
+/// Puts a bound on the filters that make as much at once as a number in the template says.
+fn bound_filters(environment: &mut Environment<'static>) {
+    use minijinja::filters;
+    // No template can call a filter whose name holds a space.
+    environment.add_filter("plain indent", filters::indent);
+    environment.add_filter("plain batch", filters::batch);
+    environment.add_filter("plain slice", filters::slice);
+    environment.add_filter("plain format", filters::format);
+    for name in ["indent", "batch", "slice", "format"] {
+        environment.add_filter(name, move |state: &State<'_, '_>, values: Rest<Value>| {
+            refuse_large(&values)?;
+            let digits = values.first().and_then(Value::as_str).filter(|_| name == "format");
+            refuse_wide(digits.unwrap_or_default())?;
+            state.apply_filter(&format!("plain {name}"), &values)
+        });
+    }
+}
+
+/// Python's methods, bound in the same way.
+fn method(state: &State<'_, '_>, value: &Value, name: &str, values: &[Value]) -> Result<Value, Error> {
+    if name == "format" {
+        refuse_large(values)?;
+        refuse_wide(value.as_str().unwrap_or_default())?;
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, name, values)
+}
+
+fn refuse_large(values: &[Value]) -> Result<(), Error> {
+    let large = |value: &Value| {
+        value.as_i64().is_some_and(|n| n > LARGEST) || value.is_integer() && value.as_i64().is_none()
+    };
+    for value in values {
+        let named = Kwargs::try_from(value.clone()).ok();
+        let within =
+            named.iter().flat_map(|named| named.args().filter_map(|name| named.peek::<Value>(name).ok()));
+        if large(value) || within.collect::<Vec<_>>().iter().any(large) {
+            return Err(too_large());
+        }
+    }
+    Ok(())
+}
+
+/// A format may hold a width, as in `%9s`.
+fn refuse_wide(format: &str) -> Result<(), Error> {
+    let longest = format.split(|c: char| !c.is_ascii_digit()).map(str::len).max();
+    if longest.is_some_and(|digits| digits > 5) { Err(too_large()) } else { Ok(()) }
+}
+
+fn too_large() -> Error {
+    Error::new(ErrorKind::InvalidOperation, format!("a width or count is larger than {LARGEST}"))
+}
+
 /// Hugging Face's `tojson`: Python's `json.dumps` with `ensure_ascii=False`, and no escaping for HTML.
 fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     let fail = |error: serde_json::Error| Error::new(ErrorKind::BadSerialization, error.to_string());
@@ -304,6 +360,24 @@ mod tests {
         assert!(matches!(render("{% if %}"), Err(ChatError::Syntax(_))));
         assert!(fail("\n\n{{ messages.x.y }}").starts_with("the chat template fails: line 3: "));
         assert!(fail("{{ 1 | nothing }}").contains("nothing"));
+    }
+
+    #[test]
+    fn widths_and_counts_have_a_limit() {
+        for source in [
+            "{{ 'a\\nb' | indent(100000000000) }}",
+            "{{ 'a\\nb' | indent(width=100000000000) }}",
+            "{{ [1] | batch(100000000000, 'x') | list }}",
+            "{{ [1] | slice(100000000000) | list }}",
+            "{{ '%100000000000s' | format('a') }}",
+            "{{ '{:>100000000000}'.format('a') }}",
+        ] {
+            let said = render(source).unwrap_err().to_string();
+            assert!(said.contains("larger than 99999"), "{source}: {said}");
+        }
+        assert_eq!(render("{{ 'a\\nb' | indent(2, first=true) }}").unwrap(), "  a\n  b");
+        assert_eq!(render("{{ '%3s' | format('a') }}{{ '{:>3}'.format('b') }}").unwrap(), "  a  b");
+        assert_eq!(render("{{ [1, 2, 3] | batch(2) | list | tojson }}").unwrap(), "[[1, 2], [3]]");
     }
 
     #[test]

@@ -4,8 +4,16 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use refrain_cache::read_plain;
+
 /// Largest size of any dimension; beyond it a configuration is nonsense or an attack.
 const MAX_SIZE: u64 = 1 << 24;
+
+/// Most parameters of a model: ten times the largest of these families, and nothing that a machine could hold.
+const MAX_PARAMETERS: u128 = 1 << 40;
+
+/// Largest configuration or index in bytes.
+pub(crate) const MAX_BYTES: u64 = 64 << 20;
 
 /// A family of models that the native module computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +156,7 @@ impl ModelConfig {
             other => return Err(ConfigError::Foreign(other.to_string())),
         };
         fields.check_activation(family)?;
+        fields.check_numbers()?;
         let (hidden, heads) = (fields.size("hidden_size")?, fields.size("num_attention_heads")?);
         let kv_heads = fields.size_or("num_key_value_heads", heads)?;
         if heads % kv_heads != 0 {
@@ -183,7 +192,7 @@ impl ModelConfig {
             fields.number("query_pre_attn_scalar").unwrap_or(head_dim as f64),
         )?;
         let cap = |name: &str| fields.number(name).filter(|_| gemma).map(|v| v as f32);
-        Ok(ModelConfig {
+        let config = ModelConfig {
             family,
             hidden,
             layers,
@@ -209,7 +218,22 @@ impl ModelConfig {
                 "initializer_range",
                 fields.number("initializer_range").unwrap_or(0.02),
             )?,
-        })
+        };
+        if config.parameters() > MAX_PARAMETERS {
+            let message =
+                format!("its sizes make {} parameters, more than any model has", config.parameters());
+            return Err(ConfigError::Value(message));
+        }
+        Ok(config)
+    }
+
+    /// The number of values in the matrices of the model.
+    pub fn parameters(&self) -> u128 {
+        let size = |n: usize| n as u128;
+        let heads = size(self.head_dim) * (2 * size(self.heads) + 2 * size(self.kv_heads));
+        let layer = size(self.hidden) * (heads + 3 * size(self.intermediate));
+        let ends = if self.tied { 1 } else { 2 };
+        size(self.layers) * layer + ends * size(self.vocab) * size(self.hidden)
     }
 
     /// Rotary frequencies, `[head_dim / 2]`, in radians a position.
@@ -249,7 +273,7 @@ pub fn end_tokens(folder: &Path) -> Result<Vec<u32>, ConfigError> {
 
 /// A file of JSON.
 pub(crate) fn read(path: &Path) -> Result<Value, ConfigError> {
-    let bytes = std::fs::read(path).map_err(|error| ConfigError::Io { path: path.into(), error })?;
+    let bytes = read_plain(path, MAX_BYTES).map_err(|error| ConfigError::Io { path: path.into(), error })?;
     serde_json::from_slice(&bytes).map_err(|error| ConfigError::Json { path: path.into(), error })
 }
 
@@ -303,6 +327,22 @@ impl<'a> Fields<'a> {
 
     fn size_or(&self, name: &str, default: usize) -> Result<usize, ConfigError> {
         if self.get(name).is_some() { self.size(name) } else { Ok(default) }
+    }
+
+    /// What is given for a number must be one: a default in its place would be another model.
+    fn check_numbers(&self) -> Result<(), ConfigError> {
+        const NAMES: [&str; 6] = [
+            "attn_logit_softcapping",
+            "final_logit_softcapping",
+            "initializer_range",
+            "query_pre_attn_scalar",
+            "rms_norm_eps",
+            "rope_theta",
+        ];
+        match NAMES.iter().find_map(|name| Some((name, self.get(name)?)).filter(|(_, v)| !v.is_number())) {
+            Some((name, value)) => Err(ConfigError::Value(format!("`{name}` is {value}, expected a number"))),
+            None => Ok(()),
+        }
     }
 
     fn check_activation(&self, family: Family) -> Result<(), ConfigError> {

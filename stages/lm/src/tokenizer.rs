@@ -4,13 +4,19 @@ mod offsets;
 mod spelling;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tokenizers::tokenizer::{PostProcessor, Tokenizer as Inner};
 use tokenizers::utils::truncation::TruncationDirection;
 
+use refrain_cache::{contained, read_plain};
+
 use crate::tokenizer::spelling::Spelling;
+
+/// Largest file of a tokenizer in bytes: ten times the largest that is known.
+pub(crate) const MAX_BYTES: u64 = 512 << 20;
 
 /// The tokenizer of a model folder, with what `tokenizer_config.json` says of special tokens and chat.
 #[derive(Debug)]
@@ -85,8 +91,8 @@ impl Tokenizer {
     /// A file that is absent (`tokenizer.json` only), unreadable or invalid, or a tokenizer with dropout.
     pub fn load(folder: &Path) -> Result<Tokenizer, TokenizerError> {
         let path = folder.join("tokenizer.json");
-        let bytes =
-            std::fs::read(&path).map_err(|source| TokenizerError::Read { path: path.clone(), source })?;
+        let bytes = read_plain(&path, MAX_BYTES)
+            .map_err(|source| TokenizerError::Read { path: path.clone(), source })?;
         let config_path = folder.join("tokenizer_config.json");
         let config = match read_optional(&config_path)? {
             None => Value::Null,
@@ -136,8 +142,10 @@ impl Tokenizer {
         if i32::try_from(text.len()).is_err() {
             return Err(TokenizerError::TooLong { bytes: text.len() });
         }
-        let fail = |error| refused(text, error);
-        let fast = self.inner.encode_fast(text, add_special).map_err(fail)?;
+        let fail = |error: tokenizers::Error| refused(text, error.to_string());
+        // A regular expression of the file may give up on a text, and the crate then panics.
+        let gave_up = |panic| refused(text, panic);
+        let fast = contained(|| self.inner.encode_fast(text, add_special)).map_err(gave_up)?.map_err(fail)?;
         let mask = fast.get_special_tokens_mask();
         let added = mask.iter().take_while(|&&mark| mark == 1).count();
         let after = mask[added..].iter().rev().take_while(|&&mark| mark == 1).count();
@@ -147,7 +155,8 @@ impl Tokenizer {
             Some(offsets) => offsets,
             // The text was changed before it was split; only the slower way keeps track of that.
             None => {
-                let slow = self.inner.encode(text, add_special).map_err(fail)?;
+                let slow =
+                    contained(|| self.inner.encode(text, add_special)).map_err(gave_up)?.map_err(fail)?;
                 offsets::aligned(ids, &self.spelling, &slow.get_offsets()[within.clone()], text)
             }
         };
@@ -162,11 +171,15 @@ impl Tokenizer {
     /// # Errors
     /// A text that the tokenizer refuses.
     pub fn encode_whole(&self, text: &str, most: usize) -> Result<Vec<u32>, TokenizerError> {
-        let fail = |error| refused(text, error);
+        let fail = |error: tokenizers::Error| refused(text, error.to_string());
+        // A regular expression of the file may give up on a text, and the crate then panics.
+        let gave_up = |panic| refused(text, panic);
         let around = self.inner.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
-        let mut encoding = self.inner.encode_fast(text, false).map_err(fail)?;
+        let mut encoding =
+            contained(|| self.inner.encode_fast(text, false)).map_err(gave_up)?.map_err(fail)?;
         encoding.truncate(most.saturating_sub(around), 0, TruncationDirection::Right);
-        let whole = self.inner.post_process(encoding, None, true).map_err(fail)?;
+        let whole =
+            contained(|| self.inner.post_process(encoding, None, true)).map_err(gave_up)?.map_err(fail)?;
         Ok(whole.get_ids().to_vec())
     }
 
@@ -241,8 +254,8 @@ impl Tokenizer {
     }
 }
 
-fn refused(text: &str, error: tokenizers::Error) -> TokenizerError {
-    TokenizerError::Encode { start: text.chars().take(40).collect(), detail: error.to_string() }
+fn refused(text: &str, detail: String) -> TokenizerError {
+    TokenizerError::Encode { start: text.chars().take(40).collect(), detail }
 }
 
 /// The tokenizer that a file describes, or what is wrong with the file.
@@ -259,7 +272,7 @@ fn parse(bytes: &[u8]) -> Result<Inner, String> {
         inner.encode("A é\n", true)?;
         Ok(inner)
     };
-    match refrain_cache::contained(attempt) {
+    match contained(attempt) {
         Ok(result) => result.map_err(|error| match error.to_string() {
             words if words.contains("untagged enum Model") => {
                 "its `model` is none of BPE, WordPiece, WordLevel and Unigram, or not whole".to_owned()
@@ -271,9 +284,12 @@ fn parse(bytes: &[u8]) -> Result<Inner, String> {
 }
 
 fn read_optional(path: &Path) -> Result<Option<String>, TokenizerError> {
-    match std::fs::read_to_string(path) {
+    let text = read_plain(path, MAX_BYTES).and_then(|bytes| {
+        String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
+    });
+    match text {
         Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(TokenizerError::Read { path: path.to_owned(), source }),
     }
 }

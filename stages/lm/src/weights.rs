@@ -1,13 +1,16 @@
 //! Reads the tensors of a model folder: one or several memory-mapped safetensors files, brought to f32.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
+
+use refrain_cache::{open_plain, read_plain};
+
+use crate::config;
 
 /// Why weights cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -199,7 +202,8 @@ pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, WeightsError> {
 
 fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, WeightsError> {
     let wrong = |message: String| WeightsError::Index { path: index.into(), message };
-    let bytes = std::fs::read(index).map_err(|error| WeightsError::Io { path: index.into(), error })?;
+    let read = read_plain(index, config::MAX_BYTES);
+    let bytes = read.map_err(|error| WeightsError::Io { path: index.into(), error })?;
     let json: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
     let map = json
         .get("weight_map")
@@ -219,7 +223,7 @@ fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, WeightsError> {
 
 fn map(path: &Path) -> Result<Mmap, WeightsError> {
     let io = |error| WeightsError::Io { path: path.into(), error };
-    let file = File::open(path).map_err(io)?;
+    let file = open_plain(path).map_err(io)?;
     // SAFETY: the map is only read. A file that another process truncates meanwhile ends this process with a
     // signal, as it would any reader of mapped weights; copying instead would double the memory of a large model.
     unsafe { Mmap::map(&file) }.map_err(io)

@@ -128,6 +128,12 @@ fn new_model(context: &Context<'_>, params: &Params, from: &From) -> Result<Star
     let generation = json!({ "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2 });
     write("generation_config.json", format!("{generation:#}\n").as_bytes())?;
     let config = ModelConfig::from_json(&json).map_err(failed)?;
+    // Asked for before it is filled: what the system refuses here is an error, later it would be the end.
+    let bytes = usize::try_from(config.parameters() * size_of::<f32>() as u128).unwrap_or(usize::MAX);
+    Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| {
+        let message = format!("a model of {} parameters does not fit into memory", config.parameters());
+        StageError::with_hint(message, "make the sizes of `from.config` smaller")
+    })?;
     let mut model = LanguageModel::random(&config, params.seed);
     model.train_all();
     Ok(Start { model, tokenizer, lora: None, files: Files::New(folder, json) })

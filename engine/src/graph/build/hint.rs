@@ -7,6 +7,9 @@ use crate::kind::{ArtifactKind, MAIN};
 
 use super::{Builder, Decl};
 
+/// Problems for which a name like the given one is looked for.
+const MOST_COMPARED: usize = 100;
+
 impl<'a> Builder<'a> {
     /// What to write in place of a name that does not fit: one like it, or all that there are, or where to declare one.
     pub(super) fn hint(&self, name: &str, kind: Option<ArtifactKind>) -> String {
@@ -15,6 +18,10 @@ impl<'a> Builder<'a> {
             Some(ArtifactKind::File) => "declare one under `data`: `NAME: { path: FILE, type: file }`",
             _ => "declare one under `data`: `NAME: { path: FILE }`",
         };
+        // Names are compared with all others. Who has so many problems reads the first ones.
+        if self.problems.len() >= MOST_COMPARED {
+            return declare.into();
+        }
         suggest(name, self.names_for(kind), "there are").unwrap_or(declare.into())
     }
 

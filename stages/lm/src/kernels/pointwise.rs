@@ -104,24 +104,36 @@ fn weighted_dot(x: &[f32], dy: &[f32], weight: &[f32], plus: f32) -> f32 {
     sum_lanes(lanes)
 }
 
-/// Cosines and sines of the rotary positions, `[positions, head_dim / 2]` each.
+/// Most values of each half of a [`RopeTable`], 64 MB: a configuration may promise millions of positions.
+const ROPE_VALUES: usize = 1 << 24;
+
+/// Cosines and sines of the rotary positions, `[positions, head_dim / 2]` each; of positions beyond them made when needed.
 #[derive(Debug, Clone)]
 pub struct RopeTable {
     half: usize,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
+    frequencies: Box<[f64]>,
+    cos: Box<[f32]>,
+    sin: Box<[f32]>,
 }
 
 impl RopeTable {
     /// The table for so many positions; frequencies in radians a position.
     pub fn new(frequencies: &[f64], positions: usize) -> RopeTable {
-        let angle = |i: usize| (i / frequencies.len()) as f64 * frequencies[i % frequencies.len()];
-        let size = positions * frequencies.len();
-        RopeTable {
-            half: frequencies.len(),
-            cos: (0..size).map(|i| libm::cos(angle(i)) as f32).collect(),
-            sin: (0..size).map(|i| libm::sin(angle(i)) as f32).collect(),
+        let half = frequencies.len();
+        let mut table = RopeTable { half, frequencies: frequencies.into(), cos: [].into(), sin: [].into() };
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        for position in 0..positions.min(ROPE_VALUES / half) {
+            table.push(position as u32, &mut cos, &mut sin);
         }
+        (table.cos, table.sin) = (cos.into(), sin.into());
+        table
+    }
+
+    /// Appends the values of a position.
+    fn push(&self, position: u32, cos: &mut Vec<f32>, sin: &mut Vec<f32>) {
+        let angles = self.frequencies.iter().map(|frequency| f64::from(position) * frequency);
+        cos.extend(angles.clone().map(|angle| libm::cos(angle) as f32));
+        sin.extend(angles.map(|angle| libm::sin(angle) as f32));
     }
 
     /// Turns every head of each row by its position, in place; `back` turns the other way, which is the gradient.
@@ -139,7 +151,15 @@ impl RopeTable {
         let sign = if back { -1.0 } else { 1.0 };
         for (row, position) in x.chunks_exact_mut(width).zip(positions) {
             let at = *position as usize * half;
-            let (cos, sin) = (&self.cos[at..at + half], &self.sin[at..at + half]);
+            let mut far;
+            let (cos, sin) = match self.cos.get(at..at + half) {
+                Some(cos) => (cos, &self.sin[at..at + half]),
+                None => {
+                    far = (Vec::new(), Vec::new());
+                    self.push(*position, &mut far.0, &mut far.1);
+                    (&far.0[..], &far.1[..])
+                }
+            };
             for head in row.chunks_exact_mut(2 * half) {
                 let (first, second) = head.split_at_mut(half);
                 for (((a, b), c), s) in first.iter_mut().zip(second).zip(cos).zip(sin) {

@@ -1,0 +1,174 @@
+//! Random workflows, edited at random: what an incremental run makes equals what a clean one makes, and only nodes whose
+//! inputs are new have run.
+
+// Helpers of tests may unwrap as the tests themselves do.
+#![allow(clippy::unwrap_used)]
+
+mod dag;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use refrain_cache::Digest;
+use refrain_engine::graph::{Graph, NodeId};
+use refrain_engine::kind::{Cancel, MAIN};
+use refrain_engine::run::{Options, Outcome, run};
+use refrain_engine::store::Store;
+
+use dag::{Dag, Edit, Identity};
+
+/// A folder for a case, in memory where the system has such a place.
+fn folder() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
+}
+
+/// A table that the cache holds, or held.
+struct Table {
+    digest: Digest,
+    there: bool,
+}
+
+/// What a run did.
+struct Ran {
+    /// The nodes that were computed, with what they were computed from.
+    computed: Vec<(String, Identity)>,
+    /// All nodes that are done: what they are made from, and the digest of their table.
+    done: BTreeMap<Identity, Digest>,
+    /// The digest of each node's table, by name.
+    digests: BTreeMap<String, Digest>,
+    complete: bool,
+}
+
+fn run_in(dag: &Dag, graph: &Graph, cache: &Path, jobs: usize, forced: &HashSet<NodeId>) -> Ran {
+    let store = Store::open(cache).unwrap();
+    let options = Options {
+        jobs,
+        threads: 2,
+        keep_going: false,
+        only: None,
+        force: forced.clone(),
+        environment: &|_| None,
+    };
+    let report = run(graph, &store, &options, &Cancel::default(), &|_| {}).unwrap();
+    let expected = dag.evaluate();
+    let mut ran = Ran {
+        computed: Vec::new(),
+        done: BTreeMap::new(),
+        digests: BTreeMap::new(),
+        complete: report.is_complete(),
+    };
+    for id in graph.ids() {
+        let name = graph.node(id).name.clone();
+        let identity = || expected.get(&name).unwrap_or_else(|| panic!("`{name}` is not expected")).clone();
+        match &report.outcomes[id.index()] {
+            Outcome::Ran(_) => ran.computed.push((name.clone(), identity())),
+            Outcome::Cached | Outcome::NotRun | Outcome::Skipped(_) => {}
+            Outcome::Failed(failure) => assert!(failure.to_string().contains("as it was told"), "{failure}"),
+        }
+        if let Some(done) = report.state.done(id) {
+            let digest = done.artifacts.get(MAIN).unwrap().digest;
+            ran.done.insert(identity(), digest);
+            ran.digests.insert(name, digest);
+        }
+    }
+    if ran.complete {
+        assert_eq!(ran.digests.len(), expected.len(), "{expected:?}");
+    }
+    ran
+}
+
+/// Runs the workflow where others have run before, and compares with a run where none has.
+fn check(dag: &Dag, place: &Path, jobs: usize, force: Option<usize>, seen: &mut BTreeMap<Identity, Table>) {
+    let graph = dag.graph(place);
+    let stages: Vec<NodeId> = graph.ids().filter(|id| !graph.node(*id).is_source()).collect();
+    let forced: HashSet<NodeId> = match force {
+        Some(n) if !stages.is_empty() => [stages[n % stages.len()]].into(),
+        _ => HashSet::new(),
+    };
+    let ran = run_in(dag, &graph, &place.join("cache"), jobs, &forced);
+    let lost = |identity: &Identity| seen.get(identity).is_some_and(|table| !table.there);
+    let computed: BTreeSet<&Identity> = ran.computed.iter().map(|(_, identity)| identity).collect();
+    let forced_names: BTreeSet<&str> = forced.iter().map(|id| graph.node(*id).name.as_str()).collect();
+    for (name, identity) in &ran.computed {
+        assert!(
+            !seen.contains_key(identity) || lost(identity) || forced_names.contains(name.as_str()),
+            "`{name}` ran although nothing of it is new\n{}",
+            dag.yaml()
+        );
+    }
+    for identity in ran.done.keys() {
+        assert!(
+            seen.contains_key(identity) || computed.contains(identity),
+            "{identity:?} is done and never ran"
+        );
+    }
+    if ran.complete {
+        let ran_names: BTreeSet<&str> = ran.computed.iter().map(|(name, _)| name.as_str()).collect();
+        assert!(forced_names.is_subset(&ran_names), "{forced_names:?} should have run again");
+        let clean = folder();
+        let other_jobs = 5 - jobs;
+        let other = dag.reordered().graph(place);
+        let clean = run_in(dag, &other, &clean.path().join("cache"), other_jobs, &HashSet::new());
+        assert_eq!(clean.digests, ran.digests, "\n{}", dag.yaml());
+    }
+    let store = Store::open(&place.join("cache")).unwrap();
+    for (identity, digest) in ran.done {
+        assert!(store.object_path(&digest).is_file(), "{identity:?} is done and its table is not there");
+        // Where two made the same table, either may have made it again.
+        seen.values_mut().filter(|table| table.digest == digest).for_each(|table| table.there = true);
+        seen.insert(identity, Table { digest, there: true });
+    }
+}
+
+/// Removes a table from the cache: whatever made it must run again.
+fn lose(place: &Path, which: usize, seen: &mut BTreeMap<Identity, Table>) {
+    let tables: BTreeSet<Digest> =
+        seen.values().filter(|table| table.there).map(|table| table.digest).collect();
+    let lost = tables.into_iter().nth(which % seen.len().max(1));
+    if let Some(lost) = lost {
+        std::fs::remove_file(Store::open(&place.join("cache")).unwrap().object_path(&lost)).unwrap();
+        seen.values_mut().filter(|table| table.digest == lost).for_each(|table| table.there = false);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 300,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn an_incremental_run_equals_a_clean_one(
+        mut dag in dag::any_dag(),
+        jobs in 1usize..5,
+        edits in prop::collection::vec(dag::any_edit(), 1..5),
+    ) {
+        let place = folder();
+        let mut seen = BTreeMap::new();
+        dag.write_sources(place.path());
+        check(&dag, place.path(), jobs, None, &mut seen);
+        for (edit, jobs) in edits {
+            let force = match edit {
+                Edit::Force(which) => Some(which),
+                Edit::Lose(which) => {
+                    lose(place.path(), which, &mut seen);
+                    None
+                }
+                Edit::Break(which) => {
+                    // A run that a failing stage ends, then one without it.
+                    check(&dag.broken(which), place.path(), jobs, None, &mut seen);
+                    None
+                }
+                ref other => {
+                    dag.apply(other);
+                    dag.write_sources(place.path());
+                    None
+                }
+            };
+            check(&dag, place.path(), jobs, force, &mut seen);
+        }
+    }
+}

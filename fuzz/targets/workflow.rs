@@ -1,0 +1,16 @@
+//! A workflow of any bytes.
+#![no_main]
+
+#[path = "../hook.rs"]
+mod hook;
+#[path = "../reads.rs"]
+#[allow(dead_code)]
+mod reads;
+
+use std::path::Path;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(init: hook::install(), |bytes: &[u8]| {
+    reads::workflow(bytes, Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/world")));
+});
