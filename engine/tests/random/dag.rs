@@ -362,7 +362,11 @@ impl Dag {
     ) -> Content {
         let params = format!("{axes:?} {:?}", contents.keys().collect::<Vec<_>>());
         let inputs: Vec<String> = contents.values().map(|content| content.text.clone()).collect();
-        let text = format!("gathered {params} {inputs:?}");
+        // Without axes there is one node and no column to add: its very table.
+        let text = match &inputs[..] {
+            [one] if axes.is_empty() => one.clone(),
+            _ => format!("gathered {params} {inputs:?}"),
+        };
         nodes.insert(format!("{}[*]", self.stages[index].name), Identity { kind: "gather", params, inputs });
         Content { text, sum: contents.values().map(|content| content.sum).sum() }
     }
