@@ -78,12 +78,14 @@ pub enum LockError {
         message: String,
     },
     /// Another version wrote it.
-    #[error("`{}` has format {found}; this build reads format {VERSION}", path.display())]
+    #[error("Refrain {version} wrote `{}` in format {found}; this build reads format {VERSION}", path.display())]
     Version {
         /// The lock.
         path: PathBuf,
         /// Its format.
         found: u32,
+        /// The version of Refrain that wrote it.
+        version: String,
     },
 }
 
@@ -115,7 +117,8 @@ impl Lock {
             if line.starts_with("{\"refrain_lock\"") {
                 let header: Header = serde_json::from_str(line).map_err(|e| wrong(i, line, e))?;
                 if header.refrain_lock != VERSION {
-                    return Err(LockError::Version { path: path.into(), found: header.refrain_lock });
+                    let (path, version) = (path.into(), header.version);
+                    return Err(LockError::Version { path, found: header.refrain_lock, version });
                 }
                 lock.version = header.version;
                 continue;
@@ -132,7 +135,7 @@ impl Lock {
         let mut text = serde_json::to_string(&header).expect("a header is JSON");
         for line in self.lines.values() {
             text.push('\n');
-            text.push_str(&serde_json::to_string(line).expect("a line is JSON"));
+            text.push_str(&line.to_text());
         }
         text.push('\n');
         write_atomic(path, text.as_bytes()).map_err(|error| LockError::Io { path: path.into(), error })
@@ -172,6 +175,11 @@ fn line(name: &str, kind: &str, done: &Done) -> Line {
 }
 
 impl Line {
+    /// The line as it stands in the lock.
+    pub fn to_text(&self) -> String {
+        serde_json::to_string(self).expect("a line is JSON")
+    }
+
     /// The line as what a run would have made.
     pub fn to_done(&self) -> Done {
         Done {

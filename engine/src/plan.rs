@@ -2,11 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use refrain_cache::{Difference, Key, Manifest};
+use serde_json::Value;
 
-use crate::graph::{Graph, NodeId};
+use refrain_cache::{Difference, Key, Manifest, Record};
+
+use crate::graph::{Graph, Node, NodeId, Work};
+use crate::manifest;
 use crate::state::{Look, State, StateError};
 use crate::store::Store;
+
+mod estimate;
+mod explain;
+
+pub use estimate::{Basis, Estimate, Total, estimate, total};
+pub use explain::{Explanation, explain};
 
 /// What a run would do with a node.
 #[derive(Debug, Clone)]
@@ -20,8 +29,13 @@ pub enum Step {
         /// Why.
         why: Why,
     },
-    /// Its key is not known before these nodes have run.
-    Waits(Vec<NodeId>),
+    /// Its key is not known before others have run.
+    Waits {
+        /// The nodes that it reads and that must run.
+        on: Vec<NodeId>,
+        /// What differs from the last run as far as it is known now.
+        differences: Vec<Difference>,
+    },
 }
 
 /// Why a node would be computed.
@@ -37,12 +51,33 @@ pub enum Why {
     Forgotten,
 }
 
+/// What a node took in the last run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Took {
+    /// Seconds.
+    pub seconds: f64,
+    /// Tokens that were computed, for kinds that count them.
+    pub tokens: Option<f64>,
+}
+
+impl Took {
+    /// What a record of a node of this kind says.
+    fn of(node: &Node, record: &Record) -> Took {
+        let counts = match &node.work {
+            Work::Stage { kind, .. } => kind.tokens,
+            _ => None,
+        };
+        let figure = |name: &str| record.metrics.iter().find(|m| m.metric == name).map(|m| m.value);
+        Took { seconds: record.seconds, tokens: counts.and_then(figure).filter(|t| t.is_finite()) }
+    }
+}
+
 /// A plan: a step for every node, and the nodes whose outputs are known.
 pub struct Plan<'a> {
     /// The steps by node number.
     pub steps: Vec<Step>,
-    /// What earlier runs took, in seconds, where known.
-    pub seconds: Vec<Option<f64>>,
+    /// What the nodes took in the last run, where known.
+    pub last: Vec<Option<Took>>,
     /// The manifests of the nodes whose inputs are known.
     pub manifests: Vec<Option<Manifest>>,
     /// The outputs that are known.
@@ -57,19 +92,21 @@ pub fn plan<'a>(
 ) -> Result<Plan<'a>, StateError> {
     let mut state = State::new(graph, store);
     let mut steps: Vec<Step> = Vec::with_capacity(graph.nodes.len());
-    let mut seconds = Vec::with_capacity(graph.nodes.len());
+    let mut took = Vec::with_capacity(graph.nodes.len());
     let mut manifests = Vec::with_capacity(graph.nodes.len());
     for id in graph.ids() {
         let node = graph.node(id);
         let before = last.get(&node.name);
         let record = before.map(|key| store.record(key)).transpose()?.flatten();
-        seconds.push(record.as_ref().map(|r| r.seconds));
+        took.push(record.as_ref().map(|record| Took::of(node, record)));
         let (step, manifest) = match state.look(id)? {
             None => {
                 let mut on: Vec<NodeId> = node.inputs.iter().map(|e| e.node).collect();
                 on.retain(|id| !matches!(steps[id.index()], Step::Cached(_)));
+                on.sort();
                 on.dedup();
-                (Step::Waits(on), None)
+                let differences = record.map_or(Vec::new(), |record| known(&state, node, &record.manifest));
+                (Step::Waits { on, differences }, None)
             }
             Some(Look::Done(done)) => {
                 let manifest = state.manifest(node, done.file);
@@ -92,55 +129,23 @@ pub fn plan<'a>(
         steps.push(step);
         manifests.push(manifest);
     }
-    Ok(Plan { steps, seconds, manifests, state })
+    Ok(Plan { steps, last: took, manifests, state })
 }
 
-/// The differences between what a node was made from in the last run and what it would be made from now.
-#[derive(Debug, Clone)]
-pub struct Explanation {
-    /// The node's name.
-    pub node: String,
-    /// Its key in the last run.
-    pub before: Option<Key>,
-    /// Its key now, when its inputs are known.
-    pub now: Option<Key>,
-    /// The manifest now.
-    pub manifest: Option<Manifest>,
-    /// What differs; empty when nothing does or when one of the two is not known.
-    pub differences: Vec<Difference>,
-    /// Whether the cache holds its outputs.
-    pub cached: bool,
-    /// The inputs that must run before its key is known.
-    pub waits: Vec<String>,
+/// What differs from an earlier manifest of a node some of whose inputs are not known yet: those are taken as they were.
+fn known(state: &State<'_>, node: &Node, old: &Manifest) -> Vec<Difference> {
+    let before = |path: &str| old.get("inputs").and_then(|inputs| inputs.get(path)).cloned();
+    let unknown = |i: usize| before(&node.inputs[i].path).unwrap_or(Value::Null);
+    manifest::manifest_as_far(node, |i| state.done(node.inputs[i].node), unknown)
+        .map_or(Vec::new(), |now| old.differences(&now))
 }
 
-/// Explains one node.
-pub fn explain(
-    graph: &Graph,
-    store: &Store,
-    last: &BTreeMap<String, Key>,
-    id: NodeId,
-) -> Result<Explanation, StateError> {
-    let plan = plan(graph, store, last)?;
-    let node = graph.node(id);
-    let before = last.get(&node.name).copied();
-    let manifest = plan.manifests[id.index()].clone();
-    let old = before.map(|key| store.record(&key)).transpose()?.flatten().map(|r| r.manifest);
-    let differences = match (&old, &manifest) {
-        (Some(old), Some(now)) => old.differences(now),
-        _ => Vec::new(),
-    };
-    let waits = match &plan.steps[id.index()] {
-        Step::Waits(on) => on.iter().map(|id| graph.node(*id).name.clone()).collect(),
-        _ => Vec::new(),
-    };
-    Ok(Explanation {
-        node: node.name.clone(),
-        before,
-        now: manifest.as_ref().map(Manifest::key),
-        manifest,
-        differences,
-        cached: matches!(plan.steps[id.index()], Step::Cached(_)),
-        waits,
-    })
+/// The node from which the input comes that a difference is about.
+pub fn origin(node: &Node, difference: &Difference) -> Option<NodeId> {
+    let path = difference.path.strip_prefix("inputs.")?;
+    let is_of =
+        |name: &str| path == name || path.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
+    let quoted = |name: &str| Value::from(name).to_string();
+    let edge = node.inputs.iter().find(|edge| is_of(&edge.path) || is_of(&quoted(&edge.path)))?;
+    Some(edge.node)
 }

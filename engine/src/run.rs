@@ -2,12 +2,15 @@
 //!
 //! One thread decides, workers compute. The loop:
 //! 1. every wanted node whose inputs are done is looked up in the cache; what is there is done at once;
-//! 2. what is not there starts on a thread of its own while fewer than `jobs` run;
+//! 2. what is not there starts on a thread of its own while fewer than `jobs` run and the machine has what it declares;
 //! 3. a finished node is written down before anything that reads it starts;
 //! 4. a failed one takes out what depends on it, and, unless `keep_going`, everything that has not started.
 
+mod again;
 mod node;
 mod pool;
+mod resources;
+mod retry;
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -23,7 +26,9 @@ use crate::state::{Done, Look, State, StateError, Todo};
 use crate::store::{Store, StoreError};
 
 use pool::Pool;
+use resources::{Need, Room};
 
+pub use again::again;
 pub use node::Failure;
 
 /// The longest that a finished node stays in memory alone.
@@ -35,6 +40,10 @@ pub struct Options<'a> {
     pub jobs: usize,
     /// Threads of the machine that nodes share, at least 1.
     pub threads: usize,
+    /// Bytes of memory that running nodes may declare together.
+    pub memory: u64,
+    /// Graphics cards that running nodes may declare together.
+    pub gpus: usize,
     /// Whether what does not depend on a failed node still runs.
     pub keep_going: bool,
     /// The nodes that are wanted, with all that they are made from; `None` = all.
@@ -141,6 +150,7 @@ struct Runner<'a, 'o> {
     /// For each node how many of its edges wait for an input; `None` when it is not wanted.
     waiting: Vec<Option<usize>>,
     ready: BTreeSet<NodeId>,
+    room: Room,
     running: usize,
     stopped: bool,
 }
@@ -175,6 +185,7 @@ impl<'a, 'o> Runner<'a, 'o> {
             outcomes,
             waiting,
             ready,
+            room: Room::new(options),
             running: 0,
             stopped: false,
         }
@@ -190,20 +201,20 @@ impl<'a, 'o> Runner<'a, 'o> {
         'a: 'scope,
         'o: 'scope,
     {
-        let mut waiting_to_start: Option<(NodeId, Box<Todo>)> = None;
         loop {
             self.stopped |= self.cancel.is_cancelled();
             while !self.stopped {
-                if let Some((id, todo)) = waiting_to_start.take() {
-                    if self.running >= self.options.jobs {
-                        waiting_to_start = Some((id, todo));
-                        break;
-                    }
+                let free = self.running < self.options.jobs;
+                if let Some((id, todo)) = free.then(|| self.room.next()).flatten() {
                     self.start(pool, sender, id, todo);
+                    continue;
+                }
+                if self.room.is_full(free) {
+                    break;
                 }
                 let Some(id) = self.ready.pop_first() else { break };
                 match self.look(id) {
-                    Ok(Some(todo)) => waiting_to_start = Some((id, todo)),
+                    Ok(Some(todo)) => self.room.wait(id, Need::of(&self.graph.node(id).settings), todo),
                     Ok(None) => {}
                     Err(error) => self.fail(id, Failure::State(error)),
                 }
@@ -213,6 +224,7 @@ impl<'a, 'o> Runner<'a, 'o> {
             }
             let word = receiver.recv().expect("a worker sends before it ends, and one is running");
             self.running -= 1;
+            self.room.leave(word.0);
             self.hear(word)?;
         }
     }
@@ -276,7 +288,7 @@ impl<'a, 'o> Runner<'a, 'o> {
         let sender = sender.clone();
         pool.run(self.running, move || {
             let begin = Instant::now();
-            let result = job.run(&todo, begin);
+            let result = retry::attempts(&job, &todo);
             // The receiver outlives every worker of the scope.
             let _ = sender.send((id, todo, begin.elapsed(), result));
         });

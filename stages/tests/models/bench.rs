@@ -97,7 +97,7 @@ impl Bench {
             inputs: &inputs,
             cache: &self.cache,
             unfinished: self.cache.unfinished(&key),
-            resources: Resources { threads: self.threads, batch: self.batch },
+            resources: Resources { threads: self.threads, batch: self.batch, memory: None },
             progress: Progress(&sink),
             cancel: &cancel,
             environment: &|_| None,

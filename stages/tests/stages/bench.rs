@@ -89,7 +89,7 @@ impl Bench {
             inputs: &inputs,
             cache: &self.cache,
             unfinished: self.cache.unfinished(&Manifest::new("test").key()),
-            resources: Resources { threads: 1, batch: None },
+            resources: Resources { threads: 1, batch: None, memory: None },
             progress: Progress(&Silent),
             cancel,
             environment: &|_| None,

@@ -111,7 +111,7 @@ impl Desk {
             inputs: &self.inputs,
             cache: &self.cache,
             unfinished: self.cache.unfinished(&refrain_cache::Manifest::new("test").key()),
-            resources: Resources { threads: 1, batch: None },
+            resources: Resources { threads: 1, batch: None, memory: None },
             progress: Progress(&Silent),
             cancel: &self.cancel,
             environment: &environment,
