@@ -266,6 +266,8 @@ impl Again<'_, '_> {
         }
         let mut names: Vec<&String> = line.outputs.keys().collect();
         names.sort_by_key(|name| (*name != MAIN, *name));
+        // An only output of a command is its main one too.
+        names.dedup_by_key(|name| line.outputs[*name].digest);
         for name in names {
             let (locked, made) = (&line.outputs[name], done.artifacts.get(name));
             let Some(made) = made else {
