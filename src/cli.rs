@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use refrain_engine::verify::Sample;
+
 /// A declarative workflow engine for experiments on LLM-generated data and fine-tuning.
 #[derive(Debug, Parser)]
 #[command(name = "refrain", version, max_term_width = 100, propagate_version = true)]
@@ -42,9 +44,11 @@ pub enum Command {
     /// Report everything that is wrong with a workflow, and run nothing
     #[command(after_help = "Example:\n  refrain check sweep.yaml")]
     Check(Workflow),
-    /// Say what differs between a node of the last run and of now
-    #[command(after_help = "Example:\n  refrain explain sweep.yaml 'masked[threshold=2.5]'")]
-    Explain(Node),
+    /// Say what differs between nodes of the last run and of now
+    #[command(
+        after_help = "Example:\n  refrain explain sweep.yaml\n  refrain explain sweep.yaml 'masked[threshold=2.5]'"
+    )]
+    Explain(Explain),
     /// Show the head of a table, or what a model is
     #[command(
         after_help = "Example:\n  refrain show sweep.yaml scored --rows 3\n  refrain show sweep.yaml tuned\n  \
@@ -57,8 +61,10 @@ pub enum Command {
     /// Print the graph as a Mermaid flowchart
     #[command(after_help = "Example:\n  refrain graph sweep.yaml > sweep.mmd")]
     Graph(Workflow),
-    /// Check the workflow, its sources, the cache and every `expect` against the lock; computes nothing
-    #[command(after_help = "Example:\n  refrain verify sweep.yaml --no-data")]
+    /// Check the workflow, its sources, the cache and every `expect` against the lock; computes nothing unless asked to
+    #[command(
+        after_help = "Example:\n  refrain verify sweep.yaml --no-data\n  refrain verify sweep.yaml --complete --recompute 5%"
+    )]
     Verify(Verify),
 }
 
@@ -88,6 +94,9 @@ pub struct Run {
     /// Most nodes at once [default: the number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub jobs: Option<u32>,
+    /// Memory that the running stages may declare together, such as `8GB` [default: the machine's]
+    #[arg(long, value_name = "SIZE", value_parser = refrain_engine::units::size)]
+    pub memory: Option<u64>,
     /// After a failure go on with what does not depend on it
     #[arg(long)]
     pub keep_going: bool,
@@ -106,14 +115,17 @@ pub struct Plan {
     /// Count the nodes of each stage in place of listing them
     #[arg(long)]
     pub summary: bool,
+    /// Most nodes at once, for the time in all [default: the number of cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub jobs: Option<u32>,
 }
 
 #[derive(Debug, Args)]
-pub struct Node {
+pub struct Explain {
     #[command(flatten)]
     pub workflow: Workflow,
-    /// A node, for example `masked[threshold=2.5]`
-    pub node: String,
+    /// A node, for example `masked[threshold=2.5]`, or a stage; without it all nodes that differ
+    pub node: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -140,4 +152,10 @@ pub struct Verify {
     /// Fail when the cache does not hold every artifact
     #[arg(long)]
     pub complete: bool,
+    /// Compute nodes once more in an empty cache and compare: `all`, a share such as `5%`, or so many
+    #[arg(long, value_name = "SAMPLE")]
+    pub recompute: Option<Sample>,
+    /// What decides which nodes are computed again [default: the digest of the lock]
+    #[arg(long, value_name = "TEXT", requires = "recompute")]
+    pub seed: Option<String>,
 }

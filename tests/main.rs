@@ -5,6 +5,7 @@
 
 mod space;
 
+mod attempts; // retries, time limits and memory of commands
 mod backends; // which code computes a model
 mod bad_input; // what a run is told of data, models and caches that are wrong
 #[cfg(unix)]
@@ -15,6 +16,7 @@ mod examples; // that the examples' data are what makes them
 mod interrupt; // Ctrl-C
 mod json; // the JSON output against its documentation
 mod layers; // which crate may import which
+mod look_ahead; // what plan and explain say before a run
 mod models; // model cards
 #[cfg(unix)]
 mod processes; // several on one cache
@@ -23,4 +25,6 @@ mod real_input; // the shared folder's data and model, where it is there
 mod rerun; // what an edit makes run again
 mod same_bytes; // what must not change a digest
 mod scale; // graphs wider than what is looked up at once
+mod secrets; // that no value of `${env:NAME}` is kept or shown
 mod training; // a killed training, and the reference's training runs written as workflows
+mod verify; // the lock against the workflow, the cache and a second computation

@@ -17,14 +17,16 @@ use refrain_engine::kind::Cancel;
 use refrain_engine::lock::{Lock, LockError};
 use refrain_engine::run::{self, Options, Outcome, Report};
 use refrain_engine::state::Done;
+use refrain_engine::verify::{self, Mismatch};
 
 use crate::cli::{self, Format};
-use crate::failure::{DIFFERENT, Failure, INPUT, INTERRUPTED, STAGE, of_node};
-use crate::output;
+use crate::failure::{DIFFERENT, Failure, INPUT, INTERRUPTED, STAGE, of_node, shown};
 use crate::progress::{Display, time};
 use crate::session::{Opened, Session};
+use crate::{machine, output};
 
 use super::results;
+use super::verify::{hints, mismatch_json, mismatch_words};
 
 /// Runs the workflow.
 pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
@@ -46,15 +48,19 @@ pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
     let display = Display::new(&session.graph, terminal, arguments.quiet);
     let events = |event: Event<'_>| display.event(&event);
     let report = run::run(&session.graph, &store, &options, &cancel, &events)?;
-    let mut differs = false;
+    let whole = options.only.is_none();
+    let mut changes = Vec::new();
     if arguments.locked {
-        differs = lock.update(&session.graph, &report, options.only.is_none());
+        let mut updated = lock.clone();
+        if updated.update(&session.graph, &report, whole) {
+            changes = verify::changes(&session.graph, &lock, &updated, &store);
+        }
     } else if !session.overridden {
         if identity(&session.lock) != read {
             // Another process may have added lines since.
             lock = read_lock(&session, false)?;
         }
-        lock.update(&session.graph, &report, options.only.is_none());
+        lock.update(&session.graph, &report, whole);
         lock.write(&session.lock)?;
     }
     let verdicts = expect::check(&session.expects, &session.graph, |id| report.state.done(id));
@@ -62,9 +68,9 @@ pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
         .into_iter()
         .filter(|v| report.is_complete() && options.only.is_none() || v.obtained.is_some())
         .collect();
-    let code = exit_code(&report, &verdicts, differs);
+    let code = exit_code(&report, &verdicts, !changes.is_empty());
     if format == Format::Json {
-        output::json(&to_json(&session, &report, &verdicts, code));
+        output::json(&to_json(&session, &report, &verdicts, &changes, code));
     } else {
         let table = results::collect(&session, |id| report.state.done(id));
         results::print(&table, format);
@@ -73,7 +79,7 @@ pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
             let said = Said { cached, results: table, expects: verdicts.iter().map(told).collect() };
             kept::keep(&kept.request(), &session.graph, &store, &report.state, said);
         }
-        summary(&report, &verdicts, begin, differs);
+        summary(&report, &verdicts, begin, &changes);
     }
     Ok(ExitCode::from(code))
 }
@@ -94,7 +100,7 @@ fn read_lock(session: &Session, locked: bool) -> Result<Lock, Failure> {
 
 /// The first interruption asks everything to stop at the next safe point, the second ends the process.
 #[expect(clippy::print_stderr, clippy::exit, reason = "a second interruption must end a stage that does not")]
-fn on_interrupt(cancel: &Cancel) -> Result<(), Failure> {
+pub(super) fn on_interrupt(cancel: &Cancel) -> Result<(), Failure> {
     let cancel = cancel.clone();
     let handler = move || {
         if cancel.is_cancelled() {
@@ -109,7 +115,7 @@ fn on_interrupt(cancel: &Cancel) -> Result<(), Failure> {
 }
 
 fn options<'a>(arguments: &cli::Run, session: &Session) -> Result<Options<'a>, Failure> {
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let threads = machine::threads();
     let all = |names: &[String]| -> Result<Vec<NodeId>, Failure> {
         names.iter().map(|n| session.nodes(n)).collect::<Result<Vec<_>, _>>().map(|ids| ids.concat())
     };
@@ -118,6 +124,8 @@ fn options<'a>(arguments: &cli::Run, session: &Session) -> Result<Options<'a>, F
     Ok(Options {
         jobs: arguments.jobs.map_or(threads, |n| n as usize),
         threads,
+        memory: arguments.memory.unwrap_or_else(machine::memory),
+        gpus: machine::gpus(),
         keep_going: arguments.keep_going,
         only,
         force,
@@ -142,7 +150,7 @@ fn exit_code(report: &Report<'_>, verdicts: &[Verdict], differs: bool) -> u8 {
 }
 
 #[expect(clippy::print_stderr, reason = "the summary is not data")]
-fn summary(report: &Report<'_>, verdicts: &[Verdict], begin: Instant, differs: bool) {
+fn summary(report: &Report<'_>, verdicts: &[Verdict], begin: Instant, changes: &[Mismatch]) {
     for verdict in verdicts {
         eprintln!("{}", told(verdict));
     }
@@ -158,10 +166,11 @@ fn summary(report: &Report<'_>, verdicts: &[Verdict], begin: Instant, differs: b
     }
     let end = if report.interrupted { ", interrupted" } else { "" };
     eprintln!("{words}{end}, {}", time(begin.elapsed()));
-    if differs {
-        eprintln!(
-            "error: the lock would change; `refrain verify` says how, a run without `--locked` accepts it"
-        );
+    if !changes.is_empty() {
+        for change in changes {
+            eprintln!("{}", shown(&mismatch_words(change)));
+        }
+        eprintln!("error: the lock would change, and is left as it is: {}", hints(changes));
     }
 }
 
@@ -226,7 +235,13 @@ fn build() -> Option<String> {
     Some(format!("{} {} {}", env!("CARGO_PKG_VERSION"), metadata.len(), modified.as_nanos()))
 }
 
-fn to_json(session: &Session, report: &Report<'_>, verdicts: &[Verdict], code: u8) -> Value {
+fn to_json(
+    session: &Session,
+    report: &Report<'_>,
+    verdicts: &[Verdict],
+    changes: &[Mismatch],
+    code: u8,
+) -> Value {
     let graph = &session.graph;
     let nodes: Vec<Value> = graph
         .ids()
@@ -255,6 +270,7 @@ fn to_json(session: &Session, report: &Report<'_>, verdicts: &[Verdict], code: u
         .iter()
         .map(|v| json!({ "condition": v.text, "obtained": v.obtained, "holds": v.holds, "source": v.expect.source }))
         .collect();
+    let changes: Vec<Value> = changes.iter().map(mismatch_json).collect();
     json!({
         "refrain": 1,
         "exit_code": code,
@@ -262,5 +278,6 @@ fn to_json(session: &Session, report: &Report<'_>, verdicts: &[Verdict], code: u
         "computed_twice": report.computed_twice,
         "nodes": nodes,
         "expects": expects,
+        "lock_changes": changes,
     })
 }
