@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::units;
+use refrain_engine::units;
+use refrain_engine::verify::Sample;
 
 /// A declarative workflow engine for experiments on LLM-generated data and fine-tuning.
 #[derive(Debug, Parser)]
@@ -46,9 +47,11 @@ pub enum Command {
     /// Report everything that is wrong with a workflow, and run nothing
     #[command(after_help = "Example:\n  refrain check sweep.yaml")]
     Check(Workflow),
-    /// Say what differs between a node of the last run and of now
-    #[command(after_help = "Example:\n  refrain explain sweep.yaml 'masked[threshold=2.5]'")]
-    Explain(Node),
+    /// Say what differs between nodes of the last run and of now
+    #[command(
+        after_help = "Example:\n  refrain explain sweep.yaml\n  refrain explain sweep.yaml 'masked[threshold=2.5]'"
+    )]
+    Explain(Explain),
     /// Show the head of a table, or what a model is
     #[command(
         after_help = "Example:\n  refrain show sweep.yaml scored --rows 3\n  refrain show sweep.yaml tuned\n  \
@@ -61,8 +64,10 @@ pub enum Command {
     /// Print the graph as a Mermaid flowchart or for Graphviz
     #[command(after_help = "Example:\n  refrain graph sweep.yaml --as dot | dot -Tsvg > sweep.svg")]
     Graph(Graph),
-    /// Check the workflow, its sources, the cache and every `expect` against the lock; computes nothing
-    #[command(after_help = "Example:\n  refrain verify sweep.yaml --no-data")]
+    /// Check the workflow, its sources, the cache and every `expect` against the lock; computes nothing unless asked to
+    #[command(
+        after_help = "Example:\n  refrain verify sweep.yaml --no-data\n  refrain verify sweep.yaml --complete --recompute 5%"
+    )]
     Verify(Verify),
     /// Look after the cache
     #[command(subcommand)]
@@ -119,9 +124,9 @@ pub struct Gc {
     #[command(flatten)]
     pub folder: CacheFolder,
     /// Remove what was last used longer ago, such as `12h`, `30d` or `8w`, and nothing that was used since
-    #[arg(long, value_name = "TIME", value_parser = units::age)]
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub older_than: Option<Duration>,
-    /// Remove the longest unused until the cache is no larger, such as `500MB` or `1.5TB`
+    /// Remove the longest unused until the cache is no larger, such as `500MB` or `2TB`
     #[arg(long, value_name = "SIZE", value_parser = units::size)]
     pub max_size: Option<u64>,
     /// Say what would go and why the rest stays, and remove nothing
@@ -186,6 +191,9 @@ pub struct Run {
     /// Most nodes at once [default: the number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub jobs: Option<u32>,
+    /// Memory that the running stages may declare together, such as `8GB` [default: the machine's]
+    #[arg(long, value_name = "SIZE", value_parser = units::size)]
+    pub memory: Option<u64>,
     /// After a failure go on with what does not depend on it
     #[arg(long)]
     pub keep_going: bool,
@@ -204,14 +212,17 @@ pub struct Plan {
     /// Count the nodes of each stage in place of listing them
     #[arg(long)]
     pub summary: bool,
+    /// Most nodes at once, for the time in all [default: the number of cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub jobs: Option<u32>,
 }
 
 #[derive(Debug, Args)]
-pub struct Node {
+pub struct Explain {
     #[command(flatten)]
     pub workflow: Workflow,
-    /// A node, for example `masked[threshold=2.5]`
-    pub node: String,
+    /// A node, for example `masked[threshold=2.5]`, or a stage; without it all nodes that differ
+    pub node: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -238,4 +249,10 @@ pub struct Verify {
     /// Fail when the cache does not hold every artifact
     #[arg(long)]
     pub complete: bool,
+    /// Compute nodes once more in an empty cache and compare: `all`, a share such as `5%`, or so many
+    #[arg(long, value_name = "SAMPLE")]
+    pub recompute: Option<Sample>,
+    /// What decides which nodes are computed again [default: the digest of the lock]
+    #[arg(long, value_name = "TEXT", requires = "recompute")]
+    pub seed: Option<String>,
 }

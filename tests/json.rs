@@ -91,7 +91,8 @@ fn every_command_prints_what_is_documented() {
     space.edit("w.yaml", "task: exact_match", "task: exact_match, bootstrap: 10");
     compare("plan", &json(&["plan", "w.yaml"]).stdout);
     compare("explain", &json(&["explain", "w.yaml", "judged[fold=true]"]).stdout);
-    let verify = json(&["verify", "w.yaml"]);
+    compare("explain several", &json(&["explain", "w.yaml"]).stdout);
+    let verify = json(&["verify", "w.yaml", "--recompute", "all"]);
     assert_eq!(verify.code, 3);
     compare("verify", &verify.stdout);
     compare("cache stat", &json(&["cache", "stat", "w.yaml"]).stdout);

@@ -6,6 +6,7 @@
 mod space;
 mod thrift; // Parquet files written by hand
 
+mod attempts; // retries, time limits and memory of commands
 mod backends; // which code computes a model
 mod bad_input; // what a run is told of data, models and caches that are wrong
 mod cache; // stat, verify, gc, and the logs of runs
@@ -21,6 +22,7 @@ mod hostile_tables; // tables that were made to break one
 mod interrupt; // Ctrl-C
 mod json; // the JSON output against its documentation
 mod layers; // which crate may import which
+mod look_ahead; // what plan and explain say before a run
 mod models; // model cards
 #[cfg(unix)]
 mod processes; // several on one cache
@@ -30,4 +32,6 @@ mod rerun; // what an edit makes run again
 mod same_bytes; // what must not change a digest
 mod scale; // graphs wider than what is looked up at once
 mod schema; // the JSON Schema of the language
+mod secrets; // that no value of `${env:NAME}` is kept or shown
 mod training; // a killed training, and the reference's training runs written as workflows
+mod verify; // the lock against the workflow, the cache and a second computation

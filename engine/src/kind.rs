@@ -273,8 +273,12 @@ pub struct Kind {
     pub expand: Option<Expand>,
     /// Brings parameters that mean the same to one form, before anything is hashed.
     pub settle: Option<Settle>,
-    /// Whether floating-point bits of its outputs may differ between machines.
-    pub machine_dependent: bool,
+    /// Whether under another profile its outputs differ in floating-point values alone, and by little.
+    pub close_elsewhere: bool,
+    /// Whether a failure may be a matter of chance, so that it makes sense to try again.
+    pub retryable: bool,
+    /// The figure that counts the tokens it computed.
+    pub tokens: Option<&'static str>,
     /// Runs one node.
     pub run: fn(&Context<'_>) -> Result<Outputs, StageError>,
 }

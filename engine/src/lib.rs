@@ -11,6 +11,7 @@
 //! The engine knows no kind of stage: the stages crate hands it a [`kind::Kinds`]. It never prints, exits or
 //! reads the environment; [`event`] carries everything that a display needs.
 
+pub mod compare;
 pub mod diagnostic;
 pub mod dot;
 pub mod event;
@@ -34,6 +35,7 @@ pub mod source;
 mod stage_graph;
 pub mod state;
 pub mod store;
+pub mod units;
 pub mod verify;
 pub mod workflow;
 pub mod yaml;

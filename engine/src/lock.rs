@@ -85,12 +85,14 @@ pub enum LockError {
         message: String,
     },
     /// Another version wrote it.
-    #[error("`{}` has format {found}; this build reads format {VERSION}", path.display())]
+    #[error("Refrain {version} wrote `{}` in format {found}; this build reads format {VERSION}", path.display())]
     Version {
         /// The lock.
         path: PathBuf,
         /// Its format.
         found: u32,
+        /// The version of Refrain that wrote it.
+        version: String,
     },
 }
 
@@ -126,7 +128,8 @@ impl Lock {
             }
             let header: Header = serde_json::from_str(line).map_err(|e| wrong(i, line, e))?;
             if header.refrain_lock != VERSION {
-                return Err(LockError::Version { path: path.into(), found: header.refrain_lock });
+                let (path, version) = (path.into(), header.version);
+                return Err(LockError::Version { path, found: header.refrain_lock, version });
             }
             version = header.version;
         }
@@ -217,7 +220,7 @@ fn line(name: &str, kind: &str, done: &Done) -> Line {
 
 impl Line {
     /// Whether it is the line of a node of this kind with these outputs.
-    fn says(&self, kind: &str, done: &Done) -> bool {
+    pub(crate) fn says(&self, kind: &str, done: &Done) -> bool {
         let Done { key, artifacts, metrics, profile, file } = done;
         self.key == *key
             && self.kind == kind

@@ -13,12 +13,26 @@ use crate::source;
 /// Version of the tables' bytes: schema conventions, codec, row groups.
 const TABLE_VERSION: u32 = 1;
 
-/// The manifest of a node whose inputs are done; `input` has the outputs of the node that an input reads, `file` is the digest of a source's file or folder.
+/// The manifest of a node whose inputs are done; `input` has the outputs of the node that an input reads, `file` is the
+/// digest of a source's file or folder.
 pub fn manifest<'d>(
     node: &Node,
     input: impl Fn(usize) -> Option<&'d Artifacts>,
     file: Option<Digest>,
 ) -> Option<Manifest> {
+    build(node, |i| input_value(node, i, input(i)), file)
+}
+
+/// As [`manifest`], with `unknown` in the place of inputs that are not done; `None` for a source.
+pub fn manifest_as_far<'d>(
+    node: &Node,
+    input: impl Fn(usize) -> Option<&'d Artifacts>,
+    unknown: impl Fn(usize) -> Value,
+) -> Option<Manifest> {
+    build(node, |i| Some(input_value(node, i, input(i)).unwrap_or_else(|| unknown(i))), None)
+}
+
+fn build(node: &Node, input: impl Fn(usize) -> Option<Value>, file: Option<Digest>) -> Option<Manifest> {
     let file = || file.map(|d| Value::String(d.to_string()));
     Some(match &node.work {
         Work::Source(spec) => Manifest::new("source")
@@ -48,18 +62,22 @@ fn semantic(kind: &Kind, params: &Map<String, Value>) -> Map<String, Value> {
     params.iter().filter(|(name, _)| !knob(name)).map(|(n, v)| (n.clone(), v.clone())).collect()
 }
 
-fn inputs<'d>(node: &Node, input: impl Fn(usize) -> Option<&'d Artifacts>) -> Option<Value> {
+fn inputs(node: &Node, input: impl Fn(usize) -> Option<Value>) -> Option<Value> {
     let mut digests = Map::new();
     for (i, edge) in node.inputs.iter().enumerate() {
-        let artifact = input(i)?.get(&edge.output)?;
-        // An adapter is a model only together with its base.
-        let value = match artifact.base {
-            Some(base) => json!({ "adapter": artifact.digest.to_string(), "base": base.to_string() }),
-            None => Value::String(artifact.digest.to_string()),
-        };
-        digests.insert(edge.path.clone(), value);
+        digests.insert(edge.path.clone(), input(i)?);
     }
     Some(Value::Object(digests))
+}
+
+/// An input of a node as it enters the key, when the outputs of the node that it comes from are known.
+fn input_value(node: &Node, i: usize, outputs: Option<&Artifacts>) -> Option<Value> {
+    let artifact = outputs?.get(&node.inputs[i].output)?;
+    // An adapter is a model only together with its base.
+    Some(match artifact.base {
+        Some(base) => json!({ "adapter": artifact.digest.to_string(), "base": base.to_string() }),
+        None => Value::String(artifact.digest.to_string()),
+    })
 }
 
 /// Why the files of a source could not be hashed.

@@ -3,12 +3,20 @@
 use std::collections::BTreeMap;
 
 use rayon::prelude::*;
+use serde_json::Value;
 
-use refrain_cache::{Difference, Key, Manifest};
+use refrain_cache::{Difference, Key, Made, Manifest};
 
-use crate::graph::{Graph, NodeId};
+use crate::graph::{Graph, Node, NodeId, Work};
+use crate::manifest;
 use crate::state::{Done, Look, State, StateError};
 use crate::store::Store;
+
+mod estimate;
+mod explain;
+
+pub use estimate::{Basis, Estimate, Total, estimate, total};
+pub use explain::{Explanation, explain};
 
 /// Nodes that are planned at once.
 const PART: usize = 4096;
@@ -27,8 +35,13 @@ pub enum Step {
         /// Why.
         why: Why,
     },
-    /// Its key is not known before these nodes have run.
-    Waits(Vec<NodeId>),
+    /// Its key is not known before others have run.
+    Waits {
+        /// The nodes that it reads and that must run.
+        on: Vec<NodeId>,
+        /// What differs from the last run as far as it is known now.
+        differences: Vec<Difference>,
+    },
 }
 
 /// Why a node would be computed.
@@ -44,12 +57,33 @@ pub enum Why {
     Forgotten,
 }
 
+/// What a node took in the last run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Took {
+    /// Seconds.
+    pub seconds: f64,
+    /// Tokens that were computed, for kinds that count them.
+    pub tokens: Option<f64>,
+}
+
+impl Took {
+    /// What the record of a node of this kind says.
+    fn of(node: &Node, made: &Made) -> Took {
+        let counts = match &node.work {
+            Work::Stage { kind, .. } => kind.tokens,
+            _ => None,
+        };
+        let figure = |name: &str| made.metrics.iter().find(|m| m.metric == name).map(|m| m.value);
+        Took { seconds: made.seconds, tokens: counts.and_then(figure).filter(|t| t.is_finite()) }
+    }
+}
+
 /// A plan: a step for every node, and the nodes whose outputs are known.
 pub struct Plan<'a> {
     /// The steps by node number.
     pub steps: Vec<Step>,
-    /// What earlier runs took, in seconds, where known.
-    pub seconds: Vec<Option<f64>>,
+    /// What the nodes took in the last run, where known.
+    pub last: Vec<Option<Took>>,
     /// The outputs that are known.
     pub state: State<'a>,
 }
@@ -71,8 +105,8 @@ fn plan_of<'a>(
     wanted: &[bool],
 ) -> Result<Plan<'a>, StateError> {
     let nodes = graph.nodes.len();
-    let steps = vec![Step::Waits(Vec::new()); nodes];
-    let mut plan = Plan { steps, seconds: vec![None; nodes], state: State::new(graph, store) };
+    let steps = vec![Step::Waits { on: Vec::new(), differences: Vec::new() }; nodes];
+    let mut plan = Plan { steps, last: vec![None; nodes], state: State::new(graph, store) };
     for mut level in graph.levels() {
         level.retain(|id| wanted[id.index()]);
         // In parts, so that little is held beside the plan.
@@ -83,9 +117,9 @@ fn plan_of<'a>(
                 .map(|id| planned(graph, store, last.get(&graph.node(*id).name), &plan, *id))
                 .collect();
             for (id, planned) in ids.iter().zip(planned) {
-                let (step, seconds, done) = planned?;
+                let (step, took, done) = planned?;
                 plan.steps[id.index()] = step;
-                plan.seconds[id.index()] = seconds;
+                plan.last[id.index()] = took;
                 if let Some(done) = done {
                     plan.state.set(*id, *done);
                 }
@@ -95,7 +129,7 @@ fn plan_of<'a>(
     Ok(plan)
 }
 
-type Planned = (Step, Option<f64>, Option<Box<Done>>);
+type Planned = (Step, Option<Took>, Option<Box<Done>>);
 
 /// What would be done with a node when what it reads is planned; `before` is its key in the last run.
 fn planned(
@@ -105,18 +139,23 @@ fn planned(
     plan: &Plan<'_>,
     id: NodeId,
 ) -> Result<Planned, StateError> {
-    let seconds = before.map(|key| store.made(key)).transpose()?.flatten().map(|made| made.seconds);
+    let node = graph.node(id);
+    let made = before.map(|key| store.made(key)).transpose()?.flatten();
+    let took = made.map(|made| Took::of(node, &made));
+    // Only nodes that differ need the whole record.
+    let record = || before.map(|key| store.record(key)).transpose().map(Option::flatten);
     let (step, done) = match plan.state.look(id)? {
         None => {
-            let mut on: Vec<NodeId> = graph.node(id).inputs.iter().map(|e| e.node).collect();
+            let mut on: Vec<NodeId> = node.inputs.iter().map(|e| e.node).collect();
             on.retain(|id| !matches!(plan.steps[id.index()], Step::Cached(_)));
+            on.sort();
             on.dedup();
-            (Step::Waits(on), None)
+            let differences = record()?.map_or(Vec::new(), |old| known(&plan.state, node, &old.manifest));
+            (Step::Waits { on, differences }, None)
         }
         Some(Look::Done(done)) => (Step::Cached(done.key), Some(done)),
         Some(Look::Todo(todo)) => {
-            let record = before.map(|key| store.record(key)).transpose()?.flatten();
-            let why = match (todo.damaged, before, record) {
+            let why = match (todo.damaged, before, record()?) {
                 (Some(damage), _, _) => Why::Damaged(damage),
                 (None, None, _) => Why::New,
                 (None, Some(_), Some(record)) => Why::Changed(record.manifest.differences(&todo.manifest)),
@@ -125,61 +164,23 @@ fn planned(
             (Step::Run { key: todo.key, why }, None)
         }
     };
-    Ok((step, seconds, done))
+    Ok((step, took, done))
 }
 
-/// The differences between what a node was made from in the last run and what it would be made from now.
-#[derive(Debug, Clone)]
-pub struct Explanation {
-    /// The node's name.
-    pub node: String,
-    /// Its key in the last run.
-    pub before: Option<Key>,
-    /// Its key now, when its inputs are known.
-    pub now: Option<Key>,
-    /// The manifest now.
-    pub manifest: Option<Manifest>,
-    /// What differs; empty when nothing does or when one of the two is not known.
-    pub differences: Vec<Difference>,
-    /// Whether the cache holds its outputs.
-    pub cached: bool,
-    /// The inputs that must run before its key is known.
-    pub waits: Vec<String>,
+/// What differs from an earlier manifest of a node some of whose inputs are not known yet: those are taken as they were.
+fn known(state: &State<'_>, node: &Node, old: &Manifest) -> Vec<Difference> {
+    let before = |path: &str| old.get("inputs").and_then(|inputs| inputs.get(path)).cloned();
+    let unknown = |i: usize| before(&node.inputs[i].path).unwrap_or(Value::Null);
+    let outputs = |i: usize| state.done(node.inputs[i].node).map(|done| &done.artifacts);
+    manifest::manifest_as_far(node, outputs, unknown).map_or(Vec::new(), |now| old.differences(&now))
 }
 
-/// Explains one node.
-pub fn explain(
-    graph: &Graph,
-    store: &Store,
-    last: &BTreeMap<String, Key>,
-    id: NodeId,
-) -> Result<Explanation, StateError> {
-    let plan = plan_of(graph, store, last, &graph.upstream(&[id]))?;
-    let node = graph.node(id);
-    let before = last.get(&node.name).copied();
-    let manifest = match plan.state.done(id) {
-        Some(done) => plan.state.manifest(node, done.file),
-        None => match plan.state.look(id)? {
-            Some(Look::Todo(todo)) => Some(todo.manifest),
-            Some(Look::Done(_)) | None => None,
-        },
-    };
-    let old = before.map(|key| store.record(&key)).transpose()?.flatten().map(|r| r.manifest);
-    let differences = match (&old, &manifest) {
-        (Some(old), Some(now)) => old.differences(now),
-        _ => Vec::new(),
-    };
-    let waits = match &plan.steps[id.index()] {
-        Step::Waits(on) => on.iter().map(|id| graph.node(*id).name.clone()).collect(),
-        _ => Vec::new(),
-    };
-    Ok(Explanation {
-        node: node.name.clone(),
-        before,
-        now: manifest.as_ref().map(Manifest::key),
-        manifest,
-        differences,
-        cached: matches!(plan.steps[id.index()], Step::Cached(_)),
-        waits,
-    })
+/// The node from which the input comes that a difference is about.
+pub fn origin(node: &Node, difference: &Difference) -> Option<NodeId> {
+    let path = difference.path.strip_prefix("inputs.")?;
+    let is_of =
+        |name: &str| path == name || path.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
+    let quoted = |name: &str| Value::from(name).to_string();
+    let edge = node.inputs.iter().find(|edge| is_of(&edge.path) || is_of(&quoted(&edge.path)))?;
+    Some(edge.node)
 }

@@ -2,15 +2,19 @@
 //!
 //! One thread decides, workers compute. The loop:
 //! 1. every wanted node whose inputs are done is looked up in the cache; what is there is done at once;
-//! 2. what is not there is claimed, and starts on a thread of its own while fewer than `jobs` run; what another process
-//!    has claimed is put aside, and looked at again until that one has recorded it or is gone;
+//! 2. what is not there is claimed, and starts on a thread of its own while fewer than `jobs` run and the machine has
+//!    what it declares; what another process has claimed is put aside, and looked at again until that one has recorded it
+//!    or is gone;
 //! 3. a finished node is written down before anything that reads it starts;
 //! 4. a failed one takes out what depends on it, and, unless `keep_going`, everything that has not started.
 
+mod again;
 mod ahead;
 mod aside;
 mod node;
 mod pool;
+mod resources;
+mod retry;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -28,7 +32,9 @@ use crate::store::{Store, StoreError};
 use ahead::Ahead;
 use aside::Aside;
 use pool::Pool;
+use resources::{Need, Room};
 
+pub use again::again;
 pub use node::Failure;
 
 /// The longest that a finished node stays in memory alone.
@@ -40,6 +46,10 @@ pub struct Options<'a> {
     pub jobs: usize,
     /// Threads of the machine that nodes share, at least 1.
     pub threads: usize,
+    /// Bytes of memory that running nodes may declare together.
+    pub memory: u64,
+    /// Graphics cards that running nodes may declare together.
+    pub gpus: usize,
     /// Whether what does not depend on a failed node still runs.
     pub keep_going: bool,
     /// The nodes that are wanted, with all that they are made from; `None` = all.
@@ -153,6 +163,7 @@ struct Runner<'a, 'o> {
     /// What somebody computes already.
     aside: BTreeMap<NodeId, Aside>,
     ahead: Ahead,
+    room: Room,
     running: usize,
     stopped: bool,
     computed_twice: usize,
@@ -185,6 +196,7 @@ impl<'a, 'o> Runner<'a, 'o> {
             aside: BTreeMap::new(),
             // What is forced is forgotten when its turn comes, which a look ahead would not see.
             ahead: Ahead::new(options.force.is_empty()),
+            room: Room::new(options),
             running: 0,
             stopped: false,
             computed_twice: 0,
@@ -200,30 +212,32 @@ impl<'a, 'o> Runner<'a, 'o> {
         'a: 'scope,
         'o: 'scope,
     {
-        let mut waiting_to_start: Option<(NodeId, Box<Todo>)> = None;
         loop {
             self.stopped |= self.cancel.is_cancelled();
             if !self.stopped {
                 self.look_aside();
             }
             while !self.stopped {
-                if let Some((id, todo)) = waiting_to_start.take() {
-                    if self.running >= self.options.jobs {
-                        waiting_to_start = Some((id, todo));
-                        break;
-                    }
+                let free = self.running < self.options.jobs;
+                if let Some((id, todo)) = free.then(|| self.room.next()).flatten() {
                     match self.claim(id, todo) {
                         Ok(Some(todo)) => self.start(pool, sender, id, todo),
-                        Ok(None) => {}
-                        Err(error) => self.fail(id, Failure::State(error)),
+                        Ok(None) => self.room.leave(id),
+                        Err(error) => {
+                            self.room.leave(id);
+                            self.fail(id, Failure::State(error));
+                        }
                     }
                     continue;
+                }
+                if self.room.is_full(free) {
+                    break;
                 }
                 let Some((id, look)) = self.ahead.next(&mut self.ready, &self.state) else {
                     break;
                 };
                 match self.look(id, look) {
-                    Ok(Some(todo)) => waiting_to_start = Some((id, todo)),
+                    Ok(Some(todo)) => self.room.wait(id, Need::of(&self.graph.node(id).settings), todo),
                     Ok(None) => {}
                     Err(error) => self.fail(id, Failure::State(error)),
                 }
@@ -234,6 +248,7 @@ impl<'a, 'o> Runner<'a, 'o> {
             }
             if let Some(word) = self.listen(receiver) {
                 self.running -= 1;
+                self.room.leave(word.0);
                 self.hear(word);
             }
         }
@@ -293,7 +308,7 @@ impl<'a, 'o> Runner<'a, 'o> {
         let sender = sender.clone();
         pool.run(self.running, move || {
             let begin = Instant::now();
-            let result = job.run(&todo, begin);
+            let result = retry::attempts(&job, &todo);
             // The receiver outlives every worker of the scope.
             let _ = sender.send((id, todo, begin.elapsed(), result));
         });

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::kind::{Default, Kind, Kinds, Param, Type};
-use crate::workflow::{RESERVED, RESOURCES};
+use crate::workflow::{RESERVED, RESOURCES, RETRY};
 use crate::{expect, results, source};
 
 /// A free name, as [`check_name`](crate::kind::check_name) takes it.
@@ -91,6 +91,12 @@ fn stage(kinds: &Kinds) -> Value {
     properties.insert("description".into(), json!({ "description": "for people", "type": "string" }));
     let resources = or_null(record(RESOURCES, Values::Plain), "what it may use; cannot change a result");
     properties.insert("resources".into(), resources);
+    let times = RETRY.iter().filter(|param| param.name == "times").map(|param| of(&param.ty, Values::Plain));
+    let retry: Vec<Value> = times.chain([record(RETRY, Values::Plain)]).collect();
+    let about = "how often a failed stage is tried again, and after what time; cannot change a result";
+    properties.insert("retry".into(), json!({ "description": about, "anyOf": retry }));
+    let about = "the longest that one attempt may take, such as `90s` or `2h`; cannot change a result";
+    properties.insert("timeout".into(), json!({ "description": about, "type": "string" }));
     let mut one = Vec::new();
     for kind in kinds.iter() {
         let mut params = put(record_of(&parameters(kind, kinds), Values::Put), &Type::Record(&[]));

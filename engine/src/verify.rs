@@ -1,18 +1,24 @@
-//! Checks a workflow against its lock without computing anything: keys, sources, artifacts, conditions.
+//! Checks a workflow against its lock: keys, sources, artifacts, conditions, and, where asked, a sample of the results.
 
 use std::collections::HashSet;
 
 use rayon::prelude::*;
-use serde::Serialize;
 
-use refrain_cache::{Artifact, Difference, FileDigests};
+use refrain_cache::{Artifact, Difference, FileDigests, Manifest};
 
 use crate::expect::{self, Expect};
 use crate::graph::{Graph, Node, NodeId, Work};
-use crate::lock::{Line, Lock};
+use crate::lock::{self, Line, Lock};
 use crate::manifest;
 use crate::state::Done;
 use crate::store::Store;
+
+mod recompute;
+
+pub use recompute::{Recomputed, Sample, Verdict, recompute};
+
+/// This version of Refrain.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Nodes that one thread checks in a row.
 const NODES: usize = 256;
@@ -27,14 +33,61 @@ pub struct Options {
 }
 
 /// One difference between the workflow, its lock, and what is on disk.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Mismatch {
-    /// The node.
+    /// The node; of a condition its stage.
     pub node: String,
-    /// What differs: `missing`, `stale`, `source`, `artifact`, `key` or `expect`.
+    /// What differs: `missing`, `stale`, `source`, `artifact`, `key`, `expect` or `recompute`.
     pub what: &'static str,
     /// In words.
     pub message: String,
+    /// What the lock says: a key, a digest or a condition; `None` where it says nothing.
+    pub before: Option<String>,
+    /// What was found: a key, a digest or a figure; `None` where nothing was.
+    pub now: Option<String>,
+    /// What the two keys are made of that differs, where that is known.
+    pub differences: Vec<Difference>,
+    /// What to do about it, and how to accept it.
+    pub hint: String,
+}
+
+impl Mismatch {
+    fn new(node: &str, what: &'static str, message: String, hint: String) -> Mismatch {
+        let node = node.to_string();
+        Mismatch { node, what, message, before: None, now: None, differences: Vec::new(), hint }
+    }
+}
+
+/// What can be done about a difference.
+#[derive(Debug, Clone, Copy)]
+enum Remedy {
+    Accept,
+    Source,
+    Artifact,
+    Expect,
+    Recompute,
+}
+
+impl Remedy {
+    fn words(self, graph: &Graph) -> String {
+        let path = &graph.workflow.source.path;
+        let run = format!("`refrain run {}`", path.display());
+        let commit = format!("commit `{}`", lock::path_of(path).display());
+        match self {
+            Remedy::Accept => format!("to accept it: {run}, then {commit}"),
+            Remedy::Source => {
+                format!("put the file back, or accept the one that is there: {run}, then {commit}")
+            }
+            Remedy::Artifact => format!("{run} makes it again"),
+            Remedy::Expect => {
+                format!("correct the workflow or its `expect`; {run} gives new figures, then {commit}")
+            }
+            Remedy::Recompute => {
+                let force = format!("`refrain run {} --force NODE`", path.display());
+                format!("the node is not reproducible; to accept what it makes now: {force}, then {commit}")
+            }
+        }
+    }
 }
 
 /// What was checked, and what was found.
@@ -63,51 +116,28 @@ pub fn verify(
 ) -> Verification {
     let lines: Vec<Option<&Line>> =
         graph.nodes.par_iter().with_min_len(NODES).map(|node| lock.lines.get(&node.name)).collect();
-    let check = |nodes: (&[Node], &[Option<&Line>])| {
+    let check = Check { graph, lock, lines: &lines, digests, store, options };
+    let part = |nodes: (&[Node], &[Option<&Line>])| {
         let mut found = Verification::default();
         for (node, line) in nodes.0.iter().zip(nodes.1) {
             match line {
-                Some(line) => check_node(node, line, &lines, digests, store, options, &mut found),
-                None => found.add(node, "missing", "the lock has no line for it".into()),
+                Some(line) => check.node(node, line, &mut found),
+                None => found.mismatches.push(missing(graph, &node.name)),
             }
         }
         found
     };
-    let parts = graph.nodes.par_chunks(NODES).zip(lines.par_chunks(NODES)).map(check);
+    let parts = graph.nodes.par_chunks(NODES).zip(lines.par_chunks(NODES)).map(part);
     let mut found = parts.reduce(Verification::default, Verification::and);
     if lines.iter().flatten().count() < lock.lines.len() {
         let names: HashSet<&str> = graph.nodes.iter().map(|n| n.name.as_str()).collect();
-        for name in lock.lines.keys().filter(|name| !names.contains(name.as_str())) {
-            let message = "the lock has a line for it, but the workflow has no such node".into();
-            found.mismatches.push(Mismatch { node: name.clone(), what: "stale", message });
+        for (name, line) in lock.lines.iter().filter(|(name, _)| !names.contains(name.as_str())) {
+            found.mismatches.push(stale(graph, name, line));
         }
     }
-    conditions(graph, &lines, expects, &mut found);
-    found.mismatches.sort();
+    check.conditions(expects, &mut found);
+    sort(&mut found.mismatches);
     found
-}
-
-/// Steps 1 to 3 for one node.
-fn check_node(
-    node: &Node,
-    line: &Line,
-    lines: &[Option<&Line>],
-    digests: &FileDigests,
-    store: Option<&Store>,
-    options: Options,
-    found: &mut Verification,
-) {
-    key(node, line, lines, store, found);
-    if node.is_source() {
-        source(node, line, digests, options, found);
-    } else if let Some(store) = store {
-        for (i, (name, artifact)) in line.outputs.iter().enumerate() {
-            // An only output of `run` is the main one too.
-            if !line.outputs.values().take(i).any(|before| before == artifact) {
-                check_artifact(node, name, artifact, store, options, found);
-            }
-        }
-    }
 }
 
 impl Verification {
@@ -121,33 +151,224 @@ impl Verification {
         self.expects += other.expects;
         self
     }
+}
 
-    fn add(&mut self, node: &Node, what: &'static str, message: String) {
-        self.mismatches.push(Mismatch { node: node.name.clone(), what, message });
+/// Sorts differences by node, by what they are, and by their words.
+pub fn sort(mismatches: &mut [Mismatch]) {
+    mismatches.sort_by(|a, b| (&a.node, a.what, &a.message).cmp(&(&b.node, b.what, &b.message)));
+}
+
+/// How a lock would change: every node whose line differs.
+pub fn changes(graph: &Graph, before: &Lock, after: &Lock, store: &Store) -> Vec<Mismatch> {
+    let mut changes = Vec::new();
+    for (name, new) in &after.lines {
+        let Some(old) = before.lines.get(name) else {
+            changes.push(missing(graph, name));
+            continue;
+        };
+        if old.says(&new.kind, &new.to_done()) {
+            continue;
+        }
+        if old.key != new.key {
+            let manifest = store.record(&new.key).ok().flatten().map(|record| record.manifest);
+            changes.push(key_mismatch(graph, before, name, old, new.key, manifest.as_ref(), Some(store)));
+            continue;
+        }
+        let outputs = |line: &Line| {
+            let digests: Vec<String> = line.outputs.values().map(|a| a.digest.to_string()).collect();
+            digests.join(" ")
+        };
+        let message = match (outputs(old) == outputs(new), old.profile == new.profile) {
+            (false, _) => "the same key now has other outputs: it is not reproducible".to_string(),
+            (true, false) => format!("its profile was `{}`, is `{}`", old.profile, new.profile),
+            (true, true) => "its figures, or its source's file, differ".to_string(),
+        };
+        let mut change = Mismatch::new(name, "artifact", message, Remedy::Accept.words(graph));
+        (change.before, change.now) = (Some(outputs(old)), Some(outputs(new)));
+        changes.push(change);
+    }
+    for (name, line) in before.lines.iter().filter(|(name, _)| !after.lines.contains_key(*name)) {
+        changes.push(stale(graph, name, line));
+    }
+    sort(&mut changes);
+    changes
+}
+
+fn missing(graph: &Graph, name: &str) -> Mismatch {
+    let message = "the lock has no line for it".into();
+    Mismatch::new(name, "missing", message, Remedy::Accept.words(graph))
+}
+
+fn stale(graph: &Graph, name: &str, line: &Line) -> Mismatch {
+    let message = "the lock has a line for it, but the workflow has no such node".into();
+    let mismatch = Mismatch::new(name, "stale", message, Remedy::Accept.words(graph));
+    Mismatch { before: Some(line.key.to_string()), ..mismatch }
+}
+
+/// A node whose key is not the lock's: what differs by the records, or why that is not known.
+fn key_mismatch(
+    graph: &Graph,
+    lock: &Lock,
+    name: &str,
+    line: &Line,
+    key: refrain_cache::Key,
+    manifest: Option<&Manifest>,
+    store: Option<&Store>,
+) -> Mismatch {
+    let old = store.and_then(|store| store.record(&line.key).ok().flatten());
+    let differences = match (&old, manifest) {
+        (Some(old), Some(now)) => old.manifest.differences(now),
+        _ => Vec::new(),
+    };
+    let versions = differences.iter().any(|d| d.path.starts_with("versions."));
+    let words: Vec<String> = differences.iter().map(difference).collect();
+    let why = match (words.is_empty(), versions || lock.version != VERSION) {
+        (false, true) if versions => {
+            let writer = old.map_or(lock.version.clone(), |record| record.version);
+            format!("{}; Refrain {writer} made it, this is {VERSION}", words.join("; "))
+        }
+        (false, _) => words.join("; "),
+        (true, true) => format!(
+            "Refrain {} wrote the lock, this is {VERSION}, and the cache has no record that says what differs",
+            lock.version
+        ),
+        (true, false) => "the cache has no record that says what differs".into(),
+    };
+    let message = format!("the workflow now gives another key: {why}");
+    Mismatch {
+        before: Some(line.key.to_string()),
+        now: Some(key.to_string()),
+        differences,
+        ..Mismatch::new(name, "key", message, Remedy::Accept.words(graph))
     }
 }
 
-/// Step 1: the key that follows from the workflow and the lock's own lines.
-fn key(node: &Node, line: &Line, lines: &[Option<&Line>], store: Option<&Store>, found: &mut Verification) {
-    let input = |i: usize| lines[node.inputs[i].node.index()].map(|line| &line.outputs);
-    let Some(manifest) = manifest::manifest(node, input, line.file) else {
-        return found.add(
-            node,
-            "key",
-            "its key cannot be computed, since the lock lacks one of its inputs".into(),
-        );
-    };
-    found.keys += 1;
-    if manifest.key() != line.key {
-        let old = store.and_then(|c| c.record(&line.key).ok().flatten());
-        let what = match old.map(|r| r.manifest.differences(&manifest)) {
-            Some(differences) if !differences.is_empty() => {
-                let words: Vec<String> = differences.iter().map(difference).collect();
-                format!("the workflow now gives another key: {}", words.join("; "))
+/// All that a node is checked against.
+struct Check<'a> {
+    graph: &'a Graph,
+    lock: &'a Lock,
+    /// The lock's lines by node number.
+    lines: &'a [Option<&'a Line>],
+    digests: &'a FileDigests,
+    store: Option<&'a Store>,
+    options: Options,
+}
+
+impl Check<'_> {
+    fn mismatch(&self, node: &Node, what: &'static str, message: String, remedy: Remedy) -> Mismatch {
+        Mismatch::new(&node.name, what, message, remedy.words(self.graph))
+    }
+
+    /// Steps 1 to 3 for one node.
+    fn node(&self, node: &Node, line: &Line, found: &mut Verification) {
+        self.key(node, line, found);
+        if node.is_source() {
+            self.source(node, line, found);
+        } else if let Some(store) = self.store {
+            for (i, (name, artifact)) in line.outputs.iter().enumerate() {
+                // An only output of `run` is the main one too.
+                if !line.outputs.values().take(i).any(|before| before == artifact) {
+                    self.artifact(node, name, artifact, store, found);
+                }
             }
-            _ => "the workflow now gives another key".into(),
+        }
+    }
+
+    /// Step 1: the key that follows from the workflow and the lock's own lines.
+    fn key(&self, node: &Node, line: &Line, found: &mut Verification) {
+        let input = |i: usize| self.lines[node.inputs[i].node.index()].map(|line| &line.outputs);
+        let Some(manifest) = manifest::manifest(node, input, line.file) else {
+            let message = "its key cannot be computed, since the lock lacks one of its inputs".into();
+            let mismatch = self.mismatch(node, "key", message, Remedy::Accept);
+            found.mismatches.push(Mismatch { before: Some(line.key.to_string()), ..mismatch });
+            return;
         };
-        found.add(node, "key", what);
+        found.keys += 1;
+        let key = manifest.key();
+        if key != line.key {
+            let mismatch =
+                key_mismatch(self.graph, self.lock, &node.name, line, key, Some(&manifest), self.store);
+            found.mismatches.push(mismatch);
+        }
+    }
+
+    /// Step 2: the source's file, where it is there.
+    fn source(&self, node: &Node, line: &Line, found: &mut Verification) {
+        let path = match &node.work {
+            Work::Source(spec) => &spec.path,
+            Work::Model(path) | Work::File(path) => path,
+            _ => return,
+        };
+        let mut now = None;
+        let message = if !path.exists() {
+            found.sources.1 += 1;
+            if self.options.no_data {
+                return;
+            }
+            format!("`{}` is absent", path.display())
+        } else {
+            match manifest::hash_source(&node.work, self.digests) {
+                Ok(hashed) => {
+                    found.sources.0 += 1;
+                    let digest = hashed.map(|(digest, _, _)| digest);
+                    if digest == line.file {
+                        return;
+                    }
+                    now = digest.map(|digest| digest.to_string());
+                    format!("`{}` is not the file that the lock names", path.display())
+                }
+                Err(error) => error.to_string(),
+            }
+        };
+        let before = line.file.map(|digest| digest.to_string());
+        let mismatch = self.mismatch(node, "source", message, Remedy::Source);
+        found.mismatches.push(Mismatch { before, now, ..mismatch });
+    }
+
+    /// Step 3: the artifact's bytes, where the cache holds them.
+    fn artifact(
+        &self,
+        node: &Node,
+        name: &str,
+        artifact: &Artifact,
+        store: &Store,
+        found: &mut Verification,
+    ) {
+        let message = if !store.object_path(&artifact.digest).exists() {
+            found.artifacts.1 += 1;
+            if !self.options.complete {
+                return;
+            }
+            format!("the cache does not hold the output `{name}`")
+        } else if let Err(fault) = store.verify(artifact) {
+            format!("the output `{name}` is damaged: {fault}")
+        } else {
+            found.artifacts.0 += 1;
+            return;
+        };
+        let mismatch = self.mismatch(node, "artifact", message, Remedy::Artifact);
+        found.mismatches.push(Mismatch { before: Some(artifact.digest.to_string()), ..mismatch });
+    }
+
+    /// Step 4: every `expect` against the lock's figures.
+    fn conditions(&self, expects: &[Expect], found: &mut Verification) {
+        if expects.is_empty() {
+            return;
+        }
+        let done: Vec<Option<Done>> = self.lines.iter().map(|line| line.map(Line::to_done)).collect();
+        let of = |id: NodeId| done[id.index()].as_ref();
+        for verdict in expect::check(expects, self.graph, of) {
+            found.expects += 1;
+            if !verdict.holds {
+                let obtained = verdict.obtained.map(|o| format!("{o:.6}"));
+                let words = obtained.clone().unwrap_or("no figure".into());
+                let message = format!("{}: obtained {words}", verdict.text);
+                let hint = Remedy::Expect.words(self.graph);
+                let mismatch = Mismatch::new(&verdict.expect.stage, "expect", message, hint);
+                let mismatch = Mismatch { before: Some(verdict.text), now: obtained, ..mismatch };
+                found.mismatches.push(mismatch);
+            }
+        }
     }
 }
 
@@ -155,73 +376,4 @@ fn key(node: &Node, line: &Line, lines: &[Option<&Line>], store: Option<&Store>,
 pub fn difference(d: &Difference) -> String {
     let show = |v: &Option<serde_json::Value>| v.as_ref().map_or("absent".to_string(), |v| v.to_string());
     format!("`{}` was {}, is {}", d.path, show(&d.before), show(&d.after))
-}
-
-/// Step 2: the source's file, where it is there.
-fn source(node: &Node, line: &Line, digests: &FileDigests, options: Options, found: &mut Verification) {
-    let path = match &node.work {
-        Work::Source(spec) => &spec.path,
-        Work::Model(path) | Work::File(path) => path,
-        _ => return,
-    };
-    if !path.exists() {
-        found.sources.1 += 1;
-        if !options.no_data {
-            found.add(node, "source", format!("`{}` is absent", path.display()));
-        }
-        return;
-    }
-    match manifest::hash_source(&node.work, digests) {
-        Ok(hashed) => {
-            found.sources.0 += 1;
-            let digest = hashed.map(|(digest, _, _)| digest);
-            if digest != line.file {
-                found.add(
-                    node,
-                    "source",
-                    format!("`{}` is not the file that the lock names", path.display()),
-                );
-            }
-        }
-        Err(error) => found.add(node, "source", error.to_string()),
-    }
-}
-
-/// Step 3: the artifact's bytes, where the cache holds them.
-fn check_artifact(
-    node: &Node,
-    name: &str,
-    artifact: &Artifact,
-    store: &Store,
-    options: Options,
-    found: &mut Verification,
-) {
-    if !store.object_path(&artifact.digest).exists() {
-        found.artifacts.1 += 1;
-        if options.complete {
-            found.add(node, "artifact", format!("the cache does not hold the output `{name}`"));
-        }
-    } else if let Err(fault) = store.verify(artifact) {
-        found.add(node, "artifact", format!("the output `{name}` is damaged: {fault}"));
-    } else {
-        found.artifacts.0 += 1;
-    }
-}
-
-/// Step 4: every `expect` against the lock's figures.
-fn conditions(graph: &Graph, lines: &[Option<&Line>], expects: &[Expect], found: &mut Verification) {
-    if expects.is_empty() {
-        return;
-    }
-    let done: Vec<Option<Done>> = lines.iter().map(|line| line.map(Line::to_done)).collect();
-    let of = |id: NodeId| done[id.index()].as_ref();
-    for verdict in expect::check(expects, graph, of) {
-        found.expects += 1;
-        if !verdict.holds {
-            let obtained = verdict.obtained.map_or("no figure".into(), |o| format!("{o:.6}"));
-            let node = verdict.expect.stage.clone();
-            let message = format!("{}: obtained {obtained}", verdict.text);
-            found.mismatches.push(Mismatch { node, what: "expect", message });
-        }
-    }
 }

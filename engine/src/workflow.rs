@@ -1,12 +1,15 @@
 //! A workflow as its file says it: sections, names and places, before any value is resolved.
 
 mod parse;
+mod settings;
 
-pub(crate) use parse::RESOURCES;
+pub(crate) use settings::{RESOURCES, RETRY};
 
 use crate::diagnostic::{Diagnostics, SourceText, Span};
 use crate::kind::{Kind, Kinds};
 use crate::yaml::{Key, Node};
+
+pub use settings::{Retry, Settings};
 
 /// Names that mean something inside `${…}` and cannot be given to anything else.
 pub const RESERVED: [&str; 3] = ["in", "out", "env"];
@@ -56,17 +59,6 @@ pub struct Stage {
     pub params: Node,
     /// What it may use and how it is run; cannot change a result.
     pub settings: Settings,
-}
-
-/// What stands beside a stage's kind.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Settings {
-    /// A sentence for people.
-    pub description: Option<String>,
-    /// Threads that the stage may use.
-    pub threads: Option<usize>,
-    /// Rows that are computed together.
-    pub batch: Option<usize>,
 }
 
 /// One axis of the sweep.

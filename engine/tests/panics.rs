@@ -24,7 +24,9 @@ fn kind(name: &'static str, run: fn(&Context<'_>) -> Result<Outputs, StageError>
         check: |_, _| None,
         expand: None,
         settle: None,
-        machine_dependent: false,
+        close_elsewhere: true,
+        retryable: false,
+        tokens: None,
         run,
     }
 }
@@ -56,6 +58,8 @@ fn a_panic_of_a_stage_is_its_failure_and_asks_for_a_report() {
     let options = Options {
         jobs: 2,
         threads: 2,
+        memory: u64::MAX,
+        gpus: 0,
         keep_going: true,
         only: None,
         force: HashSet::new(),

@@ -1,66 +1,112 @@
-//! `refrain explain`: what differs between a node of the last run and of now.
+//! `refrain explain`: what differs between nodes of the last run and of now.
 
+use std::collections::HashSet;
 use std::process::ExitCode;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use refrain_engine::plan;
-use refrain_engine::verify::difference;
+use refrain_engine::graph::{Graph, NodeId};
+use refrain_engine::plan::{self, Explanation};
 
 use crate::cli::{self, Format};
 use crate::failure::Failure;
 use crate::output;
 use crate::session::Session;
 
-/// Explains one node.
-pub fn explain(arguments: &cli::Node, format: Format) -> Result<ExitCode, Failure> {
+use super::plan::{difference_words, differences_json};
+
+/// Explains one node, the nodes of a stage, or all that differ.
+pub fn explain(arguments: &cli::Explain, format: Format) -> Result<ExitCode, Failure> {
     let session = Session::open(&arguments.workflow)?;
     let store = session.store()?;
-    let id = session.node(&arguments.node)?;
-    let explanation = plan::explain(&session.graph, &store, &session.lock()?.keys(), id)?;
-    if format == Format::Json {
-        let differences: Vec<_> = explanation
-            .differences
-            .iter()
-            .map(|d| json!({ "path": d.path, "before": d.before, "after": d.after }))
-            .collect();
-        output::json(&json!({
-            "refrain": 1,
-            "node": explanation.node,
-            "before": explanation.before.map(|k| k.to_string()),
-            "now": explanation.now.map(|k| k.to_string()),
-            "cached": explanation.cached,
-            "waits": explanation.waits,
-            "differences": differences,
-            "manifest": explanation.manifest,
-        }));
-        return Ok(ExitCode::SUCCESS);
-    }
-    output::line(&format!("`{}`", explanation.node));
-    let words = match (explanation.before, explanation.now) {
-        (_, None) => {
-            let on: Vec<String> = explanation.waits.iter().map(|n| format!("`{n}`")).collect();
-            format!("its key is not known before {} ran", on.join(", "))
-        }
-        (None, Some(_)) => "it is not in the lock: no run has made it yet".into(),
-        (Some(a), Some(b)) if a == b => "nothing differs from the last run".into(),
-        (Some(_), Some(_)) if explanation.differences.is_empty() => {
-            "its key differs from the last run's, whose record the cache does not hold".into()
-        }
-        _ => "differs from the last run:".into(),
+    let lock = session.lock()?;
+    let graph = &session.graph;
+    let ids: Vec<NodeId> = match &arguments.node {
+        Some(name) => session.nodes(name)?,
+        None => graph.ids().collect(),
     };
-    output::line(&words);
-    for d in &explanation.differences {
-        output::line(&format!("  {}", difference(d)));
+    let mut explanations = plan::explain(graph, &store, &lock.keys(), &ids)?;
+    if arguments.node.is_none() {
+        explanations.retain(Explanation::differs);
     }
-    if explanation.now.is_some() {
-        output::line(if explanation.cached { "its result is in the cache" } else { "it would be computed" });
-    }
-    if let Some(manifest) = &explanation.manifest {
-        output::line("its key is made of:");
-        for (path, value) in manifest.leaves() {
-            output::line(&format!("  {path}: {value}"));
+    let names: HashSet<&str> = graph.nodes.iter().map(|node| node.name.as_str()).collect();
+    let gone: Vec<&String> = match arguments.node {
+        Some(_) => Vec::new(),
+        None => lock.lines.keys().filter(|name| !names.contains(name.as_str())).collect(),
+    };
+    let one = arguments.node.is_some() && ids.len() == 1;
+    match (format, explanations.as_slice()) {
+        (Format::Json, [explanation]) if one => {
+            let mut document = node_json(graph, explanation);
+            document["refrain"] = json!(1);
+            document["manifest"] = json!(explanation.manifest);
+            output::json(&document);
+        }
+        (Format::Json, explanations) => {
+            let nodes: Vec<Value> = explanations.iter().map(|e| node_json(graph, e)).collect();
+            output::json(&json!({ "refrain": 1, "nodes": nodes, "gone": gone }));
+        }
+        (_, explanations) => {
+            for explanation in explanations {
+                show(graph, explanation, one);
+            }
+            for name in &gone {
+                output::line(&format!("`{name}`: the workflow has no such node any more"));
+            }
+            if explanations.is_empty() && gone.is_empty() {
+                output::line("nothing differs from the last run");
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn node_json(graph: &Graph, explanation: &Explanation) -> Value {
+    let node = graph.node(explanation.id);
+    let waits: Vec<&str> = explanation.waits.iter().map(|id| graph.node(*id).name.as_str()).collect();
+    json!({
+        "node": node.name,
+        "kind": node.kind_name(),
+        "before": explanation.before.map(|k| k.to_string()),
+        "now": explanation.now.map(|k| k.to_string()),
+        "cached": explanation.cached,
+        "damaged": explanation.damaged,
+        "waits": waits,
+        "differences": differences_json(graph, node, &explanation.differences),
+    })
+}
+
+fn show(graph: &Graph, explanation: &Explanation, with_manifest: bool) {
+    let node = graph.node(explanation.id);
+    output::line(&format!("`{}`", node.name));
+    let words = match (explanation.before, explanation.now) {
+        (_, None) => {
+            let on: Vec<String> =
+                explanation.waits.iter().map(|id| format!("`{}`", graph.node(*id).name)).collect();
+            let known = if explanation.differences.is_empty() { "" } else { "; known to differ:" };
+            format!("  its key is not known before {} ran{known}", on.join(", "))
+        }
+        (None, Some(_)) => "  it is not in the lock: no run has made it yet".into(),
+        (Some(a), Some(b)) if a == b => "  nothing differs from the last run".into(),
+        (Some(_), Some(_)) if explanation.differences.is_empty() => {
+            "  its key differs from the last run's, whose record the cache does not hold".into()
+        }
+        _ => "  differs from the last run:".into(),
+    };
+    output::line(&words);
+    for difference in &explanation.differences {
+        output::line(&format!("    {}", difference_words(graph, node, difference)));
+    }
+    match (explanation.now, explanation.cached, &explanation.damaged) {
+        (None, ..) => {}
+        (_, true, _) => output::line("  its result is in the cache"),
+        (_, false, Some(damage)) => output::line(&format!("  it would be computed: {damage}")),
+        (_, false, None) => output::line("  it would be computed"),
+    }
+    if let (true, Some(manifest)) = (with_manifest, &explanation.manifest) {
+        output::line("  its key is made of:");
+        for (path, value) in manifest.leaves() {
+            output::line(&format!("    {path}: {value}"));
+        }
+    }
 }

@@ -1,41 +1,76 @@
-//! `refrain plan`: what a run would do with every node, and why.
+//! `refrain plan`: what a run would do with every node, why, and what that would take.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use refrain_engine::graph::{Graph, NodeId};
-use refrain_engine::plan::{self, Step, Why};
+use refrain_cache::Difference;
+use refrain_engine::graph::{Graph, Node, NodeId};
+use refrain_engine::plan::{self, Estimate, Plan, Step, Total, Why};
 use refrain_engine::verify::difference;
 
 use crate::cli::{self, Format};
 use crate::failure::Failure;
-use crate::output;
+use crate::progress::time;
 use crate::session::Session;
+use crate::{machine, output};
 
 /// Plans the workflow and runs nothing.
 pub fn plan(arguments: &cli::Plan, format: Format) -> Result<ExitCode, Failure> {
     let session = Session::open(&arguments.workflow)?;
     let store = session.store()?;
-    let plan = plan::plan(&session.graph, &store, &session.lock()?.keys())?;
+    let lock = session.lock()?;
     let graph = &session.graph;
+    let plan = plan::plan(graph, &store, &lock.keys())?;
+    let estimates = plan::estimate(graph, &plan, &lock, &store)?;
+    let jobs = arguments.jobs.map_or_else(machine::threads, |n| n as usize);
+    let total = plan::total(graph, &plan.steps, &estimates, jobs);
     if format == Format::Json {
-        let nodes: Vec<Value> = graph
-            .ids()
-            .map(|id| node_json(graph, id, &plan.steps[id.index()], plan.seconds[id.index()]))
-            .collect();
-        output::json(&json!({ "refrain": 1, "nodes": nodes }));
+        let nodes: Vec<Value> =
+            graph.ids().map(|id| node_json(graph, &plan, id, estimates[id.index()])).collect();
+        let total = json!({
+            "nodes": total.nodes,
+            "unknown": total.unknown,
+            "seconds": total.seconds,
+            "tokens": total.tokens,
+            "jobs": jobs,
+        });
+        output::json(&json!({ "refrain": 1, "nodes": nodes, "total": total }));
         return Ok(ExitCode::SUCCESS);
     }
     if arguments.summary {
         summary(graph, &plan.steps)
     } else {
-        listing(graph, &plan.steps, &plan.seconds)
+        listing(graph, &plan.steps, &estimates)
     }
     let counts = counts(&plan.steps);
     output::line(&format!("{} cached, {} to run, {} depend on those", counts[0], counts[1], counts[2]));
+    if total.nodes > 0 {
+        output::line(&total_words(&total, jobs));
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+fn total_words(total: &Total, jobs: usize) -> String {
+    if total.unknown == total.nodes {
+        return "no earlier run says what that takes".into();
+    }
+    let tokens = match total.tokens {
+        none if none < 0.5 => String::new(),
+        tokens => format!(" and {tokens:.0} tokens"),
+    };
+    let without = match total.unknown {
+        0 => String::new(),
+        unknown => format!("; {} without an estimate count as nothing", output::count(unknown, "node")),
+    };
+    let time = duration(total.seconds);
+    format!("by earlier runs about {time}{tokens} with {}{without}", output::count(jobs, "job"))
+}
+
+fn duration(seconds: f64) -> String {
+    time(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 
 fn counts(steps: &[Step]) -> [usize; 3] {
@@ -43,7 +78,7 @@ fn counts(steps: &[Step]) -> [usize; 3] {
     [
         count(|s| matches!(s, Step::Cached(_))),
         count(|s| matches!(s, Step::Run { .. })),
-        count(|s| matches!(s, Step::Waits(_))),
+        count(|s| matches!(s, Step::Waits { .. })),
     ]
 }
 
@@ -51,39 +86,63 @@ fn word(step: &Step) -> &'static str {
     match step {
         Step::Cached(_) => "cached",
         Step::Run { .. } => "run",
-        Step::Waits(_) => "depends",
+        Step::Waits { .. } => "depends",
     }
 }
 
 /// Why a node would be computed, in words.
-fn why(graph: &Graph, step: &Step) -> String {
+fn why(graph: &Graph, node: &Node, step: &Step) -> String {
+    let words = |differences: &[Difference]| {
+        let words: Vec<String> = differences.iter().map(|d| difference_words(graph, node, d)).collect();
+        words.join("; ")
+    };
     match step {
         Step::Cached(_) => String::new(),
         Step::Run { why, .. } => match why {
             Why::New => "no earlier result".into(),
             Why::Damaged(damage) => damage.clone(),
             Why::Forgotten => "the cache no longer holds the result of the last run".into(),
-            Why::Changed(differences) => differences.iter().map(difference).collect::<Vec<_>>().join("; "),
+            Why::Changed(differences) => words(differences),
         },
-        Step::Waits(on) => {
+        Step::Waits { on, differences } => {
             let names: Vec<String> =
                 on.iter().take(3).map(|id| format!("`{}`", graph.node(*id).name)).collect();
-            format!("on {}{}", names.join(", "), if on.len() > 3 { ", …" } else { "" })
+            let more = if on.len() > 3 { ", …" } else { "" };
+            let known =
+                if differences.is_empty() { String::new() } else { format!("; {}", words(differences)) };
+            format!("on {}{more}{known}", names.join(", "))
         }
     }
 }
 
-fn listing(graph: &Graph, steps: &[Step], seconds: &[Option<f64>]) {
+/// A difference in words; of an input it says which node that comes from.
+pub(super) fn difference_words(graph: &Graph, node: &Node, of: &Difference) -> String {
+    let origin = plan::origin(node, of).map(|id| format!(" (from `{}`)", graph.node(id).name));
+    format!("{}{}", difference(of), origin.unwrap_or_default())
+}
+
+/// Differences as docs/json.md describes them.
+pub(super) fn differences_json(graph: &Graph, node: &Node, differences: &[Difference]) -> Vec<Value> {
+    let from = |d: &Difference| plan::origin(node, d).map(|id| graph.node(id).name.as_str());
+    differences
+        .iter()
+        .map(|d| json!({ "path": d.path, "before": d.before, "after": d.after, "from": from(d) }))
+        .collect()
+}
+
+fn listing(graph: &Graph, steps: &[Step], estimates: &[Option<Estimate>]) {
     let rows: Vec<Vec<String>> = graph
         .ids()
         .map(|id| {
-            let step = &steps[id.index()];
-            let time = seconds[id.index()].filter(|_| !matches!(step, Step::Cached(_)));
-            let time = time.map(|s| format!("{s:.1} s")).unwrap_or_default();
-            vec![word(step).into(), graph.node(id).name.clone(), time, why(graph, step)]
+            let (node, step) = (graph.node(id), &steps[id.index()]);
+            let (time, basis) = match estimates[id.index()] {
+                Some(estimate) => (duration(estimate.seconds), estimate.basis.word().to_string()),
+                None => Default::default(),
+            };
+            vec![word(step).into(), node.name.clone(), time, basis, why(graph, node, step)]
         })
         .collect();
-    output::table(&["", "node", "last took", "why"], &rows);
+    output::table(&["", "node", "estimate", "by", "why"], &rows);
 }
 
 fn summary(graph: &Graph, steps: &[Step]) {
@@ -98,7 +157,7 @@ fn summary(graph: &Graph, steps: &[Step]) {
         match &steps[id.index()] {
             Step::Cached(_) => count[0] += 1,
             Step::Run { .. } => count[1] += 1,
-            Step::Waits(_) => count[2] += 1,
+            Step::Waits { .. } => count[2] += 1,
         }
     }
     let rows: Vec<Vec<String>> = stages
@@ -108,25 +167,33 @@ fn summary(graph: &Graph, steps: &[Step]) {
     output::table(&["stage", "cached", "run", "depends"], &rows);
 }
 
-fn node_json(graph: &Graph, id: NodeId, step: &Step, seconds: Option<f64>) -> Value {
+fn node_json(graph: &Graph, plan: &Plan<'_>, id: NodeId, estimate: Option<Estimate>) -> Value {
+    let (node, step) = (graph.node(id), &plan.steps[id.index()]);
     let key = match step {
         Step::Cached(key) | Step::Run { key, .. } => Some(key.to_string()),
-        Step::Waits(_) => None,
+        Step::Waits { .. } => None,
     };
     let differences = match step {
-        Step::Run { why: Why::Changed(differences), .. } => differences
-            .iter()
-            .map(|d| json!({ "path": d.path, "before": d.before, "after": d.after }))
-            .collect(),
-        _ => Vec::new(),
+        Step::Run { why: Why::Changed(differences), .. } | Step::Waits { differences, .. } => differences,
+        _ => &Vec::new(),
     };
+    let estimate = estimate.map(|estimate| {
+        json!({
+            "seconds": estimate.seconds,
+            "tokens": estimate.tokens,
+            "basis": estimate.basis.word(),
+            "records": estimate.records,
+            "scaled": estimate.scaled,
+        })
+    });
     json!({
-        "node": graph.node(id).name,
-        "kind": graph.node(id).kind_name(),
+        "node": node.name,
+        "kind": node.kind_name(),
         "step": word(step),
         "key": key,
-        "why": why(graph, step),
-        "differences": differences,
-        "seconds": seconds,
+        "why": why(graph, node, step),
+        "differences": differences_json(graph, node, differences),
+        "seconds": plan.last[id.index()].map(|took| took.seconds),
+        "estimate": estimate,
     })
 }

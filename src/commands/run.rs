@@ -18,14 +18,16 @@ use refrain_engine::lock::{Lock, LockError};
 use refrain_engine::run::{self, Options, Outcome, Report};
 use refrain_engine::run_log::{self, RunLog};
 use refrain_engine::state::Done;
+use refrain_engine::verify::{self, Mismatch};
 
 use crate::cli::{self, Format};
 use crate::failure::{DIFFERENT, ENVIRONMENT, Failure, INPUT, INTERRUPTED, STAGE, of_node, shown};
-use crate::output;
 use crate::progress::{Display, time};
 use crate::session::{Opened, Session, absolute};
+use crate::{machine, output};
 
 use super::results;
+use super::verify::{hints, mismatch_json, mismatch_words};
 
 /// Runs the workflow.
 pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
@@ -54,15 +56,19 @@ pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
     };
     let report = run::run(&session.graph, &store, &options, &cancel, &events)?;
     log.end(report.is_complete());
-    let mut differs = false;
+    let whole = options.only.is_none();
+    let mut changes = Vec::new();
     if arguments.locked {
-        differs = lock.update(&session.graph, &report, options.only.is_none());
+        let mut updated = lock.clone();
+        if updated.update(&session.graph, &report, whole) {
+            changes = verify::changes(&session.graph, &lock, &updated, &store);
+        }
     } else if !session.overridden {
         if identity(&session.lock) != read {
             // Another process may have added lines since.
             lock = read_lock(&session, false)?;
         }
-        lock.update(&session.graph, &report, options.only.is_none());
+        lock.update(&session.graph, &report, whole);
         lock.write(&session.lock)?;
     }
     let verdicts = expect::check(&session.expects, &session.graph, |id| report.state.done(id));
@@ -70,9 +76,9 @@ pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
         .into_iter()
         .filter(|v| report.is_complete() && options.only.is_none() || v.obtained.is_some())
         .collect();
-    let code = exit_code(&report, &verdicts, differs);
+    let code = exit_code(&report, &verdicts, !changes.is_empty());
     if format == Format::Json {
-        output::json(&to_json(&session, &report, &verdicts, code));
+        output::json(&to_json(&session, &report, &verdicts, &changes, code));
     } else {
         let table = results::collect(&session, |id| report.state.done(id));
         results::print(&table, format);
@@ -81,7 +87,7 @@ pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
             let said = Said { cached, results: table, expects: verdicts.iter().map(told).collect() };
             kept::keep(&kept.request(), &session.graph, &store, &report.state, said);
         }
-        summary(&report, &verdicts, begin, differs);
+        summary(&report, &verdicts, begin, &changes);
     }
     Ok(ExitCode::from(code))
 }
@@ -102,7 +108,7 @@ fn read_lock(session: &Session, locked: bool) -> Result<Lock, Failure> {
 
 /// The first interruption asks everything to stop at the next safe point, the second ends the process.
 #[expect(clippy::print_stderr, clippy::exit, reason = "a second interruption must end a stage that does not")]
-fn on_interrupt(cancel: &Cancel) -> Result<(), Failure> {
+pub(super) fn on_interrupt(cancel: &Cancel) -> Result<(), Failure> {
     let cancel = cancel.clone();
     let handler = move || {
         if cancel.is_cancelled() {
@@ -117,7 +123,7 @@ fn on_interrupt(cancel: &Cancel) -> Result<(), Failure> {
 }
 
 fn options<'a>(arguments: &cli::Run, session: &Session) -> Result<Options<'a>, Failure> {
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let threads = machine::threads();
     let all = |names: &[String]| -> Result<Vec<NodeId>, Failure> {
         names.iter().map(|n| session.nodes(n)).collect::<Result<Vec<_>, _>>().map(|ids| ids.concat())
     };
@@ -126,6 +132,8 @@ fn options<'a>(arguments: &cli::Run, session: &Session) -> Result<Options<'a>, F
     Ok(Options {
         jobs: arguments.jobs.map_or(threads, |n| n as usize),
         threads,
+        memory: arguments.memory.unwrap_or_else(machine::memory),
+        gpus: machine::gpus(),
         keep_going: arguments.keep_going,
         only,
         force,
@@ -150,7 +158,7 @@ fn exit_code(report: &Report<'_>, verdicts: &[Verdict], differs: bool) -> u8 {
 }
 
 #[expect(clippy::print_stderr, reason = "the summary is not data")]
-fn summary(report: &Report<'_>, verdicts: &[Verdict], begin: Instant, differs: bool) {
+fn summary(report: &Report<'_>, verdicts: &[Verdict], begin: Instant, changes: &[Mismatch]) {
     for verdict in verdicts {
         eprintln!("{}", shown(&told(verdict)));
     }
@@ -166,10 +174,11 @@ fn summary(report: &Report<'_>, verdicts: &[Verdict], begin: Instant, differs: b
     }
     let end = if report.interrupted { ", interrupted" } else { "" };
     eprintln!("{words}{end}, {}", time(begin.elapsed()));
-    if differs {
-        eprintln!(
-            "error: the lock would change; `refrain verify` says how, a run without `--locked` accepts it"
-        );
+    if !changes.is_empty() {
+        for change in changes {
+            eprintln!("{}", shown(&mismatch_words(change)));
+        }
+        eprintln!("error: the lock would change, and is left as it is: {}", hints(changes));
     }
 }
 
@@ -257,7 +266,13 @@ fn build() -> Option<String> {
     Some(format!("{} {} {}", env!("CARGO_PKG_VERSION"), metadata.len(), modified.as_nanos()))
 }
 
-fn to_json(session: &Session, report: &Report<'_>, verdicts: &[Verdict], code: u8) -> Value {
+fn to_json(
+    session: &Session,
+    report: &Report<'_>,
+    verdicts: &[Verdict],
+    changes: &[Mismatch],
+    code: u8,
+) -> Value {
     let graph = &session.graph;
     let nodes: Vec<Value> = graph
         .ids()
@@ -286,6 +301,7 @@ fn to_json(session: &Session, report: &Report<'_>, verdicts: &[Verdict], code: u
         .iter()
         .map(|v| json!({ "condition": v.text, "obtained": v.obtained, "holds": v.holds, "source": v.expect.source }))
         .collect();
+    let changes: Vec<Value> = changes.iter().map(mismatch_json).collect();
     json!({
         "refrain": 1,
         "exit_code": code,
@@ -293,5 +309,6 @@ fn to_json(session: &Session, report: &Report<'_>, verdicts: &[Verdict], code: u
         "computed_twice": report.computed_twice,
         "nodes": nodes,
         "expects": expects,
+        "lock_changes": changes,
     })
 }

@@ -1,20 +1,28 @@
 //! `refrain verify`: the workflow, its sources, the cache and every `expect` against the lock.
 
+use std::collections::HashSet;
+use std::io::IsTerminal;
 use std::mem::ManuallyDrop;
 use std::process::ExitCode;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use refrain_cache::FileDigests;
+use refrain_cache::{FileDigests, digest_file};
+use refrain_engine::event::Event;
+use refrain_engine::kind::Cancel;
 use refrain_engine::lock::{self, Lock};
-use refrain_engine::verify::{self, Options};
+use refrain_engine::run;
+use refrain_engine::verify::{self, Mismatch, Options, Recomputed, Sample, VERSION, Verdict};
 
 use crate::cli::{self, Format};
-use crate::failure::{DIFFERENT, ENVIRONMENT, Failure};
-use crate::output;
+use crate::failure::{DIFFERENT, ENVIRONMENT, Failure, INTERRUPTED};
+use crate::progress::Display;
 use crate::session::Session;
+use crate::{machine, output};
 
-/// Verifies and computes nothing.
+use super::run::on_interrupt;
+
+/// Verifies; computes nothing but the sample that is asked for.
 pub fn verify(arguments: &cli::Verify, format: Format) -> Result<ExitCode, Failure> {
     // The two take about as long.
     let (session, lock) = std::thread::scope(|scope| {
@@ -24,7 +32,10 @@ pub fn verify(arguments: &cli::Verify, format: Format) -> Result<ExitCode, Failu
     });
     let session = session?;
     let lock = ManuallyDrop::new(lock?);
-    let store = session.existing_store()?;
+    let store = match arguments.recompute {
+        Some(_) => Some(session.store()?),
+        None => session.existing_store()?,
+    };
     let options = Options { no_data: arguments.no_data, complete: arguments.complete };
     // Without a cache nothing is remembered, and nothing is written either.
     let forgetful;
@@ -36,25 +47,42 @@ pub fn verify(arguments: &cli::Verify, format: Format) -> Result<ExitCode, Failu
             &forgetful
         }
     };
-    let found = verify::verify(&session.graph, &lock, digests, store.as_ref(), &session.expects, options);
+    let mut found = verify::verify(&session.graph, &lock, digests, store.as_ref(), &session.expects, options);
+    let mut again = None;
+    if let (Some(sample), Some(store)) = (arguments.recompute, &store) {
+        let mut recomputed = recompute(&session, &lock, store, sample, arguments.seed.as_deref())?;
+        found.mismatches.append(&mut recomputed.mismatches);
+        verify::sort(&mut found.mismatches);
+        again = Some(recomputed);
+    }
     if let Some(store) = &store {
         store.sync().map_err(|e| Failure::new(ENVIRONMENT, e.to_string()))?;
     }
-    let code = if found.mismatches.is_empty() { 0 } else { DIFFERENT };
+    let code = match (&again, found.mismatches.is_empty()) {
+        (Some(again), _) if again.interrupted => INTERRUPTED,
+        (_, true) => 0,
+        (_, false) => DIFFERENT,
+    };
     if format == Format::Json {
         output::json(&json!({
             "refrain": 1,
             "exit_code": code,
-            "mismatches": found.mismatches,
+            "version": VERSION,
+            "lock_version": lock.version,
+            "mismatches": found.mismatches.iter().map(mismatch_json).collect::<Vec<_>>(),
             "keys": found.keys,
             "sources": { "hashed": found.sources.0, "absent": found.sources.1 },
             "artifacts": { "hashed": found.artifacts.0, "absent": found.artifacts.1 },
             "expects": found.expects,
+            "recomputed": again.as_ref().map(recomputed_json),
         }));
         return Ok(ExitCode::from(code));
     }
     for mismatch in &found.mismatches {
-        output::line(&format!("{:8}  `{}`: {}", mismatch.what, mismatch.node, mismatch.message));
+        output::line(&mismatch_words(mismatch));
+    }
+    if let Some(again) = &again {
+        show_recomputed(again);
     }
     output::line(&format!(
         "{} checked; {} hashed, {} absent; {} hashed, {} not in the cache; {}",
@@ -65,13 +93,115 @@ pub fn verify(arguments: &cli::Verify, format: Format) -> Result<ExitCode, Failu
         found.artifacts.1,
         output::count(found.expects, "expect"),
     ));
-    if code == 0 {
+    if found.mismatches.is_empty() {
         output::line("everything is as the lock says");
     } else {
-        output::line(&format!(
-            "{}; a plain `refrain run` accepts the change and writes the lock",
-            output::count(found.mismatches.len(), "difference")
-        ));
+        output::line(&hints(&found.mismatches));
     }
     Ok(ExitCode::from(code))
+}
+
+/// Computes the sample again; what happens is shown as in a run.
+fn recompute(
+    session: &Session,
+    lock: &Lock,
+    store: &refrain_engine::store::Store,
+    sample: Sample,
+    seed: Option<&str>,
+) -> Result<Recomputed, Failure> {
+    let digest = digest_file(&session.lock).map_err(|e| Failure::new(ENVIRONMENT, e.to_string()))?.0;
+    let seed = seed.map_or(digest.to_string(), String::from);
+    let threads = machine::threads();
+    let options = run::Options {
+        jobs: threads,
+        threads,
+        memory: machine::memory(),
+        gpus: machine::gpus(),
+        keep_going: true,
+        only: None,
+        force: HashSet::new(),
+        environment: &|name| std::env::var(name).ok(),
+    };
+    let cancel = Cancel::default();
+    on_interrupt(&cancel)?;
+    let display = Display::new(&session.graph, std::io::stderr().is_terminal(), false);
+    let events = |event: Event<'_>| display.event(&event);
+    Ok(verify::recompute(&session.graph, lock, store, sample, &seed, &options, &cancel, &events)?)
+}
+
+/// A difference for people.
+pub(super) fn mismatch_words(mismatch: &Mismatch) -> String {
+    format!("{:9}  `{}`: {}", mismatch.what, mismatch.node, mismatch.message)
+}
+
+/// What to do, each remedy once.
+pub(super) fn hints(mismatches: &[Mismatch]) -> String {
+    let mut hints: Vec<&str> = Vec::new();
+    for mismatch in mismatches {
+        if !hints.contains(&mismatch.hint.as_str()) {
+            hints.push(&mismatch.hint);
+        }
+    }
+    let hints: Vec<String> = hints.iter().map(|hint| format!("\n  = help: {hint}")).collect();
+    format!("{}{}", output::count(mismatches.len(), "difference"), hints.concat())
+}
+
+/// A difference as docs/json.md describes it.
+pub(super) fn mismatch_json(mismatch: &Mismatch) -> Value {
+    let differences: Vec<Value> = mismatch
+        .differences
+        .iter()
+        .map(|d| json!({ "path": d.path, "before": d.before, "after": d.after }))
+        .collect();
+    json!({
+        "node": mismatch.node,
+        "what": mismatch.what,
+        "message": mismatch.message,
+        "before": mismatch.before,
+        "now": mismatch.now,
+        "differences": differences,
+        "hint": mismatch.hint,
+    })
+}
+
+fn word(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Equal => "equal",
+        Verdict::Close => "close",
+        Verdict::NotComparable(_) => "not_comparable",
+        Verdict::Different => "different",
+    }
+}
+
+fn recomputed_json(again: &Recomputed) -> Value {
+    let nodes: Vec<Value> = again
+        .nodes
+        .iter()
+        .map(|(node, verdict)| {
+            let reason = match verdict {
+                Verdict::NotComparable(reason) => Some(reason),
+                _ => None,
+            };
+            json!({ "node": node, "verdict": word(verdict), "reason": reason })
+        })
+        .collect();
+    json!({ "of": again.of, "interrupted": again.interrupted, "nodes": nodes })
+}
+
+fn show_recomputed(again: &Recomputed) {
+    for (node, verdict) in &again.nodes {
+        if let Verdict::NotComparable(reason) = verdict {
+            output::line(&format!("not comparable  `{node}`: {reason}"));
+        }
+    }
+    let count = |wanted: &str| again.nodes.iter().filter(|(_, verdict)| word(verdict) == wanted).count();
+    output::line(&format!(
+        "{} of {} computed again: {} equal, {} close, {} different, {} not comparable",
+        again.nodes.len(),
+        output::count(again.of, "node"),
+        count("equal"),
+        count("close"),
+        count("different"),
+        count("not_comparable"),
+    ));
 }

@@ -113,7 +113,9 @@ pub const DIVERSIFY: Kind = Kind {
     check,
     expand: None,
     settle: None,
-    machine_dependent: false,
+    close_elsewhere: false,
+    retryable: false,
+    tokens: None,
     run,
 };
 

@@ -84,7 +84,9 @@ pub const EVALUATE: Kind = Kind {
     check,
     expand: Some(expand),
     settle: None,
-    machine_dependent: false,
+    close_elsewhere: true,
+    retryable: false,
+    tokens: None,
     run,
 };
 

@@ -41,7 +41,9 @@ pub const FINETUNE: Kind = Kind {
     check: check::check,
     expand: None,
     settle: None,
-    machine_dependent: true,
+    close_elsewhere: true,
+    retryable: false,
+    tokens: Some("active_tokens"),
     run,
 };
 

@@ -119,7 +119,9 @@ pub const GENERATE: Kind = Kind {
     check,
     expand: None,
     settle: Some(backend::settle),
-    machine_dependent: true,
+    close_elsewhere: false,
+    retryable: false,
+    tokens: Some("generated_tokens"),
     run,
 };
 

@@ -63,7 +63,9 @@ pub const MASK: Kind = Kind {
     check,
     expand: None,
     settle: None,
-    machine_dependent: false,
+    close_elsewhere: true,
+    retryable: false,
+    tokens: None,
     run,
 };
 

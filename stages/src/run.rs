@@ -67,9 +67,11 @@ pub const RUN: Kind = Kind {
     outputs,
     check,
     expand: None,
-    // Nobody knows what a command computes.
     settle: None,
-    machine_dependent: true,
+    // Nobody knows what a command computes.
+    close_elsewhere: false,
+    retryable: true,
+    tokens: None,
     run,
 };
 
@@ -170,10 +172,11 @@ fn run(ctx: &Context<'_>) -> Result<Outputs, StageError> {
         command.push(fill(text, place).map_err(|name| StageError::bug(format!("`{name}` is not declared")))?);
     }
     let (environment, secrets) = environment(ctx, &params.environment)?;
-    let job = Job { command: &command, folder, environment: &environment, secrets: &secrets };
+    let memory = ctx.resources.memory;
+    let job = Job { command: &command, folder, environment: &environment, secrets: &secrets, memory };
     match process::run(&job, ctx.cancel)? {
         Ended::Success => {}
-        Ended::Failure { how, tail } => return Err(failed(&command[0], &how, &tail)),
+        Ended::Failure { how, tail } => return Err(failed(&command[0], &how, &tail, memory)),
     }
     let mut artifacts = BTreeMap::new();
     for (name, kind) in &params.outputs {
@@ -186,11 +189,15 @@ fn run(ctx: &Context<'_>) -> Result<Outputs, StageError> {
     Ok(Outputs { artifacts, metrics: Vec::new(), profile })
 }
 
-fn failed(program: &str, how: &str, tail: &str) -> StageError {
-    match tail.trim_end() {
-        "" => StageError::failed(format!("`{program}` {how}, and printed nothing")),
-        tail => StageError::failed(format!("`{program}` {how}; the end of what it printed:\n{tail}")),
-    }
+fn failed(program: &str, how: &str, tail: &str, memory: Option<u64>) -> StageError {
+    let message = match tail.trim_end() {
+        "" => format!("`{program}` {how}, and printed nothing"),
+        tail => format!("`{program}` {how}; the end of what it printed:\n{tail}"),
+    };
+    let hint = memory.map(|bytes| {
+        format!("each of its processes was held to the declared `memory` of {:.3} GB", bytes as f64 / 1e9)
+    });
+    StageError::Failed { message, hint }
 }
 
 /// The text with its placeholders filled in and `$${` become `${`; the name of a placeholder that `value` does not know.

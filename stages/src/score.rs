@@ -86,7 +86,9 @@ pub const SCORE: Kind = Kind {
     check,
     expand: None,
     settle: Some(backend::settle),
-    machine_dependent: true,
+    close_elsewhere: true,
+    retryable: false,
+    tokens: Some("response_tokens"),
     run,
 };
 

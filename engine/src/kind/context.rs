@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use refrain_cache::{Artifact, Cache, Metric, Unfinished};
 use serde::de::DeserializeOwned;
@@ -11,19 +13,53 @@ use serde_json::{Map, Value};
 
 use super::MAIN;
 
-/// A request to stop, shared by everything that runs.
+/// The longest that a request to stop goes unnoticed by who waits.
+const NOTICED: Duration = Duration::from_millis(50);
+
+/// A request to stop, shared by everything that runs; what has a time limit is asked to stop by it too.
 #[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+pub struct Cancel {
+    asked: Arc<AtomicBool>,
+    deadline: Option<Instant>,
+}
 
 impl Cancel {
     /// Asks everything to stop at the next safe point.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.asked.store(true, Ordering::SeqCst);
+    }
+
+    /// The same request, which comes by itself when `limit` has passed.
+    pub fn within(&self, limit: Duration) -> Cancel {
+        Cancel { asked: self.asked.clone(), deadline: Instant::now().checked_add(limit) }
+    }
+
+    /// Whether a stop was asked for, or the time is over.
+    pub fn is_cancelled(&self) -> bool {
+        self.is_asked() || self.is_late()
     }
 
     /// Whether a stop was asked for.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+    pub fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    /// Whether the time is over.
+    pub fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Waits, or ends with [`StageError::Cancelled`] when a stop is asked for meanwhile.
+    pub fn pause(&self, pause: Duration) -> Result<(), StageError> {
+        let begin = Instant::now();
+        loop {
+            self.check()?;
+            let left = pause.saturating_sub(begin.elapsed());
+            if left.is_zero() {
+                return Ok(());
+            }
+            thread::sleep(left.min(NOTICED));
+        }
     }
 
     /// [`StageError::Cancelled`] when a stop was asked for.
@@ -88,6 +124,8 @@ pub struct Resources {
     pub threads: usize,
     /// Rows computed together; `None` lets the stage choose.
     pub batch: Option<usize>,
+    /// Bytes of memory that the stage declares; `None` where it does not say.
+    pub memory: Option<u64>,
 }
 
 /// Where progress goes; the engine's scheduler stands behind it.

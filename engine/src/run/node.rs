@@ -46,10 +46,10 @@ pub(super) struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Computes the node. A panic in a dependency becomes an error that asks for a report.
-    pub fn run(&self, todo: &Todo, begin: Instant) -> Result<Done, Failure> {
+    /// Computes the node until `cancel` asks to stop. A panic in a dependency becomes an error that asks for a report.
+    pub fn run(&self, todo: &Todo, begin: Instant, cancel: &Cancel) -> Result<Done, Failure> {
         let outputs =
-            catch_unwind(AssertUnwindSafe(|| self.compute(todo, begin))).unwrap_or_else(|panic| {
+            catch_unwind(AssertUnwindSafe(|| self.compute(todo, begin, cancel))).unwrap_or_else(|panic| {
                 let text = panic.downcast_ref::<String>().map(String::as_str);
                 let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
                 Err(StageError::bug(format!("a part of Refrain gave up ({text}); please report this")).into())
@@ -71,7 +71,8 @@ impl Job<'_> {
         })
     }
 
-    fn compute(&self, todo: &Todo, begin: Instant) -> Result<Outputs, Failure> {
+    fn compute(&self, todo: &Todo, begin: Instant, cancel: &Cancel) -> Result<Outputs, Failure> {
+        let settings = &self.node.settings;
         let sink = Sink { id: self.id, events: self.events, last: Mutex::new(begin) };
         match &self.node.work {
             Work::Source(spec) => Ok(Outputs::main(spec.import(self.cache)?)),
@@ -86,9 +87,13 @@ impl Job<'_> {
                 cache: self.cache,
                 unfinished: self.cache.unfinished(&todo.key),
                 fresh: self.fresh,
-                resources: Resources { threads: self.threads, batch: self.node.settings.batch },
+                resources: Resources {
+                    threads: self.threads,
+                    batch: settings.batch,
+                    memory: settings.memory,
+                },
                 progress: Progress(&sink),
-                cancel: self.cancel,
+                cancel,
                 environment: self.environment,
             })?),
             Work::Model(_) | Work::File(_) => {

@@ -4,19 +4,14 @@ use std::collections::{HashMap, HashSet};
 
 use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span, suggest};
 use crate::interpolate::NO_PARAMS;
-use crate::kind::{Kinds, Param, Type, canonical, check_name, coerce};
+use crate::kind::{Kinds, canonical, check_name};
 use crate::yaml::{self, Key, Node, Yaml};
 
-use super::{Axis, Override, RESERVED, Settings, SourceDecl, Stage, Workflow};
+use super::settings::{self, NAMES as SETTINGS};
+use super::{Axis, Override, RESERVED, SourceDecl, Stage, Workflow};
 
 const SECTIONS: [&str; 10] =
     ["refrain", "name", "description", "params", "models", "data", "stages", "sweep", "expect", "results"];
-const SETTINGS: [&str; 4] = ["description", "resources", "retry", "timeout"];
-
-pub(crate) static RESOURCES: &[Param] = &[
-    Param::optional("threads", Type::Int { min: 1, max: 4096 }, "threads that the stage may use"),
-    Param::optional("batch", Type::Int { min: 1, max: 1_000_000 }, "rows computed together"),
-];
 
 pub(super) fn workflow(
     source: SourceText,
@@ -175,7 +170,7 @@ impl Reader {
             );
             return None;
         };
-        let settings = self.settings(entries);
+        let settings = settings::read(entries, &mut self.problems);
         let others: Vec<_> = entries.iter().filter(|(k, _)| !SETTINGS.contains(&k.text.as_str())).collect();
         let mut found = None;
         for (key, params) in &others {
@@ -207,31 +202,17 @@ impl Reader {
             );
         }
         let (kind, params) = found?;
-        Some(Stage { name, kind, params: params.clone(), settings })
-    }
-
-    fn settings(&mut self, entries: &[(Key, Node)]) -> Settings {
-        let mut settings = Settings::default();
-        for (key, node) in entries {
-            match (key.text.as_str(), &node.value) {
-                ("description", Yaml::Text(text)) => settings.description = Some(text.clone()),
-                ("description", _) => {
-                    self.problem(Diagnostic::at(node.span.clone(), "`description` must be text"));
-                }
-                ("resources", _) => {
-                    let values = coerce(RESOURCES, node, "`resources`", &mut self.problems).values;
-                    let number = |name: &str| values.get(name).and_then(|v| v.as_u64()).map(|v| v as usize);
-                    settings.threads = number("threads");
-                    settings.batch = number("batch");
-                }
-                ("retry" | "timeout", _) => self.problem(
-                    Diagnostic::at(key.span.clone(), format!("`{}` is not in this version yet", key.text))
-                        .hint("remove it"),
-                ),
-                _ => {}
-            }
+        if let Some((key, _)) = entries.iter().find(|(k, _)| k.text == "retry" && !kind.retryable) {
+            let may = kinds.iter().filter(|k| k.retryable).map(|k| format!("`{}`", k.name));
+            self.problem(
+                Diagnostic::at(
+                    key.span.clone(),
+                    format!("`{}` cannot be retried: it would fail again", kind.name),
+                )
+                .hint(format!("remove `retry`; it is for {}", may.collect::<Vec<_>>().join(", "))),
+            );
         }
-        settings
+        Some(Stage { name, kind, params: params.clone(), settings })
     }
 
     fn sweep(&mut self, node: Option<&Node>) -> Vec<Axis> {

@@ -401,7 +401,9 @@ fn kinds() -> Kinds {
         check: |_, _| None,
         expand: None,
         settle: None,
-        machine_dependent: false,
+        close_elsewhere: false,
+        retryable: false,
+        tokens: None,
         run,
     };
     static MIX: &[Param] =

@@ -47,6 +47,8 @@ fn run_in(dag: &Dag, graph: &Graph, cache: &Path, jobs: usize, forced: &HashSet<
     let options = Options {
         jobs,
         threads: 2,
+        memory: u64::MAX,
+        gpus: 0,
         keep_going: false,
         only: None,
         force: forced.clone(),

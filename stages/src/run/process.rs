@@ -1,4 +1,4 @@
-//! Runs a process in a group of its own, keeps the end of what it prints, and kills the group when asked to stop.
+//! Runs a process in a group of its own, keeps the end of what it prints, and ends the group when asked to stop.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, PipeReader, Read};
@@ -21,6 +21,13 @@ const TAIL: usize = 8 * 1024;
 const POLL: Duration = Duration::from_millis(50);
 /// How long the last output is waited for once the process has ended: a process that left the group may hold the pipe.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long a process that took too long may take to end by itself.
+const GRACE: Duration = Duration::from_secs(2);
+/// Starts a program with its private memory limited to the kibibytes of `$1`, or to less where less is allowed.
+///
+/// What is limited is what the process writes to alone, not its address space: of that many programs reserve far more
+/// than they use. Each process of the command has the limit for itself.
+const LIMITED: &str = "ulimit -d \"$1\" 2>/dev/null; shift; exec \"$@\"";
 /// What stands in place of a secret.
 const MASK: &str = "***";
 
@@ -34,6 +41,8 @@ pub(super) struct Job<'a> {
     pub environment: &'a BTreeMap<String, String>,
     /// What must not be shown, each at least one byte.
     pub secrets: &'a [String],
+    /// Bytes of memory that each of its processes may take for itself.
+    pub memory: Option<u64>,
 }
 
 /// How a process ended.
@@ -56,12 +65,12 @@ pub(super) fn run(job: &Job<'_>, cancel: &Cancel) -> Result<Ended, StageError> {
     let mut tail = Tail::new(TAIL + longest_secret);
     let (mut child, output) = spawn(job)?;
     let mut output = Output { pipe: Some(output), tail: &mut tail };
-    let status = wait(&mut child, &mut output, cancel)?;
+    let (status, in_time) = wait(&mut child, &mut output, cancel)?;
     let ended = Instant::now();
     while output.pipe.is_some() && ended.elapsed() < LINGER {
         output.read(LINGER.saturating_sub(ended.elapsed()));
     }
-    if status.success() {
+    if status.success() && in_time {
         return Ok(Ended::Success);
     }
     let how = match (status.code(), status.signal()) {
@@ -69,6 +78,7 @@ pub(super) fn run(job: &Job<'_>, cancel: &Cancel) -> Result<Ended, StageError> {
         (None, Some(signal)) => format!("was ended by signal {signal}"),
         (None, None) => "ended in an unknown way".to_owned(),
     };
+    let how = if in_time { how } else { format!("{how} when it was stopped") };
     Ok(Ended::Failure { how, tail: tail.show(job.secrets, longest_secret) })
 }
 
@@ -86,7 +96,15 @@ fn spawn(job: &Job<'_>) -> Result<(Child, PipeReader), StageError> {
     };
     let (reader, writer) = io::pipe().map_err(environment)?;
     let place = place_of(program, job);
-    let child = Command::new(place)
+    let mut command = match job.memory {
+        None => Command::new(place),
+        Some(bytes) => {
+            let mut shell = Command::new("/bin/sh");
+            shell.args(["-c", LIMITED, "sh", &(bytes / 1024).to_string()]).arg(place);
+            shell
+        }
+    };
+    let child = command
         .args(arguments)
         .current_dir(job.folder)
         .env_clear()
@@ -118,10 +136,15 @@ fn place_of(program: &str, job: &Job<'_>) -> PathBuf {
     places.into_iter().find(executable).unwrap_or_else(|| program.into())
 }
 
-/// Waits for the end of the process, or for a request to stop; then kills whatever is left of its group.
+/// Waits for the end of the process, or for a request to stop; then kills whatever is left of its group. Says whether
+/// it ended within its time; when that is over, it is first asked to end by itself.
 ///
 /// The group is killed before the process is reaped: until then its number cannot become that of another group.
-fn wait(child: &mut Child, output: &mut Output<'_>, cancel: &Cancel) -> Result<ExitStatus, StageError> {
+fn wait(
+    child: &mut Child,
+    output: &mut Output<'_>,
+    cancel: &Cancel,
+) -> Result<(ExitStatus, bool), StageError> {
     let lost = |error: io::Error| StageError::Environment {
         message: format!("the command could not be waited for: {error}"),
         hint: None,
@@ -129,10 +152,19 @@ fn wait(child: &mut Child, output: &mut Output<'_>, cancel: &Cancel) -> Result<E
     let pid = Pid::from_child(child);
     // Nearly always the pipe closes when the process ends, and is all that has to be waited for.
     let mut pause = Duration::from_micros(20);
+    let mut late: Option<Instant> = None;
     let ended = loop {
         let read = output.read(POLL);
-        if cancel.is_cancelled() {
+        if cancel.is_asked() {
             break Ok(false);
+        }
+        if late.is_some_and(|since| since.elapsed() >= GRACE) {
+            break Ok(true);
+        }
+        if late.is_none() && cancel.is_late() {
+            late = Some(Instant::now());
+            // Where no process of the group is left, that is seen below.
+            let _ = kill_process_group(pid, Signal::TERM);
         }
         if read {
             continue;
@@ -149,7 +181,7 @@ fn wait(child: &mut Child, output: &mut Output<'_>, cancel: &Cancel) -> Result<E
     // It fails when no process of the group is left, which is what is wanted.
     let _ = kill_process_group(pid, Signal::KILL);
     let status = child.wait().map_err(lost)?;
-    if ended.map_err(lost)? { Ok(status) } else { Err(StageError::Cancelled) }
+    if ended.map_err(lost)? { Ok((status, late.is_none())) } else { Err(StageError::Cancelled) }
 }
 
 /// Whether a child has ended; it stays to be waited for.
@@ -285,8 +317,9 @@ mod tests {
         let command: Vec<String> = command.iter().map(|s| s.to_string()).collect();
         let environment =
             BTreeMap::from([("PATH".into(), "/usr/bin:/bin".into()), ("KEY".into(), "hunter2".into())]);
+        let secrets = ["hunter2".into()];
         run(
-            &Job { command: &command, folder, environment: &environment, secrets: &["hunter2".into()] },
+            &Job { command: &command, folder, environment: &environment, secrets: &secrets, memory: None },
             cancel,
         )
     }
@@ -303,6 +336,58 @@ mod tests {
         assert_eq!(job(&["true"], folder.path(), &Cancel::default()).unwrap(), Ended::Success);
         let error = job(&["no-such-program"], folder.path(), &Cancel::default()).unwrap_err();
         assert!(error.to_string().starts_with("`no-such-program` could not be started: "), "{error}");
+    }
+
+    /// What is late is asked to end first, and killed when it does not; success that comes too late is none.
+    #[test]
+    fn what_takes_too_long_is_asked_to_end_and_then_killed() {
+        let folder = tempfile::tempdir().unwrap();
+        let late = |script: &str| {
+            let cancel = Cancel::default().within(Duration::from_millis(300));
+            match job(&["sh", "-c", script], folder.path(), &cancel).unwrap() {
+                Ended::Failure { how, tail } => (how, tail),
+                Ended::Success => panic!("{script}: it counts as a success"),
+            }
+        };
+        let (how, tail) = late("trap 'echo bye; exit 0' TERM; echo hello; while true; do sleep 0.05; done");
+        assert_eq!(how, "ended with exit status 0 when it was stopped");
+        assert!(tail.starts_with("hello\n") && tail.ends_with("bye\n"), "{tail}");
+        let (how, _) = late("trap '' TERM; while true; do sleep 0.05; done");
+        assert_eq!(how, "was ended by signal 9 when it was stopped");
+    }
+
+    #[test]
+    fn memory_beyond_the_limit_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let command: Vec<String> = ["sh", "-c", "ulimit -d"].map(String::from).into();
+        let environment = BTreeMap::from([("PATH".into(), "/usr/bin:/bin".into())]);
+        let job = |script: &str, memory| {
+            let command = [&command[..2], &[script.to_owned()]].concat();
+            let job = Job {
+                command: &command,
+                folder: folder.path(),
+                environment: &environment,
+                secrets: &[],
+                memory,
+            };
+            run(&job, &Cancel::default()).unwrap()
+        };
+        let limit = Some(64 << 20);
+        assert_eq!(job("[ \"$(ulimit -d)\" = 65536 ]", limit), Ended::Success, "the limit is set");
+        assert_ne!(
+            job("[ \"$(ulimit -d)\" = 65536 ]", None),
+            Ended::Success,
+            "and only where it is declared"
+        );
+        assert_eq!(
+            job("ulimit -d 1024; exec sh -c true", limit),
+            Ended::Success,
+            "a lower one stays possible"
+        );
+        // The shell itself keeps the text of a variable: twice the limit does not fit.
+        let much = "x=$(head -c 130000000 /dev/zero | tr '\\0' x); echo ${#x}";
+        assert!(matches!(job(much, limit), Ended::Failure { .. }), "memory beyond it");
+        assert_eq!(job(much, None), Ended::Success);
     }
 
     /// A killed command takes the processes that it started with it.

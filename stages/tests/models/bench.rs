@@ -109,7 +109,7 @@ impl Bench {
             cache: &self.cache,
             unfinished: self.cache.unfinished(&key),
             fresh: self.fresh,
-            resources: Resources { threads: self.threads, batch: self.batch },
+            resources: Resources { threads: self.threads, batch: self.batch, memory: None },
             progress: Progress(&sink),
             cancel: &cancel,
             environment: &|_| None,

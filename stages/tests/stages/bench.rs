@@ -90,7 +90,7 @@ impl Bench {
             cache: &self.cache,
             unfinished: self.cache.unfinished(&Manifest::new("test").key()),
             fresh: false,
-            resources: Resources { threads: 1, batch: None },
+            resources: Resources { threads: 1, batch: None, memory: None },
             progress: Progress(&Silent),
             cancel,
             environment: &|_| None,

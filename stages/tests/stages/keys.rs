@@ -1,5 +1,7 @@
 //! Every parameter of every kind moves the key, and nothing else does: a loop over the kinds' tables.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value, json};
 
 use refrain_cache::{Artifact, ArtifactKind, Digest, Key};
@@ -7,7 +9,7 @@ use refrain_engine::graph::{Edge, Node, NodeId, Work};
 use refrain_engine::kind::{Component, Default, Kind, MAIN, Param, Type, coerce};
 use refrain_engine::manifest::manifest;
 use refrain_engine::state::Done;
-use refrain_engine::workflow::Settings;
+use refrain_engine::workflow::{Retry, Settings};
 use refrain_engine::yaml;
 use refrain_stages::kinds;
 
@@ -217,10 +219,23 @@ fn a_key_knows_contents_and_versions_but_no_names_and_no_resources() {
         let given = required(kind.params);
         let stage = || Stage::new(*kind, given.clone());
         let key = stage().key();
-        let resources = Settings { threads: Some(3), batch: Some(7), ..Settings::default() };
+        let resources = Settings {
+            threads: Some(3),
+            memory: Some(1 << 30),
+            gpus: Some(1),
+            batch: Some(7),
+            ..Settings::default()
+        };
+        let retry = Some(Retry { times: 3, wait: Duration::from_secs(1), factor: 2.0 });
+        let attempts = Settings { retry, timeout: Some(Duration::from_secs(9)), ..Settings::default() };
         let words = Settings { description: Some("words".into()), ..Settings::default() };
-        for settings in [resources, words] {
-            assert_eq!(key, Stage { settings, ..stage() }.key(), "{}: resources and words", kind.name);
+        for settings in [resources, attempts, words] {
+            assert_eq!(
+                key,
+                Stage { settings: settings.clone(), ..stage() }.key(),
+                "{}: {settings:?}",
+                kind.name
+            );
         }
         assert_eq!(key, Stage { name: "renamed", ..stage() }.key(), "{}: the stage's name", kind.name);
         if kind.params.iter().any(|p| matches!((p.ty, p.default), (Type::Reference(_), Default::Required))) {

@@ -112,7 +112,7 @@ impl Desk {
             cache: &self.cache,
             unfinished: self.cache.unfinished(&refrain_cache::Manifest::new("test").key()),
             fresh: false,
-            resources: Resources { threads: 1, batch: None },
+            resources: Resources { threads: 1, batch: None, memory: None },
             progress: Progress(&Silent),
             cancel: &self.cancel,
             environment: &environment,

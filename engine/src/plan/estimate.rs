@@ -1,0 +1,242 @@
+//! What the nodes that would run will take, by what earlier runs took.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+use refrain_cache::{ArtifactKind, Artifacts, Digest};
+
+use crate::graph::{Graph, NodeId};
+use crate::lock::Lock;
+use crate::store::{Store, StoreError};
+
+use super::{Plan, Step, Took};
+
+/// Most earlier nodes of a stage or kind that are looked at.
+const RECORDS: usize = 64;
+
+/// What an estimate rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Basis {
+    /// The node itself in the last run.
+    Own,
+    /// Nodes of the same stage in the last run.
+    Stage,
+    /// Nodes of the same kind with the same model in the last run.
+    Kind,
+}
+
+impl Basis {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Basis::Own => "own",
+            Basis::Stage => "stage",
+            Basis::Kind => "kind",
+        }
+    }
+}
+
+/// What a node would take.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// Seconds.
+    pub seconds: f64,
+    /// Tokens that would be computed, for kinds that count them.
+    pub tokens: Option<f64>,
+    /// What it rests on.
+    pub basis: Basis,
+    /// How many earlier nodes it rests on.
+    pub records: usize,
+    /// Whether it is scaled by the rows that are read.
+    pub scaled: bool,
+}
+
+/// What all nodes that would run take together.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Total {
+    /// Nodes that would run, or may have to.
+    pub nodes: usize,
+    /// Those among them without an estimate, which count as nothing.
+    pub unknown: usize,
+    /// Seconds until the last one ends.
+    pub seconds: f64,
+    /// Tokens.
+    pub tokens: f64,
+}
+
+/// An earlier node.
+struct Earlier {
+    took: Took,
+    rows: Option<u64>,
+    models: Vec<Digest>,
+}
+
+/// Estimates every node that would run, where earlier runs say anything of it.
+///
+/// # Errors
+/// Those of reading records.
+pub fn estimate(
+    graph: &Graph,
+    plan: &Plan<'_>,
+    lock: &Lock,
+    store: &Store,
+) -> Result<Vec<Option<Estimate>>, StoreError> {
+    let mut past = Past::new(graph, lock, store);
+    let mut estimates = Vec::with_capacity(graph.nodes.len());
+    for id in graph.ids() {
+        if matches!(plan.steps[id.index()], Step::Cached(_)) {
+            estimates.push(None);
+            continue;
+        }
+        let (rows, models) = inputs(graph, id, |input| {
+            plan.state.done(input).map(|done| &done.artifacts).or_else(|| outputs_before(graph, lock, input))
+        });
+        if let Some(took) = plan.last[id.index()] {
+            let (before, _) = inputs(graph, id, |input| outputs_before(graph, lock, input));
+            let own = Earlier { took, rows: before, models: Vec::new() };
+            estimates.push(mean(&[&own], rows, Basis::Own));
+            continue;
+        }
+        let node = graph.node(id);
+        let of_stage: Vec<&Earlier> = past.nodes(Group::Stage(&node.stage))?.iter().collect();
+        let by_stage = mean(&of_stage, rows, Basis::Stage);
+        estimates.push(match by_stage {
+            Some(estimate) => Some(estimate),
+            None => {
+                let of_kind = past.nodes(Group::Kind(node.kind_name()))?;
+                let same: Vec<&Earlier> = of_kind.iter().filter(|e| e.models == models).collect();
+                mean(&same, rows, Basis::Kind)
+            }
+        });
+    }
+    Ok(estimates)
+}
+
+/// What a node made in the last run.
+fn outputs_before<'l>(graph: &Graph, lock: &'l Lock, id: NodeId) -> Option<&'l Artifacts> {
+    lock.lines.get(&graph.node(id).name).map(|line| &line.outputs)
+}
+
+/// The rows of all tables that a node reads, where they are known, and the models.
+fn inputs<'o>(
+    graph: &Graph,
+    id: NodeId,
+    outputs: impl Fn(NodeId) -> Option<&'o Artifacts>,
+) -> (Option<u64>, Vec<Digest>) {
+    let (mut rows, mut models, mut unknown) = (None, Vec::new(), false);
+    for edge in &graph.node(id).inputs {
+        match outputs(edge.node).and_then(|outputs| outputs.get(&edge.output)) {
+            Some(artifact) if artifact.kind == ArtifactKind::Model => models.push(artifact.digest),
+            Some(artifact) => rows = artifact.rows.map(|n| n + rows.unwrap_or(0)).or(rows),
+            None => unknown = true,
+        }
+    }
+    (rows.filter(|_| !unknown), models)
+}
+
+/// Nodes that have something in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Group<'a> {
+    Stage(&'a str),
+    Kind(&'a str),
+}
+
+/// The nodes of the last run by what they have in common; their records are read when they are asked for.
+struct Past<'a> {
+    graph: &'a Graph,
+    lock: &'a Lock,
+    store: &'a Store,
+    members: BTreeMap<Group<'a>, Vec<NodeId>>,
+    read: BTreeMap<Group<'a>, Vec<Earlier>>,
+}
+
+impl<'a> Past<'a> {
+    fn new(graph: &'a Graph, lock: &'a Lock, store: &'a Store) -> Past<'a> {
+        let mut members: BTreeMap<Group<'a>, Vec<NodeId>> = BTreeMap::new();
+        for id in graph.ids().filter(|id| lock.lines.contains_key(&graph.node(*id).name)) {
+            let node = graph.node(id);
+            for group in [Group::Stage(&node.stage), Group::Kind(node.kind_name())] {
+                members.entry(group).or_default().push(id);
+            }
+        }
+        Past { graph, lock, store, members, read: BTreeMap::new() }
+    }
+
+    /// The first nodes of a group of which the cache has a record.
+    fn nodes(&mut self, group: Group<'a>) -> Result<&[Earlier], StoreError> {
+        if !self.read.contains_key(&group) {
+            let mut found = Vec::new();
+            for id in self.members.get(&group).into_iter().flatten() {
+                let node = self.graph.node(*id);
+                let Some(line) = self.lock.lines.get(&node.name) else { continue };
+                let Some(made) = self.store.made(&line.key)? else { continue };
+                let (rows, models) =
+                    inputs(self.graph, *id, |input| outputs_before(self.graph, self.lock, input));
+                found.push(Earlier { took: Took::of(node, &made), rows, models });
+                if found.len() == RECORDS {
+                    break;
+                }
+            }
+            self.read.insert(group, found);
+        }
+        Ok(&self.read[&group])
+    }
+}
+
+/// The mean of earlier nodes; by the row where all rows are known.
+fn mean(earlier: &[&Earlier], rows: Option<u64>, basis: Basis) -> Option<Estimate> {
+    let records = earlier.len();
+    if records == 0 {
+        return None;
+    }
+    let before: Option<u64> = earlier.iter().map(|e| e.rows).sum();
+    let share = match (before, rows) {
+        (Some(before), Some(rows)) if before > 0 => Some(rows as f64 / before as f64),
+        _ => None,
+    };
+    let share_of_sum = share.unwrap_or(1.0 / records as f64);
+    let seconds = earlier.iter().map(|e| e.took.seconds).sum::<f64>() * share_of_sum;
+    let tokens: Option<f64> = earlier.iter().map(|e| e.took.tokens).sum();
+    let tokens = tokens.map(|tokens| tokens * share_of_sum);
+    Some(Estimate { seconds, tokens, basis, records, scaled: share.is_some_and(|share| share != 1.0) })
+}
+
+/// What all nodes that would run take together, at most `jobs` (at least 1) at once, started in the order of a run.
+pub fn total(graph: &Graph, steps: &[Step], estimates: &[Option<Estimate>], jobs: usize) -> Total {
+    let runs = |id: NodeId| !matches!(steps[id.index()], Step::Cached(_));
+    let mut total = Total::default();
+    let mut waiting = vec![0; graph.nodes.len()];
+    let mut ready = BTreeSet::new();
+    for id in graph.ids().filter(|id| runs(*id)) {
+        total.nodes += 1;
+        match estimates[id.index()] {
+            Some(estimate) => total.tokens += estimate.tokens.unwrap_or(0.0),
+            None => total.unknown += 1,
+        }
+        let inputs: BTreeSet<NodeId> = graph.node(id).inputs.iter().map(|e| e.node).collect();
+        waiting[id.index()] = inputs.into_iter().filter(|input| runs(*input)).count();
+        if waiting[id.index()] == 0 {
+            ready.insert(id);
+        }
+    }
+    // The times are whole microseconds, which have an order.
+    let mut running: BinaryHeap<Reverse<(u64, NodeId)>> = BinaryHeap::new();
+    let mut now = 0u64;
+    loop {
+        while running.len() < jobs.max(1)
+            && let Some(id) = ready.pop_first()
+        {
+            let seconds = estimates[id.index()].map_or(0.0, |estimate| estimate.seconds);
+            running.push(Reverse((now.saturating_add((seconds * 1e6) as u64), id)));
+        }
+        let Some(Reverse((end, id))) = running.pop() else { break };
+        now = end;
+        for dependent in graph.dependents(id).filter(|id| runs(*id)) {
+            waiting[dependent.index()] -= 1;
+            if waiting[dependent.index()] == 0 {
+                ready.insert(dependent);
+            }
+        }
+    }
+    Total { seconds: now as f64 / 1e6, ..total }
+}

@@ -1,0 +1,54 @@
+//! Tries a failed node again where its stage says so, and ends an attempt that takes too long.
+
+use std::time::Instant;
+
+use crate::event::Event;
+use crate::kind::StageError;
+use crate::state::{Done, Todo};
+use crate::units;
+
+use super::node::{Failure, Job};
+
+/// Computes a node: one attempt, and as many more as its stage allows.
+pub(super) fn attempts(job: &Job<'_>, todo: &Todo) -> Result<Done, Failure> {
+    let mut attempt = 1;
+    loop {
+        let failure = match once(job, todo) {
+            Ok(done) => return Ok(done),
+            Err(failure) => failure,
+        };
+        // What is wrong with the machine or with Refrain stays wrong.
+        let again =
+            job.node.settings.retry.filter(|_| matches!(failure, Failure::Stage(StageError::Failed { .. })));
+        let Some((retry, pause)) = again.and_then(|retry| Some((retry, retry.pause(attempt)?))) else {
+            return Err(failure);
+        };
+        let text = format!(
+            "attempt {attempt} of {} failed; the next begins in {}: {failure}",
+            retry.times + 1,
+            units::show(pause),
+        );
+        (job.events)(Event::Note { node: job.id, text });
+        job.cancel.pause(pause)?;
+        attempt += 1;
+    }
+}
+
+/// One attempt within the stage's time limit.
+fn once(job: &Job<'_>, todo: &Todo) -> Result<Done, Failure> {
+    let begin = Instant::now();
+    let Some(limit) = job.node.settings.timeout else { return job.run(todo, begin, job.cancel) };
+    let cancel = job.cancel.within(limit);
+    let result = job.run(todo, begin, &cancel);
+    // Who is asked to stop says so in one of these two ways; the run's own request is no failure.
+    let why = match &result {
+        Err(Failure::Stage(StageError::Cancelled)) => String::new(),
+        Err(Failure::Stage(StageError::Failed { message, .. })) => format!(": {message}"),
+        _ => return result,
+    };
+    if job.cancel.is_cancelled() || !cancel.is_late() {
+        return result;
+    }
+    let message = format!("it was stopped after its `timeout` of {}{why}", units::show(limit));
+    Err(StageError::with_hint(message, "allow it more time, or give it less to do").into())
+}

@@ -1,0 +1,91 @@
+//! Durations and sizes as people write them: a whole number and its unit, `90s` or `4GB`.
+
+use std::time::Duration;
+
+/// Units of time, each with its milliseconds, the longest first.
+const TIMES: [(&str, u64); 6] =
+    [("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+/// Units of memory, each with its bytes: powers of a thousand, and of 1024.
+const SIZES: [(&str, u64); 9] = [
+    ("B", 1),
+    ("KB", 1000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+];
+/// The longest duration: a year. What is added to a clock stays within its range.
+const LONGEST: u64 = 366 * 86_400_000;
+
+/// A duration above nothing and of a year at most, such as `500ms`, `90s`, `30m`, `2h`, `1d`.
+///
+/// # Errors
+/// What is wrong with the text, as a fragment.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let millis = quantity(text, &TIMES, "`90s`, `30m` or `2h`")?;
+    if millis > LONGEST { Err("it is longer than a year".into()) } else { Ok(Duration::from_millis(millis)) }
+}
+
+/// A number of bytes above nothing, such as `512MB`, `4GB`, `4GiB`.
+///
+/// # Errors
+/// What is wrong with the text, as a fragment.
+pub fn size(text: &str) -> Result<u64, String> {
+    quantity(text, &SIZES, "`512MB` or `4GB`")
+}
+
+/// A duration in the largest unit that holds it in whole numbers: what [`duration`] reads.
+pub fn show(duration: Duration) -> String {
+    let millis = duration.as_millis() as u64;
+    let (unit, factor) =
+        TIMES.iter().find(|(_, factor)| millis.is_multiple_of(*factor)).unwrap_or(&("ms", 1));
+    format!("{}{unit}", millis / factor)
+}
+
+fn quantity(text: &str, units: &[(&str, u64)], examples: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = (&text[..digits], text[digits..].trim_start());
+    let number = number.parse::<u64>().ok().filter(|n| *n > 0);
+    let Some(number) = number else {
+        return Err(format!("write a whole number above 0 and its unit, such as {examples}"));
+    };
+    match units.iter().find(|(name, _)| *name == unit) {
+        Some((_, factor)) => number.checked_mul(*factor).ok_or_else(|| "it is too large".into()),
+        None if unit.is_empty() => Err(format!("it has no unit; write it as in {examples}")),
+        None => {
+            let names: Vec<String> = units.iter().map(|(name, _)| format!("`{name}`")).collect();
+            Err(format!("there is no unit `{unit}`; units are {}", names.join(", ")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_are_read_and_shown() {
+        let read = |text| duration(text).map(|d| d.as_millis());
+        assert_eq!(read("500ms"), Ok(500));
+        assert_eq!(read("90s"), Ok(90_000));
+        assert_eq!(read(" 30 m"), Ok(1_800_000));
+        assert_eq!(read("2h"), Ok(7_200_000));
+        for wrong in ["", "90", "0s", "1.5h", "-1s", "1w", "367d", "99999999999999999999s", "s"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(
+            (size("4GB"), size("4GiB"), size("512 MB")),
+            (Ok(4_000_000_000), Ok(4 << 30), Ok(512_000_000))
+        );
+        for wrong in ["4", "4gb", "4G", "0MB", "99999999999TB"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+        for text in ["1500ms", "90s", "30m", "2h", "7d"] {
+            assert_eq!(show(duration(text).unwrap()), text);
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! Computes a sample of the nodes once more, in an empty cache, and compares with what the lock says.
+
+use std::str::FromStr;
+
+use refrain_cache::{Artifact, Cache, Digest};
+
+use crate::compare::{self, Strictness, first_difference};
+use crate::event::Events;
+use crate::graph::{Graph, NodeId, Work};
+use crate::kind::{Cancel, MAIN, StageError};
+use crate::lock::{Line, Lock};
+use crate::manifest;
+use crate::run::{self, Failure, Options};
+use crate::state::{Done, State, StateError};
+use crate::store::{Store, StoreError};
+
+use super::{Mismatch, Remedy};
+
+/// How many nodes are computed again.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Sample {
+    /// Every one.
+    All,
+    /// A share of them, rounded up; above 0, at most 1.
+    Share(f64),
+    /// So many, or all where they are fewer; at least 1.
+    Count(usize),
+}
+
+impl FromStr for Sample {
+    type Err = String;
+
+    /// Reads `all`, `5%` or `3`.
+    fn from_str(text: &str) -> Result<Sample, String> {
+        let share = text.strip_suffix('%').map(|number| number.trim().parse::<f64>());
+        match (share, text.parse::<usize>()) {
+            _ if text == "all" => Ok(Sample::All),
+            (Some(Ok(percent)), _) if percent > 0.0 && percent <= 100.0 => Ok(Sample::Share(percent / 100.0)),
+            (None, Ok(count)) if count > 0 => Ok(Sample::Count(count)),
+            _ => Err("write `all`, a share such as `5%`, or a number of nodes".into()),
+        }
+    }
+}
+
+/// What became of a node that was computed again.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    /// The same bytes.
+    Equal,
+    /// Another profile, and numbers within the tolerance.
+    Close,
+    /// Another profile, under which the kind's outputs may be any others.
+    NotComparable(String),
+    /// Something differs, or it could not be made.
+    Different,
+}
+
+/// What was computed again, and what was found.
+#[derive(Debug, Default)]
+pub struct Recomputed {
+    /// Nodes that could have been chosen.
+    pub of: usize,
+    /// The nodes that were chosen, in the order of the workflow, with what became of each.
+    pub nodes: Vec<(String, Verdict)>,
+    /// What differs.
+    pub mismatches: Vec<Mismatch>,
+    /// Whether it was interrupted.
+    pub interrupted: bool,
+}
+
+/// Computes a sample of the nodes again. Which ones, `seed` and their names decide.
+///
+/// Inputs come from the cache; those that it lacks are made there first.
+///
+/// # Errors
+/// Those of the cache.
+#[expect(clippy::too_many_arguments, reason = "a run's arguments, and what to compare with")]
+pub fn recompute(
+    graph: &Graph,
+    lock: &Lock,
+    store: &Store,
+    sample: Sample,
+    seed: &str,
+    options: &Options<'_>,
+    cancel: &Cancel,
+    events: Events<'_>,
+) -> Result<Recomputed, StateError> {
+    let mut state = State::new(graph, store);
+    for id in graph.ids() {
+        if let Some(line) = lock.lines.get(&graph.node(id).name) {
+            state.set(id, line.to_done());
+        }
+    }
+    let mut again =
+        Again { graph, lock, store, state, options, cancel, events, found: Recomputed::default() };
+    let candidates: Vec<NodeId> = graph.ids().filter(|id| again.is_as_locked(*id)).collect();
+    again.found.of = candidates.len();
+    let chosen = choose(graph, candidates, sample, seed);
+    again.make_inputs(&chosen)?;
+    for id in chosen {
+        if cancel.is_cancelled() {
+            break;
+        }
+        again.node(id)?;
+    }
+    again.found.interrupted = cancel.is_cancelled();
+    Ok(again.found)
+}
+
+/// The nodes whose names have the smallest digests with the seed before them.
+fn choose(graph: &Graph, candidates: Vec<NodeId>, sample: Sample, seed: &str) -> Vec<NodeId> {
+    let count = match sample {
+        Sample::All => candidates.len(),
+        Sample::Share(share) => (share * candidates.len() as f64).ceil() as usize,
+        Sample::Count(count) => count,
+    };
+    let mut ranked: Vec<(Digest, NodeId)> = candidates
+        .into_iter()
+        .map(|id| (Digest::of_bytes(format!("{seed}\n{}", graph.node(id).name).as_bytes()), id))
+        .collect();
+    ranked.sort();
+    ranked.truncate(count);
+    let mut chosen: Vec<NodeId> = ranked.into_iter().map(|(_, id)| id).collect();
+    chosen.sort();
+    chosen
+}
+
+struct Again<'a, 'o> {
+    graph: &'a Graph,
+    lock: &'a Lock,
+    store: &'a Store,
+    /// What the lock says of every node.
+    state: State<'a>,
+    options: &'o Options<'o>,
+    cancel: &'o Cancel,
+    events: Events<'o>,
+    found: Recomputed,
+}
+
+impl Again<'_, '_> {
+    fn line(&self, id: NodeId) -> Option<&Line> {
+        self.lock.lines.get(&self.graph.node(id).name)
+    }
+
+    /// Whether a node is computed, and has the key that the lock gives it.
+    fn is_as_locked(&self, id: NodeId) -> bool {
+        let node = self.graph.node(id);
+        let manifest = if node.is_source() { None } else { self.state.manifest(node, None) };
+        matches!((manifest, self.line(id)), (Some(manifest), Some(line)) if manifest.key() == line.key)
+    }
+
+    /// The nodes that a node reads, with the outputs of each, and what adapters among them are based on.
+    fn reads(&self, id: NodeId) -> Vec<(NodeId, Artifact)> {
+        let output = |id: NodeId, name: &str| self.state.done(id)?.artifacts.get(name).cloned();
+        let inputs = self.graph.node(id).inputs.iter();
+        let mut reads: Vec<(NodeId, Artifact)> =
+            inputs.filter_map(|e| Some((e.node, output(e.node, &e.output)?))).collect();
+        let mut next = 0;
+        while let Some((_, artifact)) = reads.get(next) {
+            next += 1;
+            let Some(base) = artifact.base else { continue };
+            let made = |id: NodeId| {
+                let mut outputs = self.state.done(id)?.artifacts.values();
+                outputs.find(|a| a.digest == base).map(|a| (id, a.clone()))
+            };
+            reads.extend(self.graph.ids().find_map(made));
+        }
+        reads
+    }
+
+    /// Whether an artifact is there with the bytes that the lock names.
+    fn is_there(&self, id: NodeId, artifact: &Artifact) -> Result<bool, StoreError> {
+        match &self.graph.node(id).work {
+            work @ (Work::Model(_) | Work::File(_)) => {
+                let hashed = manifest::hash_source(work, self.store.digests());
+                Ok(matches!(hashed, Ok(Some((digest, ..))) if digest == artifact.digest))
+            }
+            _ => Ok(self.store.check(artifact)?.is_none()),
+        }
+    }
+
+    /// Makes what the cache lacks of what the nodes read.
+    fn make_inputs(&mut self, chosen: &[NodeId]) -> Result<(), StateError> {
+        let mut lacking = Vec::new();
+        for id in chosen {
+            for (input, artifact) in self.reads(*id) {
+                if !lacking.contains(&input) && !self.is_there(input, &artifact)? {
+                    lacking.push(input);
+                }
+            }
+        }
+        if !lacking.is_empty() {
+            let options =
+                Options { only: Some(lacking), force: Default::default(), keep_going: true, ..*self.options };
+            run::run(self.graph, self.store, &options, self.cancel, self.events)?;
+        }
+        Ok(())
+    }
+
+    fn differs(&mut self, id: NodeId, message: String, before: Option<Digest>, now: Option<Digest>) {
+        let mismatch = Mismatch {
+            before: before.map(|d| d.to_string()),
+            now: now.map(|d| d.to_string()),
+            ..Mismatch::new(
+                &self.graph.node(id).name,
+                "recompute",
+                message,
+                Remedy::Recompute.words(self.graph),
+            )
+        };
+        self.found.mismatches.push(mismatch);
+    }
+
+    fn node(&mut self, id: NodeId) -> Result<(), StateError> {
+        let before = self.found.mismatches.len();
+        let verdict = self.compute(id)?;
+        let verdict = match verdict {
+            Some(_) if self.found.mismatches.len() > before => Verdict::Different,
+            Some(verdict) => verdict,
+            // It was interrupted.
+            None => return Ok(()),
+        };
+        self.found.nodes.push((self.graph.node(id).name.clone(), verdict));
+        Ok(())
+    }
+
+    fn compute(&mut self, id: NodeId) -> Result<Option<Verdict>, StateError> {
+        for (input, artifact) in self.reads(id) {
+            if !self.is_there(input, &artifact)? {
+                let name = &self.graph.node(input).name;
+                let message = format!("its input `{name}` cannot be had with the bytes that the lock names");
+                self.differs(id, message, Some(artifact.digest), None);
+                return Ok(Some(Verdict::Different));
+            }
+        }
+        let scratch = self.store.cache().scratch_dir().map_err(StoreError::from)?;
+        let cache = Cache::open(&scratch.path().join("cache")).map_err(StoreError::from)?;
+        match run::again(self.graph, id, &self.state, &cache, self.options, self.cancel, self.events) {
+            Ok(done) => self.compare(id, &done, &cache).map(Some),
+            Err(Failure::Stage(StageError::Cancelled)) => Ok(None),
+            Err(failure) => {
+                self.differs(id, format!("it failed: {failure}"), None, None);
+                Ok(Some(Verdict::Different))
+            }
+        }
+    }
+
+    fn compare(&mut self, id: NodeId, done: &Done, cache: &Cache) -> Result<Verdict, StateError> {
+        let Some(line) = self.line(id).cloned() else { return Ok(Verdict::Different) };
+        let close = match &self.graph.node(id).work {
+            Work::Stage { kind, .. } => kind.close_elsewhere,
+            _ => true,
+        };
+        let strictness = if line.profile == done.profile { Strictness::Bytes } else { Strictness::Close };
+        if strictness == Strictness::Close && !close {
+            let message = format!("made under `{}`, computed again under `{}`", line.profile, done.profile);
+            return Ok(Verdict::NotComparable(message));
+        }
+        if strictness == Strictness::Close {
+            for (name, locked) in &line.outputs {
+                if self.store.check(locked)?.is_some() {
+                    let message = format!("another profile, and the cache does not hold the output `{name}`");
+                    return Ok(Verdict::NotComparable(message));
+                }
+            }
+        }
+        let mut outputs: Vec<(&String, &Artifact)> = line.outputs.iter().collect();
+        outputs.sort_by_key(|(name, _)| (*name != MAIN, *name));
+        // An only output of a command is its main one too.
+        outputs.dedup_by_key(|(_, artifact)| artifact.digest);
+        for (name, locked) in outputs {
+            let Some(made) = done.artifacts.get(name) else {
+                self.differs(id, format!("output `{name}` was not made"), Some(locked.digest), None);
+                continue;
+            };
+            if made.digest != locked.digest
+                && let Some(place) = self.place(locked, made, cache, strictness)?
+            {
+                let message = format!("output `{name}`: {place}");
+                self.differs(id, message, Some(locked.digest), Some(made.digest));
+            }
+        }
+        if strictness == Strictness::Close {
+            self.figures(id, &line, done);
+            return Ok(Verdict::Close);
+        }
+        Ok(Verdict::Equal)
+    }
+
+    /// Where an output that has another digest differs; `None` where it does not by that measure.
+    fn place(
+        &self,
+        locked: &Artifact,
+        made: &Artifact,
+        cache: &Cache,
+        strictness: Strictness,
+    ) -> Result<Option<String>, StateError> {
+        if self.store.check(locked)?.is_some() {
+            return Ok(Some(
+                "the cache does not hold the one that the lock names, so where is not known".into(),
+            ));
+        }
+        let (before, now) = (self.store.object_path(&locked.digest), cache.object_path(&made.digest));
+        Ok(match first_difference(locked.kind, &before, &now, strictness) {
+            Ok(None) if strictness == Strictness::Bytes => {
+                Some("the values are the same, the bytes of the file are not".into())
+            }
+            Ok(place) => place,
+            Err(error) => Some(error.to_string()),
+        })
+    }
+
+    /// Compares the figures of a node with those of the lock, within the tolerance.
+    fn figures(&mut self, id: NodeId, line: &Line, done: &Done) {
+        for metric in &line.metrics {
+            let value = done.metrics.iter().find(|m| m.metric == metric.metric).map(|m| m.value);
+            if !value.is_some_and(|value| compare::is_close(metric.value, value)) {
+                let is = value.map_or("absent".into(), |value| value.to_string());
+                let message = format!("figure `{}` was {}, is {is}", metric.metric, metric.value);
+                self.differs(id, message, None, None);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_read() {
+        let read = |text: &str| text.parse::<Sample>().ok();
+        assert_eq!(read("all"), Some(Sample::All));
+        assert_eq!(read("5%"), Some(Sample::Share(0.05)));
+        assert_eq!(read("0.5 %"), Some(Sample::Share(0.005)));
+        assert_eq!(read("3"), Some(Sample::Count(3)));
+        for wrong in ["", "0", "0%", "101%", "-1", "1.5", "NaN%", "inf%", "some"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! No value of `${env:NAME}` is in anything that Refrain writes: the cache, the lock, what any command prints.
+
+use std::path::Path;
+
+use crate::space::Space;
+
+/// The value, whose base64 has no padding.
+const VALUE: &str = "hunter2-hunter2";
+const BASE64: &str = "aHVudGVyMi1odW50ZXIy";
+
+const WORKFLOW: &str = r#"refrain: 1
+stages:
+  good:
+    run:
+      command: [sh, -c, 'echo out $KEY; echo err $MIXED >&2; echo fine > ${out.o}']
+      environment: { KEY: "${env:TOKEN}", MIXED: "a${env:TOKEN}b" }
+      outputs: { o: file }
+  bad:
+    run:
+      command: [sh, -c, 'echo out $KEY; env >&2; printf %s%s "$KEY" "$KEY"; exit 3']
+      environment: { KEY: "${env:TOKEN}", MIXED: "a${env:TOKEN}b" }
+      outputs: { o: file }
+    retry: { times: 1, wait: 1ms }
+  late:
+    run:
+      command: [sh, -c, 'echo out $KEY; exec sleep 60']
+      environment: { KEY: "${env:TOKEN}" }
+      outputs: { o: file }
+    timeout: 300ms
+"#;
+
+/// Fails when bytes hold any of a secret.
+fn clean(place: &str, bytes: &[u8]) {
+    for secret in ["hunter2", BASE64] {
+        let found = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+        assert!(!found, "{place}: {}", String::from_utf8_lossy(bytes));
+    }
+}
+
+fn clean_folder(folder: &Path) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        clean("a name", path.to_string_lossy().as_bytes());
+        match path.is_dir() {
+            true => clean_folder(&path),
+            false => clean(&path.display().to_string(), &std::fs::read(&path).unwrap()),
+        }
+    }
+}
+
+/// Runs a command in both formats with the secret in its environment; its exit code.
+fn says(space: &Space, arguments: &[&str]) -> i32 {
+    let mut code = 0;
+    for format in ["human", "json"] {
+        let arguments = [arguments, &["--format", format]].concat();
+        let output = space.command(&arguments).env("TOKEN", VALUE).output().unwrap();
+        let place = arguments.join(" ");
+        clean(&place, &output.stdout);
+        clean(&place, &output.stderr);
+        assert!(!output.stdout.is_empty() || !output.stderr.is_empty(), "{place}: it says nothing");
+        code = output.status.code().unwrap();
+    }
+    clean_folder(&space.path("."));
+    code
+}
+
+#[test]
+fn no_command_keeps_or_shows_a_secret() {
+    let space = Space::new();
+    space.write("w.yaml", WORKFLOW);
+    assert_eq!(says(&space, &["check", "w.yaml"]), 0);
+    assert_eq!(says(&space, &["plan", "w.yaml"]), 0);
+    assert_eq!(says(&space, &["run", "w.yaml", "--keep-going", "--jobs", "1"]), 1);
+    // What failed did see the value, and what it printed is shown without it.
+    let said = space.command(&["run", "w.yaml", "--keep-going"]).env("TOKEN", VALUE).output().unwrap();
+    let text = String::from_utf8(said.stderr).unwrap();
+    assert!(text.contains("out ***") && text.contains("MIXED=a***b"), "{text}");
+    assert!(text.contains("attempt 1 of 2") && text.contains("its `timeout` of 300ms"), "{text}");
+    for command in ["plan", "explain", "results", "graph", "verify"] {
+        says(&space, &[command, "w.yaml"]);
+    }
+    says(&space, &["explain", "w.yaml", "bad"]);
+    says(&space, &["show", "w.yaml", "bad"]);
+    // What only fails goes; the rest is run, found again, and looked at from all sides.
+    let text = space.read("w.yaml");
+    space.write("w.yaml", &text[..text.find("  bad:").unwrap()]);
+    for arguments in [
+        &["run", "w.yaml"][..],
+        &["run", "w.yaml"],
+        &["run", "w.yaml", "--force", "good"],
+        &["run", "w.yaml", "--locked"],
+        &["plan", "w.yaml"],
+        &["plan", "w.yaml", "--summary"],
+        &["explain", "w.yaml"],
+        &["explain", "w.yaml", "good"],
+        &["results", "w.yaml"],
+        &["graph", "w.yaml"],
+        &["show", "w.yaml", "good"],
+        &["show", "w.yaml", "good", "--path"],
+        &["verify", "w.yaml"],
+        &["verify", "w.yaml", "--complete", "--recompute", "all"],
+    ] {
+        assert_eq!(says(&space, arguments), 0, "{arguments:?}");
+    }
+    // The key knows the variable's name alone: with another value nothing runs.
+    let said = space.command(&["run", "w.yaml"]).env("TOKEN", "another").output().unwrap();
+    assert!(String::from_utf8(said.stderr).unwrap().contains("0 nodes run"));
+}
+
+#[test]
+fn a_value_in_the_workflow_itself_is_refused_outside_its_place() {
+    let space = Space::new();
+    space.write("w.yaml", &WORKFLOW.replacen("echo out $KEY", "echo ${env:TOKEN}", 1));
+    assert_eq!(says(&space, &["check", "w.yaml"]), 2);
+    assert_eq!(says(&space, &["run", "w.yaml"]), 2);
+}
