@@ -1,7 +1,7 @@
 //! A panic in a stage becomes an error that asks for a report, and nothing else is lost.
 
 // Helpers of tests may unwrap as the tests themselves do.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 use std::collections::HashSet;
 
