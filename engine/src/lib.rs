@@ -11,6 +11,8 @@
 //! The engine knows no kind of stage: the stages crate hands it a [`kind::Kinds`]. It never prints, exits or
 //! reads the environment; [`event`] carries everything that a display needs.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
+
 pub mod compare;
 pub mod diagnostic;
 pub mod dot;

@@ -3,7 +3,7 @@
 // Helpers of tests may unwrap as the tests themselves do.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
@@ -16,6 +16,7 @@ use refrain_engine::graph::Graph;
 use refrain_engine::kind::{
     Cancel, Context, Kind, Kinds, MAIN, OutputDecl, Outputs, Param, StageError, Type,
 };
+use refrain_engine::plan::{Step, plan};
 use refrain_engine::run::{Options, Outcome, run};
 use refrain_engine::store::Store;
 use refrain_engine::workflow::Workflow;
@@ -200,4 +201,38 @@ fn running_stages_share_what_they_declare() {
         let most = BUSY[group].1.load(Ordering::SeqCst);
         assert_eq!(most, if group == 4 { 2 } else { 1 }, "{declared}");
     }
+}
+
+/// Two stages that together take more than there is: while another process computes one, the other runs, and what the
+/// first would have taken is not lost.
+#[test]
+fn what_another_process_computes_takes_nothing() {
+    let stages = "  a: { writes: { n: 0 }, resources: { memory: 5GB } }\n  b: { writes: { n: 1 }, resources: { memory: 5GB } }\n";
+    let source = SourceText { path: "w.yaml".into(), text: format!("refrain: 1\nstages:\n{stages}") };
+    let kinds = Kinds::new(vec![kind("writes", writes)]);
+    let graph = Graph::build(Workflow::parse(source, &kinds, &[]).unwrap()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Store::open(&folder.path().join("cache")).unwrap();
+    let (here, elsewhere) = (open(), open());
+    let Step::Run { key, .. } = plan(&graph, &here, &BTreeMap::new()).unwrap().steps[0] else { panic!() };
+    elsewhere.cache().claim(&key).unwrap();
+    let options = Options {
+        jobs: 8,
+        threads: 4,
+        memory: 8_000_000_000,
+        gpus: 0,
+        keep_going: false,
+        only: None,
+        force: HashSet::new(),
+        environment: &|_| None,
+    };
+    let report = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            sleep(Duration::from_millis(300));
+            elsewhere.cache().release(&key);
+            elsewhere.cache().flush_claims();
+        });
+        run(&graph, &here, &options, &Cancel::default(), &|_| {}).unwrap()
+    });
+    assert!(report.outcomes.iter().all(|o| matches!(o, Outcome::Ran(_))), "{:?}", report.outcomes);
 }
