@@ -2,7 +2,7 @@
 //! inputs are new have run.
 
 // Helpers of tests may unwrap as the tests themselves do.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 mod dag;
 

@@ -1,7 +1,7 @@
 //! Damaged seeds of the fuzz targets: a short walk of each, the same every time. `fuzz/README.md` has longer ones.
 
 // Helpers of tests may unwrap and print as the tests themselves do.
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::print_stderr)]
 
 #[path = "../../../fuzz/reads.rs"]
 mod reads;
