@@ -99,6 +99,11 @@ fn no_command_keeps_or_shows_a_secret() {
         &["show", "w.yaml", "good", "--path"],
         &["verify", "w.yaml"],
         &["verify", "w.yaml", "--complete", "--recompute", "all"],
+        &["graph", "w.yaml", "--as", "dot"],
+        &["cache", "stat", "w.yaml"],
+        &["cache", "verify", "w.yaml"],
+        &["cache", "gc", "w.yaml", "--dry-run"],
+        &["cache", "gc", "w.yaml"],
     ] {
         assert_eq!(says(&space, arguments), 0, "{arguments:?}");
     }
