@@ -123,7 +123,7 @@ impl Session {
 
     /// Opens the cache only where it is there.
     pub fn existing_store(&self) -> Result<Option<Store>, Failure> {
-        if self.cache.join("format").exists() { self.store().map(Some) } else { Ok(None) }
+        existing_store(&self.cache)
     }
 
     /// The lock, empty where there is none.
@@ -170,6 +170,12 @@ impl Session {
             }
         }
     }
+}
+
+/// Opens the cache in a folder, unless there is none.
+pub fn existing_store(cache: &Path) -> Result<Option<Store>, Failure> {
+    let there = cache.join("format").exists();
+    Ok(there.then(|| Store::open_shared(cache, sharing())).transpose()?)
 }
 
 /// How this process shares the cache. The variables are for tests, which cannot wait for a whole lease.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use rayon::prelude::*;
 
-use refrain_cache::{Artifact, Difference, FileDigests, Manifest};
+use refrain_cache::{Artifact, Corrupt, Difference, FileDigests, Manifest};
 
 use crate::expect::{self, Expect};
 use crate::graph::{Graph, Node, NodeId, Work};
@@ -334,17 +334,19 @@ impl Check<'_> {
         store: &Store,
         found: &mut Verification,
     ) {
-        let message = if !store.object_path(&artifact.digest).exists() {
-            found.artifacts.1 += 1;
-            if !self.options.complete {
+        let message = match store.verify(artifact) {
+            Ok(()) => {
+                found.artifacts.0 += 1;
                 return;
             }
-            format!("the cache does not hold the output `{name}`")
-        } else if let Err(fault) = store.verify(artifact) {
-            format!("the output `{name}` is damaged: {fault}")
-        } else {
-            found.artifacts.0 += 1;
-            return;
+            Err(Corrupt::Missing { .. }) => {
+                found.artifacts.1 += 1;
+                if !self.options.complete {
+                    return;
+                }
+                format!("the cache does not hold the output `{name}`")
+            }
+            Err(fault) => format!("the output `{name}` is damaged: {fault}"),
         };
         let mismatch = self.mismatch(node, "artifact", message, Remedy::Artifact);
         found.mismatches.push(Mismatch { before: Some(artifact.digest.to_string()), ..mismatch });

@@ -10,31 +10,33 @@ use serde_json::{Value, json};
 use refrain_cache::{FileDigests, digest_file};
 use refrain_engine::event::Event;
 use refrain_engine::kind::Cancel;
-use refrain_engine::lock::{self, Lock};
+use refrain_engine::lock::Lock;
 use refrain_engine::run;
 use refrain_engine::verify::{self, Mismatch, Options, Recomputed, Sample, VERSION, Verdict};
 
 use crate::cli::{self, Format};
 use crate::failure::{DIFFERENT, ENVIRONMENT, Failure, INTERRUPTED};
 use crate::progress::Display;
-use crate::session::Session;
+use crate::session::{Opened, Session, existing_store};
 use crate::{machine, output};
 
 use super::run::on_interrupt;
 
 /// Verifies; computes nothing but the sample that is asked for.
 pub fn verify(arguments: &cli::Verify, format: Format) -> Result<ExitCode, Failure> {
-    // The two take about as long.
-    let (session, lock) = std::thread::scope(|scope| {
-        let lock = scope.spawn(|| Lock::read(&lock::path_of(&arguments.workflow.workflow)));
-        let session = Session::open(&arguments.workflow);
-        (session, lock.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    let opened = Opened::new(&arguments.workflow)?;
+    let (lock, cache) = (opened.lock.clone(), opened.cache.clone());
+    // To resolve a workflow takes about as long as to read what is kept of it.
+    let (session, (lock, store)) = std::thread::scope(|scope| {
+        let kept = scope.spawn(|| (Lock::read(&lock), existing_store(&cache)));
+        let session = Session::of(opened, &arguments.workflow);
+        (session, kept.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
     let session = session?;
     let lock = ManuallyDrop::new(lock?);
-    let store = match arguments.recompute {
-        Some(_) => Some(session.store()?),
-        None => session.existing_store()?,
+    let store = match store? {
+        None if arguments.recompute.is_some() => Some(session.store()?),
+        store => store,
     };
     let options = Options { no_data: arguments.no_data, complete: arguments.complete };
     // Without a cache nothing is remembered, and nothing is written either.
