@@ -185,6 +185,52 @@ fn explain_names_the_parameter() {
     assert!(said.stdout.contains("`parameters.samples` was 2, is 3"), "{}", said.stdout);
 }
 
+/// What was computed row by row is used by row: an edit costs the edited rows alone, and what is forced uses nothing.
+#[test]
+fn an_edited_row_costs_a_row_and_a_forced_stage_costs_all() {
+    let write = |space: &Space| {
+        small(space);
+        space.write("rows.jsonl", &space.read("train.jsonl"));
+        space.edit("w.yaml", "train.jsonl }\n", "train.jsonl }\n  rows: { path: rows.jsonl }\n");
+        space.edit("w.yaml", "score: { model: base, data: train }", "score: { model: base, data: rows }");
+        space.edit("w.yaml", "generate: { model: base, data: train,", "generate: { model: base, data: rows,");
+    };
+    let noted = |said: &str| -> Vec<String> {
+        let notes = said.lines().filter_map(|line| line.split_once(": ").map(|(_, note)| note));
+        notes.filter(|note| note.ends_with("by earlier runs")).map(str::to_owned).collect()
+    };
+    let run = |space: &Space, more: &[&str]| {
+        let said = space.run(&[&["run", "w.yaml", "--jobs", "1"], more].concat());
+        assert_eq!(said.code, 0, "{}", said.stderr);
+        noted(&said.stderr)
+    };
+    let space = Space::new();
+    write(&space);
+    assert_eq!(run(&space, &[]), [""; 0]);
+    assert_eq!(run(&space, &["--force", "scored", "--force", "answers"]), [""; 0]);
+
+    let edit = |space: &Space| space.edit("rows.jsonl", "it is 8.", "it is 9.");
+    edit(&space);
+    // The response is scored; what is generated depends on the prompt alone.
+    let expected = [
+        "`scored`: 23 of 24 rows were scored by earlier runs",
+        "`answers`: 48 of 48 responses were made by earlier runs",
+    ];
+    assert_eq!(run(&space, &[]), expected);
+    space.edit("rows.jsonl", "\"7 plus 1?\"", "\"7 plus 2?\"");
+    let expected = [
+        "`scored`: 23 of 24 rows were scored by earlier runs",
+        "`answers`: 46 of 48 responses were made by earlier runs",
+    ];
+    assert_eq!(run(&space, &[]), expected);
+
+    let cold = Space::new();
+    write(&cold);
+    edit(&cold);
+    cold.edit("rows.jsonl", "\"7 plus 1?\"", "\"7 plus 2?\"");
+    assert_eq!(cold.digests("w.yaml", &[]), space.digests("w.yaml", &[]));
+}
+
 /// The second run does not even plan. Whatever the plan rested on is looked at all the same.
 #[test]
 fn a_kept_plan_notices_every_change() {
