@@ -1,6 +1,7 @@
-//! Checks a whole cache: every object against its name, every line of its logs against its check.
+//! Checks a whole cache: every object against its name, every line of its logs and row memos against its check.
 
 use std::cmp::Reverse;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,14 +10,14 @@ use std::sync::atomic::AtomicU64;
 use rayon::prelude::*;
 
 use crate::digest::{Digest, digest_listing, digest_open_file};
-use crate::listing::{Listing, Object};
+use crate::listing::{Listing, Object, entries};
 use crate::store::{Cache, CacheError, Corrupt, Gate, io_error, listing_of};
-use crate::write::{AppendLog, hard_link};
+use crate::write::{AppendLog, EntryLog, hard_link};
 
 /// The logs of checked lines, relative to the cache folder.
 const LOGS: [&str; 2] = ["records/records.log", "records/files.log"];
 
-/// An object that is not what its name says, or a log with lines that are not as they were written.
+/// An object that is not what its name says, or a log with parts that are not as they were written.
 #[derive(Debug)]
 pub enum Damage {
     /// An object, and where it is now; the next run that needs it makes it again.
@@ -28,12 +29,12 @@ pub enum Damage {
         /// Where it was set aside.
         aside: PathBuf,
     },
-    /// A log. What its lines said is made or hashed again where it is needed.
+    /// A log or a row memo. What it said is made or hashed again where it is needed.
     Log {
         /// The log.
         path: PathBuf,
-        /// How many of its lines are damaged.
-        lines: usize,
+        /// How many of its lines or entries are damaged; those that are damaged side by side may count as one.
+        places: usize,
         /// Where the whole log was set aside, now that it was written anew without them; `None` while another process
         /// works with the cache.
         aside: Option<PathBuf>,
@@ -73,35 +74,66 @@ impl Cache {
         }
     }
 
-    /// Checks every line of the logs. A log with damaged lines is set aside and written anew without them, unless
-    /// another process works with the cache.
+    /// Checks every line of the logs and every entry of the row memos. What has damaged ones is set aside and written anew
+    /// without them, unless another process works with the cache.
     ///
     /// # Errors
     /// Those of reading and writing the logs.
     pub fn verify_logs(&self) -> Result<Vec<Damage>, CacheError> {
+        let logs = LOGS.map(|log| (self.root().join(log), Format::Lines));
+        let rows = entries(&self.rows_dir())?.into_iter().map(|entry| self.rows_dir().join(entry.name));
+        let rows: Vec<PathBuf> = rows.filter(|path| path.extension() == Some(OsStr::new("rows"))).collect();
+        let all = logs.into_iter().chain(rows.into_iter().map(|path| (path, Format::Entries)));
         let mut damages = Vec::new();
-        for log in LOGS {
-            let path = self.root().join(log);
-            let refused = |source| io_error(&path, "read", source);
-            let lines = torn(&path).map_err(refused)?;
-            if lines == 0 {
+        for (path, format) in all {
+            let places = format.damaged(&path).map_err(|source| io_error(&path, "read", source))?;
+            if places == 0 {
                 continue;
             }
             let gate = self.close()?;
             let alone = self.sessions()?.1.is_empty();
-            let aside = if alone { Some(self.rewrite_log(&path, &gate)?) } else { None };
-            damages.push(Damage::Log { path, lines, aside });
+            let aside = if alone { Some(self.rewrite_log(&path, format, &gate)?) } else { None };
+            damages.push(Damage::Log { path, places, aside });
         }
         Ok(damages)
     }
 
-    fn rewrite_log(&self, path: &Path, _alone: &Gate) -> Result<PathBuf, CacheError> {
+    fn rewrite_log(&self, path: &Path, format: Format, _alone: &Gate) -> Result<PathBuf, CacheError> {
         let refused = |source| io_error(path, "written", source);
         let name = path.file_name().expect("a log has a name").to_string_lossy();
         let aside = self.place_aside(&name)?;
         hard_link(path, &aside).map_err(refused)?;
-        AppendLog::rewrite(path, &self.session_folder()?, |_, _| true).map_err(refused)?;
+        let scratch = self.session_folder()?;
+        match format {
+            Format::Lines => AppendLog::rewrite(path, &scratch, |_, _| true).map_err(refused)?,
+            Format::Entries => EntryLog::rewrite(path, &scratch).map_err(refused)?,
+        }
         Ok(aside)
+    }
+}
+
+/// What a log is made of.
+#[derive(Debug, Clone, Copy)]
+enum Format {
+    Lines,
+    Entries,
+}
+
+impl Format {
+    /// How many places of a log are damaged or cut off; a log that is not there has none.
+    fn damaged(self, path: &Path) -> io::Result<usize> {
+        let places = match self {
+            Self::Lines => AppendLog::open_read_only(path)
+                .and_then(|log| log.scan_from(0, |_, _| {}))
+                .map(|scan| scan.torn + usize::from(scan.cut_off)),
+            Self::Entries => EntryLog::open_read_only(path)
+                .and_then(|log| log.scan_from(0, |_, _| {}))
+                .map(|scanned| scanned.damaged),
+        };
+        match places {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            places => places,
+        }
     }
 }
 
@@ -114,13 +146,4 @@ fn hash(path: &Path, folder: bool, done: &AtomicU64) -> io::Result<Digest> {
     let digests: io::Result<Vec<(String, Digest)>> =
         files.into_par_iter().map(|relative| Ok((relative.clone(), hash(&path.join(relative))?))).collect();
     Ok(digest_listing(&digests?))
-}
-
-/// How many lines of a log are damaged or cut off; a log that is not there has none.
-fn torn(path: &Path) -> io::Result<usize> {
-    match AppendLog::open_read_only(path) {
-        Ok(log) => log.scan_from(0, |_, _| {}).map(|scan| scan.torn + usize::from(scan.cut_off)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-        Err(error) => Err(error),
-    }
 }

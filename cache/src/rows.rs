@@ -81,12 +81,10 @@ impl Rows {
     fn refresh(&self) -> Result<(), CacheError> {
         let mut state = self.state();
         let State { index, end } = &mut *state;
-        *end = self
-            .log
-            .scan_from(*end, |row, place| {
-                index.insert(row, place);
-            })
-            .map_err(|source| self.error("read", source))?;
+        let scanned = self.log.scan_from(*end, |row, place| {
+            index.insert(row, place);
+        });
+        *end = scanned.map_err(|source| self.error("read", source))?.end;
         Ok(())
     }
 

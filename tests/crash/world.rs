@@ -80,6 +80,7 @@ impl World {
             "{what}: {ran} nodes are made again, of which {before} were there"
         );
         all_objects_are_sound(space, what);
+        names_all_damage(space, what);
         said
     }
 
@@ -89,9 +90,27 @@ impl World {
         assert_eq!(said.code, 0, "{what}: {}", said.stderr);
         assert_eq!(space.read("w.lock"), self.lock, "{what}: {}", said.stderr);
         all_objects_are_sound(space, what);
+        names_all_damage(space, what);
         assert_eq!(planned_again(space), Ok(0), "{what}");
         said
     }
+}
+
+/// What `cache verify` finds it names and sets aside, so that it finds nothing more.
+fn names_all_damage(space: &Space, what: &str) {
+    let first = space.run(&["cache", "verify", "w.yaml"]);
+    let damaged: Vec<&str> = first.stdout.lines().filter(|line| line.starts_with("damaged")).collect();
+    assert_eq!(
+        first.code,
+        if damaged.is_empty() { 0 } else { 3 },
+        "{what}: {}{}",
+        first.stdout,
+        first.stderr
+    );
+    let aside = |line: &&str| line.contains("; set aside as `tmp/corrupt/");
+    assert!(damaged.iter().all(aside), "{what}: {}", first.stdout);
+    let second = space.run(&["cache", "verify", "w.yaml"]);
+    assert_eq!(second.code, 0, "{what}: {}{}", second.stdout, second.stderr);
 }
 
 /// How many nodes a run makes that cannot rest on a plan that was kept, or its error.

@@ -2,12 +2,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::SystemTime;
 
 use crate::digest::Digest;
 
+use super::AtomicFile;
 use super::faults::{self, Needs};
 use super::log::write_once;
 
@@ -30,6 +32,15 @@ pub(crate) struct Place {
     length: u32,
 }
 
+/// What a scan of the file found beside sound entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Scanned {
+    /// Where the last sound entry ends.
+    pub end: u64,
+    /// Places where bytes stand that are no sound entry, each up to the next one.
+    pub damaged: usize,
+}
+
 /// Entries of a key and a value, each behind its own check: the first 8 bytes of the BLAKE3 of length, key and value,
 /// all numbers little-endian.
 ///
@@ -50,6 +61,11 @@ impl EntryLog {
         Ok(Self { file })
     }
 
+    /// Opens a file that exists for reading alone.
+    pub(crate) fn open_read_only(path: &Path) -> io::Result<Self> {
+        Ok(Self { file: File::open(path)? })
+    }
+
     /// Appends entries and returns when the kernel has them.
     pub(crate) fn append<'e>(
         &self,
@@ -57,25 +73,21 @@ impl EntryLog {
     ) -> io::Result<()> {
         let mut bytes = Vec::new();
         for (key, value) in entries {
-            let length = value.len() as u32;
-            bytes.extend(MAGIC);
-            bytes.extend(length.to_le_bytes());
-            bytes.extend(check_of(length, key.as_bytes(), value));
-            bytes.extend(key.as_bytes());
-            bytes.extend(value);
+            push(&mut bytes, key, value);
         }
         write_once(&self.file, &bytes)
     }
 
-    /// Calls `each` with key and place of every sound entry from `offset` to the end; where the last of them ends is the
-    /// answer.
-    pub(crate) fn scan_from(&self, offset: u64, mut each: impl FnMut(Digest, Place)) -> io::Result<u64> {
+    /// Calls `each` with key and place of every sound entry from `offset` to the end.
+    pub(crate) fn scan_from(&self, offset: u64, mut each: impl FnMut(Digest, Place)) -> io::Result<Scanned> {
         let mut window = Window { file: &self.file, bytes: Vec::new(), start: offset, at: 0 };
-        let mut end = offset;
+        let mut scanned = Scanned { end: offset, damaged: 0 };
         loop {
             let header = window.ahead(HEADER)?;
             if header.len() < HEADER {
-                return Ok(end);
+                let cut_off = !header.is_empty() && window.offset() == scanned.end;
+                scanned.damaged += usize::from(cut_off);
+                return Ok(scanned);
             }
             let length = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
             if header[..4] == MAGIC && length as usize <= MOST {
@@ -86,12 +98,35 @@ impl EntryLog {
                 {
                     each(key, Place { offset: window.offset() + HEADER as u64, length });
                     window.at += size;
-                    end = window.offset();
+                    scanned.end = window.offset();
                     continue;
                 }
             }
+            // Counted where it begins, not at what looks like an entry within it.
+            scanned.damaged += usize::from(window.offset() == scanned.end);
             window.seek_magic()?;
         }
+    }
+
+    /// Replaces the file at `path` at once by its sound entries.
+    ///
+    /// What another process appends meanwhile is lost, so none may be at work.
+    pub(crate) fn rewrite(path: &Path, scratch: &Path) -> io::Result<()> {
+        let log = Self::open_read_only(path)?;
+        let mut file = AtomicFile::create(path, scratch)?;
+        let mut copied = Ok(());
+        let mut entry = Vec::new();
+        log.scan_from(0, |key, place| {
+            if copied.is_ok() {
+                copied = log.read(place).and_then(|value| {
+                    entry.clear();
+                    push(&mut entry, &key, &value);
+                    file.write_all(&entry)
+                });
+            }
+        })?;
+        copied?;
+        file.commit()
     }
 
     /// Reads a value.
@@ -157,6 +192,16 @@ impl Window<'_> {
             }
         }
     }
+}
+
+/// Adds an entry to those that are to be written.
+fn push(bytes: &mut Vec<u8>, key: &Digest, value: &[u8]) {
+    let length = value.len() as u32;
+    bytes.extend(MAGIC);
+    bytes.extend(length.to_le_bytes());
+    bytes.extend(check_of(length, key.as_bytes(), value));
+    bytes.extend(key.as_bytes());
+    bytes.extend(value);
 }
 
 /// The key of an entry whose check holds.

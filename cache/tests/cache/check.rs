@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 
-use refrain_cache::{Artifact, ArtifactKind, Cache, Damage, Digest};
+use refrain_cache::{Artifact, ArtifactKind, Cache, Damage, Digest, Manifest};
 
 use crate::records::record;
 
@@ -100,12 +100,56 @@ fn a_log_with_damaged_lines_is_written_anew_without_them() {
     let other = Cache::open(folder.path()).unwrap();
     other.hold().unwrap();
     let damages = cache.verify_logs().unwrap();
-    assert!(matches!(&damages[..], [Damage::Log { lines: 2, aside: None, .. }]), "{damages:?}");
+    assert!(matches!(&damages[..], [Damage::Log { places: 2, aside: None, .. }]), "{damages:?}");
     assert_eq!(fs::read(&log).unwrap(), bytes, "another process may be about to add a line");
     drop(other);
     let damages = cache.verify_logs().unwrap();
-    let [Damage::Log { path, lines: 2, aside: Some(aside) }] = &damages[..] else { panic!("{damages:?}") };
+    let [Damage::Log { path, places: 2, aside: Some(aside) }] = &damages[..] else { panic!("{damages:?}") };
     assert_eq!((path, fs::read(aside).unwrap()), (&log, bytes));
     assert!(cache.verify_logs().unwrap().is_empty());
     assert_eq!(cache.records().unwrap().keys(), [b.key]);
+}
+
+#[test]
+fn a_row_memo_with_damaged_rows_is_written_anew_without_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let function = Manifest::new("function").key();
+    let row = |i: u8| (Digest::of_bytes(&[i]), vec![i; 40]);
+    let write = || {
+        let cache = Cache::open(folder.path()).unwrap();
+        cache.rows(&function).unwrap().put(&[row(0), row(1), row(2), row(3)]).unwrap();
+    };
+    write();
+    let memo = folder.path().join(format!("rows/{function}.rows"));
+    let whole = fs::read(&memo).unwrap();
+    let entry = whole.len() / 4;
+    // Each damage: the bytes, how many places are counted, and the rows that are left.
+    let flipped = |at: &[usize]| {
+        let mut bytes = whole.clone();
+        at.iter().for_each(|at| bytes[*at] ^= 1);
+        bytes
+    };
+    let damages = [
+        (flipped(&[entry + 60]), 1, vec![0, 2, 3]),
+        (flipped(&[0]), 1, vec![1, 2, 3]),
+        (flipped(&[entry + 60, 3 * entry + 60]), 2, vec![0, 2]),
+        (flipped(&[entry + 60, 2 * entry + 60]), 1, vec![0, 3]),
+        (whole[..3 * entry + 10].to_vec(), 1, vec![0, 1, 2]),
+        (whole[..3 * entry + 60].to_vec(), 1, vec![0, 1, 2]),
+        ([&whole[..], b"R"].concat(), 1, vec![0, 1, 2, 3]),
+    ];
+    for (bytes, wanted, left) in damages {
+        fs::write(&memo, &bytes).unwrap();
+        let cache = Cache::open(folder.path()).unwrap();
+        let found = cache.verify_logs().unwrap();
+        let [Damage::Log { path, places, aside: Some(aside) }] = &found[..] else { panic!("{found:?}") };
+        assert_eq!((path, *places, fs::read(aside).unwrap()), (&memo, wanted, bytes));
+        assert!(cache.verify_logs().unwrap().is_empty());
+        let rows = cache.rows(&function).unwrap();
+        assert_eq!(rows.count(), left.len());
+        for i in left {
+            assert_eq!(rows.get(&row(i).0).unwrap(), Some(row(i).1));
+        }
+    }
+    assert_eq!(fs::read(&memo).unwrap(), whole, "only the end was damaged");
 }

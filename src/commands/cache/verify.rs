@@ -1,4 +1,4 @@
-//! `refrain cache verify`: every artifact hashed, every line of the logs checked.
+//! `refrain cache verify`: every artifact hashed, every line of the logs and row memos checked.
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
@@ -94,8 +94,9 @@ fn told(cache: &Cache, damage: &Damage) -> (String, String, Option<String>) {
             };
             (within(cache, &cache.object_path(digest)), fault, Some(within(cache, aside)))
         }
-        Damage::Log { path, lines, aside } => {
-            let fault = format!("has {}", output::count(*lines, "damaged line"));
+        Damage::Log { path, places, aside } => {
+            let part = if path.extension().is_some_and(|e| e == "rows") { "row" } else { "line" };
+            let fault = format!("has {}", output::count(*places, &format!("damaged {part}")));
             (within(cache, path), fault, aside.as_ref().map(|aside| within(cache, aside)))
         }
     }
