@@ -1,5 +1,6 @@
 //! Computes a sample of the nodes once more, in an empty cache, and compares with what the lock says.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use refrain_cache::{Artifact, Cache, Digest};
@@ -181,17 +182,17 @@ impl Again<'_, '_> {
 
     /// Makes what the cache lacks of what the nodes read.
     fn make_inputs(&mut self, chosen: &[NodeId]) -> Result<(), StateError> {
-        let mut lacking = Vec::new();
+        let mut lacking = BTreeSet::new();
         for id in chosen {
             for (input, artifact) in self.reads(*id) {
                 if !lacking.contains(&input) && !self.is_there(input, &artifact)? {
-                    lacking.push(input);
+                    lacking.insert(input);
                 }
             }
         }
         if !lacking.is_empty() {
-            let options =
-                Options { only: Some(lacking), force: Default::default(), keep_going: true, ..*self.options };
+            let only = Some(lacking.into_iter().collect());
+            let options = Options { only, force: Default::default(), keep_going: true, ..*self.options };
             run::run(self.graph, self.store, &options, self.cancel, self.events)?;
         }
         Ok(())
