@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::space::Space;
-use crate::thrift::{Column, File};
+use crate::thrift::{Column, File, endless_lists, hidden};
 
 /// A workflow that reads a file as a table.
 fn reads(file: &str, more: &str) -> String {
@@ -111,6 +111,9 @@ fn parquet_headers() {
     refused("parquet_page_values_of_billions", values(|c| c.page_values = i32::MAX));
     refused("parquet_page_size_of_billions", values(|c| c.page_size = i32::MAX));
     refused("parquet_page_size_less_than_none", values(|c| c.page_size = -1));
+    refused("parquet_page_with_endless_lists", values(|c| c.more = endless_lists()));
+    refused("parquet_page_that_hides_endless_lists", values(|c| c.more = hidden(&endless_lists())));
+    refused("parquet_page_with_a_field_beyond_all", values(|c| c.more = vec![5, 0x86, 0x80, 8, 0]));
     refused("parquet_offset_of_billions", values(|c| c.offset = Some(1 << 50)));
     refused("parquet_offset_less_than_none", values(|c| c.offset = Some(-1)));
     refused("parquet_offset_into_the_footer", values(|c| c.offset = Some(60)));

@@ -25,6 +25,8 @@ pub struct Column {
     /// Bytes of the page when it is whole.
     pub page_size: i32,
     pub page_values: i32,
+    /// What the page's header holds beside that: fields after the fifth.
+    pub more: Vec<u8>,
     pub values: i64,
     /// Where the page lies; found out when absent.
     pub offset: Option<i64>,
@@ -49,6 +51,7 @@ impl Column {
             data,
             page_size,
             page_values: count,
+            more: Vec::new(),
             values: count.into(),
             offset: None,
             chunk_size: None,
@@ -73,6 +76,7 @@ impl File {
             let mut page = Struct::default();
             page.int(1, column.page_values.into()).int(2, 0).int(3, 3).int(4, 3);
             header.structure(5, page);
+            header.bytes.extend(&column.more);
             file.extend(header.end());
             file.extend(&column.data);
             chunks.push(column.chunk(start, file.len() as i64 - start));
@@ -169,6 +173,18 @@ impl Struct {
         self.bytes.push(0);
         self.bytes
     }
+}
+
+/// The fifteenth field of a structure, after the fifth: many lists, each of as many truth values as there can be, of which
+/// none is there.
+pub fn endless_lists() -> Vec<u8> {
+    let list = [vec![0xf1], unsigned(i32::MAX as u64)].concat();
+    [vec![0xa0 | LIST, 0xf0 | LIST], unsigned(40), list.repeat(40)].concat()
+}
+
+/// The seventh field, after the fifth: a list of truth values, of which each is a byte of what it is told to hide.
+pub fn hidden(content: &[u8]) -> Vec<u8> {
+    [vec![0x20 | LIST, 0xf1], unsigned(content.len() as u64), content.to_vec()].concat()
 }
 
 fn text(value: &str) -> Vec<u8> {

@@ -21,7 +21,9 @@ use crate::digest::Digest;
 use crate::write::{TempFile, parent_of};
 
 mod footer;
+mod pages;
 mod reader;
+mod thrift;
 mod types;
 
 pub(crate) use reader::missing;

@@ -13,7 +13,7 @@ use parquet::arrow::arrow_reader::{
 use parquet::file::metadata::ParquetMetaData;
 
 use super::types::{normal_batch, normal_schema};
-use super::{TableError, footer, io_error};
+use super::{TableError, footer, io_error, pages};
 use crate::contained::contained;
 use crate::plain::open_plain;
 
@@ -74,6 +74,7 @@ impl TableReader {
         };
         // Opened anew, because two readers of one descriptor would move each other's position.
         let file = open_file(&self.path)?;
+        self.check_pages(&file, &mask)?;
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone())
             .with_projection(mask)
             .with_batch_size(batch_rows.max(1));
@@ -101,6 +102,18 @@ impl TableReader {
             }
         };
         Ok(arrow::compute::concat_batches(&schema, &batches)?)
+    }
+
+    fn check_pages(&self, file: &File, mask: &ProjectionMask) -> Result<(), TableError> {
+        for group in self.metadata.metadata().row_groups() {
+            let wanted = group.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf));
+            for (_, column) in wanted {
+                let sound = pages::check_pages(file, column);
+                let sound = sound.map_err(|source| io_error(&self.path, "read", source))?;
+                sound.map_err(|reason| unreadable(&self.path, reason))?;
+            }
+        }
+        Ok(())
     }
 
     fn position(&self, name: &str) -> Result<usize, TableError> {

@@ -1,0 +1,77 @@
+//! Looks at the headers of a Parquet file's pages before the library does, which steps through lists of any promised length.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use parquet::file::metadata::ColumnChunkMetaData;
+
+use super::thrift::Thrift;
+
+/// Bytes that are read of a header at first: nearly all are shorter.
+const FIRST: usize = 512;
+/// Bytes of the longest header, which holds the least and the greatest value of its page.
+const MOST: usize = 16 << 20;
+
+/// Refuses a column of which a page's header is none, in words. What else is wrong is left to the library.
+///
+/// The column lies within the file.
+pub(super) fn check_pages(file: &File, column: &ColumnChunkMetaData) -> io::Result<Result<(), String>> {
+    let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset()) as u64;
+    let end = start + column.compressed_size() as u64;
+    let mut at = start;
+    while at < end {
+        let Some((header, content)) = page_at(file, at)? else {
+            let path = column.column_path();
+            return Ok(Err(format!("a page of the column `{}` has a damaged header", path.string())));
+        };
+        // A page without a size, or with one that leads out of the column, is the library's to refuse.
+        let Some(content) = content else { break };
+        at += header as u64 + content;
+    }
+    Ok(Ok(()))
+}
+
+/// The bytes of a page's header, and those of its content as the header says.
+fn page_at(file: &File, at: u64) -> io::Result<Option<(usize, Option<u64>)>> {
+    let mut bytes = vec![0; FIRST];
+    loop {
+        let read = read_at_most(file, &mut bytes, at)?;
+        let found = sizes(&bytes[..read]);
+        if found.is_some() || read < bytes.len() || bytes.len() >= MOST {
+            return Ok(found);
+        }
+        bytes.resize(bytes.len() * 8, 0);
+    }
+}
+
+fn sizes(bytes: &[u8]) -> Option<(usize, Option<u64>)> {
+    let mut header = Thrift { bytes };
+    let (mut last, mut content) = (0, None);
+    while let Some((id, kind)) = header.field(&mut last)? {
+        match (id, kind) {
+            (3, 5) => {
+                let number = header.varint()?;
+                // Zigzag: an odd number is negative, which is no size.
+                let size = (number % 2 == 0).then_some(number / 2);
+                content = Some(size.filter(|size| *size <= i32::MAX as u64)?);
+            }
+            _ => header.skip(kind)?,
+        }
+    }
+    Some((bytes.len() - header.bytes.len(), content))
+}
+
+/// Fills the bytes as far as the file goes; says how far.
+fn read_at_most(file: &File, bytes: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match file.read_at(&mut bytes[filled..], at + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
