@@ -4,6 +4,7 @@ pub(crate) mod build;
 mod columns;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use petgraph::Direction;
 use petgraph::graph::{DiGraph, NodeIndex};
@@ -55,7 +56,7 @@ pub enum Work {
     /// Runs a kind.
     Stage {
         /// The kind.
-        kind: Kind,
+        kind: Arc<Kind>,
         /// Its parameters, typed, with defaults, references removed.
         params: Map<String, Value>,
     },
@@ -77,7 +78,7 @@ pub struct Node {
     /// What it makes.
     pub outputs: Vec<OutputDecl>,
     /// What it may use.
-    pub settings: Settings,
+    pub settings: Arc<Settings>,
     /// Where its stage or source stands in the workflow.
     pub span: Span,
 }

@@ -8,16 +8,17 @@ mod hint;
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use petgraph::graph::{DiGraph, NodeIndex};
 use serde_json::{Map, Value};
 
 use crate::diagnostic::{Diagnostic, Diagnostics, Span, suggest};
 use crate::interpolate::{AxisSet, MAX_AXES, Scope};
-use crate::kind::{ArtifactKind, MAIN, OutputDecl, Reference, Resolved, coerce};
+use crate::kind::{ArtifactKind, Kind, MAIN, OutputDecl, Reference, Resolved, coerce};
 use crate::manifest;
 use crate::source::{self, SourceSpec};
-use crate::workflow::{Settings, Workflow};
+use crate::workflow::{Settings, Stage, Workflow};
 
 use super::{Edge, Graph, Node, NodeId, Work, columns};
 
@@ -78,6 +79,8 @@ struct Known {
 
 struct Builder<'a> {
     workflow: &'a Workflow,
+    /// Of each stage what all its nodes share.
+    shared: Vec<(Arc<Kind>, Arc<Settings>)>,
     names: HashMap<&'a str, Decl>,
     known: Vec<Known>,
     gathers: HashMap<(Decl, String), NodeId>,
@@ -107,8 +110,10 @@ impl<'a> Builder<'a> {
     fn new(workflow: &'a Workflow) -> Builder<'a> {
         let names: HashMap<&str, Decl> = workflow.artifact_names().enumerate().map(|(i, n)| (n, i)).collect();
         let known = (0..workflow.sources.len() + workflow.stages.len()).map(|_| Known::default()).collect();
+        let share = |stage: &Stage| (Arc::new(stage.kind), Arc::new(stage.settings.clone()));
         Builder {
             workflow,
+            shared: workflow.stages.iter().map(share).collect(),
             names,
             known,
             gathers: HashMap::new(),
@@ -347,7 +352,7 @@ impl<'a> Builder<'a> {
                 work: Work::Gather { axes, rows },
                 inputs: edges,
                 outputs: vec![OutputDecl { name: MAIN.into(), kind: ArtifactKind::Table }],
-                settings: Settings::default(),
+                settings: Arc::default(),
                 span: reference.span.clone(),
             },
             0,
@@ -381,7 +386,7 @@ impl<'a> Builder<'a> {
                 match source_work(self.workflow, source.model, &values, &frame.resolved) {
                     Ok((work, kind)) => {
                         let outputs = vec![OutputDecl { name: MAIN.into(), kind }];
-                        (work, outputs, Settings::default(), span)
+                        (work, outputs, Arc::default(), span)
                     }
                     Err(problem) => {
                         self.problems.push(problem);
@@ -396,8 +401,9 @@ impl<'a> Builder<'a> {
                     settle(&mut values, &|path| self.model_source(&frame.edges, path));
                 }
                 let outputs = (stage.kind.outputs)(&values);
-                let work = Work::Stage { kind: stage.kind, params: std::mem::take(&mut values) };
-                (work, outputs, stage.settings.clone(), stage.name.span.clone())
+                let (kind, settings) = self.shared[frame.decl - sources.len()].clone();
+                let work = Work::Stage { kind, params: std::mem::take(&mut values) };
+                (work, outputs, settings, stage.name.span.clone())
             }
         };
         let stage = self.decl_name(frame.decl).to_string();

@@ -65,7 +65,7 @@ type Misfit = Diagnostic;
 
 impl Walk<'_> {
     fn record(&mut self, params: &[Param], node: &Node, path: &str) -> Map<String, Value> {
-        let mut values = Map::new();
+        let mut values = Vec::with_capacity(params.len());
         let entries: &[_] = match &node.value {
             Yaml::Map(entries) => entries,
             Yaml::Null if path.is_empty() => &[],
@@ -74,7 +74,7 @@ impl Walk<'_> {
                     node.span.clone(),
                     format!("expected a mapping, found {}", node.type_name()),
                 ));
-                return values;
+                return Map::new();
             }
         };
         let shown = if path.is_empty() { self.owner.to_string() } else { format!("`{path}`") };
@@ -93,7 +93,7 @@ impl Walk<'_> {
                 (Some((_, value)), _) => {
                     self.resolved.places.push((path.clone(), value.span.clone()));
                     match self.value(&param.ty, value, &path) {
-                        Ok(Some(value)) => drop(values.insert(param.name.into(), value)),
+                        Ok(Some(value)) => values.push((param.name.to_owned(), value)),
                         Ok(None) => {}
                         Err(misfit) => self.problems.push(misfit),
                     }
@@ -107,11 +107,11 @@ impl Walk<'_> {
                 (None, Default::Absent) => {}
                 (None, Default::Json(text)) => {
                     let value = serde_json::from_str(text).expect("a default of a kind's table is JSON");
-                    values.insert(param.name.into(), value);
+                    values.push((param.name.to_owned(), value));
                 }
             }
         }
-        values
+        exact(values)
     }
 
     /// The typed value; `None` for a reference, which is noted instead.
@@ -163,16 +163,16 @@ impl Walk<'_> {
             (Type::List(item), Yaml::List(nodes)) => self.list(item, nodes, path).map(Some),
             (Type::Record(params), Yaml::Map(_)) => Ok(Some(Value::Object(self.record(params, node, path)))),
             (Type::Map(item), Yaml::Map(entries)) => {
-                let mut map = Map::new();
+                let mut values = Vec::with_capacity(entries.len());
                 for (key, value) in entries {
                     check_name(&key.text).map_err(|m| Diagnostic::at(key.span.clone(), m))?;
                     let path = join(path, &key.text);
                     self.resolved.places.push((path.clone(), value.span.clone()));
                     if let Some(value) = self.value(item, value, &path)? {
-                        map.insert(key.text.clone(), value);
+                        values.push((key.text.clone(), value));
                     }
                 }
-                Ok(Some(Value::Object(map)))
+                Ok(Some(Value::Object(exact(values))))
             }
             (Type::OneOf(types), _) => self.one_of(types, node, path, ty),
             (Type::Any, _) => Ok(Some(node.to_json())),
@@ -226,6 +226,11 @@ impl Walk<'_> {
         Err(Diagnostic::at(node.span.clone(), format!("`{path}` must be {}", describe(all)))
             .label(format!("this is {}", node.type_name())))
     }
+}
+
+/// A mapping without room for more: the nodes of a large sweep hold hundreds of thousands.
+fn exact(values: Vec<(String, Value)>) -> Map<String, Value> {
+    values.into_iter().collect()
 }
 
 fn float(ty: &Type, value: f64) -> Option<Value> {

@@ -48,8 +48,8 @@ impl Stage {
             point: vec![("axis".into(), self.name.into())],
             inputs: paths.enumerate().map(edge).collect(),
             outputs: (self.kind.outputs)(&resolved.values),
-            work: Work::Stage { kind: self.kind, params: resolved.values },
-            settings: self.settings.clone(),
+            work: Work::Stage { kind: self.kind.into(), params: resolved.values },
+            settings: self.settings.clone().into(),
             span: 0..0,
         };
         manifest(&node, |i| inputs.get(i).map(|done| &done.artifacts), None)
