@@ -76,7 +76,7 @@ pub struct Node {
     /// What it reads.
     pub inputs: Vec<Edge>,
     /// What it makes.
-    pub outputs: Vec<OutputDecl>,
+    pub outputs: Arc<[OutputDecl]>,
     /// What it may use.
     pub settings: Arc<Settings>,
     /// Where its stage or source stands in the workflow.

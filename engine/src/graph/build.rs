@@ -79,8 +79,8 @@ struct Known {
 
 struct Builder<'a> {
     workflow: &'a Workflow,
-    /// Of each stage what all its nodes share.
-    shared: Vec<(Arc<Kind>, Arc<Settings>)>,
+    /// Of each stage what its nodes share.
+    shared: Vec<Shared>,
     names: HashMap<&'a str, Decl>,
     known: Vec<Known>,
     gathers: HashMap<(Decl, String), NodeId>,
@@ -88,6 +88,28 @@ struct Builder<'a> {
     columns: columns::Checked,
     axes: Vec<AxisSet>,
     problems: Vec<Diagnostic>,
+}
+
+/// What the nodes of a stage hold in common: there may be hundreds of thousands of them.
+struct Shared {
+    kind: Arc<Kind>,
+    settings: Arc<Settings>,
+    /// Those of the last node, which are nearly always those of the next.
+    outputs: Arc<[OutputDecl]>,
+}
+
+impl Shared {
+    fn new(stage: &Stage) -> Shared {
+        let settings = Arc::new(stage.settings.clone());
+        Shared { kind: Arc::new(stage.kind), settings, outputs: Arc::default() }
+    }
+
+    fn outputs(&mut self, outputs: Vec<OutputDecl>) -> Arc<[OutputDecl]> {
+        if *self.outputs != *outputs {
+            self.outputs = outputs.into();
+        }
+        self.outputs.clone()
+    }
 }
 
 /// One declaration under evaluation, its references not yet all resolved.
@@ -110,10 +132,9 @@ impl<'a> Builder<'a> {
     fn new(workflow: &'a Workflow) -> Builder<'a> {
         let names: HashMap<&str, Decl> = workflow.artifact_names().enumerate().map(|(i, n)| (n, i)).collect();
         let known = (0..workflow.sources.len() + workflow.stages.len()).map(|_| Known::default()).collect();
-        let share = |stage: &Stage| (Arc::new(stage.kind), Arc::new(stage.settings.clone()));
         Builder {
             workflow,
-            shared: workflow.stages.iter().map(share).collect(),
+            shared: workflow.stages.iter().map(Shared::new).collect(),
             names,
             known,
             gathers: HashMap::new(),
@@ -351,7 +372,7 @@ impl<'a> Builder<'a> {
                 point: Vec::new(),
                 work: Work::Gather { axes, rows },
                 inputs: edges,
-                outputs: vec![OutputDecl { name: MAIN.into(), kind: ArtifactKind::Table }],
+                outputs: [OutputDecl { name: MAIN.into(), kind: ArtifactKind::Table }].into(),
                 settings: Arc::default(),
                 span: reference.span.clone(),
             },
@@ -385,7 +406,7 @@ impl<'a> Builder<'a> {
                 let span = source.name.span.clone();
                 match source_work(self.workflow, source.model, &values, &frame.resolved) {
                     Ok((work, kind)) => {
-                        let outputs = vec![OutputDecl { name: MAIN.into(), kind }];
+                        let outputs = [OutputDecl { name: MAIN.into(), kind }].into();
                         (work, outputs, Arc::default(), span)
                     }
                     Err(problem) => {
@@ -400,10 +421,10 @@ impl<'a> Builder<'a> {
                 if let Some(settle) = stage.kind.settle {
                     settle(&mut values, &|path| self.model_source(&frame.edges, path));
                 }
-                let outputs = (stage.kind.outputs)(&values);
-                let (kind, settings) = self.shared[frame.decl - sources.len()].clone();
-                let work = Work::Stage { kind, params: std::mem::take(&mut values) };
-                (work, outputs, settings, stage.name.span.clone())
+                let shared = &mut self.shared[frame.decl - sources.len()];
+                let outputs = shared.outputs((stage.kind.outputs)(&values));
+                let work = Work::Stage { kind: shared.kind.clone(), params: std::mem::take(&mut values) };
+                (work, outputs, shared.settings.clone(), stage.name.span.clone())
             }
         };
         let stage = self.decl_name(frame.decl).to_string();

@@ -47,7 +47,7 @@ impl Stage {
             stage: self.name.into(),
             point: vec![("axis".into(), self.name.into())],
             inputs: paths.enumerate().map(edge).collect(),
-            outputs: (self.kind.outputs)(&resolved.values),
+            outputs: (self.kind.outputs)(&resolved.values).into(),
             work: Work::Stage { kind: self.kind.into(), params: resolved.values },
             settings: self.settings.clone().into(),
             span: 0..0,
