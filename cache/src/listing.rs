@@ -105,10 +105,10 @@ pub enum ListingError {
 
 fn recorded(records: &Records) -> Result<Vec<Recorded>, RecordError> {
     let mut listed = Vec::new();
-    records.each(|record| {
-        let outputs = record.outputs.values().map(|artifact| (artifact.digest, artifact.kind)).collect();
-        let bases = record.outputs.values().filter_map(|artifact| artifact.base).collect();
-        listed.push(Recorded { key: record.key, outputs, bases });
+    records.each(|key, made| {
+        let outputs = made.outputs.values().map(|artifact| (artifact.digest, artifact.kind)).collect();
+        let bases = made.outputs.values().filter_map(|artifact| artifact.base).collect();
+        listed.push(Recorded { key, outputs, bases });
     })?;
     listed.sort_unstable_by_key(|recorded| recorded.key);
     Ok(listed)

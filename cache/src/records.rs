@@ -180,18 +180,19 @@ impl Records {
         keys
     }
 
-    /// Calls `visit` with every record, in the order of the log. One that cannot be decoded is passed over.
+    /// Calls `visit` with the key of every record and what it made, in the order of the log. One that cannot be decoded is
+    /// passed over.
     ///
     /// # Errors
     /// Those of reading the log.
-    pub fn each(&self, mut visit: impl FnMut(Record)) -> Result<(), RecordError> {
+    pub fn each(&self, mut visit: impl FnMut(Key, Made)) -> Result<(), RecordError> {
         let Some(log) = &self.log else { return Ok(()) };
         let state = self.state();
         let scanned = log.scan_from(0, |offset, payload| {
             if let Some(key) = payload.get(..KEY).and_then(|key| key.parse().ok())
                 && state.index.get(&key) == Some(&offset)
             {
-                decode(payload).into_iter().for_each(&mut visit);
+                decode(payload).into_iter().for_each(|made| visit(key, made));
             }
         });
         scanned.map(drop).map_err(|source| self.error("read", source))
