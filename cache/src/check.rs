@@ -84,9 +84,12 @@ impl Cache {
         let rows = entries(&self.rows_dir())?.into_iter().map(|entry| self.rows_dir().join(entry.name));
         let rows: Vec<PathBuf> = rows.filter(|path| path.extension() == Some(OsStr::new("rows"))).collect();
         let all = logs.into_iter().chain(rows.into_iter().map(|path| (path, Format::Entries)));
+        let all: Vec<(PathBuf, Format)> = all.collect();
+        let looked: Vec<io::Result<usize>> =
+            all.par_iter().with_max_len(1).map(|(path, format)| format.damaged(path)).collect();
         let mut damages = Vec::new();
-        for (path, format) in all {
-            let places = format.damaged(&path).map_err(|source| io_error(&path, "read", source))?;
+        for ((path, format), places) in all.into_iter().zip(looked) {
+            let places = places.map_err(|source| io_error(&path, "read", source))?;
             if places == 0 {
                 continue;
             }

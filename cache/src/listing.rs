@@ -7,6 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rayon::prelude::*;
+
 use crate::digest::Digest;
 use crate::manifest::Key;
 use crate::records::{RecordError, Records};
@@ -116,21 +118,25 @@ fn recorded(records: &Records) -> Result<Vec<Recorded>, RecordError> {
 
 /// The objects; what has no digest for a name was put there by somebody else and is passed over.
 fn objects(folder: &Path) -> Result<Vec<Object>, CacheError> {
-    let mut objects = Vec::new();
-    for first in names(folder)? {
-        let within = folder.join(&first);
-        if first.len() != 2 || !within.is_dir() {
-            continue;
-        }
-        for rest in names(&within)? {
-            let Ok(digest) = format!("{first}{rest}").parse() else { continue };
-            let path = within.join(&rest);
-            if let Some(object) = gone(object(digest, &path), &path)? {
-                objects.push(object);
-            }
-        }
-    }
+    let below: Result<Vec<Vec<Object>>, CacheError> =
+        names(folder)?.par_iter().map(|first| objects_below(folder, first)).collect();
+    let mut objects: Vec<Object> = below?.into_iter().flatten().collect();
     objects.sort_unstable_by_key(|object| object.digest);
+    Ok(objects)
+}
+
+/// The objects whose names begin so.
+fn objects_below(folder: &Path, first: &str) -> Result<Vec<Object>, CacheError> {
+    let within = folder.join(first);
+    let mut objects = Vec::new();
+    if first.len() != 2 || !within.is_dir() {
+        return Ok(objects);
+    }
+    for rest in names(&within)? {
+        let Ok(digest) = format!("{first}{rest}").parse() else { continue };
+        let path = within.join(&rest);
+        objects.extend(gone(object(digest, &path), &path)?);
+    }
     Ok(objects)
 }
 
