@@ -3,19 +3,19 @@
 // Helpers of tests may unwrap as the tests themselves do.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
+#[path = "common/kind.rs"]
+mod kind;
+
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
-use refrain_cache::ArtifactKind;
 use refrain_engine::diagnostic::SourceText;
 use refrain_engine::event::Event;
 use refrain_engine::graph::Graph;
-use refrain_engine::kind::{
-    Cancel, Context, Kind, Kinds, MAIN, OutputDecl, Outputs, Param, StageError, Type,
-};
+use refrain_engine::kind::{Cancel, Context, Kind, Kinds, Outputs, Param, StageError, Type};
 use refrain_engine::plan::{Step, plan};
 use refrain_engine::run::{Options, Outcome, run};
 use refrain_engine::store::Store;
@@ -24,22 +24,9 @@ use refrain_engine::workflow::Workflow;
 /// Makes two nodes of one kind two nodes.
 static PARAMS: &[Param] = &[Param::optional("n", Type::Int { min: 0, max: 99 }, "a number")];
 
+/// A kind whose stages may be tried again, and may be told apart.
 fn kind(name: &'static str, run: fn(&Context<'_>) -> Result<Outputs, StageError>) -> Kind {
-    Kind {
-        name,
-        about: "For this test",
-        components: &[],
-        params: PARAMS,
-        adds: &[],
-        outputs: |_| vec![OutputDecl { name: MAIN.into(), kind: ArtifactKind::File }],
-        check: |_, _| None,
-        expand: None,
-        settle: None,
-        close_elsewhere: true,
-        retryable: true,
-        tokens: None,
-        run,
-    }
+    Kind { params: PARAMS, retryable: true, ..kind::kind(name, run) }
 }
 
 fn writes(context: &Context<'_>) -> Result<Outputs, StageError> {

@@ -3,33 +3,19 @@
 // Helpers of tests may unwrap as the tests themselves do.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
+#[path = "common/kind.rs"]
+mod kind;
+
 use std::collections::HashSet;
 
-use refrain_cache::ArtifactKind;
 use refrain_engine::diagnostic::SourceText;
 use refrain_engine::graph::Graph;
-use refrain_engine::kind::{Cancel, Context, Kind, Kinds, MAIN, OutputDecl, Outputs, StageError};
+use refrain_engine::kind::{Cancel, Context, Kinds, Outputs, StageError};
 use refrain_engine::run::{Options, Outcome, run};
 use refrain_engine::store::Store;
 use refrain_engine::workflow::Workflow;
 
-fn kind(name: &'static str, run: fn(&Context<'_>) -> Result<Outputs, StageError>) -> Kind {
-    Kind {
-        name,
-        about: "For this test",
-        components: &[],
-        params: &[],
-        adds: &[],
-        outputs: |_| vec![OutputDecl { name: MAIN.into(), kind: ArtifactKind::File }],
-        check: |_, _| None,
-        expand: None,
-        settle: None,
-        close_elsewhere: true,
-        retryable: false,
-        tokens: None,
-        run,
-    }
-}
+use kind::kind;
 
 /// A stage that writes a small file.
 fn writes(context: &Context<'_>) -> Result<Outputs, StageError> {

@@ -3,12 +3,14 @@
 // Helpers of tests may unwrap as the tests themselves do.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
+#[path = "common/kind.rs"]
+mod kind;
+
 use std::collections::HashSet;
 
-use refrain_cache::ArtifactKind;
 use refrain_engine::diagnostic::SourceText;
 use refrain_engine::graph::Graph;
-use refrain_engine::kind::{Cancel, Component, Context, Kind, Kinds, MAIN, OutputDecl, Outputs, StageError};
+use refrain_engine::kind::{Cancel, Component, Context, Kind, Kinds, Outputs, StageError};
 use refrain_engine::lock::Lock;
 use refrain_engine::run::{Options, Report, run};
 use refrain_engine::store::Store;
@@ -27,21 +29,7 @@ fn writes(context: &Context<'_>) -> Result<Outputs, StageError> {
 
 /// One stage of a kind that is made of these components.
 fn graph(components: &'static [Component]) -> Graph {
-    let kind = Kind {
-        name: "writes",
-        about: "For this test",
-        components,
-        params: &[],
-        adds: &[],
-        outputs: |_| vec![OutputDecl { name: MAIN.into(), kind: ArtifactKind::File }],
-        check: |_, _| None,
-        expand: None,
-        settle: None,
-        close_elsewhere: true,
-        retryable: false,
-        tokens: None,
-        run: writes,
-    };
+    let kind = Kind { components, ..kind::kind("writes", writes) };
     let source =
         SourceText { path: "w.yaml".into(), text: "refrain: 1\nstages: { a: { writes: {} } }\n".into() };
     Graph::build(Workflow::parse(source, &Kinds::new(vec![kind]), &[]).unwrap()).unwrap()

@@ -2,11 +2,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use parquet::file::metadata::ColumnChunkMetaData;
 
 use super::thrift::Thrift;
+use crate::plain::fill_at;
 
 /// Bytes that are read of a header at first: nearly all are shorter.
 const FIRST: usize = 512;
@@ -36,7 +36,7 @@ pub(super) fn check_pages(file: &File, column: &ColumnChunkMetaData) -> io::Resu
 fn page_at(file: &File, at: u64) -> io::Result<Option<(usize, Option<u64>)>> {
     let mut bytes = vec![0; FIRST];
     loop {
-        let read = read_at_most(file, &mut bytes, at)?;
+        let read = fill_at(file, &mut bytes, at)?;
         let found = sizes(&bytes[..read]);
         if found.is_some() || read < bytes.len() || bytes.len() >= MOST {
             return Ok(found);
@@ -60,18 +60,4 @@ fn sizes(bytes: &[u8]) -> Option<(usize, Option<u64>)> {
         }
     }
     Some((bytes.len() - header.bytes.len(), content))
-}
-
-/// Fills the bytes as far as the file goes; says how far.
-fn read_at_most(file: &File, bytes: &mut [u8], at: u64) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < bytes.len() {
-        match file.read_at(&mut bytes[filled..], at + filled as u64) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use crate::digest::Digest;
+use crate::plain::fill_at;
 
 use super::AtomicFile;
 use super::faults::{self, Needs};
@@ -154,16 +155,9 @@ impl Window<'_> {
             self.bytes.drain(..self.at);
             self.start += self.at as u64;
             self.at = 0;
-            let mut filled = self.bytes.len();
+            let here = self.bytes.len();
             self.bytes.resize(wanted.max(BUFFER), 0);
-            while filled < self.bytes.len() {
-                match self.file.read_at(&mut self.bytes[filled..], self.start + filled as u64) {
-                    Ok(0) => break,
-                    Ok(read) => filled += read,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
-            }
+            let filled = here + fill_at(self.file, &mut self.bytes[here..], self.start + here as u64)?;
             self.bytes.truncate(filled);
         }
         Ok(&self.bytes[self.at..])

@@ -14,6 +14,8 @@ use refrain_engine::graph::Graph;
 use refrain_engine::kind::{Context, Kind, Kinds, MAIN, OutputDecl, Outputs, Param, StageError, Type};
 use refrain_engine::workflow::Workflow;
 
+use crate::kind::kind;
+
 /// What a node is made from: its kind, its parameters, and what its inputs hold.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Identity {
@@ -392,19 +394,10 @@ const WHOLE: Type = Type::Int { min: 0, max: i64::MAX };
 
 fn kinds() -> Kinds {
     let kind = |name, params, run| Kind {
-        name,
-        about: "For this test",
-        components: &[],
         params,
-        adds: &[],
         outputs: |_| vec![OutputDecl { name: MAIN.into(), kind: ArtifactKind::Table }],
-        check: |_, _| None,
-        expand: None,
-        settle: None,
         close_elsewhere: false,
-        retryable: false,
-        tokens: None,
-        run,
+        ..kind(name, run)
     };
     static MIX: &[Param] =
         &[INPUTS, Param::required("salt", WHOLE, "Added"), Param::required("modulus", WHOLE, "Divides")];

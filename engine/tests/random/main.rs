@@ -5,6 +5,8 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 mod dag;
+#[path = "../common/kind.rs"]
+mod kind;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;

@@ -1,0 +1,23 @@
+//! A kind of stage as small as may be, of which a test states what it is about: `Kind { retryable: true, ..kind(…) }`.
+
+use refrain_cache::ArtifactKind;
+use refrain_engine::kind::{Context, Kind, MAIN, OutputDecl, Outputs, StageError};
+
+/// A kind without parameters whose stages make a file.
+pub fn kind(name: &'static str, run: fn(&Context<'_>) -> Result<Outputs, StageError>) -> Kind {
+    Kind {
+        name,
+        about: "For this test",
+        components: &[],
+        params: &[],
+        adds: &[],
+        outputs: |_| vec![OutputDecl { name: MAIN.into(), kind: ArtifactKind::File }],
+        check: |_, _| None,
+        expand: None,
+        settle: None,
+        close_elsewhere: true,
+        retryable: false,
+        tokens: None,
+        run,
+    }
+}
