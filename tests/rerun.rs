@@ -161,6 +161,15 @@ fn a_failed_node_stops_what_depends_on_it_and_nothing_else() {
 fn verify_holds_after_a_run_and_names_what_changed() {
     let space = after_a_run();
     assert_eq!(space.run(&["verify", "w.yaml", "--complete"]).code, 0);
+    let scored = space.run(&["show", "w.yaml", "scored", "--path"]).stdout;
+    std::fs::remove_file(scored.trim()).unwrap();
+    let said = space.run(&["verify", "w.yaml"]);
+    assert_eq!(said.code, 0, "what is absent is counted: {}", said.stdout);
+    assert!(said.stdout.contains(", 1 not in the cache;"), "{}", said.stdout);
+    let said = space.run(&["verify", "w.yaml", "--complete"]);
+    assert_eq!(said.code, 3, "{}", said.stdout);
+    assert!(said.stdout.contains("`scored`: the cache does not hold the output `main`"), "{}", said.stdout);
+    assert_eq!(space.ran("w.yaml", &[]), set(&["scored"]));
     space.edit("w.yaml", "[40, 1000]", "[20, 1000]");
     let said = space.run(&["verify", "w.yaml"]);
     assert_eq!(said.code, 3);
