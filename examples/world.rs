@@ -169,7 +169,8 @@ fn freer(row: Row, random: &mut Random, part: usize) -> Row {
         "and nothing else will do",
     ];
     let answer = row.response.trim_start_matches("it is ").trim_end_matches('.');
-    let mut pick = |phrases: &[&'static str]| phrases[random.below((phrases.len() / part) as u64) as usize];
+    let mut pick =
+        |phrases: &[&'static str]| phrases[random.below((phrases.len() / part) as u64) as usize];
     let response = format!("{} {} {answer}, {}.", pick(&OPEN), pick(&MIDDLE), pick(&CLOSE));
     Row { prompt: row.prompt, response }
 }

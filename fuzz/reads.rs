@@ -4,11 +4,11 @@ use std::cell::RefCell;
 use std::path::Path;
 
 use refrain_cache::{Cache, TableReader};
-use refrain_engine::diagnostic::SourceText;
 use refrain_engine::graph::Graph;
+use refrain_engine::language::diagnostic::SourceText;
+use refrain_engine::language::workflow::{Override, Workflow};
+use refrain_engine::report::{expect, results};
 use refrain_engine::source::{Format, Rows, SourceSpec};
-use refrain_engine::workflow::{Override, Workflow};
-use refrain_engine::{expect, results};
 use refrain_lm::adapter::Adapter;
 use refrain_lm::card::Card;
 use refrain_lm::model::{LanguageModel, ModelPath};
@@ -25,8 +25,10 @@ pub fn workflow(bytes: &[u8], world: &Path) {
         Some((text, set)) => (text, set.split_once('=')),
         None => (text, None),
     };
-    let set: Vec<Override> =
-        set.map(|(name, value)| Override { name: name.into(), value: value.into() }).into_iter().collect();
+    let set: Vec<Override> = set
+        .map(|(name, value)| Override { name: name.into(), value: value.into() })
+        .into_iter()
+        .collect();
     let path = world.join("w.yaml");
     let source = SourceText { path, text: text.to_owned() };
     let Ok(workflow) = Workflow::parse(source, &refrain_stages::kinds(), &set) else { return };
@@ -76,8 +78,12 @@ pub fn table(bytes: &[u8]) {
         }
         let path = world.folder.path().join("rows");
         std::fs::write(&path, content).expect("a file can be written");
-        let spec =
-            |path, format| SourceSpec { path, format, columns: Vec::new(), rows: Rows::Range(0, u64::MAX) };
+        let spec = |path, format| SourceSpec {
+            path,
+            format,
+            columns: Vec::new(),
+            rows: Rows::Range(0, u64::MAX),
+        };
         let first = spec(path, format);
         let (header, table) = (first.schema(), first.import(&world.cache));
         let Ok(table) = table else { return };
@@ -90,7 +96,8 @@ pub fn table(bytes: &[u8]) {
             assert!(pairs().all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type()));
             assert_eq!(header.fields().len(), reader.schema().fields().len());
         }
-        let again = spec(object, Format::Parquet).import(&world.cache).expect("a table is a source");
+        let again =
+            spec(object, Format::Parquet).import(&world.cache).expect("a table is a source");
         assert_eq!(again.digest, table.digest, "a table read again is the same table");
     });
 }
@@ -147,8 +154,11 @@ fn read(folder: &Path) {
         }
         if let Ok(renderer) = Renderer::new(&tokenizer, true) {
             let turns = [("user", "hello")];
-            let row =
-                RowText { prompt: Prompt::Messages(&turns), system: Some("be brief"), response: Some("yes") };
+            let row = RowText {
+                prompt: Prompt::Messages(&turns),
+                system: Some("be brief"),
+                response: Some("yes"),
+            };
             let _ = renderer.full(&row);
         }
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use refrain_engine::units;
-use refrain_engine::verify::Sample;
+use refrain_engine::language::units;
+use refrain_engine::report::verify::Sample;
 
 /// A declarative workflow engine for experiments on LLM-generated data and fine-tuning.
 #[derive(Debug, Parser)]

@@ -9,14 +9,14 @@ use serde_json::json;
 
 use refrain_cache::gc::RemoveError;
 use refrain_cache::{CacheError, ListingError, RecordError};
-use refrain_engine::diagnostic::{Diagnostic, Diagnostics};
 use refrain_engine::kind::StageError;
-use refrain_engine::lock::LockError;
-use refrain_engine::manifest::HashError;
-use refrain_engine::roots::RootsError;
+use refrain_engine::language::diagnostic::{Diagnostic, Diagnostics};
+use refrain_engine::ledger::lock::LockError;
+use refrain_engine::ledger::roots::RootsError;
+use refrain_engine::plan::state::StateError;
 use refrain_engine::run::Failure as NodeFailure;
 use refrain_engine::source::SourceError;
-use refrain_engine::state::StateError;
+use refrain_engine::source::model_folder::HashError;
 use refrain_engine::store::StoreError;
 
 use crate::cli::Format;
@@ -135,8 +135,7 @@ pub fn shown(text: &str) -> String {
 /// Whether a terminal would do more with a character than show it: control characters, and those that turn the
 /// direction of a text round, so that it reads as another.
 pub fn drives(c: char) -> bool {
-    let turns =
-        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     c.is_control() && c != '\n' && c != '\t' || turns
 }
 
@@ -168,8 +167,10 @@ fn diagnostics_text(diagnostics: &Diagnostics, colour: bool) -> String {
         let place = item.span.as_ref().map(|span| Place::new(&source.text, span));
         let mut group = Group::with_title(Level::ERROR.primary_title(message.as_str()));
         if let Some(place) = &place {
-            let annotation = AnnotationKind::Primary.span(place.within.clone()).label(label.as_deref());
-            let snippet = Snippet::source(place.text.as_str()).line_start(place.line).path(path.as_str());
+            let annotation =
+                AnnotationKind::Primary.span(place.within.clone()).label(label.as_deref());
+            let snippet =
+                Snippet::source(place.text.as_str()).line_start(place.line).path(path.as_str());
             group = group.element(snippet.annotation(annotation));
         }
         for hint in &item.hints {
@@ -181,7 +182,8 @@ fn diagnostics_text(diagnostics: &Diagnostics, colour: bool) -> String {
     if count > MOST_SHOWN {
         reports.push(format!("{} more problems are not shown", count - MOST_SHOWN));
     }
-    reports.push(format!("error: {count} problem{} in `{path}`", if count == 1 { "" } else { "s" }));
+    reports
+        .push(format!("error: {count} problem{} in `{path}`", if count == 1 { "" } else { "s" }));
     reports.join("\n\n")
 }
 
@@ -207,11 +209,13 @@ impl Place {
     fn new(source: &str, span: &Range<usize>) -> Place {
         let end = span.end.min(source.len());
         // What is missing at the end is missed behind the last line, not in the empty one that follows.
-        let start = if span.start >= source.len() { source.trim_end().len() } else { span.start.min(end) };
+        let start =
+            if span.start >= source.len() { source.trim_end().len() } else { span.start.min(end) };
         let line_start = source[..start].rfind('\n').map_or(0, |at| at + 1);
         let line_end = source[start..].find('\n').map_or(source.len(), |at| start + at);
         let text = shown_line(source[line_start..line_end].trim_end_matches('\r'));
-        let within = start - line_start..(end.min(line_end).max(start) - line_start).min(text.len());
+        let within =
+            start - line_start..(end.min(line_end).max(start) - line_start).min(text.len());
         let line = source[..start].matches('\n').count() + 1;
         Place { text, line, within: within.start.min(within.end)..within.end }
     }
@@ -303,11 +307,15 @@ impl From<LockError> for Failure {
     fn from(error: LockError) -> Failure {
         let message = error.to_string();
         match error {
-            LockError::Missing(_) => Failure::with_hint(DIFFERENT, message, "`refrain run` writes it"),
-            LockError::Io { .. } => Failure::new(ENVIRONMENT, message),
-            LockError::Line { .. } => {
-                Failure::with_hint(INPUT, message, "after a merge conflict, remove the lock and run again")
+            LockError::Missing(_) => {
+                Failure::with_hint(DIFFERENT, message, "`refrain run` writes it")
             }
+            LockError::Io { .. } => Failure::new(ENVIRONMENT, message),
+            LockError::Line { .. } => Failure::with_hint(
+                INPUT,
+                message,
+                "after a merge conflict, remove the lock and run again",
+            ),
             LockError::Version { .. } => Failure::with_hint(
                 DIFFERENT,
                 message,
@@ -323,7 +331,9 @@ pub fn of_node(failure: &NodeFailure) -> (u8, String, Option<String>) {
         NodeFailure::Stage(StageError::Environment { message, hint }) => {
             (ENVIRONMENT, message.clone(), hint.clone())
         }
-        NodeFailure::Stage(StageError::Failed { message, hint }) => (STAGE, message.clone(), hint.clone()),
+        NodeFailure::Stage(StageError::Failed { message, hint }) => {
+            (STAGE, message.clone(), hint.clone())
+        }
         NodeFailure::Stage(error) => (STAGE, error.to_string(), None),
         NodeFailure::Source(SourceError::Cache(error)) => (ENVIRONMENT, error.to_string(), None),
         NodeFailure::Source(error) => (INPUT, error.to_string(), error.hint()),

@@ -49,7 +49,8 @@ fn main() -> ExitCode {
 /// The fault that a test asks for, armed.
 fn fault() -> Result<Option<Fault>, Failure> {
     let Ok(text) = std::env::var("REFRAIN_FAULT") else { return Ok(None) };
-    let fault = text.parse().map_err(|error: ParseFaultError| Failure::new(INPUT, error.to_string()))?;
+    let fault =
+        text.parse().map_err(|error: ParseFaultError| Failure::new(INPUT, error.to_string()))?;
     faults::arm(fault);
     Ok(Some(fault))
 }

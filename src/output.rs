@@ -32,7 +32,8 @@ pub fn escaped(json: &str) -> String {
         return json.to_owned();
     }
     // None of them stands outside of a text, or needs more than four digits.
-    let escape = |c: char| if drives(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    let escape =
+        |c: char| if drives(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
     json.chars().map(escape).collect()
 }
 
@@ -48,8 +49,9 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) {
     let widths: Vec<usize> = (0..headings.len()).map(width).collect();
     let numeric: Vec<bool> = (0..headings.len())
         .map(|c| {
-            let begins =
-                |t: &String| t.is_empty() || t.starts_with(|ch: char| ch.is_ascii_digit() || ch == '-');
+            let begins = |t: &String| {
+                t.is_empty() || t.starts_with(|ch: char| ch.is_ascii_digit() || ch == '-')
+            };
             rows.iter().all(|r| r.get(c).is_none_or(begins))
         })
         .collect();
@@ -58,7 +60,11 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) {
         let mut row = String::new();
         for (c, cell) in cells.enumerate() {
             let pad = " ".repeat(widths[c].saturating_sub(cell.width()));
-            row.push_str(&if numeric[c] { format!("{pad}{cell}  ") } else { format!("{cell}{pad}  ") });
+            row.push_str(&if numeric[c] {
+                format!("{pad}{cell}  ")
+            } else {
+                format!("{cell}{pad}  ")
+            });
         }
         out.push_str(row.trim_end());
         out.push('\n');

@@ -14,7 +14,8 @@ pub fn install() {
 
 #[expect(clippy::print_stderr, reason = "a panic has no other way to the terminal")]
 fn say(panic: &PanicHookInfo<'_>) {
-    let place = panic.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();
+    let place =
+        panic.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();
     eprintln!("{}", message(&place, panic.payload_as_str()));
     let backtrace = Backtrace::capture();
     if backtrace.status() == BacktraceStatus::Captured {
@@ -36,7 +37,9 @@ mod tests {
     #[test]
     fn a_panic_asks_for_a_report() {
         let said = message(" at src/main.rs:7", Some("index out of bounds"));
-        assert!(said.starts_with("error: a fault of refrain at src/main.rs:7: index out of bounds\n"));
+        assert!(
+            said.starts_with("error: a fault of refrain at src/main.rs:7: index out of bounds\n")
+        );
         assert!(said.contains("please report it") && message("", None).contains("no reason"));
     }
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use refrain_engine::event::Event;
 use refrain_engine::graph::{Graph, NodeId};
+use refrain_engine::run::event::Event;
 
 use crate::failure::{of_node, shown};
 
@@ -31,8 +31,8 @@ struct Running {
 impl<'a> Display<'a> {
     /// A display; `terminal` chooses bars, `quiet` leaves only failures and remarks.
     pub fn new(graph: &'a Graph, terminal: bool, quiet: bool) -> Display<'a> {
-        let bars =
-            (terminal && !quiet).then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
+        let bars = (terminal && !quiet)
+            .then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
         Display { graph, bars, quiet, running: Mutex::new(HashMap::new()) }
     }
 
@@ -51,7 +51,9 @@ impl<'a> Display<'a> {
                     self.progress(*node, state, *done, *total, unit);
                 }
             }
-            Event::Note { node, text } => self.print(&format!("note: `{}`: {text}", self.name(*node))),
+            Event::Note { node, text } => {
+                self.print(&format!("note: `{}`: {text}", self.name(*node)))
+            }
             Event::Finished { node, elapsed, differs } => {
                 clear(running.remove(node));
                 if !self.quiet {
@@ -72,7 +74,10 @@ impl<'a> Display<'a> {
                     source if source.is_source() => source.kind_name(),
                     _ => "stage",
                 };
-                self.print(&format!("error: {what} `{}` failed: {message}{hint}", self.name(*node)));
+                self.print(&format!(
+                    "error: {what} `{}` failed: {message}{hint}",
+                    self.name(*node)
+                ));
             }
         }
     }
@@ -81,12 +86,20 @@ impl<'a> Display<'a> {
         self.graph.node(node).name.clone()
     }
 
-    fn progress(&self, node: NodeId, state: &mut Running, done: u64, total: Option<u64>, unit: &str) {
+    fn progress(
+        &self,
+        node: NodeId,
+        state: &mut Running,
+        done: u64,
+        total: Option<u64>,
+        unit: &str,
+    ) {
         let seconds = state.since.elapsed().as_secs_f64();
         let rate = done as f64 / seconds.max(1e-9);
         let left = total.filter(|_| done > 0).map(|t| t.saturating_sub(done) as f64 / rate);
-        let left =
-            left.map(|s| format!(", {} left", time(Duration::from_secs_f64(s.min(1e9))))).unwrap_or_default();
+        let left = left
+            .map(|s| format!(", {} left", time(Duration::from_secs_f64(s.min(1e9)))))
+            .unwrap_or_default();
         let rate = if rate >= 10.0 { format!("{rate:.0}") } else { format!("{rate:.2}") };
         if let Some(bar) = &state.bar {
             bar.set_length(total.unwrap_or(done.max(1)));
@@ -95,7 +108,10 @@ impl<'a> Display<'a> {
         } else if !self.quiet && state.last_line.elapsed() >= LINE_EVERY {
             state.last_line = Instant::now();
             let of = total.map(|t| format!(" of {t}")).unwrap_or_default();
-            self.print(&format!("          {}: {done}{of} {unit}, {rate}/s{left}", self.name(node)));
+            self.print(&format!(
+                "          {}: {done}{of} {unit}, {rate}/s{left}",
+                self.name(node)
+            ));
         }
     }
 
@@ -112,8 +128,8 @@ impl<'a> Display<'a> {
 }
 
 fn bar(name: &str) -> ProgressBar {
-    let style =
-        ProgressStyle::with_template("{prefix:30!} {bar:24} {msg}").expect("the template is well formed");
+    let style = ProgressStyle::with_template("{prefix:30!} {bar:24} {msg}")
+        .expect("the template is well formed");
     let bar = ProgressBar::new(1).with_style(style.progress_chars("━╸ "));
     bar.set_prefix(shown(name));
     bar

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use refrain_cache::{Sharing, read_plain};
-use refrain_engine::diagnostic::{Diagnostics, SourceText};
-use refrain_engine::expect::{self, Expect};
 use refrain_engine::graph::{Graph, NodeId};
-use refrain_engine::lock::{self, Lock, LockError};
-use refrain_engine::results::{self, Selection};
+use refrain_engine::language::diagnostic::{Diagnostics, SourceText};
+use refrain_engine::language::workflow::{Override, Workflow};
+use refrain_engine::language::yaml::MAX_BYTES;
+use refrain_engine::ledger::lock::{self, Lock, LockError};
+use refrain_engine::report::expect::{self, Expect};
+use refrain_engine::report::results::{self, Selection};
 use refrain_engine::store::Store;
-use refrain_engine::workflow::{Override, Workflow};
-use refrain_engine::yaml::MAX_BYTES;
 
 use crate::cli;
 use crate::failure::{ENVIRONMENT, Failure, INPUT};
@@ -94,7 +94,8 @@ impl Session {
     /// takes all at once.
     pub fn of(opened: Opened, arguments: &cli::Workflow) -> Result<ManuallyDrop<Session>, Failure> {
         let Opened { source, cache, lock } = opened;
-        let workflow = Workflow::parse(source, &refrain_stages::kinds(), &overrides(&arguments.set)?)?;
+        let workflow =
+            Workflow::parse(source, &refrain_stages::kinds(), &overrides(&arguments.set)?)?;
         let mut problems = Vec::new();
         let expects = expect::parse(&workflow, &mut problems);
         let selection = results::parse(&workflow, &mut problems);
@@ -137,8 +138,10 @@ impl Session {
     /// The nodes that a name on the command line means: one node, or all of a stage.
     pub fn nodes(&self, name: &str) -> Result<Vec<NodeId>, Failure> {
         let graph = &self.graph;
-        let ids: Vec<NodeId> =
-            graph.ids().filter(|id| graph.node(*id).name == name || graph.node(*id).stage == name).collect();
+        let ids: Vec<NodeId> = graph
+            .ids()
+            .filter(|id| graph.node(*id).name == name || graph.node(*id).stage == name)
+            .collect();
         if !ids.is_empty() {
             return Ok(ids);
         }
@@ -150,7 +153,7 @@ impl Session {
             known = graph.nodes.iter().map(|n| n.stage.as_str()).collect();
             known.dedup();
         }
-        let hint = refrain_engine::diagnostic::suggest(name, known, "there are");
+        let hint = refrain_engine::language::diagnostic::suggest(name, known, "there are");
         let message = format!("there is no stage or node `{name}`");
         Err(Failure::Plain { message, hint, code: INPUT })
     }
@@ -160,8 +163,11 @@ impl Session {
         match self.nodes(name)?.as_slice() {
             [one] => Ok(*one),
             many => {
-                let names: Vec<String> =
-                    many.iter().take(20).map(|id| format!("`{}`", self.graph.node(*id).name)).collect();
+                let names: Vec<String> = many
+                    .iter()
+                    .take(20)
+                    .map(|id| format!("`{}`", self.graph.node(*id).name))
+                    .collect();
                 Err(Failure::with_hint(
                     INPUT,
                     format!("`{name}` stands for {} nodes", many.len()),

@@ -5,7 +5,8 @@ const SIZES: [(&str, f64); 5] = [("B", 1.0), ("KB", 1e3), ("MB", 1e6), ("GB", 1e
 
 /// A size for people.
 pub fn bytes(bytes: u64) -> String {
-    let (unit, factor) = SIZES.iter().rev().find(|(_, factor)| bytes as f64 >= *factor).unwrap_or(&SIZES[0]);
+    let (unit, factor) =
+        SIZES.iter().rev().find(|(_, factor)| bytes as f64 >= *factor).unwrap_or(&SIZES[0]);
     let number = bytes as f64 / factor;
     if *factor == 1.0 || number >= 100.0 {
         format!("{number:.0} {unit}")

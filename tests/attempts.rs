@@ -24,8 +24,13 @@ fn a_command_is_tried_again_and_the_settings_stay_out_of_the_key() {
     let said = space.run(&["run", "w.yaml"]);
     assert_eq!(said.code, 0, "{}", said.stderr);
     assert_eq!(space.read("tries"), "x\nx\nx\n");
-    let note = "note: `s`: attempt 1 of 4 failed; the next begins in 5ms: `sh` ended with exit status 7";
-    assert!(said.stderr.contains(note) && said.stderr.contains("attempt 2 of 4"), "{}", said.stderr);
+    let note =
+        "note: `s`: attempt 1 of 4 failed; the next begins in 5ms: `sh` ended with exit status 7";
+    assert!(
+        said.stderr.contains(note) && said.stderr.contains("attempt 2 of 4"),
+        "{}",
+        said.stderr
+    );
     assert!(said.stderr.contains("busy") && !said.stderr.contains("attempt 3"), "{}", said.stderr);
     command(&space, &script, "    resources: { memory: 4GB, gpus: 1, threads: 1 }\n");
     assert_eq!(space.ran("w.yaml", &[]), set(&[]), "no setting is in the key");
@@ -88,7 +93,8 @@ fn settings_that_are_wrong() {
         space.write("w.yaml", &stage(settings));
         said.push(space.fails(&["check", "w.yaml"]));
     }
-    for retry in ["0", "soon", "{ wait: 1s }", "{ times: 2, wait: 2 }", "{ times: 2, factor: 0.5 }"] {
+    for retry in ["0", "soon", "{ wait: 1s }", "{ times: 2, wait: 2 }", "{ times: 2, factor: 0.5 }"]
+    {
         command(&space, "true", &format!("    retry: {retry}\n"));
         said.push(space.fails(&["check", "w.yaml"]));
     }

@@ -78,7 +78,11 @@ mod with_mistralrs {
         space.edit("gguf.yaml", "backend: mistralrs", "backend: native");
         let said = space.run(&["run", "gguf.yaml", "--quiet"]);
         assert_eq!(said.code, 1, "{}", said.stderr);
-        assert!(said.stderr.contains("is GGUF, which our own module does not read"), "{}", said.stderr);
+        assert!(
+            said.stderr.contains("is GGUF, which our own module does not read"),
+            "{}",
+            said.stderr
+        );
     }
 
     #[test]
@@ -110,7 +114,8 @@ mod with_mistralrs {
         let space = space();
         std::fs::create_dir(space.path("home")).unwrap();
         let home = space.path("home");
-        let names = ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "HF_ENDPOINT"];
+        let names =
+            ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "HF_ENDPOINT"];
         let mut environment = vec![("HOME", home.to_str().unwrap())];
         environment.extend(names.map(|name| (name, address.as_str())));
         std::fs::write(space.path("small.gguf"), gguf()).unwrap();

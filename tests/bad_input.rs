@@ -56,16 +56,22 @@ fn models() {
     // Without the choice a build that has mistralrs would hand it on.
     space.write("native.yaml", &SCORE.replace("data: train }", "data: train, backend: native }"));
     snapshot("family_not_native", &space, &["run", "native.yaml", "--quiet"]);
-    std::fs::write(file("config.json"), config.replace("\"hidden_size\": 16", "\"hidden_size\": 32"))
-        .unwrap();
+    std::fs::write(
+        file("config.json"),
+        config.replace("\"hidden_size\": 16", "\"hidden_size\": 32"),
+    )
+    .unwrap();
     snapshot("config_of_another_model", &space, &run);
     std::fs::remove_file(file("config.json")).unwrap();
     snapshot("config_absent", &space, &["check", "s.yaml"]);
     std::fs::write(file("config.json"), &config).unwrap();
 
     let tokenizer = std::fs::read_to_string(file("tokenizer.json")).unwrap();
-    std::fs::write(file("tokenizer.json"), tokenizer.replace("\"type\": \"BPE\"", "\"type\": \"XYZ\""))
-        .unwrap();
+    std::fs::write(
+        file("tokenizer.json"),
+        tokenizer.replace("\"type\": \"BPE\"", "\"type\": \"XYZ\""),
+    )
+    .unwrap();
     snapshot("tokenizer_unreadable", &space, &run);
     std::fs::remove_file(file("tokenizer.json")).unwrap();
     snapshot("tokenizer_absent", &space, &run);
@@ -84,7 +90,10 @@ fn tokenizers_that_do_not_fit() {
         })
         .collect();
     space.write("other.jsonl", &other);
-    space.write("w.yaml", &space.read("w.yaml").replace("train.jsonl", "other.jsonl").replace("280", "320"));
+    space.write(
+        "w.yaml",
+        &space.read("w.yaml").replace("train.jsonl", "other.jsonl").replace("280", "320"),
+    );
     space.report("w.yaml", &["--only", "base"]);
     copy_artifact(&space, "base", "other");
     space.write(
@@ -107,8 +116,10 @@ stages:
 #[test]
 fn rows_that_are_too_long() {
     let space = with_model();
-    let long =
-        format!("{{\"id\": \"long\", \"prompt\": \"p\", \"response\": \"{}\"}}\n", "word ".repeat(200));
+    let long = format!(
+        "{{\"id\": \"long\", \"prompt\": \"p\", \"response\": \"{}\"}}\n",
+        "word ".repeat(200)
+    );
     space.write(
         "train.jsonl",
         &format!("{{\"id\": \"fine\", \"prompt\": \"p\", \"response\": \"r\"}}\n{long}"),
@@ -135,7 +146,11 @@ fn commands() {
     snapshot("command_writes_nothing", &run("[sh, -c, 'true']", ""), &quiet);
     snapshot("command_writes_no_table", &run("[sh, -c, 'echo a,b > ${out.t}']", ""), &quiet);
     snapshot("command_unknown", &run("[no-such-program]", ""), &quiet);
-    snapshot("command_needs_a_secret", &run("[env]", ", environment: { KEY: '${env:ABSENT}' }"), &quiet);
+    snapshot(
+        "command_needs_a_secret",
+        &run("[env]", ", environment: { KEY: '${env:ABSENT}' }"),
+        &quiet,
+    );
     snapshot("command_without_input", &run("[cat, '${in.x}']", ""), &quiet);
 }
 

@@ -27,7 +27,8 @@ fn space() -> Space {
 }
 
 fn json(said: &Said) -> Value {
-    serde_json::from_str(&said.stdout).unwrap_or_else(|e| panic!("{e}: {}{}", said.stdout, said.stderr))
+    serde_json::from_str(&said.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {}{}", said.stdout, said.stderr))
 }
 
 fn gc(space: &Space, more: &[&str]) -> Value {
@@ -42,15 +43,21 @@ fn removed(report: &Value, what: &str) -> usize {
 }
 
 fn logs(space: &Space) -> Vec<PathBuf> {
-    let mut logs: Vec<PathBuf> =
-        fs::read_dir(space.path(".refrain/runs")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut logs: Vec<PathBuf> = fs::read_dir(space.path(".refrain/runs"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     logs.sort();
     logs
 }
 
 /// The events of a log.
 fn events(log: &Path) -> Vec<Value> {
-    fs::read_to_string(log).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    fs::read_to_string(log)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 #[test]
@@ -95,8 +102,16 @@ fn the_locks_of_all_workflows_that_share_a_cache_are_kept() {
     assert_eq!(space.ran("b/w.yaml", &["--cache", "shared"]), set(&[]));
     // The other's lock goes: so do its results, now that its run is old enough.
     fs::remove_file(space.path("b/w.lock")).unwrap();
-    let report =
-        json(&space.run(&["cache", "gc", "--cache", "shared", "--max-size", "1B", "--format", "json"]));
+    let report = json(&space.run(&[
+        "cache",
+        "gc",
+        "--cache",
+        "shared",
+        "--max-size",
+        "1B",
+        "--format",
+        "json",
+    ]));
     assert_eq!((removed(&report, "artifact"), removed(&report, "record")), (2, 2));
     assert_eq!(space.ran("a/w.yaml", &["--cache", "shared"]), set(&[]));
     assert_eq!(space.ran("b/w.yaml", &["--cache", "shared"]), set(&["first", "second"]));
@@ -108,7 +123,10 @@ fn a_cache_of_which_nothing_is_known_is_left_alone() {
     space.ran("w.yaml", &["--set", "word=green", "--cache", "shared"]);
     fs::remove_dir_all(space.path("shared/runs")).unwrap();
     let said = space.fails(&["cache", "gc", "--cache", "shared"]);
-    assert!(said.starts_with("exit code 2\nerror: no lock and no run of this cache is known"), "{said}");
+    assert!(
+        said.starts_with("exit code 2\nerror: no lock and no run of this cache is known"),
+        "{said}"
+    );
     let said = space.fails(&["cache", "stat", "--cache", "nowhere"]);
     assert!(said.contains("there is no cache in `FOLDER/nowhere`"), "{said}");
     let said = space.fails(&["cache", "gc", "v.yaml"]);
@@ -135,15 +153,26 @@ fn a_damaged_artifact_is_named_set_aside_and_made_again() {
     fs::File::options().append(true).open(&path).unwrap().set_modified(modified).unwrap();
     let said = space.run(&["cache", "verify", "w.yaml"]);
     assert_eq!(said.code, 3);
-    assert!(said.stdout.starts_with(&format!("damaged  `{object}` has the digest ")), "{}", said.stdout);
-    assert!(said.stdout.contains(&format!("set aside as `tmp/corrupt/{digest}-1`")), "{}", said.stdout);
+    assert!(
+        said.stdout.starts_with(&format!("damaged  `{object}` has the digest ")),
+        "{}",
+        said.stdout
+    );
+    assert!(
+        said.stdout.contains(&format!("set aside as `tmp/corrupt/{digest}-1`")),
+        "{}",
+        said.stdout
+    );
     let again = space.run(&["cache", "verify", "w.yaml"]);
     assert_eq!(again.code, 0);
     assert!(again.stdout.starts_with("missing  1 artifact that records name"), "{}", again.stdout);
     assert_eq!(space.ran("w.yaml", &[]), set(&["first"]));
     assert_eq!(space.digests("w.yaml", &[]), digests);
     assert_eq!(removed(&gc(&space, &[]), "corrupt"), 1);
-    assert_eq!(json(&space.run(&["cache", "stat", "w.yaml", "--format", "json"]))["corrupt"]["count"], 0);
+    assert_eq!(
+        json(&space.run(&["cache", "stat", "w.yaml", "--format", "json"]))["corrupt"]["count"],
+        0
+    );
 }
 
 #[test]
@@ -160,9 +189,13 @@ fn a_run_writes_what_became_of_every_node() {
         };
         events(log).iter().map(word).collect()
     };
-    let first = ["begin", "started first", "finished first", "started second", "finished second", "end"];
+    let first =
+        ["begin", "started first", "finished first", "started second", "finished second", "end"];
     assert_eq!(words(&logs[0]), first);
-    assert_eq!(words(&logs[1]), ["begin", "cached first", "started second", "failed second", "end"]);
+    assert_eq!(
+        words(&logs[1]),
+        ["begin", "cached first", "started second", "failed second", "end"]
+    );
     let events = events(&logs[0]);
     assert_eq!(events[0]["workflow"], space.path("w.yaml").to_str().unwrap());
     assert_eq!(events[1]["key"].as_str().unwrap().len(), 64);

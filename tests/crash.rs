@@ -100,7 +100,8 @@ fn refuse_everywhere(name: &str, world: &World) -> u64 {
             Some(4) => {
                 let place = |line: &str| line.contains("/.refrain") || line.contains("`w.lock`");
                 let names_it = |line: &str| {
-                    place(line) && (line.contains(words) || line.contains("only a part of it was written"))
+                    place(line)
+                        && (line.contains(words) || line.contains("only a part of it was written"))
                 };
                 assert!(said.lines().any(names_it), "{what}: no file is named: {said}");
             }
@@ -111,8 +112,11 @@ fn refuse_everywhere(name: &str, world: &World) -> u64 {
         u64::from(output.status.code() == Some(4))
     };
     let full = all_points(steps, |number| refused(format!("full:{}", number + 1), "No space left"));
-    let broken = all_points(steps, |number| refused(format!("error:{}", number + 1), "Input/output error"));
-    println!("{name}: a full disk ended {full} runs, an error of the disk {broken}, of {steps} each");
+    let broken =
+        all_points(steps, |number| refused(format!("error:{}", number + 1), "Input/output error"));
+    println!(
+        "{name}: a full disk ended {full} runs, an error of the disk {broken}, of {steps} each"
+    );
     full + broken
 }
 
@@ -164,7 +168,8 @@ fn damage_everything(name: &str, world: &World) -> u64 {
         damage(&space.path(".refrain").join(file), how, number);
         if file == Path::new("format") {
             // What says which layout the rest has is not guessed.
-            let clear = |error: &String| error.contains("the cache `") || error.contains("is not a cache");
+            let clear =
+                |error: &String| error.contains("the cache `") || error.contains("is not a cache");
             assert!(planned_again(&space).as_ref().map_or_else(clear, |ran| *ran == 0), "{what}");
             return 1;
         }
@@ -172,7 +177,8 @@ fn damage_everything(name: &str, world: &World) -> u64 {
         if let Ok(object) = file.strip_prefix("objects") {
             let object: Vec<_> = object.iter().take(2).collect();
             let object: String = object.join("/".as_ref()).into_string().unwrap();
-            let named = said.stderr.lines().any(|line| line.contains(&format!("/objects/{object}`")));
+            let named =
+                said.stderr.lines().any(|line| line.contains(&format!("/objects/{object}`")));
             assert!(named, "{what}: it is not named: {}", said.stderr);
             let aside = how == "removed" || said.stderr.contains("it is set aside as `");
             assert!(aside, "{what}: where it is now is not said: {}", said.stderr);
@@ -198,7 +204,11 @@ fn a_state_that_is_damaged_is_not_taken_up() {
     let world = World::new(tiny(), None);
     let (steps, _) = counted(&world);
     let damaged = all_points(steps, |number| {
-        let what = format!("killed before step {}, {}", number + 1, DAMAGES[number as usize % DAMAGES.len()]);
+        let what = format!(
+            "killed before step {}, {}",
+            number + 1,
+            DAMAGES[number as usize % DAMAGES.len()]
+        );
         let space = world.space();
         faulty(&space, &format!("kill:{}", number + 1), "1");
         let states = files(&space.path(".refrain/unfinished"));
@@ -207,7 +217,11 @@ fn a_state_that_is_damaged_is_not_taken_up() {
             damage(&path, DAMAGES[number as usize % DAMAGES.len()], number);
         }
         let said = world.recovers(&space, &what);
-        assert!(states.is_empty() || !said.stderr.contains("goes on after step"), "{what}: {}", said.stderr);
+        assert!(
+            states.is_empty() || !said.stderr.contains("goes on after step"),
+            "{what}: {}",
+            said.stderr
+        );
         states.len() as u64
     });
     println!("{damaged} damaged states of trainings were left alone");
@@ -239,7 +253,8 @@ fn a_run_that_is_killed_while_it_heals_is_completed() {
             let what = format!("{} kill:{}", object.display(), number + 1);
             let space = world.finished();
             damage(&space.path(".refrain/objects").join(object), "halved", number);
-            let killed = faulty(&space, &format!("kill:{}", number + 1), "1").status.signal() == Some(9);
+            let killed =
+                faulty(&space, &format!("kill:{}", number + 1), "1").status.signal() == Some(9);
             world.heals(&space, &what);
             u64::from(killed)
         });

@@ -51,10 +51,19 @@ fn names_and_references() {
             "  s:\n    mask: { data: rows, above: 1 }\n    diversify: { data: rows, dedupe: exact }\n",
         ),
     );
-    check("unknown_reference", &with_stages("  s:\n    diversify: { data: rosw, dedupe: exact }\n"));
-    check("unknown_parameter", &with_stages("  s:\n    diversify: { data: rows, keeep: { per: id } }\n"));
+    check(
+        "unknown_reference",
+        &with_stages("  s:\n    diversify: { data: rosw, dedupe: exact }\n"),
+    );
+    check(
+        "unknown_parameter",
+        &with_stages("  s:\n    diversify: { data: rows, keeep: { per: id } }\n"),
+    );
     check("missing_parameter", &with_stages("  s:\n    diversify: {}\n"));
-    check("duplicate_name", &with_stages("  rows:\n    diversify: { data: rows, dedupe: exact }\n"));
+    check(
+        "duplicate_name",
+        &with_stages("  rows:\n    diversify: { data: rows, dedupe: exact }\n"),
+    );
     check("reserved_name", &with_stages("  in:\n    diversify: { data: rows, dedupe: exact }\n"));
     check(
         "cycle",
@@ -77,9 +86,18 @@ fn names_and_references() {
             with_stages("  s:\n    mask: { data: scored, budget: \"${share}\" }\n")
         ),
     );
-    check("unknown_param", &with_stages("  s:\n    mask: { data: scored, above: \"${treshold}\" }\n"));
-    check("stage_as_param", &with_stages("  s:\n    diversify: { data: \"${rows}\", dedupe: exact }\n"));
-    check("open_placeholder", &with_stages("  s:\n    diversify: { data: \"${rows\", dedupe: exact }\n"));
+    check(
+        "unknown_param",
+        &with_stages("  s:\n    mask: { data: scored, above: \"${treshold}\" }\n"),
+    );
+    check(
+        "stage_as_param",
+        &with_stages("  s:\n    diversify: { data: \"${rows}\", dedupe: exact }\n"),
+    );
+    check(
+        "open_placeholder",
+        &with_stages("  s:\n    diversify: { data: \"${rows\", dedupe: exact }\n"),
+    );
 }
 
 #[test]
@@ -87,11 +105,16 @@ fn values() {
     check("wrong_type", &with_stages("  s:\n    mask: { data: scored, above: high }\n"));
     check("out_of_range", &with_stages("  s:\n    mask: { data: scored, quantile: 1.5 }\n"));
     check("several_ways", &with_stages("  s:\n    mask: { data: scored, above: 2, below: 1 }\n"));
-    check("missing_column", &with_stages("  s:\n    evaluate: { data: rows, task: exact_match }\n"));
+    check(
+        "missing_column",
+        &with_stages("  s:\n    evaluate: { data: rows, task: exact_match }\n"),
+    );
     check("missing_columns", &with_stages("  s:\n    mask: { data: rows, above: 2 }\n"));
     check(
         "secret_outside",
-        &with_stages("  s:\n    run: { command: [\"echo\", \"${env:KEY}\"], outputs: { t: table } }\n"),
+        &with_stages(
+            "  s:\n    run: { command: [\"echo\", \"${env:KEY}\"], outputs: { t: table } }\n",
+        ),
     );
     check(
         "several_at_once",
@@ -99,7 +122,8 @@ fn values() {
             "  s:\n    mask: { data: rosw, abve: 2 }\n  t:\n    evaluate: { data: rows, task: exct_match }\n",
         ),
     );
-    let sweep = with_stages("  s:\n    diversify: { data: rows, dedupe: exact, seed: \"${seed}\" }\n");
+    let sweep =
+        with_stages("  s:\n    diversify: { data: rows, dedupe: exact, seed: \"${seed}\" }\n");
     check("sweep_not_a_list", &format!("{sweep}sweep: {{ seed: 1 }}\n"));
     check("sweep_without_name", &format!("{sweep}sweep: {{ seed: [{{ value: 1 }}] }}\n"));
     check("sweep_twice", &format!("{sweep}sweep: {{ seed: [1, 1.0] }}\n"));
@@ -109,9 +133,15 @@ fn values() {
     );
     check(
         "expect_unknown_stage",
-        &format!("{sweep}params: {{ seed: 1 }}\nexpect: [{{ stage: q, metric: x, at_least: 1 }}]\n"),
+        &format!(
+            "{sweep}params: {{ seed: 1 }}\nexpect: [{{ stage: q, metric: x, at_least: 1 }}]\n"
+        ),
     );
-    said("set_unknown", &format!("{sweep}params: {{ seed: 1 }}\n"), &["check", "w.yaml", "--set", "sed=1"]);
+    said(
+        "set_unknown",
+        &format!("{sweep}params: {{ seed: 1 }}\n"),
+        &["check", "w.yaml", "--set", "sed=1"],
+    );
     said("set_where_nothing_can_be_set", &sweep, &["check", "w.yaml", "--set", "sed=1"]);
     said("set_without_value", &sweep, &["check", "w.yaml", "--set", "seed"]);
 }
@@ -136,7 +166,10 @@ fn sources() {
         ("jsonl_not_an_object", "{\"prompt\": \"a\"}\n[1]\n"),
         ("jsonl_mixed", "{\"prompt\": \"a\", \"x\": 1}\n{\"prompt\": \"a\", \"x\": {\"y\": 1}}\n"),
         ("jsonl_id_is_a_list", "{\"id\": [1], \"prompt\": \"a\"}\n"),
-        ("messages_without_roles", "{\"messages\": [{\"speaker\": \"user\", \"content\": \"a\"}]}\n"),
+        (
+            "messages_without_roles",
+            "{\"messages\": [{\"speaker\": \"user\", \"content\": \"a\"}]}\n",
+        ),
         ("messages_as_text", "{\"messages\": \"user: a\"}\n"),
         ("jsonl_not_utf8", "{\"prompt\": \"\u{0}"),
     ] {
@@ -149,7 +182,10 @@ fn sources() {
         snapshot(name, &space, &["check", "w.yaml"]);
     }
     for (name, rows) in [
-        ("duplicate_id", "{\"id\": \"a\", \"response\": \"x\"}\n{\"id\": \"a\", \"response\": \"y\"}\n"),
+        (
+            "duplicate_id",
+            "{\"id\": \"a\", \"response\": \"x\"}\n{\"id\": \"a\", \"response\": \"y\"}\n",
+        ),
         ("null_id", "{\"id\": \"a\", \"response\": \"x\"}\n{\"id\": null, \"response\": \"y\"}\n"),
     ] {
         let space = Space::new();
@@ -187,8 +223,14 @@ fn a_damaged_parquet_file_never_shows_a_panic() {
         damaged[position] ^= 0xff;
         std::fs::write(space.path("rows.parquet"), damaged).unwrap();
         let said = space.run(&["run", "w.yaml", "--quiet"]);
-        let quiet = !said.stderr.contains("panicked") && !said.stderr.contains("a fault of refrain");
-        assert!(quiet && [0, 2].contains(&said.code), "byte {position}: {} {}", said.code, said.stderr);
+        let quiet =
+            !said.stderr.contains("panicked") && !said.stderr.contains("a fault of refrain");
+        assert!(
+            quiet && [0, 2].contains(&said.code),
+            "byte {position}: {} {}",
+            said.code,
+            said.stderr
+        );
         refused += usize::from(said.code == 2);
     }
     assert!(refused > 50, "{refused} files were refused");

@@ -12,9 +12,13 @@ fn the_quickstart_data_are_the_bytes_that_world_makes() {
     let made = world::files();
     for (name, content) in &made {
         let committed = std::fs::read_to_string(folder.join(name)).unwrap();
-        assert!(committed == *content, "`{name}` differs: `cargo run --release --example world` writes it");
+        assert!(
+            committed == *content,
+            "`{name}` differs: `cargo run --release --example world` writes it"
+        );
     }
-    let others = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let others =
+        std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
     let others: Vec<String> = others.filter(|n| !made.iter().any(|(m, _)| m == n)).collect();
     assert!(others.is_empty(), "nothing makes {others:?}");
 }

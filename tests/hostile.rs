@@ -43,7 +43,10 @@ fn bombs() {
     check("bomb_of_texts", tenfold("a", "xxxxxxxxxx", texts) + use_it);
     check("bomb_of_empty_texts", tenfold("a", "''", texts) + use_it);
     let lists = |i: usize| format!("[{}]", vec![format!("'${{a{}}}'", i - 1); 10].join(", "));
-    check("bomb_of_lists", tenfold("a", "[]", lists) + &use_it.replace("[echo, '${a11}']", "'${a11}'"));
+    check(
+        "bomb_of_lists",
+        tenfold("a", "[]", lists) + &use_it.replace("[echo, '${a11}']", "'${a11}'"),
+    );
     // Each alias is well within the depth; one inside another is not.
     let mut deep = String::from("refrain: 1\nparams:\n  a0: &a0 1\n");
     for i in 1..400 {
@@ -59,7 +62,10 @@ fn depth_and_size() {
     check("depth_of_dashes", format!("refrain: 1\nname:\n  {}\n", "- ".repeat(100_000)));
     check("depth_of_questions", format!("refrain: 1\nname:\n  {}\n", "? ".repeat(100_000)));
     // Text as a value, but a document of its own to another parser.
-    check("document_in_a_value", format!("refrain: 1\nname: --- {}\nstagse: {{}}\n", "[".repeat(300_000)));
+    check(
+        "document_in_a_value",
+        format!("refrain: 1\nname: --- {}\nstagse: {{}}\n", "[".repeat(300_000)),
+    );
     check("number_of_a_million_digits", format!("refrain: {}\n", "9".repeat(1_000_000)));
     check("too_large", workflow(&format!("# {}\n", "x".repeat(16 << 20))));
     check("long_name", workflow(&format!("  {}: 1\n", "x".repeat(100_000))));
@@ -75,14 +81,19 @@ fn depth_and_size() {
         axes.collect()
     };
     let sweep = |sizes: &[usize], seed: &str| {
-        workflow(&format!("sweep:\n{}", axes(sizes))).replace("exact }", &format!("exact, seed: {seed} }}"))
+        workflow(&format!("sweep:\n{}", axes(sizes)))
+            .replace("exact }", &format!("exact, seed: {seed} }}"))
     };
     check("sweep_of_a_billion", sweep(&[1000, 1000, 1000], "'${a0}'"));
     check("sweep_of_a_million_nodes", sweep(&[1000, 3000], "'${a0}${a1}'"));
     check("sweep_of_many_axes", sweep(&[1; 65], "'${a0}'"));
     check(
         "many_problems",
-        workflow(&(0..20_000).map(|i| format!("  s{i}: {{ mask: {{ data: rwos }} }}\n")).collect::<String>()),
+        workflow(
+            &(0..20_000)
+                .map(|i| format!("  s{i}: {{ mask: {{ data: rwos }} }}\n"))
+                .collect::<String>(),
+        ),
     );
 }
 
@@ -207,10 +218,13 @@ expect: [{ stage: s, metric: accuracy, at_least: 0.1, source: \"\\e[31m\\u202e\"
 fn what_is_no_plain_file() {
     use std::os::unix::fs::symlink;
     let space = space();
-    assert!(std::process::Command::new("mkfifo").arg(space.path("pipe")).status().unwrap().success());
+    assert!(
+        std::process::Command::new("mkfifo").arg(space.path("pipe")).status().unwrap().success()
+    );
     fs::create_dir(space.path("folder")).unwrap();
     symlink("round", space.path("round")).unwrap();
-    for (name, path) in [("pipe", "pipe"), ("device", "/dev/zero"), ("folder", "folder"), ("circle", "round")]
+    for (name, path) in
+        [("pipe", "pipe"), ("device", "/dev/zero"), ("folder", "folder"), ("circle", "round")]
     {
         snapshot(&format!("workflow_is_a_{name}"), &space, &["check", path]);
         for (kind, entry, stage) in [
@@ -229,7 +243,9 @@ fn what_is_no_plain_file() {
     }
     // What lies beside a workflow.
     space.write("w.yaml", &workflow(""));
-    assert!(std::process::Command::new("mkfifo").arg(space.path("w.lock")).status().unwrap().success());
+    assert!(
+        std::process::Command::new("mkfifo").arg(space.path("w.lock")).status().unwrap().success()
+    );
     snapshot("lock_is_a_pipe", &space, &["run", "w.yaml", "--quiet"]);
     fs::remove_file(space.path("w.lock")).unwrap();
     symlink("/dev/zero", space.path("w.lock")).unwrap();
@@ -259,10 +275,9 @@ fn locks_and_what_a_cache_holds() {
     for garbage in [&b"\0\xff\x1b[31m"[..], b"", b"{\"key\": 1}\n", &[b'['; 100_000][..]] {
         let mut files = Vec::new();
         below(&space.path(".refrain"), &mut files);
-        for file in files
-            .iter()
-            .filter(|f| !f.components().any(|c| c.as_os_str() == "objects") && !f.ends_with("format"))
-        {
+        for file in files.iter().filter(|f| {
+            !f.components().any(|c| c.as_os_str() == "objects") && !f.ends_with("format")
+        }) {
             fs::write(file, garbage).unwrap();
         }
         assert_eq!(space.digests("w.yaml", &[]), digests);
@@ -289,13 +304,18 @@ fn what_a_command_leaves() {
             "refrain: 1\nstages: {{ s: {{ run: {{ command: [sh, -c, '{script}'], outputs: {outputs} }} }} }}\n"
         )
     };
-    let folder = "mkdir ${out.m}; cd ${out.m}; echo {} > config.json; printf x > model.safetensors; ";
+    let folder =
+        "mkdir ${out.m}; cd ${out.m}; echo {} > config.json; printf x > model.safetensors; ";
     for (name, outputs, script) in [
         ("output_leads_out", "{ '../x': file }", "true".to_owned()),
         ("output_is_a_pipe", "{ m: file }", "mkfifo ${out.m}".to_owned()),
         ("output_is_a_link", "{ m: file }", "ln -s /etc/passwd ${out.m}".to_owned()),
         ("output_is_a_link_to_a_folder", "{ m: model }", "ln -s /etc ${out.m}".to_owned()),
-        ("output_holds_a_link", "{ m: model }", format!("{folder} ln -s /etc/passwd tokenizer.json")),
+        (
+            "output_holds_a_link",
+            "{ m: model }",
+            format!("{folder} ln -s /etc/passwd tokenizer.json"),
+        ),
         ("output_holds_a_pipe", "{ m: model }", format!("{folder} mkfifo tokenizer.json")),
         ("output_table_is_a_device", "{ m: table }", "ln -s /dev/zero ${out.m}".to_owned()),
     ] {
@@ -308,5 +328,10 @@ fn what_a_command_leaves() {
     space.accepts(&["run", "w.yaml", "--quiet"]);
     space.accepts(&["verify", "w.yaml"]);
     let said = space.survives(&["show", "w.yaml", "s"]);
-    assert!(!format!("{}{}", said.stdout, said.stderr).contains(DRIVES), "{}{}", said.stdout, said.stderr);
+    assert!(
+        !format!("{}{}", said.stdout, said.stderr).contains(DRIVES),
+        "{}{}",
+        said.stdout,
+        said.stderr
+    );
 }

@@ -31,7 +31,8 @@ impl Models {
             fs::create_dir(space.path(to)).unwrap();
             for entry in fs::read_dir(space.path(from.trim())).unwrap() {
                 let entry = entry.unwrap();
-                fs::write(space.path(to).join(entry.file_name()), fs::read(entry.path()).unwrap()).unwrap();
+                fs::write(space.path(to).join(entry.file_name()), fs::read(entry.path()).unwrap())
+                    .unwrap();
             }
         }
         space.write("s.yaml", SCORE);
@@ -105,7 +106,10 @@ fn weights() {
         "weights_shape_overflows",
         &tensors(&one("F32", "[4294967296, 4294967296, 4294967296]", "[0, 0]"), None, 0),
     );
-    refused("weights_shape_of_none", &tensors(&one("F32", "[0, 18446744073709551615]", "[0, 0]"), None, 0));
+    refused(
+        "weights_shape_of_none",
+        &tensors(&one("F32", "[0, 18446744073709551615]", "[0, 0]"), None, 0),
+    );
     refused("weights_shape_less_than_none", &tensors(&one("F32", "[-1]", "[0, 4]"), None, 4));
     refused("weights_type_unknown", &tensors(&one("F31", "[16]", "[0, 64]"), None, 64));
     let two = "{\"a\": {\"dtype\": \"F32\", \"shape\": [8], \"data_offsets\": [0, 32]}, \"b\": {\"dtype\": \"F32\", \"shape\": [8], \"data_offsets\": [16, 48]}}";
@@ -147,7 +151,8 @@ fn configurations() {
     models.refused("config_not_a_number", "config.json", "{\"rms_norm_eps\": NaN}");
     models.refused("config_deep", "config.json", "[".repeat(1_000_000));
     let mut config = models.json("config.json");
-    for (field, value) in [("hidden_size", 1 << 24), ("vocab_size", 1 << 24), ("intermediate_size", 1 << 24)]
+    for (field, value) in
+        [("hidden_size", 1 << 24), ("vocab_size", 1 << 24), ("intermediate_size", 1 << 24)]
     {
         config[field] = json!(value);
     }
@@ -179,12 +184,17 @@ fn tokenizers() {
     };
     let refused = |name: &str, json: String| models.refused(name, "tokenizer.json", json);
     refused("tokenizer_deep", "[".repeat(1_000_000));
-    refused("tokenizer_merges_of_nothing", changed(&|j| j["model"]["merges"] = json!([["no", "such"]])));
+    refused(
+        "tokenizer_merges_of_nothing",
+        changed(&|j| j["model"]["merges"] = json!([["no", "such"]])),
+    );
     refused(
         "tokenizer_ids_out_of_range",
         changed(&|j| {
             let vocabulary = j["model"]["vocab"].as_object_mut().unwrap();
-            vocabulary.iter_mut().for_each(|(_, id)| *id = json!(id.as_u64().unwrap() + 4_000_000_000));
+            vocabulary
+                .iter_mut()
+                .for_each(|(_, id)| *id = json!(id.as_u64().unwrap() + 4_000_000_000));
         }),
     );
     refused(
@@ -263,7 +273,8 @@ fn adapters() {
         "  scored: { score: { model: base, data: train } }\n  masked: { mask: { data: scored, above: 1000 } }\n  tuned: { finetune: { model: base, data: masked, lora: { from: adapter }, steps: 1 } }",
     ));
     let path = |name: &str| space.path("adapter").join(name);
-    let config: Value = serde_json::from_slice(&fs::read(path("adapter_config.json")).unwrap()).unwrap();
+    let config: Value =
+        serde_json::from_slice(&fs::read(path("adapter_config.json")).unwrap()).unwrap();
     for (name, field, value) in [
         ("adapter_rank_of_none", "r", json!(0)),
         ("adapter_rank_of_billions", "r", json!(1u64 << 60)),

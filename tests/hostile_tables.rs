@@ -36,9 +36,15 @@ fn read(name: &str, bytes: impl AsRef<[u8]>) {
 fn lines() {
     let refused = |name: &str, bytes: &[u8]| refused(name, "rows.jsonl", bytes);
     refused("line_without_end", &[b'x'; 100_000_000]);
-    refused("line_of_a_long_text", format!("{{\"prompt\": \"{}\"}}\n", "x".repeat(100_000_000)).as_bytes());
+    refused(
+        "line_of_a_long_text",
+        format!("{{\"prompt\": \"{}\"}}\n", "x".repeat(100_000_000)).as_bytes(),
+    );
     refused("line_of_zeros", &[0; 1000]);
-    refused("line_deep", format!("{{\"a\": {}1{}}}\n", "[".repeat(100_000), "]".repeat(100_000)).as_bytes());
+    refused(
+        "line_deep",
+        format!("{{\"a\": {}1{}}}\n", "[".repeat(100_000), "]".repeat(100_000)).as_bytes(),
+    );
     refused(
         "line_deep_as_allowed",
         format!("{{\"a\": {}1{}}}\n", "[".repeat(100), "]".repeat(100)).as_bytes(),
@@ -58,7 +64,10 @@ fn lines() {
 
 #[test]
 fn lines_that_are_odd_and_right() {
-    read("read_duplicate_key", "{\"prompt\": \"first\", \"prompt\": \"second\"}\n{\"prompt\": \"b\"}\n");
+    read(
+        "read_duplicate_key",
+        "{\"prompt\": \"first\", \"prompt\": \"second\"}\n{\"prompt\": \"b\"}\n",
+    );
     read(
         "read_nul_and_long_names",
         format!("{{\"prompt\": \"a\\u0000b\", \"{}\": \"\"}}\n", "n".repeat(300)),
@@ -147,8 +156,12 @@ fn parquet_headers() {
         ]),
     );
     // A draw goes over all rows that the header promises.
-    let space = space_of_sample(File { group_rows: 4_000_000_000_000, rows: 4_000_000_000_000, ..one() });
-    insta::assert_snapshot!("parquet_sample_of_billions", space.refuses(&["run", "w.yaml", "--quiet"]));
+    let space =
+        space_of_sample(File { group_rows: 4_000_000_000_000, rows: 4_000_000_000_000, ..one() });
+    insta::assert_snapshot!(
+        "parquet_sample_of_billions",
+        space.refuses(&["run", "w.yaml", "--quiet"])
+    );
 }
 
 fn space_of_sample(file: File) -> Space {

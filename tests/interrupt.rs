@@ -67,7 +67,11 @@ impl Working {
 /// Sends a signal; whether the process was there to receive it.
 fn signal(signal: &str, process: &str) -> bool {
     let mut kill = std::process::Command::new("sh");
-    kill.args(["-c", &format!("kill {signal} {process}")]).stderr(Stdio::null()).status().unwrap().success()
+    kill.args(["-c", &format!("kill {signal} {process}")])
+        .stderr(Stdio::null())
+        .status()
+        .unwrap()
+        .success()
 }
 
 #[test]

@@ -11,7 +11,8 @@ const DOCUMENT: &str = "docs/json.md";
 
 /// The documented example under a heading.
 fn documented(heading: &str) -> Value {
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(DOCUMENT)).unwrap();
+    let text =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(DOCUMENT)).unwrap();
     let section = text.split("\n## ").find(|section| section.lines().next() == Some(heading));
     let section = section.unwrap_or_else(|| panic!("`{DOCUMENT}` has no section `{heading}`"));
     let example = section.split("```json\n").nth(1).and_then(|rest| rest.split("```").next());

@@ -17,7 +17,8 @@ fn crates_import_only_those_to_their_left() {
     for package in metadata["packages"].as_array().unwrap() {
         let dependencies = package["dependencies"].as_array().unwrap().iter();
         for dependency in dependencies.filter(|dependency| dependency["kind"] != "dev") {
-            let (from, to) = (package["name"].as_str().unwrap(), dependency["name"].as_str().unwrap());
+            let (from, to) =
+                (package["name"].as_str().unwrap(), dependency["name"].as_str().unwrap());
             if to.starts_with("refrain") {
                 edges.insert(format!("{from} -> {to}"));
             }

@@ -13,7 +13,10 @@ fn json(space: &Space, arguments: &[&str]) -> Value {
 /// The node of a document by its name.
 fn node<'v>(document: &'v Value, name: &str) -> &'v Value {
     let nodes = document["nodes"].as_array().unwrap();
-    nodes.iter().find(|n| n["node"] == name).unwrap_or_else(|| panic!("no `{name}` in {document:#}"))
+    nodes
+        .iter()
+        .find(|n| n["node"] == name)
+        .unwrap_or_else(|| panic!("no `{name}` in {document:#}"))
 }
 
 fn names(document: &Value) -> Vec<&str> {
@@ -41,7 +44,11 @@ fn a_change_above_is_followed_down() {
     assert_eq!(names(&all).len(), 12, "everything reads the source");
     assert_eq!(differences(node(&all, "train")), [("inputs.file", None)]);
     let tuned = node(&all, "tuned[threshold=40]");
-    assert_eq!(differences(tuned), [("parameters.lora.alpha", None)], "known though its inputs must run");
+    assert_eq!(
+        differences(tuned),
+        [("parameters.lora.alpha", None)],
+        "known though its inputs must run"
+    );
     assert_eq!(tuned["waits"], serde_json::json!(["base", "masked[threshold=40]"]));
     let stage = json(&space, &["explain", "w.yaml", "tuned"]);
     assert_eq!(names(&stage), ["tuned[threshold=40]", "tuned[threshold=1000]"]);
@@ -63,7 +70,8 @@ fn what_is_gone_new_or_damaged_is_told_apart() {
     let space = Space::new();
     // Twice the same row: what is left of it is another table than the source.
     space.write("rows.jsonl", &"{\"prompt\": \"a\", \"response\": \"b\"}\n".repeat(2));
-    let stage = |name: &str| format!("  {name}: {{ diversify: {{ data: rows, dedupe: exact }} }}\n");
+    let stage =
+        |name: &str| format!("  {name}: {{ diversify: {{ data: rows, dedupe: exact }} }}\n");
     let head = "refrain: 1\ndata: { rows: { path: rows.jsonl } }\nstages:\n";
     space.write("w.yaml", &format!("{head}{}{}", stage("old"), stage("kept")));
     space.report("w.yaml", &[]);
@@ -71,7 +79,11 @@ fn what_is_gone_new_or_damaged_is_told_apart() {
     space.write("w.yaml", &format!("{head}{}{}", stage("new"), stage("kept")));
     let all = json(&space, &["explain", "w.yaml"]);
     assert_eq!(all["gone"], serde_json::json!(["old"]));
-    assert_eq!(names(&all), ["new"], "its result is in the cache, but the last run had no such node");
+    assert_eq!(
+        names(&all),
+        ["new"],
+        "its result is in the cache, but the last run had no such node"
+    );
     assert_eq!(
         (&node(&all, "new")["cached"], &node(&all, "new")["before"]),
         (&Value::Bool(true), &Value::Null)
@@ -95,7 +107,10 @@ fn estimates_say_what_they_rest_on() {
     assert!(said.stdout.contains("no earlier run says what that takes"), "{}", said.stdout);
     space.report("w.yaml", &[]);
     let done = json(&space, &["plan", "w.yaml"]);
-    assert_eq!((&done["total"]["nodes"], &done["total"]["seconds"]), (&Value::from(0), &Value::from(0.0)));
+    assert_eq!(
+        (&done["total"]["nodes"], &done["total"]["seconds"]),
+        (&Value::from(0), &Value::from(0.0))
+    );
     // A seed: the node itself has run. A new point: its stage has. A new stage: its kind has, with the same model.
     space.edit("w.yaml", "max_new_tokens: 6, seed: 5", "max_new_tokens: 6, seed: 6");
     space.edit("w.yaml", "[40, 1000]", "[40, 1000, 20]");
@@ -134,16 +149,21 @@ fn estimates_are_scaled_by_rows() {
     // Half of the rows are new by now: the lock still has the node that was made of the old ones, but not its input.
     let plan = json(&space, &["plan", "w.yaml"]);
     assert_eq!(node(&plan, "scored")["estimate"]["basis"], "own");
-    let text = space
-        .read("w.yaml")
-        .replace("  scored:", "  again:\n    score: { model: base, data: twice, of: text }\n  scored:");
+    let text = space.read("w.yaml").replace(
+        "  scored:",
+        "  again:\n    score: { model: base, data: twice, of: text }\n  scored:",
+    );
     space.write("train.jsonl", &rows);
     space.write("twice.jsonl", &format!("{rows}{}", rows.replace("\"r", "\"s")));
     space.write("w.yaml", &text.replace("data:\n", "data:\n  twice: { path: twice.jsonl }\n"));
     space.report("w.yaml", &["--only", "scored", "twice"]);
     let plan = json(&space, &["plan", "w.yaml"]);
     let (again, scored) = (node(&plan, "again"), node(&plan, "scored"));
-    assert_eq!((&again["estimate"]["basis"], &again["estimate"]["scaled"]), (&"kind".into(), &true.into()));
-    let ratio = again["estimate"]["seconds"].as_f64().unwrap() / scored["seconds"].as_f64().unwrap();
+    assert_eq!(
+        (&again["estimate"]["basis"], &again["estimate"]["scaled"]),
+        (&"kind".into(), &true.into())
+    );
+    let ratio =
+        again["estimate"]["seconds"].as_f64().unwrap() / scored["seconds"].as_f64().unwrap();
     assert!((ratio - 2.0).abs() < 1e-6, "twice the rows: {ratio}");
 }

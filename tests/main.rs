@@ -1,7 +1,12 @@
 //! The binary driven from outside, a module a theme.
 
 // Helpers of tests may unwrap and print as the tests themselves do.
-#![allow(clippy::disallowed_methods, clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used
+)]
 
 mod space;
 mod thrift; // Parquet files written by hand

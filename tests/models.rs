@@ -31,7 +31,10 @@ fn a_model_and_an_adapter_have_cards() {
     assert_eq!(model["tokenizer"]["kind"], "BPE");
     assert_eq!(model["tokenizer"]["size"], vocabulary);
     assert_eq!(model["adapter"], Value::Null);
-    assert_eq!((&base["made"]["node"], &base["made"]["kind"]), (&json!("base"), &json!("finetune")));
+    assert_eq!(
+        (&base["made"]["node"], &base["made"]["kind"]),
+        (&json!("base"), &json!("finetune"))
+    );
     assert_eq!(base["made"]["manifest"]["parameters"]["steps"], 20);
 
     let tuned = card(&space, &["w.yaml", "tuned[threshold=40]"]);
@@ -62,7 +65,10 @@ fn a_model_and_an_adapter_have_cards() {
     }
     let folder = space.run(&["show", "w.yaml", "tuned[threshold=40]", "--path"]).stdout;
     let alone = card(&space, &[folder.trim()]);
-    assert_eq!((&alone["model"]["family"], &alone["model"]["adapter"]["rank"]), (&Value::Null, &json!(2)));
+    assert_eq!(
+        (&alone["model"]["family"], &alone["model"]["adapter"]["rank"]),
+        (&Value::Null, &json!(2))
+    );
     assert_eq!(alone["model"]["digest"], tuned["model"]["digest"]);
 }
 

@@ -30,7 +30,8 @@ impl Process {
     ) -> Process {
         space.write(&format!("{folder}/rows.jsonl"), ROWS);
         space.write(&format!("{folder}/w.yaml"), workflow);
-        let mut command = space.command(&["run", "w.yaml", "--cache", "../cache", "--format", "json"]);
+        let mut command =
+            space.command(&["run", "w.yaml", "--cache", "../cache", "--format", "json"]);
         command.args(arguments).envs(rules.iter().copied()).current_dir(space.path(folder));
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         Process { folder: folder.into(), child }
@@ -39,13 +40,16 @@ impl Process {
     /// Waits until it says that it waits for another process.
     fn waits(&mut self) {
         let lines = BufReader::new(self.child.stderr.as_mut().unwrap()).lines();
-        let waits = lines.map_while(Result::ok).any(|line| line.contains("another process is computing it"));
+        let waits = lines
+            .map_while(Result::ok)
+            .any(|line| line.contains("another process is computing it"));
         assert!(waits, "`{}` does not wait", self.folder);
     }
 
     fn signal(&self, signal: &str) {
         let mut kill = Command::new("sh");
-        let kill = kill.args(["-c", &format!("kill {signal} {}", self.child.id())]).status().unwrap();
+        let kill =
+            kill.args(["-c", &format!("kill {signal} {}", self.child.id())]).status().unwrap();
         assert!(kill.success(), "`{}` has ended", self.folder);
     }
 
@@ -100,9 +104,12 @@ sweep: {{ x: [{points}] }}
 /// A round: some processes started together, of which every second one may have a smaller sweep.
 fn round(count: usize, overlapping: bool, rules: &[(&str, &str)]) {
     let space = Space::new();
-    let points = |process: usize| if overlapping && process % 2 == 1 { "20, 30" } else { "10, 20, 30, 40" };
+    let points =
+        |process: usize| if overlapping && process % 2 == 1 { "20, 30" } else { "10, 20, 30, 40" };
     let processes: Vec<Process> = (0..count)
-        .map(|i| Process::start(&space, &format!("p{i}"), &sweep(&space, points(i)), &["--quiet"], rules))
+        .map(|i| {
+            Process::start(&space, &format!("p{i}"), &sweep(&space, points(i)), &["--quiet"], rules)
+        })
         .collect();
     let reports: Vec<(Value, String)> = processes.into_iter().map(Process::succeeds).collect();
 
@@ -114,14 +121,20 @@ fn round(count: usize, overlapping: bool, rules: &[(&str, &str)]) {
     assert!(ran.len() == 14 && ran.values().all(|times| *times == 1), "{count} processes: {ran:?}");
     let (lines, distinct) = (side(&space), side(&space).into_iter().collect::<BTreeSet<_>>());
     assert_eq!((lines.len(), distinct.len()), (8, 8), "{lines:?}");
-    let locks: BTreeSet<String> =
-        (0..count).filter(|i| points(*i) == points(0)).map(|i| space.read(&format!("p{i}/w.lock"))).collect();
+    let locks: BTreeSet<String> = (0..count)
+        .filter(|i| points(*i) == points(0))
+        .map(|i| space.read(&format!("p{i}/w.lock")))
+        .collect();
     assert_eq!(locks.len(), 1, "the locks differ");
     for log in ["records", "files", "claims"] {
         let (_, torn) = AppendLog::read(&space.path(&format!("cache/records/{log}.log"))).unwrap();
         assert_eq!(torn, 0, "{log}.log");
     }
-    assert_eq!(std::fs::read_dir(space.path("cache/tmp")).unwrap().count(), 0, "every session is removed");
+    assert_eq!(
+        std::fs::read_dir(space.path("cache/tmp")).unwrap().count(),
+        0,
+        "every session is removed"
+    );
 }
 
 #[test]
@@ -140,7 +153,8 @@ fn without_file_locks_every_node_is_computed_once_too() {
 
 /// A workflow whose first stage says that it began, waits until `go` is there, and makes something else each time.
 fn long(space: &Space) -> String {
-    let (side, go) = (space.path("side").display().to_string(), space.path("go").display().to_string());
+    let (side, go) =
+        (space.path("side").display().to_string(), space.path("go").display().to_string());
     format!(
         "refrain: 1
 data: {{ rows: {{ path: rows.jsonl }} }}
@@ -156,7 +170,8 @@ stages:
 fn one_waits(space: &Space, more: &[&str], rules: &[(&str, &str)]) -> (Process, Process) {
     let first = Process::start(space, "first", &long(space), &["--only", "long"], rules);
     until("the command begins", || side(space).len() == 1);
-    let mut second = Process::start(space, "second", &long(space), &[&["--jobs", "1"], more].concat(), rules);
+    let mut second =
+        Process::start(space, "second", &long(space), &[&["--jobs", "1"], more].concat(), rules);
     second.waits();
     assert_eq!(side(space)[1..], ["other"], "a waiting process does what it can, in its only slot");
     (first, second)

@@ -15,9 +15,17 @@ fn without_a_terminal_there_are_plain_lines() {
     small(&space);
     let said = space.run(&["run", "w.yaml", "--only", "scored"]);
     assert_eq!(said.code, 0, "{}", said.stderr);
-    assert!(!drives_a_terminal(&said.stderr) && !drives_a_terminal(&said.stdout), "{:?}", said.stderr);
-    let nodes: Vec<&str> = said.stderr.lines().filter_map(|l| l.split_whitespace().last()).collect();
-    assert!(nodes.contains(&"train") && nodes.contains(&"base") && nodes.contains(&"scored"), "{nodes:?}");
+    assert!(
+        !drives_a_terminal(&said.stderr) && !drives_a_terminal(&said.stdout),
+        "{:?}",
+        said.stderr
+    );
+    let nodes: Vec<&str> =
+        said.stderr.lines().filter_map(|l| l.split_whitespace().last()).collect();
+    assert!(
+        nodes.contains(&"train") && nodes.contains(&"base") && nodes.contains(&"scored"),
+        "{nodes:?}"
+    );
     assert!(said.stderr.lines().last().unwrap().starts_with("3 nodes run, 0 cached, "));
 }
 
@@ -38,7 +46,11 @@ fn on_a_terminal(space: &Space, arguments: &str, variables: &[(&str, &str)]) -> 
     let line = format!("{} {arguments}", env!("CARGO_BIN_EXE_refrain"));
     let mut command = Command::new("script");
     command.args(["-qec", &line, "/dev/null"]).current_dir(space.path(""));
-    command.env_clear().env("PATH", "/usr/bin:/bin").env("TERM", "xterm").envs(variables.iter().copied());
+    command
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("TERM", "xterm")
+        .envs(variables.iter().copied());
     match command.stdin(std::process::Stdio::null()).output() {
         Ok(output) => Some(String::from_utf8(output.stdout).unwrap()),
         Err(error) => {

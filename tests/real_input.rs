@@ -38,7 +38,8 @@ fn gsm8k_is_scored_masked_tuned_and_evaluated() {
     // Two sources, the scores, the mask, the adapter, the answers and their judgement.
     assert_eq!(space.ran("w.yaml", &wanted).len(), 7);
     assert_eq!(space.ran("w.yaml", &wanted).len(), 0);
-    let rows = space.run(&[&["show", "w.yaml", "train", "--format", "json"], &set[..]].concat()).stdout;
+    let rows =
+        space.run(&[&["show", "w.yaml", "train", "--format", "json"], &set[..]].concat()).stdout;
     assert_eq!(serde_json::from_str::<Value>(&rows).unwrap()["rows"], 200);
 }
 
@@ -46,11 +47,14 @@ fn gsm8k_is_scored_masked_tuned_and_evaluated() {
 fn the_log_probabilities_of_the_reference_come_out_of_a_workflow() {
     let Some(shared) = shared() else { return };
     let reference: Value =
-        serde_json::from_slice(&std::fs::read(shared.join("parity/llama/reference.json")).unwrap()).unwrap();
+        serde_json::from_slice(&std::fs::read(shared.join("parity/llama/reference.json")).unwrap())
+            .unwrap();
     let space = Space::new();
     let texts = reference["texts"].as_array().unwrap();
-    let rows: String =
-        texts.iter().map(|t| format!("{}\n", serde_json::json!({ "response": t["text"] }))).collect();
+    let rows: String = texts
+        .iter()
+        .map(|t| format!("{}\n", serde_json::json!({ "response": t["text"] })))
+        .collect();
     space.write("texts.jsonl", &rows);
     space.write(
         "w.yaml",

@@ -54,8 +54,14 @@ fn a_seed_reaches_its_stage_and_what_reads_it() {
     assert_eq!(space.ran("w.yaml", &[]), set(&["answers"]));
     space.edit("w.yaml", "batch_size: 4, seed: 3", "batch_size: 4, seed: 4");
     let ran = space.ran("w.yaml", &[]);
-    assert!(ran.contains("tuned[threshold=40]") && ran.contains("tuned[threshold=1000]"), "{ran:?}");
-    assert!(!ran.contains("base") && !ran.contains("scored") && !ran.contains("answers"), "{ran:?}");
+    assert!(
+        ran.contains("tuned[threshold=40]") && ran.contains("tuned[threshold=1000]"),
+        "{ran:?}"
+    );
+    assert!(
+        !ran.contains("base") && !ran.contains("scored") && !ran.contains("answers"),
+        "{ran:?}"
+    );
 }
 
 #[test]
@@ -81,8 +87,9 @@ fn parquet_of(space: &Space) {
     use std::sync::Arc;
 
     use arrow::array::{ArrayRef, RecordBatch, StringArray};
-    let column =
-        |make: &dyn Fn(u32) -> String| Arc::new(StringArray::from_iter_values((0..24).map(make))) as ArrayRef;
+    let column = |make: &dyn Fn(u32) -> String| {
+        Arc::new(StringArray::from_iter_values((0..24).map(make))) as ArrayRef
+    };
     let batch = RecordBatch::try_from_iter([
         ("response", column(&|i| format!("it is {}.", i + 1))),
         ("prompt", column(&|i| format!("{i} plus 1?"))),
@@ -168,12 +175,19 @@ fn verify_holds_after_a_run_and_names_what_changed() {
     assert!(said.stdout.contains(", 1 not in the cache;"), "{}", said.stdout);
     let said = space.run(&["verify", "w.yaml", "--complete"]);
     assert_eq!(said.code, 3, "{}", said.stdout);
-    assert!(said.stdout.contains("`scored`: the cache does not hold the output `main`"), "{}", said.stdout);
+    assert!(
+        said.stdout.contains("`scored`: the cache does not hold the output `main`"),
+        "{}",
+        said.stdout
+    );
     assert_eq!(space.ran("w.yaml", &[]), set(&["scored"]));
     space.edit("w.yaml", "[40, 1000]", "[20, 1000]");
     let said = space.run(&["verify", "w.yaml"]);
     assert_eq!(said.code, 3);
-    assert!(said.stdout.contains("masked[threshold=20]") && said.stdout.contains("masked[threshold=40]"));
+    assert!(
+        said.stdout.contains("masked[threshold=20]")
+            && said.stdout.contains("masked[threshold=40]")
+    );
     space.edit("w.yaml", "[20, 1000]", "[40, 1000]");
     space.edit("train.jsonl", "it is 8.", "it is 9.");
     assert_eq!(space.run(&["verify", "w.yaml"]).code, 3);
@@ -201,8 +215,16 @@ fn an_edited_row_costs_a_row_and_a_forced_stage_costs_all() {
         small(space);
         space.write("rows.jsonl", &space.read("train.jsonl"));
         space.edit("w.yaml", "train.jsonl }\n", "train.jsonl }\n  rows: { path: rows.jsonl }\n");
-        space.edit("w.yaml", "score: { model: base, data: train }", "score: { model: base, data: rows }");
-        space.edit("w.yaml", "generate: { model: base, data: train,", "generate: { model: base, data: rows,");
+        space.edit(
+            "w.yaml",
+            "score: { model: base, data: train }",
+            "score: { model: base, data: rows }",
+        );
+        space.edit(
+            "w.yaml",
+            "generate: { model: base, data: train,",
+            "generate: { model: base, data: rows,",
+        );
     };
     let noted = |said: &str| -> Vec<String> {
         let notes = said.lines().filter_map(|line| line.split_once(": ").map(|(_, note)| note));

@@ -11,7 +11,8 @@ fn two_folders_jobs_threads_and_batches_give_the_same_digests() {
         let space = Space::new();
         small(&space);
         for stage in ["base", "scored", "masked", "tuned", "target", "answers"] {
-            let resources = format!("  {stage}:\n    resources: {{ threads: {threads}, batch: {batch} }}\n");
+            let resources =
+                format!("  {stage}:\n    resources: {{ threads: {threads}, batch: {batch} }}\n");
             space.edit("w.yaml", &format!("  {stage}:\n"), &resources);
         }
         let digests = space.digests("w.yaml", &["--jobs", jobs]);

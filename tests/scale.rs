@@ -17,7 +17,9 @@ struct Chains {
 
 fn step(source: &str, at: &str) -> String {
     let command = format!("cat ${{in.x}} > ${{out.y}}; echo {at} >> ${{out.y}}");
-    format!("run: {{ command: [sh, -c, \"{command}\"], inputs: {{ x: {source} }}, outputs: {{ y: file }} }}")
+    format!(
+        "run: {{ command: [sh, -c, \"{command}\"], inputs: {{ x: {source} }}, outputs: {{ y: file }} }}"
+    )
 }
 
 const HEAD: &str = "refrain: 1\ndata:\n  seed: { path: in.txt, type: file }\nstages:\n";
@@ -89,12 +91,19 @@ fn what_is_lost_damaged_or_touched_is_noticed_wherever_it_is() {
             std::fs::write(&damaged, &bytes[..bytes.len() - 1]).unwrap();
         };
         lose();
-        assert_eq!(chains.space.ran("w.yaml", &[]), chains.names(&[(7, 1), (38, 2)]), "as planned anew");
+        assert_eq!(
+            chains.space.ran("w.yaml", &[]),
+            chains.names(&[(7, 1), (38, 2)]),
+            "as planned anew"
+        );
         assert!(chains.says("0 nodes run, 121 cached").is_some());
         lose();
         assert!(chains.says("2 nodes run, 119 cached").is_some(), "as a kept plan is checked");
         chains.source("seed\n", 30);
-        assert!(chains.says("0 nodes run, 121 cached").is_some(), "a source that was touched alone");
+        assert!(
+            chains.says("0 nodes run, 121 cached").is_some(),
+            "a source that was touched alone"
+        );
         assert_eq!(chains.space.read("w.lock"), lock);
         chains.source("other\n", 30);
         assert!(chains.says("120 nodes run, 1 cached").is_some());

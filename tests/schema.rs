@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use refrain_engine::yaml;
+use refrain_engine::language::yaml;
 use regex::Regex;
 use serde_json::{Value, json};
 
@@ -38,7 +38,9 @@ fn faults(root: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> 
         let bound = || wanted.as_f64().unwrap();
         let right = match keyword.as_str() {
             "$schema" | "$defs" | "title" | "description" | "default" => true,
-            "$ref" => holds(root.pointer(wanted.as_str().unwrap().strip_prefix('#').unwrap()).unwrap()),
+            "$ref" => {
+                holds(root.pointer(wanted.as_str().unwrap().strip_prefix('#').unwrap()).unwrap())
+            }
             "type" => match wanted {
                 Value::String(name) => is(name),
                 names => names.as_array().unwrap().iter().any(|name| is(name.as_str().unwrap())),
@@ -51,14 +53,14 @@ fn faults(root: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> 
             "minimum" => number.is_none_or(|number| number >= bound()),
             "maximum" => number.is_none_or(|number| number <= bound()),
             "exclusiveMinimum" => number.is_none_or(|number| number > bound()),
-            "pattern" => {
-                value.as_str().is_none_or(|text| Regex::new(wanted.as_str().unwrap()).unwrap().is_match(text))
-            }
+            "pattern" => value
+                .as_str()
+                .is_none_or(|text| Regex::new(wanted.as_str().unwrap()).unwrap().is_match(text)),
             "minItems" => value.as_array().is_none_or(|items| items.len() as f64 >= bound()),
             "minProperties" => value.as_object().is_none_or(|map| map.len() as f64 >= bound()),
-            "required" => value
-                .as_object()
-                .is_none_or(|map| list().iter().all(|name| map.contains_key(name.as_str().unwrap()))),
+            "required" => value.as_object().is_none_or(|map| {
+                list().iter().all(|name| map.contains_key(name.as_str().unwrap()))
+            }),
             "items" => {
                 for (i, item) in value.as_array().into_iter().flatten().enumerate() {
                     found.extend(faults(root, wanted, item, &format!("{at}[{i}]")));
@@ -73,7 +75,9 @@ fn faults(root: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> 
             "properties" => {
                 for (name, schema) in wanted.as_object().unwrap() {
                     let value = value.get(name).into_iter();
-                    value.for_each(|v| found.extend(faults(root, schema, v, &format!("{at}.{name}"))));
+                    value.for_each(|v| {
+                        found.extend(faults(root, schema, v, &format!("{at}.{name}")))
+                    });
                 }
                 true
             }
@@ -85,7 +89,9 @@ fn faults(root: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> 
                     }
                     match wanted {
                         Value::Bool(false) => found.push(format!("{at}.{name}: unknown")),
-                        schema => found.extend(faults(root, schema, value, &format!("{at}.{name}"))),
+                        schema => {
+                            found.extend(faults(root, schema, value, &format!("{at}.{name}")))
+                        }
                     }
                 }
                 true
@@ -108,7 +114,8 @@ fn it_takes_every_workflow_of_the_repository() {
     let schema = schema();
     let mut checked = 0;
     for folder in ["examples", "workflows"] {
-        for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap() {
+        for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap()
+        {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|e| e == "yaml") {
                 let faults = check(&schema, &std::fs::read_to_string(&path).unwrap());
@@ -203,7 +210,8 @@ fn every_default_is_a_value_of_its_own_type() {
         }
         match schema {
             Value::Object(map) => {
-                map.iter().for_each(|(name, below)| walk(root, below, &format!("{at}/{name}"), seen));
+                map.iter()
+                    .for_each(|(name, below)| walk(root, below, &format!("{at}/{name}"), seen));
             }
             Value::Array(list) => list.iter().for_each(|below| walk(root, below, at, seen)),
             _ => {}

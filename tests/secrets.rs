@@ -72,7 +72,8 @@ fn no_command_keeps_or_shows_a_secret() {
     assert_eq!(says(&space, &["plan", "w.yaml"]), 0);
     assert_eq!(says(&space, &["run", "w.yaml", "--keep-going", "--jobs", "1"]), 1);
     // What failed did see the value, and what it printed is shown without it.
-    let said = space.command(&["run", "w.yaml", "--keep-going"]).env("TOKEN", VALUE).output().unwrap();
+    let said =
+        space.command(&["run", "w.yaml", "--keep-going"]).env("TOKEN", VALUE).output().unwrap();
     let text = String::from_utf8(said.stderr).unwrap();
     assert!(text.contains("out ***") && text.contains("MIXED=a***b"), "{text}");
     assert!(text.contains("attempt 1 of 2") && text.contains("its `timeout` of 300ms"), "{text}");

@@ -60,7 +60,11 @@ impl Space {
     /// The binary with these arguments, in this folder and with a cleared environment; not started yet.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_refrain"));
-        command.args(arguments).current_dir(self.folder.path()).env_clear().env("PATH", "/usr/bin:/bin");
+        command
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin");
         command
     }
 
@@ -82,12 +86,15 @@ impl Space {
     /// The exit code and all that was said, times and the place of the folder left out.
     pub fn said(&self, said: Said) -> String {
         let timeless = |line: &str| match line.rsplit_once(", ") {
-            Some((words, time)) if time.ends_with(" s") || time.ends_with(" ms") => format!("{words}, TIME"),
+            Some((words, time)) if time.ends_with(" s") || time.ends_with(" ms") => {
+                format!("{words}, TIME")
+            }
             _ => line.to_string(),
         };
         let stderr: Vec<String> = said.stderr.lines().map(timeless).collect();
         let folder = self.folder.path().canonicalize().unwrap().display().to_string();
-        format!("exit code {}\n{}{}", said.code, said.stdout, stderr.join("\n")).replace(&folder, "FOLDER")
+        format!("exit code {}\n{}{}", said.code, said.stdout, stderr.join("\n"))
+            .replace(&folder, "FOLDER")
     }
 
     /// Runs the binary within bounds of time and memory; what it must not do, whatever its input, fails the test.
@@ -176,7 +183,10 @@ pub fn shared() -> Option<PathBuf> {
 pub fn small(space: &Space) {
     let rows: String = (0..24)
         .map(|i| {
-            format!("{{\"id\": \"r{i}\", \"prompt\": \"{i} plus 1?\", \"response\": \"it is {}.\"}}\n", i + 1)
+            format!(
+                "{{\"id\": \"r{i}\", \"prompt\": \"{i} plus 1?\", \"response\": \"it is {}.\"}}\n",
+                i + 1
+            )
         })
         .collect();
     space.write("train.jsonl", &rows);

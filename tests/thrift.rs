@@ -84,7 +84,11 @@ impl File {
         let mut group = Struct::default();
         group.list(1, STRUCT, chunks).long(2, 1000).long(3, self.group_rows);
         let mut footer = Struct::default();
-        footer.int(1, 1).list(2, STRUCT, self.schema()).long(3, self.rows).list(4, STRUCT, vec![group.end()]);
+        footer.int(1, 1).list(2, STRUCT, self.schema()).long(3, self.rows).list(
+            4,
+            STRUCT,
+            vec![group.end()],
+        );
         let footer = footer.end();
         file.extend(&footer);
         file.extend((footer.len() as u32).to_le_bytes());
@@ -114,8 +118,17 @@ impl Column {
         let (start, size) = (self.offset.unwrap_or(start), self.chunk_size.unwrap_or(size));
         let mut metadata = Struct::default();
         let path = self.path.as_ref().unwrap_or(&self.name);
-        metadata.int(1, self.physical.into()).list(2, INT, vec![varint(0)]).list(3, TEXT, vec![text(path)]);
-        metadata.int(4, self.codec.into()).long(5, self.values).long(6, size).long(7, size).long(9, start);
+        metadata.int(1, self.physical.into()).list(2, INT, vec![varint(0)]).list(
+            3,
+            TEXT,
+            vec![text(path)],
+        );
+        metadata
+            .int(4, self.codec.into())
+            .long(5, self.values)
+            .long(6, size)
+            .long(7, size)
+            .long(9, start);
         let mut chunk = Struct::default();
         chunk.long(2, start).structure(3, metadata);
         chunk.end()

@@ -110,8 +110,9 @@ fn workflow(space: &Space, folder: &Path) -> Value {
          continued: {{ generate: {{ model: base, data: prompts, chat: false, max_new_tokens: 32, ignore_eos: true }} }}\n"
     );
     for (name, run) in expected.as_object().unwrap() {
-        let method =
-            run["init"].as_str().map_or("full: true".into(), |init| format!("lora: {{ from: {init} }}"));
+        let method = run["init"]
+            .as_str()
+            .map_or("full: true".into(), |init| format!("lora: {{ from: {init} }}"));
         writeln!(
             text,
             "  {name}: {{ finetune: {{ model: base, data: rows, {method}, steps: {}, batch_size: 2, accumulate: {}, \
@@ -171,7 +172,8 @@ fn the_reference_runs_come_out_of_workflows() {
                 write!(line, ", scores {worst:.1e}").unwrap();
             }
             if run["final_logprobs"].is_object() {
-                let worst = near_scores(&what, &scored, &run["final_logprobs"], "logprobs_f64", 1e-3);
+                let worst =
+                    near_scores(&what, &scored, &run["final_logprobs"], "logprobs_f64", 1e-3);
                 write!(line, ", final scores {worst:.1e}").unwrap();
             }
             println!("{line}");
@@ -192,10 +194,15 @@ fn near_log(what: &str, log: &RecordBatch, expected: &Value) -> (f64, f64) {
     assert_eq!(log.num_rows(), steps.len(), "{what}");
     for (row, step) in steps.iter().enumerate() {
         let near = |column: &str, field: &str, relative: f64, absolute: f64| {
-            let (got, want) =
-                (log[column].as_primitive::<Float64Type>().value(row), step[field].as_f64().unwrap());
+            let (got, want) = (
+                log[column].as_primitive::<Float64Type>().value(row),
+                step[field].as_f64().unwrap(),
+            );
             let bound = relative * want.abs() + absolute;
-            assert!((got - want).abs() <= bound, "{what} step {row}: {column} {got} in place of {want}");
+            assert!(
+                (got - want).abs() <= bound,
+                "{what} step {row}: {column} {got} in place of {want}"
+            );
             ((got - want).abs(), (got / want - 1.0).abs())
         };
         worst.0 = worst.0.max(near("loss", "loss_f64", 0.0, 2e-5).0);
@@ -214,11 +221,16 @@ fn tensors(folder: &Path) -> Vec<(String, Vec<f32>)> {
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
     let mut all: Vec<(String, Vec<f32>)> = Vec::new();
-    for (name, tensor) in header.as_object().unwrap().iter().filter(|(name, _)| *name != "__metadata__") {
+    for (name, tensor) in
+        header.as_object().unwrap().iter().filter(|(name, _)| *name != "__metadata__")
+    {
         assert_eq!(tensor["dtype"], "F32");
         let place = |i: usize| 8 + length + tensor["data_offsets"][i].as_u64().unwrap() as usize;
         let words = bytes[place(0)..place(1)].chunks_exact(4);
-        all.push((name.clone(), words.map(|w| f32::from_le_bytes(w.try_into().unwrap())).collect()));
+        all.push((
+            name.clone(),
+            words.map(|w| f32::from_le_bytes(w.try_into().unwrap())).collect(),
+        ));
     }
     all.sort_by(|a, b| a.0.cmp(&b.0));
     all
@@ -248,7 +260,8 @@ fn near_scores(what: &str, scored: &RecordBatch, expected: &Value, field: &str, 
     let text = expected["text_index"].as_u64().unwrap() as usize;
     let got = scored["logprobs"].as_list::<i32>().value(text);
     let got = got.as_primitive::<Float32Type>();
-    let want = if expected[field].is_array() { &expected[field] } else { &expected["logprobs_f32"] };
+    let want =
+        if expected[field].is_array() { &expected[field] } else { &expected["logprobs_f32"] };
     let want = want.as_array().unwrap();
     assert_eq!(got.len(), want.len(), "{what}");
     for place in 1..want.len() {
@@ -285,12 +298,19 @@ fn a_disk_that_is_full_leaves_nothing_half_written() {
     small(&space);
     space.write("w.yaml", LARGE);
     // In blocks of 512 bytes; without the trap the signal would end the process.
-    let limited = format!("trap '' XFSZ; ulimit -f 400; exec {} run w.yaml", env!("CARGO_BIN_EXE_refrain"));
-    let output =
-        std::process::Command::new("sh").args(["-c", &limited]).current_dir(space.path("")).output().unwrap();
+    let limited =
+        format!("trap '' XFSZ; ulimit -f 400; exec {} run w.yaml", env!("CARGO_BIN_EXE_refrain"));
+    let output = std::process::Command::new("sh")
+        .args(["-c", &limited])
+        .current_dir(space.path(""))
+        .output()
+        .unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(4), "{said}");
-    assert!(said.contains("cannot write `") && said.contains("model.safetensors`: File too large"), "{said}");
+    assert!(
+        said.contains("cannot write `") && said.contains("model.safetensors`: File too large"),
+        "{said}"
+    );
     assert!(said.contains("the state of the training could not be kept"), "{said}");
     let models = std::fs::read_dir(space.path(".refrain/objects")).unwrap().filter(|entry| {
         let inside = std::fs::read_dir(entry.as_ref().unwrap().path()).unwrap();

@@ -19,8 +19,10 @@ fn mismatches<'v>(document: &'v Value, field: &str) -> Vec<(&'v str, &'v str, &'
 
 fn verdict<'v>(document: &'v Value, node: &str) -> &'v str {
     let nodes = document["recomputed"]["nodes"].as_array().unwrap();
-    let node =
-        nodes.iter().find(|n| n["node"] == node).unwrap_or_else(|| panic!("no `{node}`: {document:#}"));
+    let node = nodes
+        .iter()
+        .find(|n| n["node"] == node)
+        .unwrap_or_else(|| panic!("no `{node}`: {document:#}"));
     node["verdict"].as_str().unwrap()
 }
 
@@ -43,12 +45,20 @@ fn every_kind_gives_the_same_bytes_in_an_empty_cache() {
         names(&some),
         "by the lock"
     );
-    let seeded =
-        |seed: &str| names(&json(&space, &["verify", "w.yaml", "--recompute", "3", "--seed", seed], 0));
+    let seeded = |seed: &str| {
+        names(&json(&space, &["verify", "w.yaml", "--recompute", "3", "--seed", seed], 0))
+    };
     assert_eq!(seeded("a"), seeded("a"));
-    assert!(["b", "c", "d", "e"].iter().any(|seed| seeded(seed) != seeded("a")), "the seed decides");
     assert!(
-        !space.path(".refrain/tmp").read_dir().unwrap().any(|e| e.unwrap().path().join("cache").exists())
+        ["b", "c", "d", "e"].iter().any(|seed| seeded(seed) != seeded("a")),
+        "the seed decides"
+    );
+    assert!(
+        !space.path(".refrain/tmp").read_dir().unwrap().any(|e| e
+            .unwrap()
+            .path()
+            .join("cache")
+            .exists())
     );
 }
 
@@ -128,7 +138,8 @@ fn the_first_difference_is_named() {
     // What cannot be made again as the lock names it makes nothing comparable.
     std::fs::remove_dir_all(space.path(".refrain")).unwrap();
     let found = json(&space, &["verify", "w.yaml", "--recompute", "all"], 3);
-    let copies = mismatches(&found, "mismatches").into_iter().find(|(n, ..)| *n == "copies").unwrap();
+    let copies =
+        mismatches(&found, "mismatches").into_iter().find(|(n, ..)| *n == "copies").unwrap();
     assert_eq!(copies.2, "its input `file` cannot be had with the bytes that the lock names");
     std::fs::remove_file(space.path("file")).unwrap();
     let found = json(&space, &["verify", "w.yaml", "--recompute", "all"], 3);
@@ -222,7 +233,11 @@ fn a_locked_run_says_what_differs_and_writes_nothing() {
     assert_eq!(
         mismatches(&report, "lock_changes"),
         [
-            ("judged", "key", "the workflow now gives another key: `parameters.bootstrap` was 1000, is 10"),
+            (
+                "judged",
+                "key",
+                "the workflow now gives another key: `parameters.bootstrap` was 1000, is 10"
+            ),
             ("new", "missing", "the lock has no line for it"),
             ("old", "stale", "the lock has a line for it, but the workflow has no such node"),
         ]
@@ -230,7 +245,11 @@ fn a_locked_run_says_what_differs_and_writes_nothing() {
     let said = space.run(&["run", "w.yaml", "--locked"]);
     assert_eq!(said.code, 3);
     let words = "error: the lock would change, and is left as it is: 3 differences\n  = help: to accept it: `refrain run w.yaml`, then commit `w.lock`";
-    assert!(said.stderr.contains(words) && said.stderr.contains("was 1000, is 10"), "{}", said.stderr);
+    assert!(
+        said.stderr.contains(words) && said.stderr.contains("was 1000, is 10"),
+        "{}",
+        said.stderr
+    );
     assert_eq!(space.read("w.lock"), lock, "nothing is written");
     space.report("w.yaml", &[]);
     assert_eq!(space.run(&["run", "w.yaml", "--locked"]).code, 0, "accepted");

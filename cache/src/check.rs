@@ -47,7 +47,11 @@ impl Cache {
     ///
     /// # Errors
     /// Those of setting aside; the objects are all hashed before.
-    pub fn verify_objects(&self, listing: &Listing, done: &AtomicU64) -> Result<Vec<Damage>, CacheError> {
+    pub fn verify_objects(
+        &self,
+        listing: &Listing,
+        done: &AtomicU64,
+    ) -> Result<Vec<Damage>, CacheError> {
         let mut objects: Vec<&Object> = listing.objects.iter().collect();
         // The large ones first, so that no core is left alone with one at the end.
         objects.sort_by_key(|object| (Reverse(object.bytes), object.digest));
@@ -81,8 +85,10 @@ impl Cache {
     /// Those of reading and writing the logs.
     pub fn verify_logs(&self) -> Result<Vec<Damage>, CacheError> {
         let logs = LOGS.map(|log| (self.root().join(log), Format::Lines));
-        let rows = entries(&self.rows_dir())?.into_iter().map(|entry| self.rows_dir().join(entry.name));
-        let rows: Vec<PathBuf> = rows.filter(|path| path.extension() == Some(OsStr::new("rows"))).collect();
+        let rows =
+            entries(&self.rows_dir())?.into_iter().map(|entry| self.rows_dir().join(entry.name));
+        let rows: Vec<PathBuf> =
+            rows.filter(|path| path.extension() == Some(OsStr::new("rows"))).collect();
         let all = logs.into_iter().chain(rows.into_iter().map(|path| (path, Format::Entries)));
         let all: Vec<(PathBuf, Format)> = all.collect();
         let looked: Vec<io::Result<usize>> =
@@ -101,7 +107,12 @@ impl Cache {
         Ok(damages)
     }
 
-    fn rewrite_log(&self, path: &Path, format: Format, _alone: &Gate) -> Result<PathBuf, CacheError> {
+    fn rewrite_log(
+        &self,
+        path: &Path,
+        format: Format,
+        _alone: &Gate,
+    ) -> Result<PathBuf, CacheError> {
         let refused = |source| io_error(path, "written", source);
         let name = path.file_name().expect("a log has a name").to_string_lossy();
         let aside = self.place_aside(&name)?;
@@ -146,7 +157,9 @@ fn hash(path: &Path, folder: bool, done: &AtomicU64) -> io::Result<Digest> {
         return hash(path);
     }
     let files = listing_of(path).map_err(io::Error::other)?;
-    let digests: io::Result<Vec<(String, Digest)>> =
-        files.into_par_iter().map(|relative| Ok((relative.clone(), hash(&path.join(relative))?))).collect();
+    let digests: io::Result<Vec<(String, Digest)>> = files
+        .into_par_iter()
+        .map(|relative| Ok((relative.clone(), hash(&path.join(relative))?)))
+        .collect();
     Ok(digest_listing(&digests?))
 }

@@ -186,7 +186,9 @@ const RELEASE: &str = "release";
 /// Enters one line of the log: a word, a key and a session.
 fn take_in(held: &mut HashMap<Key, Vec<String>>, payload: &str) {
     let mut words = payload.splitn(3, ' ');
-    let (Some(word), Some(key), Some(session)) = (words.next(), words.next(), words.next()) else { return };
+    let (Some(word), Some(key), Some(session)) = (words.next(), words.next(), words.next()) else {
+        return;
+    };
     let Ok(key) = key.parse::<Key>() else { return };
     match word {
         CLAIM => held.entry(key).or_default().push(session.to_owned()),

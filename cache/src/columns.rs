@@ -89,7 +89,11 @@ pub fn list_column<'a, T: ColumnArray>(
 ///
 /// # Errors
 /// [`TableError::Rows`] when the array has another length than the batch.
-pub fn with_column(batch: &RecordBatch, name: &str, array: ArrayRef) -> Result<RecordBatch, TableError> {
+pub fn with_column(
+    batch: &RecordBatch,
+    name: &str,
+    array: ArrayRef,
+) -> Result<RecordBatch, TableError> {
     let field = Arc::new(Field::new(name, array.data_type().clone(), true));
     let mut fields = batch.schema_ref().fields().to_vec();
     let mut columns = batch.columns().to_vec();

@@ -90,7 +90,10 @@ impl FromStr for Digest {
         let pairs: &[[u8; 2]; 32] = pairs.try_into().map_err(|_| wrong())?;
         let mut bytes = [0; 32];
         for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-            *byte = nibble(*high).zip(nibble(*low)).map(|(high, low)| high << 4 | low).ok_or_else(wrong)?;
+            *byte = nibble(*high)
+                .zip(nibble(*low))
+                .map(|(high, low)| high << 4 | low)
+                .ok_or_else(wrong)?;
         }
         Ok(Self(bytes))
     }

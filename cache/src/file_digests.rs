@@ -114,7 +114,11 @@ impl FileDigests {
 
     /// The digest of the file at an absolute path, when it was hashed as what it is now.
     pub(crate) fn known(&self, path: &OsStr, identity: &FileIdentity) -> Option<Digest> {
-        self.state().known.get(path).filter(|entry| entry.identity == *identity).map(|entry| entry.digest)
+        self.state()
+            .known
+            .get(path)
+            .filter(|entry| entry.identity == *identity)
+            .map(|entry| entry.digest)
     }
 
     /// Takes over the digest of a file that this process has just written, hashed and closed for writing, so that it
@@ -207,11 +211,15 @@ fn hash_unchanged(path: &Path) -> io::Result<(Digest, FileIdentity, bool)> {
     let file = open_plain(path)?;
     let before = file.metadata()?;
     // A time in the future is no age, and so never old enough.
-    let age = before.modified().ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
+    let age =
+        before.modified().ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
     let (digest, size) = digest_open_file(&file, &AtomicU64::new(0))?;
     let identity = FileIdentity::of(&before);
     if FileIdentity::of(&file.metadata()?) != identity || size != identity.size {
-        return Err(io::Error::other(format!("`{}` changed while it was being hashed", path.display())));
+        return Err(io::Error::other(format!(
+            "`{}` changed while it was being hashed",
+            path.display()
+        )));
     }
     Ok((digest, identity, age.is_some_and(|age| age >= SETTLED)))
 }

@@ -156,7 +156,11 @@ impl Plan {
             match (&unit.what, unit.goes) {
                 (None, _) => {}
                 (Some(what), true) => {
-                    self.removals.push(Removal { what: what.clone(), bytes: unit.bytes, used: unit.used });
+                    self.removals.push(Removal {
+                        what: what.clone(),
+                        bytes: unit.bytes,
+                        used: unit.used,
+                    });
                 }
                 (Some(What::Record(_)), false) => {}
                 (Some(_), false) => stays.entry(reason).or_default().add(unit.bytes),
@@ -245,7 +249,8 @@ fn units(listing: &Listing, roots: &Roots) -> Vec<Unit> {
         kept: Kept::Unused,
         goes: false,
     }));
-    let keys: HashSet<String> = listing.records.iter().map(|recorded| recorded.key.to_string()).collect();
+    let keys: HashSet<String> =
+        listing.records.iter().map(|recorded| recorded.key.to_string()).collect();
     for entry in &listing.rows {
         let fresh = roots.oldest_run.is_none_or(|oldest| entry.modified >= oldest);
         let kept = if fresh { Kept::Used } else { Kept::Unused };

@@ -99,10 +99,11 @@ pub use plain::{open_plain, read_plain};
 pub use records::{Made, Metric, Record, RecordError, Records, Stored};
 pub use rows::Rows;
 pub use store::{
-    Artifact, ArtifactKind, Artifacts, Cache, CacheError, Corrupt, FolderWriter, Gate, ScratchDir, Sharing,
+    Artifact, ArtifactKind, Artifacts, Cache, CacheError, Corrupt, FolderWriter, Gate, ScratchDir,
+    Sharing,
 };
 pub use table::{
-    Batches, ROW_GROUP_ROWS, SLICE_ROWS, TableError, TableInfo, TableReader, TableWriter, normal_batch,
-    normal_schema, type_name,
+    Batches, ROW_GROUP_ROWS, SLICE_ROWS, TableError, TableInfo, TableReader, TableWriter,
+    normal_batch, normal_schema, type_name,
 };
 pub use unfinished::Unfinished;

@@ -108,7 +108,8 @@ pub enum ListingError {
 fn recorded(records: &Records) -> Result<Vec<Recorded>, RecordError> {
     let mut listed = Vec::new();
     records.each(|key, made| {
-        let outputs = made.outputs.values().map(|artifact| (artifact.digest, artifact.kind)).collect();
+        let outputs =
+            made.outputs.values().map(|artifact| (artifact.digest, artifact.kind)).collect();
         let bases = made.outputs.values().filter_map(|artifact| artifact.base).collect();
         listed.push(Recorded { key, outputs, bases });
     })?;
@@ -143,7 +144,8 @@ fn objects_below(folder: &Path, first: &str) -> Result<Vec<Object>, CacheError> 
 fn object(digest: Digest, path: &Path) -> io::Result<Object> {
     let metadata = path.symlink_metadata()?;
     // A command may set the time of what it writes; when the object was moved in it cannot.
-    let changed = UNIX_EPOCH + Duration::new(metadata.ctime().max(0) as u64, metadata.ctime_nsec() as u32);
+    let changed =
+        UNIX_EPOCH + Duration::new(metadata.ctime().max(0) as u64, metadata.ctime_nsec() as u32);
     let bytes = size(path, &metadata)?;
     Ok(Object { digest, folder: metadata.is_dir(), bytes, stored: changed })
 }

@@ -102,7 +102,8 @@ impl Manifest {
 
     /// The values in which `newer` differs from this manifest, in the order of the walk; empty exactly when the keys are equal.
     pub fn differences(&self, newer: &Self) -> Vec<Difference> {
-        let mut leaves: BTreeMap<Vec<Step<'_>>, (Option<Leaf<'_>>, Option<Leaf<'_>>)> = BTreeMap::new();
+        let mut leaves: BTreeMap<Vec<Step<'_>>, (Option<Leaf<'_>>, Option<Leaf<'_>>)> =
+            BTreeMap::new();
         self.walk(&mut |path, leaf| leaves.entry(path.to_vec()).or_default().0 = Some(leaf));
         newer.walk(&mut |path, leaf| leaves.entry(path.to_vec()).or_default().1 = Some(leaf));
         leaves
@@ -163,7 +164,11 @@ fn walk_map<'a>(
     }
 }
 
-fn walk_value<'a>(value: &'a Value, path: &mut Vec<Step<'a>>, visit: &mut impl FnMut(&[Step<'a>], Leaf<'a>)) {
+fn walk_value<'a>(
+    value: &'a Value,
+    path: &mut Vec<Step<'a>>,
+    visit: &mut impl FnMut(&[Step<'a>], Leaf<'a>),
+) {
     match value {
         Value::Null => visit(path, Leaf::Null),
         Value::Bool(value) => visit(path, Leaf::Bool(*value)),
@@ -198,7 +203,9 @@ impl Leaf<'_> {
         match self {
             Self::Null => Value::Null,
             Self::Bool(value) => Value::from(value),
-            Self::Integer(value) => Number::from_i128(value).map_or(Value::from(value as f64), Value::Number),
+            Self::Integer(value) => {
+                Number::from_i128(value).map_or(Value::from(value as f64), Value::Number)
+            }
             Self::Float(value) => Value::from(value),
             Self::Text(text) => Value::from(text),
             Self::EmptyList => Value::Array(Vec::new()),

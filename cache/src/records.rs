@@ -130,9 +130,13 @@ impl Records {
             Err(error) if cannot_write(&error) => match AppendLog::open_read_only(path) {
                 Ok(log) => Some(log),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-                Err(source) => return Err(RecordError::Io { path: path.into(), action: "opened", source }),
+                Err(source) => {
+                    return Err(RecordError::Io { path: path.into(), action: "opened", source });
+                }
             },
-            Err(source) => return Err(RecordError::Io { path: path.into(), action: "opened", source }),
+            Err(source) => {
+                return Err(RecordError::Io { path: path.into(), action: "opened", source });
+            }
         };
         let records = Self { path: path.to_path_buf(), log, state: Mutex::default() };
         records.refresh()?;
@@ -260,7 +264,8 @@ impl Records {
         let state = self.state();
         let Some(log) = &self.log else { return Ok(()) };
         let mut lines = 0;
-        let scan = log.scan_from(0, |_, _| lines += 1).map_err(|source| self.error("read", source))?;
+        let scan =
+            log.scan_from(0, |_, _| lines += 1).map_err(|source| self.error("read", source))?;
         if (lines + scan.torn) < 2 * state.index.len() || lines + scan.torn == state.index.len() {
             return Ok(());
         }
@@ -268,7 +273,8 @@ impl Records {
             let key = payload.get(..KEY).and_then(|key| key.parse().ok());
             key.is_some_and(|key| state.index.get(&key) == Some(&offset))
         };
-        AppendLog::rewrite(&self.path, scratch, counts).map_err(|source| self.error("written", source))
+        AppendLog::rewrite(&self.path, scratch, counts)
+            .map_err(|source| self.error("written", source))
     }
 
     fn refresh_locked(&self, state: &mut State) -> Result<(), RecordError> {
@@ -276,7 +282,11 @@ impl Records {
     }
 
     /// Takes in what is new, and shows offset and payload of every line of it.
-    fn refresh_seeing(&self, state: &mut State, mut see: impl FnMut(u64, &str)) -> Result<(), RecordError> {
+    fn refresh_seeing(
+        &self,
+        state: &mut State,
+        mut see: impl FnMut(u64, &str),
+    ) -> Result<(), RecordError> {
         let Some(log) = &self.log else { return Ok(()) };
         let index = &mut state.index;
         let scan = log

@@ -40,7 +40,8 @@ impl Cache {
             Some(rows) => rows.clone(),
             None => {
                 let path = self.rows_dir().join(format!("{function}.rows"));
-                let log = EntryLog::open(&path).map_err(|source| io_error(&path, "opened", source))?;
+                let log =
+                    EntryLog::open(&path).map_err(|source| io_error(&path, "opened", source))?;
                 let rows = Arc::new(Rows { path, log, state: Mutex::default() });
                 opened.insert(*function, rows.clone());
                 rows
@@ -59,7 +60,10 @@ impl Rows {
     /// Those of reading the file.
     pub fn get(&self, row: &Digest) -> Result<Option<Vec<u8>>, CacheError> {
         let place = self.state().index.get(row).copied();
-        place.map(|place| self.log.read(place)).transpose().map_err(|source| self.error("read", source))
+        place
+            .map(|place| self.log.read(place))
+            .transpose()
+            .map_err(|source| self.error("read", source))
     }
 
     /// Adds rows, which then survive this process. A value of over 64 MiB is not kept.

@@ -149,7 +149,8 @@ impl Cache {
 
     /// Whether the artifact is there with its size. Its bytes are not read: see [`Cache::verify`].
     pub fn contains(&self, artifact: &Artifact) -> bool {
-        size_of(&self.object_path(&artifact.digest), artifact.kind).is_ok_and(|bytes| bytes == artifact.bytes)
+        size_of(&self.object_path(&artifact.digest), artifact.kind)
+            .is_ok_and(|bytes| bytes == artifact.bytes)
     }
 
     /// Starts a table, to be given to [`Cache::store_table`].
@@ -233,8 +234,13 @@ impl Cache {
             return Err(CacheError::Unstorable { path: path.into(), reason: folder::NOT_A_FILE });
         }
         let (file, bytes) = settle_file(path)?;
-        let artifact =
-            Artifact { kind: ArtifactKind::File, digest: file.digest, bytes, rows: None, base: None };
+        let artifact = Artifact {
+            kind: ArtifactKind::File,
+            digest: file.digest,
+            bytes,
+            rows: None,
+            base: None,
+        };
         if !self.holds(&artifact) {
             let target = self.place_for(&artifact)?;
             if self.move_in(path, &target, &artifact)? {
@@ -277,11 +283,18 @@ impl Cache {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn verify_remembered(&self, artifact: &Artifact, known: &FileDigests) -> Result<(), Corrupt> {
+    pub fn verify_remembered(
+        &self,
+        artifact: &Artifact,
+        known: &FileDigests,
+    ) -> Result<(), Corrupt> {
         // Nearly always one look at the file says it all.
         if artifact.kind != ArtifactKind::Model {
             let path = self.object_path(&artifact.digest);
-            let now = path.symlink_metadata().ok().filter(|now| now.is_file() && now.len() == artifact.bytes);
+            let now = path
+                .symlink_metadata()
+                .ok()
+                .filter(|now| now.is_file() && now.len() == artifact.bytes);
             let found = now.and_then(|now| known.known(path.as_os_str(), &FileIdentity::of(&now)));
             if found == Some(artifact.digest) {
                 return Ok(());

@@ -165,8 +165,16 @@ impl TableWriter {
         let options = ArrowWriterOptions::new()
             .with_skip_arrow_metadata(true)
             .with_properties(properties(&leaf_columns(&schema)?)?);
-        let writer = ArrowWriter::try_new_with_options(file, schema.clone(), options).map_err(rows_error)?;
-        Ok(Self { path: path.to_path_buf(), schema, writer, pending: Vec::new(), pending_rows: 0, rows: 0 })
+        let writer =
+            ArrowWriter::try_new_with_options(file, schema.clone(), options).map_err(rows_error)?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            schema,
+            writer,
+            pending: Vec::new(),
+            pending_rows: 0,
+            rows: 0,
+        })
     }
 
     /// The schema of the table that comes back: see [`normal_schema`].
@@ -194,7 +202,9 @@ impl TableWriter {
             }
         }
         while batch.num_rows() - start >= SLICE_ROWS {
-            self.writer.write(&batch.slice(start, SLICE_ROWS)).map_err(|e| write_error(&self.path, e))?;
+            self.writer
+                .write(&batch.slice(start, SLICE_ROWS))
+                .map_err(|e| write_error(&self.path, e))?;
             start += SLICE_ROWS;
         }
         self.hold(batch.slice(start, batch.num_rows() - start));
@@ -216,8 +226,11 @@ impl TableWriter {
     pub(crate) fn close(mut self) -> Result<(TableInfo, TempFile), TableError> {
         self.write_pending()?;
         let file = self.writer.into_inner().map_err(|error| write_error(&self.path, error))?;
-        let info =
-            TableInfo { rows: self.rows, bytes: file.hasher.count(), digest: file.hasher.finalize().into() };
+        let info = TableInfo {
+            rows: self.rows,
+            bytes: file.hasher.count(),
+            digest: file.hasher.finalize().into(),
+        };
         Ok((info, file.temp))
     }
 
@@ -285,7 +298,10 @@ fn properties(leaves: &SchemaDescriptor) -> Result<WriterProperties, TableError>
 
 /// The columns as Parquet flattens them.
 fn leaf_columns(schema: &SchemaRef) -> Result<SchemaDescriptor, TableError> {
-    parquet::arrow::ArrowSchemaConverter::new().with_coerce_types(false).convert(schema).map_err(rows_error)
+    parquet::arrow::ArrowSchemaConverter::new()
+        .with_coerce_types(false)
+        .convert(schema)
+        .map_err(rows_error)
 }
 
 /// A file that hashes what is written to it.
@@ -308,8 +324,10 @@ impl Write for HashingFile {
 
 fn schema_error(batch: &RecordBatch, schema: &SchemaRef) -> TableError {
     let columns = |schema: &SchemaRef| {
-        let named =
-            schema.fields().iter().map(|field| format!("{}: {}", field.name(), type_name(field.data_type())));
+        let named = schema
+            .fields()
+            .iter()
+            .map(|field| format!("{}: {}", field.name(), type_name(field.data_type())));
         named.collect::<Vec<_>>().join(", ")
     };
     TableError::Rows {

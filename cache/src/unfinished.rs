@@ -44,14 +44,18 @@ impl Unfinished<'_> {
         let scratch = self.cache.session_folder()?;
         let write = || {
             create_dir_all(&self.folder)?;
-            let mut file =
-                Hashed { file: AtomicFile::create(&path, &scratch)?, hasher: blake3::Hasher::new() };
+            let mut file = Hashed {
+                file: AtomicFile::create(&path, &scratch)?,
+                hasher: blake3::Hasher::new(),
+            };
             fill(&mut file)?;
             let Hashed { mut file, hasher } = file;
             file.write_all(hasher.finalize().as_bytes())?;
             match file.commit() {
                 // Another process recorded the node meanwhile, and nobody needs what is unfinished of it.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && !self.folder.exists() => Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !self.folder.exists() => {
+                    Ok(())
+                }
                 committed => committed,
             }
         };

@@ -18,7 +18,9 @@ mod lines;
 mod log;
 mod temp;
 
-pub use change::{PlainFile, copy_file, create_dir_all, remove_file, sync_all_in, touch, write_plain};
+pub use change::{
+    PlainFile, copy_file, create_dir_all, remove_file, sync_all_in, touch, write_plain,
+};
 pub use lines::LineFile;
 pub use log::{AppendLog, LogContent, LogLine};
 

@@ -2,6 +2,8 @@
 
 pub(crate) mod build;
 mod columns;
+pub mod drawing;
+pub(crate) mod gather;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,10 +12,10 @@ use petgraph::Direction;
 use petgraph::graph::{DiGraph, NodeIndex};
 use serde_json::{Map, Value};
 
-use crate::diagnostic::{Diagnostics, Span};
 use crate::kind::{ArtifactKind, Kind, OutputDecl};
+use crate::language::diagnostic::{Diagnostics, Span};
+use crate::language::workflow::{Settings, Workflow};
 use crate::source::SourceSpec;
-use crate::workflow::{Settings, Workflow};
 
 /// A node's number: dense, and every input of a node has a smaller one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -155,7 +157,13 @@ impl Graph {
         let mut level_of = vec![0; self.nodes.len()];
         let mut levels: Vec<Vec<NodeId>> = Vec::new();
         for id in self.ids() {
-            let level = self.node(id).inputs.iter().map(|e| level_of[e.node.index()] + 1).max().unwrap_or(0);
+            let level = self
+                .node(id)
+                .inputs
+                .iter()
+                .map(|e| level_of[e.node.index()] + 1)
+                .max()
+                .unwrap_or(0);
             level_of[id.index()] = level;
             if level == levels.len() {
                 levels.push(Vec::new());

@@ -5,6 +5,7 @@
 //! adds, and the function that runs it. A parameter whose type is an artifact makes an edge of the graph.
 
 mod context;
+pub(crate) mod metrics_table;
 mod values;
 
 use std::path::PathBuf;
@@ -112,7 +113,12 @@ impl Param {
     }
 
     /// A parameter with a default, given as JSON text.
-    pub const fn default(name: &'static str, ty: Type, json: &'static str, about: &'static str) -> Param {
+    pub const fn default(
+        name: &'static str,
+        ty: Type,
+        json: &'static str,
+        about: &'static str,
+    ) -> Param {
         Param { name, ty, default: Default::Json(json), semantic: true, about }
     }
 }
@@ -145,12 +151,19 @@ impl Check<'_> {
         let Some(schema) = (self.columns)(input) else { return };
         match schema.field_with_name(column) {
             Err(_) => {
-                let names: Vec<_> = schema.fields().iter().map(|f| format!("`{}`", f.name())).collect();
+                let names: Vec<_> =
+                    schema.fields().iter().map(|f| format!("`{}`", f.name())).collect();
                 let message = format!("the table has no column `{column}`");
                 let hint = Some(format!("its columns are {}", names.join(", ")));
-                problems.push(Problem { at: input.into(), message, hint, lacks: vec![column.into()] });
+                problems.push(Problem {
+                    at: input.into(),
+                    message,
+                    hint,
+                    lacks: vec![column.into()],
+                });
             }
-            Ok(field) if types.is_empty() || types.iter().any(|t| same_type(t, field.data_type())) => {}
+            Ok(field)
+                if types.is_empty() || types.iter().any(|t| same_type(t, field.data_type())) => {}
             Ok(field) => {
                 let wanted: Vec<_> = types.iter().map(type_name).collect();
                 problems.push(Problem::at(

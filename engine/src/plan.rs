@@ -8,12 +8,13 @@ use serde_json::Value;
 use refrain_cache::{Difference, Key, Made, Manifest};
 
 use crate::graph::{Graph, Node, NodeId, Work};
-use crate::manifest;
-use crate::state::{Done, Look, State, StateError};
+use crate::plan::state::{Done, Look, State, StateError};
 use crate::store::Store;
 
 mod estimate;
 mod explain;
+pub mod node_manifest;
+pub mod state;
 
 pub use estimate::{Basis, Estimate, Total, estimate, total};
 pub use explain::{Explanation, explain};
@@ -150,7 +151,8 @@ fn planned(
             on.retain(|id| !matches!(plan.steps[id.index()], Step::Cached(_)));
             on.sort();
             on.dedup();
-            let differences = record()?.map_or(Vec::new(), |old| known(&plan.state, node, &old.manifest));
+            let differences =
+                record()?.map_or(Vec::new(), |old| known(&plan.state, node, &old.manifest));
             (Step::Waits { on, differences }, None)
         }
         Some(Look::Done(done)) => (Step::Cached(done.key), Some(done)),
@@ -158,7 +160,9 @@ fn planned(
             let why = match (todo.damaged, before, record()?) {
                 (Some(damage), _, _) => Why::Damaged(damage),
                 (None, None, _) => Why::New,
-                (None, Some(_), Some(record)) => Why::Changed(record.manifest.differences(&todo.manifest)),
+                (None, Some(_), Some(record)) => {
+                    Why::Changed(record.manifest.differences(&todo.manifest))
+                }
                 (None, Some(_), None) => Why::Forgotten,
             };
             (Step::Run { key: todo.key, why }, None)
@@ -172,14 +176,16 @@ fn known(state: &State<'_>, node: &Node, old: &Manifest) -> Vec<Difference> {
     let before = |path: &str| old.get("inputs").and_then(|inputs| inputs.get(path)).cloned();
     let unknown = |i: usize| before(&node.inputs[i].path).unwrap_or(Value::Null);
     let outputs = |i: usize| state.done(node.inputs[i].node).map(|done| &done.artifacts);
-    manifest::manifest_as_far(node, outputs, unknown).map_or(Vec::new(), |now| old.differences(&now))
+    node_manifest::manifest_as_far(node, outputs, unknown)
+        .map_or(Vec::new(), |now| old.differences(&now))
 }
 
 /// The node from which the input comes that a difference is about.
 pub fn origin(node: &Node, difference: &Difference) -> Option<NodeId> {
     let path = difference.path.strip_prefix("inputs.")?;
-    let is_of =
-        |name: &str| path == name || path.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
+    let is_of = |name: &str| {
+        path == name || path.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'))
+    };
     let quoted = |name: &str| Value::from(name).to_string();
     let edge = node.inputs.iter().find(|edge| is_of(&edge.path) || is_of(&quoted(&edge.path)))?;
     Some(edge.node)

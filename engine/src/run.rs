@@ -11,6 +11,7 @@
 mod again;
 mod ahead;
 mod aside;
+pub mod event;
 mod node;
 mod pool;
 mod resources;
@@ -23,10 +24,10 @@ use std::time::{Duration, Instant};
 
 use refrain_cache::Stored;
 
-use crate::event::{Event, Events};
 use crate::graph::{Graph, NodeId};
 use crate::kind::Cancel;
-use crate::state::{Done, Look, State, StateError, Todo};
+use crate::plan::state::{Done, Look, State, StateError, Todo};
+use crate::run::event::{Event, Events};
 use crate::store::{Store, StoreError};
 
 use ahead::Ahead;
@@ -98,8 +99,15 @@ impl Report<'_> {
         self.with(|o| matches!(o, Outcome::Failed(_)))
     }
 
-    fn with<'r>(&'r self, wanted: impl Fn(&Outcome) -> bool + 'r) -> impl Iterator<Item = NodeId> + 'r {
-        self.outcomes.iter().enumerate().filter(move |(_, o)| wanted(o)).map(|(i, _)| NodeId(i as u32))
+    fn with<'r>(
+        &'r self,
+        wanted: impl Fn(&Outcome) -> bool + 'r,
+    ) -> impl Iterator<Item = NodeId> + 'r {
+        self.outcomes
+            .iter()
+            .enumerate()
+            .filter(move |(_, o)| wanted(o))
+            .map(|(i, _)| NodeId(i as u32))
     }
 
     /// Whether every wanted node is done.
@@ -178,8 +186,11 @@ impl<'a, 'o> Runner<'a, 'o> {
         events: Events<'o>,
         wanted: Vec<bool>,
     ) -> Runner<'a, 'o> {
-        let waiting: Vec<Option<usize>> =
-            graph.ids().zip(&wanted).map(|(id, wanted)| wanted.then(|| graph.inputs(id).count())).collect();
+        let waiting: Vec<Option<usize>> = graph
+            .ids()
+            .zip(&wanted)
+            .map(|(id, wanted)| wanted.then(|| graph.inputs(id).count()))
+            .collect();
         let ready = graph.ids().filter(|id| waiting[id.index()] == Some(0)).collect();
         let outcomes = graph.nodes.iter().map(|_| Outcome::NotRun).collect();
         let state = State::new(graph, store);
@@ -237,7 +248,9 @@ impl<'a, 'o> Runner<'a, 'o> {
                     break;
                 };
                 match self.look(id, look) {
-                    Ok(Some(todo)) => self.room.wait(id, Need::of(&self.graph.node(id).settings), todo),
+                    Ok(Some(todo)) => {
+                        self.room.wait(id, Need::of(&self.graph.node(id).settings), todo)
+                    }
                     Ok(None) => {}
                     Err(error) => self.fail(id, Failure::State(error)),
                 }
@@ -271,7 +284,8 @@ impl<'a, 'o> Runner<'a, 'o> {
                     self.finish(id, *done);
                     return Ok(None);
                 }
-                let manifest = self.state.manifest(node, done.file).expect("a ready node's inputs are done");
+                let manifest =
+                    self.state.manifest(node, done.file).expect("a ready node's inputs are done");
                 Ok(Some(Box::new(Todo { key: done.key, manifest, file: done.file, damaged: None })))
             }
             Look::Todo(todo) => Ok(Some(todo)),
@@ -359,7 +373,8 @@ impl<'a, 'o> Runner<'a, 'o> {
         for dependent in self.graph.dependents(id) {
             if let Some(waiting) = &mut self.waiting[dependent.index()] {
                 *waiting -= 1;
-                if *waiting == 0 && !matches!(self.outcomes[dependent.index()], Outcome::Skipped(_)) {
+                if *waiting == 0 && !matches!(self.outcomes[dependent.index()], Outcome::Skipped(_))
+                {
                     self.ready.insert(dependent);
                 }
             }

@@ -5,6 +5,7 @@
 
 mod convert;
 mod jsonl;
+pub mod model_folder;
 mod normalize;
 
 use std::path::{Path, PathBuf};
@@ -20,7 +21,8 @@ use crate::kind::{Param, Type};
 /// Raised when the rows of a source change for some file.
 pub const VERSION: u32 = 1;
 
-const PATH: Param = Param::required("path", Type::Text, "a file or folder, relative to the workflow");
+const PATH: Param =
+    Param::required("path", Type::Text, "a file or folder, relative to the workflow");
 
 /// The parameters of an entry of `models`.
 pub static MODEL_PARAMS: &[Param] = &[PATH];
@@ -38,8 +40,16 @@ static ROWS: &[Param] = &[
 /// The parameters of an entry of `data`.
 pub static PARAMS: &[Param] = &[
     PATH,
-    Param::optional("type", Type::Choice(&["table", "model", "file"]), "what it is, `table` unless given"),
-    Param::optional("format", Type::Choice(&["jsonl", "parquet"]), "found out from the name where it can be"),
+    Param::optional(
+        "type",
+        Type::Choice(&["table", "model", "file"]),
+        "what it is, `table` unless given",
+    ),
+    Param::optional(
+        "format",
+        Type::Choice(&["jsonl", "parquet"]),
+        "found out from the name where it can be",
+    ),
     Param::optional("columns", Type::Map(&Type::Text), "our name of a column: theirs"),
     Param::optional(
         "rows",
@@ -150,9 +160,10 @@ impl SourceError {
     pub fn hint(&self) -> Option<String> {
         match self {
             SourceError::Content { hint, .. } | SourceError::Column { hint, .. } => hint.clone(),
-            SourceError::Table(TableError::Unreadable { .. }) => {
-                Some("the file is cut off or of another format: fetch it again, or give its `format`".into())
-            }
+            SourceError::Table(TableError::Unreadable { .. }) => Some(
+                "the file is cut off or of another format: fetch it again, or give its `format`"
+                    .into(),
+            ),
             _ => None,
         }
     }
@@ -181,8 +192,13 @@ impl SourceSpec {
             (Some("jsonl"), _) | (None, Some("jsonl" | "ndjson")) => Format::Jsonl,
             (Some("parquet"), _) | (None, Some("parquet")) => Format::Parquet,
             _ => {
-                let message = format!("the format of `{}` cannot be told from its name", path.display());
-                return Err(("path", message, Some("give `format: jsonl` or `format: parquet`".into())));
+                let message =
+                    format!("the format of `{}` cannot be told from its name", path.display());
+                return Err((
+                    "path",
+                    message,
+                    Some("give `format: jsonl` or `format: parquet`".into()),
+                ));
             }
         };
         if path.is_dir() {
@@ -208,8 +224,16 @@ impl SourceSpec {
                 let number = |name: &str| rows.get(name).and_then(Value::as_u64);
                 match (number("first"), number("sample")) {
                     (Some(n), None) => Rows::Range(0, n),
-                    (None, Some(count)) => Rows::Sample { count, seed: number("seed").unwrap_or(0) },
-                    _ => return Err(("rows", "`rows` takes either `first` or `sample`".into(), None)),
+                    (None, Some(count)) => {
+                        Rows::Sample { count, seed: number("seed").unwrap_or(0) }
+                    }
+                    _ => {
+                        return Err((
+                            "rows",
+                            "`rows` takes either `first` or `sample`".into(),
+                            None,
+                        ));
+                    }
                 }
             }
         };
@@ -227,8 +251,11 @@ impl SourceSpec {
             Rows::Range(start, end) => json!({ "start": start, "end": end }),
             Rows::Sample { count, seed } => json!({ "sample": count, "seed": seed }),
         };
-        let columns: Map<String, Value> =
-            self.columns.iter().map(|(ours, theirs)| (ours.clone(), Value::from(theirs.as_str()))).collect();
+        let columns: Map<String, Value> = self
+            .columns
+            .iter()
+            .map(|(ours, theirs)| (ours.clone(), Value::from(theirs.as_str())))
+            .collect();
         json!({ "format": format, "columns": columns, "rows": rows })
     }
 
@@ -244,7 +271,8 @@ impl SourceSpec {
 
     /// A panic of a library on a stranger's file becomes an error that names the file.
     fn guarded<T>(&self, read: impl FnOnce() -> Result<T, SourceError>) -> Result<T, SourceError> {
-        contained(read).unwrap_or_else(|panic| Err(SourceError::GaveUp { path: self.path.clone(), panic }))
+        contained(read)
+            .unwrap_or_else(|panic| Err(SourceError::GaveUp { path: self.path.clone(), panic }))
     }
 
     fn read_schema(&self) -> Result<SchemaRef, SourceError> {
@@ -275,11 +303,18 @@ impl SourceSpec {
                 let schema = reader.schema().clone();
                 let rows = self.rows_of(&reader)?;
                 let batches = reader.batches(None, BATCH_ROWS)?;
-                normalize::import(self, cache, schema, rows, batches.map(|b| b.map_err(SourceError::from)))
+                normalize::import(
+                    self,
+                    cache,
+                    schema,
+                    rows,
+                    batches.map(|b| b.map_err(SourceError::from)),
+                )
             }
             Format::Jsonl => {
                 let jsonl::Scan { schema, rows, longest } = jsonl::scan(&self.path)?;
-                let columns: usize = schema.fields().iter().map(|f| convert::size(f.data_type()).0).sum();
+                let columns: usize =
+                    schema.fields().iter().map(|f| convert::size(f.data_type()).0).sum();
                 let cells = BATCH_CELLS / columns.max(1);
                 let batch_rows = (BATCH_BYTES / longest.max(1)).min(cells).clamp(1, BATCH_ROWS);
                 let batches = jsonl::batches(&self.path, schema.clone(), batch_rows)?;
@@ -298,8 +333,9 @@ const BATCH_CELLS: usize = 1 << 21;
 
 fn parse_range(text: &str) -> Option<Rows> {
     let (start, end) = text.split_once("..")?;
-    let number =
-        |t: &str, absent: u64| if t.trim().is_empty() { Some(absent) } else { t.trim().parse().ok() };
+    let number = |t: &str, absent: u64| {
+        if t.trim().is_empty() { Some(absent) } else { t.trim().parse().ok() }
+    };
     let (start, end) = (number(start, 0)?, number(end, u64::MAX)?);
     (start <= end).then_some(Rows::Range(start, end))
 }

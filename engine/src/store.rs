@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use refrain_cache::{
-    Artifact, Cache, CacheError, Corrupt, Digest, FileDigests, Key, Made, Record, RecordError, Records,
-    Sharing, Stored,
+    Artifact, Cache, CacheError, Corrupt, Digest, FileDigests, Key, Made, Record, RecordError,
+    Records, Sharing, Stored,
 };
 
 /// An opened cache with its records.
@@ -108,7 +108,9 @@ impl Store {
                     return Ok(Some(fault.to_string()));
                 }
                 match self.cache.set_aside(artifact) {
-                    Ok(aside) => Ok(Some(format!("{fault}; it is set aside as `{}`", aside.display()))),
+                    Ok(aside) => {
+                        Ok(Some(format!("{fault}; it is set aside as `{}`", aside.display())))
+                    }
                     // Of two that look at one artifact at once one sets it aside.
                     Err(_) if !there() => Ok(Some(fault.to_string())),
                     Err(error) => Err(error.into()),

@@ -12,14 +12,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
-use refrain_engine::diagnostic::SourceText;
-use refrain_engine::event::Event;
 use refrain_engine::graph::Graph;
 use refrain_engine::kind::{Cancel, Context, Kind, Kinds, Outputs, Param, StageError, Type};
+use refrain_engine::language::diagnostic::SourceText;
+use refrain_engine::language::workflow::Workflow;
 use refrain_engine::plan::{Step, plan};
+use refrain_engine::run::event::Event;
 use refrain_engine::run::{Options, Outcome, run};
 use refrain_engine::store::Store;
-use refrain_engine::workflow::Workflow;
 
 /// Makes two nodes of one kind two nodes.
 static PARAMS: &[Param] = &[Param::optional("n", Type::Int { min: 0, max: 99 }, "a number")];
@@ -45,7 +45,8 @@ struct Came {
 
 /// Runs the stages; a note that `stop` knows interrupts.
 fn come(kind: Kind, stages: &str, stop: fn(&str) -> bool) -> Came {
-    let source = SourceText { path: "w.yaml".into(), text: format!("refrain: 1\nstages:\n{stages}") };
+    let source =
+        SourceText { path: "w.yaml".into(), text: format!("refrain: 1\nstages:\n{stages}") };
     let workflow = Workflow::parse(source, &Kinds::new(vec![kind]), &[]).unwrap();
     let graph = Graph::build(workflow).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -96,16 +97,22 @@ fn third(context: &Context<'_>) -> Result<Outputs, StageError> {
 
 #[test]
 fn a_failed_stage_is_tried_as_often_as_it_says() {
-    let enough =
-        come(kind("third", third), "  a: { third: { n: 0 }, retry: { times: 2, wait: 1ms } }\n", never);
+    let enough = come(
+        kind("third", third),
+        "  a: { third: { n: 0 }, retry: { times: 2, wait: 1ms } }\n",
+        never,
+    );
     assert_eq!(enough.outcomes, ["ran"]);
     let notes = [
         "attempt 1 of 3 failed; the next begins in 1ms: no luck at 1",
         "attempt 2 of 3 failed; the next begins in 2ms: no luck at 2",
     ];
     assert_eq!(enough.notes, notes);
-    let too_few =
-        come(kind("third", third), "  a: { third: { n: 1 }, retry: { times: 1, wait: 1ms } }\n", never);
+    let too_few = come(
+        kind("third", third),
+        "  a: { third: { n: 1 }, retry: { times: 1, wait: 1ms } }\n",
+        never,
+    );
     assert_eq!((too_few.outcomes, too_few.notes.len()), (vec!["no luck at 2".to_string()], 1));
 }
 
@@ -121,7 +128,8 @@ fn a_wait_is_interrupted() {
 
 #[test]
 fn what_is_wrong_with_the_machine_is_not_tried_again() {
-    let lacks = kind("lacks", |_| Err(StageError::Environment { message: "no disk".into(), hint: None }));
+    let lacks =
+        kind("lacks", |_| Err(StageError::Environment { message: "no disk".into(), hint: None }));
     let came = come(lacks, "  a: { lacks: {}, retry: { times: 3, wait: 365d } }\n", never);
     assert_eq!((came.outcomes, came.notes), (vec!["no disk".to_string()], vec![]));
 }
@@ -151,13 +159,15 @@ fn an_interruption_is_no_timeout() {
         context.progress.note("stop");
         endless(context)
     }
-    let came = come(kind("notes", notes), "  a: { notes: {}, timeout: 365d }\n", |note| note == "stop");
+    let came =
+        come(kind("notes", notes), "  a: { notes: {}, timeout: 365d }\n", |note| note == "stop");
     assert!(came.interrupted);
     assert_eq!(came.outcomes, ["NotRun"]);
 }
 
 /// Nodes that work now, and the most that ever did at once.
-static BUSY: [(AtomicUsize, AtomicUsize); 5] = [const { (AtomicUsize::new(0), AtomicUsize::new(0)) }; 5];
+static BUSY: [(AtomicUsize, AtomicUsize); 5] =
+    [const { (AtomicUsize::new(0), AtomicUsize::new(0)) }; 5];
 
 /// Works for a while in the group of the tens of its number; in group 4 until two work at once.
 fn busy(context: &Context<'_>) -> Result<Outputs, StageError> {
@@ -176,8 +186,13 @@ fn busy(context: &Context<'_>) -> Result<Outputs, StageError> {
 
 #[test]
 fn running_stages_share_what_they_declare() {
-    let groups =
-        ["memory: 5GB", "threads: 3", "gpus: 1", "memory: 9GB, threads: 1", "memory: 4GB, threads: 2"];
+    let groups = [
+        "memory: 5GB",
+        "threads: 3",
+        "gpus: 1",
+        "memory: 9GB, threads: 1",
+        "memory: 4GB, threads: 2",
+    ];
     for (group, declared) in groups.iter().enumerate() {
         let stage = |i| {
             let n = 10 * group + i;
@@ -195,13 +210,16 @@ fn running_stages_share_what_they_declare() {
 #[test]
 fn what_another_process_computes_takes_nothing() {
     let stages = "  a: { writes: { n: 0 }, resources: { memory: 5GB } }\n  b: { writes: { n: 1 }, resources: { memory: 5GB } }\n";
-    let source = SourceText { path: "w.yaml".into(), text: format!("refrain: 1\nstages:\n{stages}") };
+    let source =
+        SourceText { path: "w.yaml".into(), text: format!("refrain: 1\nstages:\n{stages}") };
     let kinds = Kinds::new(vec![kind("writes", writes)]);
     let graph = Graph::build(Workflow::parse(source, &kinds, &[]).unwrap()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let open = || Store::open(&folder.path().join("cache")).unwrap();
     let (here, elsewhere) = (open(), open());
-    let Step::Run { key, .. } = plan(&graph, &here, &BTreeMap::new()).unwrap().steps[0] else { panic!() };
+    let Step::Run { key, .. } = plan(&graph, &here, &BTreeMap::new()).unwrap().steps[0] else {
+        panic!()
+    };
     elsewhere.cache().claim(&key).unwrap();
     let options = Options {
         jobs: 8,

@@ -7,12 +7,13 @@
 mod kind;
 
 use refrain_cache::ArtifactKind;
-use refrain_engine::diagnostic::SourceText;
 use refrain_engine::graph::{Graph, Work};
 use refrain_engine::kind::{Kind, Kinds, MAIN, OutputDecl, Param, StageError, Type};
-use refrain_engine::workflow::Workflow;
+use refrain_engine::language::diagnostic::SourceText;
+use refrain_engine::language::workflow::Workflow;
 
-static PARAMS: &[Param] = &[Param::required("what", Type::Choice(&["table", "model"]), "What it makes")];
+static PARAMS: &[Param] =
+    &[Param::required("what", Type::Choice(&["table", "model"]), "What it makes")];
 
 #[test]
 fn outputs_that_depend_on_the_point_are_those_of_the_point() {
@@ -25,14 +26,15 @@ fn outputs_that_depend_on_the_point_are_those_of_the_point() {
         },
         ..kind::kind("makes", |_| Err(StageError::failed("it is not run")))
     };
-    let text =
-        "refrain: 1\nstages: { a: { makes: { what: \"${what}\" } } }\nsweep: { what: [model, table] }\n";
+    let text = "refrain: 1\nstages: { a: { makes: { what: \"${what}\" } } }\nsweep: { what: [model, table] }\n";
     let source = SourceText { path: "w.yaml".into(), text: text.into() };
-    let graph = Graph::build(Workflow::parse(source, &Kinds::new(vec![makes]), &[]).unwrap()).unwrap();
+    let graph =
+        Graph::build(Workflow::parse(source, &Kinds::new(vec![makes]), &[]).unwrap()).unwrap();
     assert_eq!(graph.nodes.len(), 2);
     for node in &graph.nodes {
         let Work::Stage { params, .. } = &node.work else { panic!("`{}` is no stage", node.name) };
-        let wanted = if params["what"] == "table" { ArtifactKind::Table } else { ArtifactKind::Model };
+        let wanted =
+            if params["what"] == "table" { ArtifactKind::Table } else { ArtifactKind::Model };
         assert_eq!(node.output_kind(MAIN), Some(wanted), "{}", node.name);
     }
 }

@@ -8,12 +8,12 @@ mod kind;
 
 use std::collections::HashSet;
 
-use refrain_engine::diagnostic::SourceText;
 use refrain_engine::graph::Graph;
 use refrain_engine::kind::{Cancel, Context, Kinds, Outputs, StageError};
+use refrain_engine::language::diagnostic::SourceText;
+use refrain_engine::language::workflow::Workflow;
 use refrain_engine::run::{Options, Outcome, run};
 use refrain_engine::store::Store;
-use refrain_engine::workflow::Workflow;
 
 use kind::kind;
 
@@ -35,8 +35,7 @@ fn a_panic_of_a_stage_is_its_failure_and_asks_for_a_report() {
         kind("other", |_| std::panic::panic_any(7)),
         kind("writes", writes),
     ]);
-    let text =
-        "refrain: 1\nstages: { a: { text: {} }, b: { word: {} }, c: { other: {} }, d: { writes: {} } }\n";
+    let text = "refrain: 1\nstages: { a: { text: {} }, b: { word: {} }, c: { other: {} }, d: { writes: {} } }\n";
     let source = SourceText { path: "w.yaml".into(), text: text.into() };
     let graph = Graph::build(Workflow::parse(source, &kinds, &[]).unwrap()).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -73,6 +72,8 @@ fn a_panic_while_columns_are_checked_names_the_stage_and_asks_for_a_report() {
     let source = SourceText { path: "w.yaml".into(), text: text.into() };
     let problems = Graph::build(Workflow::parse(source, &kinds, &[]).unwrap()).err().unwrap().items;
     let [problem] = problems.as_slice() else { panic!("{problems:?}") };
-    assert!(problem.message.starts_with("stage `b`: a part of Refrain gave up on it (no such column)"));
+    assert!(
+        problem.message.starts_with("stage `b`: a part of Refrain gave up on it (no such column)")
+    );
     assert!(problem.message.contains("please report this") && problem.span.is_some());
 }

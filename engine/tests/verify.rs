@@ -8,14 +8,14 @@ mod kind;
 
 use std::collections::HashSet;
 
-use refrain_engine::diagnostic::SourceText;
 use refrain_engine::graph::Graph;
 use refrain_engine::kind::{Cancel, Component, Context, Kind, Kinds, Outputs, StageError};
-use refrain_engine::lock::Lock;
+use refrain_engine::language::diagnostic::SourceText;
+use refrain_engine::language::workflow::Workflow;
+use refrain_engine::ledger::lock::Lock;
+use refrain_engine::report::verify::{changes, verify};
 use refrain_engine::run::{Options, Report, run};
 use refrain_engine::store::Store;
-use refrain_engine::verify::{changes, verify};
-use refrain_engine::workflow::Workflow;
 
 static OLD: [Component; 1] = [Component { name: "ink", version: 1 }];
 static NEW: [Component; 1] = [Component { name: "ink", version: 2 }];
@@ -30,8 +30,10 @@ fn writes(context: &Context<'_>) -> Result<Outputs, StageError> {
 /// One stage of a kind that is made of these components.
 fn graph(components: &'static [Component]) -> Graph {
     let kind = Kind { components, ..kind::kind("writes", writes) };
-    let source =
-        SourceText { path: "w.yaml".into(), text: "refrain: 1\nstages: { a: { writes: {} } }\n".into() };
+    let source = SourceText {
+        path: "w.yaml".into(),
+        text: "refrain: 1\nstages: { a: { writes: {} } }\n".into(),
+    };
     Graph::build(Workflow::parse(source, &Kinds::new(vec![kind]), &[]).unwrap()).unwrap()
 }
 
@@ -56,7 +58,9 @@ fn a_raised_version_is_named() {
     let (old, new) = (graph(&OLD), graph(&NEW));
     let mut lock = Lock { version: "0.0.9".into(), ..Lock::default() };
     lock.update(&old, &report(&old, &store), true);
-    let check = |graph: &Graph| verify(graph, &lock, store.digests(), Some(&store), &[], Default::default());
+    let check = |graph: &Graph| {
+        verify(graph, &lock, store.digests(), Some(&store), &[], Default::default())
+    };
     assert!(check(&old).mismatches.is_empty());
     let found = check(&new).mismatches;
     assert_eq!(found.len(), 1, "{found:?}");

@@ -6,7 +6,7 @@
 // Helpers of tests may unwrap as the tests themselves do.
 #![allow(clippy::unwrap_used)]
 
-use refrain_engine::yaml;
+use refrain_engine::language::yaml;
 use serde_json::Value;
 
 fn ours(text: &str) -> Result<Value, String> {
@@ -24,7 +24,9 @@ fn to_json(value: serde_yaml::Value) -> Result<Value, String> {
         serde_yaml::Value::Bool(b) => Value::Bool(b),
         serde_yaml::Value::Number(n) => match n.as_i64() {
             Some(i) => i.into(),
-            None => n.as_f64().and_then(serde_json::Number::from_f64).map_or(Value::Null, Value::Number),
+            None => {
+                n.as_f64().and_then(serde_json::Number::from_f64).map_or(Value::Null, Value::Number)
+            }
         },
         serde_yaml::Value::String(text) => Value::String(text),
         serde_yaml::Value::Sequence(items) => {
@@ -199,15 +201,22 @@ const DOCUMENTS: &[&str] = &[
 
 /// Block scalars: style, indentation indicator, chomping indicator, body.
 fn blocks() -> Vec<String> {
-    let bodies =
-        ["  one\n  two\n", "  one\n\n   two\n\n\n", "\n  one\n", "", "  # text\n  one\n", "    one\n  two\n"];
+    let bodies = [
+        "  one\n  two\n",
+        "  one\n\n   two\n\n\n",
+        "\n  one\n",
+        "",
+        "  # text\n  one\n",
+        "    one\n  two\n",
+    ];
     let mut documents = Vec::new();
     for style in ["|", ">"] {
         for indentation in ["", "2", "1"] {
             for chomping in ["", "-", "+"] {
                 for body in bodies {
                     documents.push(format!("a: {style}{indentation}{chomping}\n{body}"));
-                    documents.push(format!("a: {style}{chomping}{indentation} # comment\n{body}b: 1\n"));
+                    documents
+                        .push(format!("a: {style}{chomping}{indentation} # comment\n{body}b: 1\n"));
                 }
             }
         }
@@ -257,7 +266,11 @@ const ELSEWHERE: &[(&str, &str)] = &[
 #[test]
 fn the_differences_are_still_there() {
     for (document, reason) in ELSEWHERE {
-        assert_ne!(ours(document).ok(), theirs(document).ok(), "{document:?} no longer differs: {reason}");
+        assert_ne!(
+            ours(document).ok(),
+            theirs(document).ok(),
+            "{document:?} no longer differs: {reason}"
+        );
     }
 }
 

@@ -32,10 +32,14 @@ impl Opened {
     fn new(arguments: &CacheFolder) -> Result<Opened, Failure> {
         for workflow in &arguments.workflows {
             if !workflow.is_file() {
-                return Err(Failure::new(INPUT, format!("there is no workflow `{}`", workflow.display())));
+                return Err(Failure::new(
+                    INPUT,
+                    format!("there is no workflow `{}`", workflow.display()),
+                ));
             }
         }
-        let beside = |workflow: &PathBuf| workflow.parent().unwrap_or(Path::new("")).join(".refrain");
+        let beside =
+            |workflow: &PathBuf| workflow.parent().unwrap_or(Path::new("")).join(".refrain");
         let mut folders = Vec::new();
         let folder = |beside: PathBuf| session::cache_folder(arguments.cache.as_deref(), beside);
         for workflow in &arguments.workflows {
@@ -80,6 +84,8 @@ fn length(path: &Path) -> Result<u64, Failure> {
     match path.metadata() {
         Ok(metadata) => Ok(metadata.len()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
-        Err(error) => Err(Failure::new(ENVIRONMENT, format!("cannot read `{}`: {error}", path.display()))),
+        Err(error) => {
+            Err(Failure::new(ENVIRONMENT, format!("cannot read `{}`: {error}", path.display())))
+        }
     }
 }

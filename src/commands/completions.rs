@@ -15,7 +15,9 @@ pub fn completions(arguments: &Completions, format: Format) -> Result<ExitCode, 
     clap_complete::generate(arguments.shell, &mut Arguments::command(), "refrain", &mut script);
     let script = String::from_utf8_lossy(&script);
     if format == Format::Json {
-        output::json(&json!({ "refrain": 1, "shell": arguments.shell.to_string(), "script": script }));
+        output::json(
+            &json!({ "refrain": 1, "shell": arguments.shell.to_string(), "script": script }),
+        );
     } else {
         output::text(&script);
     }

@@ -63,7 +63,8 @@ pub fn explain(arguments: &cli::Explain, format: Format) -> Result<ExitCode, Fai
 
 fn node_json(graph: &Graph, explanation: &Explanation) -> Value {
     let node = graph.node(explanation.id);
-    let waits: Vec<&str> = explanation.waits.iter().map(|id| graph.node(*id).name.as_str()).collect();
+    let waits: Vec<&str> =
+        explanation.waits.iter().map(|id| graph.node(*id).name.as_str()).collect();
     json!({
         "node": node.name,
         "kind": node.kind_name(),

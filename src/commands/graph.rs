@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use refrain_engine::{dot, mermaid};
+use refrain_engine::graph::drawing::{dot, mermaid};
 
 use crate::cli::{self, Drawing, Format};
 use crate::failure::{Failure, shown};

@@ -30,7 +30,11 @@ pub fn man(arguments: &cli::Man, format: Format) -> Result<ExitCode, Failure> {
     write(command, folder, &mut pages)?;
     match format {
         Format::Json => output::json(&json!({ "refrain": 1, "pages": pages })),
-        _ => output::line(&format!("{} in `{}`", output::count(pages.len(), "page"), folder.display())),
+        _ => output::line(&format!(
+            "{} in `{}`",
+            output::count(pages.len(), "page"),
+            folder.display()
+        )),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -49,9 +53,9 @@ fn write(command: Command, folder: &Path, pages: &mut Vec<String>) -> Result<(),
 
 fn page(command: Command) -> Result<String, Failure> {
     let mut page = Vec::new();
-    Man::new(command)
-        .render(&mut page)
-        .map_err(|e| Failure::new(ENVIRONMENT, format!("the manual page cannot be written: {e}")))?;
+    Man::new(command).render(&mut page).map_err(|e| {
+        Failure::new(ENVIRONMENT, format!("the manual page cannot be written: {e}"))
+    })?;
     Ok(String::from_utf8_lossy(&page).into_owned())
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use refrain_cache::Difference;
 use refrain_engine::graph::{Graph, Node, NodeId};
 use refrain_engine::plan::{self, Estimate, Plan, Step, Total, Why};
-use refrain_engine::verify::difference;
+use refrain_engine::report::verify::difference;
 
 use crate::cli::{self, Format};
 use crate::failure::Failure;
@@ -46,7 +46,10 @@ pub fn plan(arguments: &cli::Plan, format: Format) -> Result<ExitCode, Failure> 
         listing(graph, &plan.steps, &estimates)
     }
     let counts = counts(&plan.steps);
-    output::line(&format!("{} cached, {} to run, {} depend on those", counts[0], counts[1], counts[2]));
+    output::line(&format!(
+        "{} cached, {} to run, {} depend on those",
+        counts[0], counts[1], counts[2]
+    ));
     if total.nodes > 0 {
         output::line(&total_words(&total, jobs));
     }
@@ -63,7 +66,9 @@ fn total_words(total: &Total, jobs: usize) -> String {
     };
     let without = match total.unknown {
         0 => String::new(),
-        unknown => format!("; {} without an estimate count as nothing", output::count(unknown, "node")),
+        unknown => {
+            format!("; {} without an estimate count as nothing", output::count(unknown, "node"))
+        }
     };
     let time = duration(total.seconds);
     format!("by earlier runs about {time}{tokens} with {}{without}", output::count(jobs, "job"))
@@ -93,7 +98,8 @@ fn word(step: &Step) -> &'static str {
 /// Why a node would be computed, in words.
 fn why(graph: &Graph, node: &Node, step: &Step) -> String {
     let words = |differences: &[Difference]| {
-        let words: Vec<String> = differences.iter().map(|d| difference_words(graph, node, d)).collect();
+        let words: Vec<String> =
+            differences.iter().map(|d| difference_words(graph, node, d)).collect();
         words.join("; ")
     };
     match step {
@@ -108,8 +114,11 @@ fn why(graph: &Graph, node: &Node, step: &Step) -> String {
             let names: Vec<String> =
                 on.iter().take(3).map(|id| format!("`{}`", graph.node(*id).name)).collect();
             let more = if on.len() > 3 { ", …" } else { "" };
-            let known =
-                if differences.is_empty() { String::new() } else { format!("; {}", words(differences)) };
+            let known = if differences.is_empty() {
+                String::new()
+            } else {
+                format!("; {}", words(differences))
+            };
             format!("on {}{more}{known}", names.join(", "))
         }
     }
@@ -122,7 +131,11 @@ pub(super) fn difference_words(graph: &Graph, node: &Node, of: &Difference) -> S
 }
 
 /// Differences as docs/json.md describes them.
-pub(super) fn differences_json(graph: &Graph, node: &Node, differences: &[Difference]) -> Vec<Value> {
+pub(super) fn differences_json(
+    graph: &Graph,
+    node: &Node,
+    differences: &[Difference],
+) -> Vec<Value> {
     let from = |d: &Difference| plan::origin(node, d).map(|id| graph.node(id).name.as_str());
     differences
         .iter()
@@ -162,7 +175,9 @@ fn summary(graph: &Graph, steps: &[Step]) {
     }
     let rows: Vec<Vec<String>> = stages
         .iter()
-        .map(|s| std::iter::once(s.to_string()).chain(counts[s].iter().map(|n| n.to_string())).collect())
+        .map(|s| {
+            std::iter::once(s.to_string()).chain(counts[s].iter().map(|n| n.to_string())).collect()
+        })
         .collect();
     output::table(&["stage", "cached", "run", "depends"], &rows);
 }
@@ -174,7 +189,9 @@ fn node_json(graph: &Graph, plan: &Plan<'_>, id: NodeId, estimate: Option<Estima
         Step::Waits { .. } => None,
     };
     let differences = match step {
-        Step::Run { why: Why::Changed(differences), .. } | Step::Waits { differences, .. } => differences,
+        Step::Run { why: Why::Changed(differences), .. } | Step::Waits { differences, .. } => {
+            differences
+        }
         _ => &Vec::new(),
     };
     let estimate = estimate.map(|estimate| {

@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use refrain_engine::graph::{Graph, NodeId};
 use refrain_engine::plan;
-use refrain_engine::results::{self, Cell, Results, Row};
-use refrain_engine::state::Done;
+use refrain_engine::plan::state::Done;
+use refrain_engine::report::results::{self, Cell, Results, Row};
 
 use crate::cli::{self, Format};
 use crate::failure::Failure;
@@ -46,7 +46,12 @@ pub fn collect<'d>(session: &Session, done: impl Fn(NodeId) -> Option<&'d Done>)
 /// Prints the table in a format.
 pub fn print(table: &Results, format: Format) {
     let published: Vec<bool> = (0..table.columns.len())
-        .map(|c| table.rows.iter().any(|row| row.cells[c].as_ref().is_some_and(|c| c.published.is_some())))
+        .map(|c| {
+            table
+                .rows
+                .iter()
+                .any(|row| row.cells[c].as_ref().is_some_and(|c| c.published.is_some()))
+        })
         .collect();
     let mut headings: Vec<String> = table.axes.clone();
     if names_apart(table) {

@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use refrain_cache::FileIdentity;
-use refrain_engine::event::Event;
-use refrain_engine::expect::{self, Verdict};
 use refrain_engine::graph::NodeId;
-use refrain_engine::kept::{self, Said};
 use refrain_engine::kind::Cancel;
-use refrain_engine::lock::{Lock, LockError};
+use refrain_engine::ledger::lock::{Lock, LockError};
+use refrain_engine::ledger::run_log::{self, RunLog};
+use refrain_engine::ledger::up_to_date::{self, Said};
+use refrain_engine::plan::state::Done;
+use refrain_engine::report::expect::{self, Verdict};
+use refrain_engine::report::verify::{self, Mismatch};
+use refrain_engine::run::event::Event;
 use refrain_engine::run::{self, Options, Outcome, Report};
-use refrain_engine::run_log::{self, RunLog};
-use refrain_engine::state::Done;
-use refrain_engine::verify::{self, Mismatch};
 
 use crate::cli::{self, Format};
 use crate::failure::{DIFFERENT, ENVIRONMENT, Failure, INPUT, INTERRUPTED, STAGE, of_node, shown};
@@ -35,7 +35,7 @@ pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
     let opened = Opened::new(&arguments.workflow)?;
     let seen = Seen::new(arguments, &opened)?;
     let kept = Kept::new(arguments, format, &opened);
-    if let Some(said) = kept.as_ref().and_then(|kept| kept::find(&kept.request())) {
+    if let Some(said) = kept.as_ref().and_then(|kept| up_to_date::find(&kept.request())) {
         results::print(&said.results, format);
         run_log::used(&seen.runs, &seen.run());
         return Ok(unchanged(&said, begin));
@@ -84,8 +84,9 @@ pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
         results::print(&table, format);
         if let Some(kept) = kept.filter(|_| code == 0 && report.is_complete()) {
             let cached = session.graph.nodes.len();
-            let said = Said { cached, results: table, expects: verdicts.iter().map(told).collect() };
-            kept::keep(&kept.request(), &session.graph, &store, &report.state, said);
+            let said =
+                Said { cached, results: table, expects: verdicts.iter().map(told).collect() };
+            up_to_date::keep(&kept.request(), &session.graph, &store, &report.state, said);
         }
         summary(&report, &verdicts, begin, &changes);
     }
@@ -107,7 +108,11 @@ fn read_lock(session: &Session, locked: bool) -> Result<Lock, Failure> {
 }
 
 /// The first interruption asks everything to stop at the next safe point, the second ends the process.
-#[expect(clippy::print_stderr, clippy::exit, reason = "a second interruption must end a stage that does not")]
+#[expect(
+    clippy::print_stderr,
+    clippy::exit,
+    reason = "a second interruption must end a stage that does not"
+)]
 pub(super) fn on_interrupt(cancel: &Cancel) -> Result<(), Failure> {
     let cancel = cancel.clone();
     let handler = move || {
@@ -125,7 +130,11 @@ pub(super) fn on_interrupt(cancel: &Cancel) -> Result<(), Failure> {
 fn options<'a>(arguments: &cli::Run, session: &Session) -> Result<Options<'a>, Failure> {
     let threads = machine::threads();
     let all = |names: &[String]| -> Result<Vec<NodeId>, Failure> {
-        names.iter().map(|n| session.nodes(n)).collect::<Result<Vec<_>, _>>().map(|ids| ids.concat())
+        names
+            .iter()
+            .map(|n| session.nodes(n))
+            .collect::<Result<Vec<_>, _>>()
+            .map(|ids| ids.concat())
     };
     let only = if arguments.only.is_empty() { None } else { Some(all(&arguments.only)?) };
     let force: HashSet<NodeId> = all(&arguments.force)?.into_iter().collect();
@@ -212,12 +221,23 @@ impl Seen {
     fn new(arguments: &cli::Run, opened: &Opened) -> Result<Seen, Failure> {
         let workflow = absolute(&opened.source.path)?;
         let set = arguments.workflow.set.clone();
-        let plan = kept::name(&workflow, &set);
-        Ok(Seen { runs: opened.cache.join("runs"), lock: absolute(&opened.lock)?, workflow, set, plan })
+        let plan = up_to_date::name(&workflow, &set);
+        Ok(Seen {
+            runs: opened.cache.join("runs"),
+            lock: absolute(&opened.lock)?,
+            workflow,
+            set,
+            plan,
+        })
     }
 
     fn run(&self) -> run_log::Run<'_> {
-        run_log::Run { workflow: &self.workflow, lock: &self.lock, set: &self.set, plan: &self.plan }
+        run_log::Run {
+            workflow: &self.workflow,
+            lock: &self.lock,
+            set: &self.set,
+            plan: &self.plan,
+        }
     }
 }
 
@@ -247,8 +267,8 @@ impl Kept {
         })
     }
 
-    fn request(&self) -> kept::Request<'_> {
-        kept::Request {
+    fn request(&self) -> up_to_date::Request<'_> {
+        up_to_date::Request {
             text: self.text.as_bytes(),
             path: &self.path,
             cache: &self.cache,

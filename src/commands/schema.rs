@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use refrain_engine::schema;
+use refrain_engine::language::schema;
 
 use crate::failure::Failure;
 use crate::output;

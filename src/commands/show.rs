@@ -38,10 +38,17 @@ pub fn show(arguments: &cli::Show, format: Format) -> Result<ExitCode, Failure> 
 }
 
 /// A panic of a library on what is shown becomes an error that names it.
-fn guarded(name: &str, show: impl FnOnce() -> Result<ExitCode, Failure>) -> Result<ExitCode, Failure> {
+fn guarded(
+    name: &str,
+    show: impl FnOnce() -> Result<ExitCode, Failure>,
+) -> Result<ExitCode, Failure> {
     contained(show).unwrap_or_else(|panic| {
         let message = format!("a part of Refrain gave up on `{name}` ({panic})");
-        Err(Failure::with_hint(ENVIRONMENT, message, "please report this, with what was to be shown"))
+        Err(Failure::with_hint(
+            ENVIRONMENT,
+            message,
+            "please report this, with what was to be shown",
+        ))
     })
 }
 
@@ -59,7 +66,8 @@ fn node(arguments: &cli::Show, name: &str, format: Format) -> Result<ExitCode, F
     let store = session.store()?;
     let (id, output_name) = find(&session, name)?;
     let plan = plan::plan(&session.graph, &store, &session.lock()?.keys())?;
-    let (Some(done), Some(input)) = (plan.state.done(id), plan.state.output(id, &output_name)) else {
+    let (Some(done), Some(input)) = (plan.state.done(id), plan.state.output(id, &output_name))
+    else {
         let message = format!("the cache does not hold `{name}`");
         return Err(Failure::with_hint(INPUT, message, "`refrain run` makes it"));
     };
@@ -75,8 +83,14 @@ fn node(arguments: &cli::Show, name: &str, format: Format) -> Result<ExitCode, F
             let record = store.record(&done.key)?;
             let made = record.map(|record| model::Made { node: &node.name, record });
             let (adapter, base) = (adapters.last().map(PathBuf::as_path), Some(base_name.as_str()));
-            let shown =
-                model::Shown { folder, adapter, base, digest: artifact.digest, bytes: artifact.bytes, made };
+            let shown = model::Shown {
+                folder,
+                adapter,
+                base,
+                digest: artifact.digest,
+                bytes: artifact.bytes,
+                made,
+            };
             model::show(&shown, format)?;
         }
         Input::File { path, artifact } => file(path, artifact, format),
@@ -119,7 +133,8 @@ fn table(path: &Path, rows: usize, format: Format) -> Result<(), Failure> {
         let batch = batch?;
         let batch = batch.slice(0, batch.num_rows().min(rows - shown.len()));
         let mut writer = arrow::json::writer::ArrayWriter::new(Vec::new());
-        let text = writer.write(&batch).and_then(|()| writer.finish()).map(|()| writer.into_inner());
+        let text =
+            writer.write(&batch).and_then(|()| writer.finish()).map(|()| writer.into_inner());
         let text = text.map_err(|e| Failure::new(INPUT, e.to_string()))?;
         let batch: Vec<Value> = serde_json::from_slice(&text).unwrap_or_default();
         shown.extend(batch);

@@ -8,11 +8,13 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use refrain_cache::{FileDigests, digest_file};
-use refrain_engine::event::Event;
 use refrain_engine::kind::Cancel;
-use refrain_engine::lock::Lock;
+use refrain_engine::ledger::lock::Lock;
+use refrain_engine::report::verify::{
+    self, Mismatch, Options, Recomputed, Sample, VERSION, Verdict,
+};
 use refrain_engine::run;
-use refrain_engine::verify::{self, Mismatch, Options, Recomputed, Sample, VERSION, Verdict};
+use refrain_engine::run::event::Event;
 
 use crate::cli::{self, Format};
 use crate::failure::{DIFFERENT, ENVIRONMENT, Failure, INTERRUPTED};
@@ -49,7 +51,8 @@ pub fn verify(arguments: &cli::Verify, format: Format) -> Result<ExitCode, Failu
             &forgetful
         }
     };
-    let mut found = verify::verify(&session.graph, &lock, digests, store.as_ref(), &session.expects, options);
+    let mut found =
+        verify::verify(&session.graph, &lock, digests, store.as_ref(), &session.expects, options);
     let mut again = None;
     if let (Some(sample), Some(store)) = (arguments.recompute, &store) {
         let mut recomputed = recompute(&session, &lock, store, sample, arguments.seed.as_deref())?;
@@ -111,7 +114,8 @@ fn recompute(
     sample: Sample,
     seed: Option<&str>,
 ) -> Result<Recomputed, Failure> {
-    let digest = digest_file(&session.lock).map_err(|e| Failure::new(ENVIRONMENT, e.to_string()))?.0;
+    let digest =
+        digest_file(&session.lock).map_err(|e| Failure::new(ENVIRONMENT, e.to_string()))?.0;
     let seed = seed.map_or(digest.to_string(), String::from);
     let threads = machine::threads();
     let options = run::Options {
@@ -196,7 +200,8 @@ fn show_recomputed(again: &Recomputed) {
             output::line(&format!("not comparable  `{node}`: {reason}"));
         }
     }
-    let count = |wanted: &str| again.nodes.iter().filter(|(_, verdict)| word(verdict) == wanted).count();
+    let count =
+        |wanted: &str| again.nodes.iter().filter(|(_, verdict)| word(verdict) == wanted).count();
     output::line(&format!(
         "{} of {} computed again: {} equal, {} close, {} different, {} not comparable",
         again.nodes.len(),

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use refrain_cache::Digest;
 use refrain_engine::kind::{Input, Param, StageError, Type};
-use refrain_engine::manifest::gguf_files;
+use refrain_engine::source::model_folder::gguf_files;
 use refrain_lm::config::{ConfigError, ModelConfig};
 use refrain_lm::generate::{GenerateError, Generated, Limits, OnProgress, Request, generate};
 use refrain_lm::sampling::Sampler;
@@ -95,7 +95,9 @@ fn is_native(path: &Path) -> bool {
         Err(ConfigError::Foreign(_) | ConfigError::Unsupported(_)) => false,
         Err(ConfigError::Io { .. }) => path.join("adapter_config.json").is_file(),
         // A folder of one of our families that holds GGUF and nothing else is not broken.
-        Ok(_) | Err(_) => weight_files(path).is_ok() || gguf_files(path).is_ok_and(|files| files.is_empty()),
+        Ok(_) | Err(_) => {
+            weight_files(path).is_ok() || gguf_files(path).is_ok_and(|files| files.is_empty())
+        }
     }
 }
 
@@ -136,7 +138,10 @@ pub(crate) fn load(input: &Input, choice: Choice) -> Result<Network, StageError>
     let Some(backend) = MISTRALRS.get() else {
         return Err(StageError::Environment {
             message: format!("`{}` needs mistralrs, which this build lacks", folder.display()),
-            hint: Some("build with the cargo feature `mistralrs`, or take a model of a native family".into()),
+            hint: Some(
+                "build with the cargo feature `mistralrs`, or take a model of a native family"
+                    .into(),
+            ),
         });
     };
     if !adapters.is_empty() {
@@ -166,7 +171,9 @@ impl Network {
     /// Most tokens of a row, and how many tokens there are to choose from.
     pub fn sizes(&self) -> (usize, usize) {
         match self {
-            Network::Native(loaded) => (loaded.model.config.max_positions, loaded.model.config.vocab),
+            Network::Native(loaded) => {
+                (loaded.model.config.max_positions, loaded.model.config.vocab)
+            }
             Network::Mistralrs(model, _) => (model.context(), model.tokenizer().vocab_size()),
         }
     }
@@ -191,13 +198,13 @@ impl Network {
         match self {
             Network::Native(loaded) => {
                 let Loaded { model, tokenizer } = loaded.as_ref();
-                generate(model, tokenizer, requests, sampler, limits, batch, progress).map_err(|error| {
-                    match error {
+                generate(model, tokenizer, requests, sampler, limits, batch, progress).map_err(
+                    |error| match error {
                         GenerateError::Interrupted => StageError::Cancelled,
                         GenerateError::Model(error) => model_failed(error),
                         other => failed(other),
-                    }
-                })
+                    },
+                )
             }
             Network::Mistralrs(model, _) => model.generate(requests, sampler, limits, progress),
         }
@@ -211,7 +218,9 @@ impl Network {
         on_row: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), StageError> {
         match self {
-            Network::Native(loaded) => score(&loaded.model, rows, batch, on_row).map_err(model_failed),
+            Network::Native(loaded) => {
+                score(&loaded.model, rows, batch, on_row).map_err(model_failed)
+            }
             Network::Mistralrs(model, _) => {
                 for (row, ids) in rows.iter().enumerate() {
                     on_row(row, &model.score(ids)?);

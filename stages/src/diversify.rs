@@ -36,9 +36,21 @@ const KEEP: &[Param] = &[
         Type::OneOf(&[Type::Text, Type::Map(&Type::Any)]),
         "Only rows where this bool column is true, or where columns have these values",
     ),
-    Param::optional("lowest", Type::Text, "Of each group the rows with the lowest values of this column"),
-    Param::optional("highest", Type::Text, "Of each group the rows with the highest values of this column"),
-    Param::optional("median", Type::Text, "Of each group the row with the lower median of this column"),
+    Param::optional(
+        "lowest",
+        Type::Text,
+        "Of each group the rows with the lowest values of this column",
+    ),
+    Param::optional(
+        "highest",
+        Type::Text,
+        "Of each group the rows with the highest values of this column",
+    ),
+    Param::optional(
+        "median",
+        Type::Text,
+        "Of each group the row with the lower median of this column",
+    ),
     Param::optional("random", Type::Bool, "Of each group rows drawn without replacement"),
     Param::optional(
         "count",
@@ -130,13 +142,16 @@ struct Params {
 
 fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     let given = |name: &str| check.params.contains_key(name);
-    let measures = check.params.get("measure").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+    let measures =
+        check.params.get("measure").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
     if given("keep") && given("dedupe") {
         let problem = Problem::at("dedupe", "`dedupe` cannot stand beside `keep`");
         problems.push(problem.hint("make two stages, one reading the other"));
     }
     if !given("keep") && !given("dedupe") && !measures {
-        problems.push(Problem::at("", "it has nothing to do").hint("give `keep`, `dedupe` or `measure`"));
+        problems.push(
+            Problem::at("", "it has nothing to do").hint("give `keep`, `dedupe` or `measure`"),
+        );
     }
     if let Some(keep) = check.params.get("keep").and_then(Value::as_object) {
         keep::check(check, keep, problems);
@@ -165,12 +180,16 @@ fn check_embeddings(check: &Check<'_>, problems: &mut Vec<Problem>) {
         Some(at) if !given => {
             let problem = Problem::at(at, "it needs a model for `embeddings`");
             problems
-                .push(problem.hint("add `embeddings: MODEL`, for example of a sentence-transformers folder"));
+                .push(problem.hint(
+                    "add `embeddings: MODEL`, for example of a sentence-transformers folder",
+                ));
         }
         None if given => {
             let problem = Problem::at("embeddings", "nothing here uses embeddings");
             let uses = embedded::MEASURES.map(|name| format!("`{name}`")).join(", ");
-            problems.push(problem.hint(format!("measure one of {uses}, or `dedupe: {{ semantic: 0.9 }}`")));
+            problems.push(
+                problem.hint(format!("measure one of {uses}, or `dedupe: {{ semantic: 0.9 }}`")),
+            );
         }
         _ => {}
     }
@@ -187,7 +206,9 @@ fn run(ctx: &Context<'_>) -> Result<Outputs, StageError> {
             metrics.push(figure("groups_kept", chosen.groups_kept as f64, chosen.groups));
             tables::pick_rows(ctx, "data", &chosen.order)?
         }
-        Params { dedupe: Some(dedupe), .. } => tables::pick_rows(ctx, "data", &dedupe::choose(ctx, dedupe)?)?,
+        Params { dedupe: Some(dedupe), .. } => {
+            tables::pick_rows(ctx, "data", &dedupe::choose(ctx, dedupe)?)?
+        }
         _ => data.clone(),
     };
     let rows_in = rows_of(data)?;
@@ -195,7 +216,8 @@ fn run(ctx: &Context<'_>) -> Result<Outputs, StageError> {
     metrics.insert(0, figure("rows_in", rows_in as f64, rows_in));
     metrics.insert(1, figure("rows_out", rows_out as f64, rows_in));
     metrics.extend(measure(ctx, &params.measure, &table)?);
-    let profile = if ctx.inputs.contains_key("embeddings") { models::profile() } else { String::new() };
+    let profile =
+        if ctx.inputs.contains_key("embeddings") { models::profile() } else { String::new() };
     Ok(Outputs { metrics, profile, ..Outputs::main(table) })
 }
 
@@ -204,7 +226,11 @@ fn rows_of(table: &Artifact) -> Result<u64, StageError> {
 }
 
 /// The figures of a table's responses; rows without one do not count.
-fn measure(ctx: &Context<'_>, names: &[String], table: &Artifact) -> Result<Vec<Metric>, StageError> {
+fn measure(
+    ctx: &Context<'_>,
+    names: &[String],
+    table: &Artifact,
+) -> Result<Vec<Metric>, StageError> {
     if names.is_empty() {
         return Ok(Vec::new());
     }
@@ -218,7 +244,10 @@ fn measure(ctx: &Context<'_>, names: &[String], table: &Artifact) -> Result<Vec<
     for batch in TableReader::open(&path)?.batches(Some(&["response"]), tables::BATCH_ROWS)? {
         ctx.cancel.check()?;
         let batch = batch?;
-        column::<StringArray>(&batch, "response")?.iter().flatten().for_each(|text| distinct.add(text));
+        column::<StringArray>(&batch, "response")?
+            .iter()
+            .flatten()
+            .for_each(|text| distinct.add(text));
     }
     let figures = distinct.counts();
     let mut figures: Vec<Metric> = figures

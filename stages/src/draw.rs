@@ -31,7 +31,8 @@ impl Draws {
     ///
     /// This is the output function of SplitMix64 (Steele, Lea and Flood 2014), whose state is a plain counter.
     pub fn at(&self, index: u64) -> u64 {
-        let mut z = self.state.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut z =
+            self.state.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
@@ -73,7 +74,10 @@ impl<'a> RowDraws<'a> {
         let number = (self.first_row + row as u64).to_le_bytes();
         match self.ids.filter(|ids| ids.is_valid(row)) {
             Some(ids) => {
-                let sample = self.samples.filter(|samples| samples.is_valid(row)).map_or(0, |s| s.value(row));
+                let sample = self
+                    .samples
+                    .filter(|samples| samples.is_valid(row))
+                    .map_or(0, |s| s.value(row));
                 Draws::new(
                     self.purpose,
                     self.seed,

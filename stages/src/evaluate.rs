@@ -29,7 +29,11 @@ use extract::Extract;
 const EXTRACT: Type = Type::OneOf(&[
     Type::Choice(&["whole", "last_number", "gsm8k"]),
     Type::Record(&[
-        Param::optional("after", Type::Text, "What follows the last occurrence of this text on its line"),
+        Param::optional(
+            "after",
+            Type::Text,
+            "What follows the last occurrence of this text on its line",
+        ),
         Param::optional("regex", Type::Text, "The first group of the first match of this pattern"),
     ]),
 ]);
@@ -50,7 +54,11 @@ const PARAMS: &[Param] = &[
         Type::Choice(&["exact_match", "number", "regex", "perplexity"]),
         "How responses are judged: as whole texts, by their final number, by a pattern, or by their perplexity",
     ),
-    Param::optional("pattern", Type::Text, "The pattern of `task: regex`; its first group is the answer"),
+    Param::optional(
+        "pattern",
+        Type::Text,
+        "The pattern of `task: regex`; its first group is the answer",
+    ),
     Param::optional("extract", EXTRACT, "How the answer is found, in place of the task's own way"),
     Param::optional(
         "compare",
@@ -167,9 +175,16 @@ fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
                 format!("`task: perplexity` takes no `{name}`: it judges no answers"),
             ));
         }
-        if check.params.get("pass_at").and_then(Value::as_array).is_some_and(|list| !list.is_empty()) {
-            problems
-                .push(Problem::at("pass_at", "`task: perplexity` takes no `pass_at`: it judges no answers"));
+        if check
+            .params
+            .get("pass_at")
+            .and_then(Value::as_array)
+            .is_some_and(|list| !list.is_empty())
+        {
+            problems.push(Problem::at(
+                "pass_at",
+                "`task: perplexity` takes no `pass_at`: it judges no answers",
+            ));
         }
         check.need(problems, "data", "perplexity", &[DataType::Float64]);
         check.need(problems, "data", "logprobs", &[list_of(DataType::Float32)]);
@@ -190,7 +205,9 @@ fn check_extract(params: &Map<String, Value>, problems: &mut Vec<Problem>) {
             problems.push(problem.hint("for example `extract: { after: 'Answer: ' }`"));
         }
         if ways.get("after").and_then(Value::as_str) == Some("") {
-            problems.push(Problem::at("extract.after", "`after` is empty").hint("use `extract: whole`"));
+            problems.push(
+                Problem::at("extract.after", "`after` is empty").hint("use `extract: whole`"),
+            );
         }
         patterns.push(("extract.regex", ways.get("regex")));
     }
@@ -214,9 +231,13 @@ fn compile(pattern: &str) -> Result<Regex, String> {
     Regex::new(pattern).map_err(|error| match error {
         regex::Error::CompiledTooBig(_) => "it is too large when compiled".to_owned(),
         // The last line of a syntax error is what is wrong; those before it draw the place.
-        other => {
-            other.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
-        }
+        other => other
+            .to_string()
+            .lines()
+            .last()
+            .unwrap_or_default()
+            .trim_start_matches("error: ")
+            .to_owned(),
     })
 }
 

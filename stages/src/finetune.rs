@@ -51,13 +51,15 @@ fn run(context: &Context<'_>) -> Result<Outputs, StageError> {
     let params: Params = context.parameters()?;
     models::on_threads(context.resources.threads, || {
         let mut start = start::start(context, &params)?;
-        let read = |input| rows::rows(context, &params, input, &start.tokenizer, &start.model.config);
+        let read =
+            |input| rows::rows(context, &params, input, &start.tokenizer, &start.model.config);
         let data = read("data")?;
         let watched = match context.inputs.contains_key("evaluate_on") {
             true => Some(read("evaluate_on").map_err(of_evaluate_on)?),
             false => None,
         };
-        let counts = Counted { data: data.counts, watched: watched.as_ref().map(|rows| rows.counts) };
+        let counts =
+            Counted { data: data.counts, watched: watched.as_ref().map(|rows| rows.counts) };
         let trained = learn(context, &params, &mut start.model, &data, watched.as_ref())?;
         finish::finish(context, &params, start, &counts, &trained)
     })
@@ -105,7 +107,11 @@ fn learn(
     let training = Training { rows: &data.rows, options: &options, evaluation, keep: Some(keep) };
     let done = train(model, &training, &mut |steps| {
         context.progress.set(steps, Some(total), "steps");
-        if context.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if context.cancel.is_cancelled() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     });
     done.map_err(|error| match error {
         TrainError::Interrupted => StageError::Cancelled,

@@ -17,7 +17,8 @@ use serde_json::json;
 
 use refrain_cache::{Digest, Metric, TableReader};
 use refrain_engine::kind::{
-    ArtifactKind, Check, Columns, Component, Context, Kind, Outputs, Param, Problem, StageError, Type,
+    ArtifactKind, Check, Columns, Component, Context, Kind, Outputs, Param, Problem, StageError,
+    Type,
 };
 use refrain_lm::generate::{Finish, Generated, Limits, Progress, Request};
 use refrain_lm::random::Stream;
@@ -28,7 +29,9 @@ use refrain_lm::tokenizer::Tokenizer;
 use crate::backend::{self, BACKEND, Choice, Network};
 use crate::memo::{self, Memo};
 use crate::models::{self, failed};
-use crate::prompts::{self, CHAT_PARAM, Chat, PROMPT, Prompts, SHOTS, SYSTEM, Shots, row_error, with_row};
+use crate::prompts::{
+    self, CHAT_PARAM, Chat, PROMPT, Prompts, SHOTS, SYSTEM, Shots, row_error, with_row,
+};
 use crate::tables::{self, TABLE, figure, share};
 use crate::tokens::check_tokens;
 
@@ -56,9 +59,22 @@ pub const GENERATE: Kind = Kind {
     about: "Continues the prompts of a table with a model",
     components: &[ROW[0], ROW[1], ROW[2], Component { name: "render", version: 1 }, TABLE],
     params: &[
-        Param::required("model", Type::Reference(Some(ArtifactKind::Model)), "The model that generates"),
-        Param::required("data", Type::Reference(Some(ArtifactKind::Table)), "The table with the prompts"),
-        Param::default("samples", Type::Int { min: 1, max: 1_000_000 }, "1", "Responses to each prompt"),
+        Param::required(
+            "model",
+            Type::Reference(Some(ArtifactKind::Model)),
+            "The model that generates",
+        ),
+        Param::required(
+            "data",
+            Type::Reference(Some(ArtifactKind::Table)),
+            "The table with the prompts",
+        ),
+        Param::default(
+            "samples",
+            Type::Int { min: 1, max: 1_000_000 },
+            "1",
+            "Responses to each prompt",
+        ),
         Param::default(
             "temperature",
             FROM_ZERO,
@@ -151,14 +167,19 @@ fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
         prompts::check(check, "shots.data", problems);
         check.need(problems, "shots.data", "response", &[DataType::Utf8]);
     }
-    let number = |name: &str| check.params.get(name).and_then(|value| value.as_f64()).unwrap_or_default();
+    let number =
+        |name: &str| check.params.get(name).and_then(|value| value.as_f64()).unwrap_or_default();
     if number("temperature") == 0.0 && number("samples") > 1.0 {
-        let message = format!("all {} samples would be equal, because `temperature` is 0", number("samples"));
-        problems.push(Problem::at("samples", message).hint("set `temperature` above 0, or `samples: 1`"));
+        let message =
+            format!("all {} samples would be equal, because `temperature` is 0", number("samples"));
+        problems.push(
+            Problem::at("samples", message).hint("set `temperature` above 0, or `samples: 1`"),
+        );
     }
     let stops = check.params.get("stop").and_then(|stop| stop.as_array()).into_iter().flatten();
     for (place, _) in stops.enumerate().filter(|(_, stop)| stop.as_str() == Some("")) {
-        let problem = Problem::at(format!("stop[{place}]"), "an empty text would end every response at once");
+        let problem =
+            Problem::at(format!("stop[{place}]"), "an empty text would end every response at once");
         problems.push(problem.hint("leave it out"));
     }
     (check.columns)("data").map(|schema| table::schema(&schema))
@@ -167,7 +188,9 @@ fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
 fn run(context: &Context<'_>) -> Result<Outputs, StageError> {
     let params: Params = context.parameters()?;
     let network = backend::load(context.input("model")?, params.backend)?;
-    models::on_threads(context.resources.threads, || Generator::new(context, &params, &network)?.table())
+    models::on_threads(context.resources.threads, || {
+        Generator::new(context, &params, &network)?.table()
+    })
 }
 
 /// The token with which rendered responses end, and which training teaches as the end: the chat template's end of turn,
@@ -231,7 +254,8 @@ impl<'a> Generator<'a> {
         let sampling = SamplingParams { temperature, top_k, top_p, min_p, repetition_penalty };
         let prompts = Prompts::new(params.prompt.as_deref(), params.system.clone(), chat)?;
         let renderer = Renderer::new(network.tokenizer(), chat).map_err(failed)?;
-        let end_of_turn = end_of_turn(&renderer, network.tokenizer()).filter(|_| !params.ignore_eos);
+        let end_of_turn =
+            end_of_turn(&renderer, network.tokenizer()).filter(|_| !params.ignore_eos);
         let row = json!({
             "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
             "repetition_penalty": repetition_penalty, "stop": params.stop, "ignore_eos": params.ignore_eos,
@@ -312,9 +336,14 @@ impl<'a> Generator<'a> {
     }
 
     /// The responses to each prompt, of `total` in all.
-    fn responses(&mut self, asked: &[Asked], total: u64) -> Result<Vec<Vec<Generated>>, StageError> {
+    fn responses(
+        &mut self,
+        asked: &[Asked],
+        total: u64,
+    ) -> Result<Vec<Vec<Generated>>, StageError> {
         let known = |one: &Asked| (0..self.samples).map(|sample| self.known(one, sample)).collect();
-        let known: Result<Vec<Vec<Option<Generated>>>, StageError> = asked.par_iter().map(known).collect();
+        let known: Result<Vec<Vec<Option<Generated>>>, StageError> =
+            asked.par_iter().map(known).collect();
         let mut responses = known?;
         let missing: Vec<(usize, Vec<usize>)> = responses
             .iter()
@@ -336,7 +365,9 @@ impl<'a> Generator<'a> {
     fn known(&self, asked: &Asked, sample: usize) -> Result<Option<Generated>, StageError> {
         let room = self.network.sizes().0.saturating_sub(asked.prompt.len());
         let entry = self.memo.get(&asked.row(sample))?;
-        Ok(entry.and_then(|bytes| memo::continuation(&bytes, &self.limits, room, self.network.tokenizer())))
+        Ok(entry.and_then(|bytes| {
+            memo::continuation(&bytes, &self.limits, room, self.network.tokenizer())
+        }))
     }
 
     /// Makes the missing samples of rows; each is kept as soon as it is complete.
@@ -348,7 +379,10 @@ impl<'a> Generator<'a> {
     ) -> Result<Vec<Vec<Generated>>, StageError> {
         let request = |(row, samples): &(usize, Vec<usize>)| Request {
             prompt: asked[*row].prompt.clone(),
-            samples: samples.iter().map(|&sample| asked[*row].stream(&self.sampler, sample)).collect(),
+            samples: samples
+                .iter()
+                .map(|&sample| asked[*row].stream(&self.sampler, sample))
+                .collect(),
         };
         let requests: Vec<Request> = missing.iter().map(request).collect();
         let waiting: usize = missing.iter().map(|(_, samples)| samples.len()).sum();

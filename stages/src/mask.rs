@@ -45,7 +45,11 @@ pub const MASK: Kind = Kind {
         ),
         Param::optional("above", THRESHOLD, "Masks response tokens whose perplexity is above this"),
         Param::optional("below", THRESHOLD, "Masks response tokens whose perplexity is below this"),
-        Param::optional("quantile", SHARE, "Masks above this quantile of the table's response perplexities"),
+        Param::optional(
+            "quantile",
+            SHARE,
+            "Masks above this quantile of the table's response perplexities",
+        ),
         Param::optional(
             "budget",
             SHARE,
@@ -56,7 +60,12 @@ pub const MASK: Kind = Kind {
             Type::Choice(&["lowest", "random"]),
             "Masks as many response tokens of each row as `above` would, but others",
         ),
-        Param::default("seed", Type::Int { min: 0, max: i64::MAX }, "0", "The seed of `control: random`"),
+        Param::default(
+            "seed",
+            Type::Int { min: 0, max: i64::MAX },
+            "0",
+            "The seed of `control: random`",
+        ),
     ],
     adds: &["loss_mask"],
     outputs: tables::table_and_metrics,
@@ -110,7 +119,9 @@ fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     check.need(problems, "data", "token_ids", &[list_of(DataType::Int32)]);
     check.need(problems, "data", "prompt_tokens", &[DataType::Int32]);
     let scores = [list_of(DataType::Float32), list_of(DataType::Float64)];
-    if check.has("data", "logprobs") == Some(false) && check.has("data", "perplexities") == Some(true) {
+    if check.has("data", "logprobs") == Some(false)
+        && check.has("data", "perplexities") == Some(true)
+    {
         check.need(problems, "data", "perplexities", &scores);
     } else {
         check.need(problems, "data", "logprobs", &scores);
@@ -168,8 +179,11 @@ fn choose_rule(ctx: &Context<'_>, params: &Params) -> Result<Rule, StageError> {
 
 /// The perplexities of all predicted response tokens of the table, and the number of all its response tokens.
 fn all_perplexities(ctx: &Context<'_>) -> Result<(Vec<f64>, u64), StageError> {
-    let columns =
-        tables::present(ctx, "data", &["id", "token_ids", "prompt_tokens", "logprobs", "perplexities"])?;
+    let columns = tables::present(
+        ctx,
+        "data",
+        &["id", "token_ids", "prompt_tokens", "logprobs", "perplexities"],
+    )?;
     let (mut all, mut tokens, mut row_values) = (Vec::new(), 0, Vec::new());
     tables::scan(ctx, "data", Some(&columns), |batch, first_row| {
         let scored = Scored::new(batch, first_row)?;
@@ -236,13 +250,21 @@ impl<'a> Scored<'a> {
         let tokens = self.token_ids.value_length(row) as usize;
         let scores = self.scores.value_length(row) as usize;
         if tokens != scores {
-            let message = format!("{} has {tokens} `token_ids` and {scores} `{}`", name(), self.name);
-            return Err(StageError::with_hint(message, "there must be one score, or null, for each token"));
+            let message =
+                format!("{} has {tokens} `token_ids` and {scores} `{}`", name(), self.name);
+            return Err(StageError::with_hint(
+                message,
+                "there must be one score, or null, for each token",
+            ));
         }
         let prompt = self.prompt_tokens.value(row);
-        let prompt = usize::try_from(prompt).ok().filter(|prompt| *prompt <= tokens).ok_or_else(|| {
-            StageError::failed(format!("{} has {tokens} tokens, but `prompt_tokens` is {prompt}", name()))
-        })?;
+        let prompt =
+            usize::try_from(prompt).ok().filter(|prompt| *prompt <= tokens).ok_or_else(|| {
+                StageError::failed(format!(
+                    "{} has {tokens} tokens, but `prompt_tokens` is {prompt}",
+                    name()
+                ))
+            })?;
         let start = self.scores.value_offsets()[row] as usize;
         out.clear();
         out.extend((start + prompt..start + tokens).map(|i| {
@@ -296,7 +318,9 @@ impl Counts {
             figure("mean_row_masked_share", mean_share, self.rows_with_response),
             figure("rows_without_kept_token", self.rows_without_kept_token as f64, self.rows),
         ];
-        figures.extend(threshold.map(|threshold| figure("threshold", threshold, self.response_tokens)));
+        figures.extend(
+            threshold.map(|threshold| figure("threshold", threshold, self.response_tokens)),
+        );
         figures
     }
 }

@@ -37,8 +37,11 @@ impl Memo {
             return Err(StageError::bug("an input that should be a model is none"));
         };
         // An adapter is a model only together with its base.
-        let model: Vec<String> =
-            [Some(artifact.digest), artifact.base].into_iter().flatten().map(|d| d.to_string()).collect();
+        let model: Vec<String> = [Some(artifact.digest), artifact.base]
+            .into_iter()
+            .flatten()
+            .map(|d| d.to_string())
+            .collect();
         let function = Manifest::new("rows")
             .section("versions", Value::Object(versions))
             .section("profile", network.profile().into())

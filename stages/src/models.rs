@@ -61,9 +61,11 @@ pub(crate) fn base_folder(input: &Input) -> Result<&PathBuf, StageError> {
 
 fn origin(input: &Input) -> Result<Origin, StageError> {
     match input {
-        Input::Model { folder, adapters, artifact, .. } => {
-            Ok(Origin { digest: artifact.digest, folder: folder.clone(), adapters: adapters.clone() })
-        }
+        Input::Model { folder, adapters, artifact, .. } => Ok(Origin {
+            digest: artifact.digest,
+            folder: folder.clone(),
+            adapters: adapters.clone(),
+        }),
         _ => Err(StageError::bug("an input that should be a model is none")),
     }
 }
@@ -101,12 +103,18 @@ pub(crate) fn model_failed(error: ModelError) -> StageError {
             StageError::Environment { message: error.to_string(), hint: None }
         }
         ModelError::Weights(WeightsError::Shape { .. } | WeightsError::Missing { .. }) => {
-            StageError::with_hint(error.to_string(), "`config.json` and the weights must be of one model")
+            StageError::with_hint(
+                error.to_string(),
+                "`config.json` and the weights must be of one model",
+            )
         }
-        ModelError::Weights(WeightsError::Corrupt { .. }) => {
-            StageError::with_hint(error.to_string(), "the file is cut off or damaged: fetch it again")
+        ModelError::Weights(WeightsError::Corrupt { .. }) => StageError::with_hint(
+            error.to_string(),
+            "the file is cut off or damaged: fetch it again",
+        ),
+        ModelError::Weights(WeightsError::None(_)) => {
+            StageError::with_hint(error.to_string(), A_MODEL)
         }
-        ModelError::Weights(WeightsError::None(_)) => StageError::with_hint(error.to_string(), A_MODEL),
         _ => failed(error),
     }
 }
@@ -124,7 +132,8 @@ fn tokenizer_failed(error: TokenizerError) -> StageError {
 }
 
 /// What to do about a folder that is not a whole model.
-const A_MODEL: &str = "a model is a folder with `config.json`, `*.safetensors` and `tokenizer.json`";
+const A_MODEL: &str =
+    "a model is a folder with `config.json`, `*.safetensors` and `tokenizer.json`";
 
 /// An error of the model code, whose text already says where, why and what to do.
 pub(crate) fn failed(error: impl std::error::Error) -> StageError {
@@ -136,9 +145,13 @@ pub(crate) fn on_threads<T: Send>(
     threads: usize,
     work: impl FnOnce() -> Result<T, StageError> + Send,
 ) -> Result<T, StageError> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build().map_err(|error| {
-        StageError::Environment { message: format!("cannot start {threads} threads: {error}"), hint: None }
-    })?;
+    let pool =
+        rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build().map_err(|error| {
+            StageError::Environment {
+                message: format!("cannot start {threads} threads: {error}"),
+                hint: None,
+            }
+        })?;
     pool.install(work)
 }
 

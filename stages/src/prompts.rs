@@ -80,9 +80,8 @@ pub(crate) fn messages_type() -> DataType {
 pub(crate) fn check(check: &Check<'_>, input: &str, problems: &mut Vec<Problem>) {
     if let Some(source) = check.params.get("prompt").and_then(|value| value.as_str()) {
         match Template::new(source) {
-            Err(error) => {
-                problems.push(Problem::at("prompt", format!("the template cannot be read: {error}")))
-            }
+            Err(error) => problems
+                .push(Problem::at("prompt", format!("the template cannot be read: {error}"))),
             Ok(template) => {
                 for name in template.columns() {
                     check.need(problems, input, name, &[]);
@@ -129,15 +128,24 @@ impl Prompts {
     ///
     /// # Errors
     /// A template that cannot be read.
-    pub fn new(template: Option<&str>, system: Option<String>, chat: bool) -> Result<Prompts, StageError> {
+    pub fn new(
+        template: Option<&str>,
+        system: Option<String>,
+        chat: bool,
+    ) -> Result<Prompts, StageError> {
         let template = template.map(Template::new).transpose();
-        let template =
-            template.map_err(|e| StageError::failed(format!("the template `prompt` cannot be read: {e}")))?;
+        let template = template.map_err(|e| {
+            StageError::failed(format!("the template `prompt` cannot be read: {e}"))
+        })?;
         Ok(Prompts { template, system, shots: Vec::new(), chat })
     }
 
     /// The same with examples drawn from the table `shots.data`.
-    pub fn with_shots(mut self, context: &Context<'_>, shots: Option<&Shots>) -> Result<Prompts, StageError> {
+    pub fn with_shots(
+        mut self,
+        context: &Context<'_>,
+        shots: Option<&Shots>,
+    ) -> Result<Prompts, StageError> {
         if let Some(shots) = shots {
             self.shots = shots.draw(context, &self)?;
         }
@@ -167,12 +175,15 @@ impl Prompts {
         if let Some(prompts) = optional_column::<StringArray>(batch, "prompt")? {
             let null = |row| row_error(batch, row, first, "`prompt` is empty");
             return rows
-                .map(|row| cell(prompts, row).map(|p| Prompt::Text(p.into())).ok_or_else(|| null(row)))
+                .map(|row| {
+                    cell(prompts, row).map(|p| Prompt::Text(p.into())).ok_or_else(|| null(row))
+                })
                 .collect();
         }
         let messages = column::<ListArray>(batch, "messages")?;
-        let null =
-            |row| row_error(batch, row, first, "`messages` holds no turn, or one without role or content");
+        let null = |row| {
+            row_error(batch, row, first, "`messages` holds no turn, or one without role or content")
+        };
         rows.map(|row| turns(messages, row).map(Prompt::Turns).ok_or_else(|| null(row))).collect()
     }
 
@@ -184,7 +195,8 @@ impl Prompts {
         let system = if brings_system { Some(own.remove(0).1) } else { self.system.clone() };
         let shots = self.shots.iter().map(|(asked, answer)| (own_turns(asked.clone()), answer));
         if self.chat {
-            let mut turns: Vec<Turn> = system.into_iter().map(|text| ("system".to_owned(), text)).collect();
+            let mut turns: Vec<Turn> =
+                system.into_iter().map(|text| ("system".to_owned(), text)).collect();
             for (asked, answer) in shots {
                 turns.extend(asked.into_iter().filter(|(role, _)| role != "system"));
                 turns.push(("assistant".into(), answer.clone()));
@@ -295,15 +307,20 @@ mod tests {
         let plain = prompts(Some("Add."), false).of_batch(&batch, 0).unwrap();
         assert_eq!(plain, [Prompt::Text("Add.\n\n1+1=2\n\n2+2=".into())]);
         let chat = prompts(Some("Add."), true).of_batch(&batch, 0).unwrap();
-        let turns =
-            vec![turn("system", "Add."), turn("user", "1+1="), turn("assistant", "2"), turn("user", "2+2=")];
+        let turns = vec![
+            turn("system", "Add."),
+            turn("user", "1+1="),
+            turn("assistant", "2"),
+            turn("user", "2+2="),
+        ];
         assert_eq!(chat, [Prompt::Turns(turns)]);
     }
 
     #[test]
     fn a_row_keeps_its_own_system_turn() {
         let batch = messages(&[("system", "Own."), ("user", "Hi")]);
-        let Prompt::Turns(turns) = prompts(Some("Given."), true).of_batch(&batch, 0).unwrap().remove(0)
+        let Prompt::Turns(turns) =
+            prompts(Some("Given."), true).of_batch(&batch, 0).unwrap().remove(0)
         else {
             panic!()
         };
@@ -317,6 +334,9 @@ mod tests {
         let error = prompts(None, false).of_batch(&texts(vec![Some("a"), None]), 40).unwrap_err();
         assert_eq!(error.to_string(), "row 41 (`q1`): `prompt` is empty");
         let error = prompts(None, true).of_batch(&messages(&[]), 0).unwrap_err();
-        assert_eq!(error.to_string(), "row 0: `messages` holds no turn, or one without role or content");
+        assert_eq!(
+            error.to_string(),
+            "row 0: `messages` holds no turn, or one without role or content"
+        );
     }
 }

@@ -23,10 +23,10 @@ use serde_json::{Map, Value};
 use refrain_cache::write::{copy_file, create_dir_all};
 use refrain_cache::{Artifact, ArtifactKind, TableReader};
 use refrain_engine::kind::{
-    Check, Columns, Component, Context, Input, Kind, MAIN, OutputDecl, Outputs, Param, Problem, StageError,
-    Type, placeholders,
+    Check, Columns, Component, Context, Input, Kind, MAIN, OutputDecl, Outputs, Param, Problem,
+    StageError, Type, placeholders,
 };
-use refrain_engine::manifest::counts;
+use refrain_engine::source::model_folder::counts;
 
 use crate::tables::{BATCH_ROWS, TABLE};
 
@@ -61,7 +61,12 @@ pub const RUN: Kind = Kind {
             Type::Map(&Type::Choice(&["table", "model", "file"])),
             "What the command writes, as `${out.NAME}`",
         ),
-        Param::default("environment", Type::Map(&Type::Secret), "{}", "Variables that the command sees"),
+        Param::default(
+            "environment",
+            Type::Map(&Type::Secret),
+            "{}",
+            "Variables that the command sees",
+        ),
     ],
     adds: &[],
     outputs,
@@ -106,19 +111,23 @@ fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     let texts: Vec<&str> = texts.into_iter().flatten().filter_map(Value::as_str).collect();
     if texts.first().is_none_or(|program| program.is_empty()) {
         problems.push(
-            Problem::at("command", "it names no program").hint("for example `command: [python3, script.py]`"),
+            Problem::at("command", "it names no program")
+                .hint("for example `command: [python3, script.py]`"),
         );
     }
-    let inputs: Vec<&str> = check.inputs.iter().filter_map(|path| path.strip_prefix("inputs.")).collect();
+    let inputs: Vec<&str> =
+        check.inputs.iter().filter_map(|path| path.strip_prefix("inputs.")).collect();
     let outputs = check.params.get("outputs").and_then(Value::as_object);
     let outputs: Vec<&str> = outputs.into_iter().flatten().map(|(name, _)| name.as_str()).collect();
     if outputs.is_empty() {
         problems.push(
-            Problem::at("outputs", "it declares no output").hint("for example `outputs: { result: table }`"),
+            Problem::at("outputs", "it declares no output")
+                .hint("for example `outputs: { result: table }`"),
         );
     }
     for name in outputs.iter().filter(|name| TAKEN.contains(name)) {
-        let problem = Problem::at(format!("outputs.{name}"), format!("an output cannot be called `{name}`"));
+        let problem =
+            Problem::at(format!("outputs.{name}"), format!("an output cannot be called `{name}`"));
         problems.push(problem.hint("every stage may have an output of that name"));
     }
     for (i, text) in texts.iter().enumerate() {
@@ -152,8 +161,9 @@ fn check_placeholder(
             [] => format!("declare it: `{what}: {{ {name}: … }}`"),
             names => format!("declared: {}", names.join(", ")),
         };
-        problems
-            .push(Problem::at(at, format!("`${{{placeholder}}}` is not declared in `{what}`")).hint(hint));
+        problems.push(
+            Problem::at(at, format!("`${{{placeholder}}}` is not declared in `{what}`")).hint(hint),
+        );
     }
 }
 
@@ -169,11 +179,15 @@ fn run(ctx: &Context<'_>) -> Result<Outputs, StageError> {
     };
     let mut command = Vec::with_capacity(params.command.len());
     for text in &params.command {
-        command.push(fill(text, place).map_err(|name| StageError::bug(format!("`{name}` is not declared")))?);
+        command.push(
+            fill(text, place)
+                .map_err(|name| StageError::bug(format!("`{name}` is not declared")))?,
+        );
     }
     let (environment, secrets) = environment(ctx, &params.environment)?;
     let memory = ctx.resources.memory;
-    let job = Job { command: &command, folder, environment: &environment, secrets: &secrets, memory };
+    let job =
+        Job { command: &command, folder, environment: &environment, secrets: &secrets, memory };
     match process::run(&job, ctx.cancel)? {
         Ended::Success => {}
         Ended::Failure { how, tail } => return Err(failed(&command[0], &how, &tail, memory)),
@@ -195,7 +209,10 @@ fn failed(program: &str, how: &str, tail: &str, memory: Option<u64>) -> StageErr
         tail => format!("`{program}` {how}; the end of what it printed:\n{tail}"),
     };
     let hint = memory.map(|bytes| {
-        format!("each of its processes was held to the declared `memory` of {:.3} GB", bytes as f64 / 1e9)
+        format!(
+            "each of its processes was held to the declared `memory` of {:.3} GB",
+            bytes as f64 / 1e9
+        )
     });
     StageError::Failed { message, hint }
 }
@@ -223,8 +240,12 @@ fn fill(text: &str, value: impl Fn(&str) -> Option<String>) -> Result<String, St
 type Variables = BTreeMap<String, String>;
 
 /// The variables of the command, and the secret values among what they are made of.
-fn environment(ctx: &Context<'_>, given: &Variables) -> Result<(Variables, Vec<String>), StageError> {
-    let passed = PASSED.iter().filter_map(|name| Some((name.to_string(), (ctx.environment)(name)?)));
+fn environment(
+    ctx: &Context<'_>,
+    given: &Variables,
+) -> Result<(Variables, Vec<String>), StageError> {
+    let passed =
+        PASSED.iter().filter_map(|name| Some((name.to_string(), (ctx.environment)(name)?)));
     let mut variables: Variables = passed.collect();
     let secrets = std::cell::RefCell::new(Vec::new());
     for (name, text) in given {
@@ -270,7 +291,8 @@ fn copy_model(from: &Path, to: &Path) -> io::Result<()> {
     create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let path = entry?.path();
-        if let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| counts(name))
+        if let Some(name) =
+            path.file_name().and_then(|name| name.to_str()).filter(|name| counts(name))
             && path.is_file()
         {
             copy_file(&path, &to.join(name))?;
@@ -287,12 +309,20 @@ fn output_path(name: &str, kind: ArtifactKind) -> String {
 }
 
 /// Stores an output that the command must have written.
-fn store(ctx: &Context<'_>, folder: &Path, name: &str, kind: ArtifactKind) -> Result<Artifact, StageError> {
+fn store(
+    ctx: &Context<'_>,
+    folder: &Path,
+    name: &str,
+    kind: ArtifactKind,
+) -> Result<Artifact, StageError> {
     let relative = output_path(name, kind);
     let path = folder.join(&relative);
     let written = path.symlink_metadata().map_err(|_| {
         let message = format!("the command ended without writing its output `{name}`");
-        StageError::with_hint(message, format!("it must write `${{out.{name}}}`, which is `{relative}`"))
+        StageError::with_hint(
+            message,
+            format!("it must write `${{out.{name}}}`, which is `{relative}`"),
+        )
     })?;
     let (right, wanted) = match kind {
         ArtifactKind::Model => (written.is_dir(), "a folder"),
@@ -300,7 +330,10 @@ fn store(ctx: &Context<'_>, folder: &Path, name: &str, kind: ArtifactKind) -> Re
     };
     if !right {
         let message = format!("the command's output `{name}` is not {wanted}");
-        return Err(StageError::with_hint(message, "links are not stored: write the content itself"));
+        return Err(StageError::with_hint(
+            message,
+            "links are not stored: write the content itself",
+        ));
     }
     match kind {
         ArtifactKind::Table => store_table(ctx, name, &path),
@@ -339,8 +372,9 @@ fn store_model(ctx: &Context<'_>, name: &str, path: &Path) -> Result<Artifact, S
         .map(|entry| Ok(entry?.path()))
         .collect::<io::Result<_>>()
         .map_err(read)?;
-    let has =
-        |suffix: &str| names.iter().any(|path| path.to_str().is_some_and(|path| path.ends_with(suffix)));
+    let has = |suffix: &str| {
+        names.iter().any(|path| path.to_str().is_some_and(|path| path.ends_with(suffix)))
+    };
     // An adapter has no `config.json`: it is a model only together with its base, of which a folder says nothing sure.
     let missing = match (has(".gguf"), has(".safetensors"), has("/config.json")) {
         (true, ..) | (_, true, true) => None,
@@ -358,11 +392,16 @@ fn store_model(ctx: &Context<'_>, name: &str, path: &Path) -> Result<Artifact, S
     for from in &names {
         ctx.cancel.check()?;
         // What does not determine results, such as a README or a pickled file, stays behind.
-        if let Some(name) = from.file_name().and_then(|name| name.to_str()).filter(|name| counts(name)) {
+        if let Some(name) =
+            from.file_name().and_then(|name| name.to_str()).filter(|name| counts(name))
+        {
             let regular = from.symlink_metadata().is_ok_and(|metadata| metadata.is_file());
             if !regular {
                 let message = format!("`{name}` in the command's output is no plain file");
-                return Err(StageError::with_hint(message, "links are not stored: write the content itself"));
+                return Err(StageError::with_hint(
+                    message,
+                    "links are not stored: write the content itself",
+                ));
             }
             let to = folder.path().join(name);
             copy_file(from, &to).map_err(|error| disk(from, &to, &error))?;
@@ -385,7 +424,10 @@ mod tests {
     #[test]
     fn placeholders_are_filled_and_escapes_are_undone() {
         let value = |name: &str| (name == "in.a").then(|| "in.a.parquet".to_owned());
-        assert_eq!(fill("x=${in.a}, $${in.a} $5 ${", value), Ok("x=in.a.parquet, ${in.a} $5 ${".into()));
+        assert_eq!(
+            fill("x=${in.a}, $${in.a} $5 ${", value),
+            Ok("x=in.a.parquet, ${in.a} $5 ${".into())
+        );
         assert_eq!(fill("$$${in.a}", value), Ok("$${in.a}".into()));
         assert_eq!(fill("${in.b}", value), Err("in.b".into()));
     }

@@ -13,7 +13,8 @@ use serde_json::{Map, Value, json};
 use refrain_cache::columns::{column, with_column, without_column};
 use refrain_cache::{Metric, TableReader};
 use refrain_engine::kind::{
-    ArtifactKind, Check, Columns, Component, Context, Kind, Outputs, Param, Problem, StageError, Type,
+    ArtifactKind, Check, Columns, Component, Context, Kind, Outputs, Param, Problem, StageError,
+    Type,
 };
 use refrain_lm::render::Renderer;
 
@@ -34,7 +35,8 @@ const WINDOW_ROWS: usize = 512;
 const PIECE_ROWS: usize = 32;
 
 /// What to do about a row that is too long.
-const FIT: &str = "set `max_tokens` to cut such rows, or `window` for the model to see them part by part";
+const FIT: &str =
+    "set `max_tokens` to cut such rows, or `window` for the model to see them part by part";
 
 /// Columns that describe other tokens than those that are written here.
 const STALE: [&str; 2] = ["loss_mask", "perplexities"];
@@ -53,7 +55,11 @@ pub const SCORE: Kind = Kind {
         TABLE,
     ],
     params: &[
-        Param::required("model", Type::Reference(Some(ArtifactKind::Model)), "The model that scores"),
+        Param::required(
+            "model",
+            Type::Reference(Some(ArtifactKind::Model)),
+            "The model that scores",
+        ),
         Param::required(
             "data",
             Type::Reference(Some(ArtifactKind::Table)),
@@ -117,16 +123,21 @@ fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     if of_text(check.params) {
         for name in ["prompt", "system"] {
             if check.params.contains_key(name) {
-                let message =
-                    format!("`{name}` does nothing beside `of: text`, which scores the response alone");
+                let message = format!(
+                    "`{name}` does nothing beside `of: text`, which scores the response alone"
+                );
                 problems.push(
-                    Problem::at(name, message).hint(format!("leave `{name}` out, or take `of: response`")),
+                    Problem::at(name, message)
+                        .hint(format!("leave `{name}` out, or take `of: response`")),
                 );
             }
         }
         if check.params.get("chat").is_some_and(|chat| chat == &Value::Bool(true)) {
-            let message = "`chat: true` does nothing beside `of: text`, which scores the response alone";
-            problems.push(Problem::at("chat", message).hint("leave `chat` out, or take `of: response`"));
+            let message =
+                "`chat: true` does nothing beside `of: text`, which scores the response alone";
+            problems.push(
+                Problem::at("chat", message).hint("leave `chat` out, or take `of: response`"),
+            );
         }
     } else {
         prompts::check(check, "data", problems);
@@ -135,15 +146,19 @@ fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
 }
 
 fn check_window(params: &Map<String, Value>, problems: &mut Vec<Problem>) {
-    let number =
-        |name: &str| params.get("window").and_then(|window| window.get(name)).and_then(Value::as_u64);
+    let number = |name: &str| {
+        params.get("window").and_then(|window| window.get(name)).and_then(Value::as_u64)
+    };
     if let (Some(length), Some(stride)) = (number("length"), number("stride"))
         && stride >= length
     {
-        let message =
-            format!("a stride of {stride} leaves no token before the first of a window of {length}");
-        problems
-            .push(Problem::at("window.stride", message).hint("take a smaller one, such as half the length"));
+        let message = format!(
+            "a stride of {stride} leaves no token before the first of a window of {length}"
+        );
+        problems.push(
+            Problem::at("window.stride", message)
+                .hint("take a smaller one, such as half the length"),
+        );
     }
 }
 
@@ -165,15 +180,21 @@ fn added() -> [(&'static str, DataType); 6] {
 
 /// The columns of the scored table: those of the input but for the ones that describe other tokens, and ours.
 fn output_schema(input: &Schema) -> SchemaRef {
-    let kept: Vec<_> =
-        input.fields().iter().filter(|field| !STALE.contains(&field.name().as_str())).cloned().collect();
+    let kept: Vec<_> = input
+        .fields()
+        .iter()
+        .filter(|field| !STALE.contains(&field.name().as_str()))
+        .cloned()
+        .collect();
     with_fields(&Schema::new(kept), &added())
 }
 
 fn run(context: &Context<'_>) -> Result<Outputs, StageError> {
     let params: Params = context.parameters()?;
     let network = backend::load(context.input("model")?, params.backend)?;
-    models::on_threads(context.resources.threads, || Scorer::new(context, &params, &network)?.table())
+    models::on_threads(context.resources.threads, || {
+        Scorer::new(context, &params, &network)?.table()
+    })
 }
 
 /// One node's work.
@@ -207,7 +228,9 @@ impl<'a> Scorer<'a> {
             && length > context_length
         {
             return Err(StageError::with_hint(
-                format!("`window.length` is {length}, and the model's context ends at {context_length}"),
+                format!(
+                    "`window.length` is {length}, and the model's context ends at {context_length}"
+                ),
                 format!("take at most {context_length}"),
             ));
         }
@@ -238,7 +261,9 @@ impl<'a> Scorer<'a> {
         }
         if known > 0 {
             let total = input.rows();
-            self.context.progress.note(format!("{known} of {total} rows were scored by earlier runs"));
+            self.context
+                .progress
+                .note(format!("{known} of {total} rows were scored by earlier runs"));
         }
         let mut outputs = Outputs::main(self.context.cache.store_table(writer)?);
         outputs.metrics = figures.metrics();
@@ -255,22 +280,27 @@ impl<'a> Scorer<'a> {
             Of::Text => Vec::new(),
         };
         let row = |row: usize| {
-            let response =
-                cell(responses, row).ok_or_else(|| row_error(batch, row, first, "`response` is missing"))?;
+            let response = cell(responses, row)
+                .ok_or_else(|| row_error(batch, row, first, "`response` is missing"))?;
             let rendered = match self.of {
-                Of::Response => with_row(&prompts[row], Some(response), |text| self.renderer.full(text)),
+                Of::Response => {
+                    with_row(&prompts[row], Some(response), |text| self.renderer.full(text))
+                }
                 Of::Text => self.renderer.text_only(response),
             };
-            let rendered = rendered.map_err(|error| row_error(batch, row, first, &error.to_string()))?;
+            let rendered =
+                rendered.map_err(|error| row_error(batch, row, first, &error.to_string()))?;
             let tokens = Tokens::new(rendered, self.max_tokens);
             let (context, vocab) = self.network.sizes();
             // Through a window a model can take a row of any length.
             let most = if self.window.is_some() { usize::MAX } else { context };
-            check_tokens(&tokens.ids, (most, vocab)).map_err(|error| error.of_row(batch, row, first, FIT))?;
+            check_tokens(&tokens.ids, (most, vocab))
+                .map_err(|error| error.of_row(batch, row, first, FIT))?;
             Ok((tokens, response.is_empty()))
         };
         // In the order of the rows, so that of several errors the first row's is shown.
-        let rows: Vec<Result<_, StageError>> = (0..batch.num_rows()).into_par_iter().map(row).collect();
+        let rows: Vec<Result<_, StageError>> =
+            (0..batch.num_rows()).into_par_iter().map(row).collect();
         rows.into_iter().collect()
     }
 
@@ -282,8 +312,9 @@ impl<'a> Scorer<'a> {
         before: u64,
         total: u64,
     ) -> Result<(Vec<Scored>, u64), StageError> {
-        let pieces: Vec<Piece> =
-            (0..rows.len()).flat_map(|row| pieces(row, rows[row].0.ids.len(), self.window)).collect();
+        let pieces: Vec<Piece> = (0..rows.len())
+            .flat_map(|row| pieces(row, rows[row].0.ids.len(), self.window))
+            .collect();
         let seen = |piece: &Piece| &rows[piece.row].0.ids[piece.seen.clone()];
         let known: Result<Vec<Option<Vec<f32>>>, StageError> =
             pieces.par_iter().map(|piece| self.known(seen(piece))).collect();
@@ -319,7 +350,10 @@ impl<'a> Scorer<'a> {
         waiting.dedup_by_key(|piece| piece.row);
         let known = (scored.len() - waiting.len()) as u64;
         let rows = rows.into_iter().zip(logprobs);
-        Ok((rows.map(|((tokens, empty), logprobs)| Scored { tokens, logprobs, empty }).collect(), known))
+        Ok((
+            rows.map(|((tokens, empty), logprobs)| Scored { tokens, logprobs, empty }).collect(),
+            known,
+        ))
     }
 
     /// What an earlier run found for these tokens, at least two.
@@ -336,7 +370,8 @@ fn scored_batch(
     figures: &mut Figures,
 ) -> Result<RecordBatch, StageError> {
     let perplexities: Float64Array = rows.iter().map(|row| figures.add(row)).collect();
-    let prompt_tokens: Int32Array = rows.iter().map(|row| Some(row.tokens.prompt_tokens as i32)).collect();
+    let prompt_tokens: Int32Array =
+        rows.iter().map(|row| Some(row.tokens.prompt_tokens as i32)).collect();
     let texts = StringArray::from_iter_values(rows.iter().map(|row| row.tokens.text.as_str()));
     let columns: [ArrayRef; 6] = [
         Arc::new(texts),
@@ -379,7 +414,8 @@ impl Figures {
         }
         let response = row.logprobs.get(row.tokens.prompt_tokens..).unwrap_or_default();
         let known = response.iter().filter(|value| !value.is_nan());
-        let (n, surprise) = known.fold((0u64, 0.0), |(n, sum), &value| (n + 1, sum - f64::from(value)));
+        let (n, surprise) =
+            known.fold((0u64, 0.0), |(n, sum), &value| (n + 1, sum - f64::from(value)));
         if n == 0 {
             return None;
         }

@@ -82,7 +82,11 @@ pub fn scan(
 }
 
 /// Of the wanted columns those that the table at `input` has.
-pub fn present<'n>(ctx: &Context<'_>, input: &str, wanted: &[&'n str]) -> Result<Vec<&'n str>, StageError> {
+pub fn present<'n>(
+    ctx: &Context<'_>,
+    input: &str,
+    wanted: &[&'n str],
+) -> Result<Vec<&'n str>, StageError> {
     let reader = TableReader::open(ctx.table(input)?)?;
     let has = |name: &&&str| reader.schema().field_with_name(name).is_ok();
     Ok(wanted.iter().filter(has).copied().collect())
@@ -157,9 +161,11 @@ impl Picker {
         if wanted.is_empty() {
             return Ok(());
         }
-        let rows = UInt32Array::from_iter_values(wanted.iter().map(|(row, _)| (row - first_row) as u32));
+        let rows =
+            UInt32Array::from_iter_values(wanted.iter().map(|(row, _)| (row - first_row) as u32));
         let number = self.waiting.last_key_value().map_or(0, |(last, _)| last + 1);
-        self.waiting.insert(number, (take_record_batch(batch, &rows).map_err(arrow_bug)?, wanted.len()));
+        self.waiting
+            .insert(number, (take_record_batch(batch, &rows).map_err(arrow_bug)?, wanted.len()));
         for (i, (_, place)) in wanted.iter().enumerate() {
             self.places[*place] = Some((number, i));
         }

@@ -25,7 +25,8 @@ impl Tokens {
         let Rendered { text, token_ids: ids, offsets, prompt_tokens } = rendered;
         let mut tokens = Tokens { text, ids, offsets, prompt_tokens };
         if let Some(most) = max_tokens.filter(|&most| most < tokens.ids.len()) {
-            let ends_character = |kept: &usize| tokens.text.is_char_boundary(tokens.offsets[*kept] as usize);
+            let ends_character =
+                |kept: &usize| tokens.text.is_char_boundary(tokens.offsets[*kept] as usize);
             let kept = (0..=most).rev().find(ends_character).unwrap_or(0);
             tokens.text.truncate(tokens.offsets[kept] as usize);
             tokens.ids.truncate(kept);
@@ -52,7 +53,9 @@ impl Unfit {
     pub fn of_row(self, batch: &RecordBatch, row: usize, first: u64, hint: &str) -> StageError {
         let name = row_name(batch, first, row);
         match self {
-            Unfit::TooLong { .. } => StageError::with_hint(format!("{name} is too long: {self}"), hint),
+            Unfit::TooLong { .. } => {
+                StageError::with_hint(format!("{name} is too long: {self}"), hint)
+            }
             Unfit::Foreign { .. } => StageError::with_hint(
                 format!("{name}: {self}"),
                 "give the model the tokenizer that it was made with, and tables that were scored with it",
@@ -62,7 +65,8 @@ impl Unfit {
 }
 
 /// What to do about rows that are too long where they can be cut.
-pub(crate) const CUT: &str = "set `max_tokens` to cut such rows, or leave the row out of the source";
+pub(crate) const CUT: &str =
+    "set `max_tokens` to cut such rows, or leave the row out of the source";
 
 /// Whether a model can take the tokens.
 ///

@@ -24,8 +24,12 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(files: Vec<(&'static str, String)>, edit: Option<(&'static str, &'static str)>) -> World {
-        let mut world = World { files, edit, lock: String::new(), earlier: String::new(), records: 0 };
+    pub fn new(
+        files: Vec<(&'static str, String)>,
+        edit: Option<(&'static str, &'static str)>,
+    ) -> World {
+        let mut world =
+            World { files, edit, lock: String::new(), earlier: String::new(), records: 0 };
         let space = world.space();
         world.earlier = fs::read_to_string(space.path("w.lock")).unwrap_or_default();
         plain(&space);
@@ -99,7 +103,8 @@ impl World {
 /// What `cache verify` finds it names and sets aside, so that it finds nothing more.
 fn names_all_damage(space: &Space, what: &str) {
     let first = space.run(&["cache", "verify", "w.yaml"]);
-    let damaged: Vec<&str> = first.stdout.lines().filter(|line| line.starts_with("damaged")).collect();
+    let damaged: Vec<&str> =
+        first.stdout.lines().filter(|line| line.starts_with("damaged")).collect();
     assert_eq!(
         first.code,
         if damaged.is_empty() { 0 } else { 3 },
@@ -149,14 +154,17 @@ fn all_objects_are_sound(space: &Space, what: &str) {
                 true => {
                     let mut listed: Vec<_> = files(&object)
                         .into_iter()
-                        .map(|file| (file.display().to_string(), digest_file(&object.join(file)).unwrap().0))
+                        .map(|file| {
+                            (file.display().to_string(), digest_file(&object.join(file)).unwrap().0)
+                        })
                         .collect();
                     listed.sort();
                     digest_listing(&listed)
                 }
                 false => digest_file(&object).unwrap().0,
             };
-            let name = object.strip_prefix(&objects).unwrap().display().to_string().replace('/', "");
+            let name =
+                object.strip_prefix(&objects).unwrap().display().to_string().replace('/', "");
             assert_eq!(digest.to_string(), name, "{what}: an object is not what its name says");
         }
     }
@@ -239,7 +247,10 @@ pub const EDIT: (&str, &str) = ("[2, 4, 8]", "[2, 3, 8]");
 /// A tiny model, trained with its state kept as often as it may, that answers and scores.
 pub fn tiny() -> Vec<(&'static str, String)> {
     let rows = (0..6).map(|i| {
-        format!("{{\"id\": \"r{i}\", \"prompt\": \"{i} plus 1?\", \"response\": \"it is {}.\"}}\n", i + 1)
+        format!(
+            "{{\"id\": \"r{i}\", \"prompt\": \"{i} plus 1?\", \"response\": \"it is {}.\"}}\n",
+            i + 1
+        )
     });
     vec![("rows.jsonl", rows.collect()), ("w.yaml", TINY.into())]
 }

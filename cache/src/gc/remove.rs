@@ -74,7 +74,9 @@ impl Cache {
 /// Renames; what is not there any more need not be.
 fn move_away(from: &Path, to: &Path) -> Result<(), CacheError> {
     match rename(from, to) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(io_error(from, "removed", source)),
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(io_error(from, "removed", source))
+        }
         Ok(()) | Err(_) => Ok(()),
     }
 }

@@ -132,7 +132,9 @@ mod tests {
         let artifacts = Artifacts::from(entries);
         assert_eq!(artifacts, Artifacts::from(tree.clone()));
         assert_eq!(artifacts.get("main"), Some(&artifact(b"4")));
-        assert!(artifacts.contains_key("a") && !artifacts.contains_key("b") && artifacts.len() == 3);
+        assert!(
+            artifacts.contains_key("a") && !artifacts.contains_key("b") && artifacts.len() == 3
+        );
         let json = serde_json::to_string(&artifacts).unwrap();
         assert_eq!(json, serde_json::to_string(&tree).unwrap());
         assert_eq!(serde_json::from_str::<Artifacts>(&json).unwrap(), artifacts);

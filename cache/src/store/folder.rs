@@ -9,7 +9,8 @@ use super::{CacheError, io_error};
 use crate::write::{AtomicFile, TempFolder, create_dir, create_dir_all, parent_of};
 
 /// Why a link is not stored.
-pub(super) const NOT_A_FILE: &str = "it is no plain file; where it is a link, put a copy in its place";
+pub(super) const NOT_A_FILE: &str =
+    "it is no plain file; where it is a link, put a copy in its place";
 
 /// An empty folder of one's own in the cache's `tmp/`, removed when dropped.
 #[derive(Debug)]
@@ -19,8 +20,8 @@ pub struct ScratchDir {
 
 impl ScratchDir {
     pub(super) fn new_in(parent: &Path) -> Result<Self, CacheError> {
-        let folder =
-            TempFolder::create(parent, "scratch-").map_err(|source| io_error(parent, "written", source))?;
+        let folder = TempFolder::create(parent, "scratch-")
+            .map_err(|source| io_error(parent, "written", source))?;
         Ok(Self { folder })
     }
 
@@ -65,8 +66,8 @@ impl FolderWriter {
     /// # Errors
     /// `InvalidInput` for a name that leaves the folder; those of creating files and folders.
     pub fn create(&self, name: &str) -> io::Result<AtomicFile> {
-        let inside =
-            !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+        let inside = !name.is_empty()
+            && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
         if !inside {
             let reason = format!("`{name}` is no name of a file inside the folder");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));

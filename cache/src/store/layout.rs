@@ -39,7 +39,9 @@ pub(super) fn open_or_create(root: &Path, sharing: Sharing) -> Result<(), CacheE
 fn check_format(root: &Path, text: &str) -> Result<(), CacheError> {
     match text.trim().parse::<u64>() {
         Ok(LAYOUT) => Ok(()),
-        Ok(found) if found > LAYOUT => Err(CacheError::Newer { path: root.into(), found, known: LAYOUT }),
+        Ok(found) if found > LAYOUT => {
+            Err(CacheError::Newer { path: root.into(), found, known: LAYOUT })
+        }
         Ok(_) | Err(_) => Err(CacheError::NotACache {
             path: root.into(),
             entry: "format, which names no layout".to_owned(),
@@ -54,14 +56,16 @@ fn create(root: &Path, sharing: Sharing) -> Result<(), CacheError> {
         let folder = root.join(name);
         create_dir_all(&folder).map_err(|source| io_error(&folder, "created", source))?;
     }
-    let files = [(".gitignore", "*\n"), ("CACHEDIR.TAG", CACHEDIR_TAG), (FORMAT, &format!("{LAYOUT}\n"))];
+    let files =
+        [(".gitignore", "*\n"), ("CACHEDIR.TAG", CACHEDIR_TAG), (FORMAT, &format!("{LAYOUT}\n"))];
     for (name, text) in files {
         let path = root.join(name);
         // Another process, of another version perhaps, may have been faster.
         if name == FORMAT && path.exists() {
             return open_or_create(root, sharing);
         }
-        write_atomic(&path, text.as_bytes()).map_err(|source| io_error(&path, "written", source))?;
+        write_atomic(&path, text.as_bytes())
+            .map_err(|source| io_error(&path, "written", source))?;
     }
     Ok(())
 }

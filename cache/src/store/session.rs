@@ -216,7 +216,8 @@ fn look(lock: &Path, sharing: Sharing) -> Look {
         return Look::Content(None);
     }
     let boot = content.split(|byte| *byte == b' ').next();
-    let ours = sharing.file_locks && BOOT.as_ref().is_some_and(|ours| boot == Some(ours.as_bytes()));
+    let ours =
+        sharing.file_locks && BOOT.as_ref().is_some_and(|ours| boot == Some(ours.as_bytes()));
     // Shared, so that two who look at once do not take each other for the owner.
     if ours && file.try_lock_shared().is_ok() { Look::Ended } else { Look::Content(Some(content)) }
 }
@@ -271,13 +272,16 @@ fn is_abandoned(tmp: &Path, folder: &Path, sharing: Sharing) -> bool {
     let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified());
     let Ok(beat) = modified(&lock).or_else(|_| modified(folder)) else { return false };
     let is_old = |now: SystemTime| now.duration_since(beat).is_ok_and(|age| age > LEFTOVER_AGE);
-    is_old(SystemTime::now()) && !is_locked(&lock, sharing) && file_system_now(tmp).is_ok_and(is_old)
+    is_old(SystemTime::now())
+        && !is_locked(&lock, sharing)
+        && file_system_now(tmp).is_ok_and(is_old)
 }
 
 /// Whether a process that can be seen from here holds the lock.
 fn is_locked(lock: &Path, sharing: Sharing) -> bool {
     sharing.file_locks
-        && File::open(lock).is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+        && File::open(lock)
+            .is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 /// The time that a file gets which is made now.

@@ -16,14 +16,20 @@ const MOST: usize = 16 << 20;
 /// Refuses a column of which a page's header is none, in words. What else is wrong is left to the library.
 ///
 /// The column lies within the file.
-pub(super) fn check_pages(file: &File, column: &ColumnChunkMetaData) -> io::Result<Result<(), String>> {
+pub(super) fn check_pages(
+    file: &File,
+    column: &ColumnChunkMetaData,
+) -> io::Result<Result<(), String>> {
     let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset()) as u64;
     let end = start + column.compressed_size() as u64;
     let mut at = start;
     while at < end {
         let Some((header, content)) = page_at(file, at)? else {
             let path = column.column_path();
-            return Ok(Err(format!("a page of the column `{}` has a damaged header", path.string())));
+            return Ok(Err(format!(
+                "a page of the column `{}` has a damaged header",
+                path.string()
+            )));
         };
         // A page without a size, or with one that leads out of the column, is the library's to refuse.
         let Some(content) = content else { break };

@@ -8,7 +8,8 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+    ParquetRecordBatchReaderBuilder,
 };
 use parquet::file::metadata::ParquetMetaData;
 
@@ -38,7 +39,8 @@ impl TableReader {
         let fits = footer::check_depth(&file).map_err(|source| io_error(path, "read", source))?;
         fits.map_err(|reason| unreadable(path, reason))?;
         let metadata = sound(path, || ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()))?;
-        let rows = check_sizes(metadata.metadata(), size).map_err(|reason| unreadable(path, reason))?;
+        let rows =
+            check_sizes(metadata.metadata(), size).map_err(|reason| unreadable(path, reason))?;
         let schema = normal_schema(metadata.schema())?;
         Ok(Self { path: path.to_path_buf(), metadata, schema, rows })
     }
@@ -63,7 +65,11 @@ impl TableReader {
     ///
     /// # Errors
     /// [`TableError::Missing`] for a column that is not there; [`TableError::Io`].
-    pub fn batches(&self, columns: Option<&[&str]>, batch_rows: usize) -> Result<Batches, TableError> {
+    pub fn batches(
+        &self,
+        columns: Option<&[&str]>,
+        batch_rows: usize,
+    ) -> Result<Batches, TableError> {
         let mask = match columns {
             None => ProjectionMask::all(),
             Some(names) => {
@@ -75,9 +81,10 @@ impl TableReader {
         // Opened anew, because two readers of one descriptor would move each other's position.
         let file = open_file(&self.path)?;
         self.check_pages(&file, &mask)?;
-        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone())
-            .with_projection(mask)
-            .with_batch_size(batch_rows.max(1));
+        let builder =
+            ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone())
+                .with_projection(mask)
+                .with_batch_size(batch_rows.max(1));
         let reader = sound(&self.path, || builder.build())?;
         Ok(Batches { path: self.path.clone(), reader: Some(reader), left: self.rows })
     }
@@ -106,7 +113,8 @@ impl TableReader {
 
     fn check_pages(&self, file: &File, mask: &ProjectionMask) -> Result<(), TableError> {
         for group in self.metadata.metadata().row_groups() {
-            let wanted = group.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf));
+            let wanted =
+                group.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf));
             for (_, column) in wanted {
                 let sound = pages::check_pages(file, column);
                 let sound = sound.map_err(|source| io_error(&self.path, "read", source))?;
@@ -158,7 +166,10 @@ impl Batches {
         match left {
             Some(left) => self.left = left,
             None => {
-                return Err(unreadable(&self.path, "it holds another number of rows than its header says"));
+                return Err(unreadable(
+                    &self.path,
+                    "it holds another number of rows than its header says",
+                ));
             }
         }
         Ok(batch)
@@ -178,7 +189,8 @@ fn sound<T, E: Display>(path: &Path, call: impl FnOnce() -> Result<T, E>) -> Res
 fn check_sizes(metadata: &ParquetMetaData, file_size: u64) -> Result<u64, String> {
     let mut rows = 0_u64;
     for group in metadata.row_groups() {
-        let group_rows = u64::try_from(group.num_rows()).map_err(|_| "a row group has less than no rows")?;
+        let group_rows =
+            u64::try_from(group.num_rows()).map_err(|_| "a row group has less than no rows")?;
         rows = rows.checked_add(group_rows).ok_or("it has more rows than can be counted")?;
         for column in group.columns() {
             let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
@@ -188,7 +200,10 @@ fn check_sizes(metadata: &ParquetMetaData, file_size: u64) -> Result<u64, String
                 && end.is_some_and(|end| u64::try_from(end).is_ok_and(|end| end <= file_size));
             if !inside {
                 let path = column.column_path();
-                return Err(format!("the data of the column `{}` lie outside the file", path.string()));
+                return Err(format!(
+                    "the data of the column `{}` lie outside the file",
+                    path.string()
+                ));
             }
         }
     }

@@ -75,12 +75,15 @@ fn normal_type(data_type: &DataType) -> Option<DataType> {
         // Parquet has no struct without fields.
         T::Struct(fields) if fields.is_empty() => return None,
         T::Struct(fields) => {
-            let normal =
-                |field: &FieldRef| Some(Field::new(field.name(), normal_type(field.data_type())?, true));
+            let normal = |field: &FieldRef| {
+                Some(Field::new(field.name(), normal_type(field.data_type())?, true))
+            };
             T::Struct(fields.iter().map(normal).collect::<Option<_>>()?)
         }
         // Parquet counts time from milliseconds on, and keeps of a zone that there is one.
-        T::Timestamp(unit, zone) => T::Timestamp(at_least_millis(*unit), zone.as_ref().map(|_| "UTC".into())),
+        T::Timestamp(unit, zone) => {
+            T::Timestamp(at_least_millis(*unit), zone.as_ref().map(|_| "UTC".into()))
+        }
         T::Time32(_) => T::Time32(TimeUnit::Millisecond),
         T::Date64 => T::Timestamp(TimeUnit::Millisecond, None),
         T::Null
@@ -102,8 +105,12 @@ fn normal_type(data_type: &DataType) -> Option<DataType> {
         | T::Date32
         | T::Time64(_)
         | T::Decimal128(..) => data_type.clone(),
-        T::Decimal32(precision, scale) | T::Decimal64(precision, scale) => T::Decimal128(*precision, *scale),
-        T::Decimal256(..) | T::Duration(_) | T::Interval(_) | T::Map(..) | T::Union(..) => return None,
+        T::Decimal32(precision, scale) | T::Decimal64(precision, scale) => {
+            T::Decimal128(*precision, *scale)
+        }
+        T::Decimal256(..) | T::Duration(_) | T::Interval(_) | T::Map(..) | T::Union(..) => {
+            return None;
+        }
     })
 }
 
@@ -128,7 +135,8 @@ pub fn type_name(data_type: &DataType) -> String {
         T::LargeUtf8 | T::Utf8View => "utf8".to_owned(),
         T::LargeBinary | T::BinaryView => "binary".to_owned(),
         T::Struct(fields) => {
-            let named = |field: &FieldRef| format!("{}: {}", field.name(), type_name(field.data_type()));
+            let named =
+                |field: &FieldRef| format!("{}: {}", field.name(), type_name(field.data_type()));
             format!("struct<{}>", fields.iter().map(named).collect::<Vec<_>>().join(", "))
         }
         T::Map(..) => "map".to_owned(),

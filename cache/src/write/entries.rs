@@ -80,7 +80,11 @@ impl EntryLog {
     }
 
     /// Calls `each` with key and place of every sound entry from `offset` to the end.
-    pub(crate) fn scan_from(&self, offset: u64, mut each: impl FnMut(Digest, Place)) -> io::Result<Scanned> {
+    pub(crate) fn scan_from(
+        &self,
+        offset: u64,
+        mut each: impl FnMut(Digest, Place),
+    ) -> io::Result<Scanned> {
         let mut window = Window { file: &self.file, bytes: Vec::new(), start: offset, at: 0 };
         let mut scanned = Scanned { end: offset, damaged: 0 };
         loop {
@@ -157,7 +161,8 @@ impl Window<'_> {
             self.at = 0;
             let here = self.bytes.len();
             self.bytes.resize(wanted.max(BUFFER), 0);
-            let filled = here + fill_at(self.file, &mut self.bytes[here..], self.start + here as u64)?;
+            let filled =
+                here + fill_at(self.file, &mut self.bytes[here..], self.start + here as u64)?;
             self.bytes.truncate(filled);
         }
         Ok(&self.bytes[self.at..])

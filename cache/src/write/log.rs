@@ -124,7 +124,8 @@ impl AppendLog {
     /// # Errors
     /// As [`AppendLog::append`].
     pub fn append_all(&self, payloads: &[&str]) -> io::Result<()> {
-        let mut text = String::with_capacity(payloads.iter().map(|p| p.len() + CHECK + 2).sum::<usize>() + 1);
+        let mut text =
+            String::with_capacity(payloads.iter().map(|p| p.len() + CHECK + 2).sum::<usize>() + 1);
         if self.ends_torn()? {
             text.push('\n');
         }
@@ -160,7 +161,11 @@ impl AppendLog {
     }
 
     /// Calls `each` with offset and payload of every sound line from `offset`, the start of a line, to the end.
-    pub(crate) fn scan_from(&self, offset: u64, mut each: impl FnMut(u64, &str)) -> io::Result<Scan> {
+    pub(crate) fn scan_from(
+        &self,
+        offset: u64,
+        mut each: impl FnMut(u64, &str),
+    ) -> io::Result<Scan> {
         let length = self.file.metadata()?.len();
         let mut scan = Scan { end: offset, length, torn: 0, cut_off: false };
         let left = length.saturating_sub(offset);
@@ -214,7 +219,10 @@ pub(super) fn write_once(file: &File, bytes: &[u8]) -> io::Result<()> {
         match faults::write(file, bytes) {
             Ok(written) if written == bytes.len() => return Ok(()),
             Ok(_) => {
-                return Err(io::Error::new(io::ErrorKind::StorageFull, "only a part of it was written"));
+                return Err(io::Error::new(
+                    io::ErrorKind::StorageFull,
+                    "only a part of it was written",
+                ));
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

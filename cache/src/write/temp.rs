@@ -157,7 +157,8 @@ fn remove_leftovers(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let ours = name.to_str().is_some_and(|name| name.starts_with(NAME.0) && name.ends_with(NAME.1));
+        let ours =
+            name.to_str().is_some_and(|name| name.starts_with(NAME.0) && name.ends_with(NAME.1));
         if ours && entry.metadata().is_ok_and(|metadata| metadata.is_file() && is_old(&metadata)) {
             let _still_there = super::remove_file(&entry.path());
         }
@@ -167,6 +168,9 @@ fn remove_leftovers(folder: &Path) {
 /// Whether a file or folder was not touched for [`LEFTOVER_AGE`].
 fn is_old(metadata: &fs::Metadata) -> bool {
     // A time in the future is no age.
-    let age = metadata.modified().ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
+    let age = metadata
+        .modified()
+        .ok()
+        .and_then(|modified| SystemTime::now().duration_since(modified).ok());
     age.is_some_and(|age| age > LEFTOVER_AGE)
 }

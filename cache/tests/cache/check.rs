@@ -57,7 +57,8 @@ fn every_damaged_object_is_set_aside_and_every_sound_one_stays() {
     let folder = tempfile::tempdir().unwrap();
     let cache = Cache::open(folder.path()).unwrap();
     let large: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
-    let (small, big, other) = (file(&cache, b"small"), file(&cache, &large), file(&cache, b"other"));
+    let (small, big, other) =
+        (file(&cache, b"small"), file(&cache, &large), file(&cache, b"other"));
     let (sound, broken) = (model(&cache, &large), model(&cache, b"weights"));
     let known = cache.file_digests().unwrap();
     cache.sync(&known).unwrap();
@@ -104,7 +105,9 @@ fn a_log_with_damaged_lines_is_written_anew_without_them() {
     assert_eq!(fs::read(&log).unwrap(), bytes, "another process may be about to add a line");
     drop(other);
     let damages = cache.verify_logs().unwrap();
-    let [Damage::Log { path, places: 2, aside: Some(aside) }] = &damages[..] else { panic!("{damages:?}") };
+    let [Damage::Log { path, places: 2, aside: Some(aside) }] = &damages[..] else {
+        panic!("{damages:?}")
+    };
     assert_eq!((path, fs::read(aside).unwrap()), (&log, bytes));
     assert!(cache.verify_logs().unwrap().is_empty());
     assert_eq!(cache.records().unwrap().keys(), [b.key]);
@@ -142,7 +145,9 @@ fn a_row_memo_with_damaged_rows_is_written_anew_without_them() {
         fs::write(&memo, &bytes).unwrap();
         let cache = Cache::open(folder.path()).unwrap();
         let found = cache.verify_logs().unwrap();
-        let [Damage::Log { path, places, aside: Some(aside) }] = &found[..] else { panic!("{found:?}") };
+        let [Damage::Log { path, places, aside: Some(aside) }] = &found[..] else {
+            panic!("{found:?}")
+        };
         assert_eq!((path, *places, fs::read(aside).unwrap()), (&memo, wanted, bytes));
         assert!(cache.verify_logs().unwrap().is_empty());
         let rows = cache.rows(&function).unwrap();

@@ -37,7 +37,11 @@ fn a_file_has_the_digest_of_its_bytes_at_every_block_border() {
         let bytes: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
         let path = folder.path().join("file");
         fs::write(&path, &bytes).unwrap();
-        assert_eq!(digest_file(&path).unwrap(), (Digest::of_bytes(&bytes), size as u64), "{size} bytes");
+        assert_eq!(
+            digest_file(&path).unwrap(),
+            (Digest::of_bytes(&bytes), size as u64),
+            "{size} bytes"
+        );
     }
 }
 
@@ -75,9 +79,17 @@ fn a_settled_file_is_hashed_once_across_processes() {
     forge(&path, b"two");
     assert_eq!(digests.get(&path).unwrap().0, Digest::of_bytes(b"one"), "known in this process");
     let reopened = FileDigests::open(&log).unwrap();
-    assert_eq!(reopened.get(&path).unwrap().0, Digest::of_bytes(b"one"), "known in the next process");
+    assert_eq!(
+        reopened.get(&path).unwrap().0,
+        Digest::of_bytes(b"one"),
+        "known in the next process"
+    );
     write_aged(&path, b"two", Duration::from_secs(50));
-    assert_eq!(reopened.get(&path).unwrap().0, Digest::of_bytes(b"two"), "another time is another content");
+    assert_eq!(
+        reopened.get(&path).unwrap().0,
+        Digest::of_bytes(b"two"),
+        "another time is another content"
+    );
 }
 
 #[test]

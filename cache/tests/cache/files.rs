@@ -53,7 +53,10 @@ fn what_a_killed_process_left_is_removed_a_day_later() {
     days_old(".refrain-notes", 1);
     fs::create_dir(folder.path().join(".refrain")).unwrap();
     write_atomic(&folder.path().join("target"), b"one").unwrap();
-    assert_eq!(names(folder.path()), [".refrain", ".refrain-notes", ".refrain-young1.tmp", "target"]);
+    assert_eq!(
+        names(folder.path()),
+        [".refrain", ".refrain-notes", ".refrain-young1.tmp", "target"]
+    );
 }
 
 #[test]
@@ -114,12 +117,19 @@ fn every_torn_tail_loses_its_own_line_alone() {
     for cut in kept..whole.len() {
         fs::write(&path, &whole[..cut]).unwrap();
         let (lines, torn) = AppendLog::read(&path).unwrap();
-        assert_eq!((lines, torn), (vec!["first".to_owned()], usize::from(cut > kept)), "cut at {cut}");
+        assert_eq!(
+            (lines, torn),
+            (vec!["first".to_owned()], usize::from(cut > kept)),
+            "cut at {cut}"
+        );
         AppendLog::open(&path).unwrap().append("third").unwrap();
         let (lines, torn) = AppendLog::read(&path).unwrap();
         // Where only the line feed was lost the line itself is sound, and is taken up again.
-        let expected =
-            if cut + 1 == whole.len() { vec!["first", "second", "third"] } else { vec!["first", "third"] };
+        let expected = if cut + 1 == whole.len() {
+            vec!["first", "second", "third"]
+        } else {
+            vec!["first", "third"]
+        };
         assert_eq!(lines, expected, "cut at {cut}");
         assert_eq!(torn, usize::from(cut > kept && cut + 1 < whole.len()), "cut at {cut}");
     }

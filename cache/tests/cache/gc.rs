@@ -32,42 +32,53 @@ fn entry(name: String, bytes: u64, seconds: u64) -> Entry {
 /// A cache of some objects, records over them, memos and plans; and some roots.
 fn world() -> impl Strategy<Value = (Listing, Roots)> {
     let objects = prop::collection::vec((0..100_u64, 0..1000_u64), 0..12);
-    let records = prop::collection::vec((prop::collection::vec(any::<Index>(), 0..3), any::<Index>()), 0..12);
+    let records =
+        prop::collection::vec((prop::collection::vec(any::<Index>(), 0..3), any::<Index>()), 0..12);
     let roots = prop::collection::vec(any::<(bool, bool, u16)>(), 24);
     let files = prop::collection::vec((0..100_u64, 0..1000_u64), 6);
-    (objects, records, roots, files, 0..1000_u64).prop_map(|(objects, records, flags, files, oldest)| {
-        let mut listing = Listing::default();
-        for (number, (bytes, stored)) in objects.iter().enumerate() {
-            let object = Object { digest: digest(number), folder: false, bytes: *bytes, stored: at(*stored) };
-            listing.objects.push(object);
-        }
-        // One more than there are, so that a record may name what is not there.
-        let pick = |index: &Index| digest(index.index(objects.len() + 1));
-        let mut roots = Roots { oldest_run: Some(at(oldest)), ..Roots::default() };
-        for (number, (outputs, base)) in records.iter().enumerate() {
-            let outputs = outputs.iter().map(|index| (pick(index), ArtifactKind::Table)).collect();
-            let bases = if number % 3 == 0 { vec![pick(base)] } else { Vec::new() };
-            listing.records.push(Recorded { key: key(number), outputs, bases });
-            let (locked, used, time) = flags[number];
-            if locked && time % 2 == 0 {
-                roots.keys.insert(key(number));
+    (objects, records, roots, files, 0..1000_u64).prop_map(
+        |(objects, records, flags, files, oldest)| {
+            let mut listing = Listing::default();
+            for (number, (bytes, stored)) in objects.iter().enumerate() {
+                let object = Object {
+                    digest: digest(number),
+                    folder: false,
+                    bytes: *bytes,
+                    stored: at(*stored),
+                };
+                listing.objects.push(object);
             }
-            if used {
-                roots.used.insert(key(number), at(u64::from(time) % 1000));
+            // One more than there are, so that a record may name what is not there.
+            let pick = |index: &Index| digest(index.index(objects.len() + 1));
+            let mut roots = Roots { oldest_run: Some(at(oldest)), ..Roots::default() };
+            for (number, (outputs, base)) in records.iter().enumerate() {
+                let outputs =
+                    outputs.iter().map(|index| (pick(index), ArtifactKind::Table)).collect();
+                let bases = if number % 3 == 0 { vec![pick(base)] } else { Vec::new() };
+                listing.records.push(Recorded { key: key(number), outputs, bases });
+                let (locked, used, time) = flags[number];
+                if locked && time % 2 == 0 {
+                    roots.keys.insert(key(number));
+                }
+                if used {
+                    roots.used.insert(key(number), at(u64::from(time) % 1000));
+                }
             }
-        }
-        for (number, (locked, _, time)) in flags[12..].iter().enumerate() {
-            if *locked && time % 4 == 0 {
-                roots.objects.insert(digest(number));
+            for (number, (locked, _, time)) in flags[12..].iter().enumerate() {
+                if *locked && time % 4 == 0 {
+                    roots.objects.insert(digest(number));
+                }
             }
-        }
-        listing.rows = (0..3).map(|i| entry(format!("{i}.rows"), files[i].0, files[i].1)).collect();
-        listing.unfinished = (3..6).map(|i| entry(key(i).to_string(), files[i].0, files[i].1)).collect();
-        listing.plans = vec![entry("kept".into(), 1, 0), entry("gone".into(), 1, 0)];
-        roots.plans.insert("kept".into());
-        listing.corrupt = vec![entry("bad".into(), 7, 0)];
-        (listing, roots)
-    })
+            listing.rows =
+                (0..3).map(|i| entry(format!("{i}.rows"), files[i].0, files[i].1)).collect();
+            listing.unfinished =
+                (3..6).map(|i| entry(key(i).to_string(), files[i].0, files[i].1)).collect();
+            listing.plans = vec![entry("kept".into(), 1, 0), entry("gone".into(), 1, 0)];
+            roots.plans.insert("kept".into());
+            listing.corrupt = vec![entry("bad".into(), 7, 0)];
+            (listing, roots)
+        },
+    )
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
@@ -229,7 +240,8 @@ fn three(folder: &Path) -> ([Record; 3], Roots) {
 fn collect(cache: &Cache, roots: &Roots) -> Plan {
     let gate = cache.close().unwrap();
     let records = cache.records().unwrap();
-    let made = plan(&cache.listing(&records).unwrap(), roots, &Limits::default(), SystemTime::now());
+    let made =
+        plan(&cache.listing(&records).unwrap(), roots, &Limits::default(), SystemTime::now());
     cache.remove(&made, records, gate).unwrap();
     made
 }
@@ -298,7 +310,9 @@ fn what_a_killed_process_left_in_tmp_goes() {
     let dead = folder.path().join("tmp/session-dead");
     fs::create_dir(&dead).unwrap();
     let Ok(boot) = fs::read_to_string("/proc/sys/kernel/random/boot_id") else {
-        return eprintln!("skipped: this machine does not tell its boot, so a death is not seen at once");
+        return eprintln!(
+            "skipped: this machine does not tell its boot, so a death is not seen at once"
+        );
     };
     fs::write(dead.join("lock"), format!("{} 0\n", boot.trim())).unwrap();
     // One of another machine may live.
@@ -326,7 +340,8 @@ fn remembered_digests_of_files_that_are_gone_are_dropped_when_they_are_half() {
         })
         .collect();
     known.save().unwrap();
-    let lines = || fs::read_to_string(cache.root().join("records/files.log")).unwrap().lines().count();
+    let lines =
+        || fs::read_to_string(cache.root().join("records/files.log")).unwrap().lines().count();
     fs::remove_file(&files["a"]).unwrap();
     collect(&cache, &Roots::default());
     assert_eq!(lines(), 4);

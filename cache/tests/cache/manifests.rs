@@ -42,11 +42,13 @@ fn the_key_is_the_digest_of_the_documented_encoding() {
 /// Keys stand in committed locks: another digest here means that every lock in the world is stale.
 #[test]
 fn the_key_of_this_manifest_never_changes() {
-    let manifest = Manifest::new("score").section("versions", json!({"score": 1, "lm": 3})).section(
-        "parameters",
-        json!({"of": "text", "window": null, "chat": true, "x": [1.5, -2, 1e300, [], {}]}),
-    );
-    let golden: Key = "e8d7052b9da40351fc25650ce81db5a042c45939ecda5881ecaf55df8509d96f".parse().unwrap();
+    let manifest =
+        Manifest::new("score").section("versions", json!({"score": 1, "lm": 3})).section(
+            "parameters",
+            json!({"of": "text", "window": null, "chat": true, "x": [1.5, -2, 1e300, [], {}]}),
+        );
+    let golden: Key =
+        "e8d7052b9da40351fc25650ce81db5a042c45939ecda5881ecaf55df8509d96f".parse().unwrap();
     assert_eq!(manifest.key(), golden);
 }
 
@@ -112,8 +114,9 @@ fn values_that_look_alike_have_different_keys() {
 
 #[test]
 fn differences_name_the_path_and_both_values() {
-    let before =
-        manifest(json!({"threshold": 2.5, "mix": [{"share": 0.5}], "old": 1, "same": "x", "a.b": 1}));
+    let before = manifest(
+        json!({"threshold": 2.5, "mix": [{"share": 0.5}], "old": 1, "same": "x", "a.b": 1}),
+    );
     let after = manifest(
         json!({"same": "x", "threshold": 3, "mix": [{"share": 0.5}, {"share": 1}], "new": [], "a.b": 2}),
     );
@@ -136,7 +139,9 @@ fn any_value() -> impl Strategy<Value = Value> {
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
         any::<u64>().prop_map(Value::from),
-        any::<f64>().prop_filter("JSON has no such number", |x| x.is_finite()).prop_map(Value::from),
+        any::<f64>()
+            .prop_filter("JSON has no such number", |x| x.is_finite())
+            .prop_map(Value::from),
         "[a-c.]{0,3}".prop_map(Value::from),
     ];
     leaf.prop_recursive(4, 32, 5, |inner| {
@@ -152,9 +157,9 @@ fn any_value() -> impl Strategy<Value = Value> {
 fn reversed(value: &Value) -> Value {
     match value {
         Value::Array(items) => Value::Array(items.iter().map(reversed).collect()),
-        Value::Object(map) => {
-            Value::Object(map.iter().rev().map(|(k, v)| (k.clone(), reversed(v))).collect::<Map<_, _>>())
-        }
+        Value::Object(map) => Value::Object(
+            map.iter().rev().map(|(k, v)| (k.clone(), reversed(v))).collect::<Map<_, _>>(),
+        ),
         leaf => leaf.clone(),
     }
 }

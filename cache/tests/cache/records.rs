@@ -5,7 +5,9 @@ use std::io::Write;
 use std::path::Path;
 use std::thread;
 
-use refrain_cache::{Artifact, ArtifactKind, Artifacts, Digest, Manifest, Metric, Record, Records, Stored};
+use refrain_cache::{
+    Artifact, ArtifactKind, Artifacts, Digest, Manifest, Metric, Record, Records, Stored,
+};
 use serde_json::json;
 
 pub fn record(name: &str, content: &[u8]) -> Record {
@@ -17,8 +19,13 @@ pub fn record(name: &str, content: &[u8]) -> Record {
         rows: Some(3),
         base: None,
     };
-    let metric =
-        |metric: &str, value| Metric { metric: metric.to_owned(), value, n: 3, low: Some(0.25), high: None };
+    let metric = |metric: &str, value| Metric {
+        metric: metric.to_owned(),
+        value,
+        n: 3,
+        low: Some(0.25),
+        high: None,
+    };
     Record {
         key: manifest.key(),
         kind: "score".to_owned(),
@@ -78,7 +85,10 @@ fn the_first_record_of_a_key_wins() {
     assert_eq!(there.get(&first.key).unwrap().as_ref(), Some(&first));
     // A line that reaches the log all the same, in a race, changes nothing.
     let line = format!("{} {}", other.key, serde_json::to_string(&other).unwrap());
-    refrain_cache::write::AppendLog::open(&folder.path().join("records.log")).unwrap().append(&line).unwrap();
+    refrain_cache::write::AppendLog::open(&folder.path().join("records.log"))
+        .unwrap()
+        .append(&line)
+        .unwrap();
     here.refresh().unwrap();
     assert_eq!(here.get(&first.key).unwrap().as_ref(), Some(&first));
     assert_eq!(open(folder.path()).get(&first.key).unwrap(), Some(first));
@@ -118,7 +128,10 @@ fn a_late_tombstone_spares_the_record_that_was_made_since() {
     records.forget(&one.key).unwrap();
     records.put(&two).unwrap();
     let late = format!("{} -0", one.key);
-    refrain_cache::write::AppendLog::open(&folder.path().join("records.log")).unwrap().append(&late).unwrap();
+    refrain_cache::write::AppendLog::open(&folder.path().join("records.log"))
+        .unwrap()
+        .append(&late)
+        .unwrap();
     assert_eq!(open(folder.path()).get(&one.key).unwrap(), Some(two));
 }
 
@@ -130,7 +143,12 @@ fn torn_corrupt_and_undecodable_lines_cost_their_own_record_alone() {
     let log = refrain_cache::write::AppendLog::open(&path).unwrap();
     log.append("no key").unwrap();
     log.append(&format!("{} {{\"from\": \"elsewhere\"}}", a.key)).unwrap();
-    fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"0123456789abcdef torn").unwrap();
+    fs::OpenOptions::new()
+        .append(true)
+        .open(&path)
+        .unwrap()
+        .write_all(b"0123456789abcdef torn")
+        .unwrap();
     let records = open(folder.path());
     assert_eq!(records.get(&a.key).unwrap(), None, "what cannot be decoded counts as absent");
     assert_eq!(records.put(&b).unwrap(), Stored::First);

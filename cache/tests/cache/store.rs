@@ -10,7 +10,8 @@ use std::thread;
 use arrow::array::{Int32Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
 use refrain_cache::{
-    Artifact, ArtifactKind, Cache, CacheError, Corrupt, Digest, TableReader, digest_file, digest_listing,
+    Artifact, ArtifactKind, Cache, CacheError, Corrupt, Digest, TableReader, digest_file,
+    digest_listing,
 };
 
 fn open(folder: &tempfile::TempDir) -> Cache {
@@ -27,8 +28,10 @@ fn files(folder: &Path) -> Vec<String> {
     }
     let mut found = Vec::new();
     walk(folder, &mut found);
-    let mut names: Vec<String> =
-        found.iter().map(|path| path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned()).collect();
+    let mut names: Vec<String> = found
+        .iter()
+        .map(|path| path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned())
+        .collect();
     names.sort();
     names
 }
@@ -36,7 +39,8 @@ fn files(folder: &Path) -> Vec<String> {
 fn small_table(cache: &Cache, values: &[i32]) -> Artifact {
     let schema = Arc::new(Schema::new(vec![Field::new("x", DataType::Int32, false)]));
     let mut writer = cache.new_table(schema.clone()).unwrap();
-    let batch = RecordBatch::try_new(schema, vec![Arc::new(Int32Array::from(values.to_vec()))]).unwrap();
+    let batch =
+        RecordBatch::try_new(schema, vec![Arc::new(Int32Array::from(values.to_vec()))]).unwrap();
     writer.write(&batch).unwrap();
     cache.store_table(writer).unwrap()
 }
@@ -93,7 +97,10 @@ fn a_folder_with_other_things_in_it_is_no_cache() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("thesis.tex"), "").unwrap();
     let error = Cache::open(folder.path()).unwrap_err();
-    assert!(matches!(&error, CacheError::NotACache { entry, .. } if entry == "thesis.tex"), "{error}");
+    assert!(
+        matches!(&error, CacheError::NotACache { entry, .. } if entry == "thesis.tex"),
+        "{error}"
+    );
     assert_eq!(files(folder.path()), ["thesis.tex"]);
 }
 
@@ -118,7 +125,10 @@ fn artifacts_lie_read_only_under_their_digests() {
         (model.kind, model.bytes, model.base),
         (ArtifactKind::Model, 9, Some(Digest::of_bytes(b"base")))
     );
-    assert_eq!((file.kind, file.bytes, file.digest), (ArtifactKind::File, 5, Digest::of_bytes(b"bytes")));
+    assert_eq!(
+        (file.kind, file.bytes, file.digest),
+        (ArtifactKind::File, 5, Digest::of_bytes(b"bytes"))
+    );
     let listed = [
         ("config.json".to_owned(), Digest::of_bytes(b"{}")),
         ("sub/model.safetensors".to_owned(), Digest::of_bytes(b"weights")),
@@ -163,7 +173,8 @@ fn the_same_artifact_is_kept_once_and_nothing_is_left_in_tmp() {
 fn a_new_artifact_replaces_a_damaged_one_of_its_size() {
     let folder = tempfile::tempdir().unwrap();
     let cache = open(&folder);
-    let make = || [small_table(&cache, &[1, 2, 3]), small_model(&cache), small_file(&cache, b"bytes")];
+    let make =
+        || [small_table(&cache, &[1, 2, 3]), small_model(&cache), small_file(&cache, b"bytes")];
     for (artifact, inside) in make().iter().zip(["", "config.json", ""]) {
         let path = cache.object_path(&artifact.digest);
         let path = if inside.is_empty() { path } else { path.join(inside) };
@@ -183,7 +194,8 @@ fn a_new_artifact_replaces_a_damaged_one_of_its_size() {
 fn a_file_that_changes_after_it_was_stored_is_not_trusted() {
     let folder = tempfile::tempdir().unwrap();
     let cache = open(&folder);
-    let stored = [small_table(&cache, &[1, 2, 3]), small_model(&cache), small_file(&cache, b"bytes")];
+    let stored =
+        [small_table(&cache, &[1, 2, 3]), small_model(&cache), small_file(&cache, b"bytes")];
     for (artifact, inside) in stored.iter().zip(["", "config.json", ""]) {
         let path = cache.object_path(&artifact.digest);
         let path = if inside.is_empty() { path } else { path.join(inside) };
@@ -230,7 +242,8 @@ fn corruption_is_found_named_and_set_aside() {
 fn what_wrongly_stands_in_the_place_of_an_artifact_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let cache = open(&folder);
-    let (table, model, file) = (small_table(&cache, &[1]), small_model(&cache), small_file(&cache, b"bytes"));
+    let (table, model, file) =
+        (small_table(&cache, &[1]), small_model(&cache), small_file(&cache, b"bytes"));
     damage(&cache.object_path(&table.digest), b"short");
     damage(&cache.object_path(&model.digest).join("config.json"), b"longer than before");
     fs::remove_file(cache.object_path(&file.digest)).unwrap();
@@ -265,10 +278,16 @@ fn names_do_not_leave_a_folder_and_links_do_not_enter_it() {
     }
     std::os::unix::fs::symlink("/etc/passwd", writer.path().join("link")).unwrap();
     let error = cache.store_folder(writer, ArtifactKind::Model, None).unwrap_err();
-    assert!(matches!(&error, CacheError::Unstorable { path, .. } if path.ends_with("link")), "{error}");
+    assert!(
+        matches!(&error, CacheError::Unstorable { path, .. } if path.ends_with("link")),
+        "{error}"
+    );
     let scratch = cache.scratch_dir().unwrap();
     std::os::unix::fs::symlink("/etc/passwd", scratch.path().join("link")).unwrap();
-    assert!(matches!(cache.store_file(&scratch.path().join("link")), Err(CacheError::Unstorable { .. })));
+    assert!(matches!(
+        cache.store_file(&scratch.path().join("link")),
+        Err(CacheError::Unstorable { .. })
+    ));
 }
 
 #[test]

@@ -5,15 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BooleanArray, BooleanBuilder, DictionaryArray, FixedSizeListArray, Float32Array,
-    Float32Builder, Float64Array, Int32Array, Int32Builder, Int64Array, LargeStringArray, ListBuilder,
-    RecordBatch, StringArray, StringBuilder, StringViewArray, StructBuilder, TimestampSecondArray,
+    Array, ArrayRef, BooleanArray, BooleanBuilder, DictionaryArray, FixedSizeListArray,
+    Float32Array, Float32Builder, Float64Array, Int32Array, Int32Builder, Int64Array,
+    LargeStringArray, ListBuilder, RecordBatch, StringArray, StringBuilder, StringViewArray,
+    StructBuilder, TimestampSecondArray,
 };
 use arrow::datatypes::{DataType, Field, Float32Type, Int8Type, Schema, SchemaRef};
 use proptest::prelude::*;
 use refrain_cache::columns::{column, list_column, optional_column, with_column, without_column};
 use refrain_cache::{
-    SLICE_ROWS, TableError, TableInfo, TableReader, TableWriter, digest_file, normal_batch, type_name,
+    SLICE_ROWS, TableError, TableInfo, TableReader, TableWriter, digest_file, normal_batch,
+    type_name,
 };
 
 /// Rows with every type that stages use, nulls and empty lists among them; the values depend on the row number alone.
@@ -22,8 +24,8 @@ pub fn rows(start: usize, count: usize) -> RecordBatch {
     let mut tokens = ListBuilder::new(Int32Builder::new());
     let mut logprobs = ListBuilder::new(Float32Builder::new());
     let mut mask = ListBuilder::new(BooleanBuilder::new());
-    let role_content =
-        [("role", DataType::Utf8), ("content", DataType::Utf8)].map(|(n, t)| Field::new(n, t, true));
+    let role_content = [("role", DataType::Utf8), ("content", DataType::Utf8)]
+        .map(|(n, t)| Field::new(n, t, true));
     let mut messages = ListBuilder::new(StructBuilder::from_fields(role_content.to_vec(), 0));
     for i in range.clone() {
         for j in 0..i % 7 {
@@ -32,7 +34,11 @@ pub fn rows(start: usize, count: usize) -> RecordBatch {
             logprobs.values().append_option((j > 0).then_some(-((hash >> 33) as f32) / 1e8));
             mask.values().append_value(hash & 1 == 0);
             messages.values().field_builder::<StringBuilder>(0).unwrap().append_value("user");
-            messages.values().field_builder::<StringBuilder>(1).unwrap().append_value(format!("{i} {j} é"));
+            messages
+                .values()
+                .field_builder::<StringBuilder>(1)
+                .unwrap()
+                .append_value(format!("{i} {j} é"));
             messages.values().append(true);
         }
         tokens.append(true);
@@ -45,13 +51,21 @@ pub fn rows(start: usize, count: usize) -> RecordBatch {
         (
             "response",
             Arc::new(
-                range.clone().map(|i| (i % 4 > 0).then(|| "text ".repeat(i % 9))).collect::<StringArray>(),
+                range
+                    .clone()
+                    .map(|i| (i % 4 > 0).then(|| "text ".repeat(i % 9)))
+                    .collect::<StringArray>(),
             ),
         ),
         ("sample", Arc::new(range.clone().map(|i| i as i32 % 8).collect::<Int32Array>())),
         (
             "perplexity",
-            Arc::new(range.clone().map(|i| (i % 6 > 0).then(|| (i as f64).sqrt())).collect::<Float64Array>()),
+            Arc::new(
+                range
+                    .clone()
+                    .map(|i| (i % 6 > 0).then(|| (i as f64).sqrt()))
+                    .collect::<Float64Array>(),
+            ),
         ),
         ("correct", Arc::new(range.map(|i| Some(i % 2 == 0)).collect::<BooleanArray>())),
         ("token_ids", Arc::new(tokens.finish())),
@@ -59,8 +73,10 @@ pub fn rows(start: usize, count: usize) -> RecordBatch {
         ("loss_mask", Arc::new(mask.finish())),
         ("messages", Arc::new(messages.finish())),
     ];
-    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true)))
-        .unwrap()
+    RecordBatch::try_from_iter_with_nullable(
+        columns.into_iter().map(|(name, array)| (name, array, true)),
+    )
+    .unwrap()
 }
 
 fn write(path: &Path, schema: SchemaRef, batches: &[RecordBatch]) -> TableInfo {
@@ -102,7 +118,8 @@ fn a_table_comes_back_as_it_was() {
     let reader = TableReader::open(&path).unwrap();
     assert_eq!(reader.rows(), 20_000);
     assert_eq!(reader.schema(), &batch.schema());
-    let types: Vec<String> = reader.schema().fields().iter().map(|f| type_name(f.data_type())).collect();
+    let types: Vec<String> =
+        reader.schema().fields().iter().map(|f| type_name(f.data_type())).collect();
     let expected = [
         "utf8",
         "utf8",
@@ -124,7 +141,10 @@ fn empty_tables_come_back() {
     let path = folder.path().join("table.parquet");
     assert_eq!(write(&path, rows(0, 0).schema(), &[rows(0, 0)]).rows, 0);
     assert_eq!(read(&path), rows(0, 0));
-    assert_eq!(TableReader::open(&path).unwrap().read_all(Some(&["sample"])).unwrap().num_columns(), 1);
+    assert_eq!(
+        TableReader::open(&path).unwrap().read_all(Some(&["sample"])).unwrap().num_columns(),
+        1
+    );
 }
 
 #[test]
@@ -185,7 +205,8 @@ fn wide_rows(start: usize, count: usize) -> RecordBatch {
         );
     }
     let columns = [("text", texts.boxed()), ("token_ids", tokens.finish().boxed())];
-    RecordBatch::try_from_iter_with_nullable(columns.map(|(name, array)| (name, array, true))).unwrap()
+    RecordBatch::try_from_iter_with_nullable(columns.map(|(name, array)| (name, array, true)))
+        .unwrap()
 }
 
 #[test]
@@ -246,7 +267,8 @@ fn the_same_rows_in_other_types_are_the_same_bytes() {
                 Field::new(name, array.data_type().clone(), nullable).with_metadata(metadata)
             };
             let schema = Arc::new(Schema::new(vec![field("text", text), field("list", list)]));
-            let batch = RecordBatch::try_new(schema.clone(), vec![text.clone(), list.clone()]).unwrap();
+            let batch =
+                RecordBatch::try_new(schema.clone(), vec![text.clone(), list.clone()]).unwrap();
             digests.push(write(&folder.path().join("table"), schema, &[batch]).digest);
         }
     }
@@ -298,14 +320,17 @@ fn every_normal_type_comes_back_from_a_file() {
         } else {
             DataType::Int64
         };
-        let array = arrow::compute::cast(&arrow::compute::cast(&numbers, &via).unwrap(), &data_type).unwrap();
+        let array =
+            arrow::compute::cast(&arrow::compute::cast(&numbers, &via).unwrap(), &data_type)
+                .unwrap();
         assert_eq!(array.null_count(), 1, "{name}");
         let batch = RecordBatch::try_from_iter([("x", array)]).unwrap();
         write(&path, batch.schema(), std::slice::from_ref(&batch));
         assert_eq!(read(&path), normal_batch(&batch).unwrap(), "{name}");
     }
     let seconds =
-        RecordBatch::try_from_iter([("x", TimestampSecondArray::from(vec![i64::MAX]).boxed())]).unwrap();
+        RecordBatch::try_from_iter([("x", TimestampSecondArray::from(vec![i64::MAX]).boxed())])
+            .unwrap();
     assert!(matches!(normal_batch(&seconds), Err(TableError::Rows { .. })));
 }
 
@@ -329,7 +354,8 @@ fn columns_that_a_table_cannot_hold_are_named() {
 #[test]
 fn rows_of_another_schema_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let mut writer = TableWriter::create(&folder.path().join("table"), rows(0, 0).schema()).unwrap();
+    let mut writer =
+        TableWriter::create(&folder.path().join("table"), rows(0, 0).schema()).unwrap();
     let error = writer.write(&rows(0, 3).project(&[0, 1]).unwrap()).unwrap_err();
     assert!(matches!(error, TableError::Rows { .. }), "{error}");
 }
@@ -366,7 +392,10 @@ fn typed_columns_say_what_is_wrong() {
 /// A table that pandas wrote is read, and copied it is the same rows.
 #[test]
 fn a_table_of_another_program_is_read() {
-    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/gsm8k/train.parquet"));
+    let path = PathBuf::from(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../shared/data/gsm8k/train.parquet"
+    ));
     if !path.exists() {
         eprintln!("skipped: `{}` is not there", path.display());
         return;

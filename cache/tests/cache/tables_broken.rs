@@ -38,7 +38,10 @@ fn what_is_no_table_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("data.parquet");
     let missing = read(&path).unwrap_err().to_string();
-    assert!(missing.contains("data.parquet") && missing.contains("could not be opened"), "{missing}");
+    assert!(
+        missing.contains("data.parquet") && missing.contains("could not be opened"),
+        "{missing}"
+    );
     for content in [
         &b""[..],
         b"id,prompt\n1,a\n",

@@ -13,12 +13,12 @@ use std::sync::Arc;
 use petgraph::graph::{DiGraph, NodeIndex};
 use serde_json::{Map, Value};
 
-use crate::diagnostic::{Diagnostic, Diagnostics, Span, suggest};
-use crate::interpolate::{AxisSet, MAX_AXES, Scope};
 use crate::kind::{ArtifactKind, Kind, MAIN, OutputDecl, Reference, Resolved, coerce};
-use crate::manifest;
+use crate::language::diagnostic::{Diagnostic, Diagnostics, Span, suggest};
+use crate::language::interpolate::{AxisSet, MAX_AXES, Scope};
+use crate::language::workflow::{Settings, Stage, Workflow};
+use crate::source::model_folder;
 use crate::source::{self, SourceSpec};
-use crate::workflow::{Settings, Stage, Workflow};
 
 use super::{Edge, Graph, Node, NodeId, Work, columns};
 
@@ -130,8 +130,10 @@ enum Found {
 
 impl<'a> Builder<'a> {
     fn new(workflow: &'a Workflow) -> Builder<'a> {
-        let names: HashMap<&str, Decl> = workflow.artifact_names().enumerate().map(|(i, n)| (n, i)).collect();
-        let known = (0..workflow.sources.len() + workflow.stages.len()).map(|_| Known::default()).collect();
+        let names: HashMap<&str, Decl> =
+            workflow.artifact_names().enumerate().map(|(i, n)| (n, i)).collect();
+        let known =
+            (0..workflow.sources.len() + workflow.stages.len()).map(|_| Known::default()).collect();
         Builder {
             workflow,
             shared: workflow.stages.iter().map(Shared::new).collect(),
@@ -162,7 +164,9 @@ impl<'a> Builder<'a> {
                 let message = format!("the workflow has more than {MAX_NODES} nodes");
                 return self.problems.push(Diagnostic::general(message).hint(SMALLER));
             }
-            let Some(axis) = (0..sizes.len()).rev().find(|a| point[*a] + 1 < sizes[*a]) else { break };
+            let Some(axis) = (0..sizes.len()).rev().find(|a| point[*a] + 1 < sizes[*a]) else {
+                break;
+            };
             point[axis] += 1;
             point[axis + 1..].fill(0);
         }
@@ -243,7 +247,9 @@ impl<'a> Builder<'a> {
         self.known[decl].under_way = true;
         let sources = &self.workflow.sources;
         let (params, table, owner) = match sources.get(decl) {
-            Some(s) if s.model => (&s.node, source::MODEL_PARAMS, format!("model `{}`", s.name.text)),
+            Some(s) if s.model => {
+                (&s.node, source::MODEL_PARAMS, format!("model `{}`", s.name.text))
+            }
             Some(s) => (&s.node, source::PARAMS, format!("source `{}`", s.name.text)),
             None => {
                 let stage = &self.workflow.stages[decl - sources.len()];
@@ -267,10 +273,15 @@ impl<'a> Builder<'a> {
     }
 
     /// The edge of a reference; `Err(Some)` names a declaration that must be evaluated first.
-    fn reference(&mut self, reference: &Reference, point: &[u32]) -> Result<(Edge, AxisSet), Option<Decl>> {
+    fn reference(
+        &mut self,
+        reference: &Reference,
+        point: &[u32],
+    ) -> Result<(Edge, AxisSet), Option<Decl>> {
         let written = reference.name.as_str();
         let gather = written.contains("[*]");
-        let plain: Cow<'_, str> = if gather { written.replacen("[*]", "", 1).into() } else { written.into() };
+        let plain: Cow<'_, str> =
+            if gather { written.replacen("[*]", "", 1).into() } else { written.into() };
         let (name, output) = match self.names.contains_key(&*plain) {
             true => (&*plain, MAIN),
             false => plain.split_once('.').unwrap_or((&*plain, MAIN)),
@@ -296,17 +307,31 @@ impl<'a> Builder<'a> {
         Ok((edge, self.axes[id.index()]))
     }
 
-    fn check_output(&mut self, id: NodeId, output: &str, reference: &Reference) -> Result<(), Option<Decl>> {
+    fn check_output(
+        &mut self,
+        id: NodeId,
+        output: &str,
+        reference: &Reference,
+    ) -> Result<(), Option<Decl>> {
         let node = &self.nodes[id.index()];
         let problem = match (node.output_kind(output), reference.kind) {
             (None, _) => {
                 let known = node.outputs.iter().map(|o| o.name.as_str());
-                Diagnostic::at(reference.span.clone(), format!("`{}` has no output `{output}`", node.stage))
-                    .maybe_hint(suggest(output, known, "its outputs are"))
+                Diagnostic::at(
+                    reference.span.clone(),
+                    format!("`{}` has no output `{output}`", node.stage),
+                )
+                .maybe_hint(suggest(output, known, "its outputs are"))
             }
             (Some(found), Some(wanted)) if found != wanted => Diagnostic::at(
                 reference.span.clone(),
-                format!("`{}` must be {}, but `{}` is {}", reference.path, a(wanted), node.stage, a(found)),
+                format!(
+                    "`{}` must be {}, but `{}` is {}",
+                    reference.path,
+                    a(wanted),
+                    node.stage,
+                    a(found)
+                ),
             )
             .hint(self.hint("", reference.kind)),
             _ => return Ok(()),
@@ -316,7 +341,12 @@ impl<'a> Builder<'a> {
     }
 
     /// The node that gathers an output of all nodes of a stage.
-    fn gather(&mut self, decl: Decl, output: &str, reference: &Reference) -> Result<NodeId, Option<Decl>> {
+    fn gather(
+        &mut self,
+        decl: Decl,
+        output: &str,
+        reference: &Reference,
+    ) -> Result<NodeId, Option<Decl>> {
         if let Some(id) = self.gathers.get(&(decl, output.to_string())) {
             return Ok(*id);
         }
@@ -339,13 +369,18 @@ impl<'a> Builder<'a> {
                 }
                 Found::Failed => return Err(None),
             }
-            let Some(axis) = (0..sizes.len()).rev().find(|a| point[*a] + 1 < sizes[*a]) else { break };
+            let Some(axis) = (0..sizes.len()).rev().find(|a| point[*a] + 1 < sizes[*a]) else {
+                break;
+            };
             point[axis] += 1;
             point[axis + 1..].fill(0);
         }
         let mut axes: Vec<String> = Vec::new();
         for axis in &self.workflow.axes {
-            if members.iter().any(|m| self.nodes[m.index()].point.iter().any(|(n, _)| *n == axis.name)) {
+            if members
+                .iter()
+                .any(|m| self.nodes[m.index()].point.iter().any(|(n, _)| *n == axis.name))
+            {
                 axes.push(axis.name.clone());
             }
         }
@@ -363,7 +398,11 @@ impl<'a> Builder<'a> {
         let edges = members
             .iter()
             .enumerate()
-            .map(|(i, m)| Edge { path: format!("tables[{i}]"), node: *m, output: output.to_string() })
+            .map(|(i, m)| Edge {
+                path: format!("tables[{i}]"),
+                node: *m,
+                output: output.to_string(),
+            })
             .collect();
         let id = self.push(
             Node {
@@ -423,15 +462,24 @@ impl<'a> Builder<'a> {
                 }
                 let shared = &mut self.shared[frame.decl - sources.len()];
                 let outputs = shared.outputs((stage.kind.outputs)(&values));
-                let work = Work::Stage { kind: shared.kind.clone(), params: std::mem::take(&mut values) };
+                let work =
+                    Work::Stage { kind: shared.kind.clone(), params: std::mem::take(&mut values) };
                 (work, outputs, shared.settings.clone(), stage.name.span.clone())
             }
         };
         let stage = self.decl_name(frame.decl).to_string();
         let point_labels = self.labels(frame.axes, point);
         let name = node_name(&stage, &point_labels);
-        let node =
-            Node { name, stage, point: point_labels, work, inputs: frame.edges, outputs, settings, span };
+        let node = Node {
+            name,
+            stage,
+            point: point_labels,
+            work,
+            inputs: frame.edges,
+            outputs,
+            settings,
+            span,
+        };
         let id = self.push(node, frame.axes, &frame.resolved);
         let known = &mut self.known[frame.decl];
         let place = match known.by_axes.iter().position(|(axes, _)| *axes == frame.axes) {
@@ -455,7 +503,9 @@ impl<'a> Builder<'a> {
 
     fn labels(&self, axes: AxisSet, point: &[u32]) -> Vec<(String, String)> {
         let chosen = self.workflow.axes.iter().enumerate().filter(|(i, _)| axes & (1 << i) != 0);
-        chosen.map(|(i, axis)| (axis.name.clone(), axis.values[point[i] as usize].0.clone())).collect()
+        chosen
+            .map(|(i, axis)| (axis.name.clone(), axis.values[point[i] as usize].0.clone()))
+            .collect()
     }
 }
 
@@ -483,9 +533,10 @@ fn a(kind: ArtifactKind) -> &'static str {
 
 /// Whether there is a model at a path: a GGUF file, or a folder with one or with a configuration, an adapter's too.
 fn is_model(path: &Path) -> bool {
-    let within = || manifest::gguf_files(path).is_ok_and(|files| !files.is_empty());
-    let configured = ["config.json", "adapter_config.json"].iter().any(|name| path.join(name).is_file());
-    configured || manifest::is_gguf(path) || within()
+    let within = || model_folder::gguf_files(path).is_ok_and(|files| !files.is_empty());
+    let configured =
+        ["config.json", "adapter_config.json"].iter().any(|name| path.join(name).is_file());
+    configured || model_folder::is_gguf(path) || within()
 }
 
 fn source_work(
@@ -514,7 +565,10 @@ fn source_work(
     }
     // Told here, before anything is read of it: a pipe or a device may never end.
     if path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
-        return Err(Diagnostic::at(span, format!("`{}` is a pipe or a device, not a file", path.display())));
+        return Err(Diagnostic::at(
+            span,
+            format!("`{}` is a pipe or a device, not a file", path.display()),
+        ));
     }
     if ty == Some("file") && path.is_dir() {
         return Err(Diagnostic::at(span, format!("`{}` is a folder, not a file", path.display())));

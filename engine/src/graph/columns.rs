@@ -6,9 +6,9 @@ use arrow::datatypes::{DataType, Field, Schema};
 
 use refrain_cache::contained;
 
-use crate::diagnostic::{Diagnostic, Span};
+use crate::kind::metrics_table;
 use crate::kind::{Check, Columns, Kinds, MAIN, Problem, Resolved};
-use crate::metrics;
+use crate::language::diagnostic::{Diagnostic, Span};
 
 use super::{Node, Work};
 
@@ -25,14 +25,22 @@ impl Checked {
     /// values stand in the workflow.
     ///
     /// Node by node, so that the places of a hundred thousand nodes need not be held at once.
-    pub fn node(&mut self, node: &Node, places: &Resolved, before: &[Node], kinds: &Kinds, checked: bool) {
+    pub fn node(
+        &mut self,
+        node: &Node,
+        places: &Resolved,
+        before: &[Node],
+        kinds: &Kinds,
+        checked: bool,
+    ) {
         if !checked {
             return self.columns.push(None);
         }
         let (of_node, found) = of_node(node, places, &self.columns, &mut self.problems);
         self.columns.push(of_node);
         for problem in together(found) {
-            let input = node.inputs.iter().find(|e| e.path == problem.at).map(|e| &before[e.node.index()]);
+            let input =
+                node.inputs.iter().find(|e| e.path == problem.at).map(|e| &before[e.node.index()]);
             let place = places.place(&problem.at).unwrap_or(node.span.clone());
             self.problems.push(diagnostic(node, problem, input, kinds, place));
         }
@@ -43,10 +51,13 @@ impl Checked {
 fn together(found: Vec<Problem>) -> Vec<Problem> {
     let mut problems: Vec<Problem> = Vec::new();
     for problem in found {
-        let same = |p: &&mut Problem| !p.lacks.is_empty() && !problem.lacks.is_empty() && p.at == problem.at;
+        let same = |p: &&mut Problem| {
+            !p.lacks.is_empty() && !problem.lacks.is_empty() && p.at == problem.at
+        };
         match problems.iter_mut().find(same) {
             Some(first) => {
-                let new: Vec<_> = problem.lacks.into_iter().filter(|c| !first.lacks.contains(c)).collect();
+                let new: Vec<_> =
+                    problem.lacks.into_iter().filter(|c| !first.lacks.contains(c)).collect();
                 first.lacks.extend(new);
                 if first.lacks.len() > 1 {
                     first.message = format!("the table lacks the columns {}", listed(&first.lacks));
@@ -59,7 +70,13 @@ fn together(found: Vec<Problem>) -> Vec<Problem> {
 }
 
 /// The problem of a node, whose table `input` it may be about.
-fn diagnostic(node: &Node, problem: Problem, input: Option<&Node>, kinds: &Kinds, place: Span) -> Diagnostic {
+fn diagnostic(
+    node: &Node,
+    problem: Problem,
+    input: Option<&Node>,
+    kinds: &Kinds,
+    place: Span,
+) -> Diagnostic {
     let Problem { message, hint, lacks, .. } = problem;
     let diagnostic = Diagnostic::at(place, format!("stage `{}`: {message}", node.stage));
     let renamed = match (lacks.as_slice(), input.map(|n| &n.work)) {
@@ -76,7 +93,8 @@ fn who_adds(kinds: &Kinds, columns: &[String]) -> Option<String> {
     let words: Vec<String> = kinds
         .iter()
         .filter_map(|kind| {
-            let added: Vec<&String> = columns.iter().filter(|c| kind.adds.contains(&c.as_str())).collect();
+            let added: Vec<&String> =
+                columns.iter().filter(|c| kind.adds.contains(&c.as_str())).collect();
             let all = if columns.len() == 1 { "it".into() } else { "them".into() };
             let which = if added.len() == columns.len() { all } else { listed(&added) };
             (!added.is_empty()).then(|| format!("`{}` adds {which}", kind.name))
@@ -105,7 +123,7 @@ fn of_node(
         let edge = node.inputs.iter().find(|e| e.path == path)?;
         match edge.output.as_str() {
             MAIN => known[edge.node.index()].clone(),
-            "metrics" => Some(metrics::schema()),
+            "metrics" => Some(metrics_table::schema()),
             _ => None,
         }
     };
@@ -132,9 +150,12 @@ fn of_node(
             let check = Check { params, columns: &of_input, inputs: &inputs };
             // A panic in what is not to be trusted with a stranger's columns is told like any other problem.
             contained(|| (kind.check)(&check, &mut found)).unwrap_or_else(|panic| {
-                let message = format!("a part of Refrain gave up on it ({panic}); please report this");
-                problems
-                    .push(Diagnostic::at(node.span.clone(), format!("stage `{}`: {message}", node.stage)));
+                let message =
+                    format!("a part of Refrain gave up on it ({panic}); please report this");
+                problems.push(Diagnostic::at(
+                    node.span.clone(),
+                    format!("stage `{}`: {message}", node.stage),
+                ));
                 None
             })
         }

@@ -102,9 +102,9 @@ impl Input {
     /// What the input is.
     pub fn artifact(&self) -> &Artifact {
         match self {
-            Input::Table { artifact, .. } | Input::Model { artifact, .. } | Input::File { artifact, .. } => {
-                artifact
-            }
+            Input::Table { artifact, .. }
+            | Input::Model { artifact, .. }
+            | Input::File { artifact, .. } => artifact,
         }
     }
 

@@ -5,8 +5,8 @@ use serde_json::{Map, Number, Value};
 use refrain_cache::ArtifactKind;
 
 use super::{Default, Param, Type};
-use crate::diagnostic::{Diagnostic, Span, suggest};
-use crate::yaml::{Node, Yaml};
+use crate::language::diagnostic::{Diagnostic, Span, suggest};
+use crate::language::yaml::{Node, Yaml};
 
 /// A name that a parameter gives where an artifact is wanted.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,7 +48,12 @@ impl Resolved {
 /// Checks a mapping against a table of parameters; `owner` names what it belongs to (`` `generate` ``).
 ///
 /// All problems are collected; where there are some the values are incomplete.
-pub fn coerce(params: &[Param], node: &Node, owner: &str, problems: &mut Vec<Diagnostic>) -> Resolved {
+pub fn coerce(
+    params: &[Param],
+    node: &Node,
+    owner: &str,
+    problems: &mut Vec<Diagnostic>,
+) -> Resolved {
     let mut walk = Walk { resolved: Resolved::default(), problems, owner };
     walk.resolved.values = walk.record(params, node, "");
     walk.resolved
@@ -82,8 +87,15 @@ impl Walk<'_> {
             if !params.iter().any(|p| p.name == key.text) {
                 let known = params.iter().map(|p| p.name);
                 self.problems.push(
-                    Diagnostic::at(key.span.clone(), format!("{shown} has no parameter `{}`", key.text))
-                        .maybe_hint(suggest(&key.text, known, "its parameters are")),
+                    Diagnostic::at(
+                        key.span.clone(),
+                        format!("{shown} has no parameter `{}`", key.text),
+                    )
+                    .maybe_hint(suggest(
+                        &key.text,
+                        known,
+                        "its parameters are",
+                    )),
                 );
             }
         }
@@ -100,13 +112,17 @@ impl Walk<'_> {
                 }
                 (None, Default::Required) => {
                     self.problems.push(
-                        Diagnostic::at(node.span.clone(), format!("{shown} needs `{}`", param.name))
-                            .hint(format!("`{}`: {}", param.name, param.about)),
+                        Diagnostic::at(
+                            node.span.clone(),
+                            format!("{shown} needs `{}`", param.name),
+                        )
+                        .hint(format!("`{}`: {}", param.name, param.about)),
                     );
                 }
                 (None, Default::Absent) => {}
                 (None, Default::Json(text)) => {
-                    let value = serde_json::from_str(text).expect("a default of a kind's table is JSON");
+                    let value =
+                        serde_json::from_str(text).expect("a default of a kind's table is JSON");
                     values.push((param.name.to_owned(), value));
                 }
             }
@@ -116,7 +132,8 @@ impl Walk<'_> {
 
     /// The typed value; `None` for a reference, which is noted instead.
     fn value(&mut self, ty: &Type, node: &Node, path: &str) -> Result<Option<Value>, Misfit> {
-        let misfit = || Diagnostic::at(node.span.clone(), format!("`{path}` must be {}", describe(ty)));
+        let misfit =
+            || Diagnostic::at(node.span.clone(), format!("`{path}` must be {}", describe(ty)));
         let found = || misfit().label(format!("this is {}", node.type_name()));
         // Behind a `${…}` the value is not to be seen in the line.
         let outside = || misfit().label(format!("this is {}", canonical(&node.to_json())));
@@ -242,7 +259,9 @@ fn float(ty: &Type, value: f64) -> Option<Value> {
 fn same_shape(ty: &Type, node: &Node) -> bool {
     match ty {
         Type::Bool => matches!(node.value, Yaml::Bool(_)),
-        Type::Int { .. } | Type::Float { .. } => matches!(node.value, Yaml::Int(_) | Yaml::Float(_)),
+        Type::Int { .. } | Type::Float { .. } => {
+            matches!(node.value, Yaml::Int(_) | Yaml::Float(_))
+        }
         Type::Text | Type::Command | Type::Secret | Type::Choice(_) | Type::Reference(_) => {
             matches!(node.value, Yaml::Text(_) | Yaml::Deferred(_))
         }
@@ -282,9 +301,11 @@ fn check_placeholders(ty: &Type, text: &str, node: &Node, path: &str) -> Result<
             } else {
                 "`${in.…}` and `${out.…}` may stand in `command` only"
             };
-            return Err(
-                Diagnostic::at(node.span.clone(), format!("`{path}` may not hold `${{{name}}}`")).hint(hint)
-            );
+            return Err(Diagnostic::at(
+                node.span.clone(),
+                format!("`{path}` may not hold `${{{name}}}`"),
+            )
+            .hint(hint));
         }
     }
     Ok(())
@@ -294,10 +315,15 @@ fn check_placeholders(ty: &Type, text: &str, node: &Node, path: &str) -> Result<
 pub fn check_name(name: &str) -> Result<(), String> {
     let mut chars = name.chars();
     let first = chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
-    if first && chars.all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') && name.len() <= 100 {
+    if first
+        && chars.all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+        && name.len() <= 100
+    {
         Ok(())
     } else {
-        Err(format!("`{name}` is not a name: letters, digits, `_` and `-`, beginning with a letter"))
+        Err(format!(
+            "`{name}` is not a name: letters, digits, `_` and `-`, beginning with a letter"
+        ))
     }
 }
 
@@ -319,7 +345,8 @@ pub fn canonical(value: &Value) -> String {
 
 /// What a type admits, for people.
 pub fn describe(ty: &Type) -> String {
-    let list = |words: &[&str]| words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", ");
+    let list =
+        |words: &[&str]| words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", ");
     match ty {
         Type::Bool => "`true` or `false`".into(),
         Type::Int { min, max: i64::MAX } => format!("a whole number of at least {min}"),
@@ -353,7 +380,7 @@ pub fn describe(ty: &Type) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::yaml;
+    use crate::language::yaml;
 
     static KEEP: &[Param] = &[
         Param::required("per", Type::Text, "the column"),
@@ -365,7 +392,10 @@ mod tests {
         Param::optional("keep", Type::Record(KEEP), "what to keep"),
         Param::optional(
             "warmup",
-            Type::OneOf(&[Type::Int { min: 0, max: 10 }, Type::Float { min: 0.0, max: 1.0, open: false }]),
+            Type::OneOf(&[
+                Type::Int { min: 0, max: 10 },
+                Type::Float { min: 0.0, max: 1.0, open: false },
+            ]),
             "steps or share",
         ),
     ];
@@ -380,11 +410,13 @@ mod tests {
     fn defaults_and_numbers() {
         let (resolved, problems) = run("{ data: train, rate: 1, keep: { per: id }, warmup: 0.1 }");
         assert!(problems.is_empty(), "{problems:?}");
-        let expected = serde_json::json!({"rate": 1.0, "keep": {"per": "id", "count": 1}, "warmup": 0.1});
+        let expected =
+            serde_json::json!({"rate": 1.0, "keep": {"per": "id", "count": 1}, "warmup": 0.1});
         assert_eq!(Value::Object(resolved.values.clone()), expected);
         assert_eq!(resolved.references[0].name, "train");
         assert!(
-            resolved.place("keep.per").is_some() && resolved.place("keep.count") == resolved.place("keep")
+            resolved.place("keep.per").is_some()
+                && resolved.place("keep.count") == resolved.place("keep")
         );
     }
 

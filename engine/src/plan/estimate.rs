@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use refrain_cache::{ArtifactKind, Artifacts, Digest};
 
 use crate::graph::{Graph, NodeId};
-use crate::lock::Lock;
+use crate::ledger::lock::Lock;
 use crate::store::{Store, StoreError};
 
 use super::{Plan, Step, Took};
@@ -89,7 +89,10 @@ pub fn estimate(
             continue;
         }
         let (rows, models) = inputs(graph, id, |input| {
-            plan.state.done(input).map(|done| &done.artifacts).or_else(|| outputs_before(graph, lock, input))
+            plan.state
+                .done(input)
+                .map(|done| &done.artifacts)
+                .or_else(|| outputs_before(graph, lock, input))
         });
         if let Some(took) = plan.last[id.index()] {
             let (before, _) = inputs(graph, id, |input| outputs_before(graph, lock, input));
@@ -198,7 +201,13 @@ fn mean(earlier: &[&Earlier], rows: Option<u64>, basis: Basis) -> Option<Estimat
     let seconds = earlier.iter().map(|e| e.took.seconds).sum::<f64>() * share_of_sum;
     let tokens: Option<f64> = earlier.iter().map(|e| e.took.tokens).sum();
     let tokens = tokens.map(|tokens| tokens * share_of_sum);
-    Some(Estimate { seconds, tokens, basis, records, scaled: share.is_some_and(|share| share != 1.0) })
+    Some(Estimate {
+        seconds,
+        tokens,
+        basis,
+        records,
+        scaled: share.is_some_and(|share| share != 1.0),
+    })
 }
 
 /// What all nodes that would run take together, at most `jobs` (at least 1) at once, started in the order of a run.

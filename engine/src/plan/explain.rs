@@ -7,8 +7,8 @@ use rayon::prelude::*;
 use refrain_cache::{Difference, Key, Manifest};
 
 use crate::graph::{Graph, NodeId};
-use crate::manifest;
-use crate::state::StateError;
+use crate::plan::node_manifest;
+use crate::plan::state::StateError;
 use crate::store::Store;
 
 use super::{CHUNK, Plan, Step, Why, plan_of};
@@ -75,7 +75,9 @@ fn explain_one(
     let (mut now, mut waits, mut damaged) = (None, Vec::new(), None);
     let mut differences = Vec::new();
     match &plan.steps[id.index()] {
-        Step::Waits { on, differences: known } => (waits, differences) = (on.clone(), known.clone()),
+        Step::Waits { on, differences: known } => {
+            (waits, differences) = (on.clone(), known.clone())
+        }
         Step::Cached(key) => now = Some(*key),
         Step::Run { key, why } => {
             now = Some(*key);
@@ -106,7 +108,7 @@ fn manifest_now(
     let node = graph.node(id);
     let file = match plan.state.done(id) {
         Some(done) => done.file,
-        None => manifest::hash_source(&node.work, store.digests())?.map(|(digest, ..)| digest),
+        None => node_manifest::hash_source(&node.work, store.digests())?.map(|(digest, ..)| digest),
     };
     Ok(plan.state.manifest(node, file))
 }

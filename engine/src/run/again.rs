@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use refrain_cache::Cache;
 
-use crate::event::{Event, Events};
 use crate::graph::{Graph, NodeId};
 use crate::kind::{Cancel, StageError};
-use crate::state::{Done, State, Todo};
+use crate::plan::state::{Done, State, Todo};
+use crate::run::event::{Event, Events};
 
 use super::node::{Failure, Job};
 use super::{Options, retry};
@@ -28,7 +28,9 @@ pub fn again(
     let node = graph.node(id);
     let ready = || Some((state.inputs(node)?, state.manifest(node, None)?));
     let Some((inputs, manifest)) = ready() else {
-        return Err(StageError::bug(format!("`{}` is computed before its inputs", node.name)).into());
+        return Err(
+            StageError::bug(format!("`{}` is computed before its inputs", node.name)).into()
+        );
     };
     let job = Job {
         id,

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use rayon::prelude::*;
 
 use crate::graph::NodeId;
-use crate::state::{Look, State, StateError};
+use crate::plan::state::{Look, State, StateError};
 
 /// Most nodes that are looked up at once.
 const MOST: usize = 1024;
@@ -43,7 +43,8 @@ impl Ahead {
             self.looked.push_back((id, state.look(id)));
         }
         if self.looked.is_empty() {
-            let ids: Vec<NodeId> = std::iter::from_fn(|| ready.pop_first()).take(self.next).collect();
+            let ids: Vec<NodeId> =
+                std::iter::from_fn(|| ready.pop_first()).take(self.next).collect();
             let looked = ids.par_iter().with_min_len(CHUNK).map(|id| (*id, state.look(*id)));
             self.looked = looked.collect::<Vec<Looked>>().into();
         }

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use refrain_cache::{Holder, Key};
 
-use crate::event::Event;
 use crate::graph::NodeId;
-use crate::state::{Done, Look, StateError, Todo};
+use crate::plan::state::{Done, Look, StateError, Todo};
+use crate::run::event::Event;
 
 use super::{Outcome, Runner, Word};
 
@@ -27,7 +27,11 @@ pub(super) struct Aside {
 
 impl Runner<'_, '_> {
     /// Claims a node that may start now. Nothing is returned when it is done, or put aside because its key is claimed.
-    pub(super) fn claim(&mut self, id: NodeId, todo: Box<Todo>) -> Result<Option<Box<Todo>>, StateError> {
+    pub(super) fn claim(
+        &mut self,
+        id: NodeId,
+        todo: Box<Todo>,
+    ) -> Result<Option<Box<Todo>>, StateError> {
         let cache = self.store.cache();
         if let Err(holder) = cache.claim(&todo.key) {
             let aside = Aside { key: todo.key, holder, since: Instant::now(), noted: false };
@@ -43,7 +47,11 @@ impl Runner<'_, '_> {
     }
 
     /// Looks once more at a node that is claimed now: it may have been recorded since, by who had claimed it before.
-    fn claimed(&mut self, id: NodeId, mut todo: Box<Todo>) -> Result<Option<Box<Todo>>, StateError> {
+    fn claimed(
+        &mut self,
+        id: NodeId,
+        mut todo: Box<Todo>,
+    ) -> Result<Option<Box<Todo>>, StateError> {
         if !self.store.has_recorded(&todo.key)? {
             return Ok(Some(todo));
         }
@@ -71,11 +79,13 @@ impl Runner<'_, '_> {
         let mut free = Vec::new();
         for (id, aside) in &mut self.aside {
             // Where the records cannot be read, the next look at the node says so.
-            let recorded =
-                !self.options.force.contains(id) && self.store.has_recorded(&aside.key).unwrap_or(true);
+            let recorded = !self.options.force.contains(id)
+                && self.store.has_recorded(&aside.key).unwrap_or(true);
             if recorded || self.store.cache().holder(&aside.key).is_none() {
                 free.push(*id);
-            } else if aside.holder == Holder::Elsewhere && !aside.noted && aside.since.elapsed() > NOTE_AFTER
+            } else if aside.holder == Holder::Elsewhere
+                && !aside.noted
+                && aside.since.elapsed() > NOTE_AFTER
             {
                 aside.noted = true;
                 let text = "another process is computing it; waiting for the result".into();
@@ -91,7 +101,9 @@ impl Runner<'_, '_> {
     /// The next word of a worker; nothing when it is time to look at what was put aside.
     pub(super) fn listen(&self, receiver: &Receiver<Word>) -> Option<Word> {
         if self.aside.is_empty() || self.stopped {
-            return Some(receiver.recv().expect("a worker sends before it ends, and one is running"));
+            return Some(
+                receiver.recv().expect("a worker sends before it ends, and one is running"),
+            );
         }
         receiver.recv_timeout(LOOK_EVERY).ok()
     }

@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 
 use refrain_cache::{Cache, Record};
 
-use crate::event::{Event, Events};
+use crate::graph::gather;
 use crate::graph::{Node, NodeId, Work};
-use crate::kind::{Cancel, Context, Input, MAIN, Outputs, Progress, ProgressSink, Resources, StageError};
+use crate::kind::metrics_table;
+use crate::kind::{
+    Cancel, Context, Input, MAIN, Outputs, Progress, ProgressSink, Resources, StageError,
+};
+use crate::plan::state::{Done, StateError, Todo};
+use crate::run::event::{Event, Events};
 use crate::source::SourceError;
-use crate::state::{Done, StateError, Todo};
-use crate::{gather, metrics};
 
 /// Shortest time between two progress events of a node.
 const PROGRESS_EVERY: Duration = Duration::from_millis(50);
@@ -48,19 +51,26 @@ pub(super) struct Job<'a> {
 impl Job<'_> {
     /// Computes the node until `cancel` asks to stop. A panic in a dependency becomes an error that asks for a report.
     pub fn run(&self, todo: &Todo, begin: Instant, cancel: &Cancel) -> Result<Done, Failure> {
-        let outputs =
-            catch_unwind(AssertUnwindSafe(|| self.compute(todo, begin, cancel))).unwrap_or_else(|panic| {
+        let outputs = catch_unwind(AssertUnwindSafe(|| self.compute(todo, begin, cancel)))
+            .unwrap_or_else(|panic| {
                 let text = panic.downcast_ref::<String>().map(String::as_str);
-                let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-                Err(StageError::bug(format!("a part of Refrain gave up ({text}); please report this")).into())
+                let text =
+                    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+                Err(StageError::bug(format!(
+                    "a part of Refrain gave up ({text}); please report this"
+                ))
+                .into())
             })?;
         let mut artifacts = outputs.artifacts;
         if !outputs.metrics.is_empty() {
-            let table = metrics::store(self.cache, &outputs.metrics).map_err(StageError::from)?;
+            let table =
+                metrics_table::store(self.cache, &outputs.metrics).map_err(StageError::from)?;
             artifacts.insert("metrics".into(), table);
         }
         if let Some(missing) = self.node.outputs.iter().find(|o| !artifacts.contains_key(&o.name)) {
-            return Err(StageError::bug(format!("the output `{}` was not made", missing.name)).into());
+            return Err(
+                StageError::bug(format!("the output `{}` was not made", missing.name)).into()
+            );
         }
         Ok(Done {
             key: todo.key,
@@ -77,8 +87,9 @@ impl Job<'_> {
         match &self.node.work {
             Work::Source(spec) => Ok(Outputs::main(spec.import(self.cache)?)),
             Work::Gather { axes, rows } => {
-                let tables: Vec<&Input> =
-                    (0..rows.len()).filter_map(|i| self.inputs.get(&format!("tables[{i}]"))).collect();
+                let tables: Vec<&Input> = (0..rows.len())
+                    .filter_map(|i| self.inputs.get(&format!("tables[{i}]")))
+                    .collect();
                 Ok(Outputs::main(gather::gather(self.cache, axes, rows, &tables)?))
             }
             Work::Stage { kind, params } => Ok((kind.run)(&Context {

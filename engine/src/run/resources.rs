@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use crate::graph::NodeId;
-use crate::state::Todo;
-use crate::workflow::Settings;
+use crate::language::workflow::Settings;
+use crate::plan::state::Todo;
 
 use super::Options;
 
@@ -56,8 +56,11 @@ pub(super) struct Room {
 impl Room {
     /// Nothing runs.
     pub fn new(options: &Options<'_>) -> Room {
-        let limit =
-            Need { threads: options.threads as u64, memory: options.memory, gpus: options.gpus as u64 };
+        let limit = Need {
+            threads: options.threads as u64,
+            memory: options.memory,
+            gpus: options.gpus as u64,
+        };
         Room { limit, running: Vec::new(), waiting: VecDeque::new(), overtaken: 0 }
     }
 
@@ -74,7 +77,8 @@ impl Room {
     /// The node that starts now, in the order of their waiting as far as the machine allows.
     pub fn next(&mut self) -> Option<(NodeId, Box<Todo>)> {
         let candidates = if self.overtaken < OVERTAKEN { self.waiting.len() } else { 1 };
-        let place = self.waiting.iter().take(candidates).position(|(_, need, _)| self.admits(*need))?;
+        let place =
+            self.waiting.iter().take(candidates).position(|(_, need, _)| self.admits(*need))?;
         self.overtaken = if place == 0 { 0 } else { self.overtaken + 1 };
         let (id, need, todo) = self.waiting.remove(place)?;
         self.running.push((id, need));
@@ -110,8 +114,12 @@ mod tests {
     }
 
     fn room(needs: &[Need]) -> Room {
-        let mut room =
-            Room { limit: need(4, 8, 1), running: Vec::new(), waiting: VecDeque::new(), overtaken: 0 };
+        let mut room = Room {
+            limit: need(4, 8, 1),
+            running: Vec::new(),
+            waiting: VecDeque::new(),
+            overtaken: 0,
+        };
         for (i, need) in needs.iter().enumerate() {
             add(&mut room, i, *need);
         }
@@ -137,7 +145,11 @@ mod tests {
             let started = std::iter::from_fn(|| next(&mut room)).count();
             assert_eq!(started, fit, "{declared:?}");
             room.leave(NodeId(0));
-            assert_eq!(next(&mut room).is_some(), fit < 5, "{declared:?}: what ended makes room for one");
+            assert_eq!(
+                next(&mut room).is_some(),
+                fit < 5,
+                "{declared:?}: what ended makes room for one"
+            );
             assert_eq!(next(&mut room), None, "{declared:?}: and for no more");
         }
     }

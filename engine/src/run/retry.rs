@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use crate::event::Event;
 use crate::kind::StageError;
-use crate::state::{Done, Todo};
-use crate::units;
+use crate::language::units;
+use crate::plan::state::{Done, Todo};
+use crate::run::event::Event;
 
 use super::node::{Failure, Job};
 
@@ -18,9 +18,13 @@ pub(super) fn attempts(job: &Job<'_>, todo: &Todo) -> Result<Done, Failure> {
             Err(failure) => failure,
         };
         // What is wrong with the machine or with Refrain stays wrong.
-        let again =
-            job.node.settings.retry.filter(|_| matches!(failure, Failure::Stage(StageError::Failed { .. })));
-        let Some((retry, pause)) = again.and_then(|retry| Some((retry, retry.pause(attempt)?))) else {
+        let again = job
+            .node
+            .settings
+            .retry
+            .filter(|_| matches!(failure, Failure::Stage(StageError::Failed { .. })));
+        let Some((retry, pause)) = again.and_then(|retry| Some((retry, retry.pause(attempt)?)))
+        else {
             return Err(failure);
         };
         let text = format!(

@@ -13,9 +13,8 @@ use arrow::datatypes::{DataType, Field, FieldRef, Fields};
 pub(super) fn target(name: &str, found: &DataType) -> DataType {
     let list = |item| DataType::List(Arc::new(Field::new("item", item, true)));
     match name {
-        "id" | "prompt" | "response" | "reference" | "text" | "prediction" | "reason" | "finish_reason" => {
-            DataType::Utf8
-        }
+        "id" | "prompt" | "response" | "reference" | "text" | "prediction" | "reason"
+        | "finish_reason" => DataType::Utf8,
         "sample" | "prompt_tokens" => DataType::Int32,
         "token_ids" | "offsets" | "response_token_ids" => list(DataType::Int32),
         "logprobs" | "response_logprobs" => list(DataType::Float32),
@@ -33,7 +32,8 @@ pub(super) fn messages_type() -> DataType {
 }
 
 fn message_fields() -> Fields {
-    vec![Field::new("role", DataType::Utf8, true), Field::new("content", DataType::Utf8, true)].into()
+    vec![Field::new("role", DataType::Utf8, true), Field::new("content", DataType::Utf8, true)]
+        .into()
 }
 
 /// One width for numbers and one kind of text, so that the same rows from two formats are the same table.
@@ -47,8 +47,10 @@ fn general(found: &DataType) -> DataType {
             DataType::List(Arc::new(Field::new("item", general(f.data_type()), true)))
         }
         DataType::Struct(fields) => {
-            let fields: Vec<FieldRef> =
-                fields.iter().map(|f| Arc::new(Field::new(f.name(), general(f.data_type()), true))).collect();
+            let fields: Vec<FieldRef> = fields
+                .iter()
+                .map(|f| Arc::new(Field::new(f.name(), general(f.data_type()), true)))
+                .collect();
             DataType::Struct(fields.into())
         }
         other => other.clone(),
@@ -129,7 +131,8 @@ fn messages(array: &ArrayRef) -> Result<ArrayRef, String> {
         DataType::List(_) => array.as_list::<i32>().clone(),
         DataType::LargeList(f) => {
             let to = DataType::List(f.clone());
-            let cast = cast_with_options(array, &to, &CastOptions::default()).map_err(|_| wrong())?;
+            let cast =
+                cast_with_options(array, &to, &CastOptions::default()).map_err(|_| wrong())?;
             cast.as_list::<i32>().clone()
         }
         _ => return Err(wrong()),
@@ -137,8 +140,8 @@ fn messages(array: &ArrayRef) -> Result<ArrayRef, String> {
     let turns = list.values().as_struct_opt().ok_or_else(wrong)?;
     let text = |names: [&str; 2]| -> Result<StringArray, String> {
         let column = names.iter().find_map(|n| turns.column_by_name(n)).ok_or_else(wrong)?;
-        let cast =
-            cast_with_options(column, &DataType::Utf8, &CastOptions::default()).map_err(|_| wrong())?;
+        let cast = cast_with_options(column, &DataType::Utf8, &CastOptions::default())
+            .map_err(|_| wrong())?;
         Ok(cast.as_string::<i32>().clone())
     };
     let (roles, contents) = (text(ROLE)?, text(CONTENT)?);
@@ -153,13 +156,19 @@ fn messages(array: &ArrayRef) -> Result<ArrayRef, String> {
     let columns: Vec<ArrayRef> = vec![Arc::new(renamed.finish()), Arc::new(contents)];
     let turns = StructArray::new(message_fields(), columns, turns.nulls().cloned());
     let field = Arc::new(Field::new("item", DataType::Struct(message_fields()), true));
-    Ok(Arc::new(ListArray::new(field, list.offsets().clone(), Arc::new(turns), list.nulls().cloned())))
+    Ok(Arc::new(ListArray::new(
+        field,
+        list.offsets().clone(),
+        Arc::new(turns),
+        list.nulls().cloned(),
+    )))
 }
 
 /// Takes a trailing assistant turn off each conversation: the shorter conversations and the turns' texts.
 pub(super) fn split_last_turn(messages: &ListArray) -> (ListArray, StringArray) {
     let turns = messages.values().as_struct();
-    let (roles, contents) = (turns.column(0).as_string::<i32>(), turns.column(1).as_string::<i32>());
+    let (roles, contents) =
+        (turns.column(0).as_string::<i32>(), turns.column(1).as_string::<i32>());
     let mut lengths = Vec::with_capacity(messages.len());
     let mut keep: Vec<u32> = Vec::new();
     let mut responses = StringBuilder::new();
@@ -167,15 +176,23 @@ pub(super) fn split_last_turn(messages: &ListArray) -> (ListArray, StringArray) 
         let (start, end) = (messages.value_offsets()[row], messages.value_offsets()[row + 1]);
         let last = (end - 1).max(0) as usize;
         let answered = end > start && !roles.is_null(last) && roles.value(last) == "assistant";
-        responses.append_option((answered && !contents.is_null(last)).then(|| contents.value(last)));
+        responses
+            .append_option((answered && !contents.is_null(last)).then(|| contents.value(last)));
         let end = if answered { end - 1 } else { end };
         lengths.push((end - start) as usize);
         keep.extend(start as u32..end as u32);
     }
     let indices = arrow::array::UInt32Array::from(keep);
-    let turns = arrow::compute::take(turns, &indices, None).expect("the indices are rows of the turns");
-    let DataType::List(field) = messages.data_type() else { unreachable!("a list array has a list type") };
-    let shorter =
-        ListArray::new(field.clone(), OffsetBuffer::from_lengths(lengths), turns, messages.nulls().cloned());
+    let turns =
+        arrow::compute::take(turns, &indices, None).expect("the indices are rows of the turns");
+    let DataType::List(field) = messages.data_type() else {
+        unreachable!("a list array has a list type")
+    };
+    let shorter = ListArray::new(
+        field.clone(),
+        OffsetBuffer::from_lengths(lengths),
+        turns,
+        messages.nulls().cloned(),
+    );
     (shorter, responses.finish())
 }

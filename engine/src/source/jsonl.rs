@@ -75,7 +75,11 @@ fn infer(path: &Path, most: usize) -> Result<Scan, SourceError> {
 }
 
 /// The rows, some at a time.
-pub(super) fn batches(path: &Path, schema: SchemaRef, rows: usize) -> Result<Batches<'static>, SourceError> {
+pub(super) fn batches(
+    path: &Path,
+    schema: SchemaRef,
+    rows: usize,
+) -> Result<Batches<'static>, SourceError> {
     let owned = path.to_path_buf();
     let reader = ReaderBuilder::new(schema)
         .with_batch_size(rows)
@@ -90,9 +94,9 @@ pub(super) fn batches(path: &Path, schema: SchemaRef, rows: usize) -> Result<Bat
 
 fn arrow_message(error: &ArrowError) -> String {
     let text = match error {
-        ArrowError::JsonError(text) | ArrowError::SchemaError(text) | ArrowError::ParseError(text) => {
-            text.clone()
-        }
+        ArrowError::JsonError(text)
+        | ArrowError::SchemaError(text)
+        | ArrowError::ParseError(text) => text.clone(),
         other => other.to_string(),
     };
     let mut chars = text.chars();
@@ -132,7 +136,12 @@ impl<'a> Lines<'a> {
     }
 
     fn wrong(&self, column: usize, message: impl Into<String>) -> SourceError {
-        SourceError::Line { path: self.path.into(), line: self.line, column, message: message.into() }
+        SourceError::Line {
+            path: self.path.into(),
+            line: self.line,
+            column,
+            message: message.into(),
+        }
     }
 
     /// The next object; blank lines are passed over.
@@ -159,8 +168,10 @@ impl<'a> Lines<'a> {
             }
             let value: Value = serde_json::from_slice(&self.buffer).map_err(|e| {
                 if e.is_eof() {
-                    return self
-                        .wrong(self.buffer.len() + 1, "the line ends in the middle of its JSON object");
+                    return self.wrong(
+                        self.buffer.len() + 1,
+                        "the line ends in the middle of its JSON object",
+                    );
                 }
                 let text = e.to_string();
                 let message = text.split(" at line ").next().unwrap_or(&text);

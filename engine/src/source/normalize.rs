@@ -39,7 +39,8 @@ impl Layout {
         check_size(found).map_err(|message| SourceError::content(&spec.path, message))?;
         let mut named: Vec<(String, usize)> = Vec::new();
         for (ours, theirs) in &spec.columns {
-            let place = found.index_of(theirs).map_err(|_| unknown_column(found, spec, ours, theirs))?;
+            let place =
+                found.index_of(theirs).map_err(|_| unknown_column(found, spec, ours, theirs))?;
             named.push((ours.clone(), place));
         }
         for (place, field) in found.fields().iter().enumerate() {
@@ -87,7 +88,10 @@ pub(super) fn check_size(schema: &Schema) -> Result<(), String> {
         let (columns, depth) = convert::size(field.data_type());
         single += columns;
         if depth > MAX_DEPTH {
-            return Err(format!("the column `{}` is nested deeper than {MAX_DEPTH} levels", field.name()));
+            return Err(format!(
+                "the column `{}` is nested deeper than {MAX_DEPTH} levels",
+                field.name()
+            ));
         }
     }
     if single > MAX_COLUMNS {
@@ -104,7 +108,7 @@ fn unknown_column(found: &SchemaRef, spec: &SourceSpec, ours: &str, theirs: &str
         path: spec.path.clone(),
         ours: ours.into(),
         theirs: theirs.into(),
-        hint: crate::diagnostic::suggest(theirs, names, "its columns are"),
+        hint: crate::language::diagnostic::suggest(theirs, names, "its columns are"),
     }
 }
 
@@ -143,7 +147,8 @@ fn table_batch(
     let wrong = |message: String| SourceError::content(&spec.path, message);
     let mut columns: Vec<Option<ArrayRef>> = Vec::with_capacity(layout.from.len());
     for (field, place) in layout.schema.fields().iter().zip(&layout.from) {
-        let column = place.map(|p| convert::column(field.name(), batch.column(p), field.data_type()));
+        let column =
+            place.map(|p| convert::column(field.name(), batch.column(p), field.data_type()));
         columns.push(column.transpose().map_err(wrong)?);
     }
     let at = |name: &str| layout.schema.index_of(name).ok();
@@ -159,16 +164,17 @@ fn table_batch(
     let given = columns[id].take();
     let named = |name: &str| at(name).and_then(|i| columns[i].clone());
     columns[id] = Some(Arc::new(match given {
-        Some(given) => ids.given(given.as_string::<i32>()).map_err(|message| SourceError::Content {
-            path: spec.path.clone(),
-            message,
-            hint: Some(OWN_IDS.into()),
+        Some(given) => ids.given(given.as_string::<i32>()).map_err(|message| {
+            SourceError::Content { path: spec.path.clone(), message, hint: Some(OWN_IDS.into()) }
         })?,
         None => {
             let content: Vec<ArrayRef> =
                 ["prompt", "messages", "response"].into_iter().filter_map(named).collect();
-            let content =
-                if content.is_empty() { columns.iter().flatten().cloned().collect() } else { content };
+            let content = if content.is_empty() {
+                columns.iter().flatten().cloned().collect()
+            } else {
+                content
+            };
             ids.made(&content, batch.num_rows()).map_err(wrong)?
         }
     }));
@@ -195,7 +201,10 @@ impl Ids {
             self.rows += 1;
             let Some(id) = id else { return Err(format!("row {} has no `id`", self.rows)) };
             if !self.seen.insert(id.to_string()) {
-                return Err(format!("the id `{id}` stands twice, the second time in row {}", self.rows));
+                return Err(format!(
+                    "the id `{id}` stands twice, the second time in row {}",
+                    self.rows
+                ));
             }
         }
         Ok(ids.clone())
@@ -234,7 +243,9 @@ impl Selection {
     fn new(rows: &Rows, total: u64) -> Selection {
         match rows {
             Rows::Range(start, end) => Selection::Range { start: *start, end: *end, at: 0 },
-            Rows::Sample { count, .. } if *count >= total => Selection::Range { start: 0, end: total, at: 0 },
+            Rows::Sample { count, .. } if *count >= total => {
+                Selection::Range { start: 0, end: total, at: 0 }
+            }
             Rows::Sample { count, seed } => {
                 Selection::Chosen { rows: sample(*count, *seed, total), next: 0, at: 0 }
             }
@@ -253,7 +264,8 @@ impl Selection {
         let rows = batch.num_rows() as u64;
         match self {
             Selection::Range { start, end, at } => {
-                let (first, last) = ((*start).clamp(*at, *at + rows), (*end).clamp(*at, *at + rows));
+                let (first, last) =
+                    ((*start).clamp(*at, *at + rows), (*end).clamp(*at, *at + rows));
                 let from = first - *at;
                 *at += rows;
                 (last > first).then(|| batch.slice(from as usize, (last - first) as usize))

@@ -9,10 +9,12 @@ use arrow::datatypes::Int64Type;
 use proptest::prelude::*;
 
 use refrain_cache::{ArtifactKind, TableReader};
-use refrain_engine::diagnostic::SourceText;
 use refrain_engine::graph::Graph;
-use refrain_engine::kind::{Context, Kind, Kinds, MAIN, OutputDecl, Outputs, Param, StageError, Type};
-use refrain_engine::workflow::Workflow;
+use refrain_engine::kind::{
+    Context, Kind, Kinds, MAIN, OutputDecl, Outputs, Param, StageError, Type,
+};
+use refrain_engine::language::diagnostic::SourceText;
+use refrain_engine::language::workflow::Workflow;
 
 use crate::kind::kind;
 
@@ -242,7 +244,8 @@ impl Dag {
             text.push_str(&format!("  d{i}: {{ path: d{i}.jsonl }}\n"));
         }
         text.push_str("stages:\n");
-        let mut stages: Vec<String> = self.stages.iter().map(|stage| self.stage_yaml(stage)).collect();
+        let mut stages: Vec<String> =
+            self.stages.iter().map(|stage| self.stage_yaml(stage)).collect();
         if let Some(after) = self.broken {
             let after = &self.stages[after].name;
             stages.push(format!("  broken: {{ breaks: {{ inputs: {{ i0: {after} }} }} }}\n"));
@@ -293,8 +296,8 @@ impl Dag {
     /// The graph that the engine makes of it, its sources in a folder.
     pub fn graph(&self, folder: &Path) -> Graph {
         let source = SourceText { path: folder.join("w.yaml"), text: self.yaml() };
-        let workflow =
-            Workflow::parse(source, &kinds(), &[]).unwrap_or_else(|e| panic!("{e:?}\n{}", self.yaml()));
+        let workflow = Workflow::parse(source, &kinds(), &[])
+            .unwrap_or_else(|e| panic!("{e:?}\n{}", self.yaml()));
         Graph::build(workflow).unwrap_or_else(|e| panic!("{e:?}\n{}", self.yaml()))
     }
 
@@ -314,13 +317,17 @@ impl Dag {
             }
             let mut contents = BTreeMap::new();
             for point in self.points(&axes) {
-                let at = |wanted: &BTreeSet<usize>| -> Vec<i64> { wanted.iter().map(|a| point[a]).collect() };
+                let at = |wanted: &BTreeSet<usize>| -> Vec<i64> {
+                    wanted.iter().map(|a| point[a]).collect()
+                };
                 let inputs: Vec<Content> = stage
                     .inputs
                     .iter()
                     .map(|input| match *input {
                         Input::Source(i) => self.source(i, &mut nodes),
-                        Input::Stage { index, gathered: false } => made[index].1[&at(&made[index].0)].clone(),
+                        Input::Stage { index, gathered: false } => {
+                            made[index].1[&at(&made[index].0)].clone()
+                        }
                         Input::Stage { index, gathered: true } => {
                             self.gather(index, &made[index], &mut nodes)
                         }
@@ -331,11 +338,13 @@ impl Dag {
                     Salt::Param(i) => self.params[i],
                     Salt::Axis(i) => point[&i],
                 };
-                let sum: i64 = inputs.iter().zip(1..).map(|(content, factor)| content.sum * factor).sum();
+                let sum: i64 =
+                    inputs.iter().zip(1..).map(|(content, factor)| content.sum * factor).sum();
                 let value = (salt + sum) % stage.modulus;
                 let params = format!("{salt} % {}", stage.modulus);
                 let inputs = inputs.into_iter().map(|content| content.text).collect();
-                let labels: Vec<String> = axes.iter().map(|a| format!("a{a}={}", point[a])).collect();
+                let labels: Vec<String> =
+                    axes.iter().map(|a| format!("a{a}={}", point[a])).collect();
                 let name = if labels.is_empty() {
                     stage.name.clone()
                 } else {
@@ -351,7 +360,8 @@ impl Dag {
 
     fn source(&self, i: usize, nodes: &mut BTreeMap<String, Identity>) -> Content {
         let text = format!("rows {:?}", self.sources[i]);
-        let identity = Identity { kind: "source", params: String::new(), inputs: vec![text.clone()] };
+        let identity =
+            Identity { kind: "source", params: String::new(), inputs: vec![text.clone()] };
         nodes.insert(format!("d{i}"), identity);
         Content { text, sum: self.sources[i].iter().sum() }
     }
@@ -369,7 +379,10 @@ impl Dag {
             [one] if axes.is_empty() => one.clone(),
             _ => format!("gathered {params} {inputs:?}"),
         };
-        nodes.insert(format!("{}[*]", self.stages[index].name), Identity { kind: "gather", params, inputs });
+        nodes.insert(
+            format!("{}[*]", self.stages[index].name),
+            Identity { kind: "gather", params, inputs },
+        );
         Content { text, sum: contents.values().map(|content| content.sum).sum() }
     }
 
@@ -382,14 +395,21 @@ impl Dag {
                 point.insert(*axis, *value);
                 point
             };
-            points = points.iter().flat_map(|p| self.axes[*axis].iter().map(move |v| with(p, v))).collect();
+            points = points
+                .iter()
+                .flat_map(|p| self.axes[*axis].iter().map(move |v| with(p, v)))
+                .collect();
         }
         points
     }
 }
 
-const INPUTS: Param =
-    Param::default("inputs", Type::Map(&Type::Reference(Some(ArtifactKind::Table))), "{}", "Tables");
+const INPUTS: Param = Param::default(
+    "inputs",
+    Type::Map(&Type::Reference(Some(ArtifactKind::Table))),
+    "{}",
+    "Tables",
+);
 const WHOLE: Type = Type::Int { min: 0, max: i64::MAX };
 
 fn kinds() -> Kinds {
@@ -399,8 +419,11 @@ fn kinds() -> Kinds {
         close_elsewhere: false,
         ..kind(name, run)
     };
-    static MIX: &[Param] =
-        &[INPUTS, Param::required("salt", WHOLE, "Added"), Param::required("modulus", WHOLE, "Divides")];
+    static MIX: &[Param] = &[
+        INPUTS,
+        Param::required("salt", WHOLE, "Added"),
+        Param::required("modulus", WHOLE, "Divides"),
+    ];
     static BREAKS: &[Param] = &[INPUTS];
     Kinds::new(vec![
         kind("mix", MIX, mix),

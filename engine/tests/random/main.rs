@@ -24,7 +24,11 @@ use dag::{Dag, Edit, Identity};
 /// A folder for a case, in memory where the system has such a place.
 fn folder() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
-    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
+    if memory.is_dir() {
+        tempfile::tempdir_in(memory).unwrap()
+    } else {
+        tempfile::tempdir().unwrap()
+    }
 }
 
 /// A table that the cache holds, or held.
@@ -66,11 +70,14 @@ fn run_in(dag: &Dag, graph: &Graph, cache: &Path, jobs: usize, forced: &HashSet<
     };
     for id in graph.ids() {
         let name = graph.node(id).name.clone();
-        let identity = || expected.get(&name).unwrap_or_else(|| panic!("`{name}` is not expected")).clone();
+        let identity =
+            || expected.get(&name).unwrap_or_else(|| panic!("`{name}` is not expected")).clone();
         match &report.outcomes[id.index()] {
             Outcome::Ran(_) => ran.computed.push((name.clone(), identity())),
             Outcome::Cached | Outcome::NotRun | Outcome::Skipped(_) => {}
-            Outcome::Failed(failure) => assert!(failure.to_string().contains("as it was told"), "{failure}"),
+            Outcome::Failed(failure) => {
+                assert!(failure.to_string().contains("as it was told"), "{failure}")
+            }
         }
         if let Some(done) = report.state.done(id) {
             let digest = done.artifacts.get(MAIN).unwrap().digest;
@@ -85,7 +92,13 @@ fn run_in(dag: &Dag, graph: &Graph, cache: &Path, jobs: usize, forced: &HashSet<
 }
 
 /// Runs the workflow where others have run before, and compares with a run where none has.
-fn check(dag: &Dag, place: &Path, jobs: usize, force: Option<usize>, seen: &mut BTreeMap<Identity, Table>) {
+fn check(
+    dag: &Dag,
+    place: &Path,
+    jobs: usize,
+    force: Option<usize>,
+    seen: &mut BTreeMap<Identity, Table>,
+) {
     let graph = dag.graph(place);
     let stages: Vec<NodeId> = graph.ids().filter(|id| !graph.node(*id).is_source()).collect();
     let forced: HashSet<NodeId> = match force {
@@ -95,7 +108,8 @@ fn check(dag: &Dag, place: &Path, jobs: usize, force: Option<usize>, seen: &mut 
     let ran = run_in(dag, &graph, &place.join("cache"), jobs, &forced);
     let lost = |identity: &Identity| seen.get(identity).is_some_and(|table| !table.there);
     let computed: BTreeSet<&Identity> = ran.computed.iter().map(|(_, identity)| identity).collect();
-    let forced_names: BTreeSet<&str> = forced.iter().map(|id| graph.node(*id).name.as_str()).collect();
+    let forced_names: BTreeSet<&str> =
+        forced.iter().map(|id| graph.node(*id).name.as_str()).collect();
     for (name, identity) in &ran.computed {
         assert!(
             !seen.contains_key(identity) || lost(identity) || forced_names.contains(name.as_str()),
@@ -110,7 +124,8 @@ fn check(dag: &Dag, place: &Path, jobs: usize, force: Option<usize>, seen: &mut 
         );
     }
     if ran.complete {
-        let ran_names: BTreeSet<&str> = ran.computed.iter().map(|(name, _)| name.as_str()).collect();
+        let ran_names: BTreeSet<&str> =
+            ran.computed.iter().map(|(name, _)| name.as_str()).collect();
         assert!(forced_names.is_subset(&ran_names), "{forced_names:?} should have run again");
         let clean = folder();
         let other_jobs = 5 - jobs;
@@ -120,9 +135,14 @@ fn check(dag: &Dag, place: &Path, jobs: usize, force: Option<usize>, seen: &mut 
     }
     let store = Store::open(&place.join("cache")).unwrap();
     for (identity, digest) in ran.done {
-        assert!(store.object_path(&digest).is_file(), "{identity:?} is done and its table is not there");
+        assert!(
+            store.object_path(&digest).is_file(),
+            "{identity:?} is done and its table is not there"
+        );
         // Where two made the same table, either may have made it again.
-        seen.values_mut().filter(|table| table.digest == digest).for_each(|table| table.there = true);
+        seen.values_mut()
+            .filter(|table| table.digest == digest)
+            .for_each(|table| table.there = true);
         seen.insert(identity, Table { digest, there: true });
     }
 }
@@ -133,8 +153,11 @@ fn lose(place: &Path, which: usize, seen: &mut BTreeMap<Identity, Table>) {
         seen.values().filter(|table| table.there).map(|table| table.digest).collect();
     let lost = tables.into_iter().nth(which % seen.len().max(1));
     if let Some(lost) = lost {
-        std::fs::remove_file(Store::open(&place.join("cache")).unwrap().object_path(&lost)).unwrap();
-        seen.values_mut().filter(|table| table.digest == lost).for_each(|table| table.there = false);
+        std::fs::remove_file(Store::open(&place.join("cache")).unwrap().object_path(&lost))
+            .unwrap();
+        seen.values_mut()
+            .filter(|table| table.digest == lost)
+            .for_each(|table| table.there = false);
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use refrain_cache::gc::{self, Amount, Limits, Plan, Removal, Stays, What};
-use refrain_engine::lock;
-use refrain_engine::roots::{self, Found};
+use refrain_engine::ledger::lock;
+use refrain_engine::ledger::roots::{self, Found};
 
 use crate::cli::{self, Format};
 use crate::failure::{Failure, INPUT};
@@ -120,7 +120,8 @@ fn name(what: &What) -> String {
 }
 
 fn to_json(plan: &Plan, found: &Found, dry_run: bool) -> Value {
-    let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let seconds =
+        |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let removals: Vec<Value> = plan
         .removals
         .iter()

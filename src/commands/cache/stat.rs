@@ -31,7 +31,8 @@ pub fn stat(opened: &Opened, format: Format) -> Result<ExitCode, Failure> {
     let [tables, models, files, unrecorded] = objects;
     let log = Amount {
         count: records.keys().len() as u64,
-        bytes: length(&root.join("records/records.log"))? + length(&root.join("records/files.log"))?,
+        bytes: length(&root.join("records/records.log"))?
+            + length(&root.join("records/files.log"))?,
     };
     let amounts = [
         ("tables", tables),
@@ -48,7 +49,8 @@ pub fn stat(opened: &Opened, format: Format) -> Result<ExitCode, Failure> {
     ];
     let bytes: u64 = amounts.iter().map(|(_, amount)| amount.bytes).sum();
     if format == Format::Json {
-        let mut said = json!({ "refrain": 1, "cache": root, "bytes": bytes, "at_work": listing.sessions });
+        let mut said =
+            json!({ "refrain": 1, "cache": root, "bytes": bytes, "at_work": listing.sessions });
         for (name, amount) in amounts {
             said[name] = to_json(amount);
         }
@@ -58,7 +60,9 @@ pub fn stat(opened: &Opened, format: Format) -> Result<ExitCode, Failure> {
     let rows: Vec<Vec<String>> = amounts
         .iter()
         .filter(|(_, amount)| amount.count > 0)
-        .map(|(name, amount)| vec![about(name).into(), amount.count.to_string(), units::bytes(amount.bytes)])
+        .map(|(name, amount)| {
+            vec![about(name).into(), amount.count.to_string(), units::bytes(amount.bytes)]
+        })
         .collect();
     output::table(&["", "count", "size"], &rows);
     output::line(&format!("`{}`: {}", root.display(), units::bytes(bytes)));

@@ -58,7 +58,9 @@ pub fn verify(opened: &Opened, format: Format) -> Result<ExitCode, Failure> {
     }
     if missing > 0 {
         let artifacts = output::count(missing, "artifact");
-        output::line(&format!("missing  {artifacts} that records name; a run that needs it makes it again"));
+        output::line(&format!(
+            "missing  {artifacts} that records name; a run that needs it makes it again"
+        ));
     }
     let rate = total as f64 / elapsed.as_secs_f64().max(1e-9);
     output::line(&format!(
@@ -88,7 +90,9 @@ fn told(cache: &Cache, damage: &Damage) -> (String, String, Option<String>) {
     match damage {
         Damage::Object { digest, fault, aside } => {
             let fault = match fault {
-                Corrupt::Digest { found, .. } => format!("has the digest {found}, which is not its name"),
+                Corrupt::Digest { found, .. } => {
+                    format!("has the digest {found}, which is not its name")
+                }
                 Corrupt::Unreadable { source, .. } => format!("could not be read: {source}"),
                 other => other.to_string(),
             };
@@ -129,8 +133,10 @@ fn show(stopped: &Receiver<()>, done: &AtomicU64, total: u64) {
         wait = if terminal { REDRAW_EVERY } else { LINE_EVERY };
         let hashed = done.load(Ordering::Relaxed);
         let rate = hashed as f64 / begin.elapsed().as_secs_f64();
-        let left = Duration::from_secs_f64((total.saturating_sub(hashed) as f64 / rate.max(1.0)).min(1e9));
-        let (hashed, total, rate) = (units::bytes(hashed), units::bytes(total), units::bytes(rate as u64));
+        let left =
+            Duration::from_secs_f64((total.saturating_sub(hashed) as f64 / rate.max(1.0)).min(1e9));
+        let (hashed, total, rate) =
+            (units::bytes(hashed), units::bytes(total), units::bytes(rate as u64));
         let line = format!("{hashed} of {total}, {rate}/s, {} left", time(left));
         if terminal { eprint!("\r\x1b[K{line}") } else { eprintln!("{line}") }
     }

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use refrain_cache::{Digest, FileDigests, Record};
 use refrain_engine::graph::Work;
-use refrain_engine::manifest::hash_source;
-use refrain_engine::state::StateError;
+use refrain_engine::plan::node_manifest::hash_source;
+use refrain_engine::plan::state::StateError;
 use refrain_stages::card::Card;
 
 use crate::cli::Format;
@@ -44,7 +44,8 @@ impl Shown<'_> {
         // Nothing is remembered: the path names no file.
         let digests = FileDigests::open(&folder.join("no-cache"))
             .map_err(|e| Failure::new(ENVIRONMENT, e.to_string()))?;
-        let hashed = hash_source(&Work::Model(folder.into()), &digests).map_err(StateError::from)?;
+        let hashed =
+            hash_source(&Work::Model(folder.into()), &digests).map_err(StateError::from)?;
         let (digest, bytes, _) = hashed.expect("a model is hashed");
         Ok(Shown { folder, adapter: None, base: None, digest, bytes, made: None })
     }
@@ -67,7 +68,9 @@ pub fn show(shown: &Shown<'_>, format: Format) -> Result<(), Failure> {
     let adapter = adapter.as_ref().or(Some(&card)).filter(|card| card.adapter.is_some());
     if format == Format::Json {
         let model = model_json(shown, &card, adapter);
-        output::json(&json!({ "refrain": 1, "model": model, "made": shown.made.as_ref().map(made_json) }));
+        output::json(
+            &json!({ "refrain": 1, "model": model, "made": shown.made.as_ref().map(made_json) }),
+        );
     } else {
         for (name, text) in lines(shown, &card, adapter) {
             output::line(&format!("{name:12}{text}"));
@@ -79,17 +82,18 @@ pub fn show(shown: &Shown<'_>, format: Format) -> Result<(), Failure> {
 fn model_json(shown: &Shown<'_>, card: &Card, adapter: Option<&Card>) -> Value {
     let config = card.config.as_ref();
     let tokenizer = card.tokenizer.as_ref();
-    let adapter = adapter.and_then(|card| Some((card, card.adapter.as_ref()?))).map(|(card, settings)| {
-        json!({
-            "parameters": card.weights.parameters,
-            "rank": settings.r,
-            "alpha": settings.lora_alpha,
-            "targets": settings.target_modules,
-            "dora": settings.use_dora,
-            "rslora": settings.use_rslora,
-            "base": shown.base.or(settings.base_model_name_or_path.as_deref()),
-        })
-    });
+    let adapter =
+        adapter.and_then(|card| Some((card, card.adapter.as_ref()?))).map(|(card, settings)| {
+            json!({
+                "parameters": card.weights.parameters,
+                "rank": settings.r,
+                "alpha": settings.lora_alpha,
+                "targets": settings.target_modules,
+                "dora": settings.use_dora,
+                "rslora": settings.use_rslora,
+                "base": shown.base.or(settings.base_model_name_or_path.as_deref()),
+            })
+        });
     json!({
         "path": shown.adapter.unwrap_or(shown.folder),
         "digest": shown.digest,
@@ -135,13 +139,19 @@ fn lines(shown: &Shown<'_>, card: &Card, adapter: Option<&Card>) -> Vec<(&'stati
     if let Some(config) = &card.config {
         let (layers, hidden) = (output::count(config.layers, "layer"), config.hidden);
         let (heads, shared) = (output::count(config.heads, "head"), config.kv_heads);
-        lines.push(("shape", format!("{layers} of {hidden}, {heads} ({shared} for keys and values)")));
+        lines.push((
+            "shape",
+            format!("{layers} of {hidden}, {heads} ({shared} for keys and values)"),
+        ));
         lines.push(("context", format!("{} tokens", config.max_positions)));
     }
     if let Some(tokenizer) = &card.tokenizer {
         let template = if tokenizer.chat_template { "a" } else { "no" };
         let size = grouped(tokenizer.size as u64);
-        lines.push(("tokenizer", format!("{}, {size} tokens, {template} chat template", tokenizer.kind)));
+        lines.push((
+            "tokenizer",
+            format!("{}, {size} tokens, {template} chat template", tokenizer.kind),
+        ));
     }
     if let Some((card, settings)) = adapter.and_then(|card| Some((card, card.adapter.as_ref()?))) {
         let kind = match (settings.use_dora, settings.use_rslora) {
@@ -151,9 +161,14 @@ fn lines(shown: &Shown<'_>, card: &Card, adapter: Option<&Card>) -> Vec<(&'stati
         };
         let (rank, alpha) = (settings.r, settings.lora_alpha);
         let parameters = grouped(card.weights.parameters);
-        lines.push(("adapter", format!("{kind}, rank {rank}, alpha {alpha}, {parameters} parameters")));
+        lines.push((
+            "adapter",
+            format!("{kind}, rank {rank}, alpha {alpha}, {parameters} parameters"),
+        ));
         lines.push(("targets", settings.target_modules.join(", ")));
-        lines.extend(shown.base.or(settings.base_model_name_or_path.as_deref()).map(|b| ("base", b.into())));
+        lines.extend(
+            shown.base.or(settings.base_model_name_or_path.as_deref()).map(|b| ("base", b.into())),
+        );
     }
     lines.push(("digest", shown.digest.to_string()));
     lines.push(("bytes", grouped(shown.bytes)));

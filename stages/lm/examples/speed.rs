@@ -16,7 +16,9 @@ use refrain_lm::tokenizer_training::{TokenizerSettings, train_tokenizer};
 use refrain_lm::train::{Length, Order, Schedule, TrainOptions, TrainRow, Training, train};
 
 fn main() {
-    for (hidden, layers, heads, intermediate, vocab) in [(256, 4, 4, 688, 512), (96, 3, 4, 256, 256)] {
+    for (hidden, layers, heads, intermediate, vocab) in
+        [(256, 4, 4, 688, 512), (96, 3, 4, 256, 256)]
+    {
         let config = ModelConfig::from_json(&serde_json::json!({
             "model_type": "llama", "hidden_size": hidden, "num_hidden_layers": layers,
             "num_attention_heads": heads, "intermediate_size": intermediate, "vocab_size": vocab,
@@ -48,17 +50,21 @@ fn report(what: &str, tokens: usize, mut run: impl FnMut()) {
 fn scoring(model: &LanguageModel, vocab: u64) {
     let rows = rows(64, 256, vocab);
     let slices: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
-    report("score, 64 rows of 256", 64 * 256, || score(model, &slices, None, &mut |_, _| ()).unwrap());
+    report("score, 64 rows of 256", 64 * 256, || {
+        score(model, &slices, None, &mut |_, _| ()).unwrap()
+    });
 }
 
 fn generating(model: &LanguageModel, vocab: u64) {
     let folder = tempfile::tempdir().unwrap();
-    let settings = TokenizerSettings { vocab_size: 300, special_tokens: vec![], chat_template: None };
+    let settings =
+        TokenizerSettings { vocab_size: 300, special_tokens: vec![], chat_template: None };
     let files = train_tokenizer(["a quick brown fox"].into_iter(), &settings).unwrap();
     std::fs::write(folder.path().join("tokenizer.json"), files.tokenizer).unwrap();
     std::fs::write(folder.path().join("tokenizer_config.json"), files.config).unwrap();
     let tokenizer = Tokenizer::load(folder.path()).unwrap();
-    let sampler = Sampler::new(SamplingParams { temperature: 1.0, ..Default::default() }, 1).unwrap();
+    let sampler =
+        Sampler::new(SamplingParams { temperature: 1.0, ..Default::default() }, 1).unwrap();
     let limits = Limits { max_new_tokens: 64, ignore_eos: true, ..Limits::default() };
     for batch in [1, 8, 32] {
         let requests: Vec<Request> = (rows(2 * batch, 32, vocab).into_iter().enumerate())
@@ -72,8 +78,10 @@ fn generating(model: &LanguageModel, vocab: u64) {
 }
 
 fn training(model: &LanguageModel, vocab: u64) {
-    let rows: Vec<TrainRow> =
-        rows(8, 256, vocab).into_iter().map(|ids| TrainRow { active: vec![true; ids.len()], ids }).collect();
+    let rows: Vec<TrainRow> = rows(8, 256, vocab)
+        .into_iter()
+        .map(|ids| TrainRow { active: vec![true; ids.len()], ids })
+        .collect();
     let options = TrainOptions {
         length: Length::Steps(4),
         batch_size: 8,
@@ -90,16 +98,25 @@ fn training(model: &LanguageModel, vocab: u64) {
         kl_weight: None,
         recompute: false,
     };
-    let lora =
-        |dora| LoraSettings { rank: 8, alpha: 16.0, dropout: 0.0, targets: vec![], dora, rslora: false };
-    for (what, settings) in [("full", None), ("lora", Some(lora(false))), ("dora", Some(lora(true)))] {
+    let lora = |dora| LoraSettings {
+        rank: 8,
+        alpha: 16.0,
+        dropout: 0.0,
+        targets: vec![],
+        dora,
+        rslora: false,
+    };
+    for (what, settings) in
+        [("full", None), ("lora", Some(lora(false))), ("dora", Some(lora(true)))]
+    {
         let mut model = model.clone();
         match &settings {
             Some(settings) => model.add_lora(settings, 1).unwrap(),
             None => model.train_all(),
         }
         report(&format!("train {what}, 4 steps of 8 rows of 256"), 4 * 8 * 256, || {
-            let training = Training { rows: &rows, options: &options, evaluation: None, keep: None };
+            let training =
+                Training { rows: &rows, options: &options, evaluation: None, keep: None };
             train(&mut model, &training, &mut |_| ControlFlow::Continue(())).unwrap();
         });
     }

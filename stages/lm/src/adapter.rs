@@ -114,12 +114,15 @@ impl Adapter {
         let path = folder.join(WEIGHTS);
         let bytes = read_plain(&path, u64::MAX)
             .map_err(|source| AdapterError::Read { path: path.clone(), source })?;
-        let file = SafeTensors::deserialize(&bytes)
-            .map_err(|error| AdapterError::Invalid { path: path.clone(), detail: error.to_string() })?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|error| AdapterError::Invalid {
+            path: path.clone(),
+            detail: error.to_string(),
+        })?;
         let tensors = read_layers(&path, &file, &config)?;
         let mut adapter = Adapter { config, tensors };
         if adapter.config.target_modules.is_empty() {
-            let names = adapter.tensors.keys().map(|module| module.rsplit('.').next().unwrap_or(module));
+            let names =
+                adapter.tensors.keys().map(|module| module.rsplit('.').next().unwrap_or(module));
             adapter.config.target_modules = names.map(str::to_owned).collect();
         }
         adapter.config.target_modules.sort();
@@ -149,7 +152,8 @@ impl Adapter {
                 put("lora_magnitude_vector", vec![layer.outputs], magnitude);
             }
         }
-        let views = shapes.iter().map(|(name, (shape, values))| (name, F32Tensor { shape, values }));
+        let views =
+            shapes.iter().map(|(name, (shape, values))| (name, F32Tensor { shape, values }));
         Ok((json_file(&self.config.to_json()), safetensors::serialize(views, metadata())?))
     }
 }
@@ -226,17 +230,23 @@ fn read_config(path: &Path) -> Result<AdapterConfig, AdapterError> {
     let settings: Map<String, Value> =
         serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
     refuse_unsupported(path, &settings)?;
-    let file =
-        ConfigFile::deserialize(Value::Object(settings)).map_err(|error| invalid(error.to_string()))?;
+    let file = ConfigFile::deserialize(Value::Object(settings))
+        .map_err(|error| invalid(error.to_string()))?;
     if file.r == 0 {
         return Err(invalid("`r` must be at least 1".to_owned()));
     }
     if !file.lora_alpha.is_finite() || !(0.0..1.0).contains(&file.lora_dropout) {
-        return Err(invalid("`lora_alpha` must be finite and `lora_dropout` from 0 to below 1".to_owned()));
+        return Err(invalid(
+            "`lora_alpha` must be finite and `lora_dropout` from 0 to below 1".to_owned(),
+        ));
     }
     // A pattern (`all-linear` or a regular expression) is replaced by what the tensors name.
-    let listed =
-        file.target_modules.as_ref().and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let listed = file
+        .target_modules
+        .as_ref()
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     Ok(AdapterConfig {
         r: file.r,
         lora_alpha: file.lora_alpha,
@@ -316,7 +326,8 @@ fn read_layers(
     }
     let mut layers = BTreeMap::new();
     for (module, parts) in parts {
-        let layer = parts.read(&module, config).map_err(|(tensor, detail)| fail(&tensor, detail))?;
+        let layer =
+            parts.read(&module, config).map_err(|(tensor, detail)| fail(&tensor, detail))?;
         layers.insert(module, layer);
     }
     Ok(layers)
@@ -356,15 +367,18 @@ impl Parts<'_> {
             (name.to_owned(), format!("has shape {}, not {expected}", shape_text(view.shape())))
         };
         let rank = config.r;
-        let &[_, inputs] =
-            view_of_rank(a, rank, 0).ok_or_else(|| shape(a_name, a, &format!("[{rank}, inputs]")))?;
-        let &[outputs, _] =
-            view_of_rank(b, rank, 1).ok_or_else(|| shape(b_name, b, &format!("[outputs, {rank}]")))?;
+        let &[_, inputs] = view_of_rank(a, rank, 0)
+            .ok_or_else(|| shape(a_name, a, &format!("[{rank}, inputs]")))?;
+        let &[outputs, _] = view_of_rank(b, rank, 1)
+            .ok_or_else(|| shape(b_name, b, &format!("[outputs, {rank}]")))?;
         let magnitude = match (magnitude, config.use_dora) {
             (None, false) => None,
             (None, true) => return Err(absent("lora_magnitude_vector")),
             (Some((name, _)), false) => {
-                return Err(((*name).to_owned(), "is there although `use_dora` is false".to_owned()));
+                return Err((
+                    (*name).to_owned(),
+                    "is there although `use_dora` is false".to_owned(),
+                ));
             }
             (Some((name, view)), true) if view.shape() != [outputs] => {
                 return Err(shape(name, view, &format!("[{outputs}]")));
@@ -388,12 +402,21 @@ fn shape_text(shape: &[usize]) -> String {
 fn values(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, (String, String)> {
     let data = view.data();
     let values: Vec<f32> = match view.dtype() {
-        Dtype::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-        Dtype::F16 => data.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        Dtype::F32 => {
+            data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+        }
+        Dtype::F16 => {
+            data.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+        }
         Dtype::BF16 => {
             data.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
         }
-        other => return Err((name.to_owned(), format!("has type {other}; f32, f16 and bf16 can be read"))),
+        other => {
+            return Err((
+                name.to_owned(),
+                format!("has type {other}; f32, f16 and bf16 can be read"),
+            ));
+        }
     };
     match values.iter().position(|value| !value.is_finite()) {
         None => Ok(values),

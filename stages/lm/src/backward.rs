@@ -121,12 +121,19 @@ impl LanguageModel {
         gradients: &mut Gradients,
     ) -> Sums {
         let (width, vocab) = (self.config.hidden, self.config.vocab);
-        let active: Vec<(usize, usize)> =
-            targets.tokens.iter().enumerate().filter_map(|(i, t)| t.map(|t| (i, t as usize))).collect();
+        let active: Vec<(usize, usize)> = targets
+            .tokens
+            .iter()
+            .enumerate()
+            .filter_map(|(i, t)| t.map(|t| (i, t as usize)))
+            .collect();
         let mut sums = Sums::default();
         for (number, block) in active.chunks(LOSS_BLOCK).enumerate() {
-            let rows: Vec<f32> =
-                block.iter().flat_map(|(i, _)| &hidden[i * width..(i + 1) * width]).copied().collect();
+            let rows: Vec<f32> = block
+                .iter()
+                .flat_map(|(i, _)| &hidden[i * width..(i + 1) * width])
+                .copied()
+                .collect();
             let mut logits = self.logits(&rows);
             for (at, (row, (_, target))) in logits.chunks_exact_mut(vocab).zip(block).enumerate() {
                 let (top, log_sum) = pointwise::log_sum_exp(row);
@@ -135,17 +142,17 @@ impl LanguageModel {
                 let mut factor = targets.factor;
                 if let Some(Base { logprobs, weight }) = targets.base {
                     // Rounded as the base's are, so that equal models give exactly zero.
-                    let log_ratio = f64::from(logprobs[number * LOSS_BLOCK + at]) - f64::from((-loss) as f32);
+                    let log_ratio =
+                        f64::from(logprobs[number * LOSS_BLOCK + at]) - f64::from((-loss) as f32);
                     let excess = libm::expm1(log_ratio);
                     sums.kl += excess - log_ratio;
                     // d k3 / d log p = 1 - exp(r), beside the loss's -1.
                     factor = (f64::from(factor) * (1.0 + weight * excess)) as f32;
                 }
                 // The cap's slope is 1 - (z / cap)², from the capped logits, which the gradient then replaces.
-                let slopes = self
-                    .config
-                    .logit_cap
-                    .map(|cap| row.iter().map(|z| 1.0 - (z / cap) * (z / cap)).collect::<Vec<f32>>());
+                let slopes = self.config.logit_cap.map(|cap| {
+                    row.iter().map(|z| 1.0 - (z / cap) * (z / cap)).collect::<Vec<f32>>()
+                });
                 pointwise::cross_entropy_gradient(row, *target, top, log_sum, factor);
                 if let Some(slopes) = slopes {
                     row.iter_mut().zip(&slopes).for_each(|(d, s)| *d *= s);
@@ -227,7 +234,16 @@ impl LanguageModel {
         let mut dattended = vec![0.0; attended.len()];
         self.linear_backward(&layer.o, &attended, dout, dropout, &mut dattended, gradients);
         let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
-        layer.attention.backward(&packed.offsets, &q, &k, &v, &dattended, &mut dq, &mut dk, &mut dv);
+        layer.attention.backward(
+            &packed.offsets,
+            &q,
+            &k,
+            &v,
+            &dattended,
+            &mut dq,
+            &mut dk,
+            &mut dv,
+        );
         self.rope.rotate(&mut dq, &packed.positions, true);
         self.rope.rotate(&mut dk, &packed.positions, true);
         let mut dn1 = vec![0.0; n1.len()];
@@ -290,13 +306,15 @@ impl LanguageModel {
         if let Some(gradient) = gradients.get_mut(magnitude) {
             let before = self.linear_unscaled(linear, x, dropout);
             let values = self.values(magnitude);
-            for (dy, z) in dy.chunks_exact(linear.outputs).zip(before.chunks_exact(linear.outputs)) {
+            for (dy, z) in dy.chunks_exact(linear.outputs).zip(before.chunks_exact(linear.outputs))
+            {
                 for (o, g) in gradient.iter_mut().enumerate() {
                     *g += dy[o] * z[o] * factors[o] / values[o];
                 }
             }
         }
-        let scale = |row: &[f32]| row.iter().zip(&factors).map(|(d, f)| d * f).collect::<Vec<f32>>();
+        let scale =
+            |row: &[f32]| row.iter().zip(&factors).map(|(d, f)| d * f).collect::<Vec<f32>>();
         Some(dy.chunks_exact(linear.outputs).flat_map(scale).collect())
     }
 
@@ -321,7 +339,13 @@ impl LanguageModel {
         let dropout = dropout.filter(|_| lora.dropout > 0.0);
         let dropped = dropout.map(|d| d.apply(linear, lora.dropout, x));
         if let Some(gradient) = gradients.get_mut(lora.a) {
-            matmul::backward_weight(&ddown, dropped.as_deref().unwrap_or(x), gradient, inputs, rank);
+            matmul::backward_weight(
+                &ddown,
+                dropped.as_deref().unwrap_or(x),
+                gradient,
+                inputs,
+                rank,
+            );
         }
         match dropout {
             None => matmul::backward_input(&ddown, self.values(lora.a), dx, inputs, rank),

@@ -82,8 +82,8 @@ fn tokenizer(folder: &Path) -> Result<Option<TokenizerFacts>, TokenizerError> {
         return Ok(None);
     }
     let tokenizer = Tokenizer::load(folder)?;
-    let bytes =
-        read_plain(&path, MAX_BYTES).map_err(|source| TokenizerError::Read { path: path.clone(), source })?;
+    let bytes = read_plain(&path, MAX_BYTES)
+        .map_err(|source| TokenizerError::Read { path: path.clone(), source })?;
     let json: Value = serde_json::from_slice(&bytes).map_err(|error| TokenizerError::Invalid {
         path,
         what: "tokenizer",

@@ -53,7 +53,10 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// [`ChatError::Syntax`].
-    pub fn new(source: &str, special: &BTreeMap<String, String>) -> Result<ChatTemplate, ChatError> {
+    pub fn new(
+        source: &str,
+        special: &BTreeMap<String, String>,
+    ) -> Result<ChatTemplate, ChatError> {
         let mut environment = Environment::new();
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
@@ -77,17 +80,25 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// What the template raises, a limit, or a fault in the template.
-    pub fn render(&self, turns: &[Turn<'_>], add_generation_prompt: bool) -> Result<String, ChatError> {
+    pub fn render(
+        &self,
+        turns: &[Turn<'_>],
+        add_generation_prompt: bool,
+    ) -> Result<String, ChatError> {
         let messages: Vec<Message<'_>> =
             turns.iter().map(|&(role, content)| Message { role, content }).collect();
-        let mut variables: BTreeMap<&str, Value> =
-            self.special.iter().map(|(name, text)| (name.as_str(), Value::from(text.as_str()))).collect();
+        let mut variables: BTreeMap<&str, Value> = self
+            .special
+            .iter()
+            .map(|(name, text)| (name.as_str(), Value::from(text.as_str())))
+            .collect();
         variables.insert("messages", Value::from_serialize(&messages));
         variables.insert("add_generation_prompt", Value::from(add_generation_prompt));
         // Hugging Face passes these two as None rather than leaving them undefined.
         variables.insert("tools", Value::from(()));
         variables.insert("documents", Value::from(()));
-        let template = self.environment.get_template("chat_template").map_err(|error| classify(&error))?;
+        let template =
+            self.environment.get_template("chat_template").map_err(|error| classify(&error))?;
         let mut output = Bounded(Vec::new());
         template.render_captured_to(variables, &mut output).map_err(|error| classify(&error))?;
         String::from_utf8(output.0).map_err(|error| ChatError::Failed(error.to_string()))
@@ -206,7 +217,12 @@ fn bound_filters(environment: &mut Environment<'static>) {
 }
 
 /// Python's methods, bound in the same way.
-fn method(state: &State<'_, '_>, value: &Value, name: &str, values: &[Value]) -> Result<Value, Error> {
+fn method(
+    state: &State<'_, '_>,
+    value: &Value,
+    name: &str,
+    values: &[Value],
+) -> Result<Value, Error> {
     if name == "format" {
         refuse_large(values)?;
         refuse_wide(value.as_str().unwrap_or_default())?;
@@ -216,12 +232,14 @@ fn method(state: &State<'_, '_>, value: &Value, name: &str, values: &[Value]) ->
 
 fn refuse_large(values: &[Value]) -> Result<(), Error> {
     let large = |value: &Value| {
-        value.as_i64().is_some_and(|n| n > LARGEST) || value.is_integer() && value.as_i64().is_none()
+        value.as_i64().is_some_and(|n| n > LARGEST)
+            || value.is_integer() && value.as_i64().is_none()
     };
     for value in values {
         let named = Kwargs::try_from(value.clone()).ok();
-        let within =
-            named.iter().flat_map(|named| named.args().filter_map(|name| named.peek::<Value>(name).ok()));
+        let within = named
+            .iter()
+            .flat_map(|named| named.args().filter_map(|name| named.peek::<Value>(name).ok()));
         if large(value) || within.collect::<Vec<_>>().iter().any(large) {
             return Err(too_large());
         }
@@ -241,17 +259,21 @@ fn too_large() -> Error {
 
 /// Hugging Face's `tojson`: Python's `json.dumps` with `ensure_ascii=False`, and no escaping for HTML.
 fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
-    let fail = |error: serde_json::Error| Error::new(ErrorKind::BadSerialization, error.to_string());
+    let fail =
+        |error: serde_json::Error| Error::new(ErrorKind::BadSerialization, error.to_string());
     let indent: Option<usize> = options.get("indent")?;
     if options.get::<Option<bool>>("ensure_ascii")? == Some(true) {
-        return Err(Error::new(ErrorKind::InvalidOperation, "`tojson` cannot do `ensure_ascii=True`"));
+        return Err(Error::new(
+            ErrorKind::InvalidOperation,
+            "`tojson` cannot do `ensure_ascii=True`",
+        ));
     }
     options.assert_all_used()?;
     let mut bytes = Vec::new();
     match indent {
-        None => {
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, Spaced)).map_err(fail)?
-        }
+        None => value
+            .serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, Spaced))
+            .map_err(fail)?,
         Some(width) => {
             let spaces = vec![b' '; width.min(32)];
             let formatter = serde_json::ser::PrettyFormatter::with_indent(&spaces);
@@ -260,18 +282,27 @@ fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
                 .map_err(fail)?;
         }
     }
-    String::from_utf8(bytes).map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
+    String::from_utf8(bytes)
+        .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
 }
 
 /// JSON on one line with a space after each comma and colon.
 struct Spaced;
 
 impl serde_json::ser::Formatter for Spaced {
-    fn begin_array_value<W: io::Write + ?Sized>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+    fn begin_array_value<W: io::Write + ?Sized>(
+        &mut self,
+        out: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
         if first { Ok(()) } else { out.write_all(b", ") }
     }
 
-    fn begin_object_key<W: io::Write + ?Sized>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+    fn begin_object_key<W: io::Write + ?Sized>(
+        &mut self,
+        out: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
         if first { Ok(()) } else { out.write_all(b", ") }
     }
 
@@ -313,7 +344,8 @@ mod tests {
 
     fn render(source: &str) -> Result<String, ChatError> {
         let special = BTreeMap::from([("bos_token".to_owned(), "<s>".to_owned())]);
-        ChatTemplate::new(source, &special)?.render(&[("user", " a<\"é\" "), ("assistant", "b")], true)
+        ChatTemplate::new(source, &special)?
+            .render(&[("user", " a<\"é\" "), ("assistant", "b")], true)
     }
 
     #[test]
@@ -334,7 +366,10 @@ mod tests {
             ),
             ("a {%- generation -%} b {% endgeneration %}c", "ab c"),
             ("{% set generation = 3 %}{{ generation }}", "3"),
-            ("{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% else %}2024{% endif %}", "2024"),
+            (
+                "{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% else %}2024{% endif %}",
+                "2024",
+            ),
             (
                 "{% for m in messages %}{% if loop.index0 == 1 %}{% break %}{% endif %}{{ m.role }}{% endfor %}",
                 "user",
@@ -382,12 +417,12 @@ mod tests {
 
     #[test]
     fn templates_without_end_are_stopped() {
-        let looping =
-            "{% for a in range(99999) %}{% for b in range(99999) %}{% set x = 1 %}{% endfor %}{% endfor %}";
+        let looping = "{% for a in range(99999) %}{% for b in range(99999) %}{% set x = 1 %}{% endfor %}{% endfor %}";
         assert!(matches!(render(looping), Err(ChatError::Limit)));
         let within = format!("{{% macro f() %}}{looping}{{% endmacro %}}{{{{ f() }}}}");
         assert!(matches!(render(&within), Err(ChatError::Limit)));
-        let flood = "{% set x = 'abcdefgh' * 10000 %}{% for a in range(99999) %}{{ x }}{% endfor %}";
+        let flood =
+            "{% set x = 'abcdefgh' * 10000 %}{% for a in range(99999) %}{{ x }}{% endfor %}";
         assert!(matches!(render(flood), Err(ChatError::Limit)));
     }
 }

@@ -127,7 +127,9 @@ pub enum ConfigError {
         error: serde_json::Error,
     },
     /// The architecture is another one.
-    #[error("model type `{0}` is not native; the native families are llama, mistral, gemma2 and qwen2")]
+    #[error(
+        "model type `{0}` is not native; the native families are llama, mistral, gemma2 and qwen2"
+    )]
     Foreign(String),
     /// The architecture is one of ours, but in a form that is not.
     #[error("the model's configuration is wrong: {0}")]
@@ -206,13 +208,15 @@ impl ModelConfig {
             rope_theta: positive("rope_theta", rope_theta)?,
             rope_scaling,
             tied: fields.flag("tie_word_embeddings").unwrap_or(gemma),
-            attention_bias: fields.flag("attention_bias").unwrap_or(false) || family == Family::Qwen2,
+            attention_bias: fields.flag("attention_bias").unwrap_or(false)
+                || family == Family::Qwen2,
             output_bias: fields.flag("attention_bias").unwrap_or(false) && family != Family::Qwen2,
             mlp_bias: fields.flag("mlp_bias").unwrap_or(false),
             windows: fields.windows(family, layers)?,
             attention_cap: cap("attn_logit_softcapping"),
             logit_cap: cap("final_logit_softcapping"),
-            attention_scale: 1.0 / if gemma { libm::sqrt(scalar) } else { libm::sqrt(head_dim as f64) },
+            attention_scale: 1.0
+                / if gemma { libm::sqrt(scalar) } else { libm::sqrt(head_dim as f64) },
             eos: tokens(fields.get("eos_token_id")),
             initializer_range: positive(
                 "initializer_range",
@@ -220,8 +224,10 @@ impl ModelConfig {
             )?,
         };
         if config.parameters() > MAX_PARAMETERS {
-            let message =
-                format!("its sizes make {} parameters, more than any model has", config.parameters());
+            let message = format!(
+                "its sizes make {} parameters, more than any model has",
+                config.parameters()
+            );
             return Err(ConfigError::Value(message));
         }
         Ok(config)
@@ -239,7 +245,8 @@ impl ModelConfig {
     /// Rotary frequencies, `[head_dim / 2]`, in radians a position.
     pub fn rope_frequencies(&self) -> Vec<f64> {
         let half = self.head_dim / 2;
-        let base = (0..half).map(|i| libm::pow(self.rope_theta, -((2 * i) as f64) / self.head_dim as f64));
+        let base =
+            (0..half).map(|i| libm::pow(self.rope_theta, -((2 * i) as f64) / self.head_dim as f64));
         match self.rope_scaling {
             RopeScaling::Default => base.collect(),
             RopeScaling::Llama3 { factor, low, high, original } => base
@@ -273,7 +280,8 @@ pub fn end_tokens(folder: &Path) -> Result<Vec<u32>, ConfigError> {
 
 /// A file of JSON.
 pub(crate) fn read(path: &Path) -> Result<Value, ConfigError> {
-    let bytes = read_plain(path, MAX_BYTES).map_err(|error| ConfigError::Io { path: path.into(), error })?;
+    let bytes = read_plain(path, MAX_BYTES)
+        .map_err(|error| ConfigError::Io { path: path.into(), error })?;
     serde_json::from_slice(&bytes).map_err(|error| ConfigError::Json { path: path.into(), error })
 }
 
@@ -316,7 +324,8 @@ impl<'a> Fields<'a> {
     }
 
     fn size(&self, name: &str) -> Result<usize, ConfigError> {
-        let value = self.get(name).ok_or_else(|| ConfigError::Value(format!("`{name}` is missing")))?;
+        let value =
+            self.get(name).ok_or_else(|| ConfigError::Value(format!("`{name}` is missing")))?;
         match value.as_u64().filter(|n| (1..=MAX_SIZE).contains(n)) {
             Some(n) => Ok(n as usize),
             None => Err(ConfigError::Value(format!(
@@ -339,8 +348,13 @@ impl<'a> Fields<'a> {
             "rms_norm_eps",
             "rope_theta",
         ];
-        match NAMES.iter().find_map(|name| Some((name, self.get(name)?)).filter(|(_, v)| !v.is_number())) {
-            Some((name, value)) => Err(ConfigError::Value(format!("`{name}` is {value}, expected a number"))),
+        match NAMES
+            .iter()
+            .find_map(|name| Some((name, self.get(name)?)).filter(|(_, v)| !v.is_number()))
+        {
+            Some((name, value)) => {
+                Err(ConfigError::Value(format!("`{name}` is {value}, expected a number")))
+            }
             None => Ok(()),
         }
     }
@@ -372,7 +386,9 @@ impl<'a> Fields<'a> {
             Some("llama3") => {
                 let need = |name: &str| {
                     number(name).filter(|v| *v > 0.0 && v.is_finite()).ok_or_else(|| {
-                        ConfigError::Value(format!("the rotary scaling `llama3` needs a positive `{name}`"))
+                        ConfigError::Value(format!(
+                            "the rotary scaling `llama3` needs a positive `{name}`"
+                        ))
                     })
                 };
                 let (low, high) = (need("low_freq_factor")?, need("high_freq_factor")?);
@@ -389,7 +405,9 @@ impl<'a> Fields<'a> {
                 }
             }
             Some(other) => {
-                return Err(ConfigError::Unsupported(format!("the rotary scaling `{other}` is not native")));
+                return Err(ConfigError::Unsupported(format!(
+                    "the rotary scaling `{other}` is not native"
+                )));
             }
         };
         Ok((theta, scaling))
@@ -407,9 +425,12 @@ impl<'a> Fields<'a> {
         }
         let window = self.size("sliding_window")?;
         let types = self.get("layer_types").and_then(Value::as_array);
-        let full_first = self.get("max_window_layers").and_then(Value::as_u64).unwrap_or(0) as usize;
+        let full_first =
+            self.get("max_window_layers").and_then(Value::as_u64).unwrap_or(0) as usize;
         let slides = |layer: usize| match (types, family) {
-            (Some(types), _) => types.get(layer).and_then(Value::as_str) == Some("sliding_attention"),
+            (Some(types), _) => {
+                types.get(layer).and_then(Value::as_str) == Some("sliding_attention")
+            }
             (None, Family::Gemma2) => layer.is_multiple_of(2),
             (None, Family::Qwen2) => layer >= full_first,
             (None, _) => true,
@@ -438,15 +459,29 @@ mod tests {
     fn nonsense_is_refused_with_its_name() {
         assert!(ModelConfig::from_json(&base()).is_ok());
         assert!(
-            error(|m| drop(m.insert("model_type".into(), json!("phi3")))).contains("`phi3` is not native")
+            error(|m| drop(m.insert("model_type".into(), json!("phi3"))))
+                .contains("`phi3` is not native")
         );
         assert!(
-            error(|m| drop(m.insert("num_attention_heads".into(), json!(3)))).contains("not a multiple of 3")
+            error(|m| drop(m.insert("num_attention_heads".into(), json!(3))))
+                .contains("not a multiple of 3")
         );
-        assert!(error(|m| drop(m.insert("hidden_size".into(), json!(-4)))).contains("`hidden_size` is -4"));
-        assert!(error(|m| drop(m.insert("vocab_size".into(), json!(1u64 << 40)))).contains("`vocab_size`"));
-        assert!(error(|m| drop(m.insert("num_key_value_heads".into(), json!(7)))).contains("cannot share"));
-        assert!(error(|m| drop(m.insert("rope_scaling".into(), json!({"type": "yarn"})))).contains("`yarn`"));
+        assert!(
+            error(|m| drop(m.insert("hidden_size".into(), json!(-4))))
+                .contains("`hidden_size` is -4")
+        );
+        assert!(
+            error(|m| drop(m.insert("vocab_size".into(), json!(1u64 << 40))))
+                .contains("`vocab_size`")
+        );
+        assert!(
+            error(|m| drop(m.insert("num_key_value_heads".into(), json!(7))))
+                .contains("cannot share")
+        );
+        assert!(
+            error(|m| drop(m.insert("rope_scaling".into(), json!({"type": "yarn"}))))
+                .contains("`yarn`")
+        );
         assert!(error(|m| drop(m.remove("vocab_size"))).contains("`vocab_size` is missing"));
     }
 }

@@ -171,7 +171,14 @@ impl LanguageModel {
     pub(crate) fn norm(&self, weight: TensorId, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let weight = self.values(weight);
         let (mut y, mut inverse) = (vec![0.0; x.len()], vec![0.0; x.len() / weight.len()]);
-        pointwise::rms_norm(x, weight, self.norm_plus(), self.config.norm_eps, &mut y, &mut inverse);
+        pointwise::rms_norm(
+            x,
+            weight,
+            self.norm_plus(),
+            self.config.norm_eps,
+            &mut y,
+            &mut inverse,
+        );
         (y, inverse)
     }
 
@@ -214,8 +221,23 @@ impl LanguageModel {
         let down = self.linear(&layer.down, &act, dropout);
         let (down, post2) = self.post_norm(layer.mlp_post_norm, down);
         let out = add(&middle, &down);
-        let saved =
-            Saved { x, n1, inverse1, q, k, v, attended, post1, middle, n2, inverse2, gate, up, act, post2 };
+        let saved = Saved {
+            x,
+            n1,
+            inverse1,
+            q,
+            k,
+            v,
+            attended,
+            post1,
+            middle,
+            n2,
+            inverse2,
+            gate,
+            up,
+            act,
+            post2,
+        };
         (out, saved)
     }
 
@@ -240,7 +262,12 @@ impl LanguageModel {
         y
     }
 
-    fn linear_without_bias(&self, linear: &Linear, x: &[f32], dropout: Option<Dropout>) -> Vec<f32> {
+    fn linear_without_bias(
+        &self,
+        linear: &Linear,
+        x: &[f32],
+        dropout: Option<Dropout>,
+    ) -> Vec<f32> {
         let mut y = self.linear_unscaled(linear, x, dropout);
         if let Some(factors) = self.dora_factors(linear) {
             for row in y.chunks_exact_mut(linear.outputs) {
@@ -251,7 +278,12 @@ impl LanguageModel {
     }
 
     /// `x wᵀ + scale (x aᵀ) bᵀ`, before DoRA's factors and the bias.
-    pub(crate) fn linear_unscaled(&self, linear: &Linear, x: &[f32], dropout: Option<Dropout>) -> Vec<f32> {
+    pub(crate) fn linear_unscaled(
+        &self,
+        linear: &Linear,
+        x: &[f32],
+        dropout: Option<Dropout>,
+    ) -> Vec<f32> {
         let mut y = vec![0.0; x.len() / linear.inputs * linear.outputs];
         matmul::forward(x, self.values(linear.weight), &mut y, linear.inputs, linear.outputs);
         if let Some(lora) = &linear.lora {
@@ -264,7 +296,12 @@ impl LanguageModel {
     }
 
     /// The adapter's input brought to its rank, `[N, rank]`.
-    pub(crate) fn lora_down(&self, linear: &Linear, x: &[f32], dropout: Option<Dropout>) -> Vec<f32> {
+    pub(crate) fn lora_down(
+        &self,
+        linear: &Linear,
+        x: &[f32],
+        dropout: Option<Dropout>,
+    ) -> Vec<f32> {
         let Some(lora) = &linear.lora else { return Vec::new() };
         let mut down = vec![0.0; x.len() / linear.inputs * lora.rank];
         match dropout.filter(|_| lora.dropout > 0.0) {
@@ -285,7 +322,13 @@ impl LanguageModel {
         let scaled: Vec<f32> = self.values(lora.b).iter().map(|b| b * lora.scale).collect();
         matmul::backward_input(&scaled, self.values(lora.a), &mut weight, linear.inputs, lora.rank);
         let norm = |row: &[f32]| crate::kernels::dot(row, row).sqrt();
-        Some(weight.chunks_exact(linear.inputs).zip(magnitude).map(|(row, m)| m / norm(row)).collect())
+        Some(
+            weight
+                .chunks_exact(linear.inputs)
+                .zip(magnitude)
+                .map(|(row, m)| m / norm(row))
+                .collect(),
+        )
     }
 }
 

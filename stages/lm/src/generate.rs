@@ -114,8 +114,13 @@ pub fn generate(
             return Err(GenerateError::EmptyPrompt(row));
         }
     }
-    let rules =
-        Rules { tokenizer, sampler, limits, eos: &model.config.eos, context: model.config.max_positions };
+    let rules = Rules {
+        tokenizer,
+        sampler,
+        limits,
+        eos: &model.config.eos,
+        context: model.config.max_positions,
+    };
     let mut run = Run {
         model,
         requests,
@@ -222,7 +227,9 @@ impl Run<'_> {
             .iter()
             .zip(caches)
             .zip(logits.chunks_exact(vocab))
-            .map(|((r, cache), l)| (*r, Prefix { keys: cache.into_prefix(), logits: Arc::new(l.to_vec()) }))
+            .map(|((r, cache), l)| {
+                (*r, Prefix { keys: cache.into_prefix(), logits: Arc::new(l.to_vec()) })
+            })
             .collect()
     }
 
@@ -232,7 +239,8 @@ impl Run<'_> {
         self.advance(&mut row, &prefix.logits);
         self.tokens += row.draft.ids().len() as u64;
         self.rows.push(row);
-        self.caches.push(RowCache { prefix: Some(prefix.keys.clone()), tail: KeyValues::default() });
+        self.caches
+            .push(RowCache { prefix: Some(prefix.keys.clone()), tail: KeyValues::default() });
     }
 
     /// One more token for every row.

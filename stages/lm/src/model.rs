@@ -48,7 +48,9 @@ pub enum ModelError {
         limit: usize,
     },
     /// A probability is not a number.
-    #[error("the model gives probabilities that are not finite: its weights or its configuration are wrong")]
+    #[error(
+        "the model gives probabilities that are not finite: its weights or its configuration are wrong"
+    )]
     NotFinite,
     /// A token is not of the vocabulary.
     #[error("row {row} holds the token {token}, but the model's vocabulary has {vocab}")]
@@ -146,7 +148,15 @@ pub struct Layer {
 impl Layer {
     /// The linear layers in the order of their names.
     pub fn linears_mut(&mut self) -> [&mut Linear; 7] {
-        [&mut self.down, &mut self.gate, &mut self.up, &mut self.k, &mut self.o, &mut self.q, &mut self.v]
+        [
+            &mut self.down,
+            &mut self.gate,
+            &mut self.up,
+            &mut self.k,
+            &mut self.o,
+            &mut self.q,
+            &mut self.v,
+        ]
     }
 
     /// The linear layers.

@@ -80,7 +80,9 @@ impl<'t> Renderer<'t> {
         let template = match (chat, tokenizer.chat_template()) {
             (false, _) => None,
             (true, None) => return Err(RenderError::NoTemplate),
-            (true, Some(source)) => Some(ChatTemplate::new(source, tokenizer.named_special_tokens())?),
+            (true, Some(source)) => {
+                Some(ChatTemplate::new(source, tokenizer.named_special_tokens())?)
+            }
         };
         Ok(Renderer { tokenizer, template })
     }
@@ -154,15 +156,19 @@ impl<'t> Renderer<'t> {
         response: &str,
     ) -> Result<(String, usize), RenderError> {
         let mut turns = turns(row);
-        let changed =
-            || RenderError::ResponseChanged { start: response.chars().take(40).collect::<String>() };
+        let changed = || RenderError::ResponseChanged {
+            start: response.chars().take(40).collect::<String>(),
+        };
         turns.push(("assistant", PLACEHOLDER));
         let trial = template.render(&turns, false)?;
         let (before, after) = trial.rsplit_once(PLACEHOLDER).ok_or_else(changed)?;
         turns.pop();
         turns.push(("assistant", response));
         let mut text = template.render(&turns, false)?;
-        let body = text.strip_prefix(before).and_then(|rest| rest.strip_suffix(after)).ok_or_else(changed)?;
+        let body = text
+            .strip_prefix(before)
+            .and_then(|rest| rest.strip_suffix(after))
+            .ok_or_else(changed)?;
         if body.trim() != response.trim() {
             return Err(changed());
         }
@@ -181,7 +187,9 @@ impl<'t> Renderer<'t> {
     fn first_special(&self, text: &str) -> Option<usize> {
         let found = self.tokenizer.special_tokens().iter().filter(|(_, token)| !token.is_empty());
         let places = found.filter_map(|(_, token)| Some((text.find(token.as_str())?, token.len())));
-        places.min_by_key(|&(at, length)| (at, std::cmp::Reverse(length))).map(|(at, length)| at + length)
+        places
+            .min_by_key(|&(at, length)| (at, std::cmp::Reverse(length)))
+            .map(|(at, length)| at + length)
     }
 }
 

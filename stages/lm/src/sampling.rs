@@ -20,7 +20,13 @@ pub struct SamplingParams {
 impl Default for SamplingParams {
     /// Greedy, without a penalty.
     fn default() -> Self {
-        SamplingParams { temperature: 0.0, top_k: None, top_p: None, min_p: None, repetition_penalty: None }
+        SamplingParams {
+            temperature: 0.0,
+            top_k: None,
+            top_p: None,
+            min_p: None,
+            repetition_penalty: None,
+        }
     }
 }
 
@@ -104,11 +110,15 @@ impl Sampler {
     ) -> u32 {
         let penalty = self.params.repetition_penalty.unwrap_or(1.0);
         if self.params.temperature == 0.0 && penalty == 1.0 {
-            return argmax(logits.iter().copied().enumerate().map(|(id, logit)| (id as u32, logit)));
+            return argmax(
+                logits.iter().copied().enumerate().map(|(id, logit)| (id as u32, logit)),
+            );
         }
         self.penalised(logits, context, scratch);
         if self.params.temperature == 0.0 {
-            return argmax(scratch.candidates.iter().map(|candidate| (candidate.id, candidate.logit)));
+            return argmax(
+                scratch.candidates.iter().map(|candidate| (candidate.id, candidate.logit)),
+            );
         }
         self.filter(&mut scratch.candidates);
         draw(&scratch.candidates, stream.uniform(position))
@@ -140,14 +150,17 @@ impl Sampler {
             id,
             weight: 0.0,
         }));
-        let Some(penalty) = self.params.repetition_penalty.filter(|&penalty| penalty != 1.0) else { return };
+        let Some(penalty) = self.params.repetition_penalty.filter(|&penalty| penalty != 1.0) else {
+            return;
+        };
         seen.clear();
         seen.resize(logits.len(), false);
         for &id in context {
             let id = id as usize;
             if id < seen.len() && !std::mem::replace(&mut seen[id], true) {
                 let logit = &mut candidates[id].logit;
-                *logit = if *logit > 0.0 { *logit / penalty as f32 } else { *logit * penalty as f32 };
+                *logit =
+                    if *logit > 0.0 { *logit / penalty as f32 } else { *logit * penalty as f32 };
             }
         }
     }
@@ -159,7 +172,8 @@ impl Sampler {
             candidates.truncate(k);
             candidates.sort_unstable_by_key(|candidate| candidate.id);
         }
-        let largest = candidates.iter().fold(f32::NEG_INFINITY, |largest, one| largest.max(one.logit));
+        let largest =
+            candidates.iter().fold(f32::NEG_INFINITY, |largest, one| largest.max(one.logit));
         for candidate in candidates.iter_mut() {
             let distance = f64::from(candidate.logit) - f64::from(largest);
             candidate.weight = exp_of_distance(distance / self.params.temperature);

@@ -107,7 +107,11 @@ fn header(tensors: &BTreeMap<String, F32Tensor<'_>>) -> Result<Vec<u8>, SafeTens
 }
 
 /// Writes tensor by tensor, so that the whole is never in memory twice.
-fn write_tensors(path: &Path, header: &[u8], tensors: &BTreeMap<String, F32Tensor<'_>>) -> io::Result<()> {
+fn write_tensors(
+    path: &Path,
+    header: &[u8],
+    tensors: &BTreeMap<String, F32Tensor<'_>>,
+) -> io::Result<()> {
     let mut file = BufWriter::new(PlainFile::create(path)?);
     file.write_all(header)?;
     for tensor in tensors.values() {
@@ -165,7 +169,10 @@ mod tests {
             "{\n  \"model_type\": \"llama\",\n  \"hidden_size\": 2\n}\n"
         );
         let wrong = BTreeMap::from([("a".to_owned(), F32Tensor { shape: &[3], values: &vector })]);
-        assert!(matches!(save_model(folder.path(), &config, &wrong), Err(SaveError::Weights { .. })));
+        assert!(matches!(
+            save_model(folder.path(), &config, &wrong),
+            Err(SaveError::Weights { .. })
+        ));
         let absent = folder.path().join("absent");
         assert!(matches!(save_model(&absent, &config, &tensors), Err(SaveError::Write { .. })));
     }

@@ -46,7 +46,13 @@ pub fn score(
     Ok(())
 }
 
-fn row_logprobs(model: &LanguageModel, hidden: &[f32], ids: &[u32], from: usize, to: usize) -> Vec<f32> {
+fn row_logprobs(
+    model: &LanguageModel,
+    hidden: &[f32],
+    ids: &[u32],
+    from: usize,
+    to: usize,
+) -> Vec<f32> {
     let (width, vocab) = (model.config.hidden, model.config.vocab);
     let mut logprobs = Vec::with_capacity((to - from).saturating_sub(1));
     let mut at = from;

@@ -114,8 +114,13 @@ impl Tokenizer {
     ///
     /// # Errors
     /// What is no tokenizer, or one with dropout.
-    pub fn from_parts(path: &Path, bytes: &[u8], config: &Value) -> Result<Tokenizer, TokenizerError> {
-        let invalid = |detail| TokenizerError::Invalid { path: path.to_owned(), what: "tokenizer", detail };
+    pub fn from_parts(
+        path: &Path,
+        bytes: &[u8],
+        config: &Value,
+    ) -> Result<Tokenizer, TokenizerError> {
+        let invalid =
+            |detail| TokenizerError::Invalid { path: path.to_owned(), what: "tokenizer", detail };
         let inner = parse(bytes).map_err(invalid)?;
         if let tokenizers::ModelWrapper::BPE(bpe) = inner.get_model()
             && bpe.dropout.is_some_and(|dropout| dropout > 0.0)
@@ -145,7 +150,9 @@ impl Tokenizer {
         let fail = |error: tokenizers::Error| refused(text, error.to_string());
         // A regular expression of the file may give up on a text, and the crate then panics.
         let gave_up = |panic| refused(text, panic);
-        let fast = contained(|| self.inner.encode_fast(text, add_special)).map_err(gave_up)?.map_err(fail)?;
+        let fast = contained(|| self.inner.encode_fast(text, add_special))
+            .map_err(gave_up)?
+            .map_err(fail)?;
         let mask = fast.get_special_tokens_mask();
         let added = mask.iter().take_while(|&&mark| mark == 1).count();
         let after = mask[added..].iter().rev().take_while(|&&mark| mark == 1).count();
@@ -155,8 +162,9 @@ impl Tokenizer {
             Some(offsets) => offsets,
             // The text was changed before it was split; only the slower way keeps track of that.
             None => {
-                let slow =
-                    contained(|| self.inner.encode(text, add_special)).map_err(gave_up)?.map_err(fail)?;
+                let slow = contained(|| self.inner.encode(text, add_special))
+                    .map_err(gave_up)?
+                    .map_err(fail)?;
                 offsets::aligned(ids, &self.spelling, &slow.get_offsets()[within.clone()], text)
             }
         };
@@ -174,12 +182,14 @@ impl Tokenizer {
         let fail = |error: tokenizers::Error| refused(text, error.to_string());
         // A regular expression of the file may give up on a text, and the crate then panics.
         let gave_up = |panic| refused(text, panic);
-        let around = self.inner.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
+        let around =
+            self.inner.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
         let mut encoding =
             contained(|| self.inner.encode_fast(text, false)).map_err(gave_up)?.map_err(fail)?;
         encoding.truncate(most.saturating_sub(around), 0, TruncationDirection::Right);
-        let whole =
-            contained(|| self.inner.post_process(encoding, None, true)).map_err(gave_up)?.map_err(fail)?;
+        let whole = contained(|| self.inner.post_process(encoding, None, true))
+            .map_err(gave_up)?
+            .map_err(fail)?;
         Ok(whole.get_ids().to_vec())
     }
 
@@ -275,7 +285,8 @@ fn parse(bytes: &[u8]) -> Result<Inner, String> {
     match contained(attempt) {
         Ok(result) => result.map_err(|error| match error.to_string() {
             words if words.contains("untagged enum Model") => {
-                "its `model` is none of BPE, WordPiece, WordLevel and Unigram, or not whole".to_owned()
+                "its `model` is none of BPE, WordPiece, WordLevel and Unigram, or not whole"
+                    .to_owned()
             }
             words => words,
         }),
@@ -285,7 +296,8 @@ fn parse(bytes: &[u8]) -> Result<Inner, String> {
 
 fn read_optional(path: &Path) -> Result<Option<String>, TokenizerError> {
     let text = read_plain(path, MAX_BYTES).and_then(|bytes| {
-        String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
+        String::from_utf8(bytes)
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
     });
     match text {
         Ok(text) => Ok(Some(text)),
@@ -305,8 +317,19 @@ fn template_in(config: &Value) -> Option<String> {
 
 /// A token is given as its text, or as an object whose `content` is that.
 fn special_tokens(config: &Value) -> BTreeMap<String, String> {
-    const NAMES: [&str; 7] =
-        ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
-    let text = |token: &Value| token.as_str().or_else(|| token["content"].as_str()).map(str::to_owned);
-    NAMES.iter().filter_map(|&name| Some((name.to_owned(), config.get(name).and_then(text)?))).collect()
+    const NAMES: [&str; 7] = [
+        "bos_token",
+        "eos_token",
+        "unk_token",
+        "sep_token",
+        "pad_token",
+        "cls_token",
+        "mask_token",
+    ];
+    let text =
+        |token: &Value| token.as_str().or_else(|| token["content"].as_str()).map(str::to_owned);
+    NAMES
+        .iter()
+        .filter_map(|&name| Some((name.to_owned(), config.get(name).and_then(text)?)))
+        .collect()
 }

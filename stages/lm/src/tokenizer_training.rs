@@ -74,7 +74,9 @@ pub fn train_tokenizer<T: AsRef<str> + Send>(
             .show_progress(false)
             .vocab_size(settings.vocab_size)
             .initial_alphabet(ByteLevel::alphabet().into_iter().collect::<HashSet<char>>())
-            .special_tokens(special.iter().map(|token| AddedToken::from(token.as_str(), true)).collect())
+            .special_tokens(
+                special.iter().map(|token| AddedToken::from(token.as_str(), true)).collect(),
+            )
             .build(),
     );
     let failed = |error: &dyn std::fmt::Display| TokenizerTrainingError::Failed(error.to_string());
@@ -90,7 +92,10 @@ pub fn train_tokenizer<T: AsRef<str> + Send>(
         .map_err(|error| failed(&error))?;
     tokenizer.with_post_processor(Some(bos));
     let json = tokenizer.to_string(true).map_err(|error| failed(&error))?;
-    Ok(TokenizerFiles { tokenizer: format!("{json}\n").into_bytes(), config: config_file(settings) })
+    Ok(TokenizerFiles {
+        tokenizer: format!("{json}\n").into_bytes(),
+        config: config_file(settings),
+    })
 }
 
 /// All special tokens in the order of their ids, each once.
@@ -105,7 +110,10 @@ fn special_tokens(settings: &TokenizerSettings) -> Result<Vec<String>, Tokenizer
         }
     }
     if settings.vocab_size < 256 + special.len() {
-        return Err(TokenizerTrainingError::TooSmall { given: settings.vocab_size, special: special.len() });
+        return Err(TokenizerTrainingError::TooSmall {
+            given: settings.vocab_size,
+            special: special.len(),
+        });
     }
     Ok(special)
 }

@@ -148,7 +148,9 @@ pub enum TrainError {
     #[error("the loss is not finite in step {0}; a smaller learning rate or clipping may help")]
     NotFinite(u64),
     /// The loss on the rows to evaluate on is not a number any more.
-    #[error("the loss on `evaluate_on` is not finite after step {0}; a smaller learning rate may help")]
+    #[error(
+        "the loss on `evaluate_on` is not finite after step {0}; a smaller learning rate may help"
+    )]
     EvaluationNotFinite(u64),
     /// A checkpoint whose checksum holds could not be read to its end.
     #[error("cannot read the checkpoint of an earlier run: {0}")]
@@ -232,7 +234,11 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(model: &'a mut LanguageModel, training: &'a Training<'a>, base: Option<Vec<Vec<f32>>>) -> Run<'a> {
+    fn new(
+        model: &'a mut LanguageModel,
+        training: &'a Training<'a>,
+        base: Option<Vec<Vec<f32>>>,
+    ) -> Run<'a> {
         Run {
             total: steps(training.options, training.rows.len()),
             gradients: Gradients::new(model),
@@ -287,18 +293,22 @@ impl<'a> Run<'a> {
         self.gradients.clear();
         let mut sums = Sums::default();
         for (micro, batch) in window.iter().enumerate() {
-            let dropout =
-                Dropout { seed: options.seed, step: step * options.accumulate as u64 + micro as u64 };
+            let dropout = Dropout {
+                seed: options.seed,
+                step: step * options.accumulate as u64 + micro as u64,
+            };
             let pass = Pass { dropout: Some(dropout), recompute: options.recompute };
             let Sums { loss, kl } = self.micro_batch(batch, active_tokens, pass);
             sums = Sums { loss: sums.loss + loss, kl: sums.kl + kl };
         }
-        let (loss, kl) = (sums.loss / active_tokens.max(1) as f64, sums.kl / active_tokens.max(1) as f64);
+        let (loss, kl) =
+            (sums.loss / active_tokens.max(1) as f64, sums.kl / active_tokens.max(1) as f64);
         let grad_norm = self.optimizer.norm(self.model, &self.gradients);
         if ![loss, kl, grad_norm].iter().all(|value| value.is_finite()) {
             return Err(TrainError::NotFinite(step));
         }
-        let learning_rate = options.schedule.rate(options.learning_rate, step, options.warmup, self.total);
+        let learning_rate =
+            options.schedule.rate(options.learning_rate, step, options.warmup, self.total);
         if active_tokens > 0 {
             let factor = options.clip.map_or(1.0, |clip| (clip / (grad_norm + 1e-6)).min(1.0));
             self.optimizer.step(self.model, &self.gradients, factor, learning_rate, options);
@@ -331,8 +341,10 @@ impl<'a> Run<'a> {
             tokens.extend(next.map(|(id, active)| active.then_some(*id)));
             tokens.push(None);
         }
-        let base: Option<Vec<f32>> =
-            self.base.as_ref().map(|base| batch.iter().flat_map(|row| &base[*row]).copied().collect());
+        let base: Option<Vec<f32>> = self
+            .base
+            .as_ref()
+            .map(|base| batch.iter().flat_map(|row| &base[*row]).copied().collect());
         let weight = self.training.options.kl_weight.unwrap_or(0.0);
         let targets = Targets {
             tokens: &tokens,

@@ -152,8 +152,9 @@ impl Weights {
         let (path, map) = &self.files[place];
         let view = parse(path, map)?.tensor(name).map_err(|e| corrupt(path, e))?;
         if view.shape() != shape {
-            let words =
-                |s: &[usize]| format!("[{}]", s.iter().map(usize::to_string).collect::<Vec<_>>().join(", "));
+            let words = |s: &[usize]| {
+                format!("[{}]", s.iter().map(usize::to_string).collect::<Vec<_>>().join(", "))
+            };
             return Err(WeightsError::Shape {
                 path: path.clone(),
                 name: name.into(),
@@ -163,15 +164,18 @@ impl Weights {
         }
         let bytes = view.data();
         let values: Vec<f32> = match view.dtype() {
-            Dtype::F32 => {
-                bytes.par_chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-            }
-            Dtype::F16 => {
-                bytes.par_chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
-            }
-            Dtype::BF16 => {
-                bytes.par_chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
-            }
+            Dtype::F32 => bytes
+                .par_chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect(),
+            Dtype::F16 => bytes
+                .par_chunks_exact(2)
+                .map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32())
+                .collect(),
+            Dtype::BF16 => bytes
+                .par_chunks_exact(2)
+                .map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())
+                .collect(),
             other => {
                 let dtype = format!("{other:?}").to_lowercase();
                 return Err(WeightsError::Type { path: path.clone(), name: name.into(), dtype });
@@ -204,7 +208,8 @@ fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, WeightsError> {
     let wrong = |message: String| WeightsError::Index { path: index.into(), message };
     let read = read_plain(index, config::MAX_BYTES);
     let bytes = read.map_err(|error| WeightsError::Io { path: index.into(), error })?;
-    let json: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
+    let json: serde_json::Value =
+        serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
     let map = json
         .get("weight_map")
         .and_then(|m| m.as_object())

@@ -14,7 +14,9 @@ use refrain_lm::random::Stream;
 use refrain_lm::sampling::{Sampler, SamplingParams};
 use refrain_lm::score::score;
 use refrain_lm::tokenizer::Tokenizer;
-use refrain_lm::train::{Length, Order, Schedule, StepLog, TrainOptions, TrainRow, Training, train};
+use refrain_lm::train::{
+    Length, Order, Schedule, StepLog, TrainOptions, TrainRow, Training, train,
+};
 use serde_json::Value;
 
 const MODELS: [&str; 5] = ["llama", "llama3-rope-tied", "mistral", "gemma2", "qwen2"];
@@ -65,7 +67,8 @@ fn log_probabilities_equal_the_reference() {
         let texts = reference["texts"].as_array().unwrap();
         let rows: Vec<Vec<u32>> = texts.iter().map(|t| ids(&t["input_ids"])).collect();
         let scores = scores(&model, &rows, None);
-        let differences = scores.iter().zip(texts).map(|(s, t)| largest_difference(s, &t["logprobs_f64"]));
+        let differences =
+            scores.iter().zip(texts).map(|(s, t)| largest_difference(s, &t["logprobs_f64"]));
         let worst = differences.fold(0.0, f64::max);
         println!("{}: log-probabilities differ by at most {worst:.2e}", folder.display());
         assert!(worst < 1e-4);
@@ -78,7 +81,9 @@ fn tensor(folder: &Path, name: &str) -> (Vec<f64>, usize) {
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let view = tensors.tensor(name).unwrap();
     let values = match view.dtype() {
-        safetensors::Dtype::F64 => view.data().as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
+        safetensors::Dtype::F64 => {
+            view.data().as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect()
+        }
         safetensors::Dtype::F32 => {
             view.data().as_chunks().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect()
         }
@@ -103,7 +108,8 @@ fn logits_and_what_is_sampled_from_them_equal_the_reference() {
         let logits = model.logits(&hidden);
         let (expected, vocab) = tensor(&folder, "logits_f64");
         let (last_hidden, _) = tensor(&folder, &format!("hidden_states.{}", model.config.layers));
-        let (logits_off, hidden_off) = (largest(&logits, &expected), largest(&hidden, &last_hidden));
+        let (logits_off, hidden_off) =
+            (largest(&logits, &expected), largest(&hidden, &last_hidden));
         let mut probabilities_off = 0.0f64;
         for case in reference["sampling"].as_array().unwrap() {
             let number = |name: &str| case["params"].get(name).and_then(Value::as_f64);
@@ -116,9 +122,16 @@ fn logits_and_what_is_sampled_from_them_equal_the_reference() {
             };
             let sampler = Sampler::new(params, 0).unwrap();
             let (kept, probabilities) = sampler.distribution(&logits[logits.len() - vocab..], &row);
-            assert_eq!(kept.len() as u64, case["n_kept"].as_u64().unwrap(), "{} {case}", folder.display());
+            assert_eq!(
+                kept.len() as u64,
+                case["n_kept"].as_u64().unwrap(),
+                "{} {case}",
+                folder.display()
+            );
             for pair in case["top"].as_array().unwrap() {
-                let at = kept.binary_search(&(pair[0].as_u64().unwrap() as u32)).expect("the token is kept");
+                let at = kept
+                    .binary_search(&(pair[0].as_u64().unwrap() as u32))
+                    .expect("the token is kept");
                 let off = (probabilities[at] - pair[1].as_f64().unwrap()).abs();
                 probabilities_off = probabilities_off.max(off);
             }
@@ -174,14 +187,25 @@ fn greedy_continuations_equal_the_reference_in_every_batch() {
         let reference = json(folder.join("reference.json"));
         let greedy = reference["greedy"].as_array().unwrap();
         let stream = Stream::new(0, &[]);
-        let requests: Vec<Request> =
-            greedy.iter().map(|g| Request { prompt: ids(&g["input_ids"]), samples: vec![stream] }).collect();
-        let sampler = Sampler::new(SamplingParams { temperature: 0.0, ..Default::default() }, 0).unwrap();
+        let requests: Vec<Request> = greedy
+            .iter()
+            .map(|g| Request { prompt: ids(&g["input_ids"]), samples: vec![stream] })
+            .collect();
+        let sampler =
+            Sampler::new(SamplingParams { temperature: 0.0, ..Default::default() }, 0).unwrap();
         let mut first = None;
         for batch in [1, 2, 8, 64] {
             let go = &mut |_: Progress<'_>| ControlFlow::Continue(());
-            let made =
-                generate(&model, &tokenizer, &requests, &sampler, &greedy_limits(), Some(batch), go).unwrap();
+            let made = generate(
+                &model,
+                &tokenizer,
+                &requests,
+                &sampler,
+                &greedy_limits(),
+                Some(batch),
+                go,
+            )
+            .unwrap();
             for (row, expected) in made.iter().zip(greedy) {
                 assert_eq!(row[0].token_ids, ids(&expected["new_ids"]), "{}", folder.display());
                 let chosen = expected["chosen_logprobs_f64"].as_array().unwrap();
@@ -199,7 +223,8 @@ fn samples_do_not_depend_on_batch_order_threads_or_neighbours() {
     for folder in folders() {
         let (model, tokenizer) = (load(&folder), Tokenizer::load(&folder.join("model")).unwrap());
         let reference = json(folder.join("reference.json"));
-        let sampler = Sampler::new(SamplingParams { temperature: 0.8, ..Default::default() }, 5).unwrap();
+        let sampler =
+            Sampler::new(SamplingParams { temperature: 0.8, ..Default::default() }, 5).unwrap();
         let mut requests: Vec<Request> = reference["greedy"]
             .as_array()
             .unwrap()
@@ -239,7 +264,12 @@ fn rows(folder: &Path) -> Vec<TrainRow> {
         .iter()
         .map(|row| TrainRow {
             ids: ids(&row["input_ids"]),
-            active: row["labels"].as_array().unwrap().iter().map(|l| l.as_i64() != Some(-100)).collect(),
+            active: row["labels"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|l| l.as_i64() != Some(-100))
+                .collect(),
         })
         .collect()
 }
@@ -293,7 +323,12 @@ fn training_runs_equal_peft() {
                 worst.0 = worst.0.max((ours.loss - number("loss_f64")).abs());
                 worst.1 = worst.1.max((ours.grad_norm / number("grad_norm_f64") - 1.0).abs());
             }
-            println!("{} {name}: loss {:.2e}, gradient norm {:.2e}", folder.display(), worst.0, worst.1);
+            println!(
+                "{} {name}: loss {:.2e}, gradient norm {:.2e}",
+                folder.display(),
+                worst.0,
+                worst.1
+            );
             assert_eq!(log.len() as u64, run["steps"].as_u64().unwrap());
             assert!(worst.0 < 2e-5, "{name}: loss differs by {}", worst.0);
             assert!(worst.1 < 1e-4, "{name}: gradient norm differs by {}", worst.1);
@@ -330,10 +365,14 @@ fn check_end(folder: &Path, name: &str, run: &Value, model: &LanguageModel) {
     let text = &run["final_logprobs"];
     if text.is_object() {
         let reference = json(folder.join("reference.json"));
-        let row = ids(&reference["texts"][text["text_index"].as_u64().unwrap() as usize]["input_ids"]);
+        let row =
+            ids(&reference["texts"][text["text_index"].as_u64().unwrap() as usize]["input_ids"]);
         let ours = scores(model, &[row], None);
-        let theirs =
-            if text["logprobs_f64"].is_array() { &text["logprobs_f64"] } else { &text["logprobs_f32"] };
+        let theirs = if text["logprobs_f64"].is_array() {
+            &text["logprobs_f64"]
+        } else {
+            &text["logprobs_f32"]
+        };
         assert!(largest_difference(&ours[0], theirs) < 1e-3, "{name}: final scores differ");
     }
 }
@@ -369,7 +408,12 @@ fn every_trainable_tensor_receives_a_gradient() {
             };
             let (after, _) = trained(&folder, &expected[name], false);
             for id in before.trainable() {
-                assert_ne!(before.values(id), after.values(id), "`{}` did not move", before.tensors[id].name);
+                assert_ne!(
+                    before.values(id),
+                    after.values(id),
+                    "`{}` did not move",
+                    before.tensors[id].name
+                );
             }
         }
     }

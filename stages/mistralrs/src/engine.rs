@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Tensor};
 use mistralrs::core::{DefaultSchedulerMethod, MistralRsBuilder, Pipeline, SchedulerConfig};
 use mistralrs::{
-    CustomLogitsProcessor, MistralRs, NormalRequest, Request, RequestMessage, Response, SamplingParams,
+    CustomLogitsProcessor, MistralRs, NormalRequest, Request, RequestMessage, Response,
+    SamplingParams,
 };
 
 use crate::panics;
@@ -39,13 +40,18 @@ impl Engine {
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         let runtime = runtime.map_err(|error| failed(error.to_string()))?;
         let method = DefaultSchedulerMethod::Fixed(NonZeroUsize::MIN);
-        let builder =
-            MistralRsBuilder::new(pipeline, SchedulerConfig::DefaultScheduler { method }, false, None)
-                // With it only what follows a known prefix would be computed, in other shapes and so with other bits.
-                .with_no_prefix_cache(true)
-                // Our rules say where a text ends.
-                .with_disable_eos_stop(true);
-        let runner = panics::contained(|| runtime.block_on(builder.build())).map_err(EngineError::Died)?;
+        let builder = MistralRsBuilder::new(
+            pipeline,
+            SchedulerConfig::DefaultScheduler { method },
+            false,
+            None,
+        )
+        // With it only what follows a known prefix would be computed, in other shapes and so with other bits.
+        .with_no_prefix_cache(true)
+        // Our rules say where a text ends.
+        .with_disable_eos_stop(true);
+        let runner =
+            panics::contained(|| runtime.block_on(builder.build())).map_err(EngineError::Died)?;
         Ok(Engine { runner, turn: Mutex::new(()) })
     }
 
@@ -61,7 +67,8 @@ impl Engine {
         let (token_in, token_out) = mpsc::channel();
         let hook: Arc<dyn CustomLogitsProcessor> =
             Arc::new(Hook { logits: logits_in, token: Mutex::new(token_out) });
-        let responses = self.send(prompt, |request| request.logits_processors = Some(vec![hook]))?;
+        let responses =
+            self.send(prompt, |request| request.logits_processors = Some(vec![hook]))?;
         let mut ended = false;
         // The engine may come back once more after the end, with nothing to be had. It drops the hook when it is done.
         while let Ok(logits) = logits_out.recv() {
@@ -104,7 +111,8 @@ impl Engine {
         let message = RequestMessage::CompletionTokens(prompt.to_vec());
         let mut request = NormalRequest::new_simple(message, params, responder, 0, None, None);
         change(&mut request);
-        let sender = self.runner.get_sender(None).map_err(|error| EngineError::Died(error.to_string()))?;
+        let sender =
+            self.runner.get_sender(None).map_err(|error| EngineError::Died(error.to_string()))?;
         let sent = sender.blocking_send(Request::Normal(Box::new(request)));
         sent.map_err(|_| EngineError::Died(panics::last()))?;
         Ok(responses)
@@ -112,7 +120,9 @@ impl Engine {
 }
 
 /// Reads responses until there are no more, as the engine fails when nobody listens; the chunks of raw logits.
-fn answer(mut responses: tokio::sync::mpsc::Receiver<Response>) -> Result<Vec<Tensor>, EngineError> {
+fn answer(
+    mut responses: tokio::sync::mpsc::Receiver<Response>,
+) -> Result<Vec<Tensor>, EngineError> {
     let mut result: Option<Result<Vec<Tensor>, EngineError>> = None;
     while let Some(response) = responses.blocking_recv() {
         let failure = match response {
@@ -121,7 +131,9 @@ fn answer(mut responses: tokio::sync::mpsc::Receiver<Response>) -> Result<Vec<Te
                 continue;
             }
             Response::InternalError(error) | Response::ValidationError(error) => error.to_string(),
-            Response::ModelError(message, _) | Response::CompletionModelError(message, _) => message,
+            Response::ModelError(message, _) | Response::CompletionModelError(message, _) => {
+                message
+            }
             _ => {
                 result = Some(Ok(Vec::new()));
                 continue;

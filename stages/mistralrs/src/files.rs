@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use refrain_engine::manifest::gguf_files;
+use refrain_engine::source::model_folder::gguf_files;
 use refrain_lm::weights::weight_files;
 
 use crate::load::LoadError;
@@ -66,7 +66,8 @@ mod tests {
         let write = |name: &str| std::fs::write(folder.path().join(name), "").unwrap();
         write("m-00002-of-00002.gguf");
         write("m-00001-of-00002.gguf");
-        let parts = ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"].map(|name| folder.path().join(name));
+        let parts =
+            ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"].map(|name| folder.path().join(name));
         let found = Files::find(folder.path()).unwrap();
         assert_eq!(found, Files::Gguf { parts: parts.into(), tokenizer: None });
         write("q4.gguf");

@@ -60,8 +60,13 @@ impl BackendModel for Model {
         limits: &Limits,
         progress: OnProgress<'_>,
     ) -> Result<Vec<Vec<Generated>>, StageError> {
-        let rules =
-            Rules { tokenizer: &self.tokenizer, sampler, limits, eos: &self.eos, context: self.context };
+        let rules = Rules {
+            tokenizer: &self.tokenizer,
+            sampler,
+            limits,
+            eos: &self.eos,
+            context: self.context,
+        };
         let mut tokens = 0;
         let mut one = |request: usize, sample: usize| {
             let Request { prompt, samples } = &requests[request];
@@ -77,14 +82,16 @@ impl BackendModel for Model {
                 return Err(Stop::Cancelled);
             }
             let generated = draft.into_generated(&rules)?;
-            match progress(Progress::Finished { request, sample, generated: &generated }).is_break() {
+            match progress(Progress::Finished { request, sample, generated: &generated }).is_break()
+            {
                 true => Err(Stop::Cancelled),
                 false => Ok(generated),
             }
         };
         let samples = requests.iter().map(|request| request.samples.len()).enumerate();
-        let all: Result<_, Stop> =
-            samples.map(|(request, n)| (0..n).map(|sample| one(request, sample)).collect()).collect();
+        let all: Result<_, Stop> = samples
+            .map(|(request, n)| (0..n).map(|sample| one(request, sample)).collect())
+            .collect();
         all.map_err(StageError::from)
     }
 

@@ -85,7 +85,8 @@ impl Model {
         let (tokenizer, eos) = match &files {
             Files::Folder { folder, .. } => (Tokenizer::load(folder)?, end_tokens(folder)?),
             Files::Gguf { parts, tokenizer } => {
-                let header = Header::read(&parts[0]).map_err(|error| refused(first_line(&error.into())))?;
+                let header =
+                    Header::read(&parts[0]).map_err(|error| refused(first_line(&error.into())))?;
                 let tokenizer = match tokenizer {
                     Some(folder) => Tokenizer::load(folder)?,
                     None => inner_tokenizer(&parts[0], &pipeline, &header)?,
@@ -126,9 +127,11 @@ fn pipeline(files: &Files) -> anyhow::Result<Arc<Mutex<dyn Pipeline + Send + Syn
         Files::Folder { folder, weights } => {
             let config = NormalSpecificConfig::default();
             let name = Some(folder.display().to_string());
-            let loader = NormalLoaderBuilder::new(config, None, None, name, false, None).build(None)?;
+            let loader =
+                NormalLoaderBuilder::new(config, None, None, name, false, None).build(None)?;
             let mut config = folder.join("config.json");
-            if let Some(json) = spelling::older(&serde_json::from_slice(&std::fs::read(&config)?)?) {
+            if let Some(json) = spelling::older(&serde_json::from_slice(&std::fs::read(&config)?)?)
+            {
                 config = rewritten.path().join("config.json");
                 std::fs::write(&config, json.to_string())?;
             }

@@ -4,7 +4,8 @@ use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_h
 use std::sync::{Mutex, Once, PoisonError};
 
 /// Crates whose sources may panic on files that they should refuse.
-const CRATES: [&str; 6] = ["/mistralrs-", "/candle-", "/gemm-", "/tokenizers-", "/llguidance-", "/toktrie"];
+const CRATES: [&str; 6] =
+    ["/mistralrs-", "/candle-", "/gemm-", "/tokenizers-", "/llguidance-", "/toktrie"];
 
 /// The text of the last panic.
 static LAST: Mutex<Option<String>> = Mutex::new(None);

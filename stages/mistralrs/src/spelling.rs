@@ -27,13 +27,17 @@ mod tests {
 
     #[test]
     fn rope_parameters_move_to_their_old_places() {
-        let plain = json!({ "a": 1, "rope_parameters": { "rope_theta": 5.0, "rope_type": "default" } });
+        let plain =
+            json!({ "a": 1, "rope_parameters": { "rope_theta": 5.0, "rope_type": "default" } });
         assert_eq!(older(&plain), Some(json!({ "a": 1, "rope_theta": 5.0 })));
-        let scaled =
-            json!({ "rope_parameters": { "rope_theta": 5.0, "rope_type": "llama3", "factor": 2.0 } });
-        let expected = json!({ "rope_theta": 5.0, "rope_scaling": { "rope_type": "llama3", "factor": 2.0 } });
+        let scaled = json!({ "rope_parameters": { "rope_theta": 5.0, "rope_type": "llama3", "factor": 2.0 } });
+        let expected =
+            json!({ "rope_theta": 5.0, "rope_scaling": { "rope_type": "llama3", "factor": 2.0 } });
         assert_eq!(older(&scaled), Some(expected));
         assert_eq!(older(&json!({ "rope_theta": 5.0 })), None);
-        assert_eq!(older(&json!({ "rope_parameters": { "full_attention": { "rope_theta": 1.0 } } })), None);
+        assert_eq!(
+            older(&json!({ "rope_parameters": { "full_attention": { "rope_theta": 1.0 } } })),
+            None
+        );
     }
 }

@@ -55,7 +55,9 @@ impl Dedupe {
         match self {
             Dedupe::Usual(Exact::Exact) | Dedupe::Semantic { .. } => Vec::new(),
             Dedupe::Named { exact: Names::One(name) } => vec![name],
-            Dedupe::Named { exact: Names::Several(names) } => names.iter().map(String::as_str).collect(),
+            Dedupe::Named { exact: Names::Several(names) } => {
+                names.iter().map(String::as_str).collect()
+            }
         }
     }
 }
@@ -64,9 +66,8 @@ pub(super) fn check(check: &Check<'_>, dedupe: &Value, problems: &mut Vec<Proble
     let ways = ["exact", "semantic"].map(|way| dedupe.get(way).is_some());
     if dedupe.is_object() && ways != [true, false] {
         match ways {
-            [true, true] => {
-                problems.push(Problem::at("dedupe.semantic", "`semantic` cannot stand beside `exact`"))
-            }
+            [true, true] => problems
+                .push(Problem::at("dedupe.semantic", "`semantic` cannot stand beside `exact`")),
             [false, true] => check.need(problems, "data", "response", &[DataType::Utf8]),
             _ => problems.push(
                 Problem::at("dedupe", "it does not say what is compared")
@@ -81,7 +82,8 @@ pub(super) fn check(check: &Check<'_>, dedupe: &Value, problems: &mut Vec<Proble
         _ => {
             if USUAL.iter().all(|name| check.has("data", name) == Some(false)) {
                 let problem = Problem::at("data", NOTHING_USUAL);
-                problems.push(problem.hint("name the columns to compare: `dedupe: { exact: [a, b] }`"));
+                problems
+                    .push(problem.hint("name the columns to compare: `dedupe: { exact: [a, b] }`"));
             }
             return;
         }
@@ -108,8 +110,11 @@ pub(super) fn choose(ctx: &Context<'_>, dedupe: &Dedupe) -> Result<Vec<u64>, Sta
     }
     let (mut seen, mut kept) = (HashSet::new(), Vec::new());
     tables::scan(ctx, "data", Some(&columns), |batch, first_row| {
-        let fields =
-            batch.schema_ref().fields().iter().map(|field| SortField::new(field.data_type().clone()));
+        let fields = batch
+            .schema_ref()
+            .fields()
+            .iter()
+            .map(|field| SortField::new(field.data_type().clone()));
         let converter = RowConverter::new(fields.collect()).map_err(arrow_bug)?;
         let rows = converter.convert_columns(batch.columns()).map_err(arrow_bug)?;
         for (number, row) in (first_row..).zip(rows.iter()) {

@@ -28,7 +28,11 @@ struct Embedded {
 }
 
 /// The figures of a table's responses, in the order of `names`; rows without one do not count.
-pub(super) fn measure(ctx: &Context<'_>, names: &[&str], table: &Path) -> Result<Vec<Metric>, StageError> {
+pub(super) fn measure(
+    ctx: &Context<'_>,
+    names: &[&str],
+    table: &Path,
+) -> Result<Vec<Metric>, StageError> {
     models::on_threads(ctx.resources.threads, || {
         let Embedded { vectors, rows, .. } = embed(ctx, table)?;
         let value = |name: &str| match name {
@@ -73,7 +77,8 @@ fn embed(ctx: &Context<'_>, table: &Path) -> Result<Embedded, StageError> {
         ctx.progress.set(all, Some(reader.rows()), "texts");
     }
     let vectors = Vectors::new(values, embedder.width());
-    let vectors = vectors.ok_or_else(|| StageError::failed("the embeddings of some texts are not finite"))?;
+    let vectors =
+        vectors.ok_or_else(|| StageError::failed("the embeddings of some texts are not finite"))?;
     Ok(Embedded { vectors, rows, all })
 }
 

@@ -17,7 +17,8 @@ use refrain_engine::kind::{Check, Context, Problem, StageError, type_name};
 use crate::draw::RowDraws;
 use crate::tables::{self, arrow_bug};
 
-const NUMBERS: [DataType; 4] = [DataType::Float64, DataType::Float32, DataType::Int64, DataType::Int32];
+const NUMBERS: [DataType; 4] =
+    [DataType::Float64, DataType::Float32, DataType::Int64, DataType::Int32];
 
 /// The parameter `keep`.
 #[derive(Debug, Deserialize)]
@@ -60,18 +61,25 @@ impl Keep {
 pub(super) fn check(check: &Check<'_>, keep: &Map<String, Value>, problems: &mut Vec<Problem>) {
     let text = |name: &str| keep.get(name).and_then(Value::as_str);
     let ways = ["lowest", "highest", "median", "random"];
-    let given: Vec<_> =
-        ways.iter().filter(|way| keep.get(**way).is_some_and(|value| *value != Value::Bool(false))).collect();
+    let given: Vec<_> = ways
+        .iter()
+        .filter(|way| keep.get(**way).is_some_and(|value| *value != Value::Bool(false)))
+        .collect();
     if let [first, second, ..] = given.as_slice() {
-        let problem =
-            Problem::at(format!("keep.{second}"), format!("`{second}` cannot stand beside `{first}`"));
+        let problem = Problem::at(
+            format!("keep.{second}"),
+            format!("`{second}` cannot stand beside `{first}`"),
+        );
         problems.push(problem.hint("give one of `lowest`, `highest`, `median` and `random`"));
     }
     if keep.is_empty() {
         let problem = Problem::at("keep", "it does not say which rows to keep");
-        problems.push(problem.hint("for example `keep: { per: id, where: correct, lowest: perplexity }`"));
+        problems.push(
+            problem.hint("for example `keep: { per: id, where: correct, lowest: perplexity }`"),
+        );
     }
-    if keep.contains_key("median") && keep.get("count").and_then(Value::as_u64).is_some_and(|count| count > 1)
+    if keep.contains_key("median")
+        && keep.get("count").and_then(Value::as_u64).is_some_and(|count| count > 1)
     {
         problems.push(Problem::at("keep.count", "`median` is one row: `count` cannot be above 1"));
     }
@@ -94,7 +102,9 @@ pub(super) fn check(check: &Check<'_>, keep: &Map<String, Value>, problems: &mut
 fn check_value(check: &Check<'_>, column: &str, value: &Value, problems: &mut Vec<Problem>) {
     check.need(problems, "data", column, &[]);
     let schema = (check.columns)("data");
-    let Some(field) = schema.as_ref().and_then(|schema| schema.field_with_name(column).ok()) else { return };
+    let Some(field) = schema.as_ref().and_then(|schema| schema.field_with_name(column).ok()) else {
+        return;
+    };
     let fits = match value {
         Value::String(_) => *field.data_type() == DataType::Utf8,
         Value::Bool(_) => *field.data_type() == DataType::Boolean,
@@ -102,8 +112,10 @@ fn check_value(check: &Check<'_>, column: &str, value: &Value, problems: &mut Ve
         _ => false,
     };
     if !fits {
-        let message =
-            format!("column `{column}` is {}, which is never {value}", type_name(field.data_type()));
+        let message = format!(
+            "column `{column}` is {}, which is never {value}",
+            type_name(field.data_type())
+        );
         problems.push(Problem::at(format!("keep.where.{column}"), message));
     }
 }
@@ -147,7 +159,8 @@ pub(super) fn choose(ctx: &Context<'_>, keep: &Keep, seed: u64) -> Result<Chosen
     let (mut groups, mut ids, mut candidates) = (Groups::default(), Ids::default(), Vec::new());
     let rows = tables::scan(ctx, "data", Some(&wanted), |batch, first_row| {
         let group_of = groups.of_rows(batch, keep.per.as_deref())?;
-        let allowed = keep.r#where.as_ref().map(|condition| allowed(batch, condition)).transpose()?;
+        let allowed =
+            keep.r#where.as_ref().map(|condition| allowed(batch, condition)).transpose()?;
         let ranks = Ranks::new(batch, first_row, keep, seed)?;
         let id_column = optional_column::<StringArray>(batch, "id")?;
         let samples = optional_column::<Int32Array>(batch, "sample")?;
@@ -157,8 +170,15 @@ pub(super) fn choose(ctx: &Context<'_>, keep: &Keep, seed: u64) -> Result<Chosen
             }
             let Some(rank) = ranks.of(i) else { continue };
             let id = id_column.map_or("", |ids| if ids.is_valid(i) { ids.value(i) } else { "" });
-            let sample = samples.map_or(0, |samples| if samples.is_valid(i) { samples.value(i) } else { 0 });
-            candidates.push(Candidate { group, rank, id: ids.number(id), sample, row: first_row + i as u64 });
+            let sample =
+                samples.map_or(0, |samples| if samples.is_valid(i) { samples.value(i) } else { 0 });
+            candidates.push(Candidate {
+                group,
+                rank,
+                id: ids.number(id),
+                sample,
+                row: first_row + i as u64,
+            });
         }
         Ok(())
     })?;
@@ -168,7 +188,9 @@ pub(super) fn choose(ctx: &Context<'_>, keep: &Keep, seed: u64) -> Result<Chosen
     let mut chosen = Chosen { order: Vec::new(), rows, groups: groups.count(rows), groups_kept: 0 };
     for group in candidates.chunk_by(|a, b| a.group == b.group) {
         let first = if keep.median.is_some() { (group.len() - 1) / 2 } else { 0 };
-        chosen.order.extend(group[first..].iter().take(keep.count()).map(|candidate| candidate.row));
+        chosen
+            .order
+            .extend(group[first..].iter().take(keep.count()).map(|candidate| candidate.row));
         chosen.groups_kept += 1;
     }
     Ok(chosen)
@@ -177,7 +199,9 @@ pub(super) fn choose(ctx: &Context<'_>, keep: &Keep, seed: u64) -> Result<Chosen
 fn order(a: &Candidate, b: &Candidate, ids: &Ids) -> Ordering {
     (a.group, a.rank)
         .cmp(&(b.group, b.rank))
-        .then_with(|| if a.id == b.id { Ordering::Equal } else { ids.text(a.id).cmp(ids.text(b.id)) })
+        .then_with(
+            || if a.id == b.id { Ordering::Equal } else { ids.text(a.id).cmp(ids.text(b.id)) },
+        )
         .then_with(|| (a.sample, a.row).cmp(&(b.sample, b.row)))
 }
 
@@ -292,7 +316,12 @@ enum Ranks {
 }
 
 impl Ranks {
-    fn new(batch: &RecordBatch, first_row: u64, keep: &Keep, seed: u64) -> Result<Ranks, StageError> {
+    fn new(
+        batch: &RecordBatch,
+        first_row: u64,
+        keep: &Keep,
+        seed: u64,
+    ) -> Result<Ranks, StageError> {
         if let Some(name) = ranking(keep) {
             let column = batch.column_by_name(name).ok_or_else(|| no_column(name))?;
             let mut ranks = ranks(column).ok_or_else(|| {
@@ -306,7 +335,9 @@ impl Ranks {
         }
         if keep.random == Some(true) {
             let draws = RowDraws::new("keep", seed, batch, first_row)?;
-            return Ok(Ranks::Values((0..batch.num_rows()).map(|row| Some(draws.of(row).at(0))).collect()));
+            return Ok(Ranks::Values(
+                (0..batch.num_rows()).map(|row| Some(draws.of(row).at(0))).collect(),
+            ));
         }
         Ok(Ranks::Equal)
     }
@@ -327,8 +358,11 @@ fn ranks(column: &ArrayRef) -> Option<Vec<Option<u64>>> {
         let values = column.as_primitive::<Int64Type>().iter();
         return Some(values.map(|value| value.map(|v| v as u64 ^ 1 << 63)).collect());
     }
-    let values =
-        if column.data_type().is_numeric() { cast(column, &DataType::Float64).ok()? } else { return None };
+    let values = if column.data_type().is_numeric() {
+        cast(column, &DataType::Float64).ok()?
+    } else {
+        return None;
+    };
     let values = values.as_primitive::<Float64Type>().iter();
     Some(values.map(|value| value.filter(|v| !v.is_nan()).map(ascending)).collect())
 }
@@ -356,7 +390,8 @@ mod tests {
 
     #[test]
     fn whole_numbers_are_ranked_exactly() {
-        let values = vec![Some(i64::MIN), Some(-1), Some(0), Some((1 << 53) + 1), Some((1 << 53) + 2), None];
+        let values =
+            vec![Some(i64::MIN), Some(-1), Some(0), Some((1 << 53) + 1), Some((1 << 53) + 2), None];
         let ranks = ranks(&(Arc::new(Int64Array::from(values)) as ArrayRef)).unwrap();
         assert!(ranks[..5].windows(2).all(|pair| pair[0] < pair[1]));
         assert_eq!(ranks[5], None);

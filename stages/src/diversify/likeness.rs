@@ -92,7 +92,8 @@ impl Vectors {
             return f64::NAN;
         }
         let mut trace = 0.0;
-        for (block, first) in self.values.chunks(BLOCK * self.width).zip((0usize..).step_by(BLOCK)) {
+        for (block, first) in self.values.chunks(BLOCK * self.width).zip((0usize..).step_by(BLOCK))
+        {
             let cosines = products(block, &self.values, self.width);
             let own: Vec<f64> = cosines
                 .par_chunks_exact(self.rows())
@@ -130,7 +131,9 @@ impl Vectors {
     pub fn unlike(&self, threshold: f64) -> Vec<usize> {
         let alike = |cosines: &[f32]| cosines.iter().any(|cosine| f64::from(*cosine) >= threshold);
         let (mut taken, mut values) = (Vec::new(), Vec::new());
-        for (block, first) in self.values.chunks(BLOCK * self.width.max(1)).zip((0..).step_by(BLOCK)) {
+        for (block, first) in
+            self.values.chunks(BLOCK * self.width.max(1)).zip((0..).step_by(BLOCK))
+        {
             let (rows, before) = (block.len() / self.width, taken.len());
             let cosines = products(block, &values, self.width);
             for i in 0..rows {
@@ -156,7 +159,8 @@ mod tests {
 
     /// Vectors without a pattern.
     fn some(rows: usize, width: usize) -> Vectors {
-        let values = (0..rows * width).map(|i| ((i * 7919 + 13) % 101) as f32 / 50.0 - 1.0).collect();
+        let values =
+            (0..rows * width).map(|i| ((i * 7919 + 13) % 101) as f32 / 50.0 - 1.0).collect();
         Vectors::new(values, width).unwrap()
     }
 
@@ -186,14 +190,19 @@ mod tests {
         }
         let reader = refrain_cache::TableReader::open(&folder.join("cases.parquet")).unwrap();
         let batch = reader.read_all(Some(&["embedding"])).unwrap();
-        let values =
-            batch["embedding"].as_list::<i32>().values().as_primitive::<Float32Type>().values().to_vec();
+        let values = batch["embedding"]
+            .as_list::<i32>()
+            .values()
+            .as_primitive::<Float32Type>()
+            .values()
+            .to_vec();
         let vectors = Vectors::new(values, 384).unwrap();
         let expected = std::fs::read(folder.join("expected.json")).unwrap();
         let expected: serde_json::Value = serde_json::from_slice(&expected).unwrap();
-        for (name, value) in
-            [("vendi_cosine", vectors.vendi()), ("mean_pairwise_cosine_distance", vectors.mean_distance())]
-        {
+        for (name, value) in [
+            ("vendi_cosine", vectors.vendi()),
+            ("mean_pairwise_cosine_distance", vectors.mean_distance()),
+        ] {
             let expected = expected[name].as_f64().unwrap();
             assert!((value / expected - 1.0).abs() < 1e-6, "{name}: {value} {expected}");
         }
@@ -217,7 +226,10 @@ mod tests {
                 values.iter().filter(|v| **v > 1e-15).map(|v| -v * v.ln()).sum::<f64>().exp()
             };
             let (one, other) = (entropy(vectors.cosines()), entropy(vectors.moments()));
-            assert!((one - other).abs() < 1e-9 && (one - vectors.vendi()).abs() < 1e-9, "{one} {other}");
+            assert!(
+                (one - other).abs() < 1e-9 && (one - vectors.vendi()).abs() < 1e-9,
+                "{one} {other}"
+            );
         }
     }
 
@@ -225,11 +237,17 @@ mod tests {
     fn blocks_change_nothing() {
         let vectors = some(2 * BLOCK + 50, 5);
         let cosine = |i: usize, j: usize| -> f64 {
-            vectors.row(i).iter().zip(vectors.row(j)).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+            vectors
+                .row(i)
+                .iter()
+                .zip(vectors.row(j))
+                .map(|(a, b)| f64::from(*a) * f64::from(*b))
+                .sum()
         };
         let n = vectors.rows();
-        let trace: f64 =
-            (0..n).map(|i| cosine(i, i).exp() / (0..n).map(|j| cosine(i, j).exp()).sum::<f64>()).sum();
+        let trace: f64 = (0..n)
+            .map(|i| cosine(i, i).exp() / (0..n).map(|j| cosine(i, j).exp()).sum::<f64>())
+            .sum();
         assert!((vectors.dcscore() / trace - 1.0).abs() < 1e-6);
         let pairs: f64 =
             (0..n).flat_map(|i| (0..i).map(move |j| (i, j))).map(|(i, j)| 1.0 - cosine(i, j)).sum();

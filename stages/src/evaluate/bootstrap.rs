@@ -66,7 +66,10 @@ mod tests {
         let prompts: Vec<_> = (0..1000).map(|i| (f64::from(u8::from(i % 4 == 0)), 1.0)).collect();
         let (low, high) = interval(&prompts, 2000).unwrap();
         let half = 1.96 * (0.25_f64 * 0.75 / 1000.0).sqrt();
-        assert!((low - (0.25 - half)).abs() < 0.003 && (high - (0.25 + half)).abs() < 0.003, "{low} {high}");
+        assert!(
+            (low - (0.25 - half)).abs() < 0.003 && (high - (0.25 + half)).abs() < 0.003,
+            "{low} {high}"
+        );
         assert_eq!(interval(&prompts, 2000), Some((low, high)));
         assert_eq!(interval(&prompts, 0), None);
         assert_eq!(interval(&[], 10), None);

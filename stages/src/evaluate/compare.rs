@@ -66,7 +66,9 @@ impl Decimal<'_> {
         };
         let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
         let is_number = |c: char| c.is_ascii_digit();
-        if whole.len() + fraction.len() == 0 || !whole.chars().chain(fraction.chars()).all(is_number) {
+        if whole.len() + fraction.len() == 0
+            || !whole.chars().chain(fraction.chars()).all(is_number)
+        {
             return None;
         }
         let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
@@ -84,9 +86,14 @@ mod tests {
     #[test]
     fn numbers_are_equal_by_value() {
         let equal = |a, b| Compare::Number.equal(a, b, PLAIN);
-        for (a, b) in
-            [("1,800", "1800"), ("$26.00", "26"), ("5%", "5."), ("-0", "0"), (".5", "+0.50"), ("007", "7")]
-        {
+        for (a, b) in [
+            ("1,800", "1800"),
+            ("$26.00", "26"),
+            ("5%", "5."),
+            ("-0", "0"),
+            (".5", "+0.50"),
+            ("007", "7"),
+        ] {
             assert!(equal(a, b), "{a} {b}");
         }
         // Beyond what f64 can tell apart.

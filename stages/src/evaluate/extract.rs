@@ -25,7 +25,9 @@ impl Extract {
             Extract::Whole => Some(text).filter(|text| !text.trim().is_empty()),
             Extract::LastNumber => numbers(text).last(),
             Extract::Marked => match rest_of_line(text, "####") {
-                Some(rest) => Some(lone_number(rest).unwrap_or(rest)).filter(|rest| !rest.is_empty()),
+                Some(rest) => {
+                    Some(lone_number(rest).unwrap_or(rest)).filter(|rest| !rest.is_empty())
+                }
                 None => numbers(text).last(),
             },
             Extract::After(mark) => rest_of_line(text, mark).filter(|rest| !rest.is_empty()),
@@ -49,7 +51,8 @@ fn lone_number(text: &str) -> Option<&str> {
     let number = numbers(text).next()?;
     let (_, after) = text.split_once(number)?;
     let joint = after.trim_start().strip_prefix(['/', ':', ',', '^', '*', '+', '-', '=']);
-    let goes_on = joint.is_some_and(|rest| rest.trim_start().starts_with(|c: char| c.is_ascii_digit()));
+    let goes_on =
+        joint.is_some_and(|rest| rest.trim_start().starts_with(|c: char| c.is_ascii_digit()));
     (!goes_on).then_some(number)
 }
 
@@ -82,7 +85,8 @@ fn end_of_number(bytes: &[u8], start: usize) -> usize {
 /// Where a number starts with its point (`.5`), currency sign and minus sign.
 fn start_with_sign(text: &str, digits: usize) -> usize {
     let before = |at: usize| text[..at].chars().next_back();
-    let joined = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || matches!(c, ')' | ']' | '}'));
+    let joined =
+        |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || matches!(c, ')' | ']' | '}'));
     let mut start = digits;
     if before(start) == Some('.') && !joined(before(start - 1)) {
         start -= 1;

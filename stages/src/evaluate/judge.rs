@@ -65,7 +65,12 @@ struct Tally {
     correct: u64,
 }
 
-pub(super) fn run(ctx: &Context<'_>, rule: &Rule, ks: &[u64], resamples: u64) -> Result<Outputs, StageError> {
+pub(super) fn run(
+    ctx: &Context<'_>,
+    rule: &Rule,
+    ks: &[u64],
+    resamples: u64,
+) -> Result<Outputs, StageError> {
     let mut prompts: Prompts<Tally> = Prompts::default();
     let mut no_answer = 0;
     let table = tables::add_columns(ctx, "data", &ADDED, |batch, first_row| {
@@ -77,7 +82,10 @@ pub(super) fn run(ctx: &Context<'_>, rule: &Rule, ks: &[u64], resamples: u64) ->
             no_answer += u64::from(verdict == Verdict::NoAnswer);
         })
     })?;
-    Ok(Outputs { metrics: metrics(&prompts, no_answer, ks, resamples, ctx.cancel)?, ..Outputs::main(table) })
+    Ok(Outputs {
+        metrics: metrics(&prompts, no_answer, ks, resamples, ctx.cancel)?,
+        ..Outputs::main(table)
+    })
 }
 
 fn judge_batch(
@@ -128,13 +136,22 @@ fn metrics(
     ];
     for &k in ks {
         if let Some((id, tally)) = prompts.find(|tally| tally.samples < k) {
-            let message =
-                format!("`pass_at: {k}` needs {k} samples a prompt, and `{id}` has {}", tally.samples);
-            return Err(StageError::with_hint(message, "generate more `samples`, or ask for a smaller k"));
+            let message = format!(
+                "`pass_at: {k}` needs {k} samples a prompt, and `{id}` has {}",
+                tally.samples
+            );
+            return Err(StageError::with_hint(
+                message,
+                "generate more `samples`, or ask for a smaller k",
+            ));
         }
-        let estimates: Vec<_> =
-            prompts.sums().iter().map(|tally| (pass_at(k, tally.samples, tally.correct), 1.0)).collect();
-        let mean = estimates.iter().map(|(estimate, _)| estimate).sum::<f64>() / estimates.len() as f64;
+        let estimates: Vec<_> = prompts
+            .sums()
+            .iter()
+            .map(|tally| (pass_at(k, tally.samples, tally.correct), 1.0))
+            .collect();
+        let mean =
+            estimates.iter().map(|(estimate, _)| estimate).sum::<f64>() / estimates.len() as f64;
         let figure = figure(&format!("pass_at_{k}"), mean, estimates.len() as u64);
         metrics.push(with_interval(figure, &estimates, resamples, cancel)?);
     }
@@ -159,7 +176,8 @@ mod tests {
     #[test]
     fn a_reference_without_a_mark_is_the_answer_as_a_whole() {
         let normal = Normal { trim: true, ignore_case: false };
-        let rule = Rule { extract: Extract::After("Answer:".into()), compare: Compare::Text, normal };
+        let rule =
+            Rule { extract: Extract::After("Answer:".into()), compare: Compare::Text, normal };
         assert_eq!(rule.judge("So.\nAnswer: blue", "blue"), (Some("blue"), Verdict::Equal));
         assert_eq!(rule.judge("Answer: red", "Answer: blue"), (Some("red"), Verdict::Different));
         assert_eq!(rule.judge("blue", "blue"), (None, Verdict::NoAnswer));

@@ -32,10 +32,14 @@ pub(super) fn run(ctx: &Context<'_>, resamples: u64) -> Result<Outputs, StageErr
         let perplexities = column::<Float64Array>(batch, "perplexity")?;
         let (lists, logprobs) = list_column::<Float32Array>(batch, "logprobs")?;
         for row in (0..batch.num_rows()).filter(|&row| perplexities.is_valid(row)) {
-            let (start, end) = (lists.value_offsets()[row] as usize, lists.value_offsets()[row + 1] as usize);
-            let prompt =
-                usize::try_from(prompt_tokens.value(row)).ok().filter(|prompt| *prompt <= end - start);
-            let Some(prompt) = prompt.filter(|_| prompt_tokens.is_valid(row) && lists.is_valid(row)) else {
+            let (start, end) =
+                (lists.value_offsets()[row] as usize, lists.value_offsets()[row + 1] as usize);
+            let prompt = usize::try_from(prompt_tokens.value(row))
+                .ok()
+                .filter(|prompt| *prompt <= end - start);
+            let Some(prompt) =
+                prompt.filter(|_| prompt_tokens.is_valid(row) && lists.is_valid(row))
+            else {
                 let row = row_name(batch, first_row, row);
                 return Err(StageError::failed(format!(
                     "`prompt_tokens` and `logprobs` of {row} do not fit"
@@ -57,9 +61,12 @@ pub(super) fn run(ctx: &Context<'_>, resamples: u64) -> Result<Outputs, StageErr
         perplexity: all.perplexity + one.perplexity,
         rows: all.rows + one.rows,
     });
-    let over_tokens: Vec<_> = prompts.sums().iter().map(|sums| (sums.nll, sums.tokens as f64)).collect();
-    let over_rows: Vec<_> = prompts.sums().iter().map(|sums| (sums.perplexity, sums.rows as f64)).collect();
-    let mut perplexity = figure("perplexity", libm::exp(total.nll / total.tokens as f64), total.tokens);
+    let over_tokens: Vec<_> =
+        prompts.sums().iter().map(|sums| (sums.nll, sums.tokens as f64)).collect();
+    let over_rows: Vec<_> =
+        prompts.sums().iter().map(|sums| (sums.perplexity, sums.rows as f64)).collect();
+    let mut perplexity =
+        figure("perplexity", libm::exp(total.nll / total.tokens as f64), total.tokens);
     // The exponential keeps order, so that the interval of the mean becomes that of the perplexity.
     (perplexity.low, perplexity.high) = interval(&over_tokens, resamples, ctx.cancel)?
         .map(|(low, high)| (libm::exp(low), libm::exp(high)))

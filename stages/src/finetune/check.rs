@@ -54,12 +54,14 @@ fn check_new_model(from: &Value, problems: &mut Vec<Problem>) {
     let extra = tokenizer["special_tokens"].as_array().map_or(0, Vec::len);
     let least = 256 + SPECIAL_TOKENS.len() + extra;
     if vocab_size < least as u64 {
-        let message = format!("{vocab_size} tokens are too few: bytes and special tokens alone are {least}");
+        let message =
+            format!("{vocab_size} tokens are too few: bytes and special tokens alone are {least}");
         problems.push(Problem::at("from.tokenizer.vocab_size", message));
     }
     if let Some(config) = from["config"].as_object() {
         if config.contains_key("sliding_window") && config["model_type"] != "mistral" {
-            let problem = Problem::at("from.config.sliding_window", "only `mistral` has a sliding window");
+            let problem =
+                Problem::at("from.config.sliding_window", "only `mistral` has a sliding window");
             problems.push(problem.hint("leave it out, or set `model_type: mistral`"));
         }
         let json = start::config_json(config, vocab_size.max(1) as usize);
@@ -75,12 +77,14 @@ fn check_method(check: &Check<'_>, problems: &mut Vec<Problem>) {
     match (params.get("lora"), full) {
         (Some(_), true) => {
             problems.push(
-                Problem::at("lora", "`lora` and `full: true` exclude each other").hint("give one of the two"),
+                Problem::at("lora", "`lora` and `full: true` exclude each other")
+                    .hint("give one of the two"),
             );
         }
         (Some(_), false) if new => {
             let hint = "leave `lora` out: a new model is always trained as a whole";
-            problems.push(Problem::at("lora", "an adapter of random weights is of no use").hint(hint));
+            problems
+                .push(Problem::at("lora", "an adapter of random weights is of no use").hint(hint));
         }
         (Some(lora), false) => check_lora(check, lora, problems),
         (None, false) if !new => {
@@ -90,13 +94,16 @@ fn check_method(check: &Check<'_>, problems: &mut Vec<Problem>) {
         (None, _) => {}
     }
     if is_true(params, "merge") && !params.contains_key("lora") {
-        let problem =
-            Problem::at("merge", "`merge` does nothing without `lora`: the result is a whole model anyway");
+        let problem = Problem::at(
+            "merge",
+            "`merge` does nothing without `lora`: the result is a whole model anyway",
+        );
         problems.push(problem.hint("leave `merge` out"));
     }
     if params.contains_key("epochs") && params.contains_key("steps") {
         problems.push(
-            Problem::at("steps", "`epochs` and `steps` exclude each other").hint("give one of the two"),
+            Problem::at("steps", "`epochs` and `steps` exclude each other")
+                .hint("give one of the two"),
         );
     }
     let betas = params.get("betas").and_then(|betas| betas.as_array()).map_or(2, Vec::len);
@@ -115,21 +122,24 @@ fn check_lora(check: &Check<'_>, lora: &Value, problems: &mut Vec<Problem>) {
     }
     for name in ADAPTER_SETTINGS.iter().filter(|name| lora.get(**name).is_some()) {
         let message = format!("the adapter of `lora.from` brings its own `{name}`");
-        problems.push(Problem::at(format!("lora.{name}"), message).hint(format!("leave `{name}` out")));
+        problems
+            .push(Problem::at(format!("lora.{name}"), message).hint(format!("leave `{name}` out")));
     }
 }
 
 /// `kl`, and what goes with `evaluate_on`.
 fn check_watching(check: &Check<'_>, problems: &mut Vec<Problem>) {
     if check.params.contains_key("kl") && check.params.contains_key("from") {
-        let problem = Problem::at("kl", "a new model has random weights, which are nothing to stay near");
+        let problem =
+            Problem::at("kl", "a new model has random weights, which are nothing to stay near");
         problems.push(problem.hint("leave `kl` out"));
     }
     if !check.inputs.iter().any(|input| input == "evaluate_on") {
         for name in ["evaluate_every", "early_stopping"] {
             if check.params.contains_key(name) {
                 let message = format!("`{name}` needs `evaluate_on`");
-                problems.push(Problem::at(name, message).hint("name a table of held-out rows there"));
+                problems
+                    .push(Problem::at(name, message).hint("name a table of held-out rows there"));
             }
         }
     }
@@ -142,8 +152,7 @@ fn check_table(check: &Check<'_>, input: &str, problems: &mut Vec<Problem>) -> b
             check.need(problems, input, "loss_mask", &[list_of(DataType::Boolean)]);
             check.need(problems, input, "token_ids", &[list_of(DataType::Int32)]);
             if check.params.contains_key("from") {
-                let message =
-                    "the table's mask belongs to the tokens of another model; `from` makes its own tokenizer";
+                let message = "the table's mask belongs to the tokens of another model; `from` makes its own tokenizer";
                 problems.push(Problem::at(input, message).hint("give a table without `loss_mask`"));
             }
             true
@@ -162,7 +171,8 @@ fn check_rendering(check: &Check<'_>, problems: &mut Vec<Problem>) {
     let chat = check.params.get("chat").filter(|chat| chat.is_boolean()).map(|_| "chat");
     let given = ["prompt", "system"].into_iter().filter(|name| check.params.contains_key(*name));
     for name in given.chain(chat) {
-        let message = format!("`{name}` does nothing here: the rows of a masked table are tokens already");
+        let message =
+            format!("`{name}` does nothing here: the rows of a masked table are tokens already");
         problems.push(Problem::at(name, message).hint("give it to the `score` stage above"));
     }
 }

@@ -22,7 +22,11 @@ use super::start::{Files, Start, not_written};
 
 /// The outputs: the model, the log and the figures.
 pub(super) fn outputs(_: &Map<String, Value>) -> Vec<OutputDecl> {
-    let kinds = [(MAIN, ArtifactKind::Model), ("log", ArtifactKind::Table), ("metrics", ArtifactKind::Table)];
+    let kinds = [
+        (MAIN, ArtifactKind::Model),
+        ("log", ArtifactKind::Table),
+        ("metrics", ArtifactKind::Table),
+    ];
     kinds.map(|(name, kind)| OutputDecl { name: name.into(), kind }).into()
 }
 
@@ -37,7 +41,9 @@ pub(super) fn finish(
     let metrics = figures(&start.model, counts, trained);
     let Start { mut model, lora, files, .. } = start;
     let main = match (&lora, files) {
-        (Some(settings), Files::Given(_)) if !params.merge => store_adapter(context, &model, settings)?,
+        (Some(settings), Files::Given(_)) if !params.merge => {
+            store_adapter(context, &model, settings)?
+        }
         (settings, files) => {
             if let Some(settings) = settings {
                 model.fold_lora(settings).map_err(model_failed)?;
@@ -70,7 +76,11 @@ fn store_adapter(
 }
 
 /// A whole model in Hugging Face layout, with the tokenizer that belongs to it.
-fn store_model(context: &Context<'_>, model: &LanguageModel, files: Files) -> Result<Artifact, StageError> {
+fn store_model(
+    context: &Context<'_>,
+    model: &LanguageModel,
+    files: Files,
+) -> Result<Artifact, StageError> {
     let (folder, config): (FolderWriter, Value) = match files {
         Files::New(folder, config) => (folder, config),
         Files::Given(from) => {
@@ -83,7 +93,9 @@ fn store_model(context: &Context<'_>, model: &LanguageModel, files: Files) -> Re
         .tensors
         .iter()
         .filter(|tensor| !tensor.name.contains(".lora_"))
-        .map(|tensor| (tensor.name.clone(), F32Tensor { shape: &tensor.shape, values: &tensor.values }))
+        .map(|tensor| {
+            (tensor.name.clone(), F32Tensor { shape: &tensor.shape, values: &tensor.values })
+        })
         .collect();
     save_model(folder.path(), &config, &tensors).map_err(not_saved)?;
     Ok(context.cache.store_folder(folder, ArtifactKind::Model, None)?)

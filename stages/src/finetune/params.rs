@@ -14,7 +14,8 @@ const COUNT: Type = Type::Int { min: 1, max: i32::MAX as i64 };
 const MODEL: Type = Type::Reference(Some(ArtifactKind::Model));
 
 /// The linear layers that an adapter can be put on.
-const TARGETS: &[&str] = &["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+const TARGETS: &[&str] =
+    &["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
 /// The table of all parameters.
 pub(super) static PARAMS: &[Param] = &[
@@ -61,7 +62,12 @@ pub(super) static PARAMS: &[Param] = &[
         "0",
         "Steps, or a share of them below 1, over which the learning rate rises from zero",
     ),
-    Param::default("betas", Type::List(&BETA), "[0.9, 0.999]", "Decay rates of AdamW's two moments"),
+    Param::default(
+        "betas",
+        Type::List(&BETA),
+        "[0.9, 0.999]",
+        "Decay rates of AdamW's two moments",
+    ),
     Param::default("eps", ABOVE_ZERO, "1e-8", "What AdamW adds to the root of the second moment"),
     Param::default("weight_decay", FROM_ZERO, "0.0", "AdamW's decoupled weight decay"),
     Param::default("clip", FROM_ZERO, "1.0", "The largest norm of the gradient; 0 does not clip"),
@@ -126,11 +132,21 @@ pub(super) static PARAMS: &[Param] = &[
     },
 ];
 
-static KL: &[Param] = &[Param::required("weight", FROM_ZERO, "What the divergence is multiplied with")];
+static KL: &[Param] =
+    &[Param::required("weight", FROM_ZERO, "What the divergence is multiplied with")];
 
 static EARLY_STOPPING: &[Param] = &[
-    Param::required("patience", COUNT, "Measurements without improvement after which training ends"),
-    Param::default("min_delta", FROM_ZERO, "0.0", "By how much the loss must fall to count as improvement"),
+    Param::required(
+        "patience",
+        COUNT,
+        "Measurements without improvement after which training ends",
+    ),
+    Param::default(
+        "min_delta",
+        FROM_ZERO,
+        "0.0",
+        "By how much the loss must fall to count as improvement",
+    ),
 ];
 
 const BETA: Type = Type::Float { min: 0.0, max: 0.999_999_9, open: false };
@@ -154,7 +170,11 @@ static LORA: &[Param] = &[
         "The adapted linear layers; all where not given",
     ),
     Param::optional("dora", Type::Bool, "Whether the norm of each output is trained too (DoRA)"),
-    Param::optional("rslora", Type::Bool, "Whether the product is multiplied by alpha / sqrt(rank) (rsLoRA)"),
+    Param::optional(
+        "rslora",
+        Type::Bool,
+        "Whether the product is multiplied by alpha / sqrt(rank) (rsLoRA)",
+    ),
     Param::optional(
         "from",
         MODEL,
@@ -163,7 +183,11 @@ static LORA: &[Param] = &[
 ];
 
 static FROM: &[Param] = &[
-    Param::required("config", Type::Record(CONFIG), "The model's shape, in the words of `config.json`"),
+    Param::required(
+        "config",
+        Type::Record(CONFIG),
+        "The model's shape, in the words of `config.json`",
+    ),
     Param::required("tokenizer", Type::Record(TOKENIZER), "The byte-level BPE tokenizer"),
 ];
 
@@ -192,8 +216,18 @@ static CONFIG: &[Param] = &[
     Param::optional("sliding_window", COUNT, "Keys that a query of `mistral` sees"),
     Param::default("rope_theta", ABOVE_ZERO, "10000.0", "Base of the rotary frequencies"),
     Param::default("rms_norm_eps", ABOVE_ZERO, "1e-6", "Epsilon of the norms"),
-    Param::default("tie_word_embeddings", Type::Bool, "false", "Whether the output head is the embedding"),
-    Param::default("initializer_range", ABOVE_ZERO, "0.02", "Standard deviation of the initial matrices"),
+    Param::default(
+        "tie_word_embeddings",
+        Type::Bool,
+        "false",
+        "Whether the output head is the embedding",
+    ),
+    Param::default(
+        "initializer_range",
+        ABOVE_ZERO,
+        "0.02",
+        "Standard deviation of the initial matrices",
+    ),
 ];
 
 static TOKENIZER: &[Param] = &[
@@ -202,7 +236,12 @@ static TOKENIZER: &[Param] = &[
         Type::Int { min: 1, max: 1 << 24 },
         "Most tokens, 256 bytes and special ones included",
     ),
-    Param::default("special_tokens", Type::List(&Type::Text), "[]", "Special tokens beside the usual ones"),
+    Param::default(
+        "special_tokens",
+        Type::List(&Type::Text),
+        "[]",
+        "Special tokens beside the usual ones",
+    ),
     Param::optional("chat_template", Type::Text, "The chat template; a plain one where not given"),
 ];
 

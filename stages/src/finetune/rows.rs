@@ -36,7 +36,8 @@ impl Counts {
         self.rows += 1;
         self.tokens += row.ids.len() as u64;
         self.active_tokens += active;
-        let response = prompt_tokens.map_or(0, |prompt| row.ids.len().saturating_sub(prompt.max(1)) as u64);
+        let response =
+            prompt_tokens.map_or(0, |prompt| row.ids.len().saturating_sub(prompt.max(1)) as u64);
         self.masked_tokens += response.saturating_sub(active);
         self.rows_without_active_tokens += u64::from(active == 0);
     }
@@ -56,8 +57,10 @@ pub(super) fn rows(
     tokenizer: &Tokenizer,
     config: &ModelConfig,
 ) -> Result<Rows, StageError> {
-    let masked = TableReader::open(context.table(input)?)?.schema().field_with_name("loss_mask").is_ok();
-    let source = if masked { Source::Masked { tokenizer } } else { Source::rendered(params, tokenizer)? };
+    let masked =
+        TableReader::open(context.table(input)?)?.schema().field_with_name("loss_mask").is_ok();
+    let source =
+        if masked { Source::Masked { tokenizer } } else { Source::rendered(params, tokenizer)? };
     let (mut rows, mut counts) = (Vec::new(), Counts::default());
     scan(context, input, None, |batch, first| {
         let columns = source.columns(batch, first)?;
@@ -72,7 +75,8 @@ pub(super) fn rows(
         // Collected in the order of the rows, so that of several errors the first row's is shown.
         let made: Vec<Result<TrainRow, StageError>> =
             (0..batch.num_rows()).into_par_iter().map(row).collect();
-        let prompt_tokens = optional_column::<Int32Array>(batch, "prompt_tokens")?.filter(|_| masked);
+        let prompt_tokens =
+            optional_column::<Int32Array>(batch, "prompt_tokens")?.filter(|_| masked);
         for (at, row) in made.into_iter().enumerate() {
             let row = row?;
             counts.add(&row, prompt_tokens.map(|tokens| tokens.value(at) as usize));
@@ -133,8 +137,9 @@ impl<'a> Source<'a> {
         Ok(match self {
             Source::Masked { .. } => {
                 let text = optional_column::<StringArray>(batch, "text")?;
-                let offsets =
-                    batch.column_by_name("offsets").map(|_| list_column::<Int32Array>(batch, "offsets"));
+                let offsets = batch
+                    .column_by_name("offsets")
+                    .map(|_| list_column::<Int32Array>(batch, "offsets"));
                 Columns::Masked {
                     ids: list_column(batch, "token_ids")?,
                     mask: list_column(batch, "loss_mask")?,
@@ -159,7 +164,8 @@ impl<'a> Source<'a> {
         let wrong = |what: &str| row_error(batch, row, first, what);
         match (self, columns) {
             (Source::Rendered { renderer, .. }, Columns::Rendered { prompts, responses }) => {
-                let response = cell(responses, row).ok_or_else(|| wrong("`response` is missing"))?;
+                let response =
+                    cell(responses, row).ok_or_else(|| wrong("`response` is missing"))?;
                 let rendered = with_row(&prompts[row], Some(response), |text| renderer.full(text));
                 let Tokens { ids, prompt_tokens, .. } =
                     Tokens::new(rendered.map_err(|error| wrong(&error.to_string()))?, max_tokens);
@@ -167,17 +173,21 @@ impl<'a> Source<'a> {
                 Ok(TrainRow { ids, active })
             }
             (Source::Masked { tokenizer }, Columns::Masked { ids, mask, spelling }) => {
-                let mut ids =
-                    whole_numbers(*ids, row).ok_or_else(|| wrong("`token_ids` holds no token ids"))?;
+                let mut ids = whole_numbers(*ids, row)
+                    .ok_or_else(|| wrong("`token_ids` holds no token ids"))?;
                 let mut active =
                     flags(*mask, row).ok_or_else(|| wrong("`loss_mask` holds an empty value"))?;
                 if ids.len() != active.len() {
                     let lengths = (ids.len(), active.len());
-                    let what = format!("`token_ids` has {} entries and `loss_mask` {}", lengths.0, lengths.1);
+                    let what = format!(
+                        "`token_ids` has {} entries and `loss_mask` {}",
+                        lengths.0, lengths.1
+                    );
                     return Err(wrong(&what));
                 }
                 if let Some((texts, offsets)) = spelling
-                    && let (Some(text), Some(offsets)) = (cell(texts, row), whole_numbers(*offsets, row))
+                    && let (Some(text), Some(offsets)) =
+                        (cell(texts, row), whole_numbers(*offsets, row))
                     && !spells(tokenizer, text, &ids, &offsets)
                 {
                     let hint = "score and mask the table with the model that is trained, or one with the same tokenizer";
@@ -197,7 +207,9 @@ impl<'a> Source<'a> {
 /// A row of a list of whole numbers from 0; `None` where the list or a value is missing or negative.
 fn whole_numbers((lists, values): (&ListArray, &Int32Array), row: usize) -> Option<Vec<u32>> {
     let range = range(lists, row)?;
-    range.map(|at| values.is_valid(at).then(|| u32::try_from(values.value(at)).ok()).flatten()).collect()
+    range
+        .map(|at| values.is_valid(at).then(|| u32::try_from(values.value(at)).ok()).flatten())
+        .collect()
 }
 
 fn flags((lists, values): (&ListArray, &BooleanArray), row: usize) -> Option<Vec<bool>> {

@@ -62,7 +62,8 @@ fn put_adapter(
     if let Some(earlier) = context.inputs.get("lora.from") {
         return put_earlier(context, earlier, lora.dropout, model);
     }
-    let rank = lora.rank.ok_or_else(|| StageError::bug("`lora.rank` is missing after the check"))?;
+    let rank =
+        lora.rank.ok_or_else(|| StageError::bug("`lora.rank` is missing after the check"))?;
     let settings = LoraSettings {
         rank,
         alpha: lora.alpha.unwrap_or(2.0 * rank as f64),
@@ -82,7 +83,8 @@ fn put_earlier(
     dropout: f64,
     model: &mut LanguageModel,
 ) -> Result<LoraSettings, StageError> {
-    if earlier.artifact().base.is_some_and(|base| base != context.inputs["model"].artifact().digest) {
+    if earlier.artifact().base.is_some_and(|base| base != context.inputs["model"].artifact().digest)
+    {
         return Err(StageError::with_hint(
             "the adapter of `lora.from` was trained on another model than `model`",
             "give the model that it was trained on",
@@ -100,9 +102,9 @@ fn put_earlier(
     };
     let put = model.adapter(&settings, "").tensors;
     match adapter.tensors.keys().find(|name| !put.contains_key(*name)) {
-        Some(name) => {
-            Err(StageError::failed(format!("the adapter of `lora.from` has `{name}`, which `model` has not")))
-        }
+        Some(name) => Err(StageError::failed(format!(
+            "the adapter of `lora.from` has `{name}`, which `model` has not"
+        ))),
         None => Ok(settings),
     }
 }
@@ -129,9 +131,11 @@ fn new_model(context: &Context<'_>, params: &Params, from: &From) -> Result<Star
     write("generation_config.json", format!("{generation:#}\n").as_bytes())?;
     let config = ModelConfig::from_json(&json).map_err(failed)?;
     // Asked for before it is filled: what the system refuses here is an error, later it would be the end.
-    let bytes = usize::try_from(config.parameters() * size_of::<f32>() as u128).unwrap_or(usize::MAX);
+    let bytes =
+        usize::try_from(config.parameters() * size_of::<f32>() as u128).unwrap_or(usize::MAX);
     Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| {
-        let message = format!("a model of {} parameters does not fit into memory", config.parameters());
+        let message =
+            format!("a model of {} parameters does not fit into memory", config.parameters());
         StageError::with_hint(message, "make the sizes of `from.config` smaller")
     })?;
     let mut model = LanguageModel::random(&config, params.seed);
@@ -189,5 +193,8 @@ pub(super) fn config_json(given: &Map<String, Value>, vocab_size: usize) -> Valu
 /// The disk refused a file of the result.
 pub(super) fn not_written(folder: &FolderWriter, name: &str, error: &io::Error) -> StageError {
     let path = folder.path().join(name);
-    StageError::Environment { message: format!("cannot write `{}`: {error}", path.display()), hint: None }
+    StageError::Environment {
+        message: format!("cannot write `{}`: {error}", path.display()),
+        hint: None,
+    }
 }

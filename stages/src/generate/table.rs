@@ -64,14 +64,17 @@ pub(super) fn batch(
     for field in schema.fields() {
         columns.push(match field.name().as_str() {
             "sample" => Arc::new(sample_numbers(input, first, samples)?),
-            "response" => Arc::new(StringArray::from_iter_values(all().map(|one| one.text.as_str()))),
+            "response" => {
+                Arc::new(StringArray::from_iter_values(all().map(|one| one.text.as_str())))
+            }
             "finish_reason" => Arc::new(StringArray::from_iter_values(all().map(finish))),
             "response_token_ids" => int_lists(all().map(|one| one.token_ids.as_slice())),
             "response_logprobs" => float_lists(all().map(|one| one.logprobs.as_slice())),
             name => {
                 let from = input.column_by_name(name).or_else(|| input.column_by_name("response"));
-                let from =
-                    from.ok_or_else(|| StageError::bug(format!("the column `{name}` comes from nowhere")))?;
+                let from = from.ok_or_else(|| {
+                    StageError::bug(format!("the column `{name}` comes from nowhere"))
+                })?;
                 take(from, &rows, None).map_err(arrow_bug)?
             }
         });
@@ -81,11 +84,16 @@ pub(super) fn batch(
 
 /// The number of each response. Rows that are samples themselves are numbered through, so that (`id`, `sample`) stays
 /// unique.
-fn sample_numbers(input: &RecordBatch, first: u64, samples: usize) -> Result<Int32Array, StageError> {
+fn sample_numbers(
+    input: &RecordBatch,
+    first: u64,
+    samples: usize,
+) -> Result<Int32Array, StageError> {
     let before = optional_column::<Int32Array>(input, "sample")?;
     let mut numbers = Vec::with_capacity(input.num_rows() * samples);
     for row in 0..input.num_rows() {
-        let before = before.filter(|column| column.is_valid(row)).map_or(0, |column| column.value(row));
+        let before =
+            before.filter(|column| column.is_valid(row)).map_or(0, |column| column.value(row));
         let begin = i64::from(before) * samples as i64;
         for sample in begin..begin + samples as i64 {
             numbers.push(i32::try_from(sample).map_err(|_| {
@@ -104,7 +112,8 @@ mod tests {
     use super::*;
 
     fn names(columns: &[&str]) -> Vec<String> {
-        let fields: Vec<Field> = columns.iter().map(|name| Field::new(*name, DataType::Utf8, true)).collect();
+        let fields: Vec<Field> =
+            columns.iter().map(|name| Field::new(*name, DataType::Utf8, true)).collect();
         schema(&Schema::new(fields)).fields().iter().map(|field| field.name().clone()).collect()
     }
 
@@ -125,13 +134,17 @@ mod tests {
 
     #[test]
     fn samples_of_samples_are_numbered_through() {
-        let before =
-            RecordBatch::try_from_iter([("sample", Arc::new(Int32Array::from(vec![0, 1])) as ArrayRef)])
-                .unwrap();
+        let before = RecordBatch::try_from_iter([(
+            "sample",
+            Arc::new(Int32Array::from(vec![0, 1])) as ArrayRef,
+        )])
+        .unwrap();
         assert_eq!(sample_numbers(&before, 0, 3).unwrap().values(), &[0, 1, 2, 3, 4, 5]);
-        let many =
-            RecordBatch::try_from_iter([("sample", Arc::new(Int32Array::from(vec![i32::MAX])) as ArrayRef)])
-                .unwrap();
+        let many = RecordBatch::try_from_iter([(
+            "sample",
+            Arc::new(Int32Array::from(vec![i32::MAX])) as ArrayRef,
+        )])
+        .unwrap();
         let error = sample_numbers(&many, 7, 2).unwrap_err().to_string();
         assert_eq!(error, "row 7: the number of its samples is too large");
     }

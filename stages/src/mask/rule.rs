@@ -40,7 +40,12 @@ impl Rule {
     ///
     /// `kept` is all true and as long as `perplexities`. Responses come in the order of the table. `draws` gives the
     /// random numbers of the row.
-    pub fn mark(&mut self, perplexities: &[f64], draws: impl FnOnce() -> Draws, kept: &mut [bool]) -> usize {
+    pub fn mark(
+        &mut self,
+        perplexities: &[f64],
+        draws: impl FnOnce() -> Draws,
+        kept: &mut [bool],
+    ) -> usize {
         match self {
             Rule::Nothing => 0,
             Rule::Above(threshold) => mark_where(perplexities, kept, |p| p > *threshold),
@@ -72,7 +77,11 @@ impl Rule {
     }
 }
 
-fn mark_where(perplexities: &[f64], kept: &mut [bool], mut masked: impl FnMut(f64) -> bool) -> usize {
+fn mark_where(
+    perplexities: &[f64],
+    kept: &mut [bool],
+    mut masked: impl FnMut(f64) -> bool,
+) -> usize {
     let mut count = 0;
     for (perplexity, kept) in perplexities.iter().zip(kept) {
         *kept = !masked(*perplexity);

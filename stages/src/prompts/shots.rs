@@ -19,8 +19,17 @@ pub(crate) static SHOTS: &[Param] = &[
         Type::Reference(Some(ArtifactKind::Table)),
         "The table with the examples: prompts and responses",
     ),
-    Param::required("count", Type::Int { min: 1, max: 1000 }, "How many examples stand before each prompt"),
-    Param::default("seed", Type::Int { min: 0, max: i64::MAX }, "0", "Which examples, and in which order"),
+    Param::required(
+        "count",
+        Type::Int { min: 1, max: 1000 },
+        "How many examples stand before each prompt",
+    ),
+    Param::default(
+        "seed",
+        Type::Int { min: 0, max: i64::MAX },
+        "0",
+        "Which examples, and in which order",
+    ),
 ];
 
 /// The values of `shots`.
@@ -54,12 +63,19 @@ impl Shots {
         let mut found: Vec<Option<(Prompt, String)>> = vec![None; order.len()];
         scan(context, "shots.data", None, |batch, first| {
             for (place, &row) in order.iter().enumerate() {
-                let Some(row) = row.checked_sub(first as usize).filter(|&row| row < batch.num_rows()) else {
+                let Some(row) =
+                    row.checked_sub(first as usize).filter(|&row| row < batch.num_rows())
+                else {
                     continue;
                 };
                 let (one, number) = (batch.slice(row, 1), first + row as u64);
                 let Some(answer) = cell(column::<StringArray>(&one, "response")?, 0) else {
-                    return Err(row_error(&one, 0, number, "an example of `shots` has no `response`"));
+                    return Err(row_error(
+                        &one,
+                        0,
+                        number,
+                        "an example of `shots` has no `response`",
+                    ));
                 };
                 let asked = prompts.asked(&one, number)?.pop();
                 found[place] = asked.map(|asked| (asked, answer.to_owned()));

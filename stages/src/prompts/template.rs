@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{
-    DataType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type,
-    UInt32Type, UInt64Type,
+    DataType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type,
+    UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow::util::display::array_value_to_string;
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, escape_formatter};
@@ -35,7 +35,9 @@ impl Template {
             true => Err(Error::new(ErrorKind::InvalidOperation, "an empty value cannot be shown")),
             false => escape_formatter(out, state, value),
         });
-        environment.add_template_owned("prompt", source.to_owned()).map_err(|error| fragment(&error))?;
+        environment
+            .add_template_owned("prompt", source.to_owned())
+            .map_err(|error| fragment(&error))?;
         let template = environment.get_template("prompt").map_err(|error| fragment(&error))?;
         let mut columns: Vec<String> = template.undeclared_variables(false).into_iter().collect();
         columns.retain(|name| !environment.globals().any(|(global, _)| global == name));
@@ -53,8 +55,12 @@ impl Template {
     /// # Errors
     /// What went wrong, as a fragment; a name that is no column is one.
     pub fn render(&self, batch: &RecordBatch, row: usize) -> Result<String, String> {
-        let named = self.columns.iter().filter_map(|name| Some((name.as_str(), batch.column_by_name(name)?)));
-        let values: BTreeMap<&str, Value> = named.map(|(name, array)| (name, value(array, row))).collect();
+        let named = self
+            .columns
+            .iter()
+            .filter_map(|name| Some((name.as_str(), batch.column_by_name(name)?)));
+        let values: BTreeMap<&str, Value> =
+            named.map(|(name, array)| (name, value(array, row))).collect();
         let template = self.environment.get_template("prompt").map_err(|error| fragment(&error))?;
         template.render(values).map_err(|error| fragment(&error))
     }
@@ -111,7 +117,8 @@ mod tests {
     use super::*;
 
     fn batch() -> RecordBatch {
-        let choices = ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(4), Some(5)]), None]);
+        let choices =
+            ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(4), Some(5)]), None]);
         RecordBatch::try_from_iter([
             ("question", Arc::new(StringArray::from(vec![Some("2 < 3?"), None])) as ArrayRef),
             ("level", Arc::new(Int64Array::from(vec![7, 8]))),
@@ -127,11 +134,12 @@ mod tests {
 
     #[test]
     fn columns_of_every_type_are_seen_and_nothing_is_escaped() {
-        let text =
-            "Q: {{ question }}\n{% for c in choices %}({{ c }}){% endfor %} {{ level + 1 }} {{ share }}\n";
+        let text = "Q: {{ question }}\n{% for c in choices %}({{ c }}){% endfor %} {{ level + 1 }} {{ share }}\n";
         assert_eq!(render(text, 0).unwrap(), "Q: 2 < 3?\n(4)(5) 8 0.5\n");
         assert_eq!(
-            Template::new("{{ b }}{{ a.x }}{% set c = 1 %}{{ c }}{{ range(2) }}").unwrap().columns(),
+            Template::new("{{ b }}{{ a.x }}{% set c = 1 %}{{ c }}{{ range(2) }}")
+                .unwrap()
+                .columns(),
             ["a", "b"]
         );
     }
@@ -139,11 +147,16 @@ mod tests {
     #[test]
     fn what_is_missing_is_an_error() {
         assert!(render("{{ answer }}", 0).unwrap_err().contains("undefined"));
-        assert!(render("{{ question }}", 1).unwrap_err().contains("an empty value cannot be shown"));
+        assert!(
+            render("{{ question }}", 1).unwrap_err().contains("an empty value cannot be shown")
+        );
         assert!(render("{{ question", 0).unwrap_err().contains("syntax error"));
         assert!(
-            render("{% for a in range(9000) %}{% for b in range(9000) %}{% endfor %}{% endfor %}", 0)
-                .is_err()
+            render(
+                "{% for a in range(9000) %}{% for b in range(9000) %}{% endfor %}{% endfor %}",
+                0
+            )
+            .is_err()
         );
     }
 }

@@ -90,7 +90,9 @@ fn spawn(job: &Job<'_>) -> Result<(Child, PipeReader), StageError> {
         message: format!("`{program}` could not be started: {error}"),
         hint: match error.kind() {
             io::ErrorKind::NotFound => Some("it is looked for in the folders of PATH".into()),
-            io::ErrorKind::PermissionDenied => Some("run a script by its interpreter: `[python3, …]`".into()),
+            io::ErrorKind::PermissionDenied => {
+                Some("run a script by its interpreter: `[python3, …]`".into())
+            }
             _ => None,
         },
     };
@@ -127,11 +129,15 @@ fn place_of(program: &str, job: &Job<'_>) -> PathBuf {
     if program.contains('/') {
         return job.folder.join(program);
     }
-    let folders =
-        job.environment.get("PATH").map_or(Vec::new(), |path| std::env::split_paths(path).collect());
+    let folders = job
+        .environment
+        .get("PATH")
+        .map_or(Vec::new(), |path| std::env::split_paths(path).collect());
     let places = folders.iter().map(|folder| job.folder.join(folder).join(program));
     let executable = |place: &PathBuf| {
-        place.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+        place
+            .metadata()
+            .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
     };
     places.into_iter().find(executable).unwrap_or_else(|| program.into())
 }
@@ -205,7 +211,8 @@ impl Output<'_> {
     /// Reads what there is, or waits for it; says whether there was anything.
     fn read(&mut self, longest: Duration) -> bool {
         let Some(pipe) = &mut self.pipe else { return false };
-        let timeout = Timespec { tv_sec: longest.as_secs() as i64, tv_nsec: longest.subsec_nanos().into() };
+        let timeout =
+            Timespec { tv_sec: longest.as_secs() as i64, tv_nsec: longest.subsec_nanos().into() };
         match poll(&mut [PollFd::new(pipe, PollFlags::IN)], Some(&timeout)) {
             Ok(0) | Err(Errno::INTR) => return false,
             Ok(_) | Err(_) => {}
@@ -315,11 +322,19 @@ mod tests {
 
     fn job(command: &[&str], folder: &Path, cancel: &Cancel) -> Result<Ended, StageError> {
         let command: Vec<String> = command.iter().map(|s| s.to_string()).collect();
-        let environment =
-            BTreeMap::from([("PATH".into(), "/usr/bin:/bin".into()), ("KEY".into(), "hunter2".into())]);
+        let environment = BTreeMap::from([
+            ("PATH".into(), "/usr/bin:/bin".into()),
+            ("KEY".into(), "hunter2".into()),
+        ]);
         let secrets = ["hunter2".into()];
         run(
-            &Job { command: &command, folder, environment: &environment, secrets: &secrets, memory: None },
+            &Job {
+                command: &command,
+                folder,
+                environment: &environment,
+                secrets: &secrets,
+                memory: None,
+            },
             cancel,
         )
     }
@@ -332,10 +347,16 @@ mod tests {
         let tail = "one\ntwo ***\nthree\n".to_owned();
         assert_eq!(ended, Ended::Failure { how: "ended with exit status 3".into(), tail });
         let ended = job(&["sh", "-c", "kill -9 $$"], folder.path(), &Cancel::default()).unwrap();
-        assert_eq!(ended, Ended::Failure { how: "was ended by signal 9".into(), tail: String::new() });
+        assert_eq!(
+            ended,
+            Ended::Failure { how: "was ended by signal 9".into(), tail: String::new() }
+        );
         assert_eq!(job(&["true"], folder.path(), &Cancel::default()).unwrap(), Ended::Success);
         let error = job(&["no-such-program"], folder.path(), &Cancel::default()).unwrap_err();
-        assert!(error.to_string().starts_with("`no-such-program` could not be started: "), "{error}");
+        assert!(
+            error.to_string().starts_with("`no-such-program` could not be started: "),
+            "{error}"
+        );
     }
 
     /// What is late is asked to end first, and killed when it does not; success that comes too late is none.
@@ -349,7 +370,8 @@ mod tests {
                 Ended::Success => panic!("{script}: it counts as a success"),
             }
         };
-        let (how, tail) = late("trap 'echo bye; exit 0' TERM; echo hello; while true; do sleep 0.05; done");
+        let (how, tail) =
+            late("trap 'echo bye; exit 0' TERM; echo hello; while true; do sleep 0.05; done");
         assert_eq!(how, "ended with exit status 0 when it was stopped");
         assert!(tail.starts_with("hello\n") && tail.ends_with("bye\n"), "{tail}");
         let (how, _) = late("trap '' TERM; while true; do sleep 0.05; done");

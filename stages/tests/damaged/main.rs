@@ -18,8 +18,10 @@ fn fuzz() -> PathBuf {
 }
 
 fn seeds(target: &str) -> Vec<Vec<u8>> {
-    let mut paths: Vec<PathBuf> =
-        fs::read_dir(fuzz().join("seeds").join(target)).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<PathBuf> = fs::read_dir(fuzz().join("seeds").join(target))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     paths.sort();
     paths.iter().map(|path| fs::read(path).unwrap()).collect()
 }
@@ -92,7 +94,8 @@ fn walk(target: &str, read: impl Fn(&[u8])) {
     std::panic::set_hook(Box::new(|_| {}));
     let seeds = seeds(target);
     seeds.iter().for_each(|seed| read(seed));
-    let files = std::env::var("REFRAIN_DAMAGED_FILES").ok().and_then(|n| n.parse().ok()).unwrap_or(FILES);
+    let files =
+        std::env::var("REFRAIN_DAMAGED_FILES").ok().and_then(|n| n.parse().ok()).unwrap_or(FILES);
     for n in 0..files {
         let bytes = damaged(&seeds, &mut Random(n));
         if catch_unwind(AssertUnwindSafe(|| read(&bytes))).is_err() {

@@ -11,10 +11,10 @@ use serde_json::Value;
 
 use refrain_cache::{Artifact, ArtifactKind, Cache, Digest, Manifest, TableReader};
 use refrain_engine::kind::{
-    Cancel, Check, Context, Input, Kind, MAIN, Outputs, Problem, Progress, ProgressSink, Resolved, Resources,
-    StageError, coerce,
+    Cancel, Check, Context, Input, Kind, MAIN, Outputs, Problem, Progress, ProgressSink, Resolved,
+    Resources, StageError, coerce,
 };
-use refrain_engine::yaml;
+use refrain_engine::language::yaml;
 use refrain_stages::kinds;
 
 /// The families of tiny models with references.
@@ -64,16 +64,21 @@ impl Bench {
         let path = self.cache.object_path(&artifact.digest);
         match artifact.kind {
             ArtifactKind::Table => Input::Table { path, artifact },
-            ArtifactKind::Model => {
-                Input::Model { folder: path, adapters: Vec::new(), artifact, base_name: "base".into() }
-            }
+            ArtifactKind::Model => Input::Model {
+                folder: path,
+                adapters: Vec::new(),
+                artifact,
+                base_name: "base".into(),
+            },
             ArtifactKind::File => Input::File { path, artifact },
         }
     }
 
     /// An adapter of this cache on its base.
     pub fn adapted(&self, base: &Input, adapter: &Artifact) -> Input {
-        let Input::Model { folder, adapters, base_name, .. } = base.clone() else { panic!("no model") };
+        let Input::Model { folder, adapters, base_name, .. } = base.clone() else {
+            panic!("no model")
+        };
         let path = self.cache.object_path(&adapter.digest);
         let adapters = [adapters, vec![path]].concat();
         Input::Model { folder, adapters, artifact: adapter.clone(), base_name }
@@ -91,16 +96,19 @@ impl Bench {
         let inputs: BTreeMap<String, Input> =
             inputs.iter().map(|(path, input)| (path.to_string(), (*input).clone())).collect();
         let given: Vec<&str> = inputs.keys().map(String::as_str).collect();
-        let mut named: Vec<&str> = typed.references.iter().map(|reference| reference.path.as_str()).collect();
+        let mut named: Vec<&str> =
+            typed.references.iter().map(|reference| reference.path.as_str()).collect();
         named.sort_unstable();
         assert_eq!(given, named, "the inputs are those that the parameters name");
-        let digests =
-            inputs.iter().map(|(path, input)| (path.clone(), input.artifact().digest.to_string().into()));
+        let digests = inputs
+            .iter()
+            .map(|(path, input)| (path.clone(), input.artifact().digest.to_string().into()));
         let key = Manifest::new(kind.name)
             .section("parameters", Value::Object(typed.values.clone()))
             .section("inputs", Value::Object(digests.collect()))
             .key();
-        let cancel = if self.cancel_after.is_some() { Cancel::default() } else { self.cancel.clone() };
+        let cancel =
+            if self.cancel_after.is_some() { Cancel::default() } else { self.cancel.clone() };
         let left = AtomicUsize::new(self.cancel_after.unwrap_or(usize::MAX));
         let sink = Sink { cancel: &cancel, left, heard: &self.heard };
         let outputs = (kind.run)(&Context {
@@ -114,7 +122,9 @@ impl Bench {
             cancel: &cancel,
             environment: &|_| None,
         })?;
-        for declared in (kind.outputs)(&typed.values).iter().filter(|output| output.name != "metrics") {
+        for declared in
+            (kind.outputs)(&typed.values).iter().filter(|output| output.name != "metrics")
+        {
             assert_eq!(outputs.artifacts[&declared.name].kind, declared.kind);
         }
         assert!(!outputs.metrics.is_empty() && outputs.profile.starts_with("native"));
@@ -124,8 +134,10 @@ impl Bench {
     /// Runs a kind and reads its table, which must have the columns that the check promises.
     pub fn made(&self, kind: &str, parameters: &str, inputs: &[(&str, &Input)]) -> RecordBatch {
         let outputs = self.run(kind, parameters, inputs).unwrap();
-        let reader = TableReader::open(&self.cache.object_path(&outputs.artifacts[MAIN].digest)).unwrap();
-        let Input::Table { path, .. } = inputs.iter().find(|(path, _)| *path == "data").unwrap().1 else {
+        let reader =
+            TableReader::open(&self.cache.object_path(&outputs.artifacts[MAIN].digest)).unwrap();
+        let Input::Table { path, .. } = inputs.iter().find(|(path, _)| *path == "data").unwrap().1
+        else {
             panic!()
         };
         let schema = TableReader::open(path).unwrap().schema().clone();
@@ -142,7 +154,10 @@ impl Bench {
 
     /// Reads a table of this cache.
     pub fn read(&self, artifact: &Artifact) -> RecordBatch {
-        TableReader::open(&self.cache.object_path(&artifact.digest)).unwrap().read_all(None).unwrap()
+        TableReader::open(&self.cache.object_path(&artifact.digest))
+            .unwrap()
+            .read_all(None)
+            .unwrap()
     }
 }
 
@@ -154,13 +169,23 @@ pub fn check(
 ) -> (Vec<String>, Option<SchemaRef>) {
     let kind = kind(name);
     let typed = typed(&kind, parameters);
-    let columns =
-        |input: &str| schemas.iter().find(|(path, _)| *path == input).map(|(_, schema)| schema.clone());
-    let inputs: Vec<String> = typed.references.iter().map(|reference| reference.path.clone()).collect();
+    let columns = |input: &str| {
+        schemas.iter().find(|(path, _)| *path == input).map(|(_, schema)| schema.clone())
+    };
+    let inputs: Vec<String> =
+        typed.references.iter().map(|reference| reference.path.clone()).collect();
     let mut problems: Vec<Problem> = Vec::new();
-    let promised =
-        (kind.check)(&Check { params: &typed.values, columns: &columns, inputs: &inputs }, &mut problems);
-    (problems.into_iter().map(|problem| format!("{}: {}", problem.at, problem.message)).collect(), promised)
+    let promised = (kind.check)(
+        &Check { params: &typed.values, columns: &columns, inputs: &inputs },
+        &mut problems,
+    );
+    (
+        problems
+            .into_iter()
+            .map(|problem| format!("{}: {}", problem.at, problem.message))
+            .collect(),
+        promised,
+    )
 }
 
 fn kind(name: &str) -> Kind {
@@ -170,8 +195,12 @@ fn kind(name: &str) -> Kind {
 /// The parameters with their types and defaults, as the engine makes them.
 fn typed(kind: &Kind, parameters: &str) -> Resolved {
     let mut problems = Vec::new();
-    let resolved =
-        coerce(kind.params, &yaml::parse(&format!("{{ {parameters} }}")).unwrap(), "the kind", &mut problems);
+    let resolved = coerce(
+        kind.params,
+        &yaml::parse(&format!("{{ {parameters} }}")).unwrap(),
+        "the kind",
+        &mut problems,
+    );
     assert!(problems.is_empty(), "{problems:?}");
     resolved
 }
@@ -200,9 +229,9 @@ pub fn json(path: &Path) -> Value {
 
 /// A table of texts.
 pub fn texts(columns: &[(&str, &[&str])]) -> RecordBatch {
-    let columns = columns
-        .iter()
-        .map(|(name, values)| (*name, Arc::new(StringArray::from(values.to_vec())) as ArrayRef, true));
+    let columns = columns.iter().map(|(name, values)| {
+        (*name, Arc::new(StringArray::from(values.to_vec())) as ArrayRef, true)
+    });
     RecordBatch::try_from_iter_with_nullable(columns).unwrap()
 }
 
@@ -212,7 +241,10 @@ pub fn conversations(folder: &Path) -> (Vec<String>, Vec<String>) {
     let part = |text: &str| {
         let (question, answer) = text.split_once("<|assistant|>\n").unwrap();
         let question = question.trim_start_matches("<|bos|>").trim_start_matches("<|user|>\n");
-        (question.trim_end_matches("<|eos|>\n").to_owned(), answer.trim_end_matches("<|eos|>").to_owned())
+        (
+            question.trim_end_matches("<|eos|>\n").to_owned(),
+            answer.trim_end_matches("<|eos|>").to_owned(),
+        )
     };
     rows.as_array().unwrap().iter().map(|row| part(row["text"].as_str().unwrap())).unzip()
 }
@@ -231,8 +263,9 @@ pub fn float64(batch: &RecordBatch, name: &str) -> Vec<Option<f64>> {
 }
 
 pub fn int_lists(batch: &RecordBatch, name: &str) -> Vec<Vec<i64>> {
-    let list =
-        |row: ArrayRef| row.as_primitive::<Int32Type>().values().iter().map(|id| i64::from(*id)).collect();
+    let list = |row: ArrayRef| {
+        row.as_primitive::<Int32Type>().values().iter().map(|id| i64::from(*id)).collect()
+    };
     batch[name].as_list::<i32>().iter().map(|row| list(row.unwrap())).collect()
 }
 

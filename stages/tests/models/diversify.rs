@@ -7,7 +7,8 @@ use refrain_lm::model::ModelPath;
 
 use crate::bench::*;
 
-const MEASURES: &str = "data: d, embeddings: m, measure: [distinct_1, vendi, dcscore, cosine_distance]";
+const MEASURES: &str =
+    "data: d, embeddings: m, measure: [distinct_1, vendi, dcscore, cosine_distance]";
 const RESPONSES: [&str; 6] =
     ["one two three", "a bird sings", "one two three", "", "What is 2 + 2?", "a bird sings."];
 
@@ -19,8 +20,12 @@ fn value(metrics: &[Metric], name: &str) -> f64 {
 fn cosines(embedder: &Embedder, texts: &[&str]) -> Vec<Vec<f64>> {
     let width = embedder.width();
     let vectors = embedder.embed(texts, Some(1)).unwrap();
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-    let row = |a: &[f32]| vectors.chunks(width).map(|b| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()).collect();
+    let dot = |a: &[f32], b: &[f32]| {
+        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
+    };
+    let row = |a: &[f32]| {
+        vectors.chunks(width).map(|b| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()).collect()
+    };
     vectors.chunks(width).map(row).collect()
 }
 
@@ -34,9 +39,13 @@ fn measures_are_functions_of_the_cosines() {
     let embedder = Embedder::load(&ModelPath { folder, adapters: Vec::new() }).unwrap();
     let k = cosines(&embedder, &RESPONSES);
     let n = RESPONSES.len();
-    let distance: f64 = (0..n).flat_map(|i| (0..i).map(move |j| (i, j))).map(|(i, j)| 1.0 - k[i][j]).sum();
-    let trace: f64 = (0..n).map(|i| k[i][i].exp() / k[i].iter().map(|c| c.exp()).sum::<f64>()).sum();
-    assert!((value(&metrics, "cosine_distance") - distance / (n * (n - 1) / 2) as f64).abs() < 1e-6);
+    let distance: f64 =
+        (0..n).flat_map(|i| (0..i).map(move |j| (i, j))).map(|(i, j)| 1.0 - k[i][j]).sum();
+    let trace: f64 =
+        (0..n).map(|i| k[i][i].exp() / k[i].iter().map(|c| c.exp()).sum::<f64>()).sum();
+    assert!(
+        (value(&metrics, "cosine_distance") - distance / (n * (n - 1) / 2) as f64).abs() < 1e-6
+    );
     assert!((value(&metrics, "dcscore") - trace).abs() < 1e-5);
     let vendi = value(&metrics, "vendi");
     assert!(vendi > 1.0 && vendi < 5.0, "{vendi}: five texts differ");
@@ -61,7 +70,10 @@ fn responses_that_mean_the_same_are_dropped() {
         let outputs = bench.run("diversify", &parameters, &inputs).unwrap();
         strings(&bench.read(&outputs.artifacts[MAIN]), "response")
     };
-    assert_eq!(kept(0.99999), ["one two three", "a bird sings", "", "What is 2 + 2?", "a bird sings."]);
+    assert_eq!(
+        kept(0.99999),
+        ["one two three", "a bird sings", "", "What is 2 + 2?", "a bird sings."]
+    );
     assert_eq!(kept(-1.0), ["one two three"]);
     let embedder = Embedder::load(&ModelPath { folder, adapters: Vec::new() }).unwrap();
     let k = cosines(&embedder, &RESPONSES);
@@ -103,7 +115,9 @@ fn minilm_gives_the_published_embeddings() {
     let (Some(folder), Some(data)) =
         (std::env::var_os("REFRAIN_TEST_MINILM"), shared("data/diversity-embedding"))
     else {
-        return eprintln!("skipped: REFRAIN_TEST_MINILM does not name a folder of all-MiniLM-L6-v2");
+        return eprintln!(
+            "skipped: REFRAIN_TEST_MINILM does not name a folder of all-MiniLM-L6-v2"
+        );
     };
     let embedder =
         Embedder::load(&ModelPath { folder: folder.clone().into(), adapters: Vec::new() }).unwrap();
@@ -115,7 +129,8 @@ fn minilm_gives_the_published_embeddings() {
         let ids: Vec<i64> = embedder.tokens(text).unwrap().into_iter().map(i64::from).collect();
         assert_eq!(ids, expected, "{text}");
     }
-    let expected: Vec<f32> = float_lists(&cases, "embedding").into_iter().flatten().flatten().collect();
+    let expected: Vec<f32> =
+        float_lists(&cases, "embedding").into_iter().flatten().flatten().collect();
     let got = embedder.embed(&all, None).unwrap();
     let worst = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(got.len() == expected.len() && worst < 1e-6, "{worst}");
@@ -123,18 +138,23 @@ fn minilm_gives_the_published_embeddings() {
     let figures = json(&data.join("expected.json"));
     let sets = std::fs::read_to_string(data.join("sample_sets.jsonl")).unwrap();
     let bench = Bench::new();
-    let mut tables = vec![(all.iter().map(|text| text.to_string()).collect::<Vec<_>>(), figures.clone())];
+    let mut tables =
+        vec![(all.iter().map(|text| text.to_string()).collect::<Vec<_>>(), figures.clone())];
     for line in sets.lines() {
         let set: serde_json::Value = serde_json::from_str(line).unwrap();
-        let of_set = set["texts"].as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned());
-        tables.push((of_set.collect(), figures["sample_sets"][set["set"].as_str().unwrap()].clone()));
+        let of_set =
+            set["texts"].as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned());
+        tables
+            .push((of_set.collect(), figures["sample_sets"][set["set"].as_str().unwrap()].clone()));
     }
     for (responses, expected) in tables {
         let responses: Vec<&str> = responses.iter().map(String::as_str).collect();
         let table = bench.table(&texts(&[("response", &responses)]));
         let model = model(folder.as_ref());
-        let metrics =
-            bench.run("diversify", MEASURES, &[("data", &table), ("embeddings", &model)]).unwrap().metrics;
+        let metrics = bench
+            .run("diversify", MEASURES, &[("data", &table), ("embeddings", &model)])
+            .unwrap()
+            .metrics;
         for (ours, theirs) in
             [("vendi", "vendi_cosine"), ("cosine_distance", "mean_pairwise_cosine_distance")]
         {

@@ -12,11 +12,14 @@ const NEW: &str = "data: d, from: { config: { hidden_size: 32, intermediate_size
 #[test]
 fn the_templates_end_of_turn_ends_a_response() {
     let bench = Bench::new();
-    let rows = bench.table(&texts(&[("prompt", &["left", "up"]), ("response", &["right", "down"])]));
+    let rows =
+        bench.table(&texts(&[("prompt", &["left", "up"]), ("response", &["right", "down"])]));
     let outputs = bench.run("finetune", NEW, &[("data", &rows)]).unwrap();
     let model = bench.input(outputs.artifacts[MAIN].clone());
     let inputs = [("model", &model), ("data", &rows)];
-    let end = *int_lists(&bench.made("score", "model: m, data: d", &inputs), "token_ids")[0].last().unwrap();
+    let end = *int_lists(&bench.made("score", "model: m, data: d", &inputs), "token_ids")[0]
+        .last()
+        .unwrap();
 
     let made = bench.made("generate", "model: m, data: d, max_new_tokens: 24", &inputs);
     assert_eq!(strings(&made, "response"), ["right", "down"], "the rows are not learnt by heart");
@@ -24,6 +27,7 @@ fn the_templates_end_of_turn_ends_a_response() {
     for ids in int_lists(&made, "response_token_ids") {
         assert_eq!(ids.iter().position(|id| *id == end), Some(ids.len() - 1));
     }
-    let on = bench.made("generate", "model: m, data: d, max_new_tokens: 24, ignore_eos: true", &inputs);
+    let on =
+        bench.made("generate", "model: m, data: d, max_new_tokens: 24, ignore_eos: true", &inputs);
     assert_eq!(strings(&on, "finish_reason"), ["length", "length"]);
 }

@@ -80,20 +80,26 @@ fn runs_follow_the_reference() {
         assert_eq!(log.num_rows(), steps.len());
         for (row, step) in steps.iter().enumerate() {
             let near = |column: &str, field: &str, relative: f64, absolute: f64| {
-                let (got, want) = (float64(&log, column)[row].unwrap(), step[field].as_f64().unwrap());
+                let (got, want) =
+                    (float64(&log, column)[row].unwrap(), step[field].as_f64().unwrap());
                 let bound = relative * want.abs() + absolute;
-                assert!((got - want).abs() <= bound, "{name} step {row}: {column} {got} in place of {want}");
+                assert!(
+                    (got - want).abs() <= bound,
+                    "{name} step {row}: {column} {got} in place of {want}"
+                );
             };
             near("loss", "loss_f64", 0.0, 2e-5);
             near("grad_norm", "grad_norm_f64", 1e-4, 0.0);
             near("learning_rate", "lr", 1e-6, 0.0);
             let active = cast(&log["active_tokens"], &DataType::Float64).unwrap();
             let active =
-                arrow::array::AsArray::as_primitive::<arrow::datatypes::Float64Type>(&active).value(row);
+                arrow::array::AsArray::as_primitive::<arrow::datatypes::Float64Type>(&active)
+                    .value(row);
             assert_eq!(active, step["active_tokens"].as_f64().unwrap(), "{name} step {row}");
         }
         if let Some(last) = run["final_adapter"].as_str() {
-            let got = Adapter::load(&bench.cache.object_path(&outputs.artifacts[MAIN].digest)).unwrap();
+            let got =
+                Adapter::load(&bench.cache.object_path(&outputs.artifacts[MAIN].digest)).unwrap();
             near_adapter(name, &got, &Adapter::load(&folder.join("training").join(last)).unwrap());
             assert_eq!(outputs.artifacts[MAIN].base, Some(base.artifact().digest));
         }
@@ -136,7 +142,8 @@ fn rendered_rows_train_as_their_tokens_do() {
     let mut digests = Vec::new();
     for (table, threads) in [(&rendered, 1), (&tokens, 1), (&rendered, 2)] {
         bench.threads = threads;
-        let outputs = bench.run("finetune", &parameters, &[("model", &base), ("data", table)]).unwrap();
+        let outputs =
+            bench.run("finetune", &parameters, &[("model", &base), ("data", table)]).unwrap();
         digests.push(outputs.artifacts[MAIN].digest);
     }
     digests.dedup();
@@ -157,12 +164,16 @@ fn an_adapter_scores_as_the_merged_model() {
     let adapter = bench.adapted(&base, &adapter.artifacts[MAIN]);
     let merged = bench.input(merged.artifacts[MAIN].clone());
     let score = |model: &Input| {
-        let scored = bench.made("score", "model: m, data: d", &[("model", model), ("data", &table)]);
+        let scored =
+            bench.made("score", "model: m, data: d", &[("model", model), ("data", &table)]);
         float_lists(&scored, "logprobs").concat().into_iter().flatten().collect::<Vec<f32>>()
     };
     let (plain, adapted, merged) = (score(&base), score(&adapter), score(&merged));
     assert_eq!(adapted, merged, "merged in memory and on disk differ");
-    assert!(plain.iter().zip(&adapted).any(|(a, b)| (a - b).abs() > 1e-3), "training changed nothing");
+    assert!(
+        plain.iter().zip(&adapted).any(|(a, b)| (a - b).abs() > 1e-3),
+        "training changed nothing"
+    );
 
     // An adapter on top of the adapter knows the one below as its base.
     let above = bench.run("finetune", &lora, &[("model", &adapter), ("data", &table)]).unwrap();
@@ -177,16 +188,22 @@ fn an_adapter_scores_as_the_merged_model() {
             ("lora.from", &adapter),
         ],
     );
-    assert_eq!(message(other), "the adapter of `lora.from` was trained on another model than `model`");
+    assert_eq!(
+        message(other),
+        "the adapter of `lora.from` was trained on another model than `model`"
+    );
 }
 
 #[test]
 fn a_mask_of_another_tokenizer_is_refused() {
-    let (Some(folder), Some(other)) = (shared("parity/llama"), shared("parity/qwen2")) else { return };
+    let (Some(folder), Some(other)) = (shared("parity/llama"), shared("parity/qwen2")) else {
+        return;
+    };
     let bench = Bench::new();
     let (llama, qwen) = (model(&folder.join("model")), model(&other.join("model")));
     let table = bench.table(&training_table(&folder));
-    let scored = bench.run("score", "model: m, data: d", &[("model", &llama), ("data", &table)]).unwrap();
+    let scored =
+        bench.run("score", "model: m, data: d", &[("model", &llama), ("data", &table)]).unwrap();
     let scored = bench.input(scored.artifacts[MAIN].clone());
     let Input::Table { path, .. } = &scored else { panic!() };
     let batch = refrain_cache::TableReader::open(path).unwrap().read_all(None).unwrap();
@@ -196,12 +213,14 @@ fn a_mask_of_another_tokenizer_is_refused() {
         (0..tokens.len()).for_each(|place| masks.values().append_value(place >= prompt));
         masks.append(true);
     }
-    let batch = refrain_cache::columns::with_column(&batch, "loss_mask", Arc::new(masks.finish())).unwrap();
+    let batch =
+        refrain_cache::columns::with_column(&batch, "loss_mask", Arc::new(masks.finish())).unwrap();
     let table = bench.table(&batch);
     let parameters = format!("{SHORT}, lora: {{ rank: 2 }}");
     bench.run("finetune", &parameters, &[("model", &llama), ("data", &table)]).unwrap();
     let error = message(bench.run("finetune", &parameters, &[("model", &qwen), ("data", &table)]));
-    let expected = "row 0: its tokens do not spell its text: the mask was made with another tokenizer";
+    let expected =
+        "row 0: its tokens do not spell its text: the mask was made with another tokenizer";
     assert_eq!(error, expected);
 }
 
@@ -216,7 +235,8 @@ fn rows_that_cannot_be_trained_on_are_named() {
         bench.run("finetune", &parameters, &[("model", &base), ("data", &table)])
     };
     let long = "one two three ".repeat(400);
-    let error = message(train(&texts(&[("id", &["x"]), ("prompt", &["a"]), ("response", &[&long])]), ""));
+    let error =
+        message(train(&texts(&[("id", &["x"]), ("prompt", &["a"]), ("response", &[&long])]), ""));
     assert!(error.starts_with("row 0 (`x`) is too long: it has "), "{error}");
     train(&texts(&[("prompt", &["a"]), ("response", &[&long])]), ", max_tokens: 40").unwrap();
     let missing = RecordBatch::try_from_iter_with_nullable([

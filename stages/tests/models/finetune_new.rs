@@ -16,7 +16,11 @@ fn rows() -> Option<RecordBatch> {
     let batch = table.batches(None, 200).unwrap().next().unwrap().unwrap();
     let column = |name: &str| -> ArrayRef { batch[name].clone() };
     Some(
-        RecordBatch::try_from_iter([("prompt", column("question")), ("response", column("answer"))]).unwrap(),
+        RecordBatch::try_from_iter([
+            ("prompt", column("question")),
+            ("response", column("answer")),
+        ])
+        .unwrap(),
     )
 }
 
@@ -33,8 +37,12 @@ fn a_new_model_learns_and_can_be_used() {
     assert!(losses[0] > 5.5 && losses[59] < 5.0, "{} to {}", losses[0], losses[59]);
     let epochs = log["epoch"].as_any().downcast_ref::<Int64Array>().unwrap();
     assert_eq!((epochs.value(19), epochs.value(20), epochs.value(59)), (0, 1, 2));
-    let figure = |name: &str| outputs.metrics.iter().find(|metric| metric.metric == name).unwrap().value;
-    assert_eq!((figure("rows"), figure("steps"), figure("rows_without_active_tokens")), (200.0, 60.0, 0.0));
+    let figure =
+        |name: &str| outputs.metrics.iter().find(|metric| metric.metric == name).unwrap().value;
+    assert_eq!(
+        (figure("rows"), figure("steps"), figure("rows_without_active_tokens")),
+        (200.0, 60.0, 0.0)
+    );
     assert_eq!(figure("final_loss"), losses[59]);
 
     let model = bench.input(outputs.artifacts[MAIN].clone());
@@ -42,22 +50,30 @@ fn a_new_model_learns_and_can_be_used() {
     let scored = bench.made("score", "model: m, data: d", &[("model", &model), ("data", &few)]);
     assert!(float64(&scored, "perplexity").iter().all(|value| value.unwrap() < 200.0));
     assert!(strings(&scored, "text")[0].starts_with("<|bos|><|user|>"));
-    let made =
-        bench.made("generate", "model: m, data: d, max_new_tokens: 8", &[("model", &model), ("data", &few)]);
+    let made = bench.made(
+        "generate",
+        "model: m, data: d, max_new_tokens: 8",
+        &[("model", &model), ("data", &few)],
+    );
     assert_eq!(made.num_rows(), 4);
     assert!(!made["response"].as_string::<i32>().value(0).is_empty());
 
     bench.threads = 2;
     let again = bench.run("finetune", NEW, &[("data", &table)]).unwrap();
     assert_eq!(again.artifacts, outputs.artifacts, "the bytes depend on the threads");
-    let other = bench.run("finetune", &NEW.replace("seed: 4", "seed: 5"), &[("data", &table)]).unwrap();
-    assert_ne!(other.artifacts[MAIN].digest, outputs.artifacts[MAIN].digest, "the seed does nothing");
+    let other =
+        bench.run("finetune", &NEW.replace("seed: 4", "seed: 5"), &[("data", &table)]).unwrap();
+    assert_ne!(
+        other.artifacts[MAIN].digest, outputs.artifacts[MAIN].digest,
+        "the seed does nothing"
+    );
 }
 
 #[test]
 fn families_and_templates() {
     let bench = Bench::new();
-    let table = bench.table(&texts(&[("prompt", &["a b c", "d e f"]), ("response", &["g h", "i j"])]));
+    let table =
+        bench.table(&texts(&[("prompt", &["a b c", "d e f"]), ("response", &["g h", "i j"])]));
     for family in ["llama", "mistral", "qwen2"] {
         let parameters = NEW
             .replace("config: {", &format!("config: {{ model_type: {family}, "))
@@ -65,7 +81,8 @@ fn families_and_templates() {
             .replace("epochs: 3", "steps: 2");
         let outputs = bench.run("finetune", &parameters, &[("data", &table)]).unwrap();
         let model = bench.input(outputs.artifacts[MAIN].clone());
-        let scored = bench.made("score", "model: m, data: d", &[("model", &model), ("data", &table)]);
+        let scored =
+            bench.made("score", "model: m, data: d", &[("model", &model), ("data", &table)]);
         assert_eq!(strings(&scored, "text")[0], "<q>a b c<|eos|>g h<|eos|>", "{family}");
     }
 }

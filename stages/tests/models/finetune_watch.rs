@@ -21,7 +21,10 @@ impl Desk {
         let answers: Vec<&str> = answers.iter().map(String::as_str).collect();
         let bench = Bench::new();
         let table = |rows: std::ops::Range<usize>| {
-            bench.table(&texts(&[("prompt", &questions[rows.clone()]), ("response", &answers[rows])]))
+            bench.table(&texts(&[
+                ("prompt", &questions[rows.clone()]),
+                ("response", &answers[rows]),
+            ]))
         };
         let (data, watched) = (table(0..5), table(5..8));
         Some(Desk { base: model(&folder.join("model")), data, watched, bench })
@@ -36,8 +39,11 @@ impl Desk {
     /// The mean of -log p over the responses' tokens of the held-out rows.
     fn loss(&self, outputs: &Outputs) -> f64 {
         let model = self.bench.adapted(&self.base, &outputs.artifacts[MAIN]);
-        let scored =
-            self.bench.made("score", "model: m, data: d", &[("model", &model), ("data", &self.watched)]);
+        let scored = self.bench.made(
+            "score",
+            "model: m, data: d",
+            &[("model", &model), ("data", &self.watched)],
+        );
         let logprobs = float_lists(&scored, "logprobs");
         let responses = logprobs.iter().zip(int32(&scored, "prompt_tokens"));
         let all: Vec<f64> = responses
@@ -61,12 +67,16 @@ fn the_held_out_loss_is_that_of_score() {
     let measured: Vec<bool> = losses.iter().map(Option::is_some).collect();
     assert_eq!(measured, [false, false, true, false, false, true]);
     assert_eq!(figure(&outputs, "eval_loss"), losses[5]);
-    assert!((losses[5].unwrap() - desk.loss(&outputs)).abs() < 1e-5, "it is not the loss that `score` gives");
+    assert!(
+        (losses[5].unwrap() - desk.loss(&outputs)).abs() < 1e-5,
+        "it is not the loss that `score` gives"
+    );
     // Watching changes nothing.
     let blind = desk.run("lora: { rank: 4 }, epochs: 2").unwrap();
     assert_eq!(blind.artifacts[MAIN], outputs.artifacts[MAIN]);
     let log = desk.bench.read(&blind.artifacts["log"]);
-    let names: Vec<&str> = log.schema_ref().fields().iter().map(|field| field.name().as_str()).collect();
+    let names: Vec<&str> =
+        log.schema_ref().fields().iter().map(|field| field.name().as_str()).collect();
     let plain = ["step", "epoch", "learning_rate", "loss", "grad_norm", "active_tokens", "tokens"];
     assert_eq!(names, plain);
 }
@@ -91,8 +101,9 @@ fn early_stopping_keeps_the_best_adapter() {
 fn the_divergence_is_logged_and_held_down() {
     let Some(desk) = Desk::new() else { return };
     let kl = |weight: &str| {
-        let outputs =
-            desk.run(&format!("lora: {{ rank: 4 }}, steps: 12, kl: {{ weight: {weight} }}")).unwrap();
+        let outputs = desk
+            .run(&format!("lora: {{ rank: 4 }}, steps: 12, kl: {{ weight: {weight} }}"))
+            .unwrap();
         let log = desk.bench.read(&outputs.artifacts["log"]);
         let kl = float64(&log, "kl");
         assert_eq!(kl[0], Some(0.0));
@@ -141,7 +152,8 @@ fn a_cancelled_training_goes_on() {
 #[test]
 fn errors_say_which_table() {
     let Some(mut desk) = Desk::new() else { return };
-    desk.watched = desk.bench.table(&texts(&[("prompt", &["a"]), ("response", &[&"one two ".repeat(900)])]));
+    desk.watched =
+        desk.bench.table(&texts(&[("prompt", &["a"]), ("response", &[&"one two ".repeat(900)])]));
     let error = message(desk.run("lora: { rank: 4 }, evaluate_on: e"));
     assert!(error.starts_with("`evaluate_on`: row 0 is too long"), "{error}");
 }

@@ -17,7 +17,8 @@ fn greedy_is_the_reference() {
         let Some(folder) = shared(&format!("parity/{name}")) else { return };
         let reference = json(&folder.join("reference.json"));
         let expected = reference["greedy"].as_array().unwrap();
-        let prompts: Vec<&str> = expected.iter().map(|one| one["prompt"].as_str().unwrap()).collect();
+        let prompts: Vec<&str> =
+            expected.iter().map(|one| one["prompt"].as_str().unwrap()).collect();
         let bench = Bench::new();
         let table = bench.table(&texts(&[("prompt", &prompts)]));
         let model = model(&folder.join("model"));
@@ -30,7 +31,9 @@ fn greedy_is_the_reference() {
                 "{name} prompt {row}"
             );
             let logprobs = &float_lists(&made, "response_logprobs")[row];
-            for (got, want) in logprobs.iter().zip(expected["chosen_logprobs_f64"].as_array().unwrap()) {
+            for (got, want) in
+                logprobs.iter().zip(expected["chosen_logprobs_f64"].as_array().unwrap())
+            {
                 assert!(
                     (f64::from(got.unwrap()) - want.as_f64().unwrap()).abs() < 1e-4,
                     "{name} prompt {row}"
@@ -55,13 +58,19 @@ fn a_sample_depends_on_its_prompt_and_its_number_alone() {
     let Some(folder) = shared("parity/llama") else { return };
     let model = model(&folder.join("model"));
     let mut bench = Bench::new();
-    let prompts =
-        ["What is 2 + 2?", "Name a bird.", "What is 2 + 2?", "Hello", "Count to ten, slowly, please."];
+    let prompts = [
+        "What is 2 + 2?",
+        "Name a bird.",
+        "What is 2 + 2?",
+        "Hello",
+        "Count to ten, slowly, please.",
+    ];
     let table = bench.table(&texts(&[("id", &["a", "b", "c", "d", "e"]), ("prompt", &prompts)]));
     let mut digests = Vec::new();
     for (threads, batch) in [(1, None), (1, Some(1)), (2, Some(2)), (1, Some(7)), (2, Some(64))] {
         (bench.threads, bench.batch) = (threads, batch);
-        let outputs = bench.run("generate", SAMPLED, &[("model", &model), ("data", &table)]).unwrap();
+        let outputs =
+            bench.run("generate", SAMPLED, &[("model", &model), ("data", &table)]).unwrap();
         digests.push(outputs.artifacts[MAIN].digest);
     }
     digests.dedup();
@@ -75,7 +84,8 @@ fn a_sample_depends_on_its_prompt_and_its_number_alone() {
 
     let other = ["Hello", "New here", "What is 2 + 2?", "Name a bird.", "What is 2 + 2?"];
     let table = bench.table(&texts(&[("prompt", &other), ("extra", &["1", "2", "3", "4", "5"])]));
-    let second = by_prompt(&bench.made("generate", SAMPLED, &[("model", &model), ("data", &table)]));
+    let second =
+        by_prompt(&bench.made("generate", SAMPLED, &[("model", &model), ("data", &table)]));
     for prompt in ["Hello", "What is 2 + 2?", "Name a bird."] {
         assert_eq!(first[prompt], second[prompt], "{prompt}: other rows changed the responses");
     }
@@ -102,10 +112,16 @@ fn windows_do_not_show() {
     let prompts: Vec<&str> = ["a", "b", "c"].into_iter().cycle().take(600).collect();
     let table = bench.table(&texts(&[("prompt", &prompts)]));
     let inputs = [("model", &model), ("data", &table)];
-    let two =
-        bench.made("generate", "model: m, data: d, samples: 2, temperature: 1, max_new_tokens: 3", &inputs);
-    let one =
-        bench.made("generate", "model: m, data: d, samples: 1, temperature: 1, max_new_tokens: 3", &inputs);
+    let two = bench.made(
+        "generate",
+        "model: m, data: d, samples: 2, temperature: 1, max_new_tokens: 3",
+        &inputs,
+    );
+    let one = bench.made(
+        "generate",
+        "model: m, data: d, samples: 1, temperature: 1, max_new_tokens: 3",
+        &inputs,
+    );
     let every_second: Vec<String> = strings(&two, "response").into_iter().step_by(2).collect();
     assert_eq!(every_second, strings(&one, "response"));
 }
@@ -115,7 +131,8 @@ fn an_older_response_becomes_the_reference() {
     let Some(folder) = shared("parity/llama") else { return };
     let model = model(&folder.join("model"));
     let bench = Bench::new();
-    let table = bench.table(&texts(&[("prompt", &["Hi"]), ("response", &["gold"]), ("topic", &["t"])]));
+    let table =
+        bench.table(&texts(&[("prompt", &["Hi"]), ("response", &["gold"]), ("topic", &["t"])]));
     let inputs = [("model", &model), ("data", &table)];
     let made = bench.made("generate", "model: m, data: d, max_new_tokens: 4", &inputs);
     assert_eq!(
@@ -164,7 +181,10 @@ fn shots_stand_before_the_prompt() {
     let parameters = "model: m, data: d, chat: false, max_new_tokens: 5";
     let by_hand = bench.made("generate", parameters, &[("model", &model), ("data", &written_out)]);
     let with_shots = bench.read(&with_shots.artifacts[MAIN]);
-    assert_eq!(int_lists(&with_shots, "response_token_ids"), int_lists(&by_hand, "response_token_ids"));
+    assert_eq!(
+        int_lists(&with_shots, "response_token_ids"),
+        int_lists(&by_hand, "response_token_ids")
+    );
     assert_eq!(strings(&with_shots, "prompt"), ["3+3="]);
 }
 
@@ -175,7 +195,8 @@ fn rows_that_cannot_be_continued_are_named() {
     let bench = Bench::new();
     let long = "one two three ".repeat(400);
     let table = bench.table(&texts(&[("prompt", &["a", &long])]));
-    let error = message(bench.run("generate", "model: m, data: d", &[("model", &model), ("data", &table)]));
+    let error =
+        message(bench.run("generate", "model: m, data: d", &[("model", &model), ("data", &table)]));
     assert!(
         error.starts_with("row 1 is too long: it has ") && error.ends_with("context ends at 512"),
         "{error}"

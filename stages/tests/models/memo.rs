@@ -5,7 +5,8 @@ use refrain_engine::kind::{Input, MAIN};
 
 use crate::bench::*;
 
-const PROMPTS: [&str; 6] = ["What is 2 + 2?", "Name a bird.", "Hello", "What is 2 + 2?", "Count", "Why?"];
+const PROMPTS: [&str; 6] =
+    ["What is 2 + 2?", "Name a bird.", "Hello", "What is 2 + 2?", "Count", "Why?"];
 
 /// Responses end at the first `e`, or at the most tokens.
 const SAMPLED: &str =
@@ -22,11 +23,16 @@ fn run(
 ) -> (Digest, usize) {
     let of = |bench: &Bench| {
         let table = bench.table(&texts(columns));
-        bench.run(kind, parameters, &[("model", model), ("data", &table)]).unwrap().artifacts[MAIN].digest
+        bench.run(kind, parameters, &[("model", model), ("data", &table)]).unwrap().artifacts[MAIN]
+            .digest
     };
     let before = warm.notes().len();
     let digest = of(warm);
-    assert_eq!(digest, of(&Bench::new()), "the memo shows in the bytes of `{kind}` with `{parameters}`");
+    assert_eq!(
+        digest,
+        of(&Bench::new()),
+        "the memo shows in the bytes of `{kind}` with `{parameters}`"
+    );
     let known = warm.notes()[before..].iter().find_map(|note| note.split(' ').next()?.parse().ok());
     (digest, known.unwrap_or(0))
 }
@@ -55,7 +61,11 @@ fn only_new_responses_are_made() {
     rows[1] = "Who?";
     assert_eq!(known(SAMPLED, &[("prompt", &rows)]), 10, "a changed row");
     let more = [&PROMPTS[..], &["New", "Count"]].concat();
-    assert_eq!(known(SAMPLED, &[("prompt", &more)]), 12, "new rows, one with a prompt that is there");
+    assert_eq!(
+        known(SAMPLED, &[("prompt", &more)]),
+        12,
+        "new rows, one with a prompt that is there"
+    );
     assert_eq!(
         known(SAMPLED, &[("prompt", &PROMPTS), ("reference", &["1", "2", "3", "4", "5", "6"])]),
         12,
@@ -92,8 +102,9 @@ fn only_new_rows_are_scored() {
     let model = model(&folder.join("model"));
     let bench = warm();
     let responses = ["4", "A wren.", "", "four", "1 2 3", "Because."];
-    let known =
-        |parameters: &str, columns: &[(&str, &[&str])]| run(&bench, "score", parameters, &model, columns).1;
+    let known = |parameters: &str, columns: &[(&str, &[&str])]| {
+        run(&bench, "score", parameters, &model, columns).1
+    };
     let whole = "model: m, data: d";
     assert_eq!(known(whole, &[("prompt", &PROMPTS), ("response", &responses)]), 0);
     assert_eq!(known(whole, &[("prompt", &PROMPTS), ("response", &responses)]), 6);
@@ -116,7 +127,9 @@ fn a_stopped_run_goes_on_where_it_was() {
     let prompts: Vec<String> = (0..90).map(|number| format!("Count to {number}.")).collect();
     let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
     let generate = "model: m, data: d, max_new_tokens: 4, temperature: 1.0";
-    for (kind, parameters, reports) in [("generate", generate, 20), ("score", "model: m, data: d", 5)] {
+    for (kind, parameters, reports) in
+        [("generate", generate, 20), ("score", "model: m, data: d", 5)]
+    {
         let columns: [(&str, &[&str]); 2] = [("prompt", &prompts), ("response", &prompts)];
         let mut bench = warm();
         bench.batch = Some(8);

@@ -7,7 +7,9 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use crate::bench::check;
 
 fn schema(columns: &[(&str, DataType)]) -> SchemaRef {
-    Arc::new(Schema::new(columns.iter().map(|(n, t)| Field::new(*n, t.clone(), true)).collect::<Vec<_>>()))
+    Arc::new(Schema::new(
+        columns.iter().map(|(n, t)| Field::new(*n, t.clone(), true)).collect::<Vec<_>>(),
+    ))
 }
 
 fn list(item: DataType) -> DataType {
@@ -25,14 +27,21 @@ fn problems(kind: &str, parameters: &str, data: SchemaRef) -> Vec<String> {
 
 #[test]
 fn of_generate() {
-    let of = |parameters: &str| problems("generate", &format!("model: m, {parameters}"), answered());
+    let of =
+        |parameters: &str| problems("generate", &format!("model: m, {parameters}"), answered());
     assert_eq!(of("samples: 1"), [""; 0]);
-    assert_eq!(of("samples: 4"), ["samples: all 4 samples would be equal, because `temperature` is 0"]);
+    assert_eq!(
+        of("samples: 4"),
+        ["samples: all 4 samples would be equal, because `temperature` is 0"]
+    );
     assert_eq!(of("samples: 4, temperature: 0.5"), [""; 0]);
     assert_eq!(of("stop: [a, \"\"]"), ["stop[1]: an empty text would end every response at once"]);
     assert_eq!(of("prompt: \"{{ question }}\""), ["data: the table has no column `question`"]);
     let broken = of("prompt: \"{{ question\"");
-    assert!(broken[0].starts_with("prompt: the template cannot be read: syntax error"), "{broken:?}");
+    assert!(
+        broken[0].starts_with("prompt: the template cannot be read: syntax error"),
+        "{broken:?}"
+    );
     let none = problems("generate", "model: m", schema(&[("question", DataType::Utf8)]));
     assert_eq!(none, ["data: the table has neither a column `prompt` nor `messages`"]);
     let number = problems("generate", "model: m", schema(&[("prompt", DataType::Int64)]));
@@ -100,7 +109,10 @@ fn of_what_is_watched() {
     let of = |parameters: &str| {
         problems("finetune", &format!("model: m, lora: {{ rank: 8 }}, {parameters}"), answered())
     };
-    assert_eq!(of("kl: { weight: 0.1 }, checkpoint_every: 0, gradient_checkpointing: true"), [""; 0]);
+    assert_eq!(
+        of("kl: { weight: 0.1 }, checkpoint_every: 0, gradient_checkpointing: true"),
+        [""; 0]
+    );
     assert_eq!(
         of("evaluate_every: 5, early_stopping: { patience: 2 }"),
         [
@@ -108,14 +120,18 @@ fn of_what_is_watched() {
             "early_stopping: `early_stopping` needs `evaluate_on`",
         ]
     );
-    let masked = schema(&[("token_ids", list(DataType::Int32)), ("loss_mask", list(DataType::Boolean))]);
+    let masked =
+        schema(&[("token_ids", list(DataType::Int32)), ("loss_mask", list(DataType::Boolean))]);
     let with = |data: SchemaRef, watched: SchemaRef, more: &str| {
         let parameters = format!("model: m, data: d, evaluate_on: e, full: true{more}");
         check("finetune", &parameters, &[("data", data), ("evaluate_on", watched)]).0
     };
     assert_eq!(with(answered(), masked.clone(), ", evaluate_every: 3, system: s"), [""; 0]);
     let question = schema(&[("prompt", DataType::Utf8)]);
-    assert_eq!(with(masked.clone(), question, ""), ["evaluate_on: the table has no column `response`"]);
+    assert_eq!(
+        with(masked.clone(), question, ""),
+        ["evaluate_on: the table has no column `response`"]
+    );
     assert_eq!(
         with(masked.clone(), masked, ", system: s"),
         ["system: `system` does nothing here: the rows of a masked table are tokens already"]
@@ -125,8 +141,11 @@ fn of_what_is_watched() {
 #[test]
 fn of_new_models() {
     let of = |config: &str, tokenizer: &str, more: &str| {
-        let sizes = "hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 4";
-        let from = format!("from: {{ config: {{ {sizes}, {config} }}, tokenizer: {{ {tokenizer} }} }}{more}");
+        let sizes =
+            "hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 4";
+        let from = format!(
+            "from: {{ config: {{ {sizes}, {config} }}, tokenizer: {{ {tokenizer} }} }}{more}"
+        );
         problems("finetune", &from, answered())
     };
     assert_eq!(of("", "vocab_size: 300", ""), [""; 0]);
@@ -136,7 +155,9 @@ fn of_new_models() {
     );
     assert_eq!(
         of("", "vocab_size: 100, special_tokens: [<a>]", ""),
-        ["from.tokenizer.vocab_size: 100 tokens are too few: bytes and special tokens alone are 263"]
+        [
+            "from.tokenizer.vocab_size: 100 tokens are too few: bytes and special tokens alone are 263"
+        ]
     );
     assert_eq!(
         of("sliding_window: 8", "vocab_size: 300", ""),
@@ -158,7 +179,8 @@ fn of_new_models() {
 
 #[test]
 fn of_masked_tables() {
-    let masked = schema(&[("token_ids", list(DataType::Int32)), ("loss_mask", list(DataType::Boolean))]);
+    let masked =
+        schema(&[("token_ids", list(DataType::Int32)), ("loss_mask", list(DataType::Boolean))]);
     let of = |parameters: &str| {
         problems("finetune", &format!("model: m, lora: {{ rank: 8 }}{parameters}"), masked.clone())
     };

@@ -13,10 +13,14 @@ use refrain_engine::kind::{Input, MAIN};
 use crate::bench::*;
 
 /// What each adapter is like, in our words.
-const METHODS: [(&str, &str); 3] = [("lora", ""), ("rslora", ", rslora: true"), ("dora", ", dora: true")];
+const METHODS: [(&str, &str); 3] =
+    [("lora", ""), ("rslora", ", rslora: true"), ("dora", ", dora: true")];
 
-const TEXTS: [&str; 3] =
-    ["The cat sat on the mat.", "How many arms do 7 starfish with 5 arms each have?", "x = 12 * 3 = 36"];
+const TEXTS: [&str; 3] = [
+    "The cat sat on the mat.",
+    "How many arms do 7 starfish with 5 arms each have?",
+    "x = 12 * 3 = 36",
+];
 
 /// A Python that has PEFT.
 fn python() -> Option<String> {
@@ -78,7 +82,12 @@ fn adapters_and_models_go_there_and_back() {
             };
             let adapted = Input::Model { folder, adapters: vec![adapter], artifact, base_name };
             let what = format!("{name} by PEFT");
-            near(&logprobs(&scored(&bench, &adapted, &table)), &theirs["theirs"][name], base, &what);
+            near(
+                &logprobs(&scored(&bench, &adapted, &table)),
+                &theirs["theirs"][name],
+                base,
+                &what,
+            );
             let moved = furthest(&theirs["theirs"][name], &ours[number]["base"]);
             assert!(moved > 0.05, "PEFT trained nothing");
         }
@@ -86,24 +95,30 @@ fn adapters_and_models_go_there_and_back() {
 }
 
 /// What Python is to do with a base, and our scores of what we made of it.
-fn ours_of(bench: &Bench, base: &Input, table: &Input, folder: &Path) -> (Value, Map<String, Value>) {
+fn ours_of(
+    bench: &Bench,
+    base: &Input,
+    table: &Input,
+    folder: &Path,
+) -> (Value, Map<String, Value>) {
     let learn = "model: m, data: d, steps: 8, batch_size: 2, learning_rate: 1e-2";
     let inputs = [("model", base), ("data", table)];
     let before = scored(bench, base, table);
     let mut scores = Map::from_iter([("base".to_owned(), logprobs(&before))]);
     let (mut adapters, mut theirs) = (Map::new(), Map::new());
     for (name, more) in METHODS {
-        let made = bench.run("finetune", &format!("{learn}, lora: {{ rank: 4{more} }}"), &inputs).unwrap();
+        let made =
+            bench.run("finetune", &format!("{learn}, lora: {{ rank: 4{more} }}"), &inputs).unwrap();
         let artifact = &made.artifacts[MAIN];
         adapters.insert(name.into(), bench.cache.object_path(&artifact.digest).to_str().into());
         scores.insert(name.into(), logprobs(&scored(bench, &bench.adapted(base, artifact), table)));
         assert!(furthest(&scores[name], &scores["base"]) > 0.05, "{name} changes nothing");
-        let settings =
-            json!({ "r": 4, "lora_alpha": 6, "use_rslora": name == "rslora", "use_dora": name == "dora" });
+        let settings = json!({ "r": 4, "lora_alpha": 6, "use_rslora": name == "rslora", "use_dora": name == "dora" });
         theirs.insert(name.into(), json!({ "settings": settings, "folder": folder.join(name) }));
     }
-    let merged =
-        bench.run("finetune", &format!("{learn}, lora: {{ rank: 4 }}, merge: true"), &inputs).unwrap();
+    let merged = bench
+        .run("finetune", &format!("{learn}, lora: {{ rank: 4 }}, merge: true"), &inputs)
+        .unwrap();
     let merged = bench.input(merged.artifacts[MAIN].clone());
     scores.insert("merged".into(), logprobs(&scored(bench, &merged, table)));
     let job = json!({
@@ -144,5 +159,9 @@ fn furthest(ours: &Value, theirs: &Value) -> f64 {
 fn near(ours: &Value, theirs: &Value, base: &Input, what: &str) {
     let furthest = furthest(ours, theirs);
     println!("{} {what}: {furthest:.1e}", models_folder(base).display());
-    assert!(furthest < 1e-4, "{} {what}: scores differ by {furthest}", models_folder(base).display());
+    assert!(
+        furthest < 1e-4,
+        "{} {what}: scores differ by {furthest}",
+        models_folder(base).display()
+    );
 }

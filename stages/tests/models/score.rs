@@ -12,12 +12,16 @@ fn texts_have_the_reference_log_probabilities() {
         let Some(folder) = shared(&format!("parity/{name}")) else { return };
         let reference = json(&folder.join("reference.json"));
         let expected = reference["texts"].as_array().unwrap();
-        let responses: Vec<&str> = expected.iter().map(|text| text["text"].as_str().unwrap()).collect();
+        let responses: Vec<&str> =
+            expected.iter().map(|text| text["text"].as_str().unwrap()).collect();
         let bench = Bench::new();
         let table = bench.table(&texts(&[("response", &responses)]));
         let model = model(&folder.join("model"));
-        let scored =
-            bench.made("score", "model: m, data: d, of: text", &[("model", &model), ("data", &table)]);
+        let scored = bench.made(
+            "score",
+            "model: m, data: d, of: text",
+            &[("model", &model), ("data", &table)],
+        );
         assert_eq!(strings(&scored, "text"), responses);
         for (row, expected) in expected.iter().enumerate() {
             assert_eq!(
@@ -27,13 +31,18 @@ fn texts_have_the_reference_log_probabilities() {
             );
             let logprobs = &float_lists(&scored, "logprobs")[row];
             assert_eq!(logprobs[0], None);
-            for (got, want) in logprobs.iter().zip(expected["logprobs_f64"].as_array().unwrap()).skip(1) {
+            for (got, want) in
+                logprobs.iter().zip(expected["logprobs_f64"].as_array().unwrap()).skip(1)
+            {
                 let (got, want) = (f64::from(got.unwrap()), want.as_f64().unwrap());
                 assert!((got - want).abs() < 1e-4, "{name} text {row}: {got} in place of {want}");
             }
             let perplexity = float64(&scored, "perplexity")[row].unwrap();
             let nll = expected["mean_nll_f64"].as_f64().unwrap();
-            assert!((perplexity.ln() - nll).abs() < 2e-5, "{name} text {row}: perplexity {perplexity}");
+            assert!(
+                (perplexity.ln() - nll).abs() < 2e-5,
+                "{name} text {row}: perplexity {perplexity}"
+            );
             assert_eq!(int32(&scored, "prompt_tokens")[row], 1);
         }
     }
@@ -49,16 +58,23 @@ fn chats_have_the_reference_tokens_and_the_end_of_turn_counts() {
         let bench = Bench::new();
         let table = bench.table(&texts(&[("prompt", &questions), ("response", &answers)]));
         let model = model(&folder.join("model"));
-        let scored = bench.made("score", "model: m, data: d", &[("model", &model), ("data", &table)]);
+        let scored =
+            bench.made("score", "model: m, data: d", &[("model", &model), ("data", &table)]);
         let rows = json(&folder.join("training/rows.json"));
         for (row, expected) in rows.as_array().unwrap().iter().enumerate() {
-            assert_eq!(int_lists(&scored, "token_ids")[row], ids(&expected["input_ids"]), "{name} row {row}");
+            assert_eq!(
+                int_lists(&scored, "token_ids")[row],
+                ids(&expected["input_ids"]),
+                "{name} row {row}"
+            );
             let prompt = expected["n_prompt"].as_i64().unwrap();
             assert_eq!(i64::from(int32(&scored, "prompt_tokens")[row]), prompt, "{name} row {row}");
             let response = &float_lists(&scored, "logprobs")[row][prompt as usize..];
             let nll: f64 = response.iter().map(|value| -f64::from(value.unwrap())).sum();
             let perplexity = (nll / response.len() as f64).exp();
-            assert!((float64(&scored, "perplexity")[row].unwrap() / perplexity - 1.0).abs() < 1e-12);
+            assert!(
+                (float64(&scored, "perplexity")[row].unwrap() / perplexity - 1.0).abs() < 1e-12
+            );
             assert_eq!(*int_lists(&scored, "token_ids")[row].last().unwrap(), 1);
         }
     }
@@ -76,8 +92,9 @@ fn bytes_depend_neither_on_batch_nor_on_threads() {
     let mut digests = Vec::new();
     for (threads, batch) in [(1, None), (1, Some(1)), (2, Some(3)), (2, Some(64))] {
         (bench.threads, bench.batch) = (threads, batch);
-        let outputs =
-            bench.run("score", "model: m, data: d", &[("model", &model), ("data", &table)]).unwrap();
+        let outputs = bench
+            .run("score", "model: m, data: d", &[("model", &model), ("data", &table)])
+            .unwrap();
         digests.push(outputs.artifacts[MAIN].digest);
     }
     digests.dedup();
@@ -137,9 +154,14 @@ fn a_long_row_is_seen_through_windows() {
     assert!(windows[1][1..].iter().all(Option::is_some));
     // Of the second window the last 200 tokens count: those of a row that begins 200 tokens later.
     let Input::Model { folder, .. } = &model else { panic!() };
-    let loaded = LanguageModel::load(&ModelPath { folder: folder.clone(), adapters: Vec::new() }).unwrap();
+    let loaded =
+        LanguageModel::load(&ModelPath { folder: folder.clone(), adapters: Vec::new() }).unwrap();
     let ids: Vec<u32> = int_lists(
-        &bench.made("score", "model: m, data: d, of: text, window: { length: 500, stride: 200 }", &inputs),
+        &bench.made(
+            "score",
+            "model: m, data: d, of: text, window: { length: 500, stride: 200 }",
+            &inputs,
+        ),
         "token_ids",
     )[1]
     .iter()
@@ -149,10 +171,17 @@ fn a_long_row_is_seen_through_windows() {
     score(&loaded, &[&ids[200..700]], None, &mut |_, values| alone = values.to_vec()).unwrap();
     let expected: Vec<Option<f32>> = alone[299..].iter().copied().map(Some).collect();
     assert_eq!(windows[1][500..700], expected);
-    let error = message(bench.run("score", "model: m, data: d, window: { length: 513, stride: 2 }", &inputs));
+    let error = message(bench.run(
+        "score",
+        "model: m, data: d, window: { length: 513, stride: 2 }",
+        &inputs,
+    ));
     assert_eq!(error, "`window.length` is 513, and the model's context ends at 512");
     let (problems, _) = check("score", "model: m, data: d, window: { length: 8, stride: 8 }", &[]);
-    assert_eq!(problems, ["window.stride: a stride of 8 leaves no token before the first of a window of 8"]);
+    assert_eq!(
+        problems,
+        ["window.stride: a stride of 8 leaves no token before the first of a window of 8"]
+    );
 }
 
 #[test]

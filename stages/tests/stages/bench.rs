@@ -10,9 +10,10 @@ use serde_json::{Map, Value};
 
 use refrain_cache::{Cache, Manifest, Metric, TableReader};
 use refrain_engine::kind::{
-    Cancel, Check, Context, Input, Kind, MAIN, Problem, Progress, ProgressSink, Resources, StageError, coerce,
+    Cancel, Check, Context, Input, Kind, MAIN, Problem, Progress, ProgressSink, Resources,
+    StageError, coerce,
 };
-use refrain_engine::yaml;
+use refrain_engine::language::yaml;
 use refrain_stages::kinds;
 
 /// A kind with a cache of its own.
@@ -40,7 +41,10 @@ impl Made {
 
     /// A figure with its interval.
     pub fn metric(&self, name: &str) -> &Metric {
-        self.metrics.iter().find(|m| m.metric == name).unwrap_or_else(|| panic!("there is no `{name}`"))
+        self.metrics
+            .iter()
+            .find(|m| m.metric == name)
+            .unwrap_or_else(|| panic!("there is no `{name}`"))
     }
 
     /// The names of all figures.
@@ -61,10 +65,19 @@ impl Bench {
     pub fn check(&self, parameters: &str, schema: &SchemaRef) -> (Vec<String>, Option<SchemaRef>) {
         let mut problems: Vec<Problem> = Vec::new();
         let columns = |input: &str| (input == "data").then(|| schema.clone());
-        let check =
-            Check { params: &self.typed(parameters), columns: &columns, inputs: &["data".to_owned()] };
+        let check = Check {
+            params: &self.typed(parameters),
+            columns: &columns,
+            inputs: &["data".to_owned()],
+        };
         let made = (self.kind.check)(&check, &mut problems);
-        (problems.into_iter().map(|problem| format!("{}: {}", problem.at, problem.message)).collect(), made)
+        (
+            problems
+                .into_iter()
+                .map(|problem| format!("{}: {}", problem.at, problem.message))
+                .collect(),
+            made,
+        )
     }
 
     /// Runs the kind on a table.
@@ -128,7 +141,8 @@ pub fn message(result: Result<Made, StageError>) -> String {
 /// A batch of these columns.
 pub fn batch<const N: usize>(columns: [(&str, arrow::array::ArrayRef); N]) -> RecordBatch {
     let batch =
-        RecordBatch::try_from_iter_with_nullable(columns.map(|(name, array)| (name, array, true))).unwrap();
+        RecordBatch::try_from_iter_with_nullable(columns.map(|(name, array)| (name, array, true)))
+            .unwrap();
     refrain_cache::normal_batch(&batch).unwrap()
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema};
 
 use refrain_engine::kind::{Check, coerce};
-use refrain_engine::yaml;
+use refrain_engine::language::yaml;
 use refrain_stages::kinds;
 use refrain_stages::tables::list_of;
 
@@ -29,7 +29,8 @@ fn each_kind_adds_the_columns_that_its_table_names() {
     ] {
         let kind = *kinds().get(kind).unwrap();
         let before = all.iter().filter(|(name, _)| !kind.adds.contains(name));
-        let fields: Vec<Field> = before.map(|(name, ty)| Field::new(*name, ty.clone(), true)).collect();
+        let fields: Vec<Field> =
+            before.map(|(name, ty)| Field::new(*name, ty.clone(), true)).collect();
         let table = Arc::new(Schema::new(fields));
         let mut problems = Vec::new();
         let typed = coerce(kind.params, &yaml::parse(given).unwrap(), "`kind`", &mut problems);

@@ -56,10 +56,13 @@ fn the_published_answers_of_lowest_perplexity_are_chosen() {
     };
     let (bench, table) = (Bench::new("diversify"), samples(&lines));
     let made = bench.run("keep: { per: id, where: correct, lowest: perplexity }", &table).unwrap();
-    let ours: Vec<_> = texts(&made.table, "prompt").into_iter().zip(texts(&made.table, "response")).collect();
+    let ours: Vec<_> =
+        texts(&made.table, "prompt").into_iter().zip(texts(&made.table, "response")).collect();
     let theirs: Vec<_> = selected
         .iter()
-        .map(|line| (text(&line["conversations"][0]["content"]), text(&line["conversations"][1]["content"])))
+        .map(|line| {
+            (text(&line["conversations"][0]["content"]), text(&line["conversations"][1]["content"]))
+        })
         .collect();
     assert_eq!(theirs.len(), 36);
     assert!(ours == theirs, "other answers are chosen");
@@ -72,20 +75,27 @@ fn the_published_answers_of_lowest_perplexity_are_chosen() {
     for (way, order, value) in
         [("lowest", "lowest_order", "lowest_ppl"), ("highest", "highest_order", "highest_ppl")]
     {
-        let made =
-            bench.run(&format!("keep: {{ per: id, where: correct, {way}: perplexity }}"), &table).unwrap();
+        let made = bench
+            .run(&format!("keep: {{ per: id, where: correct, {way}: perplexity }}"), &table)
+            .unwrap();
         let orders = column::<Int32Array>(&made.table, "sample").unwrap();
         let values = column::<Float64Array>(&made.table, "perplexity").unwrap();
         for (i, prompt) in prompts.iter().enumerate() {
-            assert_eq!(i64::from(orders.value(i)), prompt[order].as_i64().unwrap(), "{way} of prompt {i}");
+            assert_eq!(
+                i64::from(orders.value(i)),
+                prompt[order].as_i64().unwrap(),
+                "{way} of prompt {i}"
+            );
             assert!((values.value(i) / prompt[value].as_f64().unwrap() - 1.0).abs() < 1e-9);
         }
     }
     let made = bench.run("keep: { per: id, where: correct, median: perplexity }", &table).unwrap();
     let values = column::<Float64Array>(&made.table, "perplexity").unwrap();
     for (i, prompt) in prompts.iter().enumerate() {
-        let candidates = lines[i]["accept"].as_array().unwrap().iter().filter(|a| a["src"] != "ground_truth");
-        let mut sorted: Vec<f64> = candidates.map(|answer| answer["ppl"].as_f64().unwrap()).collect();
+        let candidates =
+            lines[i]["accept"].as_array().unwrap().iter().filter(|a| a["src"] != "ground_truth");
+        let mut sorted: Vec<f64> =
+            candidates.map(|answer| answer["ppl"].as_f64().unwrap()).collect();
         sorted.sort_by(f64::total_cmp);
         let (low, high) = (sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
         assert_eq!(values.value(i), low, "median of prompt {i}");
@@ -96,22 +106,29 @@ fn the_published_answers_of_lowest_perplexity_are_chosen() {
 
 #[test]
 fn the_published_correct_answers_are_kept() {
-    let (Some(lines), Some(expected)) =
-        (reference_lines("filter-correct/samples.jsonl"), reference_json("filter-correct/expected.json"))
-    else {
+    let (Some(lines), Some(expected)) = (
+        reference_lines("filter-correct/samples.jsonl"),
+        reference_json("filter-correct/expected.json"),
+    ) else {
         return;
     };
     let bench = Bench::new("diversify");
     let made = bench.run("keep: { where: correct }", &samples(&lines)).unwrap();
     let kept = made.table;
     let ids: Vec<i64> = texts(&kept, "id").iter().map(|id| id.parse().unwrap()).collect();
-    let expected_ids: Vec<i64> =
-        expected["kept_row_ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();
+    let expected_ids: Vec<i64> = expected["kept_row_ids"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|id| id.as_i64().unwrap())
+        .collect();
     assert_eq!(ids, expected_ids);
     // The digest is of the rows in the order of the file, not of the users' texts as its description has it.
     let mut hasher = Sha256::new();
     for (user, assistant) in texts(&kept, "prompt").into_iter().zip(texts(&kept, "response")) {
-        [user.as_bytes(), b"\0", assistant.as_bytes(), b"\0"].iter().for_each(|part| hasher.update(part));
+        [user.as_bytes(), b"\0", assistant.as_bytes(), b"\0"]
+            .iter()
+            .for_each(|part| hasher.update(part));
     }
     let digest: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(digest, expected["kept_conversations_sha256"]);
@@ -119,9 +136,10 @@ fn the_published_correct_answers_are_kept() {
 
 #[test]
 fn distinct_n_is_that_of_the_references() {
-    let (Some(sets), Some(expected)) =
-        (reference_lines("diversity-lexical/sets.jsonl"), reference_json("diversity-lexical/expected.json"))
-    else {
+    let (Some(sets), Some(expected)) = (
+        reference_lines("diversity-lexical/sets.jsonl"),
+        reference_json("diversity-lexical/expected.json"),
+    ) else {
         return;
     };
     let bench = Bench::new("diversify");
@@ -129,12 +147,14 @@ fn distinct_n_is_that_of_the_references() {
         let name = text(&set["set"]);
         let responses: Vec<&str> = set["texts"].as_array().unwrap().iter().map(text).collect();
         let table = batch([("response", array(StringArray::from(responses)))]);
-        let made = bench.run("measure: [distinct_1, distinct_2, distinct_3, distinct_4]", &table).unwrap();
+        let made =
+            bench.run("measure: [distinct_1, distinct_2, distinct_3, distinct_4]", &table).unwrap();
         assert_eq!(made.table, table, "the table passes as it is");
         for n in 1..=4 {
             let expected = &expected["sets"][name]["whitespace"];
             let figure = |key: String| expected[key].as_f64().unwrap_or(f64::NAN);
-            let (found, all) = (made.figure(&format!("distinct_{n}")), figure(format!("total_{n}grams")));
+            let (found, all) =
+                (made.figure(&format!("distinct_{n}")), figure(format!("total_{n}grams")));
             let exact = figure(format!("unique_{n}grams")) / all;
             assert!(
                 found == exact || (found.is_nan() && all == 0.0),
@@ -182,8 +202,11 @@ fn mixed() -> RecordBatch {
 fn kept(parameters: &str, table: &RecordBatch) -> String {
     let made = Bench::new("diversify").run(parameters, table).unwrap().table;
     let samples = column::<Int32Array>(&made, "sample").unwrap().values().iter();
-    let names: Vec<_> =
-        texts(&made, "id").iter().zip(samples).map(|(id, sample)| format!("{id}{sample}")).collect();
+    let names: Vec<_> = texts(&made, "id")
+        .iter()
+        .zip(samples)
+        .map(|(id, sample)| format!("{id}{sample}"))
+        .collect();
     names.join(" ")
 }
 
@@ -247,14 +270,20 @@ fn equal_rows_are_kept_once() {
         ("id", array(StringArray::from(vec!["0", "1", "2", "3", "4"]))),
         ("sample", array(Int32Array::from(vec![0; 5]))),
         ("prompt", array(StringArray::from(vec!["p", "p", "p", "q", "p"]))),
-        ("response", array(StringArray::from(vec![Some("x"), Some("x"), None, Some("x"), Some("")]))),
+        (
+            "response",
+            array(StringArray::from(vec![Some("x"), Some("x"), None, Some("x"), Some("")])),
+        ),
     ]);
     assert_eq!(kept("dedupe: exact", &table), "00 20 30 40");
     assert_eq!(kept("dedupe: { exact: response }", &table), "00 20 40");
     assert_eq!(kept("dedupe: { exact: [prompt] }", &table), "00 30");
     let made = Bench::new("diversify").run("dedupe: exact, measure: [distinct_1]", &table).unwrap();
     assert_eq!(made.figures(), ["rows_in", "rows_out", "distinct_1"]);
-    assert_eq!((made.figure("rows_in"), made.figure("rows_out"), made.figure("distinct_1")), (5.0, 4.0, 0.5));
+    assert_eq!(
+        (made.figure("rows_in"), made.figure("rows_out"), made.figure("distinct_1")),
+        (5.0, 4.0, 0.5)
+    );
 }
 
 /// More rows than are read together, and an order that is nearly the reverse of the table's.
@@ -266,7 +295,8 @@ fn rows_wait_for_their_turn() {
         ("sample", array(Int32Array::from_iter_values(0..n))),
         ("value", array(Int64Array::from_iter_values((0..n).map(|i| i64::from((n - i) / 2))))),
     ]);
-    let made = Bench::new("diversify").run("keep: { lowest: value, count: 4000 }", &table).unwrap().table;
+    let made =
+        Bench::new("diversify").run("keep: { lowest: value, count: 4000 }", &table).unwrap().table;
     let samples = column::<Int32Array>(&made, "sample").unwrap().values().to_vec();
     let mut expected: Vec<i32> = (0..n).collect();
     expected.sort_by_key(|i| ((n - i) / 2, *i));
@@ -304,7 +334,10 @@ fn parameters_that_do_not_go_together_are_refused() {
         ["keep.where.good: column `good` is bool, which is never 1"]
     );
     assert_eq!(check("measure: [distinct_1]"), ["data: the table has no column `response`"]);
-    assert_eq!(check("dedupe: exact"), ["data: the table has neither `prompt`, `messages` nor `response`"]);
+    assert_eq!(
+        check("dedupe: exact"),
+        ["data: the table has neither `prompt`, `messages` nor `response`"]
+    );
     assert_eq!(check("dedupe: { exact: [] }"), ["dedupe.exact: `exact` names no column"]);
 }
 
@@ -312,7 +345,8 @@ fn parameters_that_do_not_go_together_are_refused() {
 #[test]
 fn the_bytes_are_those_of_version_1() {
     let bench = Bench::new("diversify");
-    let digest = |parameters: &str| bench.run(parameters, &mixed()).unwrap().digest[..16].to_owned();
+    let digest =
+        |parameters: &str| bench.run(parameters, &mixed()).unwrap().digest[..16].to_owned();
     let digests = [
         "keep: { per: id, lowest: value, count: 2 }",
         "keep: { per: arm, random: true }",
@@ -324,17 +358,28 @@ fn the_bytes_are_those_of_version_1() {
 /// Tables whose columns are not known when the workflow is checked.
 #[test]
 fn columns_that_do_not_fit_are_named_while_it_runs() {
-    let run = |parameters: &str, table: &RecordBatch| message(Bench::new("diversify").run(parameters, table));
+    let run = |parameters: &str, table: &RecordBatch| {
+        message(Bench::new("diversify").run(parameters, table))
+    };
     let there = "there are `id`, `sample`, `value`, `good`, `arm`";
-    assert_eq!(run("keep: { per: nothing }", &mixed()), format!("the column `nothing` is missing; {there}"));
+    assert_eq!(
+        run("keep: { per: nothing }", &mixed()),
+        format!("the column `nothing` is missing; {there}")
+    );
     assert_eq!(
         run("keep: { lowest: nothing }", &mixed()),
         format!("the column `nothing` is missing; {there}")
     );
     assert_eq!(run("keep: { lowest: arm }", &mixed()), "column `arm` is text, expected numbers");
     assert_eq!(run("keep: { where: arm }", &mixed()), "the column `arm` is utf8, expected bool");
-    assert_eq!(run("keep: { where: { arm: 1 } }", &mixed()), "column `arm` cannot be compared with 1");
-    assert_eq!(run("dedupe: exact", &mixed()), "the table has neither `prompt`, `messages` nor `response`");
+    assert_eq!(
+        run("keep: { where: { arm: 1 } }", &mixed()),
+        "column `arm` cannot be compared with 1"
+    );
+    assert_eq!(
+        run("dedupe: exact", &mixed()),
+        "the table has neither `prompt`, `messages` nor `response`"
+    );
     // Rows are told apart by their numbers where there are no ids.
     let bare = without_column(&mixed(), "id").unwrap();
     let made = Bench::new("diversify").run("keep: { per: arm, random: true }", &bare).unwrap();

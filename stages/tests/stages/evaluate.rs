@@ -9,7 +9,8 @@ use crate::bench::{Bench, Made, array, batch, message, reference_json, reference
 
 /// A table of texts.
 fn texts(columns: &[(&str, &[&str])]) -> RecordBatch {
-    let columns = columns.iter().map(|(name, texts)| (*name, array(StringArray::from(texts.to_vec())), true));
+    let columns =
+        columns.iter().map(|(name, texts)| (*name, array(StringArray::from(texts.to_vec())), true));
     RecordBatch::try_from_iter_with_nullable(columns).unwrap()
 }
 
@@ -36,17 +37,23 @@ fn all_recorded_verdicts_on_gsm8k_are_reproduced() {
     for (parameters, reference) in
         [(marked, "reference"), ("task: number, extract: { after: 'A: ' }", "reference")]
     {
-        let made =
-            Bench::new("evaluate").run(parameters, &answers(&solutions, &column(&lines, reference))).unwrap();
+        let made = Bench::new("evaluate")
+            .run(parameters, &answers(&solutions, &column(&lines, reference)))
+            .unwrap();
         let correct = made.table["correct"].as_boolean();
-        let wrong =
-            (0..lines.len()).filter(|&i| correct.value(i) != lines[i]["is_correct"].as_bool().unwrap());
+        let wrong = (0..lines.len())
+            .filter(|&i| correct.value(i) != lines[i]["is_correct"].as_bool().unwrap());
         assert_eq!(wrong.count(), 0, "{parameters}");
-        let total: f64 = expected["correct"].as_object().unwrap().values().map(|n| n.as_f64().unwrap()).sum();
+        let total: f64 =
+            expected["correct"].as_object().unwrap().values().map(|n| n.as_f64().unwrap()).sum();
         assert_eq!(made.figure("correct"), total);
         assert!((made.figure("accuracy") - total / lines.len() as f64).abs() < 1e-12);
-        let none: f64 =
-            expected["no_answer_line"].as_object().unwrap().values().map(|n| n.as_f64().unwrap()).sum();
+        let none: f64 = expected["no_answer_line"]
+            .as_object()
+            .unwrap()
+            .values()
+            .map(|n| n.as_f64().unwrap())
+            .sum();
         assert_eq!(made.figure("no_answer"), none / lines.len() as f64);
     }
 }
@@ -94,7 +101,10 @@ fn pass_at_k_is_the_published_one() {
     let bench = Bench::new("evaluate");
     let made = bench.run("task: exact_match, pass_at: [1, 2, 5, 10, 32]", &table).unwrap();
     for (k, value) in expected["pass_at_k"].as_object().unwrap() {
-        assert!((made.figure(&format!("pass_at_{k}")) - value.as_f64().unwrap()).abs() < 1e-9, "{k}");
+        assert!(
+            (made.figure(&format!("pass_at_{k}")) - value.as_f64().unwrap()).abs() < 1e-9,
+            "{k}"
+        );
     }
     assert!((made.figure("accuracy") - made.figure("pass_at_1")).abs() < 1e-12);
     let error = message(bench.run("task: exact_match, pass_at: [33]", &table));
@@ -106,13 +116,20 @@ fn verdicts_say_why_and_other_columns_stay() {
     let table = batch([
         ("note", array(Int32Array::from(vec![7, 8, 9, 10]))),
         ("correct", array(StringArray::from(vec!["old"; 4]))),
-        ("response", array(StringArray::from(vec![Some(" Paris\n"), Some("Rome"), None, Some("  ")]))),
+        (
+            "response",
+            array(StringArray::from(vec![Some(" Paris\n"), Some("Rome"), None, Some("  ")])),
+        ),
         ("reference", array(StringArray::from(vec!["paris"; 4]))),
     ]);
     let made = Bench::new("evaluate").run("task: exact_match, ignore_case: true", &table).unwrap();
-    let names: Vec<_> = made.table.schema().fields().iter().map(|field| field.name().clone()).collect();
+    let names: Vec<_> =
+        made.table.schema().fields().iter().map(|field| field.name().clone()).collect();
     assert_eq!(names, ["note", "correct", "response", "reference", "prediction", "reason"]);
-    assert_eq!(made.table["correct"].as_ref(), &BooleanArray::from(vec![true, false, false, false]));
+    assert_eq!(
+        made.table["correct"].as_ref(),
+        &BooleanArray::from(vec![true, false, false, false])
+    );
     let text = |name: &str| {
         made.table[name].as_string::<i32>().iter().map(|t| t.map(str::to_owned)).collect::<Vec<_>>()
     };
@@ -122,8 +139,9 @@ fn verdicts_say_why_and_other_columns_stay() {
         ["equal", "different", "no answer found", "no answer found"]
     );
     assert_eq!(made.figures(), ["accuracy", "correct", "no_answer"]);
-    let whole =
-        Bench::new("evaluate").run("task: exact_match, trim: false, ignore_case: true", &table).unwrap();
+    let whole = Bench::new("evaluate")
+        .run("task: exact_match, trim: false, ignore_case: true", &table)
+        .unwrap();
     assert_eq!(whole.figure("correct"), 0.0);
 }
 
@@ -162,7 +180,10 @@ fn scored() -> RecordBatch {
     batch([
         ("prompt_tokens", array(Int32Array::from(vec![1, 1, 1]))),
         ("logprobs", array(ListArray::from_iter_primitive::<Float32Type, _, _>(logprobs))),
-        ("perplexity", array(Float64Array::from(vec![Some(2.0_f64.exp()), Some(0.5_f64.exp()), None]))),
+        (
+            "perplexity",
+            array(Float64Array::from(vec![Some(2.0_f64.exp()), Some(0.5_f64.exp()), None])),
+        ),
     ])
 }
 
@@ -178,8 +199,9 @@ fn perplexity_is_over_tokens_and_over_rows() {
 
 #[test]
 fn wrong_tables_are_named() {
-    let error =
-        |parameters: &str, table: &RecordBatch| message(Bench::new("evaluate").run(parameters, table));
+    let error = |parameters: &str, table: &RecordBatch| {
+        message(Bench::new("evaluate").run(parameters, table))
+    };
     let table = batch([
         ("id", array(StringArray::from(vec!["x", "y"]))),
         ("response", array(StringArray::from(vec!["a", "b"]))),
@@ -188,15 +210,22 @@ fn wrong_tables_are_named() {
     assert_eq!(error("task: exact_match", &table), "row 1 (`y`) has no `reference`");
     let short = batch([
         ("prompt_tokens", array(Int32Array::from(vec![2]))),
-        ("logprobs", array(ListArray::from_iter_primitive::<Float32Type, _, _>([Some(vec![None])]))),
+        (
+            "logprobs",
+            array(ListArray::from_iter_primitive::<Float32Type, _, _>([Some(vec![None])])),
+        ),
         ("perplexity", array(Float64Array::from(vec![2.0]))),
     ]);
-    assert_eq!(error("task: perplexity", &short), "`prompt_tokens` and `logprobs` of row 0 do not fit");
+    assert_eq!(
+        error("task: perplexity", &short),
+        "`prompt_tokens` and `logprobs` of row 0 do not fit"
+    );
 }
 
 #[test]
 fn wrong_parameters_are_named() {
-    let problems = |parameters: &str| Bench::new("evaluate").check(parameters, &answers(&[], &[]).schema()).0;
+    let problems =
+        |parameters: &str| Bench::new("evaluate").check(parameters, &answers(&[], &[]).schema()).0;
     let only = |parameters: &str| {
         let mut problems = problems(parameters);
         assert_eq!(problems.len(), 1, "{problems:?}");
@@ -214,7 +243,10 @@ fn wrong_parameters_are_named() {
         "extract: it needs one of `after` and `regex`"
     );
     assert_eq!(only("task: number, extract: { after: '' }"), "extract.after: `after` is empty");
-    assert_eq!(only("task: regex, pattern: '(a'"), "pattern: it is no regular expression: unclosed group");
+    assert_eq!(
+        only("task: regex, pattern: '(a'"),
+        "pattern: it is no regular expression: unclosed group"
+    );
     assert_eq!(
         problems("task: perplexity"),
         ["perplexity", "logprobs", "prompt_tokens"]
@@ -260,5 +292,8 @@ fn a_model_makes_two_stages() {
     for name in ["task", "extract", "compare", "pass_at", "bootstrap", "pattern", "trim"] {
         assert!(!(expansion.moved)(name), "{name}");
     }
-    assert_eq!(expand(r#"{"model": "m", "data": "a", "task": "perplexity"}"#).unwrap().kind, "score");
+    assert_eq!(
+        expand(r#"{"model": "m", "data": "a", "task": "perplexity"}"#).unwrap().kind,
+        "score"
+    );
 }

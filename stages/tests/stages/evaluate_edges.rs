@@ -1,6 +1,8 @@
 //! `evaluate` at its edges: no rows, any text, a stop, and bytes that must not change unnoticed.
 
-use arrow::array::{Array, BooleanArray, Float64Array, Int32Array, ListArray, RecordBatch, StringArray};
+use arrow::array::{
+    Array, BooleanArray, Float64Array, Int32Array, ListArray, RecordBatch, StringArray,
+};
 use arrow::datatypes::Float32Type;
 use proptest::prelude::*;
 use refrain_cache::columns::column;
@@ -45,7 +47,8 @@ fn an_empty_table_has_columns_and_undefined_figures() {
 
 #[test]
 fn the_perplexity_leaves_out_the_prompt() {
-    let logprobs = [Some(vec![None, Some(-9.0), Some(-1.0), Some(-2.0)]), Some(vec![None, Some(-9.0)])];
+    let logprobs =
+        [Some(vec![None, Some(-9.0), Some(-1.0), Some(-2.0)]), Some(vec![None, Some(-9.0)])];
     let table = batch([
         ("prompt_tokens", array(Int32Array::from(vec![2, 2]))),
         ("logprobs", array(ListArray::from_iter_primitive::<Float32Type, _, _>(logprobs))),
@@ -53,13 +56,19 @@ fn the_perplexity_leaves_out_the_prompt() {
     ]);
     let made = Bench::new("evaluate").run("task: perplexity", &table).unwrap();
     let (tokens, rows) = (made.metric("perplexity"), made.metric("mean_perplexity"));
-    assert!((tokens.value - 1.5_f64.exp()).abs() < 1e-12 && (rows.value - tokens.value).abs() < 1e-12);
+    assert!(
+        (tokens.value - 1.5_f64.exp()).abs() < 1e-12 && (rows.value - tokens.value).abs() < 1e-12
+    );
     assert_eq!((tokens.n, rows.n), (2, 1));
 }
 
 #[test]
 fn presets_can_be_overridden() {
-    let table = answers(&[row("a", "so PARIS ", "Paris"), row("b", "paris", "Paris"), row("c", "5.0", "5")]);
+    let table = answers(&[
+        row("a", "so PARIS ", "Paris"),
+        row("b", "paris", "Paris"),
+        row("c", "5.0", "5"),
+    ]);
     let bench = Bench::new("evaluate");
     let judged = |parameters: &str| verdicts(&bench.run(parameters, &table).unwrap());
     assert_eq!(judged("task: exact_match"), [false, false, false]);
@@ -98,7 +107,8 @@ fn the_bytes_and_the_intervals_are_those_of_version_1() {
     let bench = Bench::new("evaluate");
     let made = bench.run("task: number, pass_at: [2]", &answers(&rows)).unwrap();
     assert_eq!(made.digest, "cd7e9938b5e883658d9fbd6b0ca8dae0f400e1e4957e3b8278c372b10426be01");
-    let ends = |name: &str| (made.metric(name).value, made.metric(name).low, made.metric(name).high);
+    let ends =
+        |name: &str| (made.metric(name).value, made.metric(name).low, made.metric(name).high);
     assert_eq!(ends("accuracy"), (0.09, Some(0.04), Some(0.15)));
     assert_eq!(ends("pass_at_2"), (0.1733333333333333, Some(0.08), Some(0.27999999999999997)));
 }

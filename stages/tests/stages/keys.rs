@@ -7,10 +7,10 @@ use serde_json::{Map, Value, json};
 use refrain_cache::{Artifact, ArtifactKind, Digest, Key};
 use refrain_engine::graph::{Edge, Node, NodeId, Work};
 use refrain_engine::kind::{Component, Default, Kind, MAIN, Param, Type, coerce};
-use refrain_engine::manifest::manifest;
-use refrain_engine::state::Done;
-use refrain_engine::workflow::{Retry, Settings};
-use refrain_engine::yaml;
+use refrain_engine::language::workflow::{Retry, Settings};
+use refrain_engine::language::yaml;
+use refrain_engine::plan::node_manifest::manifest;
+use refrain_engine::plan::state::Done;
 use refrain_stages::kinds;
 
 /// A stage of a kind, as the workflow gives it, with what is around it.
@@ -33,9 +33,11 @@ impl Stage {
     fn key(&self) -> Key {
         let text = Value::Object(self.given.clone()).to_string();
         let mut problems = Vec::new();
-        let resolved = coerce(self.kind.params, &yaml::parse(&text).unwrap(), "`kind`", &mut problems);
+        let resolved =
+            coerce(self.kind.params, &yaml::parse(&text).unwrap(), "`kind`", &mut problems);
         assert!(problems.is_empty(), "{}: {text}: {problems:?}", self.kind.name);
-        let inputs: Vec<Done> = resolved.references.iter().map(|r| done((self.content)(&r.name))).collect();
+        let inputs: Vec<Done> =
+            resolved.references.iter().map(|r| done((self.content)(&r.name))).collect();
         let edge = |(i, path): (usize, &String)| Edge {
             path: path.clone(),
             node: NodeId(i as u32),
@@ -60,7 +62,8 @@ impl Stage {
 
 fn done(content: String) -> Done {
     let digest = Digest::of_bytes(content.as_bytes());
-    let artifact = Artifact { kind: ArtifactKind::Table, digest, bytes: 1, rows: Some(1), base: None };
+    let artifact =
+        Artifact { kind: ArtifactKind::Table, digest, bytes: 1, rows: Some(1), base: None };
     let artifacts = [(MAIN.to_string(), artifact)].into();
     // No key of an input may matter.
     let key = refrain_cache::Manifest::new("input").key();
@@ -162,9 +165,13 @@ fn every_parameter_moves_the_key_and_every_knob_does_not() {
         let key = |given| Stage::new(*kind, given).key();
         walk(kind.name, kind.params, &|given| given, &mut |path, param, with| {
             let nested = path.matches('.').count() > 1;
-            assert!(param.semantic || !nested, "{path}: a knob must stand at the top of its kind's table");
+            assert!(
+                param.semantic || !nested,
+                "{path}: a knob must stand at the top of its kind's table"
+            );
             let values = values(&param.ty);
-            let keys: Vec<Key> = values.iter().map(|value| key(with(Some(value.clone())))).collect();
+            let keys: Vec<Key> =
+                values.iter().map(|value| key(with(Some(value.clone())))).collect();
             for (i, a) in keys.iter().enumerate() {
                 for (j, b) in keys.iter().enumerate().skip(i + 1) {
                     let moved = a != b;
@@ -176,11 +183,18 @@ fn every_parameter_moves_the_key_and_every_knob_does_not() {
                 Default::Required => {}
                 Default::Absent => {
                     let absent = key(with(None));
-                    assert!(keys.iter().all(|k| (*k != absent) == param.semantic), "{path}: given or not");
+                    assert!(
+                        keys.iter().all(|k| (*k != absent) == param.semantic),
+                        "{path}: given or not"
+                    );
                 }
                 Default::Json(text) => {
                     let default: Value = serde_json::from_str(text).unwrap();
-                    assert_eq!(key(with(Some(default))), key(with(None)), "{path}: its default written out");
+                    assert_eq!(
+                        key(with(Some(default))),
+                        key(with(None)),
+                        "{path}: its default written out"
+                    );
                 }
             }
         });
@@ -205,8 +219,9 @@ fn a_parameter_that_is_called_a_knob_leaves_the_key() {
             };
             // What refers to another artifact stays an input, whatever else is said of the parameter.
             let values = values(&param.ty);
-            let plain =
-                |v: &&Value| !v.to_string().contains("\"one\"") && !v.to_string().contains("\"other\"");
+            let plain = |v: &&Value| {
+                !v.to_string().contains("\"one\"") && !v.to_string().contains("\"other\"")
+            };
             let keys: Vec<Key> = values.iter().filter(plain).map(key).collect();
             assert!(keys.windows(2).all(|pair| pair[0] == pair[1]), "{}.{}", kind.name, param.name);
         }
@@ -227,7 +242,8 @@ fn a_key_knows_contents_and_versions_but_no_names_and_no_resources() {
             ..Settings::default()
         };
         let retry = Some(Retry { times: 3, wait: Duration::from_secs(1), factor: 2.0 });
-        let attempts = Settings { retry, timeout: Some(Duration::from_secs(9)), ..Settings::default() };
+        let attempts =
+            Settings { retry, timeout: Some(Duration::from_secs(9)), ..Settings::default() };
         let words = Settings { description: Some("words".into()), ..Settings::default() };
         for settings in [resources, attempts, words] {
             assert_eq!(
@@ -237,8 +253,17 @@ fn a_key_knows_contents_and_versions_but_no_names_and_no_resources() {
                 kind.name
             );
         }
-        assert_eq!(key, Stage { name: "renamed", ..stage() }.key(), "{}: the stage's name", kind.name);
-        if kind.params.iter().any(|p| matches!((p.ty, p.default), (Type::Reference(_), Default::Required))) {
+        assert_eq!(
+            key,
+            Stage { name: "renamed", ..stage() }.key(),
+            "{}: the stage's name",
+            kind.name
+        );
+        if kind
+            .params
+            .iter()
+            .any(|p| matches!((p.ty, p.default), (Type::Reference(_), Default::Required)))
+        {
             let content: fn(&str) -> String = |_| "something else".into();
             assert_ne!(key, Stage { content, ..stage() }.key(), "{}: an input's bytes", kind.name);
             let content: fn(&str) -> String = |name| name.replace("other", "one");
@@ -255,7 +280,13 @@ fn a_key_knows_contents_and_versions_but_no_names_and_no_resources() {
             let mut components: Vec<Component> = kind.components.to_vec();
             components[i].version += 1;
             let kind = Kind { components: components.leak(), ..*kind };
-            assert_ne!(key, Stage::new(kind, given.clone()).key(), "{}: {}", kind.name, component.name);
+            assert_ne!(
+                key,
+                Stage::new(kind, given.clone()).key(),
+                "{}: {}",
+                kind.name,
+                component.name
+            );
         }
         let kind = Kind { name: "another", ..*kind };
         assert_ne!(key, Stage::new(kind, given.clone()).key(), "the kind's name");

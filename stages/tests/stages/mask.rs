@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Float32Array, Int32Array, ListArray, RecordBatch, StringArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, Float32Array, Int32Array, ListArray, RecordBatch, StringArray,
+};
 use arrow::datatypes::{Float32Type, Int32Type};
 use refrain_cache::TableReader;
 use refrain_cache::columns::{column, list_column};
@@ -26,19 +28,25 @@ fn scored(rows: &[&[Option<f32>]], prompt: i32) -> RecordBatch {
 /// The mask of each row as a text: `+` is trained on.
 fn masks(table: &RecordBatch) -> Vec<String> {
     let lists = column::<ListArray>(table, "loss_mask").unwrap();
-    let row =
-        |i: usize| lists.value(i).as_boolean().iter().map(|b| if b.unwrap() { '+' } else { '-' }).collect();
+    let row = |i: usize| {
+        lists.value(i).as_boolean().iter().map(|b| if b.unwrap() { '+' } else { '-' }).collect()
+    };
     (0..lists.len()).map(row).collect()
 }
 
 /// The published table under our names: `perplexities` from another program, with the placeholder of the first token.
 fn published() -> Option<RecordBatch> {
-    let input = TableReader::open(&reference("stm-mask/input.parquet")?).unwrap().read_all(None).unwrap();
-    let renamed = [("task_id", "id"), ("text", "text"), ("input_ids", "token_ids"), ("ppl", "perplexities")];
-    let mut columns: Vec<(&str, ArrayRef)> =
-        renamed.iter().map(|(theirs, ours)| (*ours, input.column_by_name(theirs).unwrap().clone())).collect();
+    let input =
+        TableReader::open(&reference("stm-mask/input.parquet")?).unwrap().read_all(None).unwrap();
+    let renamed =
+        [("task_id", "id"), ("text", "text"), ("input_ids", "token_ids"), ("ppl", "perplexities")];
+    let mut columns: Vec<(&str, ArrayRef)> = renamed
+        .iter()
+        .map(|(theirs, ours)| (*ours, input.column_by_name(theirs).unwrap().clone()))
+        .collect();
     columns[0].1 = arrow::compute::cast(&columns[0].1, &arrow::datatypes::DataType::Utf8).unwrap();
-    let prompts = arrow::compute::cast(&input["prompt_len"], &arrow::datatypes::DataType::Int32).unwrap();
+    let prompts =
+        arrow::compute::cast(&input["prompt_len"], &arrow::datatypes::DataType::Int32).unwrap();
     columns.push(("prompt_tokens", prompts));
     Some(refrain_cache::normal_batch(&RecordBatch::try_from_iter(columns).unwrap()).unwrap())
 }
@@ -47,21 +55,27 @@ fn published() -> Option<RecordBatch> {
 fn labels_sha256(table: &RecordBatch) -> String {
     let (_, ids) = list_column::<Int32Array>(table, "token_ids").unwrap();
     let mask = column::<ListArray>(table, "loss_mask").unwrap().values().as_boolean().clone();
-    let labels = ids.iter().zip(mask.iter()).map(|(id, kept)| if kept.unwrap() { id.unwrap() } else { -100 });
+    let labels = ids
+        .iter()
+        .zip(mask.iter())
+        .map(|(id, kept)| if kept.unwrap() { id.unwrap() } else { -100 });
     let bytes: Vec<u8> = labels.flat_map(i32::to_le_bytes).collect();
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]
 fn the_published_masks_are_reproduced() {
-    let (Some(table), Some(expected)) = (published(), reference_json("stm-mask/expected.json")) else {
+    let (Some(table), Some(expected)) = (published(), reference_json("stm-mask/expected.json"))
+    else {
         return;
     };
     let bench = Bench::new("mask");
     let mut compared = 0;
     for (mode, parameter) in [("highest", "above"), ("lowest", "below")] {
         // The authors' "-1 switches the filter off" is their convention, not ours.
-        for (threshold, expected) in expected[mode].as_object().unwrap().iter().filter(|(t, _)| *t != "-1") {
+        for (threshold, expected) in
+            expected[mode].as_object().unwrap().iter().filter(|(t, _)| *t != "-1")
+        {
             let made = bench.run(&format!("{parameter}: {threshold}"), &table).unwrap();
             assert_eq!(labels_sha256(&made.table), expected["labels_sha256"], "{mode} {threshold}");
             let same = |figure: &str, theirs: &str| {
@@ -76,7 +90,8 @@ fn the_published_masks_are_reproduced() {
             same("masked_share", "masked_fraction");
             same("mean_row_masked_share", "mean_row_masked_fraction");
             same("rows_without_kept_token", "rows_with_no_kept_token");
-            let kept: Vec<usize> = masks(&made.table).iter().map(|m| m.matches('+').count()).collect();
+            let kept: Vec<usize> =
+                masks(&made.table).iter().map(|m| m.matches('+').count()).collect();
             assert_eq!(serde_json::to_value(kept).unwrap(), expected["kept_per_row"]);
             compared += 1;
         }
@@ -94,8 +109,13 @@ fn log_probabilities_and_perplexities_are_one_scale() {
     assert_eq!(masks(&made.table), ["--++-+"]);
     assert_eq!(masks(&bench.run("above: 2.71828182845904", &table).unwrap().table), ["--+--+"]);
     assert_eq!(masks(&bench.run("below: 2.0", &table).unwrap().table), ["---+++"]);
-    let figures =
-        ["response_tokens", "masked", "masked_share", "mean_row_masked_share", "rows_without_kept_token"];
+    let figures = [
+        "response_tokens",
+        "masked",
+        "masked_share",
+        "mean_row_masked_share",
+        "rows_without_kept_token",
+    ];
     assert_eq!(made.figures(), figures);
     assert_eq!((made.figure("masked"), made.figure("response_tokens")), (1.0, 4.0));
 }
@@ -160,7 +180,8 @@ fn controls_mask_as_many_tokens_of_each_published_row() {
 /// A row's draw depends on its id, and on nothing around it.
 #[test]
 fn a_random_mask_follows_its_row() {
-    let scores: Vec<Option<f32>> = (0..40).map(|i| Some(if i % 2 == 0 { -3.0 } else { -0.1 })).collect();
+    let scores: Vec<Option<f32>> =
+        (0..40).map(|i| Some(if i % 2 == 0 { -3.0 } else { -0.1 })).collect();
     let table = scored(&[&scores, &scores, &scores], 0);
     let bench = Bench::new("mask");
     let all = masks(&bench.run("above: 2.5, control: random", &table).unwrap().table);
@@ -173,11 +194,22 @@ fn a_random_mask_follows_its_row() {
 #[test]
 fn the_bytes_are_those_of_version_1() {
     let bench = Bench::new("mask");
-    let digest = |parameters: &str| bench.run(parameters, &eight()).unwrap().digest[..16].to_owned();
-    let digests =
-        ["above: 2.5", "below: 2.5", "quantile: 0.4", "budget: 0.5", "above: 2.5, control: random, seed: 4"];
-    let expected =
-        ["3233c76bb635b0db", "09837e90f99bd89b", "6ba75053bc05beb8", "1dfbee93d275d5f6", "a51d4268863cdff6"];
+    let digest =
+        |parameters: &str| bench.run(parameters, &eight()).unwrap().digest[..16].to_owned();
+    let digests = [
+        "above: 2.5",
+        "below: 2.5",
+        "quantile: 0.4",
+        "budget: 0.5",
+        "above: 2.5, control: random, seed: 4",
+    ];
+    let expected = [
+        "3233c76bb635b0db",
+        "09837e90f99bd89b",
+        "6ba75053bc05beb8",
+        "1dfbee93d275d5f6",
+        "a51d4268863cdff6",
+    ];
     assert_eq!(digests.map(digest), expected);
 }
 
@@ -186,8 +218,9 @@ fn other_columns_pass_and_an_old_mask_is_replaced_in_place() {
     let table = scored(&[&[Some(-1.0), Some(-9.0)]], 1);
     let bench = Bench::new("mask");
     let first = bench.run("above: 3", &table).unwrap().table;
-    let names =
-        |table: &RecordBatch| table.schema().fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>();
+    let names = |table: &RecordBatch| {
+        table.schema().fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>()
+    };
     assert_eq!(names(&first), ["id", "token_ids", "prompt_tokens", "logprobs", "loss_mask"]);
     let order = first.project(&[4, 0, 1, 2, 3]).unwrap();
     let second = bench.run("below: 3", &order).unwrap().table;
@@ -195,7 +228,9 @@ fn other_columns_pass_and_an_old_mask_is_replaced_in_place() {
     assert_eq!((masks(&first), masks(&second)), (vec!["--".to_owned()], vec!["-+".to_owned()]));
     let empty = bench.run("quantile: 0.5", &table.slice(0, 0)).unwrap();
     assert_eq!((empty.table.num_rows(), empty.figure("masked")), (0, 0.0));
-    assert!(empty.figure("masked_share").is_nan() && empty.figure("mean_row_masked_share").is_nan());
+    assert!(
+        empty.figure("masked_share").is_nan() && empty.figure("mean_row_masked_share").is_nan()
+    );
 }
 
 #[test]
@@ -208,21 +243,29 @@ fn parameters_that_do_not_go_together_are_refused() {
     assert_eq!(check("below: 2, control: random"), ["control: `control` needs `above`"]);
     assert_eq!(check("quantile: 0.5"), [""; 0]);
     let bare = table.project(&[0]).unwrap();
-    let missing =
-        ["token_ids", "prompt_tokens", "logprobs"].map(|c| format!("data: the table has no column `{c}`"));
+    let missing = ["token_ids", "prompt_tokens", "logprobs"]
+        .map(|c| format!("data: the table has no column `{c}`"));
     assert_eq!(bench.check("above: 2", &bare.schema()).0, missing);
-    let wrong = refrain_cache::columns::with_column(&table, "logprobs", array(Float32Array::from(vec![1.0])))
-        .unwrap();
+    let wrong = refrain_cache::columns::with_column(
+        &table,
+        "logprobs",
+        array(Float32Array::from(vec![1.0])),
+    )
+    .unwrap();
     let found = bench.check("above: 2", &wrong.schema()).0;
-    assert_eq!(found, ["data: column `logprobs` is float32, expected list of float32 or list of float64"]);
+    assert_eq!(
+        found,
+        ["data: column `logprobs` is float32, expected list of float32 or list of float64"]
+    );
 }
 
 #[test]
 fn rows_that_do_not_fit_are_named() {
     let bench = Bench::new("mask");
     let table = scored(&[&[Some(-1.0), None], &[Some(-1.0)]], 1);
-    let with =
-        |name: &str, column: ArrayRef| refrain_cache::columns::with_column(&table, name, column).unwrap();
+    let with = |name: &str, column: ArrayRef| {
+        refrain_cache::columns::with_column(&table, name, column).unwrap()
+    };
     let run = |table: &RecordBatch| message(bench.run("above: 2", table));
     let ids = vec![Some(vec![Some(1), Some(2)]), Some(vec![Some(1), Some(2)])];
     let longer = with("token_ids", array(ListArray::from_iter_primitive::<Int32Type, _, _>(ids)));

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use arrow::array::{Int32Array, RecordBatch, StringArray};
 use refrain_cache::{Artifact, ArtifactKind, Cache, Digest, TableReader, TableWriter};
 use refrain_engine::kind::{
-    Cancel, Check, Context, Input, MAIN, Outputs, Progress, ProgressSink, Resources, StageError, coerce,
+    Cancel, Check, Context, Input, MAIN, Outputs, Progress, ProgressSink, Resources, StageError,
+    coerce,
 };
-use refrain_engine::yaml::{self, Node, Yaml};
+use refrain_engine::language::yaml::{self, Node, Yaml};
 use refrain_stages::kinds;
 use serde_json::{Map, Value};
 
@@ -41,7 +42,9 @@ fn defer(node: &mut Node) {
     match &mut node.value {
         Yaml::List(nodes) => nodes.iter_mut().for_each(defer),
         Yaml::Map(entries) => entries.iter_mut().for_each(|(_, node)| defer(node)),
-        Yaml::Text(text) if text.contains("${") => node.value = Yaml::Deferred(std::mem::take(text)),
+        Yaml::Text(text) if text.contains("${") => {
+            node.value = Yaml::Deferred(std::mem::take(text))
+        }
         _ => {}
     }
 }
@@ -72,15 +75,19 @@ impl Desk {
         let mut writer = TableWriter::create(&path, table.schema()).unwrap();
         writer.write(table).unwrap();
         writer.finish().unwrap();
-        self.inputs
-            .insert(format!("inputs.{name}"), Input::Table { path, artifact: some(ArtifactKind::Table) });
+        self.inputs.insert(
+            format!("inputs.{name}"),
+            Input::Table { path, artifact: some(ArtifactKind::Table) },
+        );
     }
 
     fn file(&mut self, name: &str, content: &str) {
         let path = self.path(name);
         fs::write(&path, content).unwrap();
-        self.inputs
-            .insert(format!("inputs.{name}"), Input::File { path, artifact: some(ArtifactKind::File) });
+        self.inputs.insert(
+            format!("inputs.{name}"),
+            Input::File { path, artifact: some(ArtifactKind::File) },
+        );
     }
 
     fn model(&mut self, name: &str, files: &[&str]) {
@@ -120,7 +127,8 @@ impl Desk {
         let mut declared: Vec<_> =
             (kind.outputs)(params).into_iter().map(|out| (out.name, out.kind)).collect();
         declared.sort();
-        let made: Vec<_> = outputs.artifacts.iter().map(|(name, made)| (name.clone(), made.kind)).collect();
+        let made: Vec<_> =
+            outputs.artifacts.iter().map(|(name, made)| (name.clone(), made.kind)).collect();
         assert_eq!(made, declared, "other outputs were declared than made");
         Ok(outputs)
     }
@@ -146,8 +154,7 @@ fn small() -> RecordBatch {
 fn an_only_output_is_the_main_one_and_a_table_is_written_anew() {
     let mut desk = Desk::new();
     desk.table("data", &small());
-    let parameters =
-        r#"{ command: [cp, "${in.data}", "${out.copy}"], inputs: { data: data }, outputs: { copy: table } }"#;
+    let parameters = r#"{ command: [cp, "${in.data}", "${out.copy}"], inputs: { data: data }, outputs: { copy: table } }"#;
     let outputs = desk.run(parameters).unwrap();
     let main = &outputs.artifacts[MAIN];
     assert_eq!(main, &outputs.artifacts["copy"]);
@@ -181,7 +188,8 @@ fn a_command_sees_its_inputs_and_declared_variables_and_nothing_else() {
          HOME=/home/somebody\nKEY=Bearer hunter2\nLEVEL=3\nPATH={path}\n/home/somebody\n"
     );
     assert_eq!(
-        seen.lines().filter(|line| !line.starts_with("SHLVL=")).collect::<Vec<_>>().join("\n") + "\n",
+        seen.lines().filter(|line| !line.starts_with("SHLVL=")).collect::<Vec<_>>().join("\n")
+            + "\n",
         expected
     );
 }
@@ -200,8 +208,7 @@ fn inputs_are_copies_that_a_command_may_spoil() {
 #[test]
 fn of_a_model_what_determines_results_is_kept() {
     let desk = Desk::new();
-    let script =
-        "mkdir ${out.m}; cd ${out.m}; echo 1 > config.json; echo 2 > model.safetensors; echo 3 > log.txt";
+    let script = "mkdir ${out.m}; cd ${out.m}; echo 1 > config.json; echo 2 > model.safetensors; echo 3 > log.txt";
     let outputs = desk
         .run(&format!(r#"{{ command: [sh, -c, "{script}"], outputs: {{ m: model, n: file }} }}"#))
         .unwrap_err();
@@ -226,16 +233,24 @@ fn outputs_of_another_nature_are_refused() {
         desk.message(&format!(r#"{{ command: [sh, -c, "{script}"], outputs: {{ o: {kind} }} }}"#))
     };
     assert_eq!(message("mkdir ${out.o}", "file"), "the command's output `o` is not a file");
-    assert_eq!(message("ln -s /etc/passwd ${out.o}", "file"), "the command's output `o` is not a file");
+    assert_eq!(
+        message("ln -s /etc/passwd ${out.o}", "file"),
+        "the command's output `o` is not a file"
+    );
     assert_eq!(message("echo x > ${out.o}", "model"), "the command's output `o` is not a folder");
     let table = message("echo x > ${out.o}", "table");
     assert!(table.starts_with("the command's output `o` is no readable Parquet file: "), "{table}");
     let no_model = "the command's output `o` is no model: it holds no";
     assert_eq!(message("mkdir ${out.o}", "model"), format!("{no_model} weights"));
-    let adapter = "mkdir ${out.o}; touch ${out.o}/adapter_config.json ${out.o}/adapter_model.safetensors";
+    let adapter =
+        "mkdir ${out.o}; touch ${out.o}/adapter_config.json ${out.o}/adapter_model.safetensors";
     assert_eq!(message(adapter, "model"), format!("{no_model} `config.json`"));
-    let linked = "mkdir ${out.o}; touch ${out.o}/config.json; ln -s /etc/passwd ${out.o}/a.safetensors";
-    assert_eq!(message(linked, "model"), "`a.safetensors` in the command's output is no plain file");
+    let linked =
+        "mkdir ${out.o}; touch ${out.o}/config.json; ln -s /etc/passwd ${out.o}/a.safetensors";
+    assert_eq!(
+        message(linked, "model"),
+        "`a.safetensors` in the command's output is no plain file"
+    );
 }
 
 #[test]
@@ -245,13 +260,18 @@ fn failures_show_how_and_the_end_of_the_output_without_secrets() {
         r#"{ command: [sh, -c, "echo my key is $KEY; exit 7"], outputs: { o: file },
              environment: { KEY: "k-${env:TOKEN}" } }"#,
     );
-    assert_eq!(message, "`sh` ended with exit status 7; the end of what it printed:\nmy key is k-***");
+    assert_eq!(
+        message,
+        "`sh` ended with exit status 7; the end of what it printed:\nmy key is k-***"
+    );
     assert_eq!(
         desk.message("{ command: [sh, -c, exit 1], outputs: { o: file } }"),
         "`sh` ended with exit status 1, and printed nothing"
     );
     assert_eq!(
-        desk.message(r#"{ command: ["true"], outputs: { o: file }, environment: { KEY: "${env:ABSENT}" } }"#),
+        desk.message(
+            r#"{ command: ["true"], outputs: { o: file }, environment: { KEY: "${env:ABSENT}" } }"#
+        ),
         "`environment.KEY` needs `${env:ABSENT}`, which is not set"
     );
 }
@@ -291,7 +311,8 @@ fn what_cannot_run_is_refused_before_anything_runs() {
         let mut problems = Vec::new();
         let check = Check { params: &typed(parameters), columns: &|_| None, inputs };
         (kinds.get("run").unwrap().check)(&check, &mut problems);
-        let text = |problem: refrain_engine::kind::Problem| format!("{}: {}", problem.at, problem.message);
+        let text =
+            |problem: refrain_engine::kind::Problem| format!("{}: {}", problem.at, problem.message);
         problems.into_iter().map(text).collect::<Vec<_>>()
     };
     assert_eq!(

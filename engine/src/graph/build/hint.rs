@@ -2,8 +2,8 @@
 
 use serde_json::Map;
 
-use crate::diagnostic::suggest;
 use crate::kind::{ArtifactKind, MAIN};
+use crate::language::diagnostic::suggest;
 
 use super::{Builder, Decl};
 
@@ -15,7 +15,9 @@ impl<'a> Builder<'a> {
     pub(super) fn hint(&self, name: &str, kind: Option<ArtifactKind>) -> String {
         let declare = match kind {
             Some(ArtifactKind::Model) => "declare one under `models`: `NAME: { path: FOLDER }`",
-            Some(ArtifactKind::File) => "declare one under `data`: `NAME: { path: FILE, type: file }`",
+            Some(ArtifactKind::File) => {
+                "declare one under `data`: `NAME: { path: FILE, type: file }`"
+            }
             _ => "declare one under `data`: `NAME: { path: FILE }`",
         };
         // Names are compared with all others. Who has so many problems reads the first ones.
@@ -35,7 +37,8 @@ impl<'a> Builder<'a> {
             (Some(source), Some(_)) => !source.model,
             (None, Some(kind)) => self.main_output(decl) == Some(kind),
         };
-        let mut names: Vec<&str> = self.names.iter().filter(|(_, d)| fits(**d)).map(|(n, _)| *n).collect();
+        let mut names: Vec<&str> =
+            self.names.iter().filter(|(_, d)| fits(**d)).map(|(n, _)| *n).collect();
         names.sort_unstable();
         names
     }

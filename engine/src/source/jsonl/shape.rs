@@ -51,7 +51,10 @@ impl Shape {
             }),
             Value::Array(items) => {
                 let shape = self.items.get_or_insert_default();
-                items.iter().try_for_each(|item| shape.add(item, line)).map_err(|misfit| misfit.within("[]"))
+                items
+                    .iter()
+                    .try_for_each(|item| shape.add(item, line))
+                    .map_err(|misfit| misfit.within("[]"))
             }
             _ => Ok(()),
         }
@@ -71,7 +74,9 @@ mod tests {
 
     fn misfit(lines: &[&str]) -> Option<String> {
         let mut shape = Shape::default();
-        let add = |(i, line): (usize, &&str)| shape.add(&serde_json::from_str(line).unwrap(), i + 1).err();
+        let add = |(i, line): (usize, &&str)| {
+            shape.add(&serde_json::from_str(line).unwrap(), i + 1).err()
+        };
         lines.iter().enumerate().find_map(add).map(|m| m.to_string())
     }
 
@@ -88,6 +93,9 @@ mod tests {
             two(r#"{"m": [{"role": "a"}]}"#, r#"{"m": [{"role": ["a"]}]}"#).unwrap(),
             "`m[].role` is a list here, but text in line 1"
         );
-        assert_eq!(two(r#"{"m": [1, [2]]}"#, "{}").unwrap(), "`m[]` is a list here, but a number in line 1");
+        assert_eq!(
+            two(r#"{"m": [1, [2]]}"#, "{}").unwrap(),
+            "`m[]` is a list here, but a number in line 1"
+        );
     }
 }

@@ -74,7 +74,9 @@ impl Shape {
             return wrong(format!("the activation `{other}` is not native for BERT, only `gelu`"));
         }
         if let Some(other) = text("position_embedding_type").filter(|name| *name != "absolute") {
-            return wrong(format!("the positions `{other}` are not native for BERT, only `absolute`"));
+            return wrong(format!(
+                "the positions `{other}` are not native for BERT, only `absolute`"
+            ));
         }
         let shape = Shape {
             hidden: size("hidden_size")?,
@@ -154,10 +156,12 @@ impl Bert {
     pub(super) fn load(folder: &Path) -> Result<Bert, super::EmbedError> {
         let shape = Shape::load(folder)?;
         let weights = Weights::open(folder)?;
-        let prefix = if weights.contains("bert.embeddings.word_embeddings.weight") { "bert." } else { "" };
+        let prefix =
+            if weights.contains("bert.embeddings.word_embeddings.weight") { "bert." } else { "" };
         let reader = Reader { weights: &weights, prefix };
         let Shape { hidden, vocab, positions, types, eps, .. } = shape;
-        let table = |name: &str, rows| reader.tensor(&format!("embeddings.{name}.weight"), &[rows, hidden]);
+        let table =
+            |name: &str, rows| reader.tensor(&format!("embeddings.{name}.weight"), &[rows, hidden]);
         let words = table("word_embeddings", vocab)?;
         let mut places = table("position_embeddings", positions)?;
         let kinds = table("token_type_embeddings", types)?;
@@ -165,7 +169,8 @@ impl Bert {
             place.iter_mut().zip(&kinds).for_each(|(place, kind)| *place += kind);
         }
         let norm = reader.norm("embeddings", hidden)?;
-        let layers = (0..shape.layers).map(|index| reader.layer(index, &shape)).collect::<Result<_, _>>()?;
+        let layers =
+            (0..shape.layers).map(|index| reader.layer(index, &shape)).collect::<Result<_, _>>()?;
         Ok(Bert { vocab, eps, words, places, norm, layers })
     }
 

@@ -33,7 +33,8 @@ impl Recipe {
         let mut recipe = Recipe { pooling: Pooling::Mean, normalize: true, max_tokens: None };
         if let Some(settings) = optional(&folder.join("sentence_bert_config.json"))? {
             let most = settings.get("max_seq_length").and_then(Value::as_u64);
-            recipe.max_tokens = most.and_then(|most| usize::try_from(most).ok()).filter(|most| *most > 0);
+            recipe.max_tokens =
+                most.and_then(|most| usize::try_from(most).ok()).filter(|most| *most > 0);
         }
         let path = folder.join("modules.json");
         let Some(modules) = optional(&path)? else { return Ok(recipe) };

@@ -68,8 +68,12 @@ impl Draft {
         self.ids.push(token);
         self.tokens.push(token);
         let ends = !rules.limits.ignore_eos && rules.eos.contains(&token);
-        let stops = || stop_text(&rules.tokenizer.decode(&self.ids, true), &rules.limits.stop).is_some();
-        if ends || rules.limits.stop_ids.contains(&token) || !rules.limits.stop.is_empty() && stops() {
+        let stops =
+            || stop_text(&rules.tokenizer.decode(&self.ids, true), &rules.limits.stop).is_some();
+        if ends
+            || rules.limits.stop_ids.contains(&token)
+            || !rules.limits.stop.is_empty() && stops()
+        {
             self.finish = Some(Ok(Finish::Stop));
         } else if self.ids.len() >= most {
             self.finish = Some(Ok(Finish::Length));

@@ -193,7 +193,8 @@ impl Attention {
         dv: &mut [f32],
     ) {
         let (wide, narrow) = (self.query_width(), self.key_width());
-        let (dq, dk, dv) = (split(dq, offsets, wide), split(dk, offsets, narrow), split(dv, offsets, narrow));
+        let (dq, dk, dv) =
+            (split(dq, offsets, wide), split(dk, offsets, narrow), split(dv, offsets, narrow));
         let rows: Vec<RowGradient<'_>> = offsets
             .windows(2)
             .zip(dq.into_iter().zip(dk).zip(dv))

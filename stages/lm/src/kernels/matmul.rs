@@ -41,7 +41,9 @@ pub fn forward(x: &[f32], w: &[f32], y: &mut [f32], inputs: usize, outputs: usiz
         let blocks = turned.par_chunks_mut(OUTPUTS * rows).zip(w.par_chunks(OUTPUTS * inputs));
         blocks.for_each(|(turned, w)| dots(x, w, turned, inputs, (1, rows)));
         for (row, y) in y.chunks_exact_mut(outputs).enumerate() {
-            y.iter_mut().zip(turned[row..].iter().step_by(rows)).for_each(|(y, turned)| *y = *turned);
+            y.iter_mut()
+                .zip(turned[row..].iter().step_by(rows))
+                .for_each(|(y, turned)| *y = *turned);
         }
     }
 }
@@ -127,7 +129,11 @@ fn tile<const M: usize>(x: [&[f32]; M], w: [&[f32]; 4]) -> [[f32; 4]; M] {
 }
 
 #[inline(always)]
-fn step<const M: usize>(sums: &mut [[[f32; LANES]; 4]; M], x: [[f32; LANES]; M], w: [[f32; LANES]; 4]) {
+fn step<const M: usize>(
+    sums: &mut [[[f32; LANES]; 4]; M],
+    x: [[f32; LANES]; M],
+    w: [[f32; LANES]; 4],
+) {
     for (sums, x) in sums.iter_mut().zip(x) {
         for (sums, w) in sums.iter_mut().zip(w) {
             for i in 0..LANES {
@@ -172,10 +178,15 @@ fn outer_body(factors: &[f32], strides: (usize, usize), w: &[f32], out: &mut [f3
             for (right, t) in right.chunks_exact_mut(TILE.1).zip(from..to) {
                 right[..wanted].copy_from_slice(&w[t * width + column..][..wanted]);
             }
-            for (left, out) in left.chunks_exact((to - from) * TILE.0).zip(out.chunks_mut(TILE.0 * width)) {
+            for (left, out) in
+                left.chunks_exact((to - from) * TILE.0).zip(out.chunks_mut(TILE.0 * width))
+            {
                 let sums = outer_tile(left, &right);
                 for (sums, out) in sums.iter().zip(out.chunks_exact_mut(width)) {
-                    out[column..column + wanted].iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
+                    out[column..column + wanted]
+                        .iter_mut()
+                        .zip(sums)
+                        .for_each(|(out, sum)| *out += sum);
                 }
             }
         }
@@ -245,17 +256,20 @@ mod tests {
             backward_weight(&y, &x, &mut dw, inputs, outputs);
             for r in 0..rows {
                 for o in 0..outputs {
-                    let truth: f32 = (0..inputs).map(|i| x[r * inputs + i] * w[o * inputs + i]).sum();
+                    let truth: f32 =
+                        (0..inputs).map(|i| x[r * inputs + i] * w[o * inputs + i]).sum();
                     assert!((y[r * outputs + o] - truth).abs() < 1e-4);
                 }
                 for i in 0..inputs {
-                    let truth: f32 = (0..outputs).map(|o| y[r * outputs + o] * w[o * inputs + i]).sum();
+                    let truth: f32 =
+                        (0..outputs).map(|o| y[r * outputs + o] * w[o * inputs + i]).sum();
                     assert!((dx[r * inputs + i] - 1.0 - truth).abs() < 1e-2);
                 }
             }
             for o in 0..outputs {
                 for i in 0..inputs {
-                    let truth: f32 = (0..rows).map(|r| y[r * outputs + o] * x[r * inputs + i]).sum();
+                    let truth: f32 =
+                        (0..rows).map(|r| y[r * outputs + o] * x[r * inputs + i]).sum();
                     assert!((dw[o * inputs + i] - 1.0 - truth).abs() < 1e-2);
                 }
             }

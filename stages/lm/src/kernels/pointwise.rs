@@ -12,10 +12,19 @@ const VALUES: usize = 1 << 13;
 /// Root-mean-square norm of each row: `y = x / rms(x) * (weight + plus)`; `inverse` keeps 1 / rms of each row.
 ///
 /// x and y `[rows, width]`; `plus` is 1 for Gemma, whose weights are stored less one.
-pub fn rms_norm(x: &[f32], weight: &[f32], plus: f32, eps: f64, y: &mut [f32], inverse: &mut [f32]) {
+pub fn rms_norm(
+    x: &[f32],
+    weight: &[f32],
+    plus: f32,
+    eps: f64,
+    y: &mut [f32],
+    inverse: &mut [f32],
+) {
     let width = weight.len();
-    let blocks =
-        x.par_chunks(BLOCK * width).zip(y.par_chunks_mut(BLOCK * width)).zip(inverse.par_chunks_mut(BLOCK));
+    let blocks = x
+        .par_chunks(BLOCK * width)
+        .zip(y.par_chunks_mut(BLOCK * width))
+        .zip(inverse.par_chunks_mut(BLOCK));
     blocks.for_each(|((x, y), inverse)| norm_rows(x, weight, plus, eps, y, inverse));
 }
 
@@ -25,7 +34,14 @@ vectorized! {
 }
 
 #[inline(always)]
-fn norm_rows_body(x: &[f32], weight: &[f32], plus: f32, eps: f64, y: &mut [f32], inverse: &mut [f32]) {
+fn norm_rows_body(
+    x: &[f32],
+    weight: &[f32],
+    plus: f32,
+    eps: f64,
+    y: &mut [f32],
+    inverse: &mut [f32],
+) {
     let width = weight.len();
     for ((x, y), inverse) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)).zip(inverse) {
         let mean = f64::from(dot(x, x)) / width as f64;
@@ -52,7 +68,8 @@ pub fn rms_norm_backward(
         .zip(x.par_chunks(BLOCK * width))
         .zip(dy.par_chunks(BLOCK * width))
         .zip(inverse.par_chunks(BLOCK));
-    blocks.for_each(|(((dx, x), dy), inverse)| norm_rows_backward(x, weight, plus, inverse, dy, dx));
+    blocks
+        .for_each(|(((dx, x), dy), inverse)| norm_rows_backward(x, weight, plus, inverse, dy, dx));
     if let Some(dweight) = dweight {
         for ((x, dy), inverse) in x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(inverse) {
             for ((dw, x), dy) in dweight.iter_mut().zip(x).zip(dy) {
@@ -78,7 +95,11 @@ fn norm_rows_backward_body(
     dx: &mut [f32],
 ) {
     let width = weight.len();
-    let rows = dx.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(dy.chunks_exact(width)).zip(inverse);
+    let rows = dx
+        .chunks_exact_mut(width)
+        .zip(x.chunks_exact(width))
+        .zip(dy.chunks_exact(width))
+        .zip(inverse);
     for (((dx, x), dy), inverse) in rows {
         let pull = weighted_dot(x, dy, weight, plus) * inverse * inverse * inverse / width as f32;
         for (((dx, x), dy), w) in dx.iter_mut().zip(x).zip(dy).zip(weight) {
@@ -120,7 +141,8 @@ impl RopeTable {
     /// The table for so many positions; frequencies in radians a position.
     pub fn new(frequencies: &[f64], positions: usize) -> RopeTable {
         let half = frequencies.len();
-        let mut table = RopeTable { half, frequencies: frequencies.into(), cos: [].into(), sin: [].into() };
+        let mut table =
+            RopeTable { half, frequencies: frequencies.into(), cos: [].into(), sin: [].into() };
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
         for position in 0..positions.min(ROPE_VALUES / half) {
             table.push(position as u32, &mut cos, &mut sin);
@@ -229,7 +251,8 @@ fn gate_values_body(kind: Activation, gate: &[f32], up: &[f32], out: &mut [f32])
 
 /// The gradient of [`gated`]: replaces `gate` and `up` by their gradients.
 pub fn gated_backward(kind: Activation, dout: &[f32], gate: &mut [f32], up: &mut [f32]) {
-    let blocks = gate.par_chunks_mut(VALUES).zip(up.par_chunks_mut(VALUES)).zip(dout.par_chunks(VALUES));
+    let blocks =
+        gate.par_chunks_mut(VALUES).zip(up.par_chunks_mut(VALUES)).zip(dout.par_chunks(VALUES));
     blocks.for_each(|((gate, up), dout)| gate_values_backward(kind, dout, gate, up));
 }
 
@@ -281,7 +304,13 @@ fn log_sum_exp_body(logits: &[f32]) -> (f32, f64) {
 }
 
 /// Replaces logits by `(softmax - one-hot of target) * factor`, the gradient of `-factor * log p(target)`.
-pub fn cross_entropy_gradient(logits: &mut [f32], target: usize, top: f32, log_sum: f64, factor: f32) {
+pub fn cross_entropy_gradient(
+    logits: &mut [f32],
+    target: usize,
+    top: f32,
+    log_sum: f64,
+    factor: f32,
+) {
     scaled_exp(logits, top + log_sum as f32, factor);
     logits[target] -= factor;
 }

@@ -34,12 +34,20 @@ impl LanguageModel {
             for linear in layer.linears() {
                 if let Some(lora) = left.remove(&linear.name) {
                     check(linear, lora)?;
-                    merge_one(&mut self.tensors[linear.weight].values, linear, lora, adapter.config.r, scale);
+                    merge_one(
+                        &mut self.tensors[linear.weight].values,
+                        linear,
+                        lora,
+                        adapter.config.r,
+                        scale,
+                    );
                 }
             }
         }
         match left.keys().next() {
-            Some(name) => Err(ModelError::Misfit(format!("the model has no linear layer `{name}`"))),
+            Some(name) => {
+                Err(ModelError::Misfit(format!("the model has no linear layer `{name}`")))
+            }
             None => Ok(()),
         }
     }
@@ -52,8 +60,8 @@ impl LanguageModel {
             // Kaiming's uniform initialisation with a = sqrt(5), as PEFT draws it: bounds ±1 / sqrt(inputs).
             let stream = Stream::named(seed, &linear.name, &[]);
             let bound = 1.0 / (linear.inputs as f64).sqrt();
-            let a =
-                (0..(rank * linear.inputs) as u64).map(|i| ((2.0 * stream.uniform(i) - 1.0) * bound) as f32);
+            let a = (0..(rank * linear.inputs) as u64)
+                .map(|i| ((2.0 * stream.uniform(i) - 1.0) * bound) as f32);
             Ok(Some((a.collect(), vec![0.0; linear.outputs * rank], None)))
         })
     }
@@ -94,7 +102,9 @@ impl LanguageModel {
             if !settings.targets.is_empty() && !settings.targets.iter().any(|t| t == short) {
                 continue;
             }
-            let Some((a, b, magnitude)) = values(linear, &tensors[linear.weight].values)? else { continue };
+            let Some((a, b, magnitude)) = values(linear, &tensors[linear.weight].values)? else {
+                continue;
+            };
             let mut push = |suffix: &str, shape: Vec<usize>, values: Vec<f32>| {
                 let name = format!("{}.{suffix}", linear.name);
                 tensors.push(Tensor { name, shape, values, trainable: true, decays: true });
@@ -110,7 +120,8 @@ impl LanguageModel {
                 && tensors[id].values.is_empty()
             {
                 let weight = &tensors[linear.weight].values;
-                tensors[id].values = weight.chunks_exact(linear.inputs).map(|w| dot(w, w).sqrt()).collect();
+                tensors[id].values =
+                    weight.chunks_exact(linear.inputs).map(|w| dot(w, w).sqrt()).collect();
             }
             let (rank, dropout) = (settings.rank, settings.dropout);
             linear.lora = Some(Lora { rank, a, b, magnitude, scale: scale as f32, dropout });
@@ -163,8 +174,12 @@ impl LanguageModel {
 
     /// What `work` gives of the model without the adapter on it.
     pub fn without_lora<T>(&mut self, work: impl FnOnce(&LanguageModel) -> T) -> T {
-        let taken: Vec<Option<Lora>> =
-            self.layers.iter_mut().flat_map(|l| l.linears_mut()).map(|linear| linear.lora.take()).collect();
+        let taken: Vec<Option<Lora>> = self
+            .layers
+            .iter_mut()
+            .flat_map(|l| l.linears_mut())
+            .map(|linear| linear.lora.take())
+            .collect();
         let done = work(self);
         for (linear, lora) in self.layers.iter_mut().flat_map(|l| l.linears_mut()).zip(taken) {
             linear.lora = lora;

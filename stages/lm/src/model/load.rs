@@ -21,7 +21,8 @@ impl LanguageModel {
         let config = ModelConfig::load(&path.folder)?;
         let weights = Weights::open(&path.folder)?;
         let mut model =
-            Builder { config: &config, origin: Origin::Files(&weights), tensors: Vec::new() }.build()?;
+            Builder { config: &config, origin: Origin::Files(&weights), tensors: Vec::new() }
+                .build()?;
         for folder in &path.adapters {
             let adapter = Adapter::load(folder)?;
             model.merge(&adapter)?;
@@ -51,8 +52,11 @@ impl Builder<'_> {
         let embedding = self.matrix("model.embed_tokens.weight", config.vocab, config.hidden)?;
         let layers = (0..config.layers).map(|i| self.layer(i)).collect::<Result<Vec<_>, _>>()?;
         let final_norm = self.norm("model.norm.weight")?;
-        let head =
-            if config.tied { embedding } else { self.matrix("lm_head.weight", config.vocab, config.hidden)? };
+        let head = if config.tied {
+            embedding
+        } else {
+            self.matrix("lm_head.weight", config.vocab, config.hidden)?
+        };
         let rope = RopeTable::new(&config.rope_frequencies(), config.max_positions);
         Ok(LanguageModel {
             config: config.clone(),
@@ -103,7 +107,9 @@ impl Builder<'_> {
         bias: bool,
     ) -> Result<Linear, ModelError> {
         let weight = self.tensor(format!("{name}.weight"), vec![outputs, inputs], None)?;
-        let bias = bias.then(|| self.tensor(format!("{name}.bias"), vec![outputs], Some(0.0))).transpose()?;
+        let bias = bias
+            .then(|| self.tensor(format!("{name}.bias"), vec![outputs], Some(0.0)))
+            .transpose()?;
         Ok(Linear { name, inputs, outputs, weight, bias, lora: None })
     }
 
@@ -124,13 +130,43 @@ impl Builder<'_> {
             attention_post_norm,
             mlp_norm: self.norm(&format!("{at}.{mlp_norm}.weight"))?,
             mlp_post_norm,
-            q: self.linear(format!("{at}.self_attn.q_proj"), hidden, wide, config.attention_bias)?,
-            k: self.linear(format!("{at}.self_attn.k_proj"), hidden, narrow, config.attention_bias)?,
-            v: self.linear(format!("{at}.self_attn.v_proj"), hidden, narrow, config.attention_bias)?,
+            q: self.linear(
+                format!("{at}.self_attn.q_proj"),
+                hidden,
+                wide,
+                config.attention_bias,
+            )?,
+            k: self.linear(
+                format!("{at}.self_attn.k_proj"),
+                hidden,
+                narrow,
+                config.attention_bias,
+            )?,
+            v: self.linear(
+                format!("{at}.self_attn.v_proj"),
+                hidden,
+                narrow,
+                config.attention_bias,
+            )?,
             o: self.linear(format!("{at}.self_attn.o_proj"), wide, hidden, config.output_bias)?,
-            gate: self.linear(format!("{at}.mlp.gate_proj"), hidden, config.intermediate, config.mlp_bias)?,
-            up: self.linear(format!("{at}.mlp.up_proj"), hidden, config.intermediate, config.mlp_bias)?,
-            down: self.linear(format!("{at}.mlp.down_proj"), config.intermediate, hidden, config.mlp_bias)?,
+            gate: self.linear(
+                format!("{at}.mlp.gate_proj"),
+                hidden,
+                config.intermediate,
+                config.mlp_bias,
+            )?,
+            up: self.linear(
+                format!("{at}.mlp.up_proj"),
+                hidden,
+                config.intermediate,
+                config.mlp_bias,
+            )?,
+            down: self.linear(
+                format!("{at}.mlp.down_proj"),
+                config.intermediate,
+                hidden,
+                config.mlp_bias,
+            )?,
             attention: Attention {
                 heads: config.heads,
                 kv_heads: config.kv_heads,

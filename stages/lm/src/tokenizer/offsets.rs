@@ -18,7 +18,12 @@ pub(super) fn exact(ids: &[u32], spelling: &Spelling, text: &str) -> Option<Vec<
 /// where a character is split, and leave out white space that it trims. Where a token's own bytes stand at the
 /// point reached, they are taken; elsewhere its span is, moved on where it overlaps. A gap belongs to the token
 /// before it.
-pub(super) fn aligned(ids: &[u32], spelling: &Spelling, spans: &[(usize, usize)], text: &str) -> Vec<u32> {
+pub(super) fn aligned(
+    ids: &[u32],
+    spelling: &Spelling,
+    spans: &[(usize, usize)],
+    text: &str,
+) -> Vec<u32> {
     let mut reached = 0;
     let mut offsets = Vec::with_capacity(ids.len());
     for (&id, &(first, end)) in ids.iter().zip(spans) {
@@ -67,18 +72,24 @@ mod tests {
 
     #[test]
     fn llama3_tokens_begin_where_the_data_says() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data/tokenize-llama3/cases.jsonl");
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../../shared/data/tokenize-llama3/cases.jsonl"
+        );
         let Ok(cases) = std::fs::read_to_string(path) else {
             return eprintln!("not tested: `{path}` is absent");
         };
         // The tokenizer's file may not be passed on; the cases show the bytes of those of its tokens that they use.
-        let cases: Vec<Value> = cases.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let cases: Vec<Value> =
+            cases.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let mut tokens = BTreeMap::new();
         for case in &cases {
             let text = case["text"].as_str().unwrap().as_bytes();
             let starts = numbers(&case["byte_start"]);
             let ends = starts[1..].iter().copied().chain([text.len() as u32]);
-            for ((id, &start), end) in numbers(&case["input_ids"]).into_iter().zip(&starts).zip(ends) {
+            for ((id, &start), end) in
+                numbers(&case["input_ids"]).into_iter().zip(&starts).zip(ends)
+            {
                 let bytes = text[start as usize..end as usize].to_vec();
                 assert_eq!(tokens.entry(id).or_insert_with(|| bytes.clone()), &bytes);
             }
@@ -92,8 +103,13 @@ mod tests {
 
     #[test]
     fn spans_are_made_to_tile() {
-        let tokens =
-            [(0, b"ab".to_vec()), (1, vec![0xC3]), (2, vec![0xA9]), (3, b" c".to_vec()), (4, b"x".to_vec())];
+        let tokens = [
+            (0, b"ab".to_vec()),
+            (1, vec![0xC3]),
+            (2, vec![0xA9]),
+            (3, b" c".to_vec()),
+            (4, b"x".to_vec()),
+        ];
         let spelling = spelling_of(&tokens.into());
         // The halves of a character share its span, and the span of ` c` was trimmed.
         let spans = [(0, 2), (2, 4), (2, 4), (5, 6)];

@@ -28,12 +28,14 @@ const ID_LIMIT: usize = 1 << 24;
 
 impl Spelling {
     pub(super) fn new(inner: &Inner) -> Spelling {
-        let decoder = inner.get_decoder().map(|decoder| serde_json::to_value(decoder).unwrap_or_default());
+        let decoder =
+            inner.get_decoder().map(|decoder| serde_json::to_value(decoder).unwrap_or_default());
         let mut steps = Vec::new();
         collect_steps(decoder.as_ref().unwrap_or(&Value::Null), &mut steps);
         let alphabet = alphabet_of(&steps);
         let vocabulary = inner.get_vocab(true);
-        let size = vocabulary.values().map(|&id| id as usize + 1).filter(|&size| size <= ID_LIMIT).max();
+        let size =
+            vocabulary.values().map(|&id| id as usize + 1).filter(|&size| size <= ID_LIMIT).max();
         let mut tokens = vec![None; size.unwrap_or(0)];
         for (token, &id) in &vocabulary {
             if let Some(slot) = tokens.get_mut(id as usize) {
@@ -170,13 +172,17 @@ mod tests {
 
     #[test]
     fn the_alphabet_covers_each_byte_once() {
-        let mut bytes: Vec<u8> = (0..0x200).filter_map(|code| byte_of(char::from_u32(code)?)).collect();
+        let mut bytes: Vec<u8> =
+            (0..0x200).filter_map(|code| byte_of(char::from_u32(code)?)).collect();
         assert_eq!(bytes.len(), 256);
         bytes.sort_unstable();
         bytes.dedup();
         assert_eq!(bytes.len(), 256);
         // The characters that everybody knows: space, line feed, and the soft hyphen at the end.
-        assert_eq!([byte_of('Ġ'), byte_of('Ċ'), byte_of('Ń')], [Some(b' '), Some(b'\n'), Some(0xAD)]);
+        assert_eq!(
+            [byte_of('Ġ'), byte_of('Ċ'), byte_of('Ń')],
+            [Some(b' '), Some(b'\n'), Some(0xAD)]
+        );
     }
 
     #[test]

@@ -74,7 +74,9 @@ impl<'a> Keeper<'a> {
     /// Writes the state. A disk that refuses costs the state alone: training goes on.
     pub fn save(&mut self, run: &Run<'_>) {
         let begin = Instant::now();
-        if let Err(error) = self.keep.unfinished.write(FILE, |out| write(out, run, self.keep.profile)) {
+        if let Err(error) =
+            self.keep.unfinished.write(FILE, |out| write(out, run, self.keep.profile))
+        {
             if !self.refused {
                 (self.keep.note)(format!("the state of the training could not be kept: {error}"));
             }
@@ -86,7 +88,8 @@ impl<'a> Keeper<'a> {
 
     /// Takes up the state of an earlier run where there is one that fits.
     pub fn restore(&self, run: &mut Run<'_>) -> Result<(), TrainError> {
-        let note = |reason: &str| (self.keep.note)(format!("begins anew, for an earlier state {reason}"));
+        let note =
+            |reason: &str| (self.keep.note)(format!("begins anew, for an earlier state {reason}"));
         let mut file = match self.keep.unfinished.read(FILE) {
             Ok(None) => return Ok(()),
             Ok(Some(file)) => file,

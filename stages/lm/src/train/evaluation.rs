@@ -58,9 +58,9 @@ impl Run<'_> {
         progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<(), TrainError> {
         let Some(evaluation) = self.training.evaluation else { return Ok(()) };
-        let every = evaluation
-            .every
-            .unwrap_or_else(|| order::windows_per_epoch(self.training.rows.len(), self.training.options));
+        let every = evaluation.every.unwrap_or_else(|| {
+            order::windows_per_epoch(self.training.rows.len(), self.training.options)
+        });
         let due = self.step == self.total || self.step.is_multiple_of(every);
         let Some(step) = self.log.last().filter(|step| due && step.eval_loss.is_none()) else {
             return Ok(());
@@ -90,8 +90,12 @@ impl Run<'_> {
         match &mut self.best {
             Some(best) if loss >= best.loss => best.stale = stale,
             _ => {
-                let tensors =
-                    self.model.trainable().into_iter().map(|id| self.model.values(id).to_vec()).collect();
+                let tensors = self
+                    .model
+                    .trainable()
+                    .into_iter()
+                    .map(|id| self.model.values(id).to_vec())
+                    .collect();
                 self.best = Some(Best { step, loss, stale, tensors });
             }
         }
@@ -114,7 +118,9 @@ pub(super) fn base_logprobs(
     go_on: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<Vec<Vec<f32>>, TrainError> {
     let mut all = Vec::with_capacity(rows.len());
-    model.without_lora(|base| active_logprobs(base, rows, go_on, &mut |logprobs| all.push(logprobs)))?;
+    model.without_lora(|base| {
+        active_logprobs(base, rows, go_on, &mut |logprobs| all.push(logprobs))
+    })?;
     Ok(all)
 }
 

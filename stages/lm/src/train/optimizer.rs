@@ -28,11 +28,13 @@ impl AdamW {
     /// The 2-norm of all gradients, summed in f64 in the order of the names.
     pub fn norm(&self, model: &LanguageModel, gradients: &Gradients) -> f64 {
         debug_assert!(self.moments.len() <= model.tensors.len());
-        let squares = self.moments.iter().filter_map(|(id, _, _)| gradients.get(*id)).map(|gradient| {
-            let chunks =
-                gradient.par_chunks(CHUNK).map(|c| c.iter().map(|g| f64::from(*g) * f64::from(*g)).sum());
-            chunks.collect::<Vec<f64>>().iter().sum::<f64>()
-        });
+        let squares =
+            self.moments.iter().filter_map(|(id, _, _)| gradients.get(*id)).map(|gradient| {
+                let chunks = gradient
+                    .par_chunks(CHUNK)
+                    .map(|c| c.iter().map(|g| f64::from(*g) * f64::from(*g)).sum());
+                chunks.collect::<Vec<f64>>().iter().sum::<f64>()
+            });
         squares.sum::<f64>().sqrt()
     }
 
@@ -54,7 +56,8 @@ impl AdamW {
         for (id, first, second) in &mut self.moments {
             let Some(gradient) = gradients.get(*id) else { continue };
             let tensor = &mut model.tensors[*id];
-            let shrink = if tensor.decays { (1.0 - rate * options.weight_decay) as f32 } else { 1.0 };
+            let shrink =
+                if tensor.decays { (1.0 - rate * options.weight_decay) as f32 } else { 1.0 };
             let chunks = tensor
                 .values
                 .par_chunks_mut(CHUNK)

@@ -62,8 +62,10 @@ impl<'a> Rows<'a> {
         }
         let size = self.options.batch_size * self.options.accumulate;
         let end = (self.at + size).min(self.order.len());
-        let window =
-            self.order[self.at..end].chunks(self.options.batch_size).map(<[usize]>::to_vec).collect();
+        let window = self.order[self.at..end]
+            .chunks(self.options.batch_size)
+            .map(<[usize]>::to_vec)
+            .collect();
         self.at = end;
         (self.epoch, window)
     }

@@ -39,8 +39,15 @@ fn small(use_dora: bool) -> Adapter {
 fn adapters_of_peft_make_the_round_trip() {
     let mut count = 0;
     for folder in parity_folders() {
-        for run in ["lora_init", "dora_init", "lora_wd0", "lora_wd01", "dora_wd0", "dora_wd01", "lora_accum2"]
-        {
+        for run in [
+            "lora_init",
+            "dora_init",
+            "lora_wd0",
+            "lora_wd01",
+            "dora_wd0",
+            "dora_wd01",
+            "lora_accum2",
+        ] {
             let source = folder.join("training").join(run);
             if !source.is_dir() {
                 continue;
@@ -48,7 +55,10 @@ fn adapters_of_peft_make_the_round_trip() {
             count += 1;
             let adapter = Adapter::load(&source).unwrap();
             let settings = read_json(&source.join("adapter_config.json"));
-            assert_eq!((adapter.config.r, adapter.config.lora_alpha, adapter.scale()), (8, 16.0, 2.0));
+            assert_eq!(
+                (adapter.config.r, adapter.config.lora_alpha, adapter.scale()),
+                (8, 16.0, 2.0)
+            );
             assert_eq!(adapter.config.use_dora, run.starts_with("dora"));
             assert_eq!(adapter.tensors.len() % 7, 0);
             let copy = tempfile::tempdir().unwrap();
@@ -128,11 +138,15 @@ fn settings_that_mean_something_else_are_refused() {
     );
     let message = fail_config(|config| config["r"] = json!(2));
     assert!(
-        message.contains("q_proj.lora_A.weight") && message.contains("has shape [1, 3], not [2, inputs]"),
+        message.contains("q_proj.lora_A.weight")
+            && message.contains("has shape [1, 3], not [2, inputs]"),
         "{message}"
     );
     let message = fail_config(|config| config["use_dora"] = json!(true));
-    assert!(message.contains("q_proj.lora_magnitude_vector") && message.contains("is absent"), "{message}");
+    assert!(
+        message.contains("q_proj.lora_magnitude_vector") && message.contains("is absent"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -174,7 +188,12 @@ fn broken_tensors_are_named() {
     let bytes = std::fs::read(&path).unwrap();
     for length in [0, 4, 8, 40, bytes.len() - 1] {
         std::fs::write(&path, &bytes[..length]).unwrap();
-        assert!(Adapter::load(folder.path()).unwrap_err().to_string().contains("adapter_model.safetensors"));
+        assert!(
+            Adapter::load(folder.path())
+                .unwrap_err()
+                .to_string()
+                .contains("adapter_model.safetensors")
+        );
     }
     let name = |from: &str, to: &str| {
         let text = String::from_utf8_lossy(&bytes[8..]).replace(from, to);

@@ -25,7 +25,11 @@ fn the_reference_models_have_the_parameters_that_their_shape_says() {
         let config = card.config.as_ref().unwrap();
         assert_eq!(card.family.as_deref(), json["model_type"].as_str());
         assert_eq!(config.max_positions as u64, json["max_position_embeddings"].as_u64().unwrap());
-        assert_eq!(card.weights.parameters, parameters(config, json["model_type"] == "gemma2"), "{folder:?}");
+        assert_eq!(
+            card.weights.parameters,
+            parameters(config, json["model_type"] == "gemma2"),
+            "{folder:?}"
+        );
         assert!(card.weights.dtypes.iter().all(|t| ["f32", "bf16", "f16"].contains(&t.as_str())));
         let tokenizer = card.tokenizer.unwrap();
         assert_eq!(
@@ -38,7 +42,8 @@ fn the_reference_models_have_the_parameters_that_their_shape_says() {
 
 #[test]
 fn an_adapter_alone_has_its_settings_and_two_thin_matrices_a_layer() {
-    let folders = parity_folders().into_iter().map(|f| f.join("training/lora_init")).filter(|f| f.is_dir());
+    let folders =
+        parity_folders().into_iter().map(|f| f.join("training/lora_init")).filter(|f| f.is_dir());
     for folder in folders {
         let card = Card::read(&folder).unwrap();
         let adapter = card.adapter.unwrap();

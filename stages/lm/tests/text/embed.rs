@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use crate::parity_folders;
 
 const WORDS: [&str; 16] = [
-    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "sat", "on", "a", "mat", "##s", "##ing", "dog", "run",
-    ".", "blue",
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "sat", "on", "a", "mat", "##s", "##ing",
+    "dog", "run", ".", "blue",
 ];
 const HIDDEN: usize = 24;
 const HEADS: usize = 3;
@@ -40,9 +40,11 @@ fn tensors() -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
         let values = (0..size as u64).map(|i| (mean + 0.3 * stream.normal(i)) as f32).collect();
         all.insert(name, (shape, values));
     };
-    for (name, rows) in
-        [("word_embeddings", WORDS.len()), ("position_embeddings", POSITIONS), ("token_type_embeddings", 2)]
-    {
+    for (name, rows) in [
+        ("word_embeddings", WORDS.len()),
+        ("position_embeddings", POSITIONS),
+        ("token_type_embeddings", 2),
+    ] {
         tensor(format!("embeddings.{name}.weight"), vec![rows, HIDDEN], 0.0);
     }
     let mut norms = vec!["embeddings".to_owned()];
@@ -73,19 +75,24 @@ fn write(folder: &Path, pooling: &str, normalize: bool, prefix: &str) {
     let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors()
         .into_iter()
         .map(|(name, (shape, values))| {
-            (format!("{prefix}{name}"), shape, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+            (
+                format!("{prefix}{name}"),
+                shape,
+                values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            )
         })
         .collect();
-    let views = bytes
-        .iter()
-        .map(|(name, shape, data)| (name, TensorView::new(Dtype::F32, shape.clone(), data).unwrap()));
+    let views = bytes.iter().map(|(name, shape, data)| {
+        (name, TensorView::new(Dtype::F32, shape.clone(), data).unwrap())
+    });
     std::fs::write(folder.join("model.safetensors"), serialize(views, None).unwrap()).unwrap();
     let config = json!({
         "model_type": "bert", "hidden_size": HIDDEN, "num_attention_heads": HEADS, "num_hidden_layers": LAYERS,
         "intermediate_size": INNER, "vocab_size": WORDS.len(), "max_position_embeddings": POSITIONS,
         "type_vocab_size": 2, "layer_norm_eps": 1e-12, "hidden_act": "gelu",
     });
-    let vocab: BTreeMap<&str, usize> = WORDS.iter().enumerate().map(|(id, word)| (*word, id)).collect();
+    let vocab: BTreeMap<&str, usize> =
+        WORDS.iter().enumerate().map(|(id, word)| (*word, id)).collect();
     let special = |id: usize| {
         json!({ "id": id, "content": WORDS[id], "special": true, "single_word": false,
                                       "lstrip": false, "rstrip": false, "normalized": false })
@@ -147,7 +154,8 @@ impl Plain {
     }
 
     fn linear(&self, name: &str, x: &[f64]) -> Vec<f64> {
-        let (weight, bias) = (&self.0[&format!("{name}.weight")].1, &self.0[&format!("{name}.bias")].1);
+        let (weight, bias) =
+            (&self.0[&format!("{name}.weight")].1, &self.0[&format!("{name}.bias")].1);
         let product = |row: &[f32]| row.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum::<f64>();
         weight.chunks(x.len()).zip(bias).map(|(row, b)| product(row) + f64::from(*b)).collect()
     }
@@ -160,7 +168,9 @@ impl Plain {
         let n = x.len() as f64;
         let mean = x.iter().sum::<f64>() / n;
         let variance = x.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / n;
-        (0..x.len()).map(|i| (x[i] - mean) / (variance + 1e-12).sqrt() * weight[i] + bias[i]).collect()
+        (0..x.len())
+            .map(|i| (x[i] - mean) / (variance + 1e-12).sqrt() * weight[i] + bias[i])
+            .collect()
     }
 
     fn attend(&self, at: &str, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
@@ -187,7 +197,8 @@ impl Plain {
     }
 
     fn states(&self, ids: &[u32]) -> Vec<Vec<f64>> {
-        let add = |a: &[f64], b: &[f64]| -> Vec<f64> { a.iter().zip(b).map(|(a, b)| a + b).collect() };
+        let add =
+            |a: &[f64], b: &[f64]| -> Vec<f64> { a.iter().zip(b).map(|(a, b)| a + b).collect() };
         let embed = |(place, id): (usize, &u32)| {
             let word = self.row("embeddings.word_embeddings.weight", *id as usize);
             let place = self.row("embeddings.position_embeddings.weight", place);
@@ -239,7 +250,10 @@ fn a_tiny_bert_equals_plain_loops() {
             let pooled = if pooling == "mean_tokens" { mean(&states) } else { states[0].clone() };
             let expected = if normalize { unit(pooled) } else { pooled };
             for (got, expected) in got.iter().zip(expected) {
-                assert!((f64::from(*got) - expected).abs() < 2e-6, "{pooling} {text}: {got} {expected}");
+                assert!(
+                    (f64::from(*got) - expected).abs() < 2e-6,
+                    "{pooling} {text}: {got} {expected}"
+                );
             }
         }
     }
@@ -281,12 +295,14 @@ fn a_vector_does_not_see_its_neighbours() {
 fn a_decoder_gives_the_mean_of_its_last_states() {
     for folder in parity_folders() {
         let path = ModelPath { folder: folder.join("model"), adapters: Vec::new() };
-        let (model, embedder) = (LanguageModel::load(&path).unwrap(), Embedder::load(&path).unwrap());
+        let (model, embedder) =
+            (LanguageModel::load(&path).unwrap(), Embedder::load(&path).unwrap());
         let ids = embedder.tokens("What is two and two?").unwrap();
         let width = model.config.hidden;
         let hidden = model.forward(&Packed::new([ids.as_slice()]));
-        let sums: Vec<f64> =
-            (0..width).map(|c| hidden.iter().skip(c).step_by(width).map(|v| f64::from(*v)).sum()).collect();
+        let sums: Vec<f64> = (0..width)
+            .map(|c| hidden.iter().skip(c).step_by(width).map(|v| f64::from(*v)).sum())
+            .collect();
         let vector = embedder.embed(&["What is two and two?"], None).unwrap();
         for (got, expected) in vector.iter().zip(unit(sums)) {
             assert!((f64::from(*got) - expected).abs() < 1e-6);
@@ -313,7 +329,10 @@ fn what_is_not_native_is_refused() {
     let cases = [
         (rewrite("modules.json", "models.Normalize", "models.Dense"), "the module `Dense`"),
         (rewrite("modules.json", "1_Pooling", "../1_Pooling"), "a pooling at `../1_Pooling`"),
-        (rewrite("1_Pooling/config.json", "max_tokens\":false", "max_tokens\":true"), "the pooling `m"),
+        (
+            rewrite("1_Pooling/config.json", "max_tokens\":false", "max_tokens\":true"),
+            "the pooling `m",
+        ),
         (rewrite("config.json", "\"gelu\"", "\"relu\""), "`relu`"),
         (
             rewrite("config.json", "\"num_attention_heads\":3", "\"num_attention_heads\":5"),

@@ -43,7 +43,8 @@ fn conversations_equal_the_references() {
         let tokenizer = load(&folder);
         let renderer = Renderer::new(&tokenizer, true).unwrap();
         let template =
-            ChatTemplate::new(tokenizer.chat_template().unwrap(), tokenizer.named_special_tokens()).unwrap();
+            ChatTemplate::new(tokenizer.chat_template().unwrap(), tokenizer.named_special_tokens())
+                .unwrap();
         let reference = read_json(&folder.join("reference.json"));
         let cases = reference["chat"].as_array().unwrap();
         assert_eq!(cases.len(), 4);
@@ -64,7 +65,8 @@ fn conversations_equal_the_references() {
                 folder.display()
             );
             if generation {
-                let row = RowText { prompt: Prompt::Messages(&messages), system: None, response: None };
+                let row =
+                    RowText { prompt: Prompt::Messages(&messages), system: None, response: None };
                 assert_eq!(renderer.prompt_ids(&row).unwrap(), ids(&case["input_ids"]));
                 let rendered = renderer.full(&row).unwrap();
                 assert_eq!(rendered.prompt_tokens, rendered.token_ids.len());
@@ -91,7 +93,10 @@ fn training_rows_equal_the_references() {
             assert_eq!(rendered.token_ids, ids(&row["input_ids"]));
             assert_eq!(rendered.prompt_tokens as u64, row["n_prompt"].as_u64().unwrap());
             let row = RowText { response: None, ..ask(question, "") };
-            assert_eq!(renderer.prompt_ids(&row).unwrap(), rendered.token_ids[..rendered.prompt_tokens]);
+            assert_eq!(
+                renderer.prompt_ids(&row).unwrap(),
+                rendered.token_ids[..rendered.prompt_tokens]
+            );
         }
     }
 }
@@ -118,7 +123,8 @@ fn llama3_conversations_equal_the_stored_ones() {
             })
             .collect();
         let (last, before) = turns.split_last().unwrap();
-        let row = RowText { prompt: Prompt::Messages(before), system: None, response: Some(last.1) };
+        let row =
+            RowText { prompt: Prompt::Messages(before), system: None, response: Some(last.1) };
         let rendered = renderer.full(&row).unwrap();
         assert_eq!(rendered.text, case["text"].as_str().unwrap());
         let prompt = case["prompt_text"].as_str().unwrap();
@@ -165,13 +171,15 @@ fn a_template_with_another_generation_prompt_splits_before_the_response() {
     let tokenizer = tokenizer_with(template, &[]);
     let rendered = Renderer::new(&tokenizer, true).unwrap().full(&ask("q", "four")).unwrap();
     assert_eq!(rendered.text, "<|user|>q<|eos|><|assistant|>four<|eos|>");
-    assert_eq!(rendered.offsets[rendered.prompt_tokens] as usize, "<|user|>q<|eos|><|assistant|>".len());
+    assert_eq!(
+        rendered.offsets[rendered.prompt_tokens] as usize,
+        "<|user|>q<|eos|><|assistant|>".len()
+    );
 }
 
 #[test]
 fn a_template_that_rewrites_the_response_is_refused() {
-    let template =
-        "{% for m in messages %}<|{{ m.role }}|>{{ m.content.split('</think>')[-1] }}<|eos|>{% endfor %}";
+    let template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content.split('</think>')[-1] }}<|eos|>{% endfor %}";
     let tokenizer = tokenizer_with(template, &[]);
     let renderer = Renderer::new(&tokenizer, true).unwrap();
     renderer.full(&ask("q", "four")).unwrap();
@@ -188,15 +196,18 @@ fn system_turns_come_first_once() {
     let tokenizer = tokenizer_with(LLAMA3, &[]);
     let renderer = Renderer::new(&tokenizer, true).unwrap();
     let text = |prompt| {
-        let ids = renderer.prompt_ids(&RowText { prompt, system: Some("S"), response: None }).unwrap();
+        let ids =
+            renderer.prompt_ids(&RowText { prompt, system: Some("S"), response: None }).unwrap();
         tokenizer.decode(&ids, false)
     };
     assert!(
-        text(Prompt::Text("q")).contains("system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user")
+        text(Prompt::Text("q"))
+            .contains("system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user")
     );
     let own = [("system", "mine"), ("user", "q")];
     assert!(
-        text(Prompt::Messages(&own)).contains("mine") && !text(Prompt::Messages(&own)).contains("\n\nS<")
+        text(Prompt::Messages(&own)).contains("mine")
+            && !text(Prompt::Messages(&own)).contains("\n\nS<")
     );
 }
 
@@ -214,17 +225,24 @@ fn plain_rows_are_bos_prompt_response_eos() {
         assert_eq!(prompt, rendered.token_ids[..rendered.prompt_tokens]);
         assert_eq!(prompt, tokenizer.encode("What is 2 + 2?", true).unwrap().ids);
         let alone = renderer.text_only("It is 4.").unwrap();
-        assert_eq!((alone.text.as_str(), alone.prompt_tokens, alone.token_ids[0]), ("It is 4.", 1, 0));
+        assert_eq!(
+            (alone.text.as_str(), alone.prompt_tokens, alone.token_ids[0]),
+            ("It is 4.", 1, 0)
+        );
         assert_eq!(alone.token_ids, tokenizer.encode("It is 4.", true).unwrap().ids);
         // A token that reaches from the prompt into the response belongs to the response.
         let merged = renderer.full(&ask("The c", "at sat")).unwrap();
         let boundary = merged.offsets[merged.prompt_tokens] as usize;
         assert!(boundary <= "The c".len());
         assert!(
-            merged.offsets.get(merged.prompt_tokens + 1).is_some_and(|&end| end as usize > "The c".len())
+            merged
+                .offsets
+                .get(merged.prompt_tokens + 1)
+                .is_some_and(|&end| end as usize > "The c".len())
         );
         let messages = [("user", "one"), ("assistant", "two"), ("user", "three")];
-        let row = RowText { prompt: Prompt::Messages(&messages), system: Some("zero"), response: None };
+        let row =
+            RowText { prompt: Prompt::Messages(&messages), system: Some("zero"), response: None };
         assert_eq!(renderer.full(&row).unwrap().text, "zero\n\none\n\ntwo\n\nthree");
     }
 }

@@ -126,13 +126,17 @@ fn parameters_out_of_range_are_named() {
         fail(SamplingParams { temperature: -0.1, ..base }),
         "`temperature` is -0.1, but it must be a number of at least 0"
     );
-    assert_eq!(fail(SamplingParams { top_k: Some(0), ..base }), "`top_k` is 0, but it must be at least 1");
+    assert_eq!(
+        fail(SamplingParams { top_k: Some(0), ..base }),
+        "`top_k` is 0, but it must be at least 1"
+    );
     for wrong in [0.0, 1.1, f64::NAN] {
         assert!(fail(SamplingParams { top_p: Some(wrong), ..base }).starts_with("`top_p`"));
     }
     assert!(fail(SamplingParams { min_p: Some(1.5), ..base }).starts_with("`min_p`"));
     assert!(
-        fail(SamplingParams { repetition_penalty: Some(0.0), ..base }).starts_with("`repetition_penalty`")
+        fail(SamplingParams { repetition_penalty: Some(0.0), ..base })
+            .starts_with("`repetition_penalty`")
     );
 }
 

@@ -19,7 +19,12 @@ fn assert_tiles(encoding: &Encoding, text: &str) {
 /// The bytes of the text that each token covers.
 fn slices<'a>(encoding: &Encoding, text: &'a str) -> Vec<&'a [u8]> {
     let ends = encoding.offsets[1..].iter().map(|&end| end as usize).chain([text.len()]);
-    encoding.offsets.iter().zip(ends).map(|(&start, end)| &text.as_bytes()[start as usize..end]).collect()
+    encoding
+        .offsets
+        .iter()
+        .zip(ends)
+        .map(|(&start, end)| &text.as_bytes()[start as usize..end])
+        .collect()
 }
 
 /// A tokenizer from the parts of a `tokenizer.json`.
@@ -67,7 +72,9 @@ fn texts_of_all_models_have_the_reference_ids_and_tile() {
 
 #[test]
 fn offsets_survive_normalisation() {
-    let Some(folder) = parity_folders().into_iter().find(|folder| folder.ends_with("qwen2")) else { return };
+    let Some(folder) = parity_folders().into_iter().find(|folder| folder.ends_with("qwen2")) else {
+        return;
+    };
     let tokenizer = Tokenizer::load(&folder.join("model")).unwrap();
     // `e` and a combining accent become one character of two bytes; what follows must be in its place again.
     let text = "cafe\u{301} und 日本\u{1F642}, A\u{30A} end";
@@ -80,7 +87,10 @@ fn offsets_survive_normalisation() {
         let text = String::from_utf8_lossy(tokenizer.token_bytes(id)).into_owned();
         assert!(exact || !text.is_ascii(), "token `{text}` covers {slice:?}");
     }
-    assert!(encoding.offsets.iter().any(|&at| text.as_bytes()[at as usize..] == *b" end"), "{covered:?}");
+    assert!(
+        encoding.offsets.iter().any(|&at| text.as_bytes()[at as usize..] == *b" end"),
+        "{covered:?}"
+    );
 }
 
 #[test]
@@ -141,7 +151,11 @@ fn sentencepiece_spellings_are_bytes_of_the_text() {
 fn broken_files_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let message = || Tokenizer::load(folder.path()).unwrap_err().to_string();
-    assert!(message().contains("cannot read") && message().contains("tokenizer.json"), "{}", message());
+    assert!(
+        message().contains("cannot read") && message().contains("tokenizer.json"),
+        "{}",
+        message()
+    );
     let Some(model) = parity_folders().into_iter().next() else { return };
     let whole = std::fs::read(model.join("model/tokenizer.json")).unwrap();
     let put = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
@@ -151,7 +165,10 @@ fn broken_files_are_named() {
     }
     // The post-processor writes a token that it does not define.
     let text = String::from_utf8(whole.clone()).unwrap();
-    put("tokenizer.json", text.replacen("\"id\": \"<|bos|>\"", "\"id\": \"<|bus|>\"", 1).as_bytes());
+    put(
+        "tokenizer.json",
+        text.replacen("\"id\": \"<|bos|>\"", "\"id\": \"<|bus|>\"", 1).as_bytes(),
+    );
     assert!(message().contains("its parts do not fit together"), "{}", message());
     let mut dropout: Value = serde_json::from_slice(&whole).unwrap();
     dropout["model"]["dropout"] = json!(0.1);
@@ -167,7 +184,8 @@ fn templates_and_tokens_are_found_in_all_spellings() {
     let Some(model) = parity_folders().into_iter().next() else { return };
     let folder = tempfile::tempdir().unwrap();
     let put = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-    std::fs::copy(model.join("model/tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
+    std::fs::copy(model.join("model/tokenizer.json"), folder.path().join("tokenizer.json"))
+        .unwrap();
     let load = || Tokenizer::load(folder.path()).unwrap();
     assert_eq!((load().chat_template(), load().eos()), (None, None));
     put(

@@ -2,13 +2,16 @@
 
 use refrain_lm::render::{Prompt, Renderer, RowText};
 use refrain_lm::tokenizer::Tokenizer;
-use refrain_lm::tokenizer_training::{SPECIAL_TOKENS, TokenizerFiles, TokenizerSettings, train_tokenizer};
+use refrain_lm::tokenizer_training::{
+    SPECIAL_TOKENS, TokenizerFiles, TokenizerSettings, train_tokenizer,
+};
 
 use crate::{parity_folders, read_json};
 
 /// Texts with many pairs of equal count, so that ties decide.
 fn texts() -> Vec<String> {
-    let stem = ["straw", "berry", "étude", "日本", "🙂", "num", "ber", "  ", "the", "\n", "12", "ab"];
+    let stem =
+        ["straw", "berry", "étude", "日本", "🙂", "num", "ber", "  ", "the", "\n", "12", "ab"];
     (0..4000usize)
         .map(|i| {
             let word = |shift: usize| stem[(i / 12usize.pow(shift as u32)) % 12];
@@ -36,7 +39,9 @@ fn bytes_depend_neither_on_threads_nor_on_order() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         for _ in 0..2 {
             results.push(pool.install(|| train_tokenizer(texts.iter(), &settings(700)).unwrap()));
-            results.push(pool.install(|| train_tokenizer(texts.iter().rev(), &settings(700)).unwrap()));
+            results.push(
+                pool.install(|| train_tokenizer(texts.iter().rev(), &settings(700)).unwrap()),
+            );
         }
     }
     assert!(results.iter().all(|result| *result == results[0]));
@@ -63,7 +68,10 @@ fn a_trained_tokenizer_works() {
     let renderer = Renderer::new(&tokenizer, true).unwrap();
     let row = RowText { prompt: Prompt::Text(" q "), system: Some("s"), response: Some("r\n") };
     let rendered = renderer.full(&row).unwrap();
-    assert_eq!(rendered.text, "<|bos|><|system|>\ns<|eos|>\n<|user|>\nq<|eos|>\n<|assistant|>\nr<|eos|>");
+    assert_eq!(
+        rendered.text,
+        "<|bos|><|system|>\ns<|eos|>\n<|user|>\nq<|eos|>\n<|assistant|>\nr<|eos|>"
+    );
     assert_eq!(rendered.token_ids[..2], [0, 3]);
 }
 
@@ -73,7 +81,8 @@ fn files_have_the_shape_of_the_references() {
     let reference = read_json(&folder.join("model/tokenizer.json"));
     let files = train_tokenizer(texts().iter(), &settings(400)).unwrap();
     let ours: serde_json::Value = serde_json::from_slice(&files.tokenizer).unwrap();
-    let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let keys =
+        |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     assert_eq!(keys(&ours), keys(&reference));
     assert_eq!(keys(&ours["model"]), keys(&reference["model"]));
     assert_eq!(ours["pre_tokenizer"], reference["pre_tokenizer"]);
@@ -84,7 +93,10 @@ fn files_have_the_shape_of_the_references() {
 #[test]
 fn settings_out_of_range_are_named() {
     let message = train_tokenizer(["a"].iter(), &settings(200)).unwrap_err().to_string();
-    assert_eq!(message, "`vocab_size` is 200, but 256 bytes and 6 special tokens need at least 262");
+    assert_eq!(
+        message,
+        "`vocab_size` is 200, but 256 bytes and 6 special tokens need at least 262"
+    );
     let empty = TokenizerSettings { special_tokens: vec![String::new()], ..settings(300) };
     assert!(train_tokenizer(["a"].iter(), &empty).unwrap_err().to_string().contains("is empty"));
     // Too little text for the vocabulary gives a smaller one; no text at all gives the bytes.

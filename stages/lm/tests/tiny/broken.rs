@@ -26,11 +26,16 @@ fn config_json() -> Value {
 /// Writes a model after a change to its tensors.
 fn write(folder: &Path, change: impl FnOnce(&mut BTreeMap<String, (Vec<usize>, Vec<f32>)>)) {
     let model = LanguageModel::random(&ModelConfig::from_json(&config_json()).unwrap(), 3);
-    let mut tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)> =
-        model.tensors.into_iter().map(|tensor| (tensor.name, (tensor.shape, tensor.values))).collect();
+    let mut tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)> = model
+        .tensors
+        .into_iter()
+        .map(|tensor| (tensor.name, (tensor.shape, tensor.values)))
+        .collect();
     change(&mut tensors);
-    let tensors =
-        tensors.iter().map(|(name, (shape, values))| (name.clone(), F32Tensor { shape, values })).collect();
+    let tensors = tensors
+        .iter()
+        .map(|(name, (shape, values))| (name.clone(), F32Tensor { shape, values }))
+        .collect();
     save_model(folder, &config_json(), &tensors).unwrap();
 }
 
@@ -61,7 +66,9 @@ fn tensors_that_are_wrong_are_named_with_their_file() {
     );
     assert_eq!(
         error(|tensors| tensors.get_mut(NAME).unwrap().0.reverse()),
-        format!("the tensor `{NAME}` in `FOLDER/model.safetensors` has shape [16, 24], expected [24, 16]")
+        format!(
+            "the tensor `{NAME}` in `FOLDER/model.safetensors` has shape [16, 24], expected [24, 16]"
+        )
     );
     for (value, word) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (f32::NEG_INFINITY, "-inf")] {
         assert_eq!(
@@ -78,7 +85,8 @@ fn every_truncation_is_an_error_with_the_file() {
     let path = folder.path().join("model.safetensors");
     let whole = std::fs::read(&path).unwrap();
     let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
-    let lengths = (0..header + 8).chain((header..whole.len()).step_by(997)).chain([whole.len() - 1]);
+    let lengths =
+        (0..header + 8).chain((header..whole.len()).step_by(997)).chain([whole.len() - 1]);
     for length in lengths {
         std::fs::write(&path, &whole[..length]).unwrap();
         let error = load(folder.path()).unwrap_err();
@@ -118,7 +126,9 @@ fn an_index_leads_to_files_beside_it_that_are_there() {
     };
     let error = said(r#"{"weight_map": {"a": "absent.safetensors"}}"#);
     assert!(error.starts_with("cannot read `") && error.contains("absent.safetensors"), "{error}");
-    assert!(said(r#"{"weight_map": {"a": "../x"}}"#).contains("is not the name of a file beside it"));
+    assert!(
+        said(r#"{"weight_map": {"a": "../x"}}"#).contains("is not the name of a file beside it")
+    );
     assert!(said("{").contains("is not an index of safetensors files"));
     assert!(said("{}").contains("it has no `weight_map`"));
 }
@@ -126,7 +136,8 @@ fn an_index_leads_to_files_beside_it_that_are_there() {
 #[test]
 fn rows_that_do_not_fit_are_told() {
     let model = LanguageModel::random(&config("llama"), 3);
-    let score = |ids: &[u32]| score(&model, &[&[1, 2], ids], None, &mut |_, _| {}).unwrap_err().to_string();
+    let score =
+        |ids: &[u32]| score(&model, &[&[1, 2], ids], None, &mut |_, _| {}).unwrap_err().to_string();
     assert_eq!(score(&[1; 65]), "row 1 has 65 tokens; the model takes at most 64");
     assert_eq!(score(&[1, 40]), "row 1 holds the token 40, but the model's vocabulary has 40");
 }
@@ -142,9 +153,9 @@ fn overflowing() -> LanguageModel {
 #[test]
 fn what_is_no_number_is_no_result() {
     let model = overflowing();
-    let words =
-        "the model gives probabilities that are not finite: its weights or its configuration are wrong";
-    let error = score(&model, &[&[1, 2, 3]], None, &mut |_, _| panic!("a score was given")).unwrap_err();
+    let words = "the model gives probabilities that are not finite: its weights or its configuration are wrong";
+    let error =
+        score(&model, &[&[1, 2, 3]], None, &mut |_, _| panic!("a score was given")).unwrap_err();
     assert_eq!(error.to_string(), words);
     let folder = tempfile::tempdir().unwrap();
     write_tokenizer(folder.path());
@@ -171,7 +182,8 @@ fn a_loss_that_is_no_number_ends_training() {
     };
     assert!(matches!(run(&mut model, &options), TrainError::NotFinite(0)));
     // And one that grows until it is none.
-    options = TrainOptions { learning_rate: 1e30, schedule: Schedule::Constant, warmup: 0, ..options };
+    options =
+        TrainOptions { learning_rate: 1e30, schedule: Schedule::Constant, warmup: 0, ..options };
     let mut model = LanguageModel::random(&config("llama"), 3);
     model.train_all();
     let error = run(&mut model, &options);
@@ -188,7 +200,9 @@ fn a_loss_that_is_no_number_ends_training() {
 fn a_full_disk_fails_the_write_and_names_the_file() {
     let model = LanguageModel::random(&config("llama"), 3);
     let tensors: BTreeMap<String, F32Tensor<'_>> = (model.tensors.iter())
-        .map(|tensor| (tensor.name.clone(), F32Tensor { shape: &tensor.shape, values: &tensor.values }))
+        .map(|tensor| {
+            (tensor.name.clone(), F32Tensor { shape: &tensor.shape, values: &tensor.values })
+        })
         .collect();
     for name in ["config.json", "model.safetensors"] {
         let folder = tempfile::tempdir().unwrap();

@@ -51,7 +51,10 @@ fn the_gradient_is_that_of_the_loss() {
             for id in model.trainable() {
                 let stream = Stream::named(1, &model.tensors[id].name, &[]);
                 let values = &mut model.tensors[id].values;
-                values.iter_mut().enumerate().for_each(|(i, v)| *v += 0.1 * stream.normal(i as u64) as f32);
+                values
+                    .iter_mut()
+                    .enumerate()
+                    .for_each(|(i, v)| *v += 0.1 * stream.normal(i as u64) as f32);
             }
         } else {
             model.train_all();
@@ -68,7 +71,13 @@ fn the_gradient_is_that_of_the_loss() {
 }
 
 /// Goes along a tensor's gradient in both directions: the loss must change at the rate of the gradient's norm.
-fn check_tensor(model: &mut LanguageModel, batch: &Batch, weight: f64, id: usize, gradient: &[f32]) {
+fn check_tensor(
+    model: &mut LanguageModel,
+    batch: &Batch,
+    weight: f64,
+    id: usize,
+    gradient: &[f32],
+) {
     let norm = gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
     assert!(norm > 1e-3, "`{}` has no gradient", model.tensors[id].name);
     let before = model.tensors[id].values.clone();
@@ -86,7 +95,10 @@ fn check_tensor(model: &mut LanguageModel, batch: &Batch, weight: f64, id: usize
     let slope = (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h);
     model.tensors[id].values = before;
     let name = &model.tensors[id].name;
-    assert!((slope / norm - 1.0).abs() < 5e-3, "`{name}`, weight {weight}: slope {slope}, gradient {norm}");
+    assert!(
+        (slope / norm - 1.0).abs() < 5e-3,
+        "`{name}`, weight {weight}: slope {slope}, gradient {norm}"
+    );
 }
 
 #[test]
@@ -101,7 +113,8 @@ fn weight_zero_changes_no_bits_and_a_weight_holds_the_model_back() {
             } else {
                 model.train_all()
             }
-            let training = Training { rows: &data, options: &options, evaluation: None, keep: None };
+            let training =
+                Training { rows: &data, options: &options, evaluation: None, keep: None };
             let log = trained(&mut model, &training).log;
             (model, log)
         };
@@ -114,7 +127,8 @@ fn weight_zero_changes_no_bits_and_a_weight_holds_the_model_back() {
         assert_ne!(bits(&without), bits(&held));
         // Dropout alone lets an adapter without effect diverge by nothing.
         assert_eq!(zero_log[0].kl, Some(0.0));
-        let (free, near) = (zero_log.last().unwrap().kl.unwrap(), held_log.last().unwrap().kl.unwrap());
+        let (free, near) =
+            (zero_log.last().unwrap().kl.unwrap(), held_log.last().unwrap().kl.unwrap());
         assert!(near < free && near > 0.0, "{near} with a weight, {free} without");
     }
 }

@@ -2,7 +2,9 @@
 
 use refrain_lm::model::LanguageModel;
 use refrain_lm::score::score;
-use refrain_lm::train::{EarlyStopping, Evaluation, Length, Schedule, TrainError, TrainOptions, Training};
+use refrain_lm::train::{
+    EarlyStopping, Evaluation, Length, Schedule, TrainError, TrainOptions, Training,
+};
 
 use crate::*;
 
@@ -10,7 +12,9 @@ fn mean_loss(model: &LanguageModel, rows: &[TrainRow]) -> f64 {
     let ids: Vec<&[u32]> = rows.iter().map(|row| row.ids.as_slice()).collect();
     let (mut sum, mut count) = (0.0, 0.0);
     score(model, &ids, None, &mut |row, logprobs| {
-        for (logprob, _) in logprobs.iter().zip(&rows[row].active[1..]).filter(|(_, active)| **active) {
+        for (logprob, _) in
+            logprobs.iter().zip(&rows[row].active[1..]).filter(|(_, active)| **active)
+        {
             sum -= f64::from(*logprob);
             count += 1.0;
         }
@@ -48,10 +52,13 @@ fn the_loss_is_measured_when_it_is_due_and_changes_nothing() {
         let done = trained(&mut got, &Training { evaluation, ..plain });
         assert_eq!(bits(&got), bits(&expected));
         assert_eq!(done.best_step, None);
-        let measured: Vec<u64> = done.log.iter().filter(|s| s.eval_loss.is_some()).map(|s| s.step).collect();
+        let measured: Vec<u64> =
+            done.log.iter().filter(|s| s.eval_loss.is_some()).map(|s| s.step).collect();
         assert_eq!(measured, due);
         assert_eq!(done.log[8].eval_loss, Some(mean_loss(&expected, &watched)));
-        assert!(done.log.iter().zip(&log).all(|(a, b)| (a.loss, a.grad_norm) == (b.loss, b.grad_norm)));
+        assert!(
+            done.log.iter().zip(&log).all(|(a, b)| (a.loss, a.grad_norm) == (b.loss, b.grad_norm))
+        );
     }
 }
 

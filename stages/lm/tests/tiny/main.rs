@@ -15,7 +15,9 @@ use refrain_lm::config::ModelConfig;
 use refrain_lm::model::{LanguageModel, LoraSettings};
 use refrain_lm::random::Stream;
 use refrain_lm::tokenizer_training::{TokenizerSettings, train_tokenizer};
-use refrain_lm::train::{Length, Order, Schedule, TrainOptions, TrainRow, Trained, Training, train};
+use refrain_lm::train::{
+    Length, Order, Schedule, TrainOptions, TrainRow, Trained, Training, train,
+};
 use serde_json::json;
 
 const VOCAB: u64 = 40;
@@ -44,7 +46,8 @@ fn rows(count: u64, seed: u64) -> Vec<TrainRow> {
     let row = |row: u64| {
         let stream = Stream::new(seed, &[row]);
         let length = 6 + (stream.uniform(0) * 12.0) as usize;
-        let ids = (0..length as u64).map(|i| (stream.uniform(1 + i) * VOCAB as f64) as u32).collect();
+        let ids =
+            (0..length as u64).map(|i| (stream.uniform(1 + i) * VOCAB as f64) as u32).collect();
         TrainRow { ids, active: (0..length).map(|i| i > 2 && i % 4 != 0).collect() }
     };
     (0..count).map(row).collect()
@@ -80,7 +83,8 @@ fn bits(model: &LanguageModel) -> Vec<Vec<u32>> {
 
 /// A tokenizer of 263 tokens, of which the tiny models know the first.
 fn write_tokenizer(folder: &std::path::Path) {
-    let settings = TokenizerSettings { vocab_size: 263, special_tokens: Vec::new(), chat_template: None };
+    let settings =
+        TokenizerSettings { vocab_size: 263, special_tokens: Vec::new(), chat_template: None };
     let files = train_tokenizer(["a b c".to_owned()].into_iter(), &settings).unwrap();
     std::fs::write(folder.join("tokenizer.json"), files.tokenizer).unwrap();
     std::fs::write(folder.join("tokenizer_config.json"), files.config).unwrap();

@@ -140,7 +140,8 @@ fn a_killed_training_goes_on_from_its_last_checkpoint() {
         let mut model = prepared(&config("llama"), false);
         assert_eq!(bench.train(&mut model, &training, NEVER, usize::MAX).unwrap(), expected);
         assert_eq!(bits(&model), bits(&whole));
-        let expected = format!("goes on after step {step} of 9, where an earlier run was interrupted");
+        let expected =
+            format!("goes on after step {step} of 9, where an earlier run was interrupted");
         assert_eq!(bench.notes.take(), [expected]);
     }
 }
@@ -152,7 +153,9 @@ fn the_state_is_written_by_time() {
     let bench = Bench::new();
     bench.train(&mut prepared(&config("llama"), true), &training, NEVER, usize::MAX).unwrap();
     assert!(!bench.file().exists(), "a short training writes nothing");
-    bench.train(&mut prepared(&config("llama"), true), &training, Duration::ZERO, usize::MAX).unwrap();
+    bench
+        .train(&mut prepared(&config("llama"), true), &training, Duration::ZERO, usize::MAX)
+        .unwrap();
     assert!(bench.file().exists());
 }
 
@@ -167,7 +170,11 @@ fn a_state_that_does_not_fit_is_ignored_and_said() {
         std::fs::write(bench.file(), content).unwrap();
         bench.notes.take();
         let mut model = prepared(&config("llama"), true);
-        assert_eq!(bench.train(&mut model, &training, NEVER, usize::MAX).unwrap(), expected, "{why}");
+        assert_eq!(
+            bench.train(&mut model, &training, NEVER, usize::MAX).unwrap(),
+            expected,
+            "{why}"
+        );
         assert_eq!(bits(&model), bits(&whole), "{why}");
         let notes = bench.notes.take();
         assert_eq!(notes.len(), 1, "{notes:?}");

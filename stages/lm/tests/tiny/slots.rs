@@ -19,8 +19,12 @@ fn sampler() -> Sampler {
 /// A prompt that leaves room for so many tokens.
 fn request(room: usize, number: u64, samples: u64) -> Request {
     let stream = Stream::new(8, &[number]);
-    let prompt = (0..(CONTEXT - room) as u64).map(|i| (stream.uniform(i) * VOCAB as f64) as u32).collect();
-    Request { prompt, samples: (0..samples).map(|sample| sampler().stream(&[number, sample])).collect() }
+    let prompt =
+        (0..(CONTEXT - room) as u64).map(|i| (stream.uniform(i) * VOCAB as f64) as u32).collect();
+    Request {
+        prompt,
+        samples: (0..samples).map(|sample| sampler().stream(&[number, sample])).collect(),
+    }
 }
 
 /// What is generated, and in how many steps.
@@ -35,7 +39,8 @@ fn run(requests: &[Request], batch: usize) -> (Vec<Vec<Generated>>, usize) {
         steps += usize::from(matches!(progress, Progress::Tokens(_)));
         ControlFlow::Continue(())
     };
-    let made = generate(&model, &tokenizer, requests, &sampler(), &limits, Some(batch), count).unwrap();
+    let made =
+        generate(&model, &tokenizer, requests, &sampler(), &limits, Some(batch), count).unwrap();
     (made, steps)
 }
 

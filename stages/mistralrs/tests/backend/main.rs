@@ -21,8 +21,13 @@ use serde_json::json;
 
 use write_gguf::{BOS, EOS, gguf, tokens};
 
-const GREEDY: SamplingParams =
-    SamplingParams { temperature: 0.0, top_k: None, top_p: None, min_p: None, repetition_penalty: None };
+const GREEDY: SamplingParams = SamplingParams {
+    temperature: 0.0,
+    top_k: None,
+    top_p: None,
+    min_p: None,
+    repetition_penalty: None,
+};
 
 /// A Llama with random weights, with the tokens of the GGUF file.
 fn tiny() -> LanguageModel {
@@ -71,7 +76,8 @@ fn native(
     sampler: &Sampler,
     limits: &Limits,
 ) -> Vec<Vec<Generated>> {
-    generate(model, tokenizer, requests, sampler, limits, None, &mut |_| ControlFlow::Continue(())).unwrap()
+    generate(model, tokenizer, requests, sampler, limits, None, &mut |_| ControlFlow::Continue(()))
+        .unwrap()
 }
 
 fn theirs(
@@ -102,7 +108,11 @@ fn a_gguf_file_generates_what_its_weights_say() {
     let tokenizer = theirs_model.tokenizer();
     let text = "Héllo, wörld! 12\n";
     let ids = tokenizer.encode(text, true).unwrap().ids;
-    assert_eq!((ids[0], ids.len()), (BOS, text.len() + 1), "a byte is a token, and <|bos|> comes first");
+    assert_eq!(
+        (ids[0], ids.len()),
+        (BOS, text.len() + 1),
+        "a byte is a token, and <|bos|> comes first"
+    );
     assert_eq!(tokenizer.decode(&ids, true), text);
     assert_eq!(theirs_model.context(), 512);
     for sampling in [GREEDY, SamplingParams { temperature: 1.3, top_p: Some(0.9), ..GREEDY }] {
@@ -126,7 +136,8 @@ fn a_gguf_file_generates_what_its_weights_say() {
 #[test]
 fn a_folder_generates_and_scores_as_our_own_module_does() {
     for folder in parity() {
-        let ours = LanguageModel::load(&ModelPath { folder: folder.clone(), adapters: Vec::new() }).unwrap();
+        let ours = LanguageModel::load(&ModelPath { folder: folder.clone(), adapters: Vec::new() })
+            .unwrap();
         let backend = Mistralrs.load(&folder).unwrap();
         let tokenizer = backend.tokenizer();
         let texts = ["What is 2 + 2?", "Name a bird.", "a"];
@@ -164,7 +175,10 @@ fn our_rules_end_a_text() {
         .find(|(i, id)| !whole.token_ids[..*i].contains(id) && *i > 4)
         .unwrap();
     let stopped = one(&Limits { stop_ids: vec![stop], ..limits(30) });
-    assert_eq!((stopped.token_ids.as_slice(), stopped.finish), (&whole.token_ids[..=place], Finish::Stop));
+    assert_eq!(
+        (stopped.token_ids.as_slice(), stopped.finish),
+        (&whole.token_ids[..=place], Finish::Stop)
+    );
     // A stop text, noticed with its last token and cut off.
     let text = model.tokenizer().decode(&whole.token_ids[..12], true);
     let stop: String = text.chars().skip(5).take(2).collect();
@@ -204,7 +218,9 @@ fn callers_on_several_threads_take_turns() {
     let model = Model::load(&path).unwrap();
     let sampler = Sampler::new(GREEDY, 0).unwrap();
     let prompts: Vec<Vec<u32>> = (0..4).map(|i| vec![BOS, 40 + i, 60, 70 + i]).collect();
-    let run = |prompt: &Vec<u32>| theirs(&model, &requests(&sampler, &[prompt], 1), &sampler, &limits(12));
+    let run = |prompt: &Vec<u32>| {
+        theirs(&model, &requests(&sampler, &[prompt], 1), &sampler, &limits(12))
+    };
     let alone: Vec<_> = prompts.iter().map(run).collect();
     let together: Vec<_> = std::thread::scope(|scope| {
         let all: Vec<_> = prompts.iter().map(|prompt| scope.spawn(move || run(prompt))).collect();
@@ -221,7 +237,10 @@ fn what_cannot_be_loaded_is_told_in_words() {
         Err(error) => error.to_string(),
     };
     let absent = message(&folder.path().join("absent/model"));
-    assert!(absent.contains("cannot read the model") && absent.contains("absent/model"), "{absent}");
+    assert!(
+        absent.contains("cannot read the model") && absent.contains("absent/model"),
+        "{absent}"
+    );
     let bytes = std::fs::read(&path).unwrap();
     for size in [0, 3, 20, 400, bytes.len() / 2] {
         let broken = folder.path().join("broken.gguf");

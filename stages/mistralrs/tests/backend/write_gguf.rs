@@ -51,8 +51,9 @@ impl Value {
 
 /// The tokens: GPT-2's 256 bytes in the order of their characters, then `<|bos|>` and `<|eos|>`.
 pub fn tokens() -> Vec<String> {
-    let plain =
-        |byte: u32| (33..=126).contains(&byte) || (161..=172).contains(&byte) || (174..=255).contains(&byte);
+    let plain = |byte: u32| {
+        (33..=126).contains(&byte) || (161..=172).contains(&byte) || (174..=255).contains(&byte)
+    };
     let printable = (0..256).filter(|byte| plain(*byte));
     let shifted = (0..256 - printable.clone().count() as u32).map(|i| 256 + i);
     let characters = printable.chain(shifted).map(|code| char::from_u32(code).unwrap().to_string());

@@ -3,8 +3,14 @@
 use std::time::Duration;
 
 /// Units of time, each with its milliseconds, the longest first.
-const TIMES: [(&str, u64); 6] =
-    [("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+const TIMES: [(&str, u64); 6] = [
+    ("w", 604_800_000),
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1000),
+    ("ms", 1),
+];
 /// Units of memory, each with its bytes: powers of a thousand, and of 1024.
 const SIZES: [(&str, u64); 9] = [
     ("B", 1),
@@ -26,7 +32,11 @@ const LONGEST: u64 = 366 * 86_400_000;
 /// What is wrong with the text, as a fragment.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let millis = quantity(text, &TIMES, "`90s`, `30m` or `2h`")?;
-    if millis > LONGEST { Err("it is longer than a year".into()) } else { Ok(Duration::from_millis(millis)) }
+    if millis > LONGEST {
+        Err("it is longer than a year".into())
+    } else {
+        Ok(Duration::from_millis(millis))
+    }
 }
 
 /// A number of bytes above nothing, such as `512MB`, `4GB`, `4GiB`.

@@ -2,11 +2,11 @@
 
 use serde_json::{Map, Value};
 
-use crate::diagnostic::{Diagnostic, Span, suggest};
 use crate::graph::{Graph, NodeId};
 use crate::kind::{Param, Type, canonical, coerce};
-use crate::state::Done;
-use crate::workflow::Workflow;
+use crate::language::diagnostic::{Diagnostic, Span, suggest};
+use crate::language::workflow::Workflow;
+use crate::plan::state::Done;
 
 const NUMBER: Type = Type::Float { min: f64::NEG_INFINITY, max: f64::INFINITY, open: false };
 
@@ -20,7 +20,11 @@ pub(crate) static PARAMS: &[Param] = &[
         Type::Float { min: 0.0, max: f64::INFINITY, open: false },
         "tolerance of `value`",
     ),
-    Param::optional("above", Type::Map(&Type::Any), "values of axes of the nodes that it must exceed"),
+    Param::optional(
+        "above",
+        Type::Map(&Type::Any),
+        "values of axes of the nodes that it must exceed",
+    ),
     Param::default("by", NUMBER, "0.0", "by how much at least"),
     Param::optional("at_least", NUMBER, "lower bound"),
     Param::optional("at_most", NUMBER, "upper bound"),
@@ -90,7 +94,7 @@ pub fn parse(workflow: &Workflow, problems: &mut Vec<Diagnostic>) -> Vec<Expect>
 
 fn one(
     workflow: &Workflow,
-    node: &crate::yaml::Node,
+    node: &crate::language::yaml::Node,
     span: &Span,
     problems: &mut Vec<Diagnostic>,
 ) -> Option<Expect> {
@@ -107,11 +111,8 @@ fn one(
     if !workflow.stages.iter().any(|s| s.name.text == stage) {
         let known = workflow.stages.iter().map(|s| s.name.text.as_str());
         problems.push(
-            Diagnostic::at(place("stage"), format!("there is no stage `{stage}`")).maybe_hint(suggest(
-                &stage,
-                known,
-                "stages are",
-            )),
+            Diagnostic::at(place("stage"), format!("there is no stage `{stage}`"))
+                .maybe_hint(suggest(&stage, known, "stages are")),
         );
     }
     let mut point = |name: &str| -> Option<Vec<(String, String)>> {
@@ -145,14 +146,14 @@ fn one(
     let rule = match (number("value"), number("within"), above, bounds) {
         (Some(value), Some(within), None, (None, None)) => Rule::Within { value, within },
         (None, None, Some(at), (None, None)) => Rule::Above { at, by: number("by").unwrap_or(0.0) },
-        (None, None, None, (low, high)) if low.is_some() || high.is_some() => {
-            Rule::Bounds { low: low.unwrap_or(f64::NEG_INFINITY), high: high.unwrap_or(f64::INFINITY) }
-        }
+        (None, None, None, (low, high)) if low.is_some() || high.is_some() => Rule::Bounds {
+            low: low.unwrap_or(f64::NEG_INFINITY),
+            high: high.unwrap_or(f64::INFINITY),
+        },
         _ => {
-            problems
-                .push(Diagnostic::at(span.clone(), "an `expect` states one condition").hint(
-                    "give `value` and `within`, or `above` (and `by`), or `at_least` and/or `at_most`",
-                ));
+            problems.push(Diagnostic::at(span.clone(), "an `expect` states one condition").hint(
+                "give `value` and `within`, or `above` (and `by`), or `at_least` and/or `at_most`",
+            ));
             return None;
         }
     };
@@ -169,12 +170,19 @@ pub fn check<'d>(
     expects.iter().map(|e| verdict(e, graph, &done)).collect()
 }
 
-fn verdict<'d>(expect: &Expect, graph: &Graph, done: &impl Fn(NodeId) -> Option<&'d Done>) -> Verdict {
+fn verdict<'d>(
+    expect: &Expect,
+    graph: &Graph,
+    done: &impl Fn(NodeId) -> Option<&'d Done>,
+) -> Verdict {
     let mean = |at: &[(String, String)]| {
         let mut values = Vec::new();
         for id in graph.ids().filter(|id| graph.node(*id).stage == expect.stage) {
             let point = &graph.node(id).point;
-            if at.iter().all(|chosen| !point.iter().any(|(a, _)| *a == chosen.0) || point.contains(chosen)) {
+            if at
+                .iter()
+                .all(|chosen| !point.iter().any(|(a, _)| *a == chosen.0) || point.contains(chosen))
+            {
                 values.push(figure(done(id)?, &expect.metric)?);
             }
         }
@@ -185,7 +193,10 @@ fn verdict<'d>(expect: &Expect, graph: &Graph, done: &impl Fn(NodeId) -> Option<
         Rule::Within { value, within } => {
             // A tolerance such as 0.02 has no exact binary form; the last bits may not decide.
             let slack = 1e-12 * value.abs().max(1.0);
-            (obtained.is_some_and(|o| (o - value).abs() <= within + slack), format!("{value} ± {within}"))
+            (
+                obtained.is_some_and(|o| (o - value).abs() <= within + slack),
+                format!("{value} ± {within}"),
+            )
         }
         Rule::Above { at, by } => {
             let other = mean(at);
@@ -209,7 +220,12 @@ fn verdict<'d>(expect: &Expect, graph: &Graph, done: &impl Fn(NodeId) -> Option<
         }
     };
     let node = crate::graph::build::node_name(&expect.stage, &expect.at);
-    Verdict { expect: expect.clone(), obtained, holds, text: format!("`{node}` {}: {rule}", expect.metric) }
+    Verdict {
+        expect: expect.clone(),
+        obtained,
+        holds,
+        text: format!("`{node}` {}: {rule}", expect.metric),
+    }
 }
 
 /// A figure of a node by name.

@@ -3,12 +3,13 @@
 use std::fmt::Write;
 
 use crate::graph::Graph;
-use crate::stage_graph::StageGraph;
+use crate::graph::drawing::StageGraph;
 
 /// The stages and what they read; a stage with several nodes shows their number.
 pub fn dot(graph: &Graph) -> String {
     let stages = StageGraph::of(graph);
-    let mut text = String::from("digraph refrain {\n    rankdir=LR;\n    node [fontname=\"sans-serif\"];\n");
+    let mut text =
+        String::from("digraph refrain {\n    rankdir=LR;\n    node [fontname=\"sans-serif\"];\n");
     for (i, stage) in stages.boxes.iter().enumerate() {
         let shape = match stage.kind {
             "source" | "file" => "cylinder",

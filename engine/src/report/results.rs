@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::diagnostic::{Diagnostic, Span, suggest};
-use crate::expect::{Expect, Rule};
 use crate::graph::{Graph, NodeId};
 use crate::kind::{Param, Type, coerce};
-use crate::state::Done;
-use crate::workflow::Workflow;
+use crate::language::diagnostic::{Diagnostic, Span, suggest};
+use crate::language::workflow::Workflow;
+use crate::plan::state::Done;
+use crate::report::expect::{Expect, Rule};
 
 pub(crate) static PARAMS: &[Param] = &[
     Param::optional("columns", Type::Map(&Type::Text), "heading: `stage.metric`, in this order"),
@@ -84,7 +84,8 @@ pub fn parse(workflow: &Workflow, problems: &mut Vec<Diagnostic>) -> Selection {
             selection.columns.extend(figure_at(workflow, heading, text, place, problems));
         }
     }
-    for (name, row) in resolved.values.get("rows").and_then(Value::as_object).into_iter().flatten() {
+    for (name, row) in resolved.values.get("rows").and_then(Value::as_object).into_iter().flatten()
+    {
         let mut cells = Vec::new();
         for (heading, text) in row.as_object().into_iter().flatten() {
             let place = place(&format!("rows.{name}.{heading}"));
@@ -146,8 +147,11 @@ pub fn collect<'d>(
     expects: &[Expect],
     done: impl Fn(NodeId) -> Option<&'d Done>,
 ) -> Results {
-    let figures: Vec<(NodeId, &Done)> =
-        graph.ids().filter_map(|id| Some((id, done(id)?))).filter(|(_, d)| !d.metrics.is_empty()).collect();
+    let figures: Vec<(NodeId, &Done)> = graph
+        .ids()
+        .filter_map(|id| Some((id, done(id)?)))
+        .filter(|(_, d)| !d.metrics.is_empty())
+        .collect();
     let mut columns = selection.columns.clone();
     if columns.is_empty() {
         for (id, done) in &figures {
@@ -161,11 +165,14 @@ pub fn collect<'d>(
         }
     }
     let of_stage = |columns: &[Column]| -> Vec<(NodeId, &'d Done)> {
-        let wanted = |id: NodeId| columns.iter().any(|(_, stage, _)| *stage == graph.node(id).stage);
+        let wanted =
+            |id: NodeId| columns.iter().any(|(_, stage, _)| *stage == graph.node(id).stage);
         figures.iter().copied().filter(|(id, _)| wanted(*id)).collect()
     };
     let shown = of_stage(&columns);
-    let used = |axis: &str| shown.iter().any(|(id, _)| graph.node(*id).point.iter().any(|(a, _)| a == axis));
+    let used = |axis: &str| {
+        shown.iter().any(|(id, _)| graph.node(*id).point.iter().any(|(a, _)| a == axis))
+    };
     let axes: Vec<String> = graph
         .workflow
         .axes
@@ -195,22 +202,29 @@ fn row_points(graph: &Graph, axes: &[String], shown: &[(NodeId, &Done)]) -> Vec<
         .workflow
         .axes
         .iter()
-        .flat_map(|a| a.values.iter().enumerate().map(|(i, (l, _))| ((a.name.as_str(), l.as_str()), i)))
+        .flat_map(|a| {
+            a.values.iter().enumerate().map(|(i, (l, _))| ((a.name.as_str(), l.as_str()), i))
+        })
         .collect();
     let mut points: Vec<Vec<String>> = shown
         .iter()
         .map(|(id, _)| {
             let point = &graph.node(*id).point;
-            let label = |axis: &String| point.iter().find(|(a, _)| a == axis).map(|(_, l)| l.clone());
+            let label =
+                |axis: &String| point.iter().find(|(a, _)| a == axis).map(|(_, l)| l.clone());
             axes.iter().map(|a| label(a).unwrap_or_default()).collect()
         })
         .collect();
     let place = |p: &Vec<String>| -> Vec<usize> {
-        axes.iter().zip(p).map(|(a, l)| order.get(&(a.as_str(), l.as_str())).map_or(0, |i| i + 1)).collect()
+        axes.iter()
+            .zip(p)
+            .map(|(a, l)| order.get(&(a.as_str(), l.as_str())).map_or(0, |i| i + 1))
+            .collect()
     };
     points.sort_by_key(place);
     points.dedup();
-    let inside = |p: &[String], q: &[String]| p != q && p.iter().zip(q).all(|(a, b)| a.is_empty() || a == b);
+    let inside =
+        |p: &[String], q: &[String]| p != q && p.iter().zip(q).all(|(a, b)| a.is_empty() || a == b);
     points.iter().filter(|p| !points.iter().any(|q| inside(p, q))).cloned().collect()
 }
 
@@ -228,7 +242,7 @@ fn cell(
             let point = &graph.node(*id).point;
             point.iter().all(|(a, l)| row.iter().all(|(ra, rl)| *ra != a || *rl == l))
         })
-        .filter_map(|(_, done)| crate::expect::figure(done, metric))
+        .filter_map(|(_, done)| crate::report::expect::figure(done, metric))
         .collect();
     if values.is_empty() {
         return None;

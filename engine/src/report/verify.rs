@@ -6,11 +6,11 @@ use rayon::prelude::*;
 
 use refrain_cache::{Artifact, Corrupt, Difference, FileDigests, Manifest};
 
-use crate::expect::{self, Expect};
 use crate::graph::{Graph, Node, NodeId, Work};
-use crate::lock::{self, Line, Lock};
-use crate::manifest;
-use crate::state::Done;
+use crate::ledger::lock::{self, Line, Lock};
+use crate::plan::node_manifest;
+use crate::plan::state::Done;
+use crate::report::expect::{self, Expect};
 use crate::store::Store;
 
 mod recompute;
@@ -80,11 +80,15 @@ impl Remedy {
             }
             Remedy::Artifact => format!("{run} makes it again"),
             Remedy::Expect => {
-                format!("correct the workflow or its `expect`; {run} gives new figures, then {commit}")
+                format!(
+                    "correct the workflow or its `expect`; {run} gives new figures, then {commit}"
+                )
             }
             Remedy::Recompute => {
                 let force = format!("`refrain run {} --force NODE`", path.display());
-                format!("the node is not reproducible; to accept what it makes now: {force}, then {commit}")
+                format!(
+                    "the node is not reproducible; to accept what it makes now: {force}, then {commit}"
+                )
             }
         }
     }
@@ -171,11 +175,20 @@ pub fn changes(graph: &Graph, before: &Lock, after: &Lock, store: &Store) -> Vec
         }
         if old.key != new.key {
             let manifest = store.record(&new.key).ok().flatten().map(|record| record.manifest);
-            changes.push(key_mismatch(graph, before, name, old, new.key, manifest.as_ref(), Some(store)));
+            changes.push(key_mismatch(
+                graph,
+                before,
+                name,
+                old,
+                new.key,
+                manifest.as_ref(),
+                Some(store),
+            ));
             continue;
         }
         let outputs = |line: &Line| {
-            let digests: Vec<String> = line.outputs.values().map(|a| a.digest.to_string()).collect();
+            let digests: Vec<String> =
+                line.outputs.values().map(|a| a.digest.to_string()).collect();
             digests.join(" ")
         };
         let message = match (outputs(old) == outputs(new), old.profile == new.profile) {
@@ -255,7 +268,13 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    fn mismatch(&self, node: &Node, what: &'static str, message: String, remedy: Remedy) -> Mismatch {
+    fn mismatch(
+        &self,
+        node: &Node,
+        what: &'static str,
+        message: String,
+        remedy: Remedy,
+    ) -> Mismatch {
         Mismatch::new(&node.name, what, message, remedy.words(self.graph))
     }
 
@@ -277,8 +296,9 @@ impl Check<'_> {
     /// Step 1: the key that follows from the workflow and the lock's own lines.
     fn key(&self, node: &Node, line: &Line, found: &mut Verification) {
         let input = |i: usize| self.lines[node.inputs[i].node.index()].map(|line| &line.outputs);
-        let Some(manifest) = manifest::manifest(node, input, line.file) else {
-            let message = "its key cannot be computed, since the lock lacks one of its inputs".into();
+        let Some(manifest) = node_manifest::manifest(node, input, line.file) else {
+            let message =
+                "its key cannot be computed, since the lock lacks one of its inputs".into();
             let mismatch = self.mismatch(node, "key", message, Remedy::Accept);
             found.mismatches.push(Mismatch { before: Some(line.key.to_string()), ..mismatch });
             return;
@@ -286,8 +306,15 @@ impl Check<'_> {
         found.keys += 1;
         let key = manifest.key();
         if key != line.key {
-            let mismatch =
-                key_mismatch(self.graph, self.lock, &node.name, line, key, Some(&manifest), self.store);
+            let mismatch = key_mismatch(
+                self.graph,
+                self.lock,
+                &node.name,
+                line,
+                key,
+                Some(&manifest),
+                self.store,
+            );
             found.mismatches.push(mismatch);
         }
     }
@@ -307,7 +334,7 @@ impl Check<'_> {
             }
             format!("`{}` is absent", path.display())
         } else {
-            match manifest::hash_source(&node.work, self.digests) {
+            match node_manifest::hash_source(&node.work, self.digests) {
                 Ok(hashed) => {
                     found.sources.0 += 1;
                     let digest = hashed.map(|(digest, _, _)| digest);
@@ -357,7 +384,8 @@ impl Check<'_> {
         if expects.is_empty() {
             return;
         }
-        let done: Vec<Option<Done>> = self.lines.iter().map(|line| line.map(Line::to_done)).collect();
+        let done: Vec<Option<Done>> =
+            self.lines.iter().map(|line| line.map(Line::to_done)).collect();
         let of = |id: NodeId| done[id.index()].as_ref();
         for verdict in expect::check(expects, self.graph, of) {
             found.expects += 1;
@@ -376,6 +404,7 @@ impl Check<'_> {
 
 /// A difference between two manifests in words.
 pub fn difference(d: &Difference) -> String {
-    let show = |v: &Option<serde_json::Value>| v.as_ref().map_or("absent".to_string(), |v| v.to_string());
+    let show =
+        |v: &Option<serde_json::Value>| v.as_ref().map_or("absent".to_string(), |v| v.to_string());
     format!("`{}` was {}, is {}", d.path, show(&d.before), show(&d.after))
 }

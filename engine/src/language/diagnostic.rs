@@ -100,7 +100,11 @@ impl Diagnostics {
 const MAX_COMPARED: usize = 200;
 
 /// `did you mean …`, or else the list of what there is; where nothing was given the list alone.
-pub fn suggest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>, what: &str) -> Option<String> {
+pub fn suggest<'a>(
+    given: &str,
+    known: impl IntoIterator<Item = &'a str>,
+    what: &str,
+) -> Option<String> {
     let known: Vec<&str> = known.into_iter().collect();
     let comparable = |name: &str| name.len() <= MAX_COMPARED;
     let nearest = known

@@ -1,5 +1,8 @@
 //! The graph as it is drawn: one box a stage, however many nodes it has.
 
+pub mod dot;
+pub mod mermaid;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::graph::Graph;
@@ -25,7 +28,11 @@ pub struct StageBox<'a> {
 impl StageBox<'_> {
     /// The kind, with the number of nodes where there are several.
     pub fn caption(&self) -> String {
-        if self.nodes > 1 { format!("{} ×{}", self.kind, self.nodes) } else { self.kind.to_string() }
+        if self.nodes > 1 {
+            format!("{} ×{}", self.kind, self.nodes)
+        } else {
+            self.kind.to_string()
+        }
     }
 }
 
@@ -43,7 +50,9 @@ impl<'a> StageGraph<'a> {
         }
         let place = |stage: &str| places[stage];
         let edges = graph.nodes.iter().flat_map(|node| {
-            node.inputs.iter().map(move |edge| (place(&graph.node(edge.node).stage), place(&node.stage)))
+            node.inputs
+                .iter()
+                .map(move |edge| (place(&graph.node(edge.node).stage), place(&node.stage)))
         });
         let edges = edges.collect();
         StageGraph { boxes, edges }

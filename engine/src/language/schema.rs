@@ -3,8 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use crate::kind::{Default, Kind, Kinds, Param, Type};
-use crate::workflow::{RESERVED, RESOURCES, RETRY};
-use crate::{expect, results, source};
+use crate::language::workflow::{RESERVED, RESOURCES, RETRY};
+use crate::report::{expect, results};
+use crate::source;
 
 /// A free name, as [`check_name`](crate::kind::check_name) takes it.
 const NAME: &str = "^[A-Za-z_][A-Za-z0-9_-]{0,99}$";
@@ -88,14 +89,21 @@ fn sweep(names: &Value) -> Value {
 
 fn stage(kinds: &Kinds) -> Value {
     let mut properties = Map::new();
-    properties.insert("description".into(), json!({ "description": "for people", "type": "string" }));
-    let resources = or_null(record(RESOURCES, Values::Plain), "what it may use; cannot change a result");
+    properties
+        .insert("description".into(), json!({ "description": "for people", "type": "string" }));
+    let resources =
+        or_null(record(RESOURCES, Values::Plain), "what it may use; cannot change a result");
     properties.insert("resources".into(), resources);
-    let times = RETRY.iter().filter(|param| param.name == "times").map(|param| of(&param.ty, Values::Plain));
+    let times = RETRY
+        .iter()
+        .filter(|param| param.name == "times")
+        .map(|param| of(&param.ty, Values::Plain));
     let retry: Vec<Value> = times.chain([record(RETRY, Values::Plain)]).collect();
-    let about = "how often a failed stage is tried again, and after what time; cannot change a result";
+    let about =
+        "how often a failed stage is tried again, and after what time; cannot change a result";
     properties.insert("retry".into(), json!({ "description": about, "anyOf": retry }));
-    let about = "the longest that one attempt may take, such as `90s` or `2h`; cannot change a result";
+    let about =
+        "the longest that one attempt may take, such as `90s` or `2h`; cannot change a result";
     properties.insert("timeout".into(), json!({ "description": about, "type": "string" }));
     let mut one = Vec::new();
     for kind in kinds.iter() {
@@ -112,7 +120,8 @@ type Parameter = (&'static Param, Vec<Type>);
 
 /// The parameters of a kind, and, where it may be planned as two stages, those that then go to the first.
 fn parameters(kind: &Kind, kinds: &Kinds) -> Vec<Parameter> {
-    let mut parameters: Vec<Parameter> = kind.params.iter().map(|param| (param, vec![param.ty])).collect();
+    let mut parameters: Vec<Parameter> =
+        kind.params.iter().map(|param| (param, vec![param.ty])).collect();
     for values in probes(kind) {
         let Some(expansion) = kind.expand.and_then(|expand| expand(&values)) else { continue };
         let first = kinds.get(expansion.kind).into_iter().flat_map(|first| first.params);
@@ -132,7 +141,8 @@ fn parameters(kind: &Kind, kinds: &Kinds) -> Vec<Parameter> {
 fn probes(kind: &Kind) -> Vec<Map<String, Value>> {
     let given = |param: &&Param| matches!(param.ty, Type::Reference(_));
     let references = kind.params.iter().filter(given);
-    let base: Map<String, Value> = references.map(|param| (param.name.into(), json!("name"))).collect();
+    let base: Map<String, Value> =
+        references.map(|param| (param.name.into(), json!("name"))).collect();
     let mut probes = vec![base.clone()];
     for param in kind.params {
         let Type::Choice(words) = param.ty else { continue };
@@ -161,18 +171,21 @@ fn record_of(parameters: &[Parameter], values: Values) -> Value {
                 schemas.push(schema);
             }
         }
-        let mut schema = if schemas.len() == 1 { schemas.remove(0) } else { json!({ "anyOf": schemas }) };
+        let mut schema =
+            if schemas.len() == 1 { schemas.remove(0) } else { json!({ "anyOf": schemas }) };
         schema["description"] = json!(param.about);
         match param.default {
             Default::Required => required.push(param.name),
             Default::Absent => {}
             Default::Json(text) => {
-                schema["default"] = serde_json::from_str(text).expect("a default of a kind's table is JSON");
+                schema["default"] =
+                    serde_json::from_str(text).expect("a default of a kind's table is JSON");
             }
         }
         properties.insert(param.name.into(), schema);
     }
-    let mut schema = json!({ "type": "object", "properties": properties, "additionalProperties": false });
+    let mut schema =
+        json!({ "type": "object", "properties": properties, "additionalProperties": false });
     if !required.is_empty() {
         schema["required"] = json!(required);
     }
@@ -226,7 +239,9 @@ fn bare(ty: &Type, values: Values) -> Value {
             }
             schema
         }
-        Type::Text | Type::Command | Type::Secret => json!({ "type": ["string", "number", "boolean"] }),
+        Type::Text | Type::Command | Type::Secret => {
+            json!({ "type": ["string", "number", "boolean"] })
+        }
         Type::Choice(words) => json!({ "enum": words }),
         Type::Reference(_) => json!({ "type": "string" }),
         Type::List(item) => json!({ "type": "array", "items": of(item, values) }),
@@ -236,7 +251,9 @@ fn bare(ty: &Type, values: Values) -> Value {
             "propertyNames": { "pattern": NAME },
             "additionalProperties": of(item, values),
         }),
-        Type::OneOf(types) => json!({ "anyOf": types.iter().map(|ty| bare(ty, values)).collect::<Vec<_>>() }),
+        Type::OneOf(types) => {
+            json!({ "anyOf": types.iter().map(|ty| bare(ty, values)).collect::<Vec<_>>() })
+        }
         Type::Any => json!({}),
     }
 }

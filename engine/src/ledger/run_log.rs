@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use refrain_cache::write::{LineFile, remove_file, touch};
 use refrain_cache::{Digest, Key};
 
-use crate::event::Event;
 use crate::graph::{Graph, NodeId};
+use crate::run::event::Event;
 
 /// Version of the log's lines.
 const VERSION: u32 = 1;
@@ -145,7 +145,8 @@ impl<'a> RunLog<'a> {
             }
             Event::Finished { node, elapsed, .. } => {
                 if let Some(key) = state.running.remove(node) {
-                    let line = Line::Finished { node: name(*node), key, seconds: elapsed.as_secs_f64() };
+                    let line =
+                        Line::Finished { node: name(*node), key, seconds: elapsed.as_secs_f64() };
                     self.write(&mut state, &line, true);
                 }
             }
@@ -153,7 +154,10 @@ impl<'a> RunLog<'a> {
                 let key = state.running.remove(node);
                 self.write(&mut state, &Line::Failed { node: name(*node), key }, true);
             }
-            Event::Begin { .. } | Event::Progress { .. } | Event::Note { .. } | Event::Skipped { .. } => {}
+            Event::Begin { .. }
+            | Event::Progress { .. }
+            | Event::Note { .. }
+            | Event::Skipped { .. } => {}
         }
     }
 
@@ -219,7 +223,8 @@ fn tag_of(name: &str) -> Option<&str> {
 /// The names of the logs, the oldest first.
 fn names(runs: &Path) -> Vec<String> {
     let entries = fs::read_dir(runs).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let mut names: Vec<String> =
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.retain(|name| tag_of(name).is_some());
     names.sort_unstable();
     names
@@ -268,17 +273,19 @@ pub fn read(runs: &Path) -> io::Result<Vec<Log>> {
     let mut logs = Vec::new();
     for name in names(runs) {
         let path = runs.join(&name);
-        let (text, used) = match fs::read(&path).and_then(|text| Ok((text, path.metadata()?.modified()?))) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            read => read?,
-        };
+        let (text, used) =
+            match fs::read(&path).and_then(|text| Ok((text, path.metadata()?.modified()?))) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                read => read?,
+            };
         logs.extend(log(&name, &text, used));
     }
     Ok(logs)
 }
 
 fn log(name: &str, text: &[u8], used: SystemTime) -> Option<Log> {
-    let mut lines = text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+    let mut lines =
+        text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
     let Some(Line::Begin { workflow, lock, plan, .. }) = lines.next() else { return None };
     let began = chrono::NaiveDateTime::parse_from_str(name.split('-').next()?, "%Y%m%dT%H%M%S%3fZ");
     let began = began.map_or(used, |began| began.and_utc().into());

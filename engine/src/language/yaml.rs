@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use saphyr_parser::{Event, Parser, ScalarStyle};
 
-use crate::diagnostic::{Diagnostic, Span};
+use crate::language::diagnostic::{Diagnostic, Span};
 
 /// Largest workflow, in bytes.
 pub const MAX_BYTES: usize = 16 << 20;
@@ -99,13 +99,17 @@ impl Node {
 /// Parses one document.
 pub fn parse(text: &str) -> Result<Node, Diagnostic> {
     if text.len() > MAX_BYTES {
-        return Err(Diagnostic::general(format!("the workflow is larger than {} MB", MAX_BYTES >> 20)));
+        return Err(Diagnostic::general(format!(
+            "the workflow is larger than {} MB",
+            MAX_BYTES >> 20
+        )));
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     // YAML's printable characters; the parser lets others pass.
     let control = |c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{85}');
     if let Some((at, c)) = text.char_indices().find(|(_, c)| control(*c)) {
-        let message = format!("the control character `{}` may not stand in YAML", c.escape_default());
+        let message =
+            format!("the control character `{}` may not stand in YAML", c.escape_default());
         return Err(Diagnostic::at(at..at + c.len_utf8(), message)
             .hint("inside double quotes it can be written as `\\x..`"));
     }
@@ -124,7 +128,13 @@ struct Builder<'a> {
 impl<'a> Builder<'a> {
     fn new(text: &'a str) -> Builder<'a> {
         let bytes = (!text.is_ascii()).then(|| text.char_indices().map(|(i, _)| i).collect());
-        Builder { text, parser: Parser::new_from_str(text), bytes, anchors: HashMap::new(), nodes: 0 }
+        Builder {
+            text,
+            parser: Parser::new_from_str(text),
+            bytes,
+            anchors: HashMap::new(),
+            nodes: 0,
+        }
     }
 
     fn byte(&self, character: usize) -> usize {
@@ -180,7 +190,10 @@ impl<'a> Builder<'a> {
     fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node, Diagnostic> {
         self.nodes += 1;
         if self.nodes > MAX_NODES {
-            return Err(Diagnostic::at(span, format!("the workflow has more than {MAX_NODES} values")));
+            return Err(Diagnostic::at(
+                span,
+                format!("the workflow has more than {MAX_NODES} values"),
+            ));
         }
         if depth > MAX_DEPTH {
             return Err(too_deep(span));
@@ -188,7 +201,10 @@ impl<'a> Builder<'a> {
         let (node, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
                 if let Some(tag) = tag {
-                    return Err(Diagnostic::at(span, format!("YAML tags such as `{tag}` are not used here")));
+                    return Err(Diagnostic::at(
+                        span,
+                        format!("YAML tags such as `{tag}` are not used here"),
+                    ));
                 }
                 let value = match style {
                     ScalarStyle::Plain => plain(&text).map_err(|m| {
@@ -202,7 +218,10 @@ impl<'a> Builder<'a> {
             Event::MappingStart(anchor, _) => (self.mapping(span, depth)?, anchor),
             Event::Alias(id) => {
                 let node = self.anchors.get(&id).cloned().ok_or_else(|| {
-                    Diagnostic::at(span.clone(), "an alias may not stand inside the value that it names")
+                    Diagnostic::at(
+                        span.clone(),
+                        "an alias may not stand inside the value that it names",
+                    )
                 })?;
                 let (nodes, levels) = size(&node);
                 self.nodes += nodes;
@@ -227,7 +246,10 @@ impl<'a> Builder<'a> {
         loop {
             match self.next()? {
                 (Event::SequenceEnd, end) => {
-                    return Ok(Node { span: self.trim(start.start..end.end), value: Yaml::List(items) });
+                    return Ok(Node {
+                        span: self.trim(start.start..end.end),
+                        value: Yaml::List(items),
+                    });
                 }
                 (event, span) => items.push(self.node(event, span, depth + 1)?),
             }
@@ -240,7 +262,10 @@ impl<'a> Builder<'a> {
         loop {
             let (event, span) = self.next()?;
             if matches!(event, Event::MappingEnd) {
-                return Ok(Node { span: self.trim(start.start..span.end), value: Yaml::Map(entries) });
+                return Ok(Node {
+                    span: self.trim(start.start..span.end),
+                    value: Yaml::Map(entries),
+                });
             }
             let Event::Scalar(text, style, _, _) = event else {
                 return Err(Diagnostic::at(span, "a key must be text"));
@@ -251,8 +276,11 @@ impl<'a> Builder<'a> {
             }
             let key = Key { text: text.into_owned(), span: span.clone() };
             if places.insert(key.text.clone(), span).is_some() {
-                return Err(Diagnostic::at(key.span, format!("the key `{}` stands here twice", key.text))
-                    .hint("remove one of them"));
+                return Err(Diagnostic::at(
+                    key.span,
+                    format!("the key `{}` stands here twice", key.text),
+                )
+                .hint("remove one of them"));
             }
             let (event, span) = self.next()?;
             let value = self.node(event, span, depth + 1)?;
@@ -292,14 +320,18 @@ fn plain(text: &str) -> Result<Yaml, String> {
     }
     Ok(match serde_yaml::from_str::<serde_yaml::Value>(text) {
         // To a whole document some texts are more than a scalar: `---` begins an empty one.
-        Ok(serde_yaml::Value::Null) if matches!(text, "" | "~" | "null" | "Null" | "NULL") => Yaml::Null,
+        Ok(serde_yaml::Value::Null) if matches!(text, "" | "~" | "null" | "Null" | "NULL") => {
+            Yaml::Null
+        }
         Ok(serde_yaml::Value::Bool(b)) => Yaml::Bool(b),
         Ok(serde_yaml::Value::Number(n)) => match (n.as_i64(), n.as_f64()) {
             (Some(i), _) => Yaml::Int(i),
             (None, Some(f)) => Yaml::Float(f),
             (None, None) => as_text(),
         },
-        Err(_) if is_whole_number(text) => return Err(format!("`{text}` is too large for a whole number")),
+        Err(_) if is_whole_number(text) => {
+            return Err(format!("`{text}` is too large for a whole number"));
+        }
         _ => as_text(),
     })
 }
@@ -307,7 +339,8 @@ fn plain(text: &str) -> Result<Yaml, String> {
 /// Whether a text is a whole number: decimal, `0x…` or `0o…`.
 fn is_whole_number(text: &str) -> bool {
     let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
-    let digits = |digits: &str, radix| !digits.is_empty() && digits.chars().all(|c| c.is_digit(radix));
+    let digits =
+        |digits: &str, radix| !digits.is_empty() && digits.chars().all(|c| c.is_digit(radix));
     match (unsigned.strip_prefix("0x"), unsigned.strip_prefix("0o")) {
         (Some(hex), _) => digits(hex, 16),
         (_, Some(octal)) => digits(octal, 8),
@@ -366,7 +399,9 @@ mod tests {
         assert!(error("a: 1\na: 2\n").contains("stands here twice"));
         assert!(error("a: &x {b: 1}\nc:\n  <<: *x\n").contains("merge keys"));
         assert!(error("a: 1\n---\nb: 2\n").contains("one YAML document"));
-        assert!(error(&format!("{}1{}", "[".repeat(70), "]".repeat(70))).contains("deeper than 64"));
+        assert!(
+            error(&format!("{}1{}", "[".repeat(70), "]".repeat(70))).contains("deeper than 64")
+        );
         assert!(error("a: [1, 2").contains("not YAML"));
         assert!(error("").contains("empty"));
         assert!(error("a: !!python/object:os.system x\n").contains("tags"));

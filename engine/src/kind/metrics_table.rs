@@ -28,7 +28,8 @@ pub fn store(cache: &Cache, metrics: &[Metric]) -> Result<Artifact, CacheError> 
         Arc::new(Float64Array::from_iter(metrics.iter().map(|m| m.low))),
         Arc::new(Float64Array::from_iter(metrics.iter().map(|m| m.high))),
     ];
-    let batch = RecordBatch::try_new(schema(), columns).expect("the columns are those of the schema");
+    let batch =
+        RecordBatch::try_new(schema(), columns).expect("the columns are those of the schema");
     let mut writer = cache.new_table(schema())?;
     writer.write(&batch)?;
     cache.store_table(writer)

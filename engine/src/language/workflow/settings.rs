@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use crate::diagnostic::Diagnostic;
 use crate::kind::{Param, Type, coerce};
-use crate::units;
-use crate::yaml::{Key, Node, Yaml};
+use crate::language::diagnostic::Diagnostic;
+use crate::language::units;
+use crate::language::yaml::{Key, Node, Yaml};
 
 /// The keys of the settings.
 pub const NAMES: [&str; 4] = ["description", "resources", "retry", "timeout"];
@@ -26,7 +26,11 @@ pub static RESOURCES: &[Param] = &[
 
 /// What `retry` takes, where it is no number.
 pub static RETRY: &[Param] = &[
-    Param::required("times", Type::Int { min: 1, max: 100 }, "how often a failed stage is tried again"),
+    Param::required(
+        "times",
+        Type::Int { min: 1, max: 100 },
+        "how often a failed stage is tried again",
+    ),
     Param::default("wait", Type::Text, "\"1s\"", "the time before it is tried again, such as `2s`"),
     Param::default(
         "factor",
@@ -90,7 +94,8 @@ pub(super) fn read(entries: &[(Key, Node)], problems: &mut Vec<Diagnostic>) -> S
             ("resources", _) => {
                 let resolved = coerce(RESOURCES, node, "`resources`", problems);
                 let values = &resolved.values;
-                let number = |name: &str| values.get(name).and_then(Value::as_u64).map(|v| v as usize);
+                let number =
+                    |name: &str| values.get(name).and_then(Value::as_u64).map(|v| v as usize);
                 (settings.threads, settings.gpus) = (number("threads"), number("gpus"));
                 settings.batch = number("batch");
                 let place = resolved.place("memory").unwrap_or(node.span.clone());
@@ -101,12 +106,14 @@ pub(super) fn read(entries: &[(Key, Node)], problems: &mut Vec<Diagnostic>) -> S
             ("timeout", Yaml::Text(_) | Yaml::Int(_) | Yaml::Float(_)) => {
                 let text = crate::kind::canonical(&node.to_json());
                 let read = units::duration(&text);
-                settings.timeout = noted(read, "`timeout` is no duration", node.span.clone(), problems);
+                settings.timeout =
+                    noted(read, "`timeout` is no duration", node.span.clone(), problems);
             }
-            ("timeout", _) => problems.push(
-                Diagnostic::at(node.span.clone(), "`timeout` is no duration")
-                    .hint("write a whole number above 0 and its unit, such as `90s`, `30m` or `2h`"),
-            ),
+            ("timeout", _) => {
+                problems.push(Diagnostic::at(node.span.clone(), "`timeout` is no duration").hint(
+                    "write a whole number above 0 and its unit, such as `90s`, `30m` or `2h`",
+                ))
+            }
             _ => {}
         }
     }
@@ -117,7 +124,10 @@ pub(super) fn read(entries: &[(Key, Node)], problems: &mut Vec<Diagnostic>) -> S
 fn retry(node: &Node, problems: &mut Vec<Diagnostic>) -> Option<Retry> {
     let short = Node {
         span: node.span.clone(),
-        value: Yaml::Map(vec![(Key { text: "times".into(), span: node.span.clone() }, node.clone())]),
+        value: Yaml::Map(vec![(
+            Key { text: "times".into(), span: node.span.clone() },
+            node.clone(),
+        )]),
     };
     let node = if matches!(node.value, Yaml::Map(_)) { node } else { &short };
     let before = problems.len();
@@ -127,7 +137,12 @@ fn retry(node: &Node, problems: &mut Vec<Diagnostic>) -> Option<Retry> {
     }
     let values = &resolved.values;
     let place = resolved.place("wait").unwrap_or(node.span.clone());
-    let wait = noted(quantity(values, "wait", units::duration)?, "`wait` is no duration", place, problems)?;
+    let wait = noted(
+        quantity(values, "wait", units::duration)?,
+        "`wait` is no duration",
+        place,
+        problems,
+    )?;
     let times = values.get("times").and_then(Value::as_u64)? as u32;
     Some(Retry { times, wait, factor: values.get("factor").and_then(Value::as_f64)? })
 }
@@ -141,7 +156,7 @@ fn quantity<T>(values: &Map<String, Value>, name: &str, read: fn(&str) -> T) -> 
 fn noted<T>(
     read: Result<T, String>,
     message: &str,
-    span: crate::diagnostic::Span,
+    span: crate::language::diagnostic::Span,
     problems: &mut Vec<Diagnostic>,
 ) -> Option<T> {
     read.map_err(|hint| problems.push(Diagnostic::at(span, message).hint(hint))).ok()
@@ -154,7 +169,8 @@ mod tests {
     #[test]
     fn a_wait_grows_to_an_hour_and_ends_with_the_last_attempt() {
         let retry = Retry { times: 3, wait: Duration::from_secs(2), factor: 3.0 };
-        let waits: Vec<Option<u64>> = (1..=4).map(|n| retry.pause(n).map(|w| w.as_secs())).collect();
+        let waits: Vec<Option<u64>> =
+            (1..=4).map(|n| retry.pause(n).map(|w| w.as_secs())).collect();
         assert_eq!(waits, [Some(2), Some(6), Some(18), None]);
         let long = Retry { times: 100, wait: Duration::from_secs(60), factor: 100.0 };
         assert_eq!(long.pause(100), Some(LONGEST_WAIT));

@@ -48,12 +48,16 @@ fn under(
     batch: &RecordBatch,
 ) -> Result<RecordBatch, StageError> {
     let rows = batch.num_rows();
-    let label =
-        |l: &String| Arc::new(StringArray::from_iter_values(std::iter::repeat_n(l, rows))) as ArrayRef;
+    let label = |l: &String| {
+        Arc::new(StringArray::from_iter_values(std::iter::repeat_n(l, rows))) as ArrayRef
+    };
     let mut arrays: Vec<ArrayRef> = labels.iter().map(label).collect();
     for field in columns {
         let column = batch.column_by_name(field.name()).ok_or_else(|| {
-            StageError::failed(format!("the gathered tables differ: one has no column `{}`", field.name()))
+            StageError::failed(format!(
+                "the gathered tables differ: one has no column `{}`",
+                field.name()
+            ))
         })?;
         if !same_type(column.data_type(), field.data_type()) {
             return Err(StageError::failed(format!(

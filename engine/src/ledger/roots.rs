@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use refrain_cache::gc::Roots;
 
-use crate::lock::{Lock, LockError};
-use crate::run_log;
+use crate::ledger::lock::{Lock, LockError};
+use crate::ledger::run_log;
 
 /// The roots, and where they come from.
 #[derive(Debug, Clone, Default)]
@@ -93,7 +93,8 @@ fn locks_in(folder: &Path) -> Vec<PathBuf> {
     let opening = b"{\"refrain_lock\"";
     let is_ours = |path: &Path| {
         let mut begin = [0; 15];
-        fs::File::open(path).and_then(|mut file| file.read_exact(&mut begin)).is_ok() && begin == *opening
+        fs::File::open(path).and_then(|mut file| file.read_exact(&mut begin)).is_ok()
+            && begin == *opening
     };
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let paths = entries.map(|entry| entry.path());

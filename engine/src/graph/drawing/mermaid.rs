@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::graph::Graph;
-use crate::stage_graph::StageGraph;
+use crate::graph::drawing::StageGraph;
 
 /// The stages and what they read; a stage with several nodes shows their number.
 pub fn mermaid(graph: &Graph) -> String {
@@ -16,8 +16,12 @@ pub fn mermaid(graph: &Graph) -> String {
             _ => ("[", "]"),
         };
         // Writing into a text cannot fail.
-        let _ =
-            writeln!(text, "    n{i}{open}\"{}<br/><small>{}</small>\"{close}", stage.name, stage.caption());
+        let _ = writeln!(
+            text,
+            "    n{i}{open}\"{}<br/><small>{}</small>\"{close}",
+            stage.name,
+            stage.caption()
+        );
     }
     for (from, to) in stages.edges {
         let _ = writeln!(text, "    n{from} --> n{to}");

@@ -16,9 +16,10 @@ use refrain_cache::write::{create_dir_all, write_atomic};
 use refrain_cache::{ArtifactKind, Digest, FileIdentity};
 
 use crate::graph::{Graph, Work};
-use crate::manifest;
-use crate::results::Results;
-use crate::state::{Done, State};
+use crate::plan::node_manifest;
+use crate::plan::state::{Done, State};
+use crate::report::results::Results;
+use crate::source::model_folder;
 use crate::store::Store;
 
 /// Version of the file's format.
@@ -65,11 +66,13 @@ struct Kept<'a> {
 
 impl Request<'_> {
     fn digest(&self) -> [u8; 32] {
-        let mut parts: Vec<&[u8]> = vec![self.build.as_bytes(), self.path.as_os_str().as_encoded_bytes()];
+        let mut parts: Vec<&[u8]> =
+            vec![self.build.as_bytes(), self.path.as_os_str().as_encoded_bytes()];
         parts.push(self.cache.as_os_str().as_encoded_bytes());
         parts.extend(self.set.iter().map(|set| set.as_bytes()));
         // The digest of each part, so that no two lists of parts look alike.
-        let mut all: Vec<u8> = parts.iter().flat_map(|part| *Digest::of_bytes(part).as_bytes()).collect();
+        let mut all: Vec<u8> =
+            parts.iter().flat_map(|part| *Digest::of_bytes(part).as_bytes()).collect();
         all.extend(Digest::of_bytes(self.text).as_bytes());
         *Digest::of_bytes(&all).as_bytes()
     }
@@ -181,10 +184,10 @@ fn model(store: &Store, path: &Path, done: &Done, files: &mut Files) -> Option<(
     files.insert(path.to_str()?.to_string(), now(&path)?);
     for entry in fs::read_dir(&path).ok()? {
         let entry = entry.ok()?.path();
-        if entry.file_name().and_then(|name| name.to_str()).is_some_and(manifest::counts) {
+        if entry.file_name().and_then(|name| name.to_str()).is_some_and(model_folder::counts) {
             hashed(store, &entry, files)?;
         }
     }
-    let (digest, _, _) = manifest::hash_source(&Work::Model(path), store.digests()).ok()??;
+    let (digest, _, _) = node_manifest::hash_source(&Work::Model(path), store.digests()).ok()??;
     (done.file == Some(digest)).then_some(())
 }

@@ -2,16 +2,26 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span, suggest};
-use crate::interpolate::NO_PARAMS;
 use crate::kind::{Kinds, canonical, check_name};
-use crate::yaml::{self, Key, Node, Yaml};
+use crate::language::diagnostic::{Diagnostic, Diagnostics, SourceText, Span, suggest};
+use crate::language::interpolate::NO_PARAMS;
+use crate::language::yaml::{self, Key, Node, Yaml};
 
 use super::settings::{self, NAMES as SETTINGS};
 use super::{Axis, Override, RESERVED, SourceDecl, Stage, Workflow};
 
-const SECTIONS: [&str; 10] =
-    ["refrain", "name", "description", "params", "models", "data", "stages", "sweep", "expect", "results"];
+const SECTIONS: [&str; 10] = [
+    "refrain",
+    "name",
+    "description",
+    "params",
+    "models",
+    "data",
+    "stages",
+    "sweep",
+    "expect",
+    "results",
+];
 
 pub(super) fn workflow(
     source: SourceText,
@@ -53,8 +63,15 @@ impl Reader {
         for (key, _) in entries(root) {
             if !SECTIONS.contains(&key.text.as_str()) {
                 self.problem(
-                    Diagnostic::at(key.span.clone(), format!("a workflow has no section `{}`", key.text))
-                        .maybe_hint(suggest(&key.text, SECTIONS, "its sections are")),
+                    Diagnostic::at(
+                        key.span.clone(),
+                        format!("a workflow has no section `{}`", key.text),
+                    )
+                    .maybe_hint(suggest(
+                        &key.text,
+                        SECTIONS,
+                        "its sections are",
+                    )),
                 );
             }
         }
@@ -84,7 +101,9 @@ impl Reader {
         let stages = self.stages(root, kinds);
         let expect = match root.get("expect").map(|n| (&n.value, &n.span)) {
             None | Some((Yaml::Null, _)) => Vec::new(),
-            Some((Yaml::List(items), _)) => items.iter().map(|n| (n.clone(), n.span.clone())).collect(),
+            Some((Yaml::List(items), _)) => {
+                items.iter().map(|n| (n.clone(), n.span.clone())).collect()
+            }
             Some((_, span)) => {
                 self.problem(Diagnostic::at(span.clone(), "`expect` must be a list"));
                 Vec::new()
@@ -99,13 +118,19 @@ impl Reader {
         match root.get("refrain").map(|n| (&n.value, n.span.clone())) {
             Some((Yaml::Int(1), _)) => {}
             Some((Yaml::Int(v), span)) => self.problem(
-                Diagnostic::at(span, format!("this build reads version 1 of the language, not {v}"))
-                    .hint("a newer Refrain may read it"),
+                Diagnostic::at(
+                    span,
+                    format!("this build reads version 1 of the language, not {v}"),
+                )
+                .hint("a newer Refrain may read it"),
             ),
-            Some((_, span)) => self.problem(Diagnostic::at(span, "the language version must be `1`")),
+            Some((_, span)) => {
+                self.problem(Diagnostic::at(span, "the language version must be `1`"))
+            }
             None => self.problem(
-                Diagnostic::at(root.span.start..root.span.start, "`refrain: 1` is missing")
-                    .hint("the first line of a workflow is `refrain: 1`, the version of the language"),
+                Diagnostic::at(root.span.start..root.span.start, "`refrain: 1` is missing").hint(
+                    "the first line of a workflow is `refrain: 1`, the version of the language",
+                ),
             ),
         }
     }
@@ -131,7 +156,9 @@ impl Reader {
                 Diagnostic::at(key.span.clone(), format!("the name `{}` is reserved", key.text))
                     .hint("`in`, `out` and `env` have a meaning inside `${…}`"),
             );
-        } else if let Some((other, span)) = self.names.insert(key.text.clone(), (what, key.span.clone())) {
+        } else if let Some((other, span)) =
+            self.names.insert(key.text.clone(), (what, key.span.clone()))
+        {
             self.names.insert(key.text.clone(), (other, span));
             self.problem(
                 Diagnostic::at(
@@ -165,13 +192,17 @@ impl Reader {
         let names = kinds.iter().map(|k| k.name).collect::<Vec<_>>();
         let Yaml::Map(entries) = &node.value else {
             self.problem(
-                Diagnostic::at(node.span.clone(), format!("stage `{}` must be a mapping", name.text))
-                    .maybe_hint(suggest("", names, "its one key is a kind:")),
+                Diagnostic::at(
+                    node.span.clone(),
+                    format!("stage `{}` must be a mapping", name.text),
+                )
+                .maybe_hint(suggest("", names, "its one key is a kind:")),
             );
             return None;
         };
         let settings = settings::read(entries, &mut self.problems);
-        let others: Vec<_> = entries.iter().filter(|(k, _)| !SETTINGS.contains(&k.text.as_str())).collect();
+        let others: Vec<_> =
+            entries.iter().filter(|(k, _)| !SETTINGS.contains(&k.text.as_str())).collect();
         let mut found = None;
         for (key, params) in &others {
             let Some(kind) = kinds.get(&key.text) else {
@@ -187,7 +218,10 @@ impl Reader {
                 self.problem(
                     Diagnostic::at(
                         key.span.clone(),
-                        format!("stage `{}` has two kinds, `{}` and `{}`", name.text, other.name, kind.name),
+                        format!(
+                            "stage `{}` has two kinds, `{}` and `{}`",
+                            name.text, other.name, kind.name
+                        ),
                     )
                     .hint("make two stages of it"),
                 );
@@ -240,8 +274,13 @@ impl Reader {
             }
             Yaml::List(points) => {
                 let values = self.axis("point", points, &node.span);
-                if let Some((_, bad)) = values.iter().find(|(_, v)| !matches!(v.value, Yaml::Map(_))) {
-                    self.problem(Diagnostic::at(bad.span.clone(), "a sweep of points is a list of mappings"));
+                if let Some((_, bad)) =
+                    values.iter().find(|(_, v)| !matches!(v.value, Yaml::Map(_)))
+                {
+                    self.problem(Diagnostic::at(
+                        bad.span.clone(),
+                        "a sweep of points is a list of mappings",
+                    ));
                     return Vec::new();
                 }
                 vec![Axis { name: "point".into(), values, points: true }]
@@ -304,26 +343,35 @@ impl Reader {
             let node = match yaml::parse_value(value) {
                 Ok(node) => node,
                 Err(problem) => {
-                    self.problem(Diagnostic::general(format!("`--set {name}={value}`: {}", problem.message)));
+                    self.problem(Diagnostic::general(format!(
+                        "`--set {name}={value}`: {}",
+                        problem.message
+                    )));
                     continue;
                 }
             };
             if let Some(axis) = workflow.axes.iter_mut().find(|a| a.name == *name) {
                 let label = canonical(&node.to_json());
-                let labels: Vec<String> = axis.values.iter().map(|(l, _)| format!("`{l}`")).collect();
+                let labels: Vec<String> =
+                    axis.values.iter().map(|(l, _)| format!("`{l}`")).collect();
                 axis.values.retain(|(l, _)| *l == label);
                 if axis.values.is_empty() {
                     self.problem(
-                        Diagnostic::general(format!("`--set {name}={value}`: the axis has no such value"))
-                            .hint(format!("its values are {}", labels.join(", "))),
+                        Diagnostic::general(format!(
+                            "`--set {name}={value}`: the axis has no such value"
+                        ))
+                        .hint(format!("its values are {}", labels.join(", "))),
                     );
                 }
-            } else if let Some((_, param)) = workflow.params.iter_mut().find(|(k, _)| k.text == *name) {
+            } else if let Some((_, param)) =
+                workflow.params.iter_mut().find(|(k, _)| k.text == *name)
+            {
                 let span = param.span.clone();
                 *param = Node { span, ..node };
             } else {
                 let known = workflow.params.iter().map(|(k, _)| k.text.as_str());
-                let known: Vec<_> = known.chain(workflow.axes.iter().map(|a| a.name.as_str())).collect();
+                let known: Vec<_> =
+                    known.chain(workflow.axes.iter().map(|a| a.name.as_str())).collect();
                 let hint = suggest(name, known, "there are").unwrap_or(NO_PARAMS.into());
                 self.problem(
                     Diagnostic::general(format!(
@@ -350,14 +398,17 @@ fn expand(stage: Stage, kinds: &Kinds, stages: &mut Vec<Stage>) {
         _ => serde_json::Map::new(),
     };
     let expansion = stage.kind.expand.and_then(|expand| expand(&literal));
-    let Some((expansion, first_kind)) = expansion.and_then(|e| Some((e, kinds.get(e.kind)?))) else {
+    let Some((expansion, first_kind)) = expansion.and_then(|e| Some((e, kinds.get(e.kind)?)))
+    else {
         stages.push(stage);
         return;
     };
     let (moved, mut kept): (Vec<_>, Vec<_>) =
         entries(&stage.params).iter().cloned().partition(|(key, _)| (expansion.moved)(&key.text));
-    let name =
-        Key { text: format!("{}/{}", stage.name.text, expansion.suffix), span: stage.name.span.clone() };
+    let name = Key {
+        text: format!("{}/{}", stage.name.text, expansion.suffix),
+        span: stage.name.span.clone(),
+    };
     let span = stage.params.span.clone();
     let link = Key { text: expansion.link.into(), span: span.clone() };
     kept.push((link, Node { span: span.clone(), value: Yaml::Text(name.text.clone()) }));

@@ -7,7 +7,8 @@ use refrain_cache::{Artifact, Artifacts, Digest, Key, Manifest, Metric};
 
 use crate::graph::{Edge, Graph, Node, NodeId, Work};
 use crate::kind::{ArtifactKind, Input, MAIN};
-use crate::manifest::{self, HashError};
+use crate::plan::node_manifest;
+use crate::source::model_folder::HashError;
 use crate::store::{Store, StoreError};
 
 /// A node whose outputs are known.
@@ -111,17 +112,18 @@ impl<'a> State<'a> {
 
     /// The manifest of a node, when all its inputs are done.
     pub fn manifest(&self, node: &Node, file: Option<Digest>) -> Option<Manifest> {
-        manifest::manifest(node, |i| Some(&self.done(node.inputs[i].node)?.artifacts), file)
+        node_manifest::manifest(node, |i| Some(&self.done(node.inputs[i].node)?.artifacts), file)
     }
 
     /// Looks a node up whose inputs are all done; `None` when one is not.
     pub fn look(&self, id: NodeId) -> Result<Option<Look>, StateError> {
         let node = self.graph.node(id);
-        let hashed = manifest::hash_source(&node.work, self.store.digests())?;
+        let hashed = node_manifest::hash_source(&node.work, self.store.digests())?;
         let file = hashed.map(|(digest, _, _)| digest);
         let Some(manifest) = self.manifest(node, file) else { return Ok(None) };
         let key = manifest.key();
-        if let (Work::Model(_) | Work::File(_), Some((digest, bytes, kind))) = (&node.work, hashed) {
+        if let (Work::Model(_) | Work::File(_), Some((digest, bytes, kind))) = (&node.work, hashed)
+        {
             let artifact = Artifact { kind, digest, bytes, rows: None, base: None };
             let artifacts = Artifacts::from([(MAIN.to_string(), artifact)]);
             let done = Done { key, artifacts, metrics: Vec::new(), profile: String::new(), file };

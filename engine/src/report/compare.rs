@@ -67,7 +67,9 @@ pub fn first_difference(
 
 /// Whether two floating-point numbers are close enough under different profiles.
 pub fn is_close(a: f64, b: f64) -> bool {
-    a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= ABSOLUTE + RELATIVE * a.abs().max(b.abs())
+    a == b
+        || a.is_nan() && b.is_nan()
+        || (a - b).abs() <= ABSOLUTE + RELATIVE * a.abs().max(b.abs())
 }
 
 fn table(before: &Path, now: &Path, strictness: Strictness) -> Result<Option<String>, TableError> {
@@ -79,7 +81,9 @@ fn table(before: &Path, now: &Path, strictness: Strictness) -> Result<Option<Str
             Err(_) => return Ok(Some(format!("column `{}` is gone", field.name()))),
         }
     }
-    if let Some(field) = b.schema().fields().iter().find(|f| a.schema().field_with_name(f.name()).is_err()) {
+    if let Some(field) =
+        b.schema().fields().iter().find(|f| a.schema().field_with_name(f.name()).is_err())
+    {
         return Ok(Some(format!("column `{}` is new", field.name())));
     }
     let (mut left, mut right) = (a.batches(None, BATCH_ROWS)?, b.batches(None, BATCH_ROWS)?);
@@ -132,7 +136,8 @@ fn in_batch(
     let Some((row, column)) = found else { return Ok(None) };
     let shown = |batch: &RecordBatch, column: &str| -> Result<String, TableError> {
         let array = batch.column_by_name(column).expect("the column was compared");
-        let text = if array.is_null(row) { "null".into() } else { array_value_to_string(array, row)? };
+        let text =
+            if array.is_null(row) { "null".into() } else { array_value_to_string(array, row)? };
         let cut: String = text.chars().take(SHOWN).collect();
         let more = if cut.len() < text.len() { "…" } else { "" };
         Ok(format!("{cut}{more}"))
@@ -176,7 +181,11 @@ fn same(a: &dyn Array, b: &dyn Array, strictness: Strictness) -> bool {
     }
 }
 
-fn model(before: &Path, now: &Path, strictness: Strictness) -> Result<Option<String>, CompareError> {
+fn model(
+    before: &Path,
+    now: &Path,
+    strictness: Strictness,
+) -> Result<Option<String>, CompareError> {
     let io = |path: &Path| {
         let path = path.to_path_buf();
         move |error| CompareError::Io { path, error }
@@ -195,7 +204,8 @@ fn model(before: &Path, now: &Path, strictness: Strictness) -> Result<Option<Str
         }
         if let Some(byte) = file(&a, &b)? {
             let tensor = tensor_at(&a, byte).map_err(io(&a))?;
-            let place = tensor.map_or(format!("byte {byte}"), |tensor| format!("tensor `{tensor}`"));
+            let place =
+                tensor.map_or(format!("byte {byte}"), |tensor| format!("tensor `{tensor}`"));
             return Ok(Some(format!("{place} of file `{name}` differs")));
         }
     }
@@ -218,7 +228,9 @@ fn files(folder: &Path, prefix: &str, names: &mut BTreeSet<String>) -> io::Resul
 /// The first byte in which two files differ: the shorter one's end where it is the start of the other.
 fn file(before: &Path, now: &Path) -> Result<Option<u64>, CompareError> {
     let open = |path: &Path| {
-        File::open(path).map(BufReader::new).map_err(|error| CompareError::Io { path: path.into(), error })
+        File::open(path)
+            .map(BufReader::new)
+            .map_err(|error| CompareError::Io { path: path.into(), error })
     };
     let (mut a, mut b) = (open(before)?.bytes(), open(now)?.bytes());
     let mut byte = 0;

@@ -11,8 +11,8 @@ use refrain_cache::write::write_atomic;
 use refrain_cache::{Artifacts, Digest, Key, Metric, read_plain};
 
 use crate::graph::Graph;
+use crate::plan::state::Done;
 use crate::run::{Outcome, Report};
-use crate::state::Done;
 
 /// Version of the lock's lines.
 pub const VERSION: u32 = 1;
@@ -108,8 +108,9 @@ impl Lock {
             std::io::ErrorKind::NotFound => LockError::Missing(path.into()),
             _ => LockError::Io { path: path.into(), error },
         })?;
-        let conflict =
-            |line: &str| ["<<<<<<<", "=======", ">>>>>>>"].iter().any(|mark| line.starts_with(mark));
+        let conflict = |line: &str| {
+            ["<<<<<<<", "=======", ">>>>>>>"].iter().any(|mark| line.starts_with(mark))
+        };
         let wrong = |i: usize, line: &str, e: serde_json::Error| {
             let reason = e.to_string();
             let message = match (conflict(line), reason.split_once(" at line ")) {
@@ -172,7 +173,8 @@ impl Lock {
             {
                 let node = graph.node(id);
                 kept.insert(&node.name);
-                if !self.lines.get(&node.name).is_some_and(|line| line.says(node.kind_name(), done)) {
+                if !self.lines.get(&node.name).is_some_and(|line| line.says(node.kind_name(), done))
+                {
                     changed = true;
                     self.lines.insert(node.name.clone(), line(&node.name, node.kind_name(), done));
                 }
@@ -203,7 +205,8 @@ fn same(a: &[Metric], b: &[Metric]) -> bool {
 
 fn read(path: &Path) -> io::Result<String> {
     let bytes = read_plain(path, MAX_BYTES)?;
-    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
+    String::from_utf8(bytes)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
 }
 
 fn line(name: &str, kind: &str, done: &Done) -> Line {
@@ -254,13 +257,23 @@ mod tests {
             let node = format!("n[i={i:04}]");
             let key = Manifest::new(&node).key();
             let digest = Digest::of_bytes(node.as_bytes());
-            let artifact = Artifact { kind: ArtifactKind::File, digest, bytes: 9, rows: None, base: None };
-            let outputs = [("y".to_string(), artifact.clone()), (MAIN.to_string(), artifact)].into();
+            let artifact =
+                Artifact { kind: ArtifactKind::File, digest, bytes: 9, rows: None, base: None };
+            let outputs =
+                [("y".to_string(), artifact.clone()), (MAIN.to_string(), artifact)].into();
             let value = if i.is_multiple_of(2) { f64::NAN } else { 0.5 };
             let metrics = vec![Metric { metric: "m".into(), value, n: 1, low: None, high: None }];
             (
                 node.clone(),
-                Line { node, kind: "run".into(), key, file: None, outputs, metrics, profile: String::new() },
+                Line {
+                    node,
+                    kind: "run".into(),
+                    key,
+                    file: None,
+                    outputs,
+                    metrics,
+                    profile: String::new(),
+                },
             )
         };
         Lock { lines: (0..nodes).map(line).collect(), version: env!("CARGO_PKG_VERSION").into() }
@@ -304,7 +317,9 @@ mod tests {
         std::fs::write(&path, lines.join("\n")).unwrap();
         let error = Lock::read(&path).unwrap_err().to_string();
         assert!(
-            error.contains("w.lock:301` is not a line of a lock: it is the mark of a merge conflict"),
+            error.contains(
+                "w.lock:301` is not a line of a lock: it is the mark of a merge conflict"
+            ),
             "{error}"
         );
     }

@@ -5,14 +5,14 @@ use std::str::FromStr;
 
 use refrain_cache::{Artifact, Cache, Digest};
 
-use crate::compare::{self, Strictness, first_difference};
-use crate::event::Events;
 use crate::graph::{Graph, NodeId, Work};
 use crate::kind::{Cancel, MAIN, StageError};
-use crate::lock::{Line, Lock};
-use crate::manifest;
+use crate::ledger::lock::{Line, Lock};
+use crate::plan::node_manifest;
+use crate::plan::state::{Done, State, StateError};
+use crate::report::compare::{self, Strictness, first_difference};
+use crate::run::event::Events;
 use crate::run::{self, Failure, Options};
-use crate::state::{Done, State, StateError};
 use crate::store::{Store, StoreError};
 
 use super::{Mismatch, Remedy};
@@ -36,7 +36,9 @@ impl FromStr for Sample {
         let share = text.strip_suffix('%').map(|number| number.trim().parse::<f64>());
         match (share, text.parse::<usize>()) {
             _ if text == "all" => Ok(Sample::All),
-            (Some(Ok(percent)), _) if percent > 0.0 && percent <= 100.0 => Ok(Sample::Share(percent / 100.0)),
+            (Some(Ok(percent)), _) if percent > 0.0 && percent <= 100.0 => {
+                Ok(Sample::Share(percent / 100.0))
+            }
             (None, Ok(count)) if count > 0 => Ok(Sample::Count(count)),
             _ => Err("write `all`, a share such as `5%`, or a number of nodes".into()),
         }
@@ -173,7 +175,7 @@ impl Again<'_, '_> {
     fn is_there(&self, id: NodeId, artifact: &Artifact) -> Result<bool, StoreError> {
         match &self.graph.node(id).work {
             work @ (Work::Model(_) | Work::File(_)) => {
-                let hashed = manifest::hash_source(work, self.store.digests());
+                let hashed = node_manifest::hash_source(work, self.store.digests());
                 Ok(matches!(hashed, Ok(Some((digest, ..))) if digest == artifact.digest))
             }
             _ => Ok(self.store.check(artifact)?.is_none()),
@@ -192,13 +194,20 @@ impl Again<'_, '_> {
         }
         if !lacking.is_empty() {
             let only = Some(lacking.into_iter().collect());
-            let options = Options { only, force: Default::default(), keep_going: true, ..*self.options };
+            let options =
+                Options { only, force: Default::default(), keep_going: true, ..*self.options };
             run::run(self.graph, self.store, &options, self.cancel, self.events)?;
         }
         Ok(())
     }
 
-    fn differs(&mut self, id: NodeId, message: String, before: Option<Digest>, now: Option<Digest>) {
+    fn differs(
+        &mut self,
+        id: NodeId,
+        message: String,
+        before: Option<Digest>,
+        now: Option<Digest>,
+    ) {
         let mismatch = Mismatch {
             before: before.map(|d| d.to_string()),
             now: now.map(|d| d.to_string()),
@@ -229,14 +238,23 @@ impl Again<'_, '_> {
         for (input, artifact) in self.reads(id) {
             if !self.is_there(input, &artifact)? {
                 let name = &self.graph.node(input).name;
-                let message = format!("its input `{name}` cannot be had with the bytes that the lock names");
+                let message =
+                    format!("its input `{name}` cannot be had with the bytes that the lock names");
                 self.differs(id, message, Some(artifact.digest), None);
                 return Ok(Some(Verdict::Different));
             }
         }
         let scratch = self.store.cache().scratch_dir().map_err(StoreError::from)?;
         let cache = Cache::open(&scratch.path().join("cache")).map_err(StoreError::from)?;
-        match run::again(self.graph, id, &self.state, &cache, self.options, self.cancel, self.events) {
+        match run::again(
+            self.graph,
+            id,
+            &self.state,
+            &cache,
+            self.options,
+            self.cancel,
+            self.events,
+        ) {
             Ok(done) => self.compare(id, &done, &cache).map(Some),
             Err(Failure::Stage(StageError::Cancelled)) => Ok(None),
             Err(failure) => {
@@ -252,15 +270,18 @@ impl Again<'_, '_> {
             Work::Stage { kind, .. } => kind.close_elsewhere,
             _ => true,
         };
-        let strictness = if line.profile == done.profile { Strictness::Bytes } else { Strictness::Close };
+        let strictness =
+            if line.profile == done.profile { Strictness::Bytes } else { Strictness::Close };
         if strictness == Strictness::Close && !close {
-            let message = format!("made under `{}`, computed again under `{}`", line.profile, done.profile);
+            let message =
+                format!("made under `{}`, computed again under `{}`", line.profile, done.profile);
             return Ok(Verdict::NotComparable(message));
         }
         if strictness == Strictness::Close {
             for (name, locked) in &line.outputs {
                 if self.store.check(locked)?.is_some() {
-                    let message = format!("another profile, and the cache does not hold the output `{name}`");
+                    let message =
+                        format!("another profile, and the cache does not hold the output `{name}`");
                     return Ok(Verdict::NotComparable(message));
                 }
             }
@@ -271,7 +292,12 @@ impl Again<'_, '_> {
         outputs.dedup_by_key(|(_, artifact)| artifact.digest);
         for (name, locked) in outputs {
             let Some(made) = done.artifacts.get(name) else {
-                self.differs(id, format!("output `{name}` was not made"), Some(locked.digest), None);
+                self.differs(
+                    id,
+                    format!("output `{name}` was not made"),
+                    Some(locked.digest),
+                    None,
+                );
                 continue;
             };
             if made.digest != locked.digest
@@ -301,7 +327,8 @@ impl Again<'_, '_> {
                 "the cache does not hold the one that the lock names, so where is not known".into(),
             ));
         }
-        let (before, now) = (self.store.object_path(&locked.digest), cache.object_path(&made.digest));
+        let (before, now) =
+            (self.store.object_path(&locked.digest), cache.object_path(&made.digest));
         Ok(match first_difference(locked.kind, &before, &now, strictness) {
             Ok(None) if strictness == Strictness::Bytes => {
                 Some("the values are the same, the bytes of the file are not".into())

@@ -5,9 +5,9 @@ mod settings;
 
 pub(crate) use settings::{RESOURCES, RETRY};
 
-use crate::diagnostic::{Diagnostics, SourceText, Span};
 use crate::kind::{Kind, Kinds};
-use crate::yaml::{Key, Node};
+use crate::language::diagnostic::{Diagnostics, SourceText, Span};
+use crate::language::yaml::{Key, Node};
 
 pub use settings::{Retry, Settings};
 
@@ -83,7 +83,11 @@ pub struct Override {
 
 impl Workflow {
     /// Reads the sections of a workflow; all that is wrong with them is reported together.
-    pub fn parse(source: SourceText, kinds: &Kinds, overrides: &[Override]) -> Result<Workflow, Diagnostics> {
+    pub fn parse(
+        source: SourceText,
+        kinds: &Kinds,
+        overrides: &[Override],
+    ) -> Result<Workflow, Diagnostics> {
         parse::workflow(source, kinds, overrides)
     }
 

@@ -2,10 +2,10 @@
 
 use std::cell::Cell;
 
-use crate::diagnostic::{Diagnostic, Span, suggest};
 use crate::kind::canonical;
-use crate::workflow::{RESERVED, Workflow};
-use crate::yaml::{Node, Yaml};
+use crate::language::diagnostic::{Diagnostic, Span, suggest};
+use crate::language::workflow::{RESERVED, Workflow};
+use crate::language::yaml::{Node, Yaml};
 
 /// A point of the sweep: the index of the chosen value of each axis.
 pub type Point = [u32];
@@ -20,7 +20,7 @@ pub const MAX_AXES: usize = 64;
 const MAX_CHAIN: usize = 32;
 
 /// Most bytes that one mapping may become, its texts as they are and each value as [`VALUE`].
-const MAX_SIZE: usize = crate::yaml::MAX_BYTES;
+const MAX_SIZE: usize = crate::language::yaml::MAX_BYTES;
 /// Bytes that a value is counted as.
 const VALUE: usize = 4;
 
@@ -51,7 +51,8 @@ impl<'a> Scope<'a> {
 
     fn spend(&self, size: usize, span: &Span) -> Result<(), Diagnostic> {
         let left = self.left.get().checked_sub(size).ok_or_else(|| {
-            let message = format!("with the params put in, this is larger than {} MB", MAX_SIZE >> 20);
+            let message =
+                format!("with the params put in, this is larger than {} MB", MAX_SIZE >> 20);
             Diagnostic::at(span.clone(), message)
         })?;
         self.left.set(left);
@@ -62,22 +63,27 @@ impl<'a> Scope<'a> {
         self.spend(VALUE, &node.span)?;
         let value = match &node.value {
             Yaml::Text(text) => return self.text(text, &node.span, axes, depth),
-            Yaml::List(items) => {
-                Yaml::List(items.iter().map(|n| self.node(n, axes, depth)).collect::<Result<_, _>>()?)
-            }
+            Yaml::List(items) => Yaml::List(
+                items.iter().map(|n| self.node(n, axes, depth)).collect::<Result<_, _>>()?,
+            ),
             Yaml::Map(entries) => Yaml::Map(
-                entries.iter().map(|(k, v)| Ok((k.clone(), self.node(v, axes, depth)?))).collect::<Result<
-                    _,
-                    Diagnostic,
-                >>(
-                )?,
+                entries
+                    .iter()
+                    .map(|(k, v)| Ok((k.clone(), self.node(v, axes, depth)?)))
+                    .collect::<Result<_, Diagnostic>>()?,
             ),
             other => other.clone(),
         };
         Ok(Node { span: node.span.clone(), value })
     }
 
-    fn text(&self, text: &str, span: &Span, axes: &mut AxisSet, depth: usize) -> Result<Node, Diagnostic> {
+    fn text(
+        &self,
+        text: &str,
+        span: &Span,
+        axes: &mut AxisSet,
+        depth: usize,
+    ) -> Result<Node, Diagnostic> {
         self.spend(text.len(), span)?;
         if !text.contains("${") {
             return Ok(Node { span: span.clone(), value: Yaml::Text(text.to_string()) });
@@ -103,7 +109,10 @@ impl<'a> Scope<'a> {
                     if matches!(value.value, Yaml::List(_) | Yaml::Map(_) | Yaml::Null) {
                         return Err(Diagnostic::at(
                             span.clone(),
-                            format!("`{name}` is {} and cannot stand inside a text", value.type_name()),
+                            format!(
+                                "`{name}` is {} and cannot stand inside a text",
+                                value.type_name()
+                            ),
                         ));
                     }
                     let value = canonical(&value.to_json());
@@ -117,7 +126,13 @@ impl<'a> Scope<'a> {
     }
 
     /// The value of `name` or `name.field.field`.
-    fn lookup(&self, path: &str, span: &Span, axes: &mut AxisSet, depth: usize) -> Result<Node, Diagnostic> {
+    fn lookup(
+        &self,
+        path: &str,
+        span: &Span,
+        axes: &mut AxisSet,
+        depth: usize,
+    ) -> Result<Node, Diagnostic> {
         if depth > MAX_CHAIN {
             return Err(Diagnostic::at(
                 span.clone(),
@@ -129,17 +144,21 @@ impl<'a> Scope<'a> {
         let Some(node) = self.base(name, axes) else {
             let known: Vec<&str> = self.names();
             let hint = if self.workflow.artifact_names().any(|n| n == name) {
-                Some(format!("`{name}` is a stage or source: refer to it by its bare name, without `${{}}`"))
+                Some(format!(
+                    "`{name}` is a stage or source: refer to it by its bare name, without `${{}}`"
+                ))
             } else {
                 suggest(name, known, "there are").or(Some(NO_PARAMS.into()))
             };
-            return Err(
-                Diagnostic::at(span.clone(), format!("there is no param or axis `{name}`")).maybe_hint(hint)
-            );
+            return Err(Diagnostic::at(
+                span.clone(),
+                format!("there is no param or axis `{name}`"),
+            )
+            .maybe_hint(hint));
         };
-        let mut node = self
-            .node(node, axes, depth + 1)
-            .map_err(|d| if depth == 0 { Diagnostic { span: Some(span.clone()), ..d } } else { d })?;
+        let mut node = self.node(node, axes, depth + 1).map_err(|d| {
+            if depth == 0 { Diagnostic { span: Some(span.clone()), ..d } } else { d }
+        })?;
         for part in parts {
             let known: Vec<String> = match &node.value {
                 Yaml::Map(entries) => entries.iter().map(|(k, _)| k.text.clone()).collect(),
@@ -148,8 +167,15 @@ impl<'a> Scope<'a> {
             node = match node.get(part) {
                 Some(found) => found.clone(),
                 None => {
-                    return Err(Diagnostic::at(span.clone(), format!("`{path}`: there is no `{part}`"))
-                        .maybe_hint(suggest(part, known.iter().map(String::as_str), "there are")));
+                    return Err(Diagnostic::at(
+                        span.clone(),
+                        format!("`{path}`: there is no `{part}`"),
+                    )
+                    .maybe_hint(suggest(
+                        part,
+                        known.iter().map(String::as_str),
+                        "there are",
+                    )));
                 }
             };
         }
@@ -175,7 +201,10 @@ impl<'a> Scope<'a> {
 
     fn names(&self) -> Vec<&'a str> {
         let params = self.workflow.params.iter().map(|(k, _)| k.text.as_str());
-        params.chain(self.workflow.axes.iter().map(|a| a.name.as_str())).take(MOST_COMPARED).collect()
+        params
+            .chain(self.workflow.axes.iter().map(|a| a.name.as_str()))
+            .take(MOST_COMPARED)
+            .collect()
     }
 }
 
@@ -216,7 +245,8 @@ fn split(text: &str) -> Result<Vec<Piece>, String> {
         }
         literal.push_str(&rest[..at]);
         let after = &rest[at + 2..];
-        let end = after.find('}').ok_or("a `${` is not closed by `}`; write `$${` for a literal `${`")?;
+        let end =
+            after.find('}').ok_or("a `${` is not closed by `}`; write `$${` for a literal `${`")?;
         let name = after[..end].trim();
         let fine = |c: char| c.is_ascii_alphanumeric() || "._-:/".contains(c);
         if name.is_empty() || !name.chars().all(fine) {
