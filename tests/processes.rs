@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use refrain_cache::write::AppendLog;
+use refrain_cache::AppendLog;
 
 use crate::space::{Space, names, set};
 

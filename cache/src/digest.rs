@@ -15,9 +15,12 @@ use thiserror::Error;
 
 use pieces::PIECE;
 
-use crate::plain::open_plain;
+use crate::untrusted::open_plain;
 
+mod identity;
 mod pieces;
+
+pub use identity::FileIdentity;
 
 /// A BLAKE3 digest: 32 bytes, written as 64 lower-case hexadecimal characters.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! .refrain/
-//!   format               `1`: the version of this layout; a newer one is refused, never overwritten; see [`Cache::close`]
+//!   format               `1`: the version of this layout; a newer one is refused, never overwritten; see [`Cache::lock_for_removal`]
 //!   .gitignore           `*`
 //!   CACHEDIR.TAG         tells backups that all of this can be made again
 //!   objects/ab/cdef…     an artifact under its digest: a read-only file, or a folder of read-only files
@@ -32,12 +32,12 @@
 //!
 //! All this is tested at every write, sync, renaming and removal ([`write::faults`]).
 //!
-//! Processes share a cache without locks. Objects are equal where their names are. Logs ([`write::AppendLog`]) grow by whole
+//! Processes share a cache without locks. Objects are equal where their names are. Logs ([`AppendLog`]) grow by whole
 //! checked lines, which a local file system keeps apart, and their order decides which record of a key is the first.
 //!
 //! What one process computes the others wait for ([`Cache::claim`]), until its session gives no sign of life for a lease
 //! ([`Sharing`]). Locks of files only tell sooner that a process died; that of `format` is taken by a process that
-//! removes ([`Gate`]), and for a moment by one that begins to write. Nothing fails where locks are missing.
+//! removes ([`RemovalLock`]), and for a moment by one that begins to write. Nothing fails where locks are missing.
 //!
 //! # Identity
 //!
@@ -70,40 +70,36 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 #![warn(missing_docs)]
 
-pub mod columns;
 pub mod gc;
 pub mod write;
 
-mod check;
-mod claims;
-mod contained;
+mod artifact;
+mod cache;
 mod digest;
-mod file_digests;
-mod listing;
+mod error;
+mod logs;
 mod manifest;
-mod plain;
-mod records;
-mod rows;
-mod store;
+mod objects;
+mod presence;
 mod table;
 mod unfinished;
+mod untrusted;
 
-pub use check::Damage;
-pub use claims::Holder;
-pub use contained::{contained, panic_is_contained};
-pub use digest::{Digest, ParseDigestError, digest_file, digest_listing};
-pub use file_digests::{FileDigests, FileIdentity};
-pub use listing::{Entry, Listing, ListingError, Object, Recorded};
-pub use manifest::{Difference, Key, Manifest};
-pub use plain::{open_plain, read_plain};
-pub use records::{Made, Metric, Record, RecordError, Records, Stored};
-pub use rows::Rows;
-pub use store::{
-    Artifact, ArtifactKind, Artifacts, Cache, CacheError, Corrupt, FolderWriter, Gate, ScratchDir,
-    Sharing,
+pub use artifact::{Artifact, ArtifactKind, Artifacts};
+pub use cache::Cache;
+pub use digest::{Digest, FileIdentity, ParseDigestError, digest_file, digest_listing};
+pub use error::{CacheError, Corrupt};
+pub use gc::{Damage, Entry, Listing, ListingError, Object, Recorded};
+pub use logs::{
+    AppendLog, FileDigests, Holder, LogContent, LogLine, Metric, Record, RecordError,
+    RecordSummary, Records, RowMemo, Stored,
 };
+pub use manifest::{Difference, Key, Manifest};
+pub use objects::{FolderWriter, ScratchDir};
+pub use presence::{RemovalLock, Sharing};
 pub use table::{
-    Batches, ROW_GROUP_ROWS, SLICE_ROWS, TableError, TableInfo, TableReader, TableWriter,
+    Batches, ROW_GROUP_ROWS, SLICE_ROWS, TableError, TableInfo, TableReader, TableWriter, columns,
     normal_batch, normal_schema, type_name,
 };
 pub use unfinished::Unfinished;
+pub use untrusted::{contained, open_plain, panic_is_contained, read_plain};

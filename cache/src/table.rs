@@ -20,6 +20,8 @@ use thiserror::Error;
 use crate::digest::Digest;
 use crate::write::{TempFile, parent_of};
 
+pub mod columns;
+
 mod footer;
 mod pages;
 mod reader;

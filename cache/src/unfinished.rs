@@ -6,8 +6,8 @@ use std::io::{BufReader, Read, Seek, Take, Write};
 use std::path::{Path, PathBuf};
 
 use crate::digest::Digest;
-use crate::manifest::Key;
-use crate::store::{Cache, CacheError, io_error};
+use crate::error::{CacheError, io_error};
+use crate::presence::Session;
 use crate::write::{AtomicFile, create_dir_all, remove_dir_all};
 
 /// Bytes that are read at once.
@@ -19,18 +19,15 @@ const CHECKSUM: u64 = size_of::<Digest>() as u64;
 /// The folder `unfinished/KEY/` of a cache. Losing it costs time and no result.
 #[derive(Debug)]
 pub struct Unfinished<'c> {
-    cache: &'c Cache,
+    session: &'c Session,
     folder: PathBuf,
 }
 
-impl Cache {
-    /// Where the node with this key keeps what an interrupted run of it has done.
-    pub fn unfinished(&self, key: &Key) -> Unfinished<'_> {
-        Unfinished { cache: self, folder: self.root().join("unfinished").join(key.to_string()) }
+impl<'c> Unfinished<'c> {
+    pub(crate) fn new(session: &'c Session, folder: PathBuf) -> Self {
+        Self { session, folder }
     }
-}
 
-impl Unfinished<'_> {
     /// Replaces a file at once by what `fill` writes; a process that is killed meanwhile leaves the old one.
     ///
     /// # Errors
@@ -41,7 +38,7 @@ impl Unfinished<'_> {
         fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(), CacheError> {
         let path = self.folder.join(name);
-        let scratch = self.cache.session_folder()?;
+        let scratch = self.session.folder()?;
         let write = || {
             create_dir_all(&self.folder)?;
             let mut file = Hashed {

@@ -1,7 +1,7 @@
-//! The one place where Refrain writes files: whole files appear at once or not at all, logs grow by checked lines.
+//! Writes files: the one module of Refrain that does, so that faults can be put into every step.
 //!
-//! No other module changes a file or a folder, which `clippy.toml` sees to. So there is one place where faults can be put
-//! into every step ([`faults`]).
+//! Whole files appear at once or not at all. `clippy.toml` keeps all other modules from changing a
+//! file or a folder; [`faults`] says how a test makes a step fail.
 
 #![expect(clippy::disallowed_methods, reason = "this is where files are written")]
 
@@ -10,22 +10,19 @@ use std::io;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+mod append;
 mod change;
-mod compact;
-mod entries;
 pub mod faults;
 mod lines;
-mod log;
 mod temp;
 
 pub use change::{
     PlainFile, copy_file, create_dir_all, remove_file, sync_all_in, touch, write_plain,
 };
 pub use lines::LineFile;
-pub use log::{AppendLog, LogContent, LogLine};
 
+pub(crate) use append::{mark_used, open_append, truncate, write_once};
 pub(crate) use change::{create_dir, hard_link, remove_dir_all, rename, set_mode};
-pub(crate) use entries::{EntryLog, MOST, Place};
 pub(crate) use temp::{TempFile, TempFolder};
 
 use change::{sync_dir, sync_file};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 use serde_json::Value;
 
-use refrain_cache::{Difference, Key, Made, Manifest};
+use refrain_cache::{Difference, Key, Manifest, RecordSummary};
 
 use crate::graph::{Graph, Node, NodeId, Work};
 use crate::plan::state::{Done, Look, State, StateError};
@@ -69,7 +69,7 @@ pub struct Took {
 
 impl Took {
     /// What the record of a node of this kind says.
-    fn of(node: &Node, made: &Made) -> Took {
+    fn of(node: &Node, made: &RecordSummary) -> Took {
         let counts = match &node.work {
             Work::Stage { kind, .. } => kind.tokens,
             _ => None,

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use refrain_cache::{
-    Artifact, Cache, CacheError, Corrupt, Digest, FileDigests, Key, Made, Record, RecordError,
-    Records, Sharing, Stored,
+    Artifact, Cache, CacheError, Corrupt, Digest, FileDigests, Key, Record, RecordError,
+    RecordSummary, Records, Sharing, Stored,
 };
 
 /// An opened cache with its records.
@@ -43,7 +43,7 @@ impl Store {
     pub fn open_for_run(root: &Path, sharing: Sharing) -> Result<Store, StoreError> {
         let cache = Cache::open_shared(root, sharing)?;
         // A cache that cannot be written to can be read: nobody removes anything from it.
-        let _read_only = cache.hold();
+        let _read_only = cache.begin_write();
         Self::of(cache)
     }
 
@@ -74,14 +74,14 @@ impl Store {
     }
 
     /// What the record of a key says of the node's outputs.
-    pub fn made(&self, key: &Key) -> Result<Option<Made>, StoreError> {
-        Ok(self.records.made(key)?)
+    pub fn made(&self, key: &Key) -> Result<Option<RecordSummary>, StoreError> {
+        Ok(self.records.summary(key)?)
     }
 
     /// Whether any process has recorded a key by now.
     pub fn has_recorded(&self, key: &Key) -> Result<bool, StoreError> {
         self.records.refresh()?;
-        Ok(self.records.made(key)?.is_some())
+        Ok(self.records.summary(key)?.is_some())
     }
 
     /// Writes a record; the first of a key wins.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use refrain_cache::{Digest, Manifest, Rows};
+use refrain_cache::{Digest, Manifest, RowMemo};
 use refrain_engine::kind::{Component, Context, Input, StageError};
 use refrain_lm::generate::{Finish, Generated, Limits};
 use refrain_lm::tokenizer::Tokenizer;
@@ -17,7 +17,7 @@ use crate::backend::Network;
 
 /// The rows of one function.
 pub(crate) struct Memo {
-    rows: Arc<Rows>,
+    rows: Arc<RowMemo>,
     /// Whether nothing that is there may be used.
     fresh: bool,
 }

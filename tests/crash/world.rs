@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use refrain_cache::write::AppendLog;
+use refrain_cache::AppendLog;
 use refrain_cache::{digest_file, digest_listing};
 
 use crate::space::{Said, Space};

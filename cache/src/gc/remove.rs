@@ -3,10 +3,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Plan, What};
-use crate::file_digests::FileDigests;
-use crate::records::{RecordError, Records};
-use crate::store::{Cache, CacheError, Gate, io_error};
+use super::plan::{RemovalPlan, RemovalTarget};
+use crate::error::{CacheError, io_error};
+use crate::logs::{FileDigests, RecordError, Records};
+use crate::objects::{Objects, ScratchDir};
+use crate::presence::{RemovalLock, Session};
 use crate::write::{rename, sync_all_in};
 
 /// Why a plan could not be carried out to its end.
@@ -20,54 +21,59 @@ pub enum RemoveError {
     Records(#[from] RecordError),
 }
 
-impl Cache {
-    /// Carries out a plan that was made while `gate` was closed, and writes logs anew half of whose lines are dead.
-    ///
-    /// Whenever it is stopped, no record is left whose object was removed.
-    ///
-    /// # Errors
-    /// Those of writing records and of renaming; what was removed before stays removed.
-    pub fn remove(&self, plan: &Plan, records: Records, gate: Gate) -> Result<(), RemoveError> {
-        let mut forgotten = false;
-        for removal in &plan.removals {
-            if let What::Record(key) = &removal.what {
-                records.forget(key)?;
-                forgotten = true;
-            }
+/// Carries out a plan that was made while `lock` was held, and rewrites logs half of whose lines are
+/// dead.
+pub(crate) fn remove(
+    root: &Path,
+    objects: &Objects,
+    session: &Session,
+    plan: &RemovalPlan,
+    records: Records,
+    lock: RemovalLock,
+) -> Result<(), RemoveError> {
+    let mut forgotten = false;
+    for removal in &plan.removals {
+        if let RemovalTarget::Record(key) = &removal.target {
+            records.forget(key)?;
+            forgotten = true;
         }
-        if forgotten {
-            // A power cut must not bring a record back whose object is gone.
-            sync_all_in(self.root()).map_err(|source| io_error(self.root(), "synced", source))?;
-        }
-        let scratch = self.scratch_dir()?;
-        for (number, removal) in plan.removals.iter().enumerate() {
-            if let Some(path) = self.path_of(&removal.what) {
-                move_away(&path, &scratch.path().join(number.to_string()))?;
-            }
-        }
-        if plan.sessions.is_empty() {
-            records.compact(&self.session_folder()?)?;
-            let digests = self.root().join("records/files.log");
-            FileDigests::compact(&digests, &self.session_folder()?)
-                .map_err(|source| io_error(&digests, "written", source))?;
-        }
-        // Others may go on while the disk is freed.
-        drop(gate);
-        drop(scratch);
-        Ok(())
+    }
+    if forgotten {
+        // A power cut must not bring a record back whose object is gone.
+        sync_all_in(root).map_err(|source| io_error(root, "synced", source))?;
     }
 
-    fn path_of(&self, what: &What) -> Option<PathBuf> {
-        let within = |folder: &str, name: &str| Some(self.root().join(folder).join(name));
-        match what {
-            What::Record(_) => None,
-            What::Object(digest) => Some(self.object_path(digest)),
-            What::Rows(name) => within("rows", name),
-            What::Unfinished(name) => within("unfinished", name),
-            What::Plan(name) => within("plans", name),
-            What::Leftover(name) => within("tmp", name),
-            What::Corrupt(name) => within("tmp/corrupt", name),
+    let scratch = ScratchDir::new_in(&session.folder()?)?;
+    for (number, removal) in plan.removals.iter().enumerate() {
+        if let Some(path) = path_of(root, objects, &removal.target) {
+            move_away(&path, &scratch.path().join(number.to_string()))?;
         }
+    }
+
+    if plan.sessions.is_empty() {
+        records.compact(&session.folder()?)?;
+        let digests = root.join("records/files.log");
+        FileDigests::compact(&digests, &session.folder()?)
+            .map_err(|source| io_error(&digests, "written", source))?;
+    }
+
+    // Others may go on while the disk is freed.
+    drop(lock);
+    drop(scratch);
+    Ok(())
+}
+
+/// Returns the path of a target; a record has none.
+fn path_of(root: &Path, objects: &Objects, target: &RemovalTarget) -> Option<PathBuf> {
+    let within = |folder: &str, name: &str| Some(root.join(folder).join(name));
+    match target {
+        RemovalTarget::Record(_) => None,
+        RemovalTarget::Object(digest) => Some(objects.path(digest)),
+        RemovalTarget::Rows(name) => within("rows", name),
+        RemovalTarget::Unfinished(name) => within("unfinished", name),
+        RemovalTarget::Plan(name) => within("plans", name),
+        RemovalTarget::Leftover(name) => within("tmp", name),
+        RemovalTarget::Corrupt(name) => within("tmp/corrupt", name),
     }
 }
 

@@ -6,7 +6,7 @@ use std::io;
 use parquet::file::metadata::ColumnChunkMetaData;
 
 use super::thrift::Thrift;
-use crate::plain::fill_at;
+use crate::untrusted::fill_at;
 
 /// Bytes that are read of a header at first: nearly all are shorter.
 const FIRST: usize = 512;

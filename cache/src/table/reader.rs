@@ -15,8 +15,7 @@ use parquet::file::metadata::ParquetMetaData;
 
 use super::types::{normal_batch, normal_schema};
 use super::{TableError, footer, io_error, pages};
-use crate::contained::contained;
-use crate::plain::open_plain;
+use crate::untrusted::{contained, open_plain};
 
 /// An open table: its schema and its number of rows are known, its rows are read when they are asked for.
 #[derive(Debug, Clone)]

@@ -86,7 +86,7 @@ pub(super) enum Needs {
 }
 
 /// What becomes of a step.
-enum Verdict {
+enum FaultAction {
     Done,
     /// The disk becomes full with it.
     Fills,
@@ -104,10 +104,10 @@ pub(super) fn step(needs: Needs) -> io::Result<()> {
     if !armed() {
         return Ok(());
     }
-    match (verdict(), needs) {
-        (Verdict::Broken, _) => Err(Errno::IO.into()),
-        (Verdict::Fills | Verdict::Full, Needs::Space) => Err(Errno::NOSPC.into()),
-        (Verdict::Done | Verdict::Fills | Verdict::Full, _) => Ok(()),
+    match (next_action(), needs) {
+        (FaultAction::Broken, _) => Err(Errno::IO.into()),
+        (FaultAction::Fills | FaultAction::Full, Needs::Space) => Err(Errno::NOSPC.into()),
+        (FaultAction::Done | FaultAction::Fills | FaultAction::Full, _) => Ok(()),
     }
 }
 
@@ -122,25 +122,25 @@ pub(super) fn write(mut file: impl Write, bytes: &[u8]) -> io::Result<usize> {
         file.write_all(half)?;
         die();
     }
-    match verdict() {
-        Verdict::Done => file.write(bytes),
+    match next_action() {
+        FaultAction::Done => file.write(bytes),
         // As a disk does that has room for half: the next write finds it full.
-        Verdict::Fills if !half.is_empty() => file.write(half),
-        Verdict::Fills | Verdict::Full => Err(Errno::NOSPC.into()),
-        Verdict::Broken => Err(Errno::IO.into()),
+        FaultAction::Fills if !half.is_empty() => file.write(half),
+        FaultAction::Fills | FaultAction::Full => Err(Errno::NOSPC.into()),
+        FaultAction::Broken => Err(Errno::IO.into()),
     }
 }
 
 /// Counts a step and says what becomes of it, unless the process ends with it.
 #[cold]
-fn verdict() -> Verdict {
+fn next_action() -> FaultAction {
     let step = STEPS.fetch_add(1, Ordering::Relaxed) + 1;
     match FAULT.get() {
         Some(Fault::Kill(at)) if step == *at => die(),
-        Some(Fault::Error(at)) if step == *at => Verdict::Broken,
-        Some(Fault::Full(at)) if step == *at => Verdict::Fills,
-        Some(Fault::Full(at)) if step > *at => Verdict::Full,
-        _ => Verdict::Done,
+        Some(Fault::Error(at)) if step == *at => FaultAction::Broken,
+        Some(Fault::Full(at)) if step == *at => FaultAction::Fills,
+        Some(Fault::Full(at)) if step > *at => FaultAction::Full,
+        _ => FaultAction::Done,
     }
 }
 

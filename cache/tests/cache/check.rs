@@ -99,7 +99,7 @@ fn a_log_with_damaged_lines_is_written_anew_without_them() {
     bytes.extend(b"cut off");
     fs::write(&log, &bytes).unwrap();
     let other = Cache::open(folder.path()).unwrap();
-    other.hold().unwrap();
+    other.begin_write().unwrap();
     let damages = cache.verify_logs().unwrap();
     assert!(matches!(&damages[..], [Damage::Log { places: 2, aside: None, .. }]), "{damages:?}");
     assert_eq!(fs::read(&log).unwrap(), bytes, "another process may be about to add a line");

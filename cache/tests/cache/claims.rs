@@ -5,7 +5,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use refrain_cache::write::AppendLog;
+use refrain_cache::AppendLog;
 use refrain_cache::{Cache, Digest, Holder, Key, Sharing};
 
 fn key(text: &str) -> Key {

@@ -6,8 +6,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use refrain_cache::AppendLog;
 use refrain_cache::write::faults::Fault;
-use refrain_cache::write::{AppendLog, AtomicFile, copy_file, write_atomic};
+use refrain_cache::write::{AtomicFile, copy_file, write_atomic};
 
 fn names(folder: &std::path::Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(folder)

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use refrain_cache::gc::{Limits, Plan, Roots, Stays, What, plan};
+use refrain_cache::gc::{KeepReason, Limits, RemovalPlan, RemovalTarget, Roots, plan_removal};
 use refrain_cache::{
     Artifact, ArtifactKind, Cache, Digest, Entry, Key, Listing, Manifest, Object, Record, Recorded,
 };
@@ -86,19 +86,19 @@ fn limits() -> impl Strategy<Value = Limits> {
         .prop_map(|(age, max_size)| Limits { older_than: age.map(Duration::from_secs), max_size })
 }
 
-fn gone(plan: &Plan) -> BTreeSet<What> {
-    plan.removals.iter().map(|removal| removal.what.clone()).collect()
+fn gone(plan: &RemovalPlan) -> BTreeSet<RemovalTarget> {
+    plan.removals.iter().map(|removal| removal.target.clone()).collect()
 }
 
 /// What is left of a listing.
-fn after(listing: &Listing, gone: &BTreeSet<What>) -> Listing {
+fn after(listing: &Listing, gone: &BTreeSet<RemovalTarget>) -> Listing {
     let mut left = listing.clone();
-    left.objects.retain(|object| !gone.contains(&What::Object(object.digest)));
-    left.records.retain(|recorded| !gone.contains(&What::Record(recorded.key)));
-    left.rows.retain(|entry| !gone.contains(&What::Rows(entry.name.clone())));
-    left.unfinished.retain(|entry| !gone.contains(&What::Unfinished(entry.name.clone())));
-    left.plans.retain(|entry| !gone.contains(&What::Plan(entry.name.clone())));
-    left.corrupt.retain(|entry| !gone.contains(&What::Corrupt(entry.name.clone())));
+    left.objects.retain(|object| !gone.contains(&RemovalTarget::Object(object.digest)));
+    left.records.retain(|recorded| !gone.contains(&RemovalTarget::Record(recorded.key)));
+    left.rows.retain(|entry| !gone.contains(&RemovalTarget::Rows(entry.name.clone())));
+    left.unfinished.retain(|entry| !gone.contains(&RemovalTarget::Unfinished(entry.name.clone())));
+    left.plans.retain(|entry| !gone.contains(&RemovalTarget::Plan(entry.name.clone())));
+    left.corrupt.retain(|entry| !gone.contains(&RemovalTarget::Corrupt(entry.name.clone())));
     left
 }
 
@@ -116,26 +116,26 @@ proptest! {
 
     #[test]
     fn what_a_lock_reaches_stays_and_no_record_loses_its_object((listing, roots) in world(), limits in limits()) {
-        let gone = gone(&plan(&listing, &roots, &limits, at(1000)));
+        let gone = gone(&plan_removal(&listing, &roots, &limits, at(1000)));
         for recorded in &listing.records {
             if roots.keys.contains(&recorded.key) {
-                prop_assert!(!gone.contains(&What::Record(recorded.key)));
+                prop_assert!(!gone.contains(&RemovalTarget::Record(recorded.key)));
             }
         }
         let left = after(&listing, &gone);
         let kept = named(&left);
         for object in &listing.objects {
             let needed = kept.contains(&object.digest) || roots.objects.contains(&object.digest);
-            prop_assert!(!(needed && gone.contains(&What::Object(object.digest))));
+            prop_assert!(!(needed && gone.contains(&RemovalTarget::Object(object.digest))));
         }
     }
 
     #[test]
     fn without_limits_exactly_what_no_lock_and_no_run_names_goes((listing, roots) in world()) {
-        let gone = gone(&plan(&listing, &roots, &Limits::default(), at(1000)));
+        let gone = gone(&plan_removal(&listing, &roots, &Limits::default(), at(1000)));
         for recorded in &listing.records {
             let wanted = roots.keys.contains(&recorded.key) || roots.used.contains_key(&recorded.key);
-            prop_assert_eq!(!wanted, gone.contains(&What::Record(recorded.key)));
+            prop_assert_eq!(!wanted, gone.contains(&RemovalTarget::Record(recorded.key)));
         }
         let left = after(&listing, &gone);
         let kept = named(&left);
@@ -144,39 +144,39 @@ proptest! {
         }
         let keys: HashSet<String> = listing.records.iter().map(|r| r.key.to_string()).collect();
         for entry in &listing.unfinished {
-            prop_assert_eq!(keys.contains(&entry.name), gone.contains(&What::Unfinished(entry.name.clone())));
+            prop_assert_eq!(keys.contains(&entry.name), gone.contains(&RemovalTarget::Unfinished(entry.name.clone())));
         }
         for entry in &listing.rows {
             let old = roots.oldest_run.is_some_and(|oldest| entry.modified < oldest);
-            prop_assert_eq!(old, gone.contains(&What::Rows(entry.name.clone())));
+            prop_assert_eq!(old, gone.contains(&RemovalTarget::Rows(entry.name.clone())));
         }
-        prop_assert!(gone.contains(&What::Plan("gone".into())) && !gone.contains(&What::Plan("kept".into())));
-        prop_assert!(gone.contains(&What::Corrupt("bad".into())));
-        let again = plan(&left, &roots, &Limits::default(), at(1000));
+        prop_assert!(gone.contains(&RemovalTarget::Plan("gone".into())) && !gone.contains(&RemovalTarget::Plan("kept".into())));
+        prop_assert!(gone.contains(&RemovalTarget::Corrupt("bad".into())));
+        let again = plan_removal(&left, &roots, &Limits::default(), at(1000));
         prop_assert_eq!(again.removals, vec![]);
     }
 
     #[test]
     fn what_was_used_within_the_age_stays((listing, roots) in world(), age in 0..1000_u64) {
         let limits = Limits { older_than: Some(Duration::from_secs(age)), max_size: None };
-        let gone = gone(&plan(&listing, &roots, &limits, at(1000)));
+        let gone = gone(&plan_removal(&listing, &roots, &limits, at(1000)));
         for (key, used) in &roots.used {
             if at(1000).duration_since(*used).unwrap() <= Duration::from_secs(age) {
-                prop_assert!(!gone.contains(&What::Record(*key)));
+                prop_assert!(!gone.contains(&RemovalTarget::Record(*key)));
             }
         }
         let named = named(&listing);
         for object in listing.objects.iter().filter(|object| !named.contains(&object.digest)) {
             let young = at(1000).duration_since(object.stored).unwrap() <= Duration::from_secs(age);
             let stays = young || roots.objects.contains(&object.digest);
-            prop_assert_eq!(!stays, gone.contains(&What::Object(object.digest)));
+            prop_assert_eq!(!stays, gone.contains(&RemovalTarget::Object(object.digest)));
         }
     }
 
     #[test]
     fn the_size_is_kept_unless_locks_need_more((listing, roots) in world(), most in 0..800_u64) {
         let limits = Limits { older_than: None, max_size: Some(most) };
-        let made = plan(&listing, &roots, &limits, at(1000));
+        let made = plan_removal(&listing, &roots, &limits, at(1000));
         let left = after(&listing, &gone(&made));
         if size(&left) > most {
             let locked = |recorded: &Recorded| roots.keys.contains(&recorded.key);
@@ -184,7 +184,7 @@ proptest! {
             let needed = named(&left);
             prop_assert!(left.objects.iter().all(|o| needed.contains(&o.digest) || roots.objects.contains(&o.digest)));
         }
-        let stays: u64 = made.stays.iter().map(|(_, amount)| amount.bytes).sum();
+        let stays: u64 = made.kept.iter().map(|(_, amount)| amount.bytes).sum();
         prop_assert_eq!(stays, size(&left));
         // The longest unused go first.
         let use_of = |key: &Key| roots.used.get(key);
@@ -199,9 +199,9 @@ proptest! {
     fn while_another_process_is_at_work_only_leftovers_go((mut listing, roots) in world(), limits in limits()) {
         listing.sessions = vec!["session-1".into()];
         listing.leftovers = vec![entry("session-2".into(), 5, 0)];
-        let made = plan(&listing, &roots, &limits, at(1000));
-        prop_assert_eq!(gone(&made), BTreeSet::from([What::Leftover("session-2".into()), What::Corrupt("bad".into())]));
-        prop_assert!(made.stays.iter().all(|(why, _)| matches!(why, Stays::AtWork | Stays::Locked)));
+        let made = plan_removal(&listing, &roots, &limits, at(1000));
+        prop_assert_eq!(gone(&made), BTreeSet::from([RemovalTarget::Leftover("session-2".into()), RemovalTarget::Corrupt("bad".into())]));
+        prop_assert!(made.kept.iter().all(|(why, _)| matches!(why, KeepReason::AtWork | KeepReason::Locked)));
     }
 }
 
@@ -237,11 +237,15 @@ fn three(folder: &Path) -> ([Record; 3], Roots) {
     (made, roots)
 }
 
-fn collect(cache: &Cache, roots: &Roots) -> Plan {
-    let gate = cache.close().unwrap();
+fn collect(cache: &Cache, roots: &Roots) -> RemovalPlan {
+    let gate = cache.lock_for_removal().unwrap();
     let records = cache.records().unwrap();
-    let made =
-        plan(&cache.listing(&records).unwrap(), roots, &Limits::default(), SystemTime::now());
+    let made = plan_removal(
+        &cache.listing(&records).unwrap(),
+        roots,
+        &Limits::default(),
+        SystemTime::now(),
+    );
     cache.remove(&made, records, gate).unwrap();
     made
 }
@@ -275,7 +279,7 @@ fn what_another_process_may_have_found_stays_until_it_ends() {
     let folder = tempfile::tempdir().unwrap();
     let (made, roots) = three(folder.path());
     let other = Cache::open(folder.path()).unwrap();
-    other.hold().unwrap();
+    other.begin_write().unwrap();
     let cache = Cache::open(folder.path()).unwrap();
     assert_eq!(collect(&cache, &roots).sessions.len(), 1);
     assert_eq!(cache.records().unwrap().keys().len(), 3);
@@ -289,12 +293,12 @@ fn what_another_process_may_have_found_stays_until_it_ends() {
 fn a_process_begins_to_write_only_when_a_collection_is_over() {
     let folder = tempfile::tempdir().unwrap();
     let cache = Cache::open(folder.path()).unwrap();
-    let gate = cache.close().unwrap();
+    let gate = cache.lock_for_removal().unwrap();
     let (tell, told) = std::sync::mpsc::channel();
     let path = folder.path().to_path_buf();
     let other = std::thread::spawn(move || {
         let other = Cache::open(&path).unwrap();
-        other.hold().unwrap();
+        other.begin_write().unwrap();
         tell.send(()).unwrap();
     });
     assert!(told.recv_timeout(Duration::from_millis(100)).is_err());
@@ -321,7 +325,7 @@ fn what_a_killed_process_left_in_tmp_goes() {
     fs::write(elsewhere.join("lock"), b"another 0\n").unwrap();
     fs::write(dead.join("half"), b"half an artifact").unwrap();
     let made = collect(&cache, &Roots::default());
-    assert_eq!(gone(&made), BTreeSet::from([What::Leftover("session-dead".into())]));
+    assert_eq!(gone(&made), BTreeSet::from([RemovalTarget::Leftover("session-dead".into())]));
     assert!(!dead.exists() && elsewhere.exists());
 }
 

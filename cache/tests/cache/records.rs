@@ -85,7 +85,7 @@ fn the_first_record_of_a_key_wins() {
     assert_eq!(there.get(&first.key).unwrap().as_ref(), Some(&first));
     // A line that reaches the log all the same, in a race, changes nothing.
     let line = format!("{} {}", other.key, serde_json::to_string(&other).unwrap());
-    refrain_cache::write::AppendLog::open(&folder.path().join("records.log"))
+    refrain_cache::AppendLog::open(&folder.path().join("records.log"))
         .unwrap()
         .append(&line)
         .unwrap();
@@ -128,7 +128,7 @@ fn a_late_tombstone_spares_the_record_that_was_made_since() {
     records.forget(&one.key).unwrap();
     records.put(&two).unwrap();
     let late = format!("{} -0", one.key);
-    refrain_cache::write::AppendLog::open(&folder.path().join("records.log"))
+    refrain_cache::AppendLog::open(&folder.path().join("records.log"))
         .unwrap()
         .append(&late)
         .unwrap();
@@ -140,7 +140,7 @@ fn torn_corrupt_and_undecodable_lines_cost_their_own_record_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("records.log");
     let (a, b) = (record("a", b"a"), record("b", b"b"));
-    let log = refrain_cache::write::AppendLog::open(&path).unwrap();
+    let log = refrain_cache::AppendLog::open(&path).unwrap();
     log.append("no key").unwrap();
     log.append(&format!("{} {{\"from\": \"elsewhere\"}}", a.key)).unwrap();
     fs::OpenOptions::new()

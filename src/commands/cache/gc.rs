@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use refrain_cache::gc::{self, Amount, Limits, Plan, Removal, Stays, What};
+use refrain_cache::gc::{self, Amount, KeepReason, Limits, Removal, RemovalPlan, RemovalTarget};
 use refrain_engine::ledger::lock;
 use refrain_engine::ledger::roots::{self, Found};
 
@@ -20,7 +20,7 @@ use super::Opened;
 /// Plans, shows, and, unless it is a dry run, removes.
 pub fn gc(opened: &Opened, arguments: &cli::Gc, format: Format) -> Result<ExitCode, Failure> {
     // Between the plan and the removal no process may begin to rely on anything.
-    let gate = if arguments.dry_run { None } else { Some(opened.cache.close()?) };
+    let gate = if arguments.dry_run { None } else { Some(opened.cache.lock_for_removal()?) };
     let named: Vec<PathBuf> = arguments
         .folder
         .workflows
@@ -38,7 +38,7 @@ pub fn gc(opened: &Opened, arguments: &cli::Gc, format: Format) -> Result<ExitCo
     let (records, listing) = opened.list()?;
     let limits = Limits { older_than: arguments.older_than, max_size: arguments.max_size };
     let now = SystemTime::now();
-    let plan = gc::plan(&listing, &found.roots, &limits, now);
+    let plan = gc::plan_removal(&listing, &found.roots, &limits, now);
     if let Some(gate) = gate {
         opened.cache.remove(&plan, records, gate)?;
     }
@@ -50,28 +50,30 @@ pub fn gc(opened: &Opened, arguments: &cli::Gc, format: Format) -> Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(plan: &Plan, found: &Found, dry_run: bool, now: SystemTime) {
+fn show(plan: &RemovalPlan, found: &Found, dry_run: bool, now: SystemTime) {
     if dry_run {
-        for Removal { what, bytes, used } in &plan.removals {
+        for Removal { target, bytes, used } in &plan.removals {
             let age = now.duration_since(*used).unwrap_or_default();
             let size = units::bytes(*bytes);
             output::line(&format!(
                 "{:16}  {size:>8}  unused for {:7}  {}",
-                word(what),
+                word(target),
                 time(age),
-                name(what)
+                name(target)
             ));
         }
         for workflow in &found.gone {
             output::line(&format!("the workflow `{}` is no more", workflow.display()));
         }
     }
-    for (why, Amount { count, bytes }) in &plan.stays {
+    for (why, Amount { count, bytes }) in &plan.kept {
         let why = match why {
-            Stays::Locked => format!("{} names them", output::count(found.locks.len(), "lock")),
-            Stays::Used => format!("the last {} used them", output::count(found.runs, "run")),
-            Stays::Within => "they are within the limits".into(),
-            Stays::AtWork => format!("{} at work", output::process(plan.sessions.len())),
+            KeepReason::Locked => {
+                format!("{} names them", output::count(found.locks.len(), "lock"))
+            }
+            KeepReason::Used => format!("the last {} used them", output::count(found.runs, "run")),
+            KeepReason::Within => "they are within the limits".into(),
+            KeepReason::AtWork => format!("{} at work", output::process(plan.sessions.len())),
         };
         output::line(&format!("{count} stay, {}: {why}", units::bytes(*bytes)));
     }
@@ -79,9 +81,9 @@ fn show(plan: &Plan, found: &Found, dry_run: bool, now: SystemTime) {
     let mut records = 0;
     let mut others = 0;
     for removal in &plan.removals {
-        match removal.what {
-            What::Object(_) => artifacts += 1,
-            What::Record(_) => records += 1,
+        match removal.target {
+            RemovalTarget::Object(_) => artifacts += 1,
+            RemovalTarget::Record(_) => records += 1,
             _ => others += 1,
         }
     }
@@ -95,49 +97,49 @@ fn show(plan: &Plan, found: &Found, dry_run: bool, now: SystemTime) {
     ));
 }
 
-fn word(what: &What) -> &'static str {
-    match what {
-        What::Record(_) => "record",
-        What::Object(_) => "artifact",
-        What::Rows(_) => "rows",
-        What::Unfinished(_) => "unfinished",
-        What::Plan(_) => "plan",
-        What::Leftover(_) => "leftover",
-        What::Corrupt(_) => "corrupt",
+fn word(target: &RemovalTarget) -> &'static str {
+    match target {
+        RemovalTarget::Record(_) => "record",
+        RemovalTarget::Object(_) => "artifact",
+        RemovalTarget::Rows(_) => "rows",
+        RemovalTarget::Unfinished(_) => "unfinished",
+        RemovalTarget::Plan(_) => "plan",
+        RemovalTarget::Leftover(_) => "leftover",
+        RemovalTarget::Corrupt(_) => "corrupt",
     }
 }
 
-fn name(what: &What) -> String {
-    match what {
-        What::Record(key) => key.to_string(),
-        What::Object(digest) => digest.to_string(),
-        What::Rows(name)
-        | What::Unfinished(name)
-        | What::Plan(name)
-        | What::Leftover(name)
-        | What::Corrupt(name) => name.clone(),
+fn name(target: &RemovalTarget) -> String {
+    match target {
+        RemovalTarget::Record(key) => key.to_string(),
+        RemovalTarget::Object(digest) => digest.to_string(),
+        RemovalTarget::Rows(name)
+        | RemovalTarget::Unfinished(name)
+        | RemovalTarget::Plan(name)
+        | RemovalTarget::Leftover(name)
+        | RemovalTarget::Corrupt(name) => name.clone(),
     }
 }
 
-fn to_json(plan: &Plan, found: &Found, dry_run: bool) -> Value {
+fn to_json(plan: &RemovalPlan, found: &Found, dry_run: bool) -> Value {
     let seconds =
         |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let removals: Vec<Value> = plan
         .removals
         .iter()
-        .map(|Removal { what, bytes, used }| {
-            json!({ "what": word(what), "name": name(what), "bytes": bytes, "used": seconds(*used) })
+        .map(|Removal { target, bytes, used }| {
+            json!({ "what": word(target), "name": name(target), "bytes": bytes, "used": seconds(*used) })
         })
         .collect();
     let stays: Vec<Value> = plan
-        .stays
+        .kept
         .iter()
         .map(|(why, amount)| {
             let why = match why {
-                Stays::Locked => "locked",
-                Stays::Used => "used",
-                Stays::Within => "within_limits",
-                Stays::AtWork => "at_work",
+                KeepReason::Locked => "locked",
+                KeepReason::Used => "used",
+                KeepReason::Within => "within_limits",
+                KeepReason::AtWork => "at_work",
             };
             json!({ "why": why, "count": amount.count, "bytes": amount.bytes })
         })

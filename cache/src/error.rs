@@ -1,7 +1,7 @@
 //! What can go wrong with a cache folder and with an artifact in it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -94,4 +94,9 @@ pub enum Corrupt {
         /// What the file system said.
         source: io::Error,
     },
+}
+
+/// Wraps an I/O error with its path and the action that failed, such as `created`.
+pub(crate) fn io_error(path: &Path, action: &'static str, source: io::Error) -> CacheError {
+    CacheError::Io { path: path.into(), action, source }
 }

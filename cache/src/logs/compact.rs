@@ -4,8 +4,8 @@ use std::io;
 use std::io::Write;
 use std::path::Path;
 
-use super::log::check_of;
-use super::{AppendLog, AtomicFile};
+use super::lines::{AppendLog, check_of};
+use crate::write::AtomicFile;
 
 impl AppendLog {
     /// Replaces the log at `path` at once by those of its sound lines that `keep` wants, given offset and payload.

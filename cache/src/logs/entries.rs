@@ -1,18 +1,14 @@
 //! An append-only file of checked binary entries that several processes may write at once.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::SystemTime;
 
 use crate::digest::Digest;
-use crate::plain::fill_at;
-
-use super::AtomicFile;
-use super::faults::{self, Needs};
-use super::log::write_once;
+use crate::untrusted::fill_at;
+use crate::write::{AtomicFile, mark_used, open_append, write_once};
 
 /// Opens every entry, so that a reader finds the next one behind a torn one.
 const MAGIC: [u8; 4] = *b"RfE1";
@@ -21,21 +17,21 @@ const MAGIC: [u8; 4] = *b"RfE1";
 const HEADER: usize = 4 + 4 + 8 + 32;
 
 /// Longest value. A length beyond it was never written.
-pub(crate) const MOST: usize = 64 << 20;
+pub(crate) const MAX_VALUE: usize = 64 << 20;
 
 /// Bytes read at once when the file is scanned.
 const BUFFER: usize = 1 << 20;
 
 /// Where a value stands in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct ValueRange {
     offset: u64,
     length: u32,
 }
 
 /// What a scan of the file found beside sound entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Scanned {
+pub(crate) struct EntrySummary {
     /// Where the last sound entry ends.
     pub end: u64,
     /// Places where bytes stand that are no sound entry, each up to the next one.
@@ -56,9 +52,8 @@ pub(crate) struct EntryLog {
 impl EntryLog {
     /// Opens the file and creates it where there is none; its time says when it was used last.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        faults::step(Needs::Space)?;
-        let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
-        file.set_modified(SystemTime::now())?;
+        let file = open_append(path)?;
+        mark_used(&file)?;
         Ok(Self { file })
     }
 
@@ -79,14 +74,14 @@ impl EntryLog {
         write_once(&self.file, &bytes)
     }
 
-    /// Calls `each` with key and place of every sound entry from `offset` to the end.
+    /// Calls `each` with key and range of every sound entry from `offset` to the end.
     pub(crate) fn scan_from(
         &self,
         offset: u64,
-        mut each: impl FnMut(Digest, Place),
-    ) -> io::Result<Scanned> {
+        mut each: impl FnMut(Digest, ValueRange),
+    ) -> io::Result<EntrySummary> {
         let mut window = Window { file: &self.file, bytes: Vec::new(), start: offset, at: 0 };
-        let mut scanned = Scanned { end: offset, damaged: 0 };
+        let mut scanned = EntrySummary { end: offset, damaged: 0 };
         loop {
             let header = window.ahead(HEADER)?;
             if header.len() < HEADER {
@@ -95,13 +90,13 @@ impl EntryLog {
                 return Ok(scanned);
             }
             let length = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
-            if header[..4] == MAGIC && length as usize <= MOST {
+            if header[..4] == MAGIC && length as usize <= MAX_VALUE {
                 let size = HEADER + length as usize;
                 let entry = window.ahead(size)?;
                 if entry.len() >= size
                     && let Some(key) = checked_key(&entry[..size], length)
                 {
-                    each(key, Place { offset: window.offset() + HEADER as u64, length });
+                    each(key, ValueRange { offset: window.offset() + HEADER as u64, length });
                     window.at += size;
                     scanned.end = window.offset();
                     continue;
@@ -121,9 +116,9 @@ impl EntryLog {
         let mut file = AtomicFile::create(path, scratch)?;
         let mut copied = Ok(());
         let mut entry = Vec::new();
-        log.scan_from(0, |key, place| {
+        log.scan_from(0, |key, range| {
             if copied.is_ok() {
-                copied = log.read(place).and_then(|value| {
+                copied = log.read(range).and_then(|value| {
                     entry.clear();
                     push(&mut entry, &key, &value);
                     file.write_all(&entry)
@@ -135,9 +130,9 @@ impl EntryLog {
     }
 
     /// Reads a value.
-    pub(crate) fn read(&self, place: Place) -> io::Result<Vec<u8>> {
-        let mut value = vec![0; place.length as usize];
-        self.file.read_exact_at(&mut value, place.offset)?;
+    pub(crate) fn read(&self, range: ValueRange) -> io::Result<Vec<u8>> {
+        let mut value = vec![0; range.length as usize];
+        self.file.read_exact_at(&mut value, range.offset)?;
         Ok(value)
     }
 }

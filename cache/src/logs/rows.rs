@@ -3,19 +3,18 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::entries::{EntryLog, MAX_VALUE, ValueRange};
 use crate::digest::Digest;
-use crate::manifest::Key;
-use crate::store::{Cache, CacheError, io_error};
-use crate::write::{EntryLog, MOST, Place};
+use crate::error::{CacheError, io_error};
 
 /// The rows of one function, `rows/KEY.rows`, shared by the threads of a process and by processes.
 ///
 /// In memory is only where each row's value stands. Losing the file costs time and no result. Of two values of a row
 /// the later one counts.
 #[derive(Debug)]
-pub struct Rows {
+pub struct RowMemo {
     path: PathBuf,
     log: EntryLog,
     state: Mutex<State>,
@@ -23,45 +22,26 @@ pub struct Rows {
 
 #[derive(Debug, Default)]
 struct State {
-    index: HashMap<Digest, Place>,
+    index: HashMap<Digest, ValueRange>,
     /// How far the file was read.
     end: u64,
 }
 
-impl Cache {
-    /// The rows of the function with this key, as they stand on disk now: the file is read once, and from then on only
-    /// what was appended since.
-    ///
-    /// # Errors
-    /// Those of opening and reading the file.
-    pub fn rows(&self, function: &Key) -> Result<Arc<Rows>, CacheError> {
-        let mut opened = self.opened_rows();
-        let rows = match opened.get(function) {
-            Some(rows) => rows.clone(),
-            None => {
-                let path = self.rows_dir().join(format!("{function}.rows"));
-                let log =
-                    EntryLog::open(&path).map_err(|source| io_error(&path, "opened", source))?;
-                let rows = Arc::new(Rows { path, log, state: Mutex::default() });
-                opened.insert(*function, rows.clone());
-                rows
-            }
-        };
-        drop(opened);
-        rows.refresh()?;
-        Ok(rows)
+impl RowMemo {
+    /// Opens the memo at `path`, empty until it is refreshed.
+    pub(crate) fn open(path: PathBuf) -> Result<Self, CacheError> {
+        let log = EntryLog::open(&path).map_err(|source| io_error(&path, "opened", source))?;
+        Ok(Self { path, log, state: Mutex::default() })
     }
-}
 
-impl Rows {
     /// The value of a row, of those that the file held when it was last asked for.
     ///
     /// # Errors
     /// Those of reading the file.
     pub fn get(&self, row: &Digest) -> Result<Option<Vec<u8>>, CacheError> {
-        let place = self.state().index.get(row).copied();
-        place
-            .map(|place| self.log.read(place))
+        let range = self.state().index.get(row).copied();
+        range
+            .map(|range| self.log.read(range))
             .transpose()
             .map_err(|source| self.error("read", source))
     }
@@ -71,7 +51,7 @@ impl Rows {
     /// # Errors
     /// Those of writing the file.
     pub fn put(&self, rows: &[(Digest, Vec<u8>)]) -> Result<(), CacheError> {
-        let kept = rows.iter().filter(|(_, value)| value.len() <= MOST);
+        let kept = rows.iter().filter(|(_, value)| value.len() <= MAX_VALUE);
         self.log
             .append(kept.map(|(row, value)| (row, value.as_slice())))
             .map_err(|source| self.error("written", source))
@@ -82,11 +62,11 @@ impl Rows {
         self.state().index.len()
     }
 
-    fn refresh(&self) -> Result<(), CacheError> {
+    pub(crate) fn refresh(&self) -> Result<(), CacheError> {
         let mut state = self.state();
         let State { index, end } = &mut *state;
-        let scanned = self.log.scan_from(*end, |row, place| {
-            index.insert(row, place);
+        let scanned = self.log.scan_from(*end, |row, range| {
+            index.insert(row, range);
         });
         *end = scanned.map_err(|source| self.error("read", source))?.end;
         Ok(())

@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::lines::AppendLog;
+use crate::artifact::Artifacts;
 use crate::manifest::{Key, Manifest};
-use crate::store::Artifacts;
-use crate::write::AppendLog;
 
 /// What the cache keeps under a key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ pub struct Record {
 
 /// What a record says of its node's outputs: all that those need to know who read them.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct Made {
+pub struct RecordSummary {
     /// The artifacts by the name of the output.
     pub outputs: Artifacts,
     /// The figures of the node.
@@ -171,7 +171,7 @@ impl Records {
     ///
     /// # Errors
     /// Those of reading the log.
-    pub fn made(&self, key: &Key) -> Result<Option<Made>, RecordError> {
+    pub fn summary(&self, key: &Key) -> Result<Option<RecordSummary>, RecordError> {
         let offset = self.state().index.get(key).copied();
         let payload = offset.map(|offset| self.read_payload(offset)).transpose()?.flatten();
         Ok(payload.and_then(|payload| decode(&payload)))
@@ -189,14 +189,14 @@ impl Records {
     ///
     /// # Errors
     /// Those of reading the log.
-    pub fn each(&self, mut visit: impl FnMut(Key, Made)) -> Result<(), RecordError> {
+    pub fn each(&self, mut visit: impl FnMut(Key, RecordSummary)) -> Result<(), RecordError> {
         let Some(log) = &self.log else { return Ok(()) };
         let state = self.state();
         let scanned = log.scan_from(0, |offset, payload| {
             if let Some(key) = payload.get(..KEY).and_then(|key| key.parse().ok())
                 && state.index.get(&key) == Some(&offset)
             {
-                decode(payload).into_iter().for_each(|made| visit(key, made));
+                decode(payload).into_iter().for_each(|summary| visit(key, summary));
             }
         });
         scanned.map(drop).map_err(|source| self.error("read", source))
@@ -292,7 +292,7 @@ impl Records {
         let scan = log
             .scan_from(state.end, |offset, payload| {
                 see(offset, payload);
-                take_in(index, offset, payload);
+                apply_line(index, offset, payload);
             })
             .map_err(|source| self.error("read", source))?;
         state.end = scan.end;
@@ -346,7 +346,7 @@ fn tombstone(key: &Key, offset: u64) -> String {
 }
 
 /// Enters one line of the log into the index.
-fn take_in(index: &mut HashMap<Key, u64>, offset: u64, payload: &str) {
+fn apply_line(index: &mut HashMap<Key, u64>, offset: u64, payload: &str) {
     let Some((key, rest)) = payload.split_at_checked(KEY) else { return };
     let Ok(key) = key.parse::<Key>() else { return };
     match rest.strip_prefix(" -") {

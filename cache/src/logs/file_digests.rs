@@ -3,9 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::fs::Metadata;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,10 +12,10 @@ use std::time::{Duration, SystemTime};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::digest::{Digest, digest_open_file};
-use crate::plain::open_plain;
-use crate::store::{CacheError, io_error};
-use crate::write::AppendLog;
+use super::lines::AppendLog;
+use crate::digest::{Digest, FileIdentity, digest_open_file};
+use crate::error::{CacheError, io_error};
+use crate::untrusted::open_plain;
 
 /// A file this young may change again within the resolution of its time stamp, so its digest is not remembered.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -37,31 +35,20 @@ pub struct FileDigests {
 #[derive(Debug, Default)]
 struct State {
     /// By absolute path; a path's own hash takes it apart, which is slow.
-    known: HashMap<OsString, Entry>,
+    known: HashMap<OsString, Remembered>,
     /// Lines that [`FileDigests::save`] will append.
     unsaved: Vec<String>,
 }
 
-/// What identifies a file's content without reading it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileIdentity {
-    device: u64,
-    inode: u64,
-    size: u64,
-    /// Seconds and nanoseconds of the last change of the content.
-    seconds: i64,
-    nanoseconds: i64,
-}
-
 #[derive(Debug, Clone, Copy)]
-struct Entry {
+struct Remembered {
     identity: FileIdentity,
     digest: Digest,
 }
 
 /// A line of the log.
 #[derive(Serialize, Deserialize)]
-struct Line<'a> {
+struct DigestLine<'a> {
     #[serde(flatten)]
     identity: FileIdentity,
     digest: Digest,
@@ -78,8 +65,8 @@ impl FileDigests {
         let mut state = State::default();
         let (lines, _torn) = AppendLog::read(path)?;
         let entry = |line: &String| {
-            let Line { identity, digest, path } = serde_json::from_str(line).ok()?;
-            Some((OsString::from(path.into_owned()), Entry { identity, digest }))
+            let DigestLine { identity, digest, path } = serde_json::from_str(line).ok()?;
+            Some((OsString::from(path.into_owned()), Remembered { identity, digest }))
         };
         let entries: Vec<_> = lines.par_iter().with_min_len(LINES).filter_map(entry).collect();
         // In the order of the log: what was learnt last counts.
@@ -101,7 +88,7 @@ impl FileDigests {
         self.state().known.remove(&absolute);
         let (digest, identity, settled) = hash_unchanged(path)?;
         if settled {
-            self.remember(absolute, Entry { identity, digest });
+            self.remember(absolute, Remembered { identity, digest });
         }
         Ok((digest, identity.size))
     }
@@ -125,7 +112,10 @@ impl FileDigests {
     /// is not read again. Nothing is remembered where the file cannot be looked at.
     pub fn adopt(&self, path: &Path, digest: Digest) {
         if let (Ok(absolute), Ok(metadata)) = (std::path::absolute(path), fs::metadata(path)) {
-            self.remember(absolute.into(), Entry { identity: FileIdentity::of(&metadata), digest });
+            self.remember(
+                absolute.into(),
+                Remembered { identity: FileIdentity::of(&metadata), digest },
+            );
         }
     }
 
@@ -162,7 +152,7 @@ impl FileDigests {
         let mut lines = 0;
         log.scan_from(0, |offset, payload| {
             lines += 1;
-            if let Ok(Line { identity, path, .. }) = serde_json::from_str(payload) {
+            if let Ok(DigestLine { identity, path, .. }) = serde_json::from_str(payload) {
                 last.insert(path.into_owned(), (offset, identity));
             }
         })?;
@@ -177,11 +167,12 @@ impl FileDigests {
         AppendLog::rewrite(path, scratch, |offset, _| live.contains(&offset))
     }
 
-    fn remember(&self, path: OsString, entry: Entry) {
+    fn remember(&self, path: OsString, entry: Remembered) {
         let mut state = self.state();
         // A path that is no UTF-8 has no place in a line; it is known for this process alone.
         if let Some(path) = path.to_str() {
-            let line = Line { identity: entry.identity, digest: entry.digest, path: path.into() };
+            let line =
+                DigestLine { identity: entry.identity, digest: entry.digest, path: path.into() };
             state.unsaved.push(serde_json::to_string(&line).expect("numbers and texts are JSON"));
         }
         state.known.insert(path, entry);
@@ -190,19 +181,6 @@ impl FileDigests {
     /// The state; a thread that panicked while it held the lock left nothing half done that matters.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl FileIdentity {
-    /// The identity of a file with this metadata.
-    pub fn of(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            seconds: metadata.mtime(),
-            nanoseconds: metadata.mtime_nsec(),
-        }
     }
 }
 

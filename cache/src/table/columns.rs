@@ -8,7 +8,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{Field, Schema};
 
-use crate::table::{TableError, missing, type_name};
+use super::{TableError, missing, type_name};
 
 /// An array type that [`column()`] and [`list_column`] can be asked for.
 pub trait ColumnArray: Array + 'static {

@@ -17,8 +17,8 @@ use std::thread;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::gate::gate;
-use super::{CacheError, io_error};
+use super::removal_lock;
+use crate::error::{CacheError, io_error};
 use crate::write::{PlainFile, TempFolder, parent_of, remove_dir_all};
 
 /// The first letters of a session's folder.
@@ -77,12 +77,12 @@ pub(crate) struct Session {
 #[derive(Debug)]
 struct Open {
     // Before the folder, so that nobody writes into it when it is removed.
-    _beat: Beat,
+    _heartbeat: Heartbeat,
     folder: TempFolder,
 }
 
 impl Session {
-    pub(super) fn new(parent: &Path, sharing: Sharing) -> Self {
+    pub(crate) fn new(parent: &Path, sharing: Sharing) -> Self {
         Self { parent: parent.to_path_buf(), sharing, open: OnceLock::new() }
     }
 
@@ -98,7 +98,7 @@ impl Session {
     }
 
     /// Whose session a name in `tmp/` is, as far as can be told.
-    pub(super) fn presence(&self, name: &str) -> Presence {
+    pub(crate) fn presence(&self, name: &str) -> Presence {
         let own = self.open.get().and_then(|open| open.folder.path().file_name());
         let folder = self.parent.join(name);
         let lock = folder.join(LOCK);
@@ -106,7 +106,7 @@ impl Session {
             Presence::None
         } else if own.is_some_and(|own| own == name) {
             Presence::Own
-        } else if lock.exists() && matches!(look(&lock, self.sharing), Look::Ended)
+        } else if lock.exists() && matches!(liveness(&lock, self.sharing), Liveness::Ended)
             || is_abandoned(&self.parent, &folder, self.sharing)
         {
             Presence::Ended
@@ -116,7 +116,7 @@ impl Session {
     }
 
     /// Whether what was last touched then is of no process that lives.
-    pub(super) fn is_old(&self, modified: SystemTime) -> bool {
+    pub(crate) fn is_old(&self, modified: SystemTime) -> bool {
         modified.elapsed().is_ok_and(|age| age > LEFTOVER_AGE)
     }
 
@@ -130,7 +130,7 @@ impl Session {
             let lock = entry.path().join(LOCK);
             if name.starts_with(PREFIX)
                 && own != Some(entry.file_name().as_os_str())
-                && !matches!(look(&lock, self.sharing), Look::Ended)
+                && !matches!(liveness(&lock, self.sharing), Liveness::Ended)
             {
                 others.insert(name);
             }
@@ -142,18 +142,18 @@ impl Session {
 impl Open {
     fn new(parent: &Path, sharing: Sharing) -> io::Result<Self> {
         // A collection that is under way ends before, and a later one sees this session.
-        let gate = gate(parent_of(parent))?;
+        let gate = removal_lock::open(parent_of(parent))?;
         let _unsupported = if sharing.file_locks { gate.lock_shared() } else { Ok(()) };
         let folder = TempFolder::create(parent, PREFIX)?;
         let lock = PlainFile::create(&folder.path().join(LOCK))?;
         let locked = sharing.file_locks && lock.open().try_lock().is_ok();
         let boot = BOOT.as_deref().filter(|_| locked).unwrap_or(NO_LOCK);
-        Ok(Self { _beat: Beat::start(lock, boot, sharing.lease / BEATS)?, folder })
+        Ok(Self { _heartbeat: Heartbeat::start(lock, boot, sharing.lease / BEATS)?, folder })
     }
 }
 
 /// Whose session a name is.
-pub(super) enum Presence {
+pub(crate) enum Presence {
     /// It is no session.
     None,
     /// This process's own.
@@ -166,12 +166,12 @@ pub(super) enum Presence {
 
 /// A thread that gives signs of life until it is dropped.
 #[derive(Debug)]
-struct Beat {
+struct Heartbeat {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Beat {
+impl Heartbeat {
     fn start(mut lock: PlainFile, boot: &'static str, every: Duration) -> io::Result<Self> {
         let sign = move |count: u64| format!("{boot} {count}\n");
         lock.write_all(sign(0).as_bytes())?;
@@ -188,7 +188,7 @@ impl Beat {
     }
 }
 
-impl Drop for Beat {
+impl Drop for Heartbeat {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
@@ -198,40 +198,44 @@ impl Drop for Beat {
 }
 
 /// What one look at another process's session tells.
-enum Look {
+enum Liveness {
     /// It is over.
     Ended,
     /// What its file holds, when it can be read; it may live.
     Content(Option<Vec<u8>>),
 }
 
-fn look(lock: &Path, sharing: Sharing) -> Look {
+fn liveness(lock: &Path, sharing: Sharing) -> Liveness {
     let file = match File::open(lock) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Look::Ended,
-        Err(_) => return Look::Content(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Liveness::Ended,
+        Err(_) => return Liveness::Content(None),
     };
     let mut content = Vec::new();
     if (&file).take(CONTENT).read_to_end(&mut content).is_err() {
-        return Look::Content(None);
+        return Liveness::Content(None);
     }
     let boot = content.split(|byte| *byte == b' ').next();
     let ours =
         sharing.file_locks && BOOT.as_ref().is_some_and(|ours| boot == Some(ours.as_bytes()));
     // Shared, so that two who look at once do not take each other for the owner.
-    if ours && file.try_lock_shared().is_ok() { Look::Ended } else { Look::Content(Some(content)) }
+    if ours && file.try_lock_shared().is_ok() {
+        Liveness::Ended
+    } else {
+        Liveness::Content(Some(content))
+    }
 }
 
 /// What a process knows of another one's session.
 #[derive(Debug, Default)]
-pub(crate) struct Watch {
+pub(crate) struct LivenessWatch {
     content: Vec<u8>,
     silent: Duration,
     looked: Option<Instant>,
     ended: bool,
 }
 
-impl Watch {
+impl LivenessWatch {
     /// Whether the session `name` lives, as far as can be told; cheap when it was asked a moment ago.
     pub(crate) fn lives(&mut self, tmp: &Path, name: &str, sharing: Sharing) -> bool {
         let now = Instant::now();
@@ -239,15 +243,15 @@ impl Watch {
         let pace = (sharing.lease / LOOKS).min(LOOK_EVERY);
         if !self.ended && since >= pace {
             let first = self.looked.replace(now).is_none();
-            match look(&tmp.join(name).join(LOCK), sharing) {
-                Look::Ended => self.ended = true,
-                Look::Content(Some(content)) if first || content != self.content => {
+            match liveness(&tmp.join(name).join(LOCK), sharing) {
+                Liveness::Ended => self.ended = true,
+                Liveness::Content(Some(content)) if first || content != self.content => {
                     self.content = content;
                     self.silent = Duration::ZERO;
                 }
-                Look::Content(_) if first => {}
+                Liveness::Content(_) if first => {}
                 // A watcher that was suspended itself has not watched for all of the time.
-                Look::Content(_) => self.silent += since.min(pace * 2),
+                Liveness::Content(_) => self.silent += since.min(pace * 2),
             }
         }
         !self.ended && self.silent < sharing.lease
@@ -255,7 +259,7 @@ impl Watch {
 }
 
 /// Removes the folders of processes that ended without doing so. Nothing depends on it, so errors are no matter.
-pub(super) fn remove_leftovers(tmp: &Path, sharing: Sharing) {
+pub(crate) fn remove_leftovers(tmp: &Path, sharing: Sharing) {
     let Ok(entries) = fs::read_dir(tmp) else { return };
     for entry in entries.flatten() {
         let is_session = entry.file_name().to_string_lossy().starts_with(PREFIX);

@@ -9,10 +9,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rayon::prelude::*;
 
+use crate::artifact::ArtifactKind;
 use crate::digest::Digest;
+use crate::error::{CacheError, io_error};
+use crate::logs::{RecordError, Records};
 use crate::manifest::Key;
-use crate::records::{RecordError, Records};
-use crate::store::{ArtifactKind, Cache, CacheError, io_error};
 
 /// Everything in a cache folder. What it says of files that other processes write meanwhile may be out of date.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -72,16 +73,17 @@ pub struct Entry {
     pub modified: SystemTime,
 }
 
-impl Cache {
-    /// Lists what is in the cache. Nothing is hashed.
-    ///
-    /// # Errors
-    /// Those of reading folders and records.
-    pub fn listing(&self, records: &Records) -> Result<Listing, ListingError> {
-        let (leftovers, sessions) = self.sessions()?;
-        let folder = |name: &str| entries(&self.root().join(name));
-        Ok(Listing {
-            objects: objects(&self.root().join("objects"))?,
+impl Listing {
+    /// Lists a cache folder, given its leftovers and the sessions of other processes.
+    pub(crate) fn read(
+        root: &Path,
+        records: &Records,
+        leftovers: Vec<Entry>,
+        sessions: Vec<String>,
+    ) -> Result<Self, ListingError> {
+        let folder = |name: &str| entries(&root.join(name));
+        Ok(Self {
+            objects: objects(&root.join("objects"))?,
             records: recorded(records)?,
             rows: folder("rows")?,
             unfinished: folder("unfinished")?,
@@ -91,6 +93,11 @@ impl Cache {
             leftovers,
             sessions,
         })
+    }
+
+    /// Returns the kind of each object as its records say; an object that no record names has none.
+    pub fn kinds(&self) -> BTreeMap<Digest, ArtifactKind> {
+        self.records.iter().flat_map(|recorded| recorded.outputs.iter().copied()).collect()
     }
 }
 
@@ -199,13 +206,6 @@ fn gone<T>(found: io::Result<T>, path: &Path) -> Result<Option<T>, CacheError> {
         Ok(found) => Ok(Some(found)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(io_error(path, "read", source)),
-    }
-}
-
-impl Listing {
-    /// The kind of each object as its records say; an object that no record names has none.
-    pub fn kinds(&self) -> BTreeMap<Digest, ArtifactKind> {
-        self.records.iter().flat_map(|recorded| recorded.outputs.iter().copied()).collect()
     }
 }
 

@@ -6,12 +6,13 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::lines::AppendLog;
 use crate::manifest::Key;
-use crate::store::{Cache, Sharing, Watch};
-use crate::write::AppendLog;
+use crate::presence::{LivenessWatch, Session, Sharing};
+use crate::write::parent_of;
 
 /// Who computes a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,66 +42,26 @@ struct State {
     held: HashMap<Key, Vec<String>>,
     /// Lines that the next append takes along.
     unwritten: Vec<String>,
-    watched: HashMap<String, Watch>,
-}
-
-impl Cache {
-    /// Claims a key for this process, or says who computes it. Who has claimed a key should look once more whether it has
-    /// a record before computing it.
-    ///
-    /// In a cache whose claims cannot be written every key is free: nothing of that kind keeps a process from its work.
-    ///
-    /// # Errors
-    /// Who holds the key.
-    pub fn claim(&self, key: &Key) -> Result<(), Holder> {
-        let claims = self.claims.get_or_init(|| Claims::open(self).ok());
-        claims.as_ref().and_then(|claims| claims.take(key).ok()).unwrap_or(Ok(()))
-    }
-
-    /// Gives a key back: it is recorded, or was not computed after all. Others see it with the next [`Cache::claim`]
-    /// or [`Cache::flush_claims`].
-    pub fn release(&self, key: &Key) {
-        if let Some(claims) = self.opened_claims() {
-            claims.give_back(&mut claims.state(), key);
-        }
-    }
-
-    /// Lets others see what was released.
-    pub fn flush_claims(&self) {
-        if let Some(claims) = self.opened_claims() {
-            let _unseen = claims.append(&mut claims.state(), None);
-        }
-    }
-
-    /// Who computes a key, as far as this process knows, which knows nothing before its first [`Cache::claim`].
-    pub fn holder(&self, key: &Key) -> Option<Holder> {
-        self.opened_claims()?.look(key).ok().flatten()
-    }
-
-    /// The claims, unless this process has claimed nothing yet: then it has nothing to do with them.
-    fn opened_claims(&self) -> Option<&Claims> {
-        self.claims.get()?.as_ref()
-    }
+    watched: HashMap<String, LivenessWatch>,
 }
 
 impl Claims {
-    fn open(cache: &Cache) -> io::Result<Self> {
-        let session = cache.session();
+    pub(crate) fn open(root: &Path, session: &Session, sharing: Sharing) -> io::Result<Self> {
         let folder = session.folder().map_err(io::Error::other)?;
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let path = cache.root().join("records/claims.log");
+        let path = root.join("records/claims.log");
         let log = AppendLog::open(&path)?;
-        let sharing = cache.sharing();
         // The order matters: this session is seen by others before it looks for them.
         let alone = || session.others().is_ok_and(|others| others.is_empty());
         if sharing.file_locks {
             log.empty_unless_shared(alone);
         }
-        let tmp = crate::write::parent_of(&folder).to_path_buf();
+        let tmp = parent_of(&folder).to_path_buf();
         Ok(Self { log, path, tmp, session: name, sharing, state: Mutex::default() })
     }
 
-    fn take(&self, key: &Key) -> io::Result<Result<(), Holder>> {
+    /// Claims a key, or returns its holder.
+    pub(crate) fn take(&self, key: &Key) -> io::Result<Result<(), Holder>> {
         let mut state = self.state();
         self.refresh(&mut state)?;
         if let Some(holder) = self.first(&mut state, key) {
@@ -117,7 +78,22 @@ impl Claims {
         }
     }
 
-    fn look(&self, key: &Key) -> io::Result<Option<Holder>> {
+    /// Gives a key back; other processes see it after the next append.
+    pub(crate) fn release(&self, key: &Key) {
+        self.give_back(&mut self.state(), key);
+    }
+
+    /// Appends the releases that are not written yet.
+    pub(crate) fn flush(&self) {
+        let _unseen = self.append(&mut self.state(), None);
+    }
+
+    /// Returns the holder of a key; none where the log cannot be read.
+    pub(crate) fn holder(&self, key: &Key) -> Option<Holder> {
+        self.read_holder(key).ok().flatten()
+    }
+
+    fn read_holder(&self, key: &Key) -> io::Result<Option<Holder>> {
         // On a network file system nothing but opening a file asks the server what others wrote to it.
         drop(File::open(&self.path)?);
         let mut state = self.state();
@@ -133,7 +109,7 @@ impl Claims {
                 return Some(Holder::Here);
             }
             if !watched.contains_key(session) {
-                watched.insert(session.clone(), Watch::default());
+                watched.insert(session.clone(), LivenessWatch::default());
             }
             let watch = watched.get_mut(session)?;
             watch.lives(&self.tmp, session, self.sharing).then_some(Holder::Elsewhere)
@@ -161,11 +137,11 @@ impl Claims {
 
     fn refresh(&self, state: &mut State) -> io::Result<()> {
         let State { held, end, .. } = state;
-        let mut scan = self.log.scan_from(*end, |_, payload| take_in(held, payload))?;
+        let mut scan = self.log.scan_from(*end, |_, payload| apply_line(held, payload))?;
         if scan.length < *end {
             // Another process emptied it, which did not see this one.
             held.clear();
-            scan = self.log.scan_from(0, |_, payload| take_in(held, payload))?;
+            scan = self.log.scan_from(0, |_, payload| apply_line(held, payload))?;
         }
         *end = scan.end;
         Ok(())
@@ -184,7 +160,7 @@ const CLAIM: &str = "claim";
 const RELEASE: &str = "release";
 
 /// Enters one line of the log: a word, a key and a session.
-fn take_in(held: &mut HashMap<Key, Vec<String>>, payload: &str) {
+fn apply_line(held: &mut HashMap<Key, Vec<String>>, payload: &str) {
     let mut words = payload.splitn(3, ' ');
     let (Some(word), Some(key), Some(session)) = (words.next(), words.next(), words.next()) else {
         return;

@@ -5,11 +5,11 @@ use std::io;
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 
-use super::{CacheError, io_error};
+use crate::error::{CacheError, io_error};
 use crate::write::{AtomicFile, TempFolder, create_dir, create_dir_all, parent_of};
 
 /// Why a link is not stored.
-pub(super) const NOT_A_FILE: &str =
+pub(crate) const NOT_A_FILE: &str =
     "it is no plain file; where it is a link, put a copy in its place";
 
 /// An empty folder of one's own in the cache's `tmp/`, removed when dropped.
@@ -19,7 +19,7 @@ pub struct ScratchDir {
 }
 
 impl ScratchDir {
-    pub(super) fn new_in(parent: &Path) -> Result<Self, CacheError> {
+    pub(crate) fn new_in(parent: &Path) -> Result<Self, CacheError> {
         let folder = TempFolder::create(parent, "scratch-")
             .map_err(|source| io_error(parent, "written", source))?;
         Ok(Self { folder })
@@ -40,7 +40,7 @@ pub struct FolderWriter {
 }
 
 impl FolderWriter {
-    pub(super) fn new(scratch: ScratchDir) -> Result<Self, CacheError> {
+    pub(crate) fn new(scratch: ScratchDir) -> Result<Self, CacheError> {
         let content = scratch.path().join("content");
         create_dir(&content).map_err(|source| io_error(&content, "created", source))?;
         Ok(Self { scratch, content })

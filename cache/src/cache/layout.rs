@@ -4,8 +4,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::session::{Sharing, remove_leftovers};
-use super::{CacheError, io_error};
+use crate::error::{CacheError, io_error};
+use crate::presence::{Sharing, remove_leftovers};
 use crate::write::{create_dir_all, write_atomic};
 
 /// The version of the layout that is drawn in the crate's documentation.

@@ -1,6 +1,6 @@
 //! An append-only log of checked lines that several processes may write at once.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
@@ -8,7 +8,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use super::faults::{self, Needs};
+use crate::write::{open_append, truncate, write_once};
 
 /// Hexadecimal characters of the BLAKE3 of a payload that open its line.
 const CHECK: usize = 16;
@@ -51,7 +51,7 @@ pub struct LogContent {
 }
 
 /// What a scan met beside sound lines.
-pub(crate) struct Scan {
+pub(crate) struct ScanSummary {
     /// Where the last complete line ends.
     pub(crate) end: u64,
     /// Bytes of the whole log when the scan began.
@@ -68,9 +68,7 @@ impl AppendLog {
     /// # Errors
     /// Those of opening the file.
     pub fn open(path: &Path) -> io::Result<Self> {
-        faults::step(Needs::Space)?;
-        let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
-        Ok(Self { file })
+        Ok(Self { file: open_append(path)? })
     }
 
     /// Opens a log that exists for reading alone; appending to it fails.
@@ -147,9 +145,9 @@ impl AppendLog {
     /// Joins those who use the log at once, as far as locks of files tell; who is the only one, and is `alone` by other
     /// signs too, empties it.
     pub(crate) fn empty_unless_shared(&self, alone: impl FnOnce() -> bool) {
-        if self.file.try_lock().is_ok() && alone() && faults::step(Needs::Nothing).is_ok() {
-            // What cannot be emptied is longer to read.
-            let _full = self.file.set_len(0);
+        if self.file.try_lock().is_ok() && alone() {
+            // A log that cannot be emptied takes longer to read.
+            let _full = truncate(&self.file);
         }
         // Nobody keeps it exclusively for longer than the lines above, unless it is suspended in them.
         for _ in 0..JOIN_TRIES {
@@ -165,9 +163,9 @@ impl AppendLog {
         &self,
         offset: u64,
         mut each: impl FnMut(u64, &str),
-    ) -> io::Result<Scan> {
+    ) -> io::Result<ScanSummary> {
         let length = self.file.metadata()?.len();
-        let mut scan = Scan { end: offset, length, torn: 0, cut_off: false };
+        let mut scan = ScanSummary { end: offset, length, torn: 0, cut_off: false };
         let left = length.saturating_sub(offset);
         if left == 0 {
             return Ok(scan);
@@ -210,23 +208,6 @@ impl AppendLog {
         let mut byte = [b'\n'];
         self.file.read_at(&mut byte, last)?;
         Ok(byte != *b"\n")
-    }
-}
-
-/// Writes all bytes with one `write`: the rest of a short one would land behind what another process appended meanwhile.
-pub(super) fn write_once(file: &File, bytes: &[u8]) -> io::Result<()> {
-    loop {
-        match faults::write(file, bytes) {
-            Ok(written) if written == bytes.len() => return Ok(()),
-            Ok(_) => {
-                return Err(io::Error::new(
-                    io::ErrorKind::StorageFull,
-                    "only a part of it was written",
-                ));
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
     }
 }
 

@@ -1,0 +1,169 @@
+//! Checks a whole cache: every object against its name, every line of its logs and row memos against its check.
+
+use std::cmp::Reverse;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+
+use rayon::prelude::*;
+
+use super::listing::{Listing, Object, entries};
+use crate::digest::{Digest, digest_listing, digest_open_file};
+use crate::error::{CacheError, Corrupt, io_error};
+use crate::logs::{AppendLog, EntryLog};
+use crate::objects::{Objects, listing as files_of};
+use crate::presence::RemovalLock;
+use crate::write::hard_link;
+
+/// The logs of checked lines, relative to the cache folder.
+const LOGS: [&str; 2] = ["records/records.log", "records/files.log"];
+
+/// An object that is not what its name says, or a log with parts that are not as they were written.
+#[derive(Debug)]
+pub enum Damage {
+    /// An object, and where it is now; the next run that needs it makes it again.
+    Object {
+        /// Its name.
+        digest: Digest,
+        /// What is wrong with it.
+        fault: Corrupt,
+        /// Where it was set aside.
+        aside: PathBuf,
+    },
+    /// A log or a row memo. What it said is made or hashed again where it is needed.
+    Log {
+        /// The log.
+        path: PathBuf,
+        /// How many of its lines or entries are damaged; those that are damaged side by side may count as one.
+        places: usize,
+        /// Where the whole log was set aside, now that it was written anew without them; `None` while another process
+        /// works with the cache.
+        aside: Option<PathBuf>,
+    },
+}
+
+/// Hashes every object of the listing and sets aside those that do not match their digest; `done`
+/// counts the bytes that were hashed.
+pub(crate) fn verify_objects(
+    store: &Objects,
+    listing: &Listing,
+    done: &AtomicU64,
+) -> Result<Vec<Damage>, CacheError> {
+    let mut objects: Vec<&Object> = listing.objects.iter().collect();
+    // The large ones first, so that no core is left alone with one at the end.
+    objects.sort_by_key(|object| (Reverse(object.bytes), object.digest));
+    let faults: Vec<(Digest, Corrupt)> = objects
+        .into_par_iter()
+        .with_max_len(1)
+        .filter_map(|object| Some((object.digest, fault(store, object, done)?)))
+        .collect();
+
+    let aside = |(digest, fault)| {
+        let aside = store.set_aside(&digest)?;
+        Ok(Damage::Object { digest, fault, aside })
+    };
+    faults.into_iter().map(aside).collect()
+}
+
+/// Returns the fault of a damaged object. One that was removed since it was listed is not damaged.
+fn fault(store: &Objects, object: &Object, done: &AtomicU64) -> Option<Corrupt> {
+    let path = store.path(&object.digest);
+    match hash(&path, object.folder, done) {
+        Ok(found) if found == object.digest => None,
+        Ok(found) => Some(Corrupt::Digest { path, found }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !path.exists() => None,
+        Err(source) => Some(Corrupt::Unreadable { path, source }),
+    }
+}
+
+/// A log with damaged lines or entries.
+#[derive(Debug)]
+pub(crate) struct DamagedLog {
+    pub(crate) path: PathBuf,
+    /// The number of damaged places.
+    pub(crate) places: usize,
+    format: Format,
+}
+
+/// Checks every line of the logs and every entry of the row memos of the cache in `root`.
+pub(crate) fn damaged_logs(root: &Path) -> Result<Vec<DamagedLog>, CacheError> {
+    let rows = root.join("rows");
+    let memos = entries(&rows)?.into_iter().map(|entry| rows.join(entry.name));
+    let memos = memos.filter(|path| path.extension() == Some(OsStr::new("rows")));
+    let logs = LOGS.map(|log| (root.join(log), Format::Lines)).into_iter();
+    let all: Vec<(PathBuf, Format)> =
+        logs.chain(memos.map(|path| (path, Format::Entries))).collect();
+
+    let checked: Vec<io::Result<usize>> =
+        all.par_iter().with_max_len(1).map(|(path, format)| format.damaged(path)).collect();
+    let mut damaged = Vec::new();
+    for ((path, format), places) in all.into_iter().zip(checked) {
+        let places = places.map_err(|source| io_error(&path, "read", source))?;
+        if places > 0 {
+            damaged.push(DamagedLog { path, places, format });
+        }
+    }
+    Ok(damaged)
+}
+
+impl DamagedLog {
+    /// Sets the log aside, writes it anew without its damage, and returns the path of the old one.
+    /// No other process may work with the cache.
+    pub(crate) fn rewrite(
+        &self,
+        objects: &Objects,
+        scratch: &Path,
+        _alone: &RemovalLock,
+    ) -> Result<PathBuf, CacheError> {
+        let path = &self.path;
+        let refused = |source| io_error(path, "written", source);
+        let name = path.file_name().expect("a log has a name").to_string_lossy();
+        let aside = objects.place_aside(&name)?;
+        hard_link(path, &aside).map_err(refused)?;
+        match self.format {
+            Format::Lines => AppendLog::rewrite(path, scratch, |_, _| true).map_err(refused)?,
+            Format::Entries => EntryLog::rewrite(path, scratch).map_err(refused)?,
+        }
+        Ok(aside)
+    }
+}
+
+/// What a log is made of.
+#[derive(Debug, Clone, Copy)]
+enum Format {
+    Lines,
+    Entries,
+}
+
+impl Format {
+    /// How many places of a log are damaged or cut off; a log that is not there has none.
+    fn damaged(self, path: &Path) -> io::Result<usize> {
+        let places = match self {
+            Self::Lines => AppendLog::open_read_only(path)
+                .and_then(|log| log.scan_from(0, |_, _| {}))
+                .map(|scan| scan.torn + usize::from(scan.cut_off)),
+            Self::Entries => EntryLog::open_read_only(path)
+                .and_then(|log| log.scan_from(0, |_, _| {}))
+                .map(|scanned| scanned.damaged),
+        };
+        match places {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            places => places,
+        }
+    }
+}
+
+fn hash(path: &Path, folder: bool, done: &AtomicU64) -> io::Result<Digest> {
+    let hash = |path: &Path| Ok(digest_open_file(&File::open(path)?, done)?.0);
+    if !folder {
+        return hash(path);
+    }
+    let files = files_of(path).map_err(io::Error::other)?;
+    let digests: io::Result<Vec<(String, Digest)>> = files
+        .into_par_iter()
+        .map(|relative| Ok((relative.clone(), hash(&path.join(relative))?)))
+        .collect();
+    Ok(digest_listing(&digests?))
+}

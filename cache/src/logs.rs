@@ -1,0 +1,18 @@
+//! Append-only checked logs: records, row memos, remembered digests and claims.
+
+mod claims;
+mod compact;
+mod entries;
+mod file_digests;
+mod lines;
+mod records;
+mod rows;
+
+pub use claims::Holder;
+pub use file_digests::FileDigests;
+pub use lines::{AppendLog, LogContent, LogLine};
+pub use records::{Metric, Record, RecordError, RecordSummary, Records, Stored};
+pub use rows::RowMemo;
+
+pub(crate) use claims::Claims;
+pub(crate) use entries::EntryLog;
