@@ -5,6 +5,8 @@
 //! adds, and the function that runs it. A parameter whose type is an artifact makes an edge of the graph.
 
 mod context;
+mod declare;
+mod metrics;
 pub(crate) mod metrics_table;
 mod values;
 
@@ -15,6 +17,11 @@ use arrow::datatypes::{DataType, SchemaRef};
 use serde_json::{Map, Value};
 
 pub use context::{Cancel, Context, Input, Outputs, Progress, ProgressSink, Resources, StageError};
+pub use declare::{
+    Anything, Bounds, CommandText, Model, Number, Numbers, Parameter, Parameters, Referent,
+    SecretText, Table, choices, one_of, parameters, trimmed,
+};
+pub use metrics::{MetricContext, MetricDecl};
 pub use values::{Reference, Resolved, canonical, check_name, coerce, describe, placeholders};
 
 /// A component whose bytes a kind's results depend on, with the version of those bytes.
@@ -99,17 +106,19 @@ pub struct Param {
     pub semantic: bool,
     /// One sentence for help and schema.
     pub about: &'static str,
+    /// Its names in other tools, for hints alone.
+    pub aliases: &'static [&'static str],
 }
 
 impl Param {
     /// A parameter that the workflow must give.
     pub const fn required(name: &'static str, ty: Type, about: &'static str) -> Param {
-        Param { name, ty, default: Default::Required, semantic: true, about }
+        Param { name, ty, default: Default::Required, semantic: true, about, aliases: &[] }
     }
 
     /// A parameter that may be absent.
     pub const fn optional(name: &'static str, ty: Type, about: &'static str) -> Param {
-        Param { name, ty, default: Default::Absent, semantic: true, about }
+        Param { name, ty, default: Default::Absent, semantic: true, about, aliases: &[] }
     }
 
     /// A parameter with a default, given as JSON text.
@@ -119,7 +128,7 @@ impl Param {
         json: &'static str,
         about: &'static str,
     ) -> Param {
-        Param { name, ty, default: Default::Json(json), semantic: true, about }
+        Param { name, ty, default: Default::Json(json), semantic: true, about, aliases: &[] }
     }
 }
 
@@ -262,8 +271,9 @@ pub struct Expansion {
 /// Decides, from the values that the workflow gives as they are written, whether a stage is planned as two.
 pub type Expand = fn(&Map<String, Value>) -> Option<Expansion>;
 
-/// Given the typed parameters, and for the path of an input the place of the model that it is, if that is a source.
-pub type Settle = fn(&mut Map<String, Value>, &dyn Fn(&str) -> Option<PathBuf>);
+/// Brings typed parameters that mean the same to one form; the callback finds the folder of the source
+/// model from which the model at an input descends.
+pub type Canonicalize = fn(&mut Map<String, Value>, &dyn Fn(&str) -> Option<PathBuf>);
 
 /// A kind of stage.
 #[derive(Clone, Copy)]
@@ -280,12 +290,14 @@ pub struct Kind {
     pub adds: &'static [&'static str],
     /// Its outputs, given the typed parameters.
     pub outputs: fn(&Map<String, Value>) -> Vec<OutputDecl>,
+    /// The metrics that it writes.
+    pub metrics: &'static [MetricDecl],
     /// Checks what types cannot express, and tells the columns of the main table where they are known.
     pub check: fn(&Check<'_>, &mut Vec<Problem>) -> Columns,
     /// Whether the stage is planned as two.
     pub expand: Option<Expand>,
     /// Brings parameters that mean the same to one form, before anything is hashed.
-    pub settle: Option<Settle>,
+    pub canonicalize: Option<Canonicalize>,
     /// Whether under another profile its outputs differ in floating-point values alone, and by little.
     pub close_elsewhere: bool,
     /// Whether a failure may be a matter of chance, so that it makes sense to try again.

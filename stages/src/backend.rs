@@ -6,11 +6,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use refrain_cache::Digest;
-use refrain_engine::kind::{Input, Param, StageError, Type};
+use refrain_engine::kind::{Input, StageError, choices};
 use refrain_engine::source::model_folder::gguf_files;
 use refrain_lm::config::{ConfigError, ModelConfig};
 use refrain_lm::generate::{GenerateError, Generated, Limits, OnProgress, Request, generate};
@@ -58,31 +57,29 @@ pub fn register_mistralrs(backend: &'static dyn Backend) {
     MISTRALRS.get_or_init(|| backend);
 }
 
-/// What the parameter `backend` can be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Choice {
-    Auto,
-    Native,
-    Mistralrs,
+choices! {
+    /// What computes a model.
+    pub(crate) enum BackendChoice {
+        /// What the model's files decide.
+        Auto = "auto",
+        /// Our own module.
+        Native = "native",
+        /// mistralrs.
+        Mistralrs = "mistralrs",
+    }
 }
 
-/// The parameter `backend`.
-pub(crate) const BACKEND: Param = Param::default(
-    "backend",
-    Type::Choice(&["auto", "native", "mistralrs"]),
-    "\"auto\"",
-    "What computes; `auto` chooses by the model's folder alone: safetensors of Llama, Mistral, Gemma 2 and Qwen 2 are \
-     native, all else is mistralrs's",
-);
+/// The help of the parameter `backend`.
+pub(crate) const ABOUT_BACKEND: &str = "What computes; `auto` chooses by the model's folder alone: safetensors of Llama, Mistral, Gemma 2 and Qwen 2 are \
+     native, all else is mistralrs's";
 
-impl Choice {
+impl BackendChoice {
     /// What computes the model at a path. It is a function of the model's files, so that a key is the same in every
     /// build.
-    fn resolve(self, path: &Path) -> Choice {
+    fn resolve(self, path: &Path) -> BackendChoice {
         match self {
-            Choice::Auto if is_native(path) => Choice::Native,
-            Choice::Auto => Choice::Mistralrs,
+            BackendChoice::Auto if is_native(path) => BackendChoice::Native,
+            BackendChoice::Auto => BackendChoice::Mistralrs,
             given => given,
         }
     }
@@ -104,7 +101,10 @@ fn is_native(path: &Path) -> bool {
 /// Writes `auto` in a stage's parameters where what is given is what `auto` would choose, so that both make one key: the
 /// model's digest is in it, and with that what `auto` chooses. A model that another stage makes is taken for native,
 /// as what is trained here is.
-pub(crate) fn settle(params: &mut Map<String, Value>, model: &dyn Fn(&str) -> Option<PathBuf>) {
+pub(crate) fn canonicalize(
+    params: &mut Map<String, Value>,
+    model: &dyn Fn(&str) -> Option<PathBuf>,
+) {
     let native = || model("model").is_none_or(|path| is_native(&path));
     let usual = match params.get("backend").and_then(Value::as_str) {
         Some("native") => native(),
@@ -128,11 +128,11 @@ pub(crate) enum Network {
 static LOADED: Mutex<Option<(Digest, Arc<dyn BackendModel>)>> = Mutex::new(None);
 
 /// Loads the model of an input.
-pub(crate) fn load(input: &Input, choice: Choice) -> Result<Network, StageError> {
+pub(crate) fn load(input: &Input, choice: BackendChoice) -> Result<Network, StageError> {
     let Input::Model { folder, adapters, artifact, .. } = input else {
         return Err(StageError::bug("an input that should be a model is none"));
     };
-    if choice.resolve(folder) != Choice::Mistralrs {
+    if choice.resolve(folder) != BackendChoice::Mistralrs {
         return Ok(Network::Native(models::load(input)?));
     }
     let Some(backend) = MISTRALRS.get() else {
@@ -253,20 +253,23 @@ mod tests {
         let stretched = LLAMA.replace("8,", "8, \"rope_scaling\": {\"type\": \"yarn\"},");
         let broken = LLAMA.replace("\"hidden_size\": 8", "\"hidden_size\": -8");
         for (config, files, expected) in [
-            (LLAMA, &weights[..], Choice::Native),
+            (LLAMA, &weights[..], BackendChoice::Native),
             // Broken: ours to refuse.
-            (LLAMA, &["model.safetensors.index.json"], Choice::Native),
-            (LLAMA, &["model.gguf"], Choice::Mistralrs),
-            (&LLAMA.replace("llama", "phi3"), &weights, Choice::Mistralrs),
-            (&stretched, &weights, Choice::Mistralrs),
-            (&broken, &weights, Choice::Native),
+            (LLAMA, &["model.safetensors.index.json"], BackendChoice::Native),
+            (LLAMA, &["model.gguf"], BackendChoice::Mistralrs),
+            (&LLAMA.replace("llama", "phi3"), &weights, BackendChoice::Mistralrs),
+            (&stretched, &weights, BackendChoice::Mistralrs),
+            (&broken, &weights, BackendChoice::Native),
         ] {
             let folder = folder(config, files);
-            assert_eq!(Choice::Auto.resolve(folder.path()), expected, "{config} {files:?}");
-            assert_eq!(Choice::Native.resolve(folder.path()), Choice::Native);
+            assert_eq!(BackendChoice::Auto.resolve(folder.path()), expected, "{config} {files:?}");
+            assert_eq!(BackendChoice::Native.resolve(folder.path()), BackendChoice::Native);
         }
         let empty = tempfile::tempdir().unwrap();
-        assert_eq!(Choice::Auto.resolve(&empty.path().join("model.gguf")), Choice::Mistralrs);
+        assert_eq!(
+            BackendChoice::Auto.resolve(&empty.path().join("model.gguf")),
+            BackendChoice::Mistralrs
+        );
     }
 
     #[test]
@@ -275,7 +278,9 @@ mod tests {
         let foreign = folder(LLAMA, &["model.gguf"]);
         let settled = |word: &str, model: Option<&Path>| {
             let mut params = Map::from_iter([("backend".to_owned(), Value::from(word))]);
-            settle(&mut params, &|path| model.filter(|_| path == "model").map(Path::to_owned));
+            canonicalize(&mut params, &|path| {
+                model.filter(|_| path == "model").map(Path::to_owned)
+            });
             params["backend"].as_str().unwrap().to_owned()
         };
         let (native, foreign) = (Some(native.path()), Some(foreign.path()));

@@ -1,79 +1,63 @@
 //! The kind `diversify`: keeps some rows of a table, and measures how diverse its responses are.
 //!
-//! At most one way to choose rows (`keep` or `dedupe`), then any figures (`measure`). Without a way to choose the table
+//! At most one way to choose rows (`keep` or `dedupe`), then any metrics (`measure`). Without a way to choose the table
 //! passes unchanged, and is only measured.
 
 use arrow::array::StringArray;
 use arrow::datatypes::DataType;
-use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use refrain_cache::columns::column;
-use refrain_cache::{Artifact, ArtifactKind, Metric, TableReader};
+use refrain_cache::{Artifact, Metric, TableReader};
 use refrain_engine::kind::{
-    Check, Columns, Component, Context, Kind, Outputs, Param, Problem, StageError, Type,
+    Check, Columns, Component, Context, Kind, MetricContext, MetricDecl, Model, Outputs,
+    Parameters, Problem, StageError, Table, choices, parameters,
 };
 
+use crate::canonical::FindModel;
 use crate::models;
-use crate::tables::{self, TABLE, figure, share};
+use crate::tables::{self, TABLE, metric, share};
 
 mod dedupe;
 mod distinct;
 mod embedded;
 mod keep;
-mod likeness;
+mod similarity;
 
+use dedupe::Dedupe;
 use distinct::Distinct;
+use keep::KeepRule;
 
-const KEEP: &[Param] = &[
-    Param::optional(
-        "per",
-        Type::Text,
-        "The column whose equal values make a group; without it all rows are one",
-    ),
-    Param::optional(
-        "where",
-        Type::OneOf(&[Type::Text, Type::Map(&Type::Any)]),
-        "Only rows where this bool column is true, or where columns have these values",
-    ),
-    Param::optional(
-        "lowest",
-        Type::Text,
-        "Of each group the rows with the lowest values of this column",
-    ),
-    Param::optional(
-        "highest",
-        Type::Text,
-        "Of each group the rows with the highest values of this column",
-    ),
-    Param::optional(
-        "median",
-        Type::Text,
-        "Of each group the row with the lower median of this column",
-    ),
-    Param::optional("random", Type::Bool, "Of each group rows drawn without replacement"),
-    Param::optional(
-        "count",
-        Type::Int { min: 1, max: i64::MAX },
-        "Rows kept of each group (1; with `where` alone all, in their order)",
-    ),
+/// The metrics of `diversify`.
+const METRICS: &[MetricDecl] = &[
+    MetricDecl::always("rows_in", "Rows of the input"),
+    MetricDecl::always("rows_out", "Rows kept"),
+    MetricDecl::given("groups", "Groups of `keep`", |context| with_keep(context, "groups")),
+    MetricDecl::given("groups_kept", "Groups of which a row is kept", |context| {
+        with_keep(context, "groups_kept")
+    }),
+    MetricDecl::given("distinct_N", "Distinct n-grams of the responses per n-gram", |context| {
+        measured(context, |name| name.starts_with("distinct_"))
+    }),
+    MetricDecl::given("vendi", "Vendi score of the responses' embeddings", |context| {
+        measured(context, |name| name == "vendi")
+    }),
+    MetricDecl::given("dcscore", "DCScore of the responses' embeddings", |context| {
+        measured(context, |name| name == "dcscore")
+    }),
+    MetricDecl::given("cosine_distance", "Mean distance of two responses' embeddings", |context| {
+        measured(context, |name| name == "cosine_distance")
+    }),
 ];
 
-const DEDUPE: Type = Type::OneOf(&[
-    Type::Choice(&["exact"]),
-    Type::Record(&[
-        Param::optional(
-            "exact",
-            Type::OneOf(&[Type::Text, Type::List(&Type::Text)]),
-            "The columns that are compared",
-        ),
-        Param::optional(
-            "semantic",
-            Type::Float { min: -1.0, max: 1.0, open: false },
-            "Responses are equal from this cosine of their embeddings on",
-        ),
-    ]),
-]);
+fn with_keep(context: MetricContext<'_>, name: &str) -> Vec<String> {
+    context.params.get("keep").map(|_| name.to_owned()).into_iter().collect()
+}
+
+fn measured(context: MetricContext<'_>, wanted: fn(&str) -> bool) -> Vec<String> {
+    let measures = context.params.get("measure").and_then(Value::as_array).into_iter().flatten();
+    measures.filter_map(Value::as_str).filter(|name| wanted(name)).map(str::to_owned).collect()
+}
 
 /// The kind `diversify`.
 pub const DIVERSIFY: Kind = Kind {
@@ -85,59 +69,50 @@ pub const DIVERSIFY: Kind = Kind {
         Component { name: "lm", version: 1 },
         TABLE,
     ],
-    params: &[
-        Param::required("data", Type::Reference(Some(ArtifactKind::Table)), "The table"),
-        Param::optional("keep", Type::Record(KEEP), "Keeps the best rows of each group"),
-        Param::optional(
-            "dedupe",
-            DEDUPE,
-            "Keeps the first of equal rows: equal in prompt and response, in columns, or in meaning",
-        ),
-        Param::default(
-            "measure",
-            Type::List(&Type::Choice(&[
-                "distinct_1",
-                "distinct_2",
-                "distinct_3",
-                "distinct_4",
-                "vendi",
-                "dcscore",
-                "cosine_distance",
-            ])),
-            "[]",
-            "Figures of the kept rows: different n-grams by all n-grams of the responses, split at white space; and by \
-             the cosines of their embeddings the Vendi score, DCScore and the mean distance of two",
-        ),
-        Param::optional(
-            "embeddings",
-            Type::Reference(Some(ArtifactKind::Model)),
-            "The model that embeds responses: a BERT of sentence-transformers, or the mean of a decoder's last states",
-        ),
-        Param::default(
-            "seed",
-            Type::Int { min: 0, max: i64::MAX },
-            "0",
-            "The seed of `keep: { random: true }`",
-        ),
-    ],
+    params: DiversifyParams::PARAMS,
     adds: &[],
     outputs: tables::table_and_metrics,
+    metrics: METRICS,
     check,
     expand: None,
-    settle: None,
+    canonicalize: Some(canonicalize),
     close_elsewhere: false,
     retryable: false,
     tokens: None,
     run,
 };
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Params {
-    keep: Option<keep::Keep>,
-    dedupe: Option<dedupe::Dedupe>,
-    measure: Vec<String>,
-    seed: u64,
+parameters! {
+    /// The parameters of `diversify`.
+    struct DiversifyParams {
+        /// The table
+        data: &Table,
+        /// Keeps the best rows of each group
+        keep: Option<KeepRule>,
+        /// Keeps the first of equal rows: equal in prompt and response, in columns, or in meaning
+        dedupe: Option<Dedupe>,
+        /// Metrics of the kept rows: different n-grams by all n-grams of the responses, split at white space; and by
+        /// the cosines of their embeddings the Vendi score, DCScore and the mean distance of two
+        measure: Vec<Measure> = [],
+        /// The model that embeds responses: a BERT of sentence-transformers, or the mean of a decoder's last states
+        embeddings: Option<&Model>,
+        /// The seed of `keep: { random: true }`
+        #[range(0..)]
+        seed: u64 = 0,
+    }
+}
+
+choices! {
+    /// A measure of diversity.
+    enum Measure {
+        Distinct1 = "distinct_1",
+        Distinct2 = "distinct_2",
+        Distinct3 = "distinct_3",
+        Distinct4 = "distinct_4",
+        Vendi = "vendi",
+        Dcscore = "dcscore",
+        CosineDistance = "cosine_distance",
+    }
 }
 
 fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
@@ -164,6 +139,12 @@ fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     }
     check_embeddings(check, problems);
     (check.columns)("data")
+}
+
+fn canonicalize(params: &mut Map<String, Value>, _: FindModel<'_>) {
+    if let Some(Value::Object(keep)) = params.get_mut("keep") {
+        keep::canonicalize(keep);
+    }
 }
 
 /// What needs embeddings must have a model for them, and nothing else.
@@ -196,25 +177,25 @@ fn check_embeddings(check: &Check<'_>, problems: &mut Vec<Problem>) {
 }
 
 fn run(ctx: &Context<'_>) -> Result<Outputs, StageError> {
-    let params: Params = ctx.parameters()?;
+    let params: DiversifyParams = ctx.parameters()?;
     let data = ctx.input("data")?.artifact();
     let mut metrics = Vec::new();
     let table = match &params {
-        Params { keep: Some(keep), .. } => {
+        DiversifyParams { keep: Some(keep), .. } => {
             let chosen = keep::choose(ctx, keep, params.seed)?;
-            metrics.push(figure("groups", chosen.groups as f64, chosen.rows));
-            metrics.push(figure("groups_kept", chosen.groups_kept as f64, chosen.groups));
+            metrics.push(metric("groups", chosen.groups as f64, chosen.rows));
+            metrics.push(metric("groups_kept", chosen.groups_kept as f64, chosen.groups));
             tables::pick_rows(ctx, "data", &chosen.order)?
         }
-        Params { dedupe: Some(dedupe), .. } => {
+        DiversifyParams { dedupe: Some(dedupe), .. } => {
             tables::pick_rows(ctx, "data", &dedupe::choose(ctx, dedupe)?)?
         }
         _ => data.clone(),
     };
     let rows_in = rows_of(data)?;
     let rows_out = rows_of(&table)?;
-    metrics.insert(0, figure("rows_in", rows_in as f64, rows_in));
-    metrics.insert(1, figure("rows_out", rows_out as f64, rows_in));
+    metrics.insert(0, metric("rows_in", rows_in as f64, rows_in));
+    metrics.insert(1, metric("rows_out", rows_out as f64, rows_in));
     metrics.extend(measure(ctx, &params.measure, &table)?);
     let profile =
         if ctx.inputs.contains_key("embeddings") { models::profile() } else { String::new() };
@@ -225,13 +206,13 @@ fn rows_of(table: &Artifact) -> Result<u64, StageError> {
     table.rows.ok_or_else(|| StageError::bug("a table's rows were not counted"))
 }
 
-/// The figures of a table's responses; rows without one do not count.
+/// The metrics of a table's responses; rows without one do not count.
 fn measure(
     ctx: &Context<'_>,
-    names: &[String],
+    measures: &[Measure],
     table: &Artifact,
 ) -> Result<Vec<Metric>, StageError> {
-    if names.is_empty() {
+    if measures.is_empty() {
         return Ok(Vec::new());
     }
     let data = ctx.input("data")?.artifact();
@@ -239,8 +220,8 @@ fn measure(
         true => ctx.table("data")?.clone(),
         false => ctx.cache.object_path(&table.digest),
     };
-    let lengths = names.iter().filter_map(|name| name.strip_prefix("distinct_")?.parse().ok());
-    let mut distinct = Distinct::new(lengths);
+
+    let mut distinct = Distinct::new(measures.iter().filter_map(|measure| measure.length()));
     for batch in TableReader::open(&path)?.batches(Some(&["response"]), tables::BATCH_ROWS)? {
         ctx.cancel.check()?;
         let batch = batch?;
@@ -249,14 +230,28 @@ fn measure(
             .flatten()
             .for_each(|text| distinct.add(text));
     }
-    let figures = distinct.counts();
-    let mut figures: Vec<Metric> = figures
-        .map(|(n, different, all)| figure(&format!("distinct_{n}"), share(different, all), all))
+    let counts = distinct.counts();
+    let mut metrics: Vec<Metric> = counts
+        .map(|(n, different, all)| metric(&format!("distinct_{n}"), share(different, all), all))
         .collect();
-    let names: Vec<&str> =
-        names.iter().map(String::as_str).filter(|n| embedded::MEASURES.contains(n)).collect();
-    if !names.is_empty() {
-        figures.extend(embedded::measure(ctx, &names, &path)?);
+
+    let embedded: Vec<Measure> =
+        measures.iter().copied().filter(|measure| measure.length().is_none()).collect();
+    if !embedded.is_empty() {
+        metrics.extend(embedded::measure(ctx, &embedded, &path)?);
     }
-    Ok(figures)
+    Ok(metrics)
+}
+
+impl Measure {
+    /// Returns the length of the n-grams that it counts; `None` where it needs embeddings.
+    fn length(self) -> Option<usize> {
+        match self {
+            Measure::Distinct1 => Some(1),
+            Measure::Distinct2 => Some(2),
+            Measure::Distinct3 => Some(3),
+            Measure::Distinct4 => Some(4),
+            Measure::Vendi | Measure::Dcscore | Measure::CosineDistance => None,
+        }
+    }
 }

@@ -6,141 +6,162 @@
 
 use arrow::datatypes::DataType;
 use regex::Regex;
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use refrain_cache::ArtifactKind;
 use refrain_engine::kind::{
-    Check, Columns, Component, Context, Expansion, Kind, Outputs, Param, Problem, StageError, Type,
+    Check, Columns, Component, Context, Expansion, Kind, MetricContext, MetricDecl, Model, Outputs,
+    Parameters, Problem, StageError, Table, choices, one_of, parameters,
 };
 
+use crate::canonical::{self, FindModel};
 use crate::tables::{self, TABLE, list_of};
 
 pub mod bootstrap;
 pub mod compare;
 pub mod extract;
 mod judge;
+pub mod number;
 mod perplexity;
 mod prompts;
 
 use compare::{Compare, Normal};
 use extract::Extract;
 
-const EXTRACT: Type = Type::OneOf(&[
-    Type::Choice(&["whole", "last_number", "gsm8k"]),
-    Type::Record(&[
-        Param::optional(
-            "after",
-            Type::Text,
-            "What follows the last occurrence of this text on its line",
-        ),
-        Param::optional("regex", Type::Text, "The first group of the first match of this pattern"),
-    ]),
-]);
-
-const PARAMS: &[Param] = &[
-    Param::optional(
-        "model",
-        Type::Reference(Some(ArtifactKind::Model)),
-        "Generates (or scores) the responses first, with the parameters of `generate` (or `score`)",
+/// The metrics of `evaluate`.
+const METRICS: &[MetricDecl] = &[
+    MetricDecl::given("accuracy", "Share of responses that are correct", |context| {
+        judged(context, "accuracy")
+    }),
+    MetricDecl::given("correct", "Responses that are correct", |context| {
+        judged(context, "correct")
+    }),
+    MetricDecl::given("no_answer", "Share of responses in which no answer was found", |context| {
+        judged(context, "no_answer")
+    }),
+    MetricDecl::given(
+        "pass_at_K",
+        "Probability that one of K samples of a prompt is correct",
+        |context| {
+            let ks = context.params.get("pass_at").and_then(Value::as_array).into_iter().flatten();
+            ks.map(|k| format!("pass_at_{k}")).collect()
+        },
     ),
-    Param::required(
-        "data",
-        Type::Reference(Some(ArtifactKind::Table)),
-        "The table; without `model` with responses",
-    ),
-    Param::required(
-        "task",
-        Type::Choice(&["exact_match", "number", "regex", "perplexity"]),
-        "How responses are judged: as whole texts, by their final number, by a pattern, or by their perplexity",
-    ),
-    Param::optional(
-        "pattern",
-        Type::Text,
-        "The pattern of `task: regex`; its first group is the answer",
-    ),
-    Param::optional("extract", EXTRACT, "How the answer is found, in place of the task's own way"),
-    Param::optional(
-        "compare",
-        Type::Choice(&["text", "number"]),
-        "How it is compared, in place of the task's own way",
-    ),
-    Param::default("trim", Type::Bool, "true", "White space around texts does not count"),
-    Param::default("ignore_case", Type::Bool, "false", "Upper and lower case do not count"),
-    Param::default(
-        "pass_at",
-        Type::List(&Type::Int { min: 1, max: i64::MAX }),
-        "[]",
-        "The k of each wanted pass@k",
-    ),
-    Param::default(
-        "bootstrap",
-        Type::Int { min: 0, max: 1_000_000 },
-        "1000",
-        "How often prompts are drawn anew for the 95 % intervals; 0 gives none",
-    ),
+    MetricDecl::given("perplexity", "Perplexity over all response tokens", |context| {
+        scored(context, "perplexity")
+    }),
+    MetricDecl::given("mean_perplexity", "Mean of the rows' perplexities", |context| {
+        scored(context, "mean_perplexity")
+    }),
 ];
+
+fn judged(context: MetricContext<'_>, name: &str) -> Vec<String> {
+    if judges_perplexity(context) { Vec::new() } else { vec![name.to_owned()] }
+}
+
+fn scored(context: MetricContext<'_>, name: &str) -> Vec<String> {
+    if judges_perplexity(context) { vec![name.to_owned()] } else { Vec::new() }
+}
+
+fn judges_perplexity(context: MetricContext<'_>) -> bool {
+    context.params.get("task").is_some_and(|task| task == "perplexity")
+}
 
 /// The kind `evaluate`.
 pub const EVALUATE: Kind = Kind {
     name: "evaluate",
     about: "Judges responses against references, or sums up their perplexities",
     components: &[Component { name: "evaluate", version: 1 }, TABLE],
-    params: PARAMS,
+    params: EvaluateParams::PARAMS,
     adds: &["prediction", "correct", "reason"],
     outputs: tables::table_and_metrics,
+    metrics: METRICS,
     check,
     expand: Some(expand),
-    settle: None,
+    canonicalize: Some(canonicalize),
     close_elsewhere: true,
     retryable: false,
     tokens: None,
     run,
 };
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Params {
-    task: Task,
-    pattern: Option<String>,
-    extract: Option<ExtractParam>,
-    compare: Option<CompareParam>,
-    trim: bool,
-    ignore_case: bool,
-    pass_at: Vec<u64>,
-    bootstrap: u64,
+parameters! {
+    /// The parameters of `evaluate`.
+    struct EvaluateParams {
+        /// Generates (or scores) the responses first, with the parameters of `generate` (or `score`)
+        model: Option<&Model>,
+        /// The table; without `model` with responses
+        data: &Table,
+        /// How responses are judged: as whole texts, by their final number, by a pattern, or by their perplexity
+        task: Task,
+        /// The pattern of `task: regex`; its first group is the answer
+        pattern: Option<String>,
+        /// How the answer is found, in place of the task's own way
+        extract: Option<ExtractParam>,
+        /// How it is compared, in place of the task's own way
+        compare: Option<CompareParam>,
+        /// White space around texts does not count
+        trim: bool = true,
+        /// Upper and lower case do not count
+        ignore_case: bool = false,
+        /// The k of each wanted pass@k
+        #[each(1..)]
+        pass_at: Vec<u64> = [],
+        /// How often prompts are drawn anew for the 95 % intervals; 0 gives none
+        #[range(0..=1_000_000)]
+        bootstrap: u64 = 1000,
+    }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Task {
-    ExactMatch,
-    Number,
-    Regex,
-    Perplexity,
+choices! {
+    /// A preset of how responses are judged.
+    enum Task {
+        ExactMatch = "exact_match",
+        Number = "number",
+        Regex = "regex",
+        Perplexity = "perplexity",
+    }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum ExtractParam {
-    Whole,
-    LastNumber,
-    Gsm8k,
-    After(String),
-    Regex(String),
+one_of! {
+    /// How the answer is found.
+    enum ExtractParam {
+        Way(ExtractWay),
+        Place(ExtractPlace),
+    }
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum CompareParam {
-    Text,
-    Number,
+choices! {
+    /// A way to find the answer that needs no more words.
+    enum ExtractWay {
+        Whole = "whole",
+        LastNumber = "last_number",
+        Gsm8k = "gsm8k",
+    }
+}
+
+parameters! {
+    /// Where the answer is; exactly one of the two.
+    struct ExtractPlace {
+        /// What follows the last occurrence of this text on its line
+        after: Option<String>,
+        /// The first group of the first match of this pattern
+        regex: Option<String>,
+    }
+}
+
+choices! {
+    /// How an answer is compared.
+    enum CompareParam {
+        Text = "text",
+        Number = "number",
+    }
 }
 
 fn expand(params: &Map<String, Value>) -> Option<Expansion> {
     /// What is not this kind's own goes to the first stage, and so does what both would read.
     fn moved(name: &str) -> bool {
-        matches!(name, "model" | "data") || !PARAMS.iter().any(|param| param.name == name)
+        matches!(name, "model" | "data")
+            || !EvaluateParams::PARAMS.iter().any(|param| param.name == name)
     }
     params.get("model")?;
     let scores = params.get("task").and_then(Value::as_str) == Some("perplexity");
@@ -196,6 +217,21 @@ fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     schema.map(|schema| tables::with_fields(&schema, &judge::ADDED))
 }
 
+/// Removes the parts of a preset that are written out.
+fn canonicalize(params: &mut Map<String, Value>, _: FindModel<'_>) {
+    let (extract, compare) = match params.get("task").and_then(Value::as_str) {
+        Some("number") => (Some("gsm8k"), Some("number")),
+        Some("exact_match") => (Some("whole"), Some("text")),
+        Some("regex") => (None, Some("text")),
+        _ => (None, None),
+    };
+    for (name, default) in [("extract", extract), ("compare", compare)] {
+        default
+            .into_iter()
+            .for_each(|default| canonical::remove_default(params, name, &default.into()));
+    }
+}
+
 /// Exactly one way to extract, and patterns that are patterns.
 fn check_extract(params: &Map<String, Value>, problems: &mut Vec<Problem>) {
     let mut patterns = vec![("pattern", params.get("pattern"))];
@@ -218,7 +254,7 @@ fn check_extract(params: &Map<String, Value>, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Each k once, because a figure's name is its k.
+/// Each k once, because a metric's name is its k.
 fn check_pass_at(params: &Map<String, Value>, problems: &mut Vec<Problem>) {
     let ks = params.get("pass_at").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     if let Some((_, k)) = ks.iter().enumerate().find(|(i, k)| ks[..*i].contains(k)) {
@@ -242,7 +278,7 @@ fn compile(pattern: &str) -> Result<Regex, String> {
 }
 
 fn run(ctx: &Context<'_>) -> Result<Outputs, StageError> {
-    let params: Params = ctx.parameters()?;
+    let params: EvaluateParams = ctx.parameters()?;
     if params.task == Task::Perplexity {
         return perplexity::run(ctx, params.bootstrap);
     }
@@ -257,14 +293,17 @@ fn run(ctx: &Context<'_>) -> Result<Outputs, StageError> {
     judge::run(ctx, &rule, &params.pass_at, params.bootstrap)
 }
 
-fn extract_of(params: &Params) -> Result<Extract, StageError> {
+fn extract_of(params: &EvaluateParams) -> Result<Extract, StageError> {
     let regex = |pattern: &str| compile(pattern).map(Extract::Regex).map_err(StageError::bug);
     match (&params.extract, params.task, &params.pattern) {
-        (Some(ExtractParam::Whole), ..) => Ok(Extract::Whole),
-        (Some(ExtractParam::LastNumber), ..) => Ok(Extract::LastNumber),
-        (Some(ExtractParam::Gsm8k), ..) => Ok(Extract::Marked),
-        (Some(ExtractParam::After(mark)), ..) => Ok(Extract::After(mark.clone())),
-        (Some(ExtractParam::Regex(pattern)), ..) => regex(pattern),
+        (Some(ExtractParam::Way(ExtractWay::Whole)), ..) => Ok(Extract::Whole),
+        (Some(ExtractParam::Way(ExtractWay::LastNumber)), ..) => Ok(Extract::LastNumber),
+        (Some(ExtractParam::Way(ExtractWay::Gsm8k)), ..) => Ok(Extract::Marked),
+        (Some(ExtractParam::Place(place)), ..) => match place {
+            ExtractPlace { after: Some(mark), .. } => Ok(Extract::After(mark.clone())),
+            ExtractPlace { regex: Some(pattern), .. } => regex(pattern),
+            _ => Err(StageError::bug("`extract` was run without a place")),
+        },
         (None, Task::Number, _) => Ok(Extract::Marked),
         (None, Task::Regex, Some(pattern)) => regex(pattern),
         (None, ..) => Ok(Extract::Whole),

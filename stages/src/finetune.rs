@@ -1,5 +1,6 @@
 //! The kind `finetune`: trains a model, or an adapter of one, on the responses of a table.
 
+mod canonical;
 mod check;
 mod finish;
 mod params;
@@ -9,7 +10,7 @@ mod start;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use refrain_engine::kind::{Component, Context, Kind, Outputs, StageError};
+use refrain_engine::kind::{Component, Context, Kind, MetricDecl, Outputs, Parameters, StageError};
 use refrain_lm::model::LanguageModel;
 use refrain_lm::train::{
     Evaluation, Keep, Length, TrainError, TrainOptions, TrainRow, Trained, Training, steps, train,
@@ -18,11 +19,45 @@ use refrain_lm::train::{
 use crate::models::{self, failed, model_failed};
 use crate::tables::TABLE;
 
-use params::{Params, Recompute, Warmup};
+use params::{FinetuneParams, Recompute, Warmup};
 use rows::{Counts, Rows};
 
 /// Bytes of activations above which they are computed again in the backward pass; no result depends on it.
 const MOST_ACTIVATIONS: usize = 2 << 30;
+
+/// The metrics of `finetune`.
+const METRICS: &[MetricDecl] = &[
+    MetricDecl::always("steps", "Steps of the training"),
+    MetricDecl::always("final_loss", "Loss of the last step with trained tokens"),
+    MetricDecl::always("last_tenth_loss", "Mean loss of the last tenth of the steps"),
+    MetricDecl::always("trainable_parameters", "Parameters that are trained"),
+    MetricDecl::always("rows", "Rows of the table"),
+    MetricDecl::always("tokens", "Tokens of all rows"),
+    MetricDecl::always("active_tokens", "Tokens that are trained on in each epoch"),
+    MetricDecl::always("masked_share", "Share of the response tokens that are masked"),
+    MetricDecl::always("rows_without_active_tokens", "Rows of which no token is trained on"),
+    MetricDecl::given(
+        "final_kl",
+        "Divergence from the model before, in the last step",
+        |context| context.params.get("kl").map(|_| "final_kl".to_owned()).into_iter().collect(),
+    ),
+    MetricDecl::given("eval_loss", "Loss of the result on `evaluate_on`", |context| {
+        let watched = context.inputs.iter().any(|input| input == "evaluate_on");
+        watched.then(|| "eval_loss".to_owned()).into_iter().collect()
+    }),
+    MetricDecl::given(
+        "best_step",
+        "Step after which the loss on `evaluate_on` was lowest",
+        |context| {
+            context
+                .params
+                .get("early_stopping")
+                .map(|_| "best_step".to_owned())
+                .into_iter()
+                .collect()
+        },
+    ),
+];
 
 /// The kind `finetune`.
 pub const FINETUNE: Kind = Kind {
@@ -35,12 +70,13 @@ pub const FINETUNE: Kind = Kind {
         Component { name: "train", version: 1 },
         TABLE,
     ],
-    params: params::PARAMS,
+    params: FinetuneParams::PARAMS,
     adds: &[],
     outputs: finish::outputs,
+    metrics: METRICS,
     check: check::check,
     expand: None,
-    settle: None,
+    canonicalize: Some(canonical::canonicalize),
     close_elsewhere: true,
     retryable: false,
     tokens: Some("active_tokens"),
@@ -48,7 +84,7 @@ pub const FINETUNE: Kind = Kind {
 };
 
 fn run(context: &Context<'_>) -> Result<Outputs, StageError> {
-    let params: Params = context.parameters()?;
+    let params: FinetuneParams = context.parameters()?;
     models::on_threads(context.resources.threads, || {
         let mut start = start::start(context, &params)?;
         let read =
@@ -85,7 +121,7 @@ fn of_evaluate_on(error: StageError) -> StageError {
 /// Trains the model; what happened in each step.
 fn learn(
     context: &Context<'_>,
-    params: &Params,
+    params: &FinetuneParams,
     model: &mut LanguageModel,
     data: &Rows,
     watched: Option<&Rows>,
@@ -120,7 +156,7 @@ fn learn(
     })
 }
 
-fn options(params: &Params, model: &LanguageModel, rows: &[TrainRow]) -> TrainOptions {
+fn options(params: &FinetuneParams, model: &LanguageModel, rows: &[TrainRow]) -> TrainOptions {
     let mut options = TrainOptions {
         length: match params.steps {
             Some(steps) => Length::Steps(steps),
@@ -151,7 +187,7 @@ fn options(params: &Params, model: &LanguageModel, rows: &[TrainRow]) -> TrainOp
 }
 
 /// An upper estimate of the bytes of a micro-batch's activations.
-fn activations(params: &Params, model: &LanguageModel, rows: &[TrainRow]) -> usize {
+fn activations(params: &FinetuneParams, model: &LanguageModel, rows: &[TrainRow]) -> usize {
     let config = &model.config;
     let longest = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
     let a_token = config.layers * (8 * config.hidden + 4 * config.intermediate) * size_of::<f32>();

@@ -12,13 +12,12 @@ use std::ops::ControlFlow;
 use arrow::array::RecordBatch;
 use arrow::datatypes::DataType;
 use rayon::prelude::*;
-use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use refrain_cache::{Digest, Metric, TableReader};
 use refrain_engine::kind::{
-    ArtifactKind, Check, Columns, Component, Context, Kind, Outputs, Param, Problem, StageError,
-    Type,
+    Bounds, Check, Columns, Component, Context, Kind, MetricDecl, Model, Outputs, Parameters,
+    Problem, StageError, Table, parameters,
 };
 use refrain_lm::generate::{Finish, Generated, Limits, Progress, Request};
 use refrain_lm::random::Stream;
@@ -26,25 +25,21 @@ use refrain_lm::render::{self, Renderer, RowText};
 use refrain_lm::sampling::{Sampler, SamplingParams};
 use refrain_lm::tokenizer::Tokenizer;
 
-use crate::backend::{self, BACKEND, Choice, Network};
+use crate::backend::{self, ABOUT_BACKEND, BackendChoice, Network};
+use crate::canonical::{self, FindModel};
 use crate::memo::{self, Memo};
 use crate::models::{self, failed};
 use crate::prompts::{
-    self, CHAT_PARAM, Chat, PROMPT, Prompts, SHOTS, SYSTEM, Shots, row_error, with_row,
+    self, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Chat, Prompts, Shots, row_error, with_row,
 };
-use crate::tables::{self, TABLE, figure, share};
-use crate::tokens::check_tokens;
+use crate::tables::{self, TABLE, metric, share};
+use crate::tokens::{MOST_TOKENS, check_tokens};
 
 /// Responses that are made before they are written: enough to keep all slots of the model busy.
 const WINDOW: usize = 1024;
 
 /// What to do about a prompt that leaves no room.
 const SHORTEN: &str = "shorten the prompt, or take a model with a longer context";
-
-const FROM_ZERO: Type = Type::Float { min: 0.0, max: f64::INFINITY, open: false };
-const ABOVE_ZERO: Type = Type::Float { min: 0.0, max: f64::INFINITY, open: true };
-const SHARE: Type = Type::Float { min: 0.0, max: 1.0, open: false };
-const SHARE_ABOVE_ZERO: Type = Type::Float { min: 0.0, max: 1.0, open: true };
 
 /// What makes a response of a prompt's tokens.
 const ROW: [Component; 3] = [
@@ -53,113 +48,81 @@ const ROW: [Component; 3] = [
     Component { name: "sample", version: 1 },
 ];
 
+/// The metrics of `generate`.
+const METRICS: &[MetricDecl] = &[
+    MetricDecl::always("rows", "Responses"),
+    MetricDecl::always("generated_tokens", "Tokens of all responses"),
+    MetricDecl::always("mean_tokens", "Tokens per response"),
+    MetricDecl::always("finish_stop", "Share of responses that ended by themselves"),
+];
+
 /// The kind `generate`.
 pub const GENERATE: Kind = Kind {
     name: "generate",
     about: "Continues the prompts of a table with a model",
     components: &[ROW[0], ROW[1], ROW[2], Component { name: "render", version: 1 }, TABLE],
-    params: &[
-        Param::required(
-            "model",
-            Type::Reference(Some(ArtifactKind::Model)),
-            "The model that generates",
-        ),
-        Param::required(
-            "data",
-            Type::Reference(Some(ArtifactKind::Table)),
-            "The table with the prompts",
-        ),
-        Param::default(
-            "samples",
-            Type::Int { min: 1, max: 1_000_000 },
-            "1",
-            "Responses to each prompt",
-        ),
-        Param::default(
-            "temperature",
-            FROM_ZERO,
-            "0.0",
-            "What logits are divided by; 0 takes the likeliest token",
-        ),
-        Param::optional(
-            "top_k",
-            Type::Int { min: 1, max: i32::MAX as i64 },
-            "Draws among so many likeliest tokens",
-        ),
-        Param::optional(
-            "top_p",
-            SHARE_ABOVE_ZERO,
-            "Draws among the fewest tokens that have this probability together",
-        ),
-        Param::optional(
-            "min_p",
-            SHARE,
-            "Draws among tokens at least this fraction as probable as the likeliest one",
-        ),
-        Param::optional(
-            "repetition_penalty",
-            ABOVE_ZERO,
-            "Lowers the logits of tokens that occurred; 1 changes nothing",
-        ),
-        Param::default(
-            "max_new_tokens",
-            Type::Int { min: 1, max: i32::MAX as i64 },
-            "256",
-            "Most tokens of a response",
-        ),
-        Param::default(
-            "stop",
-            Type::List(&Type::Text),
-            "[]",
-            "Texts that end a response; they are cut off it",
-        ),
-        Param::default(
-            "ignore_eos",
-            Type::Bool,
-            "false",
-            "Whether the model's end token does not end a response",
-        ),
-        Param::default("seed", Type::Int { min: 0, max: i64::MAX }, "0", "The seed of all draws"),
-        PROMPT,
-        SYSTEM,
-        Param::optional(
-            "shots",
-            Type::Record(SHOTS),
-            "Examples that stand before each prompt, the same for all",
-        ),
-        CHAT_PARAM,
-        BACKEND,
-    ],
+    params: GenerateParams::PARAMS,
     adds: &["response", "sample", "finish_reason", "response_token_ids", "response_logprobs"],
     outputs: tables::table_and_metrics,
+    metrics: METRICS,
     check,
     expand: None,
-    settle: Some(backend::settle),
+    canonicalize: Some(canonicalize),
     close_elsewhere: false,
     retryable: false,
     tokens: Some("generated_tokens"),
     run,
 };
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Params {
-    samples: usize,
-    temperature: f64,
-    top_k: Option<usize>,
-    top_p: Option<f64>,
-    min_p: Option<f64>,
-    repetition_penalty: Option<f64>,
-    max_new_tokens: usize,
-    stop: Vec<String>,
-    ignore_eos: bool,
-    seed: u64,
-    prompt: Option<String>,
-    system: Option<String>,
-    shots: Option<Shots>,
-    chat: Chat,
-    backend: Choice,
+parameters! {
+    /// The parameters of `generate`.
+    struct GenerateParams {
+        /// The model that generates
+        model: &Model,
+        /// The table with the prompts
+        data: &Table,
+        /// Responses to each prompt
+        #[range(1..=1_000_000)]
+        samples: usize = 1,
+        /// What logits are divided by; 0 takes the likeliest token
+        #[range(0.0..)]
+        temperature: f64 = 0.0,
+        /// Draws among so many likeliest tokens
+        #[range(1..=MOST_TOKENS)]
+        top_k: Option<usize>,
+        /// Draws among the fewest tokens that have this probability together
+        #[range(SHARE_ABOVE_ZERO)]
+        top_p: Option<f64>,
+        /// Draws among tokens at least this fraction as probable as the likeliest one
+        #[range(0.0..=1.0)]
+        min_p: Option<f64>,
+        /// Lowers the logits of tokens that occurred; 1 changes nothing
+        #[range(above 0.0)]
+        repetition_penalty: Option<f64>,
+        /// Most tokens of a response
+        #[range(1..=MOST_TOKENS)]
+        max_new_tokens: usize = 256,
+        /// Texts that end a response; they are cut off it
+        stop: Vec<String> = [],
+        /// Whether the model's end token does not end a response
+        ignore_eos: bool = false,
+        /// The seed of all draws
+        #[range(0..)]
+        seed: u64 = 0,
+        #[about(ABOUT_PROMPT)]
+        prompt: Option<String>,
+        #[about(ABOUT_SYSTEM)]
+        system: Option<String>,
+        /// Examples that stand before each prompt, the same for all
+        shots: Option<Shots>,
+        #[about(ABOUT_CHAT)]
+        chat: Chat = "auto",
+        #[about(ABOUT_BACKEND)]
+        backend: BackendChoice = "auto",
+    }
 }
+
+const SHARE_ABOVE_ZERO: Bounds<f64> = Bounds { min: 0.0, max: 1.0, open: true };
 
 fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     prompts::check(check, "data", problems);
@@ -185,8 +148,17 @@ fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     (check.columns)("data").map(|schema| table::schema(&schema))
 }
 
+/// Removes the filters that filter nothing, and what `auto` comes to.
+fn canonicalize(params: &mut Map<String, Value>, model: FindModel<'_>) {
+    for (name, nothing) in [("top_p", 1.0), ("min_p", 0.0), ("repetition_penalty", 1.0)] {
+        canonical::remove_default(params, name, &json!(nothing));
+    }
+    canonical::chat(params, canonical::has_template(model));
+    backend::canonicalize(params, model);
+}
+
 fn run(context: &Context<'_>) -> Result<Outputs, StageError> {
-    let params: Params = context.parameters()?;
+    let params: GenerateParams = context.parameters()?;
     let network = backend::load(context.input("model")?, params.backend)?;
     models::on_threads(context.resources.threads, || {
         Generator::new(context, &params, &network)?.table()
@@ -214,7 +186,7 @@ struct Generator<'a> {
     memo: Memo,
     /// How many rows with each prompt came so far.
     earlier: HashMap<Digest, u64>,
-    figures: Figures,
+    totals: Totals,
     /// Responses that are known from earlier runs.
     known: u64,
 }
@@ -246,11 +218,11 @@ impl Asked {
 impl<'a> Generator<'a> {
     fn new(
         context: &'a Context<'a>,
-        params: &Params,
+        params: &GenerateParams,
         network: &'a Network,
     ) -> Result<Generator<'a>, StageError> {
         let chat = params.chat.resolve(network.tokenizer())?;
-        let &Params { temperature, top_k, top_p, min_p, repetition_penalty, .. } = params;
+        let &GenerateParams { temperature, top_k, top_p, min_p, repetition_penalty, .. } = params;
         let sampling = SamplingParams { temperature, top_k, top_p, min_p, repetition_penalty };
         let prompts = Prompts::new(params.prompt.as_deref(), params.system.clone(), chat)?;
         let renderer = Renderer::new(network.tokenizer(), chat).map_err(failed)?;
@@ -276,7 +248,7 @@ impl<'a> Generator<'a> {
             },
             memo: Memo::open(context, network, &ROW, row)?,
             earlier: HashMap::new(),
-            figures: Figures::default(),
+            totals: Totals::default(),
             known: 0,
         })
     }
@@ -291,7 +263,7 @@ impl<'a> Generator<'a> {
             let asked = self.asked(&batch, first)?;
             let responses = self.responses(&asked, total)?;
             for generated in responses.iter().flatten() {
-                self.figures.add(generated);
+                self.totals.add(generated);
             }
             writer.write(&table::batch(&batch, first, &responses, self.samples)?)?;
             first += batch.num_rows() as u64;
@@ -302,7 +274,7 @@ impl<'a> Generator<'a> {
                 .note(format!("{} of {total} responses were made by earlier runs", self.known));
         }
         let mut outputs = Outputs::main(self.context.cache.store_table(writer)?);
-        outputs.metrics = self.figures.metrics();
+        outputs.metrics = self.totals.metrics();
         outputs.profile = self.network.profile();
         Ok(outputs)
     }
@@ -386,7 +358,7 @@ impl<'a> Generator<'a> {
         };
         let requests: Vec<Request> = missing.iter().map(request).collect();
         let waiting: usize = missing.iter().map(|(_, samples)| samples.len()).sum();
-        let mut done = self.figures.rows + (asked.len() * self.samples - waiting) as u64;
+        let mut done = self.totals.rows + (asked.len() * self.samples - waiting) as u64;
         let mut kept = Ok(());
         let result = self.network.generate(
             &requests,
@@ -411,13 +383,13 @@ impl<'a> Generator<'a> {
 
 /// What is counted over the responses.
 #[derive(Default)]
-struct Figures {
+struct Totals {
     rows: u64,
     tokens: u64,
     stopped: u64,
 }
 
-impl Figures {
+impl Totals {
     fn add(&mut self, generated: &Generated) {
         self.rows += 1;
         self.tokens += generated.token_ids.len() as u64;
@@ -426,10 +398,10 @@ impl Figures {
 
     fn metrics(&self) -> Vec<Metric> {
         vec![
-            figure("rows", self.rows as f64, self.rows),
-            figure("generated_tokens", self.tokens as f64, self.rows),
-            figure("mean_tokens", share(self.tokens, self.rows), self.rows),
-            figure("finish_stop", share(self.stopped, self.rows), self.rows),
+            metric("rows", self.rows as f64, self.rows),
+            metric("generated_tokens", self.tokens as f64, self.rows),
+            metric("mean_tokens", share(self.tokens, self.rows), self.rows),
+            metric("finish_stop", share(self.stopped, self.rows), self.rows),
         ]
     }
 }

@@ -8,7 +8,7 @@
 //! | `generate` | [`generate`] | prompts → responses of a model |
 //! | `score` | [`score`] | responses → their tokens, with the probability of each |
 //! | `mask` | [`mask`] | scored table → table with `loss_mask` |
-//! | `diversify` | [`diversify`] | table → fewer rows of it, and figures about them |
+//! | `diversify` | [`diversify`] | table → fewer rows of it, and metrics about them |
 //! | `finetune` | [`finetune`] | rows → a trained model or adapter, and a log |
 //! | `evaluate` | [`evaluate`] | responses and references → verdicts and accuracy |
 //! | `run` | [`run`] | anything → anything, by a command |
@@ -20,6 +20,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 pub mod backend;
+mod canonical;
 pub mod diversify;
 pub mod draw;
 pub mod evaluate;

@@ -12,88 +12,89 @@ use arrow::array::{
 use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field};
-use serde::Deserialize;
 
 use refrain_cache::Metric;
 use refrain_cache::columns::column;
 use refrain_engine::kind::{
-    Check, Columns, Component, Context, Kind, Outputs, Param, Problem, StageError, Type,
+    Check, Columns, Component, Context, Kind, MetricDecl, Outputs, Parameters, Problem, StageError,
+    Table, choices, parameters,
 };
 
 use crate::draw::RowDraws;
 use crate::quantile::quantile;
-use crate::tables::{self, TABLE, arrow_bug, figure, list_of, row_name, share};
+use crate::tables::{self, TABLE, arrow_bug, list_of, metric, row_name, share};
 
 pub mod rule;
 
 use rule::Rule;
 
-/// A threshold on the perplexity, which is never below 1; the authors' "-1 switches it off" would mask all.
-const THRESHOLD: Type = Type::Float { min: 0.0, max: f64::INFINITY, open: true };
-const SHARE: Type = Type::Float { min: 0.0, max: 1.0, open: false };
+/// The metrics of `mask`.
+const METRICS: &[MetricDecl] = &[
+    MetricDecl::always("response_tokens", "Tokens of the responses"),
+    MetricDecl::always("masked", "Response tokens that are masked"),
+    MetricDecl::always("masked_share", "Share of all response tokens that are masked"),
+    MetricDecl::always("mean_row_masked_share", "Mean of the rows' masked shares"),
+    MetricDecl::always("rows_without_kept_token", "Rows whose response is masked as a whole"),
+    MetricDecl::given("threshold", "Perplexity that `quantile` or `budget` came to", |context| {
+        let found = ["quantile", "budget"].into_iter().any(|way| context.params.contains_key(way));
+        found.then(|| "threshold".to_owned()).into_iter().collect()
+    }),
+];
 
 /// The kind `mask`.
 pub const MASK: Kind = Kind {
     name: "mask",
     about: "Marks which tokens of a scored table are trained on",
     components: &[Component { name: "mask", version: 1 }, TABLE],
-    params: &[
-        Param::required(
-            "data",
-            Type::Reference(Some(refrain_cache::ArtifactKind::Table)),
-            "The scored table",
-        ),
-        Param::optional("above", THRESHOLD, "Masks response tokens whose perplexity is above this"),
-        Param::optional("below", THRESHOLD, "Masks response tokens whose perplexity is below this"),
-        Param::optional(
-            "quantile",
-            SHARE,
-            "Masks above this quantile of the table's response perplexities",
-        ),
-        Param::optional(
-            "budget",
-            SHARE,
-            "Masks this share of the table's response tokens, the most perplexing ones",
-        ),
-        Param::optional(
-            "control",
-            Type::Choice(&["lowest", "random"]),
-            "Masks as many response tokens of each row as `above` would, but others",
-        ),
-        Param::default(
-            "seed",
-            Type::Int { min: 0, max: i64::MAX },
-            "0",
-            "The seed of `control: random`",
-        ),
-    ],
+    params: MaskParams::PARAMS,
     adds: &["loss_mask"],
     outputs: tables::table_and_metrics,
+    metrics: METRICS,
     check,
     expand: None,
-    settle: None,
+    canonicalize: None,
     close_elsewhere: true,
     retryable: false,
     tokens: None,
     run,
 };
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Params {
-    above: Option<f64>,
-    below: Option<f64>,
-    quantile: Option<f64>,
-    budget: Option<f64>,
-    control: Option<Control>,
-    seed: u64,
+parameters! {
+    /// The parameters of `mask`.
+    ///
+    /// A perplexity is never below 1, so that no threshold of the authors' "-1 switches it off" is taken: it would mask
+    /// all tokens.
+    struct MaskParams {
+        /// The scored table
+        data: &Table,
+        /// Masks response tokens whose perplexity is above this
+        #[range(above 0.0)]
+        above: Option<f64>,
+        /// Masks response tokens whose perplexity is below this
+        #[range(above 0.0)]
+        below: Option<f64>,
+        /// Masks above this quantile of the table's response perplexities
+        #[range(0.0..=1.0)]
+        quantile: Option<f64>,
+        /// Masks this share of the table's response tokens, the most perplexing ones
+        #[range(0.0..=1.0)]
+        budget: Option<f64>,
+        /// Masks as many response tokens of each row as `above` would, but others
+        control: Option<Control>,
+        /// The seed of `control: random`
+        #[range(0..)]
+        seed: u64 = 0,
+    }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Control {
-    Lowest,
-    Random,
+choices! {
+    /// Which tokens are masked in place of those above the threshold.
+    enum Control {
+        /// The least perplexing ones.
+        Lowest = "lowest",
+        /// Drawn ones.
+        Random = "random",
+    }
 }
 
 fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
@@ -131,7 +132,7 @@ fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
 }
 
 fn run(ctx: &Context<'_>) -> Result<Outputs, StageError> {
-    let params: Params = ctx.parameters()?;
+    let params: MaskParams = ctx.parameters()?;
     let mut rule = choose_rule(ctx, &params)?;
     let found = rule.threshold().filter(|_| params.quantile.or(params.budget).is_some());
     let mut counts = Counts::default();
@@ -157,19 +158,19 @@ fn run(ctx: &Context<'_>) -> Result<Outputs, StageError> {
 }
 
 /// The rule for the whole table; a quantile and a budget are found in a first pass over its scores.
-fn choose_rule(ctx: &Context<'_>, params: &Params) -> Result<Rule, StageError> {
+fn choose_rule(ctx: &Context<'_>, params: &MaskParams) -> Result<Rule, StageError> {
     match *params {
-        Params { above: Some(threshold), control, .. } => Ok(match control {
+        MaskParams { above: Some(threshold), control, .. } => Ok(match control {
             None => Rule::Above(threshold),
             Some(Control::Lowest) => Rule::Lowest(threshold),
             Some(Control::Random) => Rule::Random(threshold),
         }),
-        Params { below: Some(threshold), .. } => Ok(Rule::Below(threshold)),
-        Params { quantile: Some(q), .. } => {
+        MaskParams { below: Some(threshold), .. } => Ok(Rule::Below(threshold)),
+        MaskParams { quantile: Some(q), .. } => {
             let (mut predicted, _) = all_perplexities(ctx)?;
             Ok(quantile(&mut predicted, q).map_or(Rule::Nothing, Rule::Above))
         }
-        Params { budget: Some(share), .. } => {
+        MaskParams { budget: Some(share), .. } => {
             let (mut predicted, tokens) = all_perplexities(ctx)?;
             Ok(rule::budget(&mut predicted, rule::whole_part(share, tokens)))
         }
@@ -285,7 +286,7 @@ fn list_of_bools(values: Vec<bool>, ends: Vec<i32>) -> Result<ArrayRef, StageErr
     Ok(Arc::new(ListArray::try_new(item, offsets, values, None::<NullBuffer>).map_err(arrow_bug)?))
 }
 
-/// What the figures are made of.
+/// What the metrics are made of.
 #[derive(Debug, Default)]
 struct Counts {
     rows: u64,
@@ -308,19 +309,19 @@ impl Counts {
         }
     }
 
-    /// The figures; `threshold` is one that was found in the table.
+    /// The metrics; `threshold` is one that was found in the table.
     fn metrics(&self, threshold: Option<f64>) -> Vec<Metric> {
         let mean_share = self.sum_of_row_shares / self.rows_with_response as f64;
-        let mut figures = vec![
-            figure("response_tokens", self.response_tokens as f64, self.rows),
-            figure("masked", self.masked as f64, self.response_tokens),
-            figure("masked_share", share(self.masked, self.response_tokens), self.response_tokens),
-            figure("mean_row_masked_share", mean_share, self.rows_with_response),
-            figure("rows_without_kept_token", self.rows_without_kept_token as f64, self.rows),
+        let mut metrics = vec![
+            metric("response_tokens", self.response_tokens as f64, self.rows),
+            metric("masked", self.masked as f64, self.response_tokens),
+            metric("masked_share", share(self.masked, self.response_tokens), self.response_tokens),
+            metric("mean_row_masked_share", mean_share, self.rows_with_response),
+            metric("rows_without_kept_token", self.rows_without_kept_token as f64, self.rows),
         ];
-        figures.extend(
-            threshold.map(|threshold| figure("threshold", threshold, self.response_tokens)),
+        metrics.extend(
+            threshold.map(|threshold| metric("threshold", threshold, self.response_tokens)),
         );
-        figures
+        metrics
     }
 }

@@ -5,10 +5,9 @@ mod template;
 
 use arrow::array::{Array, AsArray, ListArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Fields};
-use serde::Deserialize;
 
 use refrain_cache::columns::{column, optional_column};
-use refrain_engine::kind::{Check, Context, Param, Problem, StageError, Type};
+use refrain_engine::kind::{Check, Context, Problem, StageError, choices, one_of};
 use refrain_lm::render;
 use refrain_lm::tokenizer::Tokenizer;
 
@@ -16,43 +15,34 @@ use crate::tables::{list_of, row_name};
 
 use template::Template;
 
-pub(crate) use shots::{SHOTS, Shots};
+pub(crate) use shots::Shots;
 
-/// The type of the parameter `chat`.
-pub(crate) const CHAT: Type = Type::OneOf(&[Type::Bool, Type::Choice(&["auto"])]);
+/// The help of the parameter `prompt`.
+pub(crate) const ABOUT_PROMPT: &str = "A minijinja template over the row's columns that makes the prompt; without it the column `prompt`, else `messages`";
 
-/// What makes a row's prompt.
-pub(crate) const PROMPT: Param = Param::optional(
-    "prompt",
-    Type::Text,
-    "A minijinja template over the row's columns that makes the prompt; without it the column `prompt`, else `messages`",
-);
-/// The system turn.
-pub(crate) const SYSTEM: Param = Param::optional(
-    "system",
-    Type::Text,
-    "A system turn before the prompt; a row that brings its own keeps that",
-);
-/// Whether rows are rendered as chats.
-pub(crate) const CHAT_PARAM: Param = Param::default(
-    "chat",
-    CHAT,
-    "\"auto\"",
-    "Whether the model's chat template is used; `auto`: when its tokenizer has one",
-);
+/// The help of the parameter `system`.
+pub(crate) const ABOUT_SYSTEM: &str =
+    "A system turn before the prompt; a row that brings its own keeps that";
 
-/// The value of `chat`.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(untagged)]
-pub(crate) enum Chat {
-    Given(bool),
-    Word(ChatWord),
+/// The help of the parameter `chat`.
+pub(crate) const ABOUT_CHAT: &str =
+    "Whether the model's chat template is used; `auto`: when its tokenizer has one";
+
+choices! {
+    /// The word that leaves a choice to the program.
+    pub(crate) enum Auto {
+        /// What the model decides.
+        Auto = "auto",
+    }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum ChatWord {
-    Auto,
+one_of! {
+    /// Whether rows are rendered as chats.
+    #[derive(Copy, PartialEq)]
+    pub(crate) enum Chat {
+        Given(bool),
+        Word(Auto),
+    }
 }
 
 impl Chat {
@@ -64,7 +54,7 @@ impl Chat {
                 "leave `chat` out, or add a `chat_template.jinja` to the model's folder",
             )),
             (Chat::Given(chat), _) => Ok(chat),
-            (Chat::Word(ChatWord::Auto), has) => Ok(has),
+            (Chat::Word(Auto::Auto), has) => Ok(has),
         }
     }
 }

@@ -17,14 +17,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use refrain_cache::write::{copy_file, create_dir_all};
 use refrain_cache::{Artifact, ArtifactKind, TableReader};
 use refrain_engine::kind::{
-    Check, Columns, Component, Context, Input, Kind, MAIN, OutputDecl, Outputs, Param, Problem,
-    StageError, Type, placeholders,
+    Anything, Check, Columns, CommandText, Component, Context, Input, Kind, MAIN, OutputDecl,
+    Outputs, Parameters, Problem, SecretText, StageError, parameters, placeholders,
 };
 use refrain_engine::source::model_folder::counts;
 
@@ -44,35 +43,14 @@ pub const RUN: Kind = Kind {
     name: "run",
     about: "Runs any command",
     components: &[Component { name: "run", version: 1 }, TABLE],
-    params: &[
-        Param::required(
-            "command",
-            Type::List(&Type::Command),
-            "The program and its arguments; no shell is involved",
-        ),
-        Param::default(
-            "inputs",
-            Type::Map(&Type::Reference(None)),
-            "{}",
-            "What the command reads, as `${in.NAME}`",
-        ),
-        Param::required(
-            "outputs",
-            Type::Map(&Type::Choice(&["table", "model", "file"])),
-            "What the command writes, as `${out.NAME}`",
-        ),
-        Param::default(
-            "environment",
-            Type::Map(&Type::Secret),
-            "{}",
-            "Variables that the command sees",
-        ),
-    ],
+    params: RunParams::PARAMS,
     adds: &[],
     outputs,
+    // A command writes tables; what it measures is in them.
+    metrics: &[],
     check,
     expand: None,
-    settle: None,
+    canonicalize: None,
     // Nobody knows what a command computes.
     close_elsewhere: false,
     retryable: true,
@@ -80,15 +58,18 @@ pub const RUN: Kind = Kind {
     run,
 };
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Params {
-    command: Vec<String>,
-    /// Holds nothing: references are not values. It is named so that no other name passes.
-    #[serde(rename = "inputs")]
-    _inputs: Map<String, Value>,
-    outputs: BTreeMap<String, ArtifactKind>,
-    environment: BTreeMap<String, String>,
+parameters! {
+    /// The parameters of `run`.
+    struct RunParams {
+        /// The program and its arguments; no shell is involved
+        command: Vec<CommandText>,
+        /// What the command reads, as `${in.NAME}`
+        inputs: Map<&Anything>,
+        /// What the command writes, as `${out.NAME}`
+        outputs: BTreeMap<String, ArtifactKind>,
+        /// Variables that the command sees
+        environment: BTreeMap<String, SecretText> = {},
+    }
 }
 
 fn outputs(params: &Map<String, Value>) -> Vec<OutputDecl> {
@@ -168,7 +149,7 @@ fn check_placeholder(
 }
 
 fn run(ctx: &Context<'_>) -> Result<Outputs, StageError> {
-    let params: Params = ctx.parameters()?;
+    let params: RunParams = ctx.parameters()?;
     let scratch = ctx.cache.scratch_dir()?;
     let folder = scratch.path();
     let inputs = copy_inputs(ctx, folder)?;
@@ -178,7 +159,7 @@ fn run(ctx: &Context<'_>) -> Result<Outputs, StageError> {
         _ => None,
     };
     let mut command = Vec::with_capacity(params.command.len());
-    for text in &params.command {
+    for CommandText(text) in &params.command {
         command.push(
             fill(text, place)
                 .map_err(|name| StageError::bug(format!("`{name}` is not declared")))?,
@@ -242,13 +223,13 @@ type Variables = BTreeMap<String, String>;
 /// The variables of the command, and the secret values among what they are made of.
 fn environment(
     ctx: &Context<'_>,
-    given: &Variables,
+    given: &BTreeMap<String, SecretText>,
 ) -> Result<(Variables, Vec<String>), StageError> {
     let passed =
         PASSED.iter().filter_map(|name| Some((name.to_string(), (ctx.environment)(name)?)));
     let mut variables: Variables = passed.collect();
     let secrets = std::cell::RefCell::new(Vec::new());
-    for (name, text) in given {
+    for (name, SecretText(text)) in given {
         let resolve = |placeholder: &str| {
             let value = (ctx.environment)(placeholder.strip_prefix("env:")?)?;
             secrets.borrow_mut().push(value.clone());

@@ -7,26 +7,28 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Float64Array, Int32Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use rayon::prelude::*;
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use refrain_cache::columns::{column, with_column, without_column};
 use refrain_cache::{Metric, TableReader};
 use refrain_engine::kind::{
-    ArtifactKind, Check, Columns, Component, Context, Kind, Outputs, Param, Problem, StageError,
-    Type,
+    Check, Columns, Component, Context, Kind, MetricDecl, Model, Outputs, Parameters, Problem,
+    StageError, Table, choices, parameters,
 };
 use refrain_lm::render::Renderer;
 
-use crate::backend::{self, BACKEND, Choice, Network};
+use crate::backend::{self, ABOUT_BACKEND, BackendChoice, Network};
+use crate::canonical::{self, FindModel};
 use crate::lists::{float_lists, int_lists};
 use crate::memo::{self, Memo};
 use crate::models::{self, failed};
-use crate::prompts::{self, CHAT_PARAM, Chat, PROMPT, Prompts, SYSTEM, cell, row_error, with_row};
-use crate::tables::{self, TABLE, figure, list_of, with_fields};
-use crate::tokens::{Tokens, check_tokens};
+use crate::prompts::{
+    self, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Chat, Prompts, cell, row_error, with_row,
+};
+use crate::tables::{self, TABLE, list_of, metric, with_fields};
+use crate::tokens::{MOST_TOKENS, Tokens, check_tokens};
 
-use window::{Piece, WINDOW, Window, pieces};
+use window::{Piece, Window, pieces};
 
 /// Rows that are rendered and scored together before they are written.
 const WINDOW_ROWS: usize = 512;
@@ -44,6 +46,15 @@ const STALE: [&str; 2] = ["loss_mask", "perplexities"];
 /// What makes log-probabilities of tokens.
 const ROW: [Component; 1] = [Component { name: "lm", version: 1 }];
 
+/// The metrics of `score`.
+const METRICS: &[MetricDecl] = &[
+    MetricDecl::always("rows", "Rows of the table"),
+    MetricDecl::always("tokens", "Tokens of all rows"),
+    MetricDecl::always("response_tokens", "Tokens of the responses that have a probability"),
+    MetricDecl::always("mean_perplexity", "Mean of the rows' perplexities"),
+    MetricDecl::always("perplexity", "Perplexity over all response tokens"),
+];
+
 /// The kind `score`.
 pub const SCORE: Kind = Kind {
     name: "score",
@@ -54,67 +65,53 @@ pub const SCORE: Kind = Kind {
         Component { name: "render", version: 1 },
         TABLE,
     ],
-    params: &[
-        Param::required(
-            "model",
-            Type::Reference(Some(ArtifactKind::Model)),
-            "The model that scores",
-        ),
-        Param::required(
-            "data",
-            Type::Reference(Some(ArtifactKind::Table)),
-            "The table with prompts and responses",
-        ),
-        Param::default(
-            "of",
-            Type::Choice(&["response", "text"]),
-            "\"response\"",
-            "`response`: prompt and response as rendered, the end of turn included; `text`: the response alone",
-        ),
-        PROMPT,
-        SYSTEM,
-        CHAT_PARAM,
-        BACKEND,
-        Param::optional(
-            "max_tokens",
-            Type::Int { min: 2, max: i32::MAX as i64 },
-            "A longer row is cut to so many tokens; without it a row longer than the model's context is an error",
-        ),
-        Param::optional(
-            "window",
-            Type::Record(WINDOW),
-            "A longer row is seen through overlapping windows; a token's probability is that in the first one that \
-             reaches it",
-        ),
-    ],
+    params: ScoreParams::PARAMS,
     adds: &["text", "token_ids", "logprobs", "offsets", "prompt_tokens", "perplexity"],
     outputs: tables::table_and_metrics,
+    metrics: METRICS,
     check,
     expand: None,
-    settle: Some(backend::settle),
+    canonicalize: Some(canonicalize),
     close_elsewhere: true,
     retryable: false,
     tokens: Some("response_tokens"),
     run,
 };
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Params {
-    of: Of,
-    prompt: Option<String>,
-    system: Option<String>,
-    chat: Chat,
-    backend: Choice,
-    max_tokens: Option<usize>,
-    window: Option<Window>,
+parameters! {
+    /// The parameters of `score`.
+    struct ScoreParams {
+        /// The model that scores
+        model: &Model,
+        /// The table with prompts and responses
+        data: &Table,
+        /// `response`: prompt and response as rendered, the end of turn included; `text`: the response alone
+        of: ScoreTarget = "response",
+        #[about(ABOUT_PROMPT)]
+        prompt: Option<String>,
+        #[about(ABOUT_SYSTEM)]
+        system: Option<String>,
+        #[about(ABOUT_CHAT)]
+        chat: Chat = "auto",
+        #[about(ABOUT_BACKEND)]
+        backend: BackendChoice = "auto",
+        /// A longer row is cut to so many tokens; without it a row longer than the model's context is an error
+        #[range(2..=MOST_TOKENS)]
+        max_tokens: Option<usize>,
+        /// A longer row is seen through overlapping windows; a token's probability is that in the first one that
+        /// reaches it
+        window: Option<Window>,
+    }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Of {
-    Response,
-    Text,
+choices! {
+    /// What is scored.
+    enum ScoreTarget {
+        /// Prompt and response as rendered.
+        Response = "response",
+        /// The response alone.
+        Text = "text",
+    }
 }
 
 fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
@@ -143,6 +140,13 @@ fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
         prompts::check(check, "data", problems);
     }
     (check.columns)("data").map(|schema| output_schema(&schema))
+}
+
+fn canonicalize(params: &mut Map<String, Value>, model: FindModel<'_>) {
+    // A response alone is never a chat.
+    let has_template = if of_text(params) { Some(false) } else { canonical::has_template(model) };
+    canonical::chat(params, has_template);
+    backend::canonicalize(params, model);
 }
 
 fn check_window(params: &Map<String, Value>, problems: &mut Vec<Problem>) {
@@ -190,7 +194,7 @@ fn output_schema(input: &Schema) -> SchemaRef {
 }
 
 fn run(context: &Context<'_>) -> Result<Outputs, StageError> {
-    let params: Params = context.parameters()?;
+    let params: ScoreParams = context.parameters()?;
     let network = backend::load(context.input("model")?, params.backend)?;
     models::on_threads(context.resources.threads, || {
         Scorer::new(context, &params, &network)?.table()
@@ -200,7 +204,7 @@ fn run(context: &Context<'_>) -> Result<Outputs, StageError> {
 /// One node's work.
 struct Scorer<'a> {
     context: &'a Context<'a>,
-    of: Of,
+    of: ScoreTarget,
     max_tokens: Option<usize>,
     window: Option<Window>,
     network: &'a Network,
@@ -219,10 +223,11 @@ struct Scored {
 impl<'a> Scorer<'a> {
     fn new(
         context: &'a Context<'a>,
-        params: &Params,
+        params: &ScoreParams,
         network: &'a Network,
     ) -> Result<Scorer<'a>, StageError> {
-        let chat = params.of == Of::Response && params.chat.resolve(network.tokenizer())?;
+        let chat =
+            params.of == ScoreTarget::Response && params.chat.resolve(network.tokenizer())?;
         let context_length = network.sizes().0;
         if let Some(Window { length, .. }) = params.window
             && length > context_length
@@ -249,15 +254,15 @@ impl<'a> Scorer<'a> {
     fn table(&self) -> Result<Outputs, StageError> {
         let input = TableReader::open(self.context.table("data")?)?;
         let mut writer = self.context.cache.new_table(output_schema(input.schema()))?;
-        let mut figures = Figures::default();
+        let mut totals = Totals::default();
         let mut known = 0;
         for batch in input.batches(None, WINDOW_ROWS)? {
             let batch = batch?;
             let (rows, from_memo) =
-                self.score(self.tokens(&batch, figures.rows)?, figures.rows, input.rows())?;
+                self.score(self.tokens(&batch, totals.rows)?, totals.rows, input.rows())?;
             known += from_memo;
-            writer.write(&scored_batch(&batch, &rows, &mut figures)?)?;
-            self.context.progress.set(figures.rows, Some(input.rows()), "rows");
+            writer.write(&scored_batch(&batch, &rows, &mut totals)?)?;
+            self.context.progress.set(totals.rows, Some(input.rows()), "rows");
         }
         if known > 0 {
             let total = input.rows();
@@ -266,7 +271,7 @@ impl<'a> Scorer<'a> {
                 .note(format!("{known} of {total} rows were scored by earlier runs"));
         }
         let mut outputs = Outputs::main(self.context.cache.store_table(writer)?);
-        outputs.metrics = figures.metrics();
+        outputs.metrics = totals.metrics();
         outputs.profile = self.network.profile();
         Ok(outputs)
     }
@@ -276,17 +281,17 @@ impl<'a> Scorer<'a> {
         self.context.cancel.check()?;
         let responses = column::<StringArray>(batch, "response")?;
         let prompts = match self.of {
-            Of::Response => self.prompts.of_batch(batch, first)?,
-            Of::Text => Vec::new(),
+            ScoreTarget::Response => self.prompts.of_batch(batch, first)?,
+            ScoreTarget::Text => Vec::new(),
         };
         let row = |row: usize| {
             let response = cell(responses, row)
                 .ok_or_else(|| row_error(batch, row, first, "`response` is missing"))?;
             let rendered = match self.of {
-                Of::Response => {
+                ScoreTarget::Response => {
                     with_row(&prompts[row], Some(response), |text| self.renderer.full(text))
                 }
-                Of::Text => self.renderer.text_only(response),
+                ScoreTarget::Text => self.renderer.text_only(response),
             };
             let rendered =
                 rendered.map_err(|error| row_error(batch, row, first, &error.to_string()))?;
@@ -363,13 +368,13 @@ impl<'a> Scorer<'a> {
     }
 }
 
-/// The batch with the columns of the scores; adds the rows to the figures.
+/// The batch with the columns of the scores; adds the rows to the totals.
 fn scored_batch(
     batch: &RecordBatch,
     rows: &[Scored],
-    figures: &mut Figures,
+    totals: &mut Totals,
 ) -> Result<RecordBatch, StageError> {
-    let perplexities: Float64Array = rows.iter().map(|row| figures.add(row)).collect();
+    let perplexities: Float64Array = rows.iter().map(|row| totals.add(row)).collect();
     let prompt_tokens: Int32Array =
         rows.iter().map(|row| Some(row.tokens.prompt_tokens as i32)).collect();
     let texts = StringArray::from_iter_values(rows.iter().map(|row| row.tokens.text.as_str()));
@@ -393,7 +398,7 @@ fn scored_batch(
 
 /// What is summed over the rows, in their order.
 #[derive(Default)]
-struct Figures {
+struct Totals {
     rows: u64,
     tokens: u64,
     /// Response tokens with a probability.
@@ -404,7 +409,7 @@ struct Figures {
     perplexities: f64,
 }
 
-impl Figures {
+impl Totals {
     /// Adds a row; its perplexity is the answer: `None` where the response is empty or was cut off.
     fn add(&mut self, row: &Scored) -> Option<f64> {
         self.rows += 1;
@@ -428,17 +433,17 @@ impl Figures {
     }
 
     fn metrics(&self) -> Vec<Metric> {
-        let count = |name, value: u64| figure(name, value as f64, self.rows);
+        let count = |name, value: u64| metric(name, value as f64, self.rows);
         vec![
             count("rows", self.rows),
             count("tokens", self.tokens),
             count("response_tokens", self.response_tokens),
-            figure(
+            metric(
                 "mean_perplexity",
                 self.perplexities / self.rows_with_perplexity as f64,
                 self.rows_with_perplexity,
             ),
-            figure(
+            metric(
                 "perplexity",
                 libm::exp(self.surprise / self.response_tokens as f64),
                 self.response_tokens,

@@ -20,13 +20,13 @@ pub const TABLE: Component = Component { name: "table", version: 1 };
 /// Rows read together. It cannot change a result: the writer slices on its own.
 pub const BATCH_ROWS: usize = 1024;
 
-/// The outputs of a kind that makes a table and figures about it.
+/// The outputs of a kind that makes a table and metrics about it.
 pub fn table_and_metrics(_: &Map<String, Value>) -> Vec<OutputDecl> {
     [MAIN, "metrics"].map(|name| OutputDecl { name: name.into(), kind: ArtifactKind::Table }).into()
 }
 
-/// A figure over `n` things, without an interval.
-pub fn figure(metric: &str, value: f64, n: u64) -> Metric {
+/// A metric over `n` things, without an interval.
+pub fn metric(metric: &str, value: f64, n: u64) -> Metric {
     Metric { metric: metric.to_owned(), value, n, low: None, high: None }
 }
 

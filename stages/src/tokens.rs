@@ -7,6 +7,9 @@ use refrain_lm::render::Rendered;
 
 use crate::tables::row_name;
 
+/// The largest number of tokens that a parameter can ask for.
+pub(crate) const MOST_TOKENS: i64 = i32::MAX as i64;
+
 /// A rendered row.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Tokens {

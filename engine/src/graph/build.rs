@@ -457,8 +457,8 @@ impl<'a> Builder<'a> {
             }
             None => {
                 let stage = &self.workflow.stages[frame.decl - sources.len()];
-                if let Some(settle) = stage.kind.settle {
-                    settle(&mut values, &|path| self.model_source(&frame.edges, path));
+                if let Some(canonicalize) = stage.kind.canonicalize {
+                    canonicalize(&mut values, &|path| self.model_source(&frame.edges, path));
                 }
                 let shared = &mut self.shared[frame.decl - sources.len()];
                 let outputs = shared.outputs((stage.kind.outputs)(&values));
@@ -492,12 +492,18 @@ impl<'a> Builder<'a> {
         known.by_axes[place].1.insert(project(frame.axes, point), id);
     }
 
-    /// Where the model at an input lies, if it is a source.
+    /// Finds the source from which the model at an input descends: itself, or the one at the same input
+    /// of the stage that makes it, and so on.
     fn model_source(&self, edges: &[Edge], path: &str) -> Option<PathBuf> {
-        let edge = edges.iter().find(|edge| edge.path == path)?;
-        match &self.nodes[edge.node.index()].work {
-            Work::Model(path) => Some(path.clone()),
-            _ => None,
+        let mut edges = edges;
+        loop {
+            let edge = edges.iter().find(|edge| edge.path == path)?;
+            let node = &self.nodes[edge.node.index()];
+            match &node.work {
+                Work::Model(path) => return Some(path.clone()),
+                Work::Stage { .. } => edges = &node.inputs,
+                _ => return None,
+            }
         }
     }
 

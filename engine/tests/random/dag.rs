@@ -416,6 +416,7 @@ fn kinds() -> Kinds {
     let kind = |name, params, run| Kind {
         params,
         outputs: |_| vec![OutputDecl { name: MAIN.into(), kind: ArtifactKind::Table }],
+        metrics: &[],
         close_elsewhere: false,
         ..kind(name, run)
     };

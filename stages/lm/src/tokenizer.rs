@@ -109,6 +109,21 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
+    /// Whether the tokenizer of a model folder has a chat template, without reading the tokenizer itself; `None` where
+    /// the folder has none, or files that cannot be read.
+    pub fn folder_has_chat_template(folder: &Path) -> Option<bool> {
+        if !folder.join("tokenizer.json").is_file() {
+            return None;
+        }
+        if folder.join("chat_template.jinja").is_file() {
+            return Some(true);
+        }
+        match read_optional(&folder.join("tokenizer_config.json")).ok()? {
+            Some(text) => Some(template_in(&serde_json::from_str(&text).ok()?).is_some()),
+            None => Some(false),
+        }
+    }
+
     /// The tokenizer of a `tokenizer.json` and a `tokenizer_config.json` (or null) in memory; `path` is where they come
     /// from.
     ///

@@ -4,10 +4,9 @@ use std::collections::HashSet;
 
 use arrow::datatypes::DataType;
 use arrow::row::{RowConverter, SortField};
-use serde::Deserialize;
 use serde_json::Value;
 
-use refrain_engine::kind::{Check, Context, Problem, StageError};
+use refrain_engine::kind::{Check, Context, Problem, StageError, choices, one_of, parameters};
 
 use crate::tables::{self, arrow_bug};
 
@@ -18,46 +17,49 @@ const USUAL: [&str; 3] = ["prompt", "messages", "response"];
 
 const NOTHING_USUAL: &str = "the table has neither `prompt`, `messages` nor `response`";
 
-/// The parameter `dedupe`.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-pub(super) enum Dedupe {
-    /// `exact`: prompt and response.
-    Usual(Exact),
-    /// `{ semantic: … }`.
-    Semantic {
-        /// The least cosine of equal responses.
-        semantic: f64,
-    },
-    /// `{ exact: … }`.
-    Named {
-        /// The columns.
-        exact: Names,
-    },
+one_of! {
+    /// The parameter `dedupe`: equal in prompt and response, or as the record says.
+    pub(super) enum Dedupe {
+        Usual(Exact),
+        Named(DedupeBy),
+    }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Exact {
-    Exact,
+choices! {
+    /// The word for prompt and response.
+    pub(super) enum Exact {
+        Exact = "exact",
+    }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-pub(super) enum Names {
-    One(String),
-    Several(Vec<String>),
+parameters! {
+    /// What makes rows equal; exactly one of the two.
+    pub(super) struct DedupeBy {
+        /// The columns that are compared
+        exact: Option<ColumnNames>,
+        /// Responses are equal from this cosine of their embeddings on
+        #[range(-1.0..=1.0)]
+        semantic: Option<f64>,
+    }
+}
+
+one_of! {
+    /// One column, or several.
+    pub(super) enum ColumnNames {
+        One(String),
+        Several(Vec<String>),
+    }
 }
 
 impl Dedupe {
-    /// The columns that are named; empty for the usual ones.
+    /// Returns the named columns; empty for the usual ones.
     fn named(&self) -> Vec<&str> {
         match self {
-            Dedupe::Usual(Exact::Exact) | Dedupe::Semantic { .. } => Vec::new(),
-            Dedupe::Named { exact: Names::One(name) } => vec![name],
-            Dedupe::Named { exact: Names::Several(names) } => {
+            Dedupe::Named(DedupeBy { exact: Some(ColumnNames::One(name)), .. }) => vec![name],
+            Dedupe::Named(DedupeBy { exact: Some(ColumnNames::Several(names)), .. }) => {
                 names.iter().map(String::as_str).collect()
             }
+            Dedupe::Usual(_) | Dedupe::Named(_) => Vec::new(),
         }
     }
 }
@@ -98,7 +100,7 @@ pub(super) fn check(check: &Check<'_>, dedupe: &Value, problems: &mut Vec<Proble
 ///
 /// Rows are equal when BLAKE3 of their columns' values is: 32 bytes a different row are held in memory.
 pub(super) fn choose(ctx: &Context<'_>, dedupe: &Dedupe) -> Result<Vec<u64>, StageError> {
-    if let Dedupe::Semantic { semantic } = dedupe {
+    if let Dedupe::Named(DedupeBy { semantic: Some(semantic), .. }) = dedupe {
         return embedded::unlike(ctx, *semantic);
     }
     let columns = match dedupe.named() {

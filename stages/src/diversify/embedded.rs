@@ -11,9 +11,10 @@ use refrain_lm::embed::{EmbedError, Embedder};
 use refrain_lm::model::ModelPath;
 
 use crate::models::{self, failed, model_failed};
-use crate::tables::{self, figure};
+use crate::tables::{self, metric};
 
-use super::likeness::Vectors;
+use super::Measure;
+use super::similarity::Vectors;
 
 /// The measures that need embeddings.
 pub(super) const MEASURES: [&str; 3] = ["vendi", "dcscore", "cosine_distance"];
@@ -27,20 +28,22 @@ struct Embedded {
     all: u64,
 }
 
-/// The figures of a table's responses, in the order of `names`; rows without one do not count.
+/// The metrics of a table's responses, in the order of `measures`; rows without one do not count.
 pub(super) fn measure(
     ctx: &Context<'_>,
-    names: &[&str],
+    measures: &[Measure],
     table: &Path,
 ) -> Result<Vec<Metric>, StageError> {
     models::on_threads(ctx.resources.threads, || {
         let Embedded { vectors, rows, .. } = embed(ctx, table)?;
-        let value = |name: &str| match name {
-            "vendi" => vectors.vendi(),
-            "dcscore" => vectors.dcscore(),
-            _ => vectors.mean_distance(),
+        let value = |measure: &Measure| match measure {
+            Measure::Vendi => Some(("vendi", vectors.vendi())),
+            Measure::Dcscore => Some(("dcscore", vectors.dcscore())),
+            Measure::CosineDistance => Some(("cosine_distance", vectors.mean_distance())),
+            _ => None,
         };
-        Ok(names.iter().map(|name| figure(name, value(name), rows.len() as u64)).collect())
+        let values = measures.iter().filter_map(value);
+        Ok(values.map(|(name, value)| metric(name, value, rows.len() as u64)).collect())
     })
 }
 

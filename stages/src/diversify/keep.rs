@@ -8,44 +8,53 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int32Array, RecordBat
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use arrow::row::{RowConverter, SortField};
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use refrain_cache::columns::optional_column;
-use refrain_engine::kind::{Check, Context, Problem, StageError, type_name};
+use refrain_engine::kind::{Check, Context, Problem, StageError, one_of, parameters, type_name};
 
+use crate::canonical;
 use crate::draw::RowDraws;
 use crate::tables::{self, arrow_bug};
 
 const NUMBERS: [DataType; 4] =
     [DataType::Float64, DataType::Float32, DataType::Int64, DataType::Int32];
 
-/// The parameter `keep`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Keep {
-    per: Option<String>,
-    r#where: Option<Where>,
-    lowest: Option<String>,
-    highest: Option<String>,
-    median: Option<String>,
-    random: Option<bool>,
-    count: Option<usize>,
+parameters! {
+    /// The parameter `keep`.
+    pub(super) struct KeepRule {
+        /// The column whose equal values make a group; without it all rows are one
+        per: Option<String>,
+        /// Only rows where this bool column is true, or where columns have these values
+        r#where: Option<Where>,
+        /// Of each group the rows with the lowest values of this column
+        lowest: Option<String>,
+        /// Of each group the rows with the highest values of this column
+        highest: Option<String>,
+        /// Of each group the row with the lower median of this column
+        median: Option<String>,
+        /// Of each group rows drawn without replacement
+        random: Option<bool>,
+        /// Rows kept of each group (1; with `where` alone all, in their order)
+        #[range(1..)]
+        count: Option<usize>,
+    }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Where {
-    Column(String),
-    Values(Map<String, Value>),
+one_of! {
+    /// A condition on rows.
+    pub(super) enum Where {
+        Column(String),
+        Values(Map<String, Value>),
+    }
 }
 
 /// The column whose values rank the rows of a group.
-fn ranking(keep: &Keep) -> Option<&String> {
+fn ranking(keep: &KeepRule) -> Option<&String> {
     keep.lowest.as_ref().or(keep.highest.as_ref()).or(keep.median.as_ref())
 }
 
-impl Keep {
+impl KeepRule {
     /// How many rows of a group are kept.
     fn count(&self) -> usize {
         self.count.unwrap_or(if self.only_filters() { usize::MAX } else { 1 })
@@ -98,6 +107,17 @@ pub(super) fn check(check: &Check<'_>, keep: &Map<String, Value>, problems: &mut
     }
 }
 
+/// Removes what is given as it is by default. Of a condition alone all rows are kept, so that a count of 1 then counts.
+pub(super) fn canonicalize(keep: &mut Map<String, Value>) {
+    canonical::remove_default(keep, "random", &Value::Bool(false));
+    if ["per", "lowest", "highest", "median", "random"]
+        .into_iter()
+        .any(|name| keep.contains_key(name))
+    {
+        canonical::remove_default(keep, "count", &Value::from(1));
+    }
+}
+
 /// A column of `where` must be there and be able to hold the value.
 fn check_value(check: &Check<'_>, column: &str, value: &Value, problems: &mut Vec<Problem>) {
     check.need(problems, "data", column, &[]);
@@ -144,7 +164,7 @@ struct Candidate {
 }
 
 /// Reads what decides, and nothing else, and chooses.
-pub(super) fn choose(ctx: &Context<'_>, keep: &Keep, seed: u64) -> Result<Chosen, StageError> {
+pub(super) fn choose(ctx: &Context<'_>, keep: &KeepRule, seed: u64) -> Result<Chosen, StageError> {
     let mut wanted = tables::present(ctx, "data", &["id", "sample"])?;
     wanted.extend(keep.per.as_deref());
     wanted.extend(ranking(keep).map(String::as_str));
@@ -319,7 +339,7 @@ impl Ranks {
     fn new(
         batch: &RecordBatch,
         first_row: u64,
-        keep: &Keep,
+        keep: &KeepRule,
         seed: u64,
     ) -> Result<Ranks, StageError> {
         if let Some(name) = ranking(keep) {

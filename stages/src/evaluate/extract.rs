@@ -2,6 +2,8 @@
 
 use regex::Regex;
 
+use super::number::numbers;
+
 /// A way to find the answer in a text.
 #[derive(Debug, Clone)]
 pub enum Extract {
@@ -9,8 +11,8 @@ pub enum Extract {
     Whole,
     /// The last number.
     LastNumber,
-    /// What follows the last `####` on its line: the first number there, or else that text; without `####` the last
-    /// number of the text. GSM8K marks its answers so (Cobbe and others 2021).
+    /// The number directly behind the last `####` that has one, as GSM8K marks its answers (Cobbe and others 2021);
+    /// without such a mark the last number. A heading (`#### Step 2`) is not a mark.
     Marked,
     /// What follows the last occurrence of a text, up to the end of its line.
     After(String),
@@ -23,13 +25,12 @@ impl Extract {
     pub fn find<'t>(&self, text: &'t str) -> Option<&'t str> {
         match self {
             Extract::Whole => Some(text).filter(|text| !text.trim().is_empty()),
-            Extract::LastNumber => numbers(text).last(),
-            Extract::Marked => match rest_of_line(text, "####") {
-                Some(rest) => {
-                    Some(lone_number(rest).unwrap_or(rest)).filter(|rest| !rest.is_empty())
-                }
-                None => numbers(text).last(),
-            },
+            Extract::LastNumber => last_number(text),
+            Extract::Marked => {
+                let mut lines =
+                    text.rmatch_indices("####").map(|(at, mark)| &text[at + mark.len()..]);
+                lines.find_map(|rest| marked_number(first_line(rest))).or_else(|| last_number(text))
+            }
             Extract::After(mark) => rest_of_line(text, mark).filter(|rest| !rest.is_empty()),
             Extract::Regex(pattern) => {
                 let found = pattern.captures(text)?;
@@ -41,61 +42,49 @@ impl Extract {
 }
 
 fn rest_of_line<'t>(text: &'t str, mark: &str) -> Option<&'t str> {
-    let rest = &text[text.rfind(mark)? + mark.len()..];
-    Some(rest.lines().next().unwrap_or("").trim())
+    text.rfind(mark).map(|at| first_line(&text[at + mark.len()..]))
 }
 
-/// The first number of a text, unless it goes on to another as `1/2`, `3:30`, `1, 2` and `2^5` do: half of such an answer
-/// must not pass for the whole.
-fn lone_number(text: &str) -> Option<&str> {
-    let number = numbers(text).next()?;
-    let (_, after) = text.split_once(number)?;
-    let joint = after.trim_start().strip_prefix(['/', ':', ',', '^', '*', '+', '-', '=']);
-    let goes_on =
-        joint.is_some_and(|rest| rest.trim_start().starts_with(|c: char| c.is_ascii_digit()));
-    (!goes_on).then_some(number)
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or("").trim()
 }
 
-/// The numbers of a text: digits, commas between groups of three, one point; a minus sign belongs to a number that no
-/// word, number or bracket precedes, so that `10-5` is 10 and 5.
-fn numbers(text: &str) -> impl Iterator<Item = &str> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let start = at + text[at..].find(|c: char| c.is_ascii_digit())?;
-        let end = end_of_number(text.as_bytes(), start);
-        at = end;
-        Some(&text[start_with_sign(text, start)..end])
-    })
+fn last_number(text: &str) -> Option<&str> {
+    numbers(text).last().map(|found| found.text)
 }
 
-fn end_of_number(bytes: &[u8], start: usize) -> usize {
-    let digits = |from: usize| bytes[from..].iter().take_while(|b| b.is_ascii_digit()).count();
-    let mut end = start + digits(start);
-    let grouped = end - start <= 3;
-    while grouped && bytes.get(end) == Some(&b',') && digits(end + 1) == 3 {
-        end += 4;
+/// Finds the number with which a line begins, be it behind markup, a colon or an equals sign. A list of numbers is an
+/// answer as a whole.
+fn marked_number(line: &str) -> Option<&str> {
+    let mut found = numbers(line);
+    let mut number = found.next()?;
+    let before = line[..number.start]
+        .trim_end_matches(|c: char| c.is_whitespace() || "*_`~({[\\$".contains(c));
+    let direct = ["", "\\boxed", "\\text"].contains(&before) || before.ends_with(['=', ':']);
+    if !direct {
+        return None;
     }
-    if bytes.get(end) == Some(&b'.') {
-        let fraction = digits(end + 1);
-        end += if fraction > 0 { fraction + 1 } else { 0 };
-    }
-    end
-}
 
-/// Where a number starts with its point (`.5`), currency sign and minus sign.
-fn start_with_sign(text: &str, digits: usize) -> usize {
-    let before = |at: usize| text[..at].chars().next_back();
-    let joined =
-        |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || matches!(c, ')' | ']' | '}'));
-    let mut start = digits;
-    if before(start) == Some('.') && !joined(before(start - 1)) {
-        start -= 1;
+    // Of `5 + 3 = 8` the answer is behind the equals sign.
+    while line[number.end()..].trim_start().starts_with('=')
+        && let Some(next) = found.next()
+    {
+        number = next;
     }
-    let unsigned = start;
-    if before(start) == Some('$') {
-        start -= 1;
+
+    let after = line[number.end()..].trim_start();
+    let is_heading = after.strip_prefix(['.', ')', ':']).is_some_and(|title| {
+        title.starts_with(char::is_whitespace)
+            && title.trim_start().starts_with(char::is_alphabetic)
+    });
+    let listed = after.strip_prefix(',').is_some_and(|next| {
+        found.next().is_some_and(|next_number| next.trim_start().starts_with(next_number.text))
+    });
+    match (is_heading, listed) {
+        (true, _) => None,
+        (false, true) => Some(line),
+        (false, false) => Some(number.text),
     }
-    if before(start) == Some('-') && !joined(before(start - 1)) { start - 1 } else { unsigned }
 }
 
 #[cfg(test)]
@@ -103,27 +92,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_of_a_text() {
-        let of = |text| numbers(text).collect::<Vec<_>>();
-        assert_eq!(of("$1,234.50 and 2."), ["1,234.50", "2"]);
-        assert_eq!(of("16-3=<<16-3=13>>13"), ["16", "3", "16", "3", "13", "13"]);
-        assert_eq!(of("-5, (-6) x=-7 -$8 .5 -.25"), ["-5", "-6", "-7", "-$8", ".5", "-.25"]);
-        assert_eq!(of("1,23 12,345,678 1234,567"), ["1", "23", "12,345,678", "1234", "567"]);
-        assert_eq!(of("3.14.15 größe7 ٣"), ["3.14", "15", "7"]);
-        assert!(of("none").is_empty());
-    }
-
-    #[test]
-    fn the_answer_behind_the_mark_goes_before_the_last_number() {
-        let find = |text| Extract::Marked.find(text);
-        assert_eq!(find("9 x 2 = #### 18 dollars\nQ: 5 apples"), Some("18"));
-        assert_eq!(find("#### 1 #### blue \n7"), Some("blue"));
-        assert_eq!(find("so 7 or 8."), Some("8"));
-        assert_eq!(find("#### 1/2"), Some("1/2"));
-        assert_eq!(find("#### 3, 4"), Some("3, 4"));
-        assert_eq!(find("#### x = $1,800, no less"), Some("1,800"));
-        assert_eq!(find("####"), None);
-        assert_eq!(find("no idea"), None);
+    fn the_number_behind_the_mark_goes_before_the_last_number() {
+        for (text, answer) in [
+            ("9 x 2 = #### 18 dollars\nQ: 5 apples", Some("18")),
+            ("#### 1 #### blue \n7", Some("1")),
+            ("so 7 or 8.", Some("8")),
+            ("#### 1/2", Some("1/2")),
+            ("#### 3, 4", Some("3, 4")),
+            ("#### x = $1,800, no less", Some("1,800")),
+            ("#### 5 + 3 = 8", Some("8")),
+            ("#### **72**\nThat is 1 more.", Some("72")),
+            ("#### \\boxed{72} of 80", Some("72")),
+            ("#### Answer: -$4.50 of 80", Some("-$4.50")),
+            ("#### 1 000", Some("1 000")),
+            // Headings, and marks with nothing behind them.
+            ("So 8 + 64 = 72.\n#### Final Answer\nThe answer is 72.", Some("72")),
+            ("#### Step 1\nHe has 5.\n#### Step 2\n5+3=8\n\nThe answer is **8**.", Some("8")),
+            ("#### 1. Count\n5\n#### 2. Add\nThe answer is 8.", Some("8")),
+            ("The answer is 72\n#### ", Some("72")),
+            ("#### 72\n#### Explanation of 5 steps", Some("72")),
+            ("#### blue", None),
+            ("####", None),
+            ("no idea", None),
+        ] {
+            assert_eq!(Extract::Marked.find(text), answer, "{text}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::bootstrap::{interval, pass_at};
 use super::compare::{Compare, Normal};
 use super::extract::Extract;
 use super::prompts::Prompts;
-use crate::tables::{self, figure, row_name, share};
+use crate::tables::{self, metric, row_name, share};
 
 /// The columns of a verdict.
 pub(super) const ADDED: [(&str, DataType); 3] =
@@ -130,9 +130,9 @@ fn metrics(
     let pairs: Vec<_> =
         prompts.sums().iter().map(|tally| (tally.correct as f64, tally.samples as f64)).collect();
     let mut metrics = vec![
-        with_interval(figure("accuracy", share(correct, rows), rows), &pairs, resamples, cancel)?,
-        figure("correct", correct as f64, rows),
-        figure("no_answer", share(no_answer, rows), rows),
+        with_interval(metric("accuracy", share(correct, rows), rows), &pairs, resamples, cancel)?,
+        metric("correct", correct as f64, rows),
+        metric("no_answer", share(no_answer, rows), rows),
     ];
     for &k in ks {
         if let Some((id, tally)) = prompts.find(|tally| tally.samples < k) {
@@ -152,21 +152,21 @@ fn metrics(
             .collect();
         let mean =
             estimates.iter().map(|(estimate, _)| estimate).sum::<f64>() / estimates.len() as f64;
-        let figure = figure(&format!("pass_at_{k}"), mean, estimates.len() as u64);
-        metrics.push(with_interval(figure, &estimates, resamples, cancel)?);
+        let metric = metric(&format!("pass_at_{k}"), mean, estimates.len() as u64);
+        metrics.push(with_interval(metric, &estimates, resamples, cancel)?);
     }
     Ok(metrics)
 }
 
-/// The figure with its interval over prompts, given as value and weight.
+/// The metric with its interval over prompts, given as value and weight.
 pub(super) fn with_interval(
-    figure: Metric,
+    metric: Metric,
     prompts: &[(f64, f64)],
     resamples: u64,
     cancel: &Cancel,
 ) -> Result<Metric, StageError> {
     let (low, high) = interval(prompts, resamples, cancel)?.unzip();
-    Ok(Metric { low, high, ..figure })
+    Ok(Metric { low, high, ..metric })
 }
 
 #[cfg(test)]

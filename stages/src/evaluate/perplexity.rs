@@ -8,7 +8,7 @@ use refrain_engine::kind::{Context, Outputs, StageError};
 use super::bootstrap::interval;
 use super::judge::with_interval;
 use super::prompts::Prompts;
-use crate::tables::{self, figure, row_name};
+use crate::tables::{self, metric, row_name};
 
 /// What the rows of one prompt add up to.
 #[derive(Debug, Default)]
@@ -66,12 +66,12 @@ pub(super) fn run(ctx: &Context<'_>, resamples: u64) -> Result<Outputs, StageErr
     let over_rows: Vec<_> =
         prompts.sums().iter().map(|sums| (sums.perplexity, sums.rows as f64)).collect();
     let mut perplexity =
-        figure("perplexity", libm::exp(total.nll / total.tokens as f64), total.tokens);
+        metric("perplexity", libm::exp(total.nll / total.tokens as f64), total.tokens);
     // The exponential keeps order, so that the interval of the mean becomes that of the perplexity.
     (perplexity.low, perplexity.high) = interval(&over_tokens, resamples, ctx.cancel)?
         .map(|(low, high)| (libm::exp(low), libm::exp(high)))
         .unzip();
-    let mean = figure("mean_perplexity", total.perplexity / total.rows as f64, total.rows);
+    let mean = metric("mean_perplexity", total.perplexity / total.rows as f64, total.rows);
     let metrics = vec![perplexity, with_interval(mean, &over_rows, resamples, ctx.cancel)?];
     Ok(Outputs { metrics, ..Outputs::main(ctx.input("data")?.artifact().clone()) })
 }

@@ -10,6 +10,7 @@ use refrain_lm::tokenizer_training::SPECIAL_TOKENS;
 use crate::prompts;
 use crate::tables::list_of;
 
+use super::params::{Architecture, ModelShape};
 use super::start;
 
 /// Settings of an adapter, which one that is trained further brings along.
@@ -58,16 +59,15 @@ fn check_new_model(from: &Value, problems: &mut Vec<Problem>) {
             format!("{vocab_size} tokens are too few: bytes and special tokens alone are {least}");
         problems.push(Problem::at("from.tokenizer.vocab_size", message));
     }
-    if let Some(config) = from["config"].as_object() {
-        if config.contains_key("sliding_window") && config["model_type"] != "mistral" {
-            let problem =
-                Problem::at("from.config.sliding_window", "only `mistral` has a sliding window");
-            problems.push(problem.hint("leave it out, or set `model_type: mistral`"));
-        }
-        let json = start::config_json(config, vocab_size.max(1) as usize);
-        if let Err(error) = ModelConfig::from_json(&json) {
-            problems.push(Problem::at("from.config", error.to_string()));
-        }
+    let Ok(shape) = serde_json::from_value::<ModelShape>(from["config"].clone()) else { return };
+    if shape.sliding_window.is_some() && shape.model_type != Architecture::Mistral {
+        let problem =
+            Problem::at("from.config.sliding_window", "only `mistral` has a sliding window");
+        problems.push(problem.hint("leave it out, or set `model_type: mistral`"));
+    }
+    let json = start::config_json(&shape, vocab_size.max(1) as usize);
+    if let Err(error) = ModelConfig::from_json(&json) {
+        problems.push(Problem::at("from.config", error.to_string()));
     }
 }
 

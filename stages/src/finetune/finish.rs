@@ -1,4 +1,4 @@
-//! What `finetune` leaves behind: the adapter or the model, the log of the steps, and the figures.
+//! What `finetune` leaves behind: the adapter or the model, the log of the steps, and the metrics.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,13 +14,13 @@ use refrain_lm::save::{F32Tensor, SaveError, copy_tokenizer, save_model};
 use refrain_lm::train::{StepLog, Trained};
 
 use crate::models::{self, failed, model_failed};
-use crate::tables::{arrow_bug, figure};
+use crate::tables::{arrow_bug, metric};
 
 use super::Counted;
-use super::params::Params;
+use super::params::FinetuneParams;
 use super::start::{Files, Start, not_written};
 
-/// The outputs: the model, the log and the figures.
+/// The outputs: the model, the log and the metrics.
 pub(super) fn outputs(_: &Map<String, Value>) -> Vec<OutputDecl> {
     let kinds = [
         (MAIN, ArtifactKind::Model),
@@ -33,12 +33,12 @@ pub(super) fn outputs(_: &Map<String, Value>) -> Vec<OutputDecl> {
 /// Stores everything.
 pub(super) fn finish(
     context: &Context<'_>,
-    params: &Params,
+    params: &FinetuneParams,
     start: Start,
     counts: &Counted,
     trained: &Trained,
 ) -> Result<Outputs, StageError> {
-    let metrics = figures(&start.model, counts, trained);
+    let metrics = metrics(&start.model, counts, trained);
     let Start { mut model, lora, files, .. } = start;
     let main = match (&lora, files) {
         (Some(settings), Files::Given(_)) if !params.merge => {
@@ -159,38 +159,38 @@ fn kl(step: &StepLog) -> Option<f64> {
     step.kl.filter(|_| step.active_tokens > 0)
 }
 
-fn figures(model: &LanguageModel, counts: &Counted, trained: &Trained) -> Vec<Metric> {
+fn metrics(model: &LanguageModel, counts: &Counted, trained: &Trained) -> Vec<Metric> {
     let log = &trained.log;
     let losses: Vec<f64> = log.iter().filter_map(loss).collect();
     let last = &losses[losses.len() - losses.len().div_ceil(10)..];
     let mean = last.iter().sum::<f64>() / last.len() as f64;
     let data = &counts.data;
-    let of_rows = |name, value: u64| figure(name, value as f64, data.rows);
+    let of_rows = |name, value: u64| metric(name, value as f64, data.rows);
     let steps = log.len() as u64;
     let response = data.active_tokens + data.masked_tokens;
     let masked_share = data.masked_tokens as f64 / response as f64;
-    let mut figures = vec![
-        figure("steps", steps as f64, steps),
-        figure("final_loss", losses.last().copied().unwrap_or(f64::NAN), 1),
-        figure("last_tenth_loss", mean, last.len() as u64),
-        figure("trainable_parameters", model.trainable_parameters() as f64, 1),
+    let mut metrics = vec![
+        metric("steps", steps as f64, steps),
+        metric("final_loss", losses.last().copied().unwrap_or(f64::NAN), 1),
+        metric("last_tenth_loss", mean, last.len() as u64),
+        metric("trainable_parameters", model.trainable_parameters() as f64, 1),
         of_rows("rows", data.rows),
         of_rows("tokens", data.tokens),
         of_rows("active_tokens", data.active_tokens),
-        figure("masked_share", masked_share, response),
+        metric("masked_share", masked_share, response),
         of_rows("rows_without_active_tokens", data.rows_without_active_tokens),
     ];
     if let Some(kl) = log.iter().filter_map(kl).next_back() {
-        figures.push(figure("final_kl", kl, 1));
+        metrics.push(metric("final_kl", kl, 1));
     }
     if let Some(watched) = &counts.watched {
         // Of the model that is the result: the best one, or else the last.
         let kept = trained.best_step.and_then(|best| log.get(best as usize)).or(log.last());
         let loss = kept.and_then(|step| step.eval_loss).unwrap_or(f64::NAN);
-        figures.push(figure("eval_loss", loss, watched.active_tokens));
+        metrics.push(metric("eval_loss", loss, watched.active_tokens));
     }
     if let Some(best) = trained.best_step {
-        figures.push(figure("best_step", best as f64, 1));
+        metrics.push(metric("best_step", best as f64, 1));
     }
-    figures
+    metrics
 }

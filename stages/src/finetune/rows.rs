@@ -16,7 +16,7 @@ use crate::prompts::{Prompt, Prompts, cell, row_error, with_row};
 use crate::tables::scan;
 use crate::tokens::{CUT, Tokens, check_tokens};
 
-use super::params::Params;
+use super::params::FinetuneParams;
 
 /// What is counted over the rows.
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
@@ -52,7 +52,7 @@ pub(super) struct Rows {
 /// Reads the table at `input`. All rows are held in memory, five bytes a token, because training goes through them in another order.
 pub(super) fn rows(
     context: &Context<'_>,
-    params: &Params,
+    params: &FinetuneParams,
     input: &str,
     tokenizer: &Tokenizer,
     config: &ModelConfig,
@@ -88,7 +88,10 @@ pub(super) fn rows(
 }
 
 /// The texts that a new tokenizer is trained on: prompts and responses.
-pub(super) fn texts(context: &Context<'_>, params: &Params) -> Result<Vec<String>, StageError> {
+pub(super) fn texts(
+    context: &Context<'_>,
+    params: &FinetuneParams,
+) -> Result<Vec<String>, StageError> {
     let prompts = Prompts::new(params.prompt.as_deref(), params.system.clone(), false)?;
     let mut texts = Vec::new();
     scan(context, "data", None, |batch, first| {
@@ -127,7 +130,10 @@ enum Columns<'b> {
 }
 
 impl<'a> Source<'a> {
-    fn rendered(params: &Params, tokenizer: &'a Tokenizer) -> Result<Source<'a>, StageError> {
+    fn rendered(
+        params: &FinetuneParams,
+        tokenizer: &'a Tokenizer,
+    ) -> Result<Source<'a>, StageError> {
         let chat = params.chat.resolve(tokenizer)?;
         let prompts = Prompts::new(params.prompt.as_deref(), params.system.clone(), chat)?;
         Ok(Source::Rendered { prompts, renderer: Renderer::new(tokenizer, chat).map_err(failed)? })

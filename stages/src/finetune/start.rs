@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use refrain_cache::FolderWriter;
 use refrain_engine::kind::{Context, Input, StageError};
@@ -15,7 +15,7 @@ use refrain_lm::tokenizer_training::{TokenizerSettings, train_tokenizer};
 
 use crate::models::{self, Loaded, failed, model_failed};
 
-use super::params::{From, Lora, Params, TokenizerParams};
+use super::params::{Architecture, FinetuneParams, Lora, ModelShape, NewModel, TokenizerShape};
 use super::rows;
 
 /// What training begins with.
@@ -37,7 +37,7 @@ pub(super) enum Files {
 }
 
 /// Loads or makes the model.
-pub(super) fn start(context: &Context<'_>, params: &Params) -> Result<Start, StageError> {
+pub(super) fn start(context: &Context<'_>, params: &FinetuneParams) -> Result<Start, StageError> {
     if let Some(from) = &params.from {
         return new_model(context, params, from);
     }
@@ -55,7 +55,7 @@ pub(super) fn start(context: &Context<'_>, params: &Params) -> Result<Start, Sta
 
 fn put_adapter(
     context: &Context<'_>,
-    params: &Params,
+    params: &FinetuneParams,
     lora: &Lora,
     model: &mut LanguageModel,
 ) -> Result<LoraSettings, StageError> {
@@ -68,9 +68,9 @@ fn put_adapter(
         rank,
         alpha: lora.alpha.unwrap_or(2.0 * rank as f64),
         dropout: lora.dropout,
-        targets: lora.targets.clone(),
-        dora: lora.dora,
-        rslora: lora.rslora,
+        targets: lora.targets.iter().flatten().map(|target| target.word().to_owned()).collect(),
+        dora: lora.dora.unwrap_or(false),
+        rslora: lora.rslora.unwrap_or(false),
     };
     model.add_lora(&settings, params.seed).map_err(model_failed)?;
     Ok(settings)
@@ -110,8 +110,12 @@ fn put_earlier(
 }
 
 /// A model with random weights, and a tokenizer trained on the data's texts.
-fn new_model(context: &Context<'_>, params: &Params, from: &From) -> Result<Start, StageError> {
-    let TokenizerParams { vocab_size, special_tokens, chat_template } = &from.tokenizer;
+fn new_model(
+    context: &Context<'_>,
+    params: &FinetuneParams,
+    from: &NewModel,
+) -> Result<Start, StageError> {
+    let TokenizerShape { vocab_size, special_tokens, chat_template } = &from.tokenizer;
     let settings = TokenizerSettings {
         vocab_size: *vocab_size,
         special_tokens: special_tokens.clone(),
@@ -143,32 +147,28 @@ fn new_model(context: &Context<'_>, params: &Params, from: &From) -> Result<Star
     Ok(Start { model, tokenizer, lora: None, files: Files::New(folder, json) })
 }
 
-/// The whole `config.json` of a new model. Every field that other programs read is written, because their defaults differ.
-/// The special tokens are those with which trained tokenizers begin.
-pub(super) fn config_json(given: &Map<String, Value>, vocab_size: usize) -> Value {
-    let of = |name: &str| given.get(name).cloned().unwrap_or(Value::Null);
-    let size = |name: &str| of(name).as_u64().unwrap_or(0);
-    let heads = size("num_attention_heads");
-    let family = of("model_type");
-    let class = match family.as_str() {
-        Some("mistral") => "MistralForCausalLM",
-        Some("qwen2") => "Qwen2ForCausalLM",
-        _ => "LlamaForCausalLM",
+/// Returns the whole `config.json` of a new model. Every field that other programs read is written, because their
+/// defaults differ. The special tokens are those with which trained tokenizers begin.
+pub(super) fn config_json(shape: &ModelShape, vocab_size: usize) -> Value {
+    let class = match shape.model_type {
+        Architecture::Llama => "LlamaForCausalLM",
+        Architecture::Mistral => "MistralForCausalLM",
+        Architecture::Qwen2 => "Qwen2ForCausalLM",
     };
     let mut config = json!({
         "architectures": [class],
-        "model_type": family,
+        "model_type": shape.model_type.word(),
         "vocab_size": vocab_size,
-        "hidden_size": of("hidden_size"),
-        "intermediate_size": of("intermediate_size"),
-        "num_hidden_layers": of("num_hidden_layers"),
-        "num_attention_heads": heads,
-        "num_key_value_heads": given.get("num_key_value_heads").cloned().unwrap_or(heads.into()),
-        "max_position_embeddings": of("max_position_embeddings"),
-        "rope_theta": of("rope_theta"),
-        "rms_norm_eps": of("rms_norm_eps"),
-        "tie_word_embeddings": of("tie_word_embeddings"),
-        "initializer_range": of("initializer_range"),
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": shape.num_hidden_layers,
+        "num_attention_heads": shape.num_attention_heads,
+        "num_key_value_heads": shape.num_key_value_heads.unwrap_or(shape.num_attention_heads),
+        "max_position_embeddings": shape.max_position_embeddings,
+        "rope_theta": shape.rope_theta,
+        "rms_norm_eps": shape.rms_norm_eps,
+        "tie_word_embeddings": shape.tie_word_embeddings,
+        "initializer_range": shape.initializer_range,
         "hidden_act": "silu",
         "attention_dropout": 0.0,
         "bos_token_id": 0,
@@ -176,13 +176,13 @@ pub(super) fn config_json(given: &Map<String, Value>, vocab_size: usize) -> Valu
         "pad_token_id": 2,
         "torch_dtype": "float32",
     });
-    if let Some(head_dim) = given.get("head_dim") {
-        config["head_dim"] = head_dim.clone();
+    if let Some(head_dim) = shape.head_dim {
+        config["head_dim"] = head_dim.into();
     }
-    match family.as_str() {
-        Some("mistral") => config["sliding_window"] = of("sliding_window"),
-        Some("qwen2") => config["use_sliding_window"] = false.into(),
-        _ => {
+    match shape.model_type {
+        Architecture::Mistral => config["sliding_window"] = shape.sliding_window.into(),
+        Architecture::Qwen2 => config["use_sliding_window"] = false.into(),
+        Architecture::Llama => {
             config["attention_bias"] = false.into();
             config["mlp_bias"] = false.into();
         }

@@ -1,43 +1,28 @@
 //! Examples that stand before each prompt, drawn once for the node from a table of their own.
 
 use arrow::array::StringArray;
-use serde::Deserialize;
 
 use refrain_cache::TableReader;
 use refrain_cache::columns::column;
-use refrain_engine::kind::{ArtifactKind, Context, Param, StageError, Type};
+use refrain_engine::kind::{Context, StageError, Table, parameters};
 use refrain_lm::random::{Stream, permutation};
 
 use crate::tables::scan;
 
 use super::{Prompt, Prompts, cell, row_error};
 
-/// The parameters of `shots`.
-pub(crate) static SHOTS: &[Param] = &[
-    Param::required(
-        "data",
-        Type::Reference(Some(ArtifactKind::Table)),
-        "The table with the examples: prompts and responses",
-    ),
-    Param::required(
-        "count",
-        Type::Int { min: 1, max: 1000 },
-        "How many examples stand before each prompt",
-    ),
-    Param::default(
-        "seed",
-        Type::Int { min: 0, max: i64::MAX },
-        "0",
-        "Which examples, and in which order",
-    ),
-];
-
-/// The values of `shots`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Shots {
-    count: u64,
-    seed: u64,
+parameters! {
+    /// The parameter `shots`.
+    pub(crate) struct Shots {
+        /// The table with the examples: prompts and responses
+        data: &Table,
+        /// How many examples stand before each prompt
+        #[range(1..=1000)]
+        count: u64,
+        /// Which examples, and in which order
+        #[range(0..)]
+        seed: u64 = 0,
+    }
 }
 
 impl Shots {

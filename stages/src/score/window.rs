@@ -2,30 +2,21 @@
 
 use std::ops::Range;
 
-use serde::Deserialize;
+use refrain_engine::kind::parameters;
 
-use refrain_engine::kind::{Param, Type};
+use crate::tokens::MOST_TOKENS;
 
-/// The parameters of `window`.
-pub(super) static WINDOW: &[Param] = &[
-    Param::required(
-        "length",
-        Type::Int { min: 2, max: i32::MAX as i64 },
-        "Most tokens that the model sees at once",
-    ),
-    Param::required(
-        "stride",
-        Type::Int { min: 1, max: i32::MAX as i64 },
-        "Tokens from the beginning of one window to that of the next, fewer than `length`",
-    ),
-];
-
-/// The values of `window`.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Window {
-    pub length: usize,
-    pub stride: usize,
+parameters! {
+    /// The parameter `window`.
+    #[derive(Copy)]
+    pub(super) struct Window {
+        /// Most tokens that the model sees at once
+        #[range(2..=MOST_TOKENS)]
+        length: usize,
+        /// Tokens from the beginning of one window to that of the next, fewer than `length`
+        #[range(1..=MOST_TOKENS)]
+        stride: usize,
+    }
 }
 
 /// A part of a row that the model sees at once.

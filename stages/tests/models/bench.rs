@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use refrain_cache::{Artifact, ArtifactKind, Cache, Digest, Manifest, TableReader};
 use refrain_engine::kind::{
-    Cancel, Check, Context, Input, Kind, MAIN, Outputs, Problem, Progress, ProgressSink, Resolved,
-    Resources, StageError, coerce,
+    Cancel, Check, Context, Input, Kind, MAIN, MetricContext, Outputs, Problem, Progress,
+    ProgressSink, Resolved, Resources, StageError, coerce,
 };
 use refrain_engine::language::yaml;
 use refrain_stages::kinds;
@@ -128,6 +128,16 @@ impl Bench {
             assert_eq!(outputs.artifacts[&declared.name].kind, declared.kind);
         }
         assert!(!outputs.metrics.is_empty() && outputs.profile.starts_with("native"));
+        let given: Vec<String> = inputs.keys().cloned().collect();
+        let mut declared =
+            kind.metric_names(MetricContext { params: &typed.values, inputs: &given });
+        let mut written: Vec<&str> =
+            outputs.metrics.iter().map(|metric| metric.metric.as_str()).collect();
+        // A table without a predicted token has no threshold.
+        declared.retain(|name| name != "threshold" || written.contains(&name.as_str()));
+        declared.sort_unstable();
+        written.sort_unstable();
+        assert_eq!(written, declared, "the metrics that it declares, and no others");
         Ok(outputs)
     }
 

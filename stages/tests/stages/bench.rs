@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 
 use refrain_cache::{Cache, Manifest, Metric, TableReader};
 use refrain_engine::kind::{
-    Cancel, Check, Context, Input, Kind, MAIN, Problem, Progress, ProgressSink, Resources,
-    StageError, coerce,
+    Cancel, Check, Context, Input, Kind, MAIN, MetricContext, Problem, Progress, ProgressSink,
+    Resources, StageError, coerce,
 };
 use refrain_engine::language::yaml;
 use refrain_stages::kinds;
@@ -108,6 +108,16 @@ impl Bench {
             cancel,
             environment: &|_| None,
         })?;
+        let context =
+            MetricContext { params: &self.typed(parameters), inputs: &["data".to_owned()] };
+        let mut declared = self.kind.metric_names(context);
+        let mut written: Vec<&str> =
+            outputs.metrics.iter().map(|metric| metric.metric.as_str()).collect();
+        // A table without a predicted token has no threshold.
+        declared.retain(|name| name != "threshold" || written.contains(&name.as_str()));
+        declared.sort_unstable();
+        written.sort_unstable();
+        assert_eq!(written, declared, "the metrics that it declares, and no others");
         let main = &outputs.artifacts[MAIN];
         let reader = TableReader::open(&self.cache.object_path(&main.digest)).unwrap();
         assert_eq!(main.rows, Some(reader.rows()));
