@@ -319,7 +319,7 @@ impl From<LockError> for Failure {
             LockError::Version { .. } => Failure::with_hint(
                 DIFFERENT,
                 message,
-                "use the Refrain that wrote it, or run again to rewrite it",
+                "use the Refrain that wrote it; to start anew with this one, remove the lock and run",
             ),
         }
     }

@@ -32,7 +32,7 @@ pub fn explain(arguments: &cli::Explain, format: Format) -> Result<ExitCode, Fai
     let names: HashSet<&str> = graph.nodes.iter().map(|node| node.name.as_str()).collect();
     let gone: Vec<&String> = match arguments.node {
         Some(_) => Vec::new(),
-        None => lock.lines.keys().filter(|name| !names.contains(name.as_str())).collect(),
+        None => lock.entries.keys().filter(|name| !names.contains(name.as_str())).collect(),
     };
     let one = arguments.node.is_some() && ids.len() == 1;
     match (format, explanations.as_slice()) {

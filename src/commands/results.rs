@@ -26,7 +26,7 @@ pub fn results(arguments: &cli::Workflow, format: Format) -> Result<ExitCode, Fa
         }
         None => {
             let done: Vec<Option<Done>> =
-                graph.nodes.iter().map(|n| lock.lines.get(&n.name).map(|l| l.to_done())).collect();
+                graph.nodes.iter().map(|n| lock.entries.get(&n.name).map(|l| l.to_done())).collect();
             collect(&session, |id| done[id.index()].as_ref())
         }
     };

@@ -2,16 +2,15 @@
 
 use std::collections::HashSet;
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use refrain_cache::FileIdentity;
 use refrain_engine::graph::NodeId;
 use refrain_engine::kind::Cancel;
-use refrain_engine::ledger::lock::{Lock, LockError};
+use refrain_engine::ledger::lock::{self, Lock, LockError};
 use refrain_engine::ledger::run_log::{self, RunLog};
 use refrain_engine::ledger::up_to_date::{self, Said};
 use refrain_engine::plan::state::Done;
@@ -41,8 +40,7 @@ pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
         return Ok(unchanged(&said, begin));
     }
     let session = Session::of(opened, &arguments.workflow)?;
-    let read = identity(&session.lock);
-    let mut lock = read_lock(&session, arguments.locked)?;
+    let lock = read_lock(&session, arguments.locked)?;
     let store = session.store_for_run()?;
     let cancel = Cancel::default();
     on_interrupt(&cancel)?;
@@ -64,12 +62,7 @@ pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
             changes = verify::changes(&session.graph, &lock, &updated, &store);
         }
     } else if !session.overridden {
-        if identity(&session.lock) != read {
-            // Another process may have added lines since.
-            lock = read_lock(&session, false)?;
-        }
-        lock.update(&session.graph, &report, whole);
-        lock.write(&session.lock)?;
+        lock::record(&session.lock, &session.graph, &report, whole)?;
     }
     let verdicts = expect::check(&session.expects, &session.graph, |id| report.state.done(id));
     let verdicts: Vec<Verdict> = verdicts
@@ -93,16 +86,9 @@ pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(code))
 }
 
-/// What tells whether a file was written again.
-fn identity(path: &Path) -> Option<FileIdentity> {
-    path.metadata().ok().map(|metadata| FileIdentity::of(&metadata))
-}
-
 fn read_lock(session: &Session, locked: bool) -> Result<Lock, Failure> {
     match Lock::read(&session.lock) {
         Err(LockError::Missing(_)) if !locked => Ok(Lock::default()),
-        // A lock of another version is not refused: a run makes a new one.
-        Err(LockError::Version { .. }) if !locked => Ok(Lock::default()),
         other => Ok(other?),
     }
 }

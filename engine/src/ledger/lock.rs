@@ -1,63 +1,54 @@
-//! The lock beside a workflow: for every source, model and node its key, outputs and figures, a line each.
+//! The lock beside a workflow: per source, model and node its key, outputs and metrics, one line each.
+//!
+//! A lock is JSON Lines, sorted by name, so that it diffs and merges by line. What this version does not know, fields
+//! and whole lines, is kept as it stands. Format 1, which had no columns, is read and written again as format 2.
+
+mod columns;
+mod entry;
+mod file;
 
 use std::collections::{BTreeMap, HashSet};
-use std::io;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use refrain_cache::write::write_atomic;
-use refrain_cache::{Artifacts, Digest, Key, Metric, read_plain};
+use refrain_cache::{Key, TableReader};
 
-use crate::graph::Graph;
-use crate::plan::state::Done;
+use crate::graph::{Graph, NodeId, Work};
+use crate::kind::{Input, MAIN};
 use crate::run::{Outcome, Report};
 
+pub use columns::SourceColumns;
+pub use entry::LockEntry;
+
 /// Version of the lock's lines.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Lines that one thread reads or writes in a row.
 const LINES: usize = 256;
-/// Largest lock that is read in bytes: that of a million nodes.
-const MAX_BYTES: u64 = 1 << 30;
-
-/// One line.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Line {
-    /// The node's name.
-    pub node: String,
-    /// Its kind.
-    pub kind: String,
-    /// Its key.
-    pub key: Key,
-    /// For a source the digest of its file or folder.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub file: Option<Digest>,
-    /// Its outputs.
-    pub outputs: Artifacts,
-    /// Its figures.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub metrics: Vec<Metric>,
-    /// What could move the last bits.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub profile: String,
-}
 
 /// The first line: what wrote the lock.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Header {
     refrain_lock: u32,
     version: String,
+    #[serde(flatten)]
+    other: Map<String, Value>,
 }
 
 /// A lock.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Lock {
-    /// The lines by node name.
-    pub lines: BTreeMap<String, Line>,
+    /// The entries by node name.
+    pub entries: BTreeMap<String, LockEntry>,
     /// The version of Refrain that wrote it.
     pub version: String,
+    /// Unknown fields of the first line.
+    header: Map<String, Value>,
+    /// Lines that are about no node, sorted: a later version's.
+    others: Vec<String>,
 }
 
 /// Why a lock cannot be used.
@@ -71,7 +62,7 @@ pub enum LockError {
     Io {
         /// The lock.
         path: PathBuf,
-        /// What the system says.
+        /// The system's reason.
         error: std::io::Error,
     },
     /// A line is not one of a lock.
@@ -81,11 +72,11 @@ pub enum LockError {
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// What is wrong.
+        /// The reason.
         message: String,
     },
-    /// Another version wrote it.
-    #[error("Refrain {version} wrote `{}` in format {found}; this build reads format {VERSION}", path.display())]
+    /// A newer version wrote it.
+    #[error("Refrain {version} wrote `{}` in format {found}; this build reads formats up to {VERSION}", path.display())]
     Version {
         /// The lock.
         path: PathBuf,
@@ -101,226 +92,174 @@ pub fn path_of(workflow: &Path) -> PathBuf {
     workflow.with_extension("lock")
 }
 
+/// Enters what a run made into the lock at a path; returns whether the file changed.
+///
+/// The lock is read again and written while no other process does so: of two runs that end together neither loses the
+/// other's lines. See [`Lock::update`] for `whole`.
+///
+/// # Errors
+/// [`LockError`] for a lock that cannot be read or written.
+pub fn record(
+    path: &Path,
+    graph: &Graph,
+    report: &Report<'_>,
+    whole: bool,
+) -> Result<bool, LockError> {
+    let _alone = file::hold(path);
+
+    let mut lock = match Lock::read(path) {
+        Err(LockError::Missing(_)) => Lock::default(),
+        lock => lock?,
+    };
+    lock.update(graph, report, whole);
+    lock.write(path)
+}
+
 impl Lock {
     /// Reads a lock.
+    ///
+    /// # Errors
+    /// [`LockError`].
     pub fn read(path: &Path) -> Result<Lock, LockError> {
-        let text = read(path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => LockError::Missing(path.into()),
-            _ => LockError::Io { path: path.into(), error },
-        })?;
-        let conflict = |line: &str| {
-            ["<<<<<<<", "=======", ">>>>>>>"].iter().any(|mark| line.starts_with(mark))
-        };
-        let wrong = |i: usize, line: &str, e: serde_json::Error| {
-            let reason = e.to_string();
-            let message = match (conflict(line), reason.split_once(" at line ")) {
-                (true, _) => "it is the mark of a merge conflict".into(),
-                (false, Some((reason, _))) => reason.into(),
-                (false, None) => reason,
-            };
-            LockError::Line { path: path.into(), line: i + 1, message }
-        };
-        let mut version = String::new();
+        let text = file::read(path)?;
+        let (mut version, mut header) = (String::new(), Map::new());
         let mut lines: Vec<(usize, &str)> = Vec::new();
         for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
             if !line.starts_with("{\"refrain_lock\"") {
                 lines.push((i, line));
                 continue;
             }
-            let header: Header = serde_json::from_str(line).map_err(|e| wrong(i, line, e))?;
-            if header.refrain_lock != VERSION {
-                let (path, version) = (path.into(), header.version);
-                return Err(LockError::Version { path, found: header.refrain_lock, version });
+            let found: Header =
+                serde_json::from_str(line).map_err(|e| wrong_line(path, i, line, e))?;
+            if found.refrain_lock > VERSION {
+                let (path, version) = (path.into(), found.version);
+                return Err(LockError::Version { path, found: found.refrain_lock, version });
             }
-            version = header.version;
+            version = found.version;
+            header.extend(found.other);
         }
-        let read = |&(i, line): &(usize, &str)| -> Result<(String, Line), LockError> {
-            let line: Line = serde_json::from_str(line).map_err(|e| wrong(i, line, e))?;
-            Ok((line.node.clone(), line))
-        };
-        let lines: Vec<_> = lines.par_iter().with_min_len(LINES).map(read).collect();
+
+        let lines: Vec<Result<Parsed, LockError>> = lines
+            .par_iter()
+            .with_min_len(LINES)
+            .map(|&(i, line)| parse(line).map_err(|e| wrong_line(path, i, line, e)))
+            .collect();
+
         // The first wrong line is named, whichever was met first; of two lines of one node the later counts.
-        let lines = lines.into_iter().collect::<Result<_, _>>()?;
-        Ok(Lock { lines, version })
+        let mut lock = Lock { version, header, ..Lock::default() };
+        for line in lines {
+            match line? {
+                Parsed::Entry(entry) => drop(lock.entries.insert(entry.node.clone(), *entry)),
+                Parsed::Other(line) => lock.others.push(line),
+            }
+        }
+        lock.others.sort();
+        lock.others.dedup();
+        Ok(lock)
     }
 
-    /// Writes the lock when its bytes change; says whether they did.
+    /// Writes the lock when its bytes change; returns whether they did.
+    ///
+    /// # Errors
+    /// [`LockError::Io`].
     pub fn write(&self, path: &Path) -> Result<bool, LockError> {
-        let header = Header { refrain_lock: VERSION, version: env!("CARGO_PKG_VERSION").into() };
+        let header = Header {
+            refrain_lock: VERSION,
+            version: env!("CARGO_PKG_VERSION").into(),
+            other: self.header.clone(),
+        };
         let mut text = serde_json::to_vec(&header).expect("a header is JSON");
         text.push(b'\n');
-        let lines: Vec<&Line> = self.lines.values().collect();
-        let written = |lines: &[&Line]| {
+
+        let entries: Vec<&LockEntry> = self.entries.values().collect();
+        let written = |entries: &[&LockEntry]| {
             let mut text = Vec::new();
-            for line in lines {
-                serde_json::to_writer(&mut text, line).expect("a line is JSON");
+            for entry in entries {
+                serde_json::to_writer(&mut text, entry).expect("an entry is JSON");
                 text.push(b'\n');
             }
             text
         };
-        text.append(&mut lines.par_chunks(LINES).map(written).collect::<Vec<_>>().concat());
-        write_atomic(path, &text).map_err(|error| LockError::Io { path: path.into(), error })
+        text.append(&mut entries.par_chunks(LINES).map(written).collect::<Vec<_>>().concat());
+
+        for line in &self.others {
+            text.extend(line.as_bytes());
+            text.push(b'\n');
+        }
+        file::write(path, &text)
     }
 
-    /// Takes over what a run made; says whether any line changed. A complete run of the whole graph also drops lines of
-    /// nodes that are no more.
+    /// Takes over what a run made; returns whether any entry changed. A complete run of the whole graph also drops
+    /// the entries of nodes that it lacks.
     pub fn update(&mut self, graph: &Graph, report: &Report<'_>, whole: bool) -> bool {
         let mut changed = false;
-        let mut kept: HashSet<&str> = HashSet::new();
+        let mut ended: HashSet<&str> = HashSet::new();
         for id in graph.ids() {
-            if matches!(report.outcomes[id.index()], Outcome::Cached | Outcome::Ran(_))
-                && let Some(done) = report.state.done(id)
-            {
-                let node = graph.node(id);
-                kept.insert(&node.name);
-                if !self.lines.get(&node.name).is_some_and(|line| line.says(node.kind_name(), done))
-                {
-                    changed = true;
-                    self.lines.insert(node.name.clone(), line(&node.name, node.kind_name(), done));
-                }
+            let is_done = matches!(report.outcomes[id.index()], Outcome::Cached | Outcome::Ran(_));
+            let Some(done) = report.state.done(id).filter(|_| is_done) else { continue };
+            let node = graph.node(id);
+            ended.insert(&node.name);
+
+            let entry = self.entries.get(&node.name);
+            let same = entry.is_some_and(|entry| entry.says(node.kind_name(), done));
+            // The first format had no columns.
+            let is_table = matches!(node.work, Work::Source(_));
+            if same && !(is_table && entry.is_some_and(|entry| entry.columns.is_none())) {
+                continue;
             }
+            changed |= !same;
+            let mut new = LockEntry::new(&node.name, node.kind_name(), done);
+            new.columns = if is_table { source_columns(report, id) } else { None };
+            new.other = entry.map(|entry| entry.other.clone()).unwrap_or_default();
+            self.entries.insert(node.name.clone(), new);
         }
-        if whole && report.is_complete() && self.lines.len() > kept.len() {
+
+        if whole && report.is_complete() && self.entries.len() > ended.len() {
             changed = true;
-            self.lines.retain(|name, _| kept.contains(name.as_str()));
+            self.entries.retain(|name, _| ended.contains(name.as_str()));
         }
         changed
     }
 
     /// The nodes' keys.
     pub fn keys(&self) -> BTreeMap<String, Key> {
-        self.lines.iter().map(|(name, line)| (name.clone(), line.key)).collect()
+        self.entries.iter().map(|(name, entry)| (name.clone(), entry.key)).collect()
     }
 }
 
-/// Whether figures are the same; one that is not defined is the same as itself.
-fn same(a: &[Metric], b: &[Metric]) -> bool {
-    let undefined = |a: &Metric, b: &Metric| {
-        a.value.is_nan()
-            && b.value.is_nan()
-            && Metric { value: 0.0, ..a.clone() } == Metric { value: 0.0, ..b.clone() }
+/// The columns of a source's table, read from its header.
+fn source_columns(report: &Report<'_>, id: NodeId) -> Option<SourceColumns> {
+    let Some(Input::Table { path, .. }) = report.state.output(id, MAIN) else { return None };
+    TableReader::open(&path).ok().map(|table| SourceColumns::new(table.schema()))
+}
+
+enum Parsed {
+    Entry(Box<LockEntry>),
+    Other(String),
+}
+
+/// Parses a line: an entry of a node, or a JSON object that names none and is kept as it stands.
+fn parse(line: &str) -> Result<Parsed, serde_json::Error> {
+    let error = match serde_json::from_str(line) {
+        Ok(entry) => return Ok(Parsed::Entry(Box::new(entry))),
+        Err(error) => error,
     };
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b || undefined(a, b))
-}
-
-fn read(path: &Path) -> io::Result<String> {
-    let bytes = read_plain(path, MAX_BYTES)?;
-    String::from_utf8(bytes)
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
-}
-
-fn line(name: &str, kind: &str, done: &Done) -> Line {
-    Line {
-        node: name.to_string(),
-        kind: kind.to_string(),
-        key: done.key,
-        file: done.file,
-        outputs: done.artifacts.clone(),
-        metrics: done.metrics.clone(),
-        profile: done.profile.clone(),
+    match serde_json::from_str::<Map<String, Value>>(line) {
+        Ok(map) if !map.is_empty() && !map.contains_key("node") => Ok(Parsed::Other(line.into())),
+        _ => Err(error),
     }
 }
 
-impl Line {
-    /// Whether it is the line of a node of this kind with these outputs.
-    pub(crate) fn says(&self, kind: &str, done: &Done) -> bool {
-        let Done { key, artifacts, metrics, profile, file } = done;
-        self.key == *key
-            && self.kind == kind
-            && self.file == *file
-            && self.outputs == *artifacts
-            && same(&self.metrics, metrics)
-            && self.profile == *profile
-    }
-
-    /// The line as what a run would have made.
-    pub fn to_done(&self) -> Done {
-        Done {
-            key: self.key,
-            artifacts: self.outputs.clone(),
-            metrics: self.metrics.clone(),
-            profile: self.profile.clone(),
-            file: self.file,
-        }
-    }
+fn wrong_line(path: &Path, i: usize, line: &str, error: serde_json::Error) -> LockError {
+    let is_conflict = ["<<<<<<<", "=======", ">>>>>>>"].iter().any(|mark| line.starts_with(mark));
+    let reason = error.to_string();
+    let message = match (is_conflict, reason.split_once(" at line ")) {
+        (true, _) => "it is the mark of a merge conflict".into(),
+        (false, Some((reason, _))) => reason.into(),
+        (false, None) => reason,
+    };
+    LockError::Line { path: path.into(), line: i + 1, message }
 }
 
 #[cfg(test)]
-mod tests {
-    use refrain_cache::{Artifact, ArtifactKind, Manifest};
-
-    use super::*;
-    use crate::kind::MAIN;
-
-    fn lock(nodes: usize) -> Lock {
-        let line = |i: usize| {
-            let node = format!("n[i={i:04}]");
-            let key = Manifest::new(&node).key();
-            let digest = Digest::of_bytes(node.as_bytes());
-            let artifact =
-                Artifact { kind: ArtifactKind::File, digest, bytes: 9, rows: None, base: None };
-            let outputs =
-                [("y".to_string(), artifact.clone()), (MAIN.to_string(), artifact)].into();
-            let value = if i.is_multiple_of(2) { f64::NAN } else { 0.5 };
-            let metrics = vec![Metric { metric: "m".into(), value, n: 1, low: None, high: None }];
-            (
-                node.clone(),
-                Line {
-                    node,
-                    kind: "run".into(),
-                    key,
-                    file: None,
-                    outputs,
-                    metrics,
-                    profile: String::new(),
-                },
-            )
-        };
-        Lock { lines: (0..nodes).map(line).collect(), version: env!("CARGO_PKG_VERSION").into() }
-    }
-
-    /// More lines than one thread takes at once.
-    const NODES: usize = 3 * LINES + 7;
-
-    #[test]
-    fn a_large_lock_comes_back_line_by_line() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("w.lock");
-        let lock = lock(NODES);
-        assert!(lock.write(&path).unwrap());
-        let text = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(text.lines().count(), NODES + 1);
-        assert!(text.lines().skip(1).is_sorted() && text.ends_with("}\n"), "{}", &text[..300]);
-        let read = Lock::read(&path).unwrap();
-        assert_eq!(read.version, lock.version);
-        let same = |(a, b): (&Line, &Line)| a.says(&b.kind, &b.to_done());
-        assert_eq!(read.lines.len(), NODES);
-        assert!(
-            read.lines.values().zip(lock.lines.values()).all(same),
-            "figures that are not defined among them"
-        );
-        assert!(!read.write(&path).unwrap(), "the same bytes are not written again");
-    }
-
-    #[test]
-    fn of_many_wrong_lines_the_first_is_named_and_of_two_of_a_node_the_later_counts() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("w.lock");
-        lock(NODES).write(&path).unwrap();
-        let text = std::fs::read_to_string(&path).unwrap();
-        let later = text.lines().nth(5).unwrap().replace("\"run\"", "\"mask\"");
-        std::fs::write(&path, format!("{text}{later}\n")).unwrap();
-        let read = Lock::read(&path).unwrap();
-        assert_eq!((read.lines.len(), read.lines["n[i=0004]"].kind.as_str()), (NODES, "mask"));
-        let mut lines: Vec<&str> = text.lines().collect();
-        (lines[300], lines[700]) = ("<<<<<<< ours", "{}");
-        std::fs::write(&path, lines.join("\n")).unwrap();
-        let error = Lock::read(&path).unwrap_err().to_string();
-        assert!(
-            error.contains(
-                "w.lock:301` is not a line of a lock: it is the mark of a merge conflict"
-            ),
-            "{error}"
-        );
-    }
-}
+mod tests;

@@ -80,7 +80,7 @@ pub fn find(root: &Path, named: &[PathBuf]) -> Result<Found, RootsError> {
 
 impl Found {
     fn add(&mut self, lock: &Lock) {
-        for line in lock.lines.values() {
+        for line in lock.entries.values() {
             self.roots.keys.insert(line.key);
             let artifacts = line.outputs.values();
             self.roots.objects.extend(artifacts.flat_map(|a| [Some(a.digest), a.base]).flatten());

@@ -117,7 +117,7 @@ pub fn estimate(
 
 /// What a node made in the last run.
 fn outputs_before<'l>(graph: &Graph, lock: &'l Lock, id: NodeId) -> Option<&'l Artifacts> {
-    lock.lines.get(&graph.node(id).name).map(|line| &line.outputs)
+    lock.entries.get(&graph.node(id).name).map(|line| &line.outputs)
 }
 
 /// The rows of all tables that a node reads, where they are known, and the models.
@@ -156,7 +156,7 @@ struct Past<'a> {
 impl<'a> Past<'a> {
     fn new(graph: &'a Graph, lock: &'a Lock, store: &'a Store) -> Past<'a> {
         let mut members: BTreeMap<Group<'a>, Vec<NodeId>> = BTreeMap::new();
-        for id in graph.ids().filter(|id| lock.lines.contains_key(&graph.node(*id).name)) {
+        for id in graph.ids().filter(|id| lock.entries.contains_key(&graph.node(*id).name)) {
             let node = graph.node(id);
             for group in [Group::Stage(&node.stage), Group::Kind(node.kind_name())] {
                 members.entry(group).or_default().push(id);
@@ -171,7 +171,7 @@ impl<'a> Past<'a> {
             let mut found = Vec::new();
             for id in self.members.get(&group).into_iter().flatten() {
                 let node = self.graph.node(*id);
-                let Some(line) = self.lock.lines.get(&node.name) else { continue };
+                let Some(line) = self.lock.entries.get(&node.name) else { continue };
                 let Some(made) = self.store.made(&line.key)? else { continue };
                 let (rows, models) =
                     inputs(self.graph, *id, |input| outputs_before(self.graph, self.lock, input));

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use refrain_cache::{Artifact, Corrupt, Difference, FileDigests, Manifest};
 
 use crate::graph::{Graph, Node, NodeId, Work};
-use crate::ledger::lock::{self, Line, Lock};
+use crate::ledger::lock::{self, Lock, LockEntry};
 use crate::plan::node_manifest;
 use crate::plan::state::Done;
 use crate::report::expect::{self, Expect};
@@ -118,10 +118,10 @@ pub fn verify(
     expects: &[Expect],
     options: Options,
 ) -> Verification {
-    let lines: Vec<Option<&Line>> =
-        graph.nodes.par_iter().with_min_len(NODES).map(|node| lock.lines.get(&node.name)).collect();
+    let lines: Vec<Option<&LockEntry>> =
+        graph.nodes.par_iter().with_min_len(NODES).map(|node| lock.entries.get(&node.name)).collect();
     let check = Check { graph, lock, lines: &lines, digests, store, options };
-    let part = |nodes: (&[Node], &[Option<&Line>])| {
+    let part = |nodes: (&[Node], &[Option<&LockEntry>])| {
         let mut found = Verification::default();
         for (node, line) in nodes.0.iter().zip(nodes.1) {
             match line {
@@ -133,9 +133,9 @@ pub fn verify(
     };
     let parts = graph.nodes.par_chunks(NODES).zip(lines.par_chunks(NODES)).map(part);
     let mut found = parts.reduce(Verification::default, Verification::and);
-    if lines.iter().flatten().count() < lock.lines.len() {
+    if lines.iter().flatten().count() < lock.entries.len() {
         let names: HashSet<&str> = graph.nodes.iter().map(|n| n.name.as_str()).collect();
-        for (name, line) in lock.lines.iter().filter(|(name, _)| !names.contains(name.as_str())) {
+        for (name, line) in lock.entries.iter().filter(|(name, _)| !names.contains(name.as_str())) {
             found.mismatches.push(stale(graph, name, line));
         }
     }
@@ -165,8 +165,8 @@ pub fn sort(mismatches: &mut [Mismatch]) {
 /// How a lock would change: every node whose line differs.
 pub fn changes(graph: &Graph, before: &Lock, after: &Lock, store: &Store) -> Vec<Mismatch> {
     let mut changes = Vec::new();
-    for (name, new) in &after.lines {
-        let Some(old) = before.lines.get(name) else {
+    for (name, new) in &after.entries {
+        let Some(old) = before.entries.get(name) else {
             changes.push(missing(graph, name));
             continue;
         };
@@ -186,7 +186,7 @@ pub fn changes(graph: &Graph, before: &Lock, after: &Lock, store: &Store) -> Vec
             ));
             continue;
         }
-        let outputs = |line: &Line| {
+        let outputs = |line: &LockEntry| {
             let digests: Vec<String> =
                 line.outputs.values().map(|a| a.digest.to_string()).collect();
             digests.join(" ")
@@ -200,7 +200,7 @@ pub fn changes(graph: &Graph, before: &Lock, after: &Lock, store: &Store) -> Vec
         (change.before, change.now) = (Some(outputs(old)), Some(outputs(new)));
         changes.push(change);
     }
-    for (name, line) in before.lines.iter().filter(|(name, _)| !after.lines.contains_key(*name)) {
+    for (name, line) in before.entries.iter().filter(|(name, _)| !after.entries.contains_key(*name)) {
         changes.push(stale(graph, name, line));
     }
     sort(&mut changes);
@@ -212,7 +212,7 @@ fn missing(graph: &Graph, name: &str) -> Mismatch {
     Mismatch::new(name, "missing", message, Remedy::Accept.words(graph))
 }
 
-fn stale(graph: &Graph, name: &str, line: &Line) -> Mismatch {
+fn stale(graph: &Graph, name: &str, line: &LockEntry) -> Mismatch {
     let message = "the lock has a line for it, but the workflow has no such node".into();
     let mismatch = Mismatch::new(name, "stale", message, Remedy::Accept.words(graph));
     Mismatch { before: Some(line.key.to_string()), ..mismatch }
@@ -223,7 +223,7 @@ fn key_mismatch(
     graph: &Graph,
     lock: &Lock,
     name: &str,
-    line: &Line,
+    line: &LockEntry,
     key: refrain_cache::Key,
     manifest: Option<&Manifest>,
     store: Option<&Store>,
@@ -261,7 +261,7 @@ struct Check<'a> {
     graph: &'a Graph,
     lock: &'a Lock,
     /// The lock's lines by node number.
-    lines: &'a [Option<&'a Line>],
+    lines: &'a [Option<&'a LockEntry>],
     digests: &'a FileDigests,
     store: Option<&'a Store>,
     options: Options,
@@ -279,7 +279,7 @@ impl Check<'_> {
     }
 
     /// Steps 1 to 3 for one node.
-    fn node(&self, node: &Node, line: &Line, found: &mut Verification) {
+    fn node(&self, node: &Node, line: &LockEntry, found: &mut Verification) {
         self.key(node, line, found);
         if node.is_source() {
             self.source(node, line, found);
@@ -294,7 +294,7 @@ impl Check<'_> {
     }
 
     /// Step 1: the key that follows from the workflow and the lock's own lines.
-    fn key(&self, node: &Node, line: &Line, found: &mut Verification) {
+    fn key(&self, node: &Node, line: &LockEntry, found: &mut Verification) {
         let input = |i: usize| self.lines[node.inputs[i].node.index()].map(|line| &line.outputs);
         let Some(manifest) = node_manifest::manifest(node, input, line.file) else {
             let message =
@@ -320,7 +320,7 @@ impl Check<'_> {
     }
 
     /// Step 2: the source's file, where it is there.
-    fn source(&self, node: &Node, line: &Line, found: &mut Verification) {
+    fn source(&self, node: &Node, line: &LockEntry, found: &mut Verification) {
         let path = match &node.work {
             Work::Source(spec) => &spec.path,
             Work::Model(path) | Work::File(path) => path,
@@ -385,7 +385,7 @@ impl Check<'_> {
             return;
         }
         let done: Vec<Option<Done>> =
-            self.lines.iter().map(|line| line.map(Line::to_done)).collect();
+            self.lines.iter().map(|line| line.map(LockEntry::to_done)).collect();
         let of = |id: NodeId| done[id.index()].as_ref();
         for verdict in expect::check(expects, self.graph, of) {
             found.expects += 1;

@@ -7,7 +7,7 @@ use refrain_cache::{Artifact, Cache, Digest};
 
 use crate::graph::{Graph, NodeId, Work};
 use crate::kind::{Cancel, MAIN, StageError};
-use crate::ledger::lock::{Line, Lock};
+use crate::ledger::lock::{Lock, LockEntry};
 use crate::plan::node_manifest;
 use crate::plan::state::{Done, State, StateError};
 use crate::report::compare::{self, Strictness, first_difference};
@@ -90,7 +90,7 @@ pub fn recompute(
 ) -> Result<Recomputed, StateError> {
     let mut state = State::new(graph, store);
     for id in graph.ids() {
-        if let Some(line) = lock.lines.get(&graph.node(id).name) {
+        if let Some(line) = lock.entries.get(&graph.node(id).name) {
             state.set(id, line.to_done());
         }
     }
@@ -141,8 +141,8 @@ struct Again<'a, 'o> {
 }
 
 impl Again<'_, '_> {
-    fn line(&self, id: NodeId) -> Option<&Line> {
-        self.lock.lines.get(&self.graph.node(id).name)
+    fn line(&self, id: NodeId) -> Option<&LockEntry> {
+        self.lock.entries.get(&self.graph.node(id).name)
     }
 
     /// Whether a node is computed, and has the key that the lock gives it.
@@ -339,7 +339,7 @@ impl Again<'_, '_> {
     }
 
     /// Compares the figures of a node with those of the lock, within the tolerance.
-    fn figures(&mut self, id: NodeId, line: &Line, done: &Done) {
+    fn figures(&mut self, id: NodeId, line: &LockEntry, done: &Done) {
         for metric in &line.metrics {
             let value = done.metrics.iter().find(|m| m.metric == metric.metric).map(|m| m.value);
             if !value.is_some_and(|value| compare::is_close(metric.value, value)) {

@@ -1,0 +1,87 @@
+//! One entry of a lock.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use refrain_cache::{Artifacts, Digest, Key, Metric};
+
+use crate::plan::state::Done;
+
+use super::SourceColumns;
+
+/// The entry of a node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LockEntry {
+    /// The node's name.
+    pub node: String,
+    /// Its kind.
+    pub kind: String,
+    /// Its key.
+    pub key: Key,
+    /// The digest of a source's file or folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<Digest>,
+    /// The columns of a source's table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<SourceColumns>,
+    /// Its outputs.
+    pub outputs: Artifacts,
+    /// Its metrics.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metrics: Vec<Metric>,
+    /// The backend and device that can move the last bits.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub profile: String,
+    /// Fields of a later version, kept as they are.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+impl LockEntry {
+    /// The entry of a node with these results.
+    pub fn new(node: &str, kind: &str, done: &Done) -> LockEntry {
+        LockEntry {
+            node: node.to_string(),
+            kind: kind.to_string(),
+            key: done.key,
+            file: done.file,
+            columns: None,
+            outputs: done.artifacts.clone(),
+            metrics: done.metrics.clone(),
+            profile: done.profile.clone(),
+            other: Map::new(),
+        }
+    }
+
+    /// Whether it is the entry of a node of this kind with these results.
+    pub(crate) fn says(&self, kind: &str, done: &Done) -> bool {
+        let Done { key, artifacts, metrics, profile, file } = done;
+        self.key == *key
+            && self.kind == kind
+            && self.file == *file
+            && self.outputs == *artifacts
+            && same_metrics(&self.metrics, metrics)
+            && self.profile == *profile
+    }
+
+    /// The results that the entry names.
+    pub fn to_done(&self) -> Done {
+        Done {
+            key: self.key,
+            artifacts: self.outputs.clone(),
+            metrics: self.metrics.clone(),
+            profile: self.profile.clone(),
+            file: self.file,
+        }
+    }
+}
+
+/// Whether metrics are the same; an undefined one equals itself.
+pub(crate) fn same_metrics(a: &[Metric], b: &[Metric]) -> bool {
+    let undefined = |a: &Metric, b: &Metric| {
+        a.value.is_nan()
+            && b.value.is_nan()
+            && Metric { value: 0.0, ..a.clone() } == Metric { value: 0.0, ..b.clone() }
+    };
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b || undefined(a, b))
+}
