@@ -317,7 +317,7 @@ impl From<LockError> for Failure {
                 "after a merge conflict, remove the lock and run again",
             ),
             LockError::Version { .. } => Failure::with_hint(
-                DIFFERENT,
+                ENVIRONMENT,
                 message,
                 "use the Refrain that wrote it; to start anew with this one, remove the lock and run",
             ),
