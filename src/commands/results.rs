@@ -25,8 +25,11 @@ pub fn results(arguments: &cli::Workflow, format: Format) -> Result<ExitCode, Fa
             collect(&session, |id| plan.state.done(id))
         }
         None => {
-            let done: Vec<Option<Done>> =
-                graph.nodes.iter().map(|n| lock.entries.get(&n.name).map(|l| l.to_done())).collect();
+            let done: Vec<Option<Done>> = graph
+                .nodes
+                .iter()
+                .map(|n| lock.entries.get(&n.name).map(|l| l.to_done()))
+                .collect();
             collect(&session, |id| done[id.index()].as_ref())
         }
     };

@@ -118,8 +118,12 @@ pub fn verify(
     expects: &[Expect],
     options: Options,
 ) -> Verification {
-    let lines: Vec<Option<&LockEntry>> =
-        graph.nodes.par_iter().with_min_len(NODES).map(|node| lock.entries.get(&node.name)).collect();
+    let lines: Vec<Option<&LockEntry>> = graph
+        .nodes
+        .par_iter()
+        .with_min_len(NODES)
+        .map(|node| lock.entries.get(&node.name))
+        .collect();
     let check = Check { graph, lock, lines: &lines, digests, store, options };
     let part = |nodes: (&[Node], &[Option<&LockEntry>])| {
         let mut found = Verification::default();
@@ -200,7 +204,8 @@ pub fn changes(graph: &Graph, before: &Lock, after: &Lock, store: &Store) -> Vec
         (change.before, change.now) = (Some(outputs(old)), Some(outputs(new)));
         changes.push(change);
     }
-    for (name, line) in before.entries.iter().filter(|(name, _)| !after.entries.contains_key(*name)) {
+    for (name, line) in before.entries.iter().filter(|(name, _)| !after.entries.contains_key(*name))
+    {
         changes.push(stale(graph, name, line));
     }
     sort(&mut changes);
