@@ -46,9 +46,9 @@ pub struct Lock {
     /// The version of Refrain that wrote it.
     pub version: String,
     /// Unknown fields of the first line.
-    header: Map<String, Value>,
+    pub header: Map<String, Value>,
     /// Lines that are about no node, sorted: a later version's.
-    others: Vec<String>,
+    pub others: Vec<String>,
 }
 
 /// Why a lock cannot be used.
