@@ -1,9 +1,12 @@
 //! Imports go one way: cache, engine, stages, mistralrs, binary; the language models see the cache alone.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
+
+mod files;
 
 #[test]
 fn crates_import_only_those_to_their_left() {
@@ -42,4 +45,23 @@ fn crates_import_only_those_to_their_left() {
     .into();
     let wrong: Vec<&String> = edges.difference(&allowed).collect();
     assert!(wrong.is_empty(), "these imports go the wrong way: {wrong:?}");
+}
+
+#[test]
+fn no_circle_of_files_runs_outside_one_folder() {
+    for source in ["cache", "engine", "stages", "stages/lm", "stages/mistralrs", "."] {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(source).join("src");
+        let imports = files::Imports::read(&source);
+        let circles = imports.circles();
+        assert!(circles.is_empty(), "`{}`: {circles:?}", source.display());
+        println!("{}: {} imports between files, no circle", source.display(), imports.count());
+    }
+}
+
+#[test]
+fn the_engine_exports_at_most_ten_modules() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("engine/src/lib.rs");
+    let text = std::fs::read_to_string(root).unwrap();
+    let modules = text.lines().filter(|line| line.starts_with("pub mod ")).count();
+    assert!((1..=10).contains(&modules), "{modules} modules");
 }

@@ -139,7 +139,8 @@ pub(crate) fn load(input: &Input, choice: BackendChoice) -> Result<Network, Stag
         return Err(StageError::Environment {
             message: format!("`{}` needs mistralrs, which this build lacks", folder.display()),
             hint: Some(
-                "build with the cargo feature `mistralrs`, or take a model of a native family"
+                "`cargo build --release --features mistralrs` builds one that has it; Llama, Mistral, \
+                 Gemma 2 and Qwen 2 in safetensors need none"
                     .into(),
             ),
         });
