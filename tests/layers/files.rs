@@ -173,10 +173,7 @@ fn a_tree_of_imports_is_read() {
     let text = "kind::{self, MAIN, values::{a, b as c}, Input};\nuse x::y;";
     let read = tree(&[], text, &mut found);
     assert_eq!(&text[read..], ";\nuse x::y;");
-    assert_eq!(
-        found,
-        ["kind", "kind::MAIN", "kind::values::a", "kind::values::b", "kind::Input"]
-    );
+    assert_eq!(found, ["kind", "kind::MAIN", "kind::values::a", "kind::values::b", "kind::Input"]);
 }
 
 #[test]
