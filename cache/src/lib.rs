@@ -81,6 +81,7 @@ mod logs;
 mod manifest;
 mod objects;
 mod presence;
+mod result;
 mod table;
 mod unfinished;
 mod untrusted;
@@ -91,12 +92,13 @@ pub use digest::{Digest, FileIdentity, ParseDigestError, digest_file, digest_lis
 pub use error::{CacheError, Corrupt};
 pub use gc::{Damage, Entry, Listing, ListingError, Object, Recorded};
 pub use logs::{
-    AppendLog, FileDigests, Holder, LogContent, LogLine, Metric, Record, RecordError,
-    RecordSummary, Records, RowMemo, Stored,
+    AppendLog, FileDigests, Holder, LogContent, LogLine, Record, RecordError, RecordSummary,
+    Records, RowMemo, Stored,
 };
 pub use manifest::{Difference, Key, Manifest};
 pub use objects::{FolderWriter, ScratchDir};
 pub use presence::{RemovalLock, Sharing};
+pub use result::{Metric, NodeResult};
 pub use table::{
     Batches, ROW_GROUP_ROWS, SLICE_ROWS, TableError, TableInfo, TableReader, TableWriter, columns,
     normal_batch, normal_schema, type_name,

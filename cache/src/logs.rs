@@ -5,13 +5,14 @@ mod compact;
 mod entries;
 mod file_digests;
 mod lines;
+mod record_line;
 mod records;
 mod rows;
 
 pub use claims::Holder;
 pub use file_digests::FileDigests;
 pub use lines::{AppendLog, LogContent, LogLine};
-pub use records::{Metric, Record, RecordError, RecordSummary, Records, Stored};
+pub use records::{Record, RecordError, RecordSummary, Records, Stored};
 pub use rows::RowMemo;
 
 pub(crate) use claims::Claims;

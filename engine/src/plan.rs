@@ -74,7 +74,8 @@ impl Took {
             Work::Stage { kind, .. } => kind.tokens,
             _ => None,
         };
-        let figure = |name: &str| made.metrics.iter().find(|m| m.metric == name).map(|m| m.value);
+        let figure =
+            |name: &str| made.result.metrics.iter().find(|m| m.metric == name).map(|m| m.value);
         Took { seconds: made.seconds, tokens: counts.and_then(figure).filter(|t| t.is_finite()) }
     }
 }

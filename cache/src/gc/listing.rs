@@ -115,9 +115,13 @@ pub enum ListingError {
 fn recorded(records: &Records) -> Result<Vec<Recorded>, RecordError> {
     let mut listed = Vec::new();
     records.each(|key, made| {
-        let outputs =
-            made.outputs.values().map(|artifact| (artifact.digest, artifact.kind)).collect();
-        let bases = made.outputs.values().filter_map(|artifact| artifact.base).collect();
+        let outputs = made
+            .result
+            .artifacts
+            .values()
+            .map(|artifact| (artifact.digest, artifact.kind))
+            .collect();
+        let bases = made.result.artifacts.values().filter_map(|artifact| artifact.base).collect();
         listed.push(Recorded { key, outputs, bases });
     })?;
     listed.sort_unstable_by_key(|recorded| recorded.key);

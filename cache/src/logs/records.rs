@@ -6,64 +6,41 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::lines::AppendLog;
-use crate::artifact::Artifacts;
+use super::record_line::{RecordLine, SummaryLine};
 use crate::manifest::{Key, Manifest};
+use crate::result::NodeResult;
 
-/// What the cache keeps under a key.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The entry of a cache for one key.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(from = "RecordLine")]
 pub struct Record {
     /// The key of `manifest`.
     pub key: Key,
     /// The kind of the stage, or `source`.
     pub kind: String,
-    /// The artifacts by the name of the output.
-    pub outputs: Artifacts,
-    /// The figures of the node, in the order in which the stage reports them.
-    pub metrics: Vec<Metric>,
-    /// What can move the last bits: backend, device, instruction set.
-    pub profile: String,
-    /// How long the node took, in seconds.
+    /// What the node produced.
+    pub result: NodeResult,
+    /// Duration of the node in seconds.
     pub seconds: f64,
-    /// What the key was made of.
+    /// The values that the key was computed from.
     pub manifest: Manifest,
     /// The version of Refrain that wrote the record.
     pub version: String,
 }
 
-/// What a record says of its node's outputs: all that those need to know who read them.
+/// The part of a record that downstream nodes need.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(from = "SummaryLine")]
 pub struct RecordSummary {
-    /// The artifacts by the name of the output.
-    pub outputs: Artifacts,
-    /// The figures of the node.
-    pub metrics: Vec<Metric>,
-    /// What can move the last bits.
-    pub profile: String,
-    /// How long the node took, in seconds.
+    /// What the node produced.
+    pub result: NodeResult,
+    /// Duration of the node in seconds.
     pub seconds: f64,
-}
-
-/// One figure of a node.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Metric {
-    /// The name of the figure, such as `accuracy`.
-    pub metric: String,
-    /// The value; NaN where it is not defined. In JSON NaN is `null`, the infinities are `"inf"` and `"-inf"`.
-    #[serde(with = "any_float")]
-    pub value: f64,
-    /// How many observations it is made of.
-    pub n: u64,
-    /// The lower end of its confidence interval.
-    #[serde(default)]
-    pub low: Option<f64>,
-    /// The upper end of its confidence interval.
-    #[serde(default)]
-    pub high: Option<f64>,
 }
 
 /// What became of a record that was put.
@@ -330,7 +307,7 @@ impl Records {
 
 impl Stored {
     fn adopted(first: &Record, later: &Record) -> Self {
-        Self::Adopted { differs: first.outputs != later.outputs }
+        Self::Adopted { differs: first.result.artifacts != later.result.artifacts }
     }
 }
 
@@ -363,36 +340,4 @@ fn apply_line(index: &mut HashMap<Key, u64>, offset: u64, payload: &str) {
 
 fn cannot_write(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
-}
-
-/// Floats in JSON, which knows neither NaN nor infinity.
-mod any_float {
-    use serde::de::Error as _;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Written {
-        Number(f64),
-        Text(String),
-    }
-
-    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        match *value {
-            value if value.is_nan() => serializer.serialize_none(),
-            f64::INFINITY => serializer.serialize_str("inf"),
-            f64::NEG_INFINITY => serializer.serialize_str("-inf"),
-            value => serializer.serialize_f64(value),
-        }
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-        match Option::<Written>::deserialize(deserializer)? {
-            None => Ok(f64::NAN),
-            Some(Written::Number(value)) => Ok(value),
-            Some(Written::Text(text)) if text == "inf" => Ok(f64::INFINITY),
-            Some(Written::Text(text)) if text == "-inf" => Ok(f64::NEG_INFINITY),
-            Some(Written::Text(text)) => Err(D::Error::custom(format!("`{text}` is no number"))),
-        }
-    }
 }

@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use refrain_cache::gc::{KeepReason, Limits, RemovalPlan, RemovalTarget, Roots, plan_removal};
 use refrain_cache::{
-    Artifact, ArtifactKind, Cache, Digest, Entry, Key, Listing, Manifest, Object, Record, Recorded,
+    Artifact, ArtifactKind, Cache, Digest, Entry, Key, Listing, Manifest, NodeResult, Object,
+    Record, Recorded,
 };
 use serde_json::json;
 
@@ -216,9 +217,10 @@ fn record(cache: &Cache, name: &str) -> Record {
     Record {
         key: manifest.key(),
         kind: "run".into(),
-        outputs: [("out".to_string(), store(cache, name.as_bytes()))].into(),
-        metrics: Vec::new(),
-        profile: String::new(),
+        result: NodeResult {
+            artifacts: [("out".to_string(), store(cache, name.as_bytes()))].into(),
+            ..NodeResult::default()
+        },
         seconds: 1.0,
         manifest,
         version: "0.1.0".into(),
@@ -262,9 +264,9 @@ fn what_goes_leaves_no_record_and_no_object_and_the_logs_are_compacted() {
     let records = cache.records().unwrap();
     assert_eq!(records.keys(), [kept.key]);
     assert_eq!(records.get(&kept.key).unwrap(), Some(kept.clone()));
-    cache.verify(kept.outputs.get("out").unwrap()).unwrap();
+    cache.verify(kept.result.artifacts.get("out").unwrap()).unwrap();
     for gone in [b, c] {
-        assert!(!cache.object_path(&gone.outputs.get("out").unwrap().digest).exists());
+        assert!(!cache.object_path(&gone.result.artifacts.get("out").unwrap().digest).exists());
     }
     // Two of three records went and left two lines more: one line of five counts.
     let log = fs::read_to_string(folder.path().join("records/records.log")).unwrap();
@@ -283,7 +285,8 @@ fn what_another_process_may_have_found_stays_until_it_ends() {
     let cache = Cache::open(folder.path()).unwrap();
     assert_eq!(collect(&cache, &roots).sessions.len(), 1);
     assert_eq!(cache.records().unwrap().keys().len(), 3);
-    made.iter().for_each(|record| cache.verify(record.outputs.get("out").unwrap()).unwrap());
+    made.iter()
+        .for_each(|record| cache.verify(record.result.artifacts.get("out").unwrap()).unwrap());
     drop(other);
     assert_eq!(collect(&cache, &roots).sessions.len(), 0);
     assert_eq!(cache.records().unwrap().keys().len(), 1);

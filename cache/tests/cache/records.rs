@@ -6,7 +6,8 @@ use std::path::Path;
 use std::thread;
 
 use refrain_cache::{
-    Artifact, ArtifactKind, Artifacts, Digest, Manifest, Metric, Record, Records, Stored,
+    Artifact, ArtifactKind, Artifacts, Digest, Manifest, Metric, NodeResult, Record, Records,
+    Stored,
 };
 use serde_json::json;
 
@@ -29,9 +30,11 @@ pub fn record(name: &str, content: &[u8]) -> Record {
     Record {
         key: manifest.key(),
         kind: "score".to_owned(),
-        outputs: Artifacts::from([("out".to_owned(), artifact)]),
-        metrics: vec![metric("perplexity", 0.1 + 0.2), metric("worst", f64::INFINITY)],
-        profile: "cpu avx2".to_owned(),
+        result: NodeResult {
+            artifacts: Artifacts::from([("out".to_owned(), artifact)]),
+            metrics: vec![metric("perplexity", 0.1 + 0.2), metric("worst", f64::INFINITY)],
+            profile: "cpu avx2".to_owned(),
+        },
         seconds: 1.5,
         manifest,
         version: "0.1.0".to_owned(),
@@ -62,14 +65,32 @@ fn a_record_comes_back_in_the_next_process() {
 fn a_figure_that_is_no_number_survives() {
     let folder = tempfile::tempdir().unwrap();
     let mut undefined = record("a", b"a");
-    undefined.metrics[0].value = f64::NAN;
-    undefined.metrics[1].value = f64::NEG_INFINITY;
+    undefined.result.metrics[0].value = f64::NAN;
+    undefined.result.metrics[1].value = f64::NEG_INFINITY;
     let records = open(folder.path());
     assert_eq!(records.put(&undefined).unwrap(), Stored::First);
     let back = records.get(&undefined.key).unwrap().unwrap();
-    assert!(back.metrics[0].value.is_nan());
-    assert_eq!(back.metrics[1], undefined.metrics[1]);
+    assert!(back.result.metrics[0].value.is_nan());
+    assert_eq!(back.result.metrics[1], undefined.result.metrics[1]);
     assert!(serde_json::to_string(&undefined).unwrap().contains(r#""value":null"#));
+}
+
+/// The format of the log: no field moves, whatever the types in memory look like.
+#[test]
+fn a_record_is_written_as_one_flat_object() {
+    let record = record("a", b"one");
+    let (key, digest) = (record.key, Digest::of_bytes(b"one"));
+    let rest = r#""n":3,"low":0.25,"high":null}"#;
+    let expected = [
+        format!(r#"{{"key":"{key}","kind":"score","#),
+        format!(
+            r#""outputs":{{"out":{{"kind":"table","digest":"{digest}","bytes":3,"rows":3}}}},"#
+        ),
+        format!(r#""metrics":[{{"metric":"perplexity","value":0.30000000000000004,{rest},"#),
+        format!(r#"{{"metric":"worst","value":"inf",{rest}],"profile":"cpu avx2","seconds":1.5,"#),
+        r#""manifest":{"kind":"score","parameters":{"name":"a"}},"version":"0.1.0"}"#.to_owned(),
+    ];
+    assert_eq!(serde_json::to_string(&record).unwrap(), expected.concat());
 }
 
 #[test]

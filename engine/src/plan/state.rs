@@ -131,9 +131,9 @@ impl<'a> State<'a> {
         }
         let mut damaged = None;
         if let Some(record) = self.store.made(&key)? {
-            for (i, (name, artifact)) in record.outputs.iter().enumerate() {
+            for (i, (name, artifact)) in record.result.artifacts.iter().enumerate() {
                 // An only output of `run` is the main one too.
-                if record.outputs.values().take(i).any(|before| before == artifact) {
+                if record.result.artifacts.values().take(i).any(|before| before == artifact) {
                     continue;
                 }
                 let fault = self.store.check(artifact)?;
@@ -142,9 +142,9 @@ impl<'a> State<'a> {
             if damaged.is_none() {
                 let done = Done {
                     key,
-                    artifacts: record.outputs,
-                    metrics: record.metrics,
-                    profile: record.profile,
+                    artifacts: record.result.artifacts,
+                    metrics: record.result.metrics,
+                    profile: record.result.profile,
                     file,
                 };
                 return Ok(Some(Look::Done(Box::new(done))));

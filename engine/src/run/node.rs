@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use refrain_cache::{Cache, Record};
+use refrain_cache::{Cache, NodeResult, Record};
 
 use crate::graph::gather;
 use crate::graph::{Node, NodeId, Work};
@@ -116,14 +116,17 @@ impl Job<'_> {
 
 /// The record of a computed node.
 pub(super) fn record(node: &Node, todo: &Todo, done: &Done, elapsed: Duration) -> Record {
-    let outputs = done.artifacts.clone();
-    debug_assert!(outputs.contains_key(MAIN) || node.outputs.iter().all(|o| o.name != MAIN));
+    let result = NodeResult {
+        artifacts: done.artifacts.clone(),
+        metrics: done.metrics.clone(),
+        profile: done.profile.clone(),
+    };
+    let has_main = result.artifacts.contains_key(MAIN);
+    debug_assert!(has_main || node.outputs.iter().all(|o| o.name != MAIN));
     Record {
         key: todo.key,
         kind: node.kind_name().to_string(),
-        outputs,
-        metrics: done.metrics.clone(),
-        profile: done.profile.clone(),
+        result,
         seconds: elapsed.as_secs_f64(),
         manifest: todo.manifest.clone(),
         version: env!("CARGO_PKG_VERSION").to_string(),

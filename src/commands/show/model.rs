@@ -114,13 +114,13 @@ fn model_json(shown: &Shown<'_>, card: &Card, adapter: Option<&Card>) -> Value {
 }
 
 fn made_json(made: &Made<'_>) -> Value {
-    let Record { key, kind, manifest, profile, seconds, version, .. } = &made.record;
+    let Record { key, kind, result, seconds, manifest, version } = &made.record;
     json!({
         "node": made.node,
         "kind": kind,
         "key": key,
         "manifest": manifest,
-        "profile": profile,
+        "profile": result.profile,
         "seconds": seconds,
         "version": version,
     })
@@ -178,7 +178,10 @@ fn lines(shown: &Shown<'_>, card: &Card, adapter: Option<&Card>) -> Vec<(&'stati
         lines.push(("key", record.key.to_string()));
         lines.push((
             "took",
-            format!("{:.1} s, refrain {}, {}", record.seconds, record.version, record.profile),
+            format!(
+                "{:.1} s, refrain {}, {}",
+                record.seconds, record.version, record.result.profile
+            ),
         ));
         for (path, value) in record.manifest.leaves() {
             lines.push(("", format!("{path}: {value}")));

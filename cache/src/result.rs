@@ -1,0 +1,67 @@
+//! The result of a node, as records keep it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::artifact::Artifacts;
+
+/// Everything that a node produced.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct NodeResult {
+    /// The artifacts by the names of the outputs.
+    pub artifacts: Artifacts,
+    /// The metrics of the node, in the order in which the stage reports them.
+    pub metrics: Vec<Metric>,
+    /// Everything that can move the last bits: backend, device, instruction set.
+    pub profile: String,
+}
+
+/// One metric of a node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Metric {
+    /// Its name, such as `accuracy`.
+    pub metric: String,
+    /// The value; NaN where it is not defined. In JSON NaN is `null`, the infinities are `"inf"` and
+    /// `"-inf"`.
+    #[serde(with = "any_float")]
+    pub value: f64,
+    /// The number of observations.
+    pub n: u64,
+    /// The lower end of the confidence interval.
+    #[serde(default)]
+    pub low: Option<f64>,
+    /// The upper end of the confidence interval.
+    #[serde(default)]
+    pub high: Option<f64>,
+}
+
+/// Floats in JSON, which knows neither NaN nor infinity.
+mod any_float {
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Number(f64),
+        Text(String),
+    }
+
+    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        match *value {
+            value if value.is_nan() => serializer.serialize_none(),
+            f64::INFINITY => serializer.serialize_str("inf"),
+            f64::NEG_INFINITY => serializer.serialize_str("-inf"),
+            value => serializer.serialize_f64(value),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        match Option::<Written>::deserialize(deserializer)? {
+            None => Ok(f64::NAN),
+            Some(Written::Number(value)) => Ok(value),
+            Some(Written::Text(text)) if text == "inf" => Ok(f64::INFINITY),
+            Some(Written::Text(text)) if text == "-inf" => Ok(f64::NEG_INFINITY),
+            Some(Written::Text(text)) => Err(D::Error::custom(format!("`{text}` is not a number"))),
+        }
+    }
+}
