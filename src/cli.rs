@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use tracing::level_filters::LevelFilter;
 
 use refrain_engine::language::units;
 use refrain_engine::report::verify::Sample;
@@ -13,137 +14,198 @@ use refrain_engine::report::verify::Sample;
 #[derive(Debug, Parser)]
 #[command(name = "refrain", version, max_term_width = 100, propagate_version = true)]
 #[command(after_help = "Example:\n  refrain run examples/quickstart.yaml\n\n\
-Exit codes: 0 success; 1 a stage failed or an `expect` does not hold; 2 the workflow, the command line or a \
-source is wrong; 3 `verify` or `--locked` found a difference; 4 the environment failed; 130 interrupted.")]
+Exit codes: 0 success; 1 a stage failed or an `expect` does not hold; 2 the workflow, the command \
+line or a source is wrong; 3 `verify` or `--locked` found a difference; 4 the environment failed; \
+130 interrupted.")]
 pub struct Arguments {
-    /// Form of the output: data on stdout, everything else on stderr
+    /// Output format: data goes to stdout, everything else to stderr
     #[arg(long, global = true, value_enum, default_value_t = Format::Human)]
     pub format: Format,
+    #[command(flatten)]
+    pub log: LogArgs,
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// Form of the output.
+/// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people
     Human,
     /// For programs; documented in docs/json.md
     Json,
-    /// `results` only
+    /// Only for the tables of `results` and `run`
     Csv,
-    /// `results` only
+    /// Only for the tables of `results` and `run`
     Markdown,
+}
+
+impl Format {
+    /// Whether only commands that print a table of results have it.
+    pub fn is_of_tables(self) -> bool {
+        matches!(self, Format::Csv | Format::Markdown)
+    }
+}
+
+/// What is logged.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Logging")]
+pub struct LogArgs {
+    /// Print log lines of this level and above on stderr, in place of progress lines
+    #[arg(long = "log", global = true, value_enum, value_name = "LEVEL")]
+    pub level: Option<LogLevel>,
+    /// Format of the log lines; `json` without `--log` logs from `info`
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Human)]
+    pub log_format: LogFormat,
+    /// Write a trace to this file, for Chrome's tracing page or Perfetto
+    #[arg(long, global = true, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+}
+
+impl LogArgs {
+    /// Returns the level from which on lines are wanted.
+    pub fn level(&self) -> LevelFilter {
+        match self.level {
+            Some(LogLevel::Error) => LevelFilter::ERROR,
+            Some(LogLevel::Warn) => LevelFilter::WARN,
+            Some(LogLevel::Info) => LevelFilter::INFO,
+            Some(LogLevel::Debug) => LevelFilter::DEBUG,
+            Some(LogLevel::Trace) => LevelFilter::TRACE,
+            None if self.log_format == LogFormat::Json => LevelFilter::INFO,
+            None => LevelFilter::OFF,
+        }
+    }
+}
+
+/// Level of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// Failures
+    Error,
+    /// What deserves a look: retries, damaged results, results that are not reproducible
+    Warn,
+    /// Nodes that finish, remarks of stages
+    Info,
+    /// Cache hits, progress, training steps, hashing, imports
+    Debug,
+    /// Batches, syncs, and how long each span took
+    Trace,
+}
+
+/// Format of the log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Human,
+    /// One JSON object per line
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Compute what is missing, show progress, write the lock and print the results
-    #[command(after_help = "Example:\n  refrain run sweep.yaml --set threshold=2.5 --jobs 2")]
-    Run(Run),
-    /// Say what a run would do with every node, and why
+    /// Run what is missing, update the lock and print the results
+    #[command(after_help = "Examples:\n  refrain run sweep.yaml\n  \
+                            refrain run sweep.yaml --set threshold=2.5 --jobs 2\n  \
+                            refrain run sweep.yaml --trace run.json")]
+    Run(RunArgs),
+    /// Show what a run would do with each node, and why
     #[command(after_help = "Example:\n  refrain plan sweep.yaml")]
-    Plan(Plan),
-    /// Report everything that is wrong with a workflow, and run nothing
+    Plan(PlanArgs),
+    /// Report every error in a workflow, without running anything
     #[command(after_help = "Example:\n  refrain check sweep.yaml")]
-    Check(Workflow),
-    /// Say what differs between nodes of the last run and of now
-    #[command(
-        after_help = "Example:\n  refrain explain sweep.yaml\n  refrain explain sweep.yaml 'masked[threshold=2.5]'"
-    )]
-    Explain(Explain),
-    /// Show the head of a table, or what a model is
-    #[command(
-        after_help = "Example:\n  refrain show sweep.yaml scored --rows 3\n  refrain show sweep.yaml tuned\n  \
-                      refrain show ../models/base"
-    )]
-    Show(Show),
-    /// Print one row a point of the sweep, one column `stage.metric`
+    Check(WorkflowArgs),
+    /// Explain what changed since the last run and why nodes would run again
+    #[command(after_help = "Examples:\n  refrain explain sweep.yaml\n  \
+                            refrain explain sweep.yaml 'masked[threshold=2.5]'")]
+    Explain(ExplainArgs),
+    /// Show the first rows of a table, or describe a model
+    #[command(after_help = "Examples:\n  refrain show sweep.yaml scored --rows 3\n  \
+                            refrain show sweep.yaml tuned\n  refrain show ../models/base")]
+    Show(ShowArgs),
+    /// Print results: a row per sweep point, a column per `stage.metric`
     #[command(after_help = "Example:\n  refrain results sweep.yaml --format csv")]
-    Results(Workflow),
-    /// Print the graph as a Mermaid flowchart or for Graphviz
+    Results(WorkflowArgs),
+    /// Draw the graph, as a Mermaid flowchart or for Graphviz
     #[command(after_help = "Example:\n  refrain graph sweep.yaml --as dot | dot -Tsvg > sweep.svg")]
-    Graph(Graph),
-    /// Check the workflow, its sources, the cache and every `expect` against the lock; computes nothing unless asked to
-    #[command(
-        after_help = "Example:\n  refrain verify sweep.yaml --no-data\n  refrain verify sweep.yaml --complete --recompute 5%"
-    )]
-    Verify(Verify),
-    /// Look after the cache
+    Graph(GraphArgs),
+    /// Check the workflow, its sources, the cache and every `expect` against the lock
+    #[command(after_help = "Nothing is computed without `--recompute`.\n\n\
+                            Examples:\n  refrain verify sweep.yaml --no-data\n  \
+                            refrain verify sweep.yaml --complete --recompute 5%")]
+    Verify(VerifyArgs),
+    /// Inspect, check and clean up the cache
     #[command(subcommand)]
+    #[command(after_help = "Example:\n  refrain cache stat sweep.yaml")]
     Cache(Cache),
-    /// Print the JSON Schema of the language, for editors
+    /// Print the JSON Schema of the workflow language, for editors
     #[command(after_help = "Example:\n  refrain schema > refrain.schema.json")]
     Schema,
-    /// Print the completions for a shell
-    #[command(
-        after_help = "Example:\n  refrain completions bash > ~/.local/share/bash-completion/completions/refrain"
-    )]
-    Completions(Completions),
-    /// Print the manual page, or write one for each command
-    #[command(
-        after_help = "Example:\n  refrain man | man -l -\n  refrain man --dir /usr/local/share/man/man1"
-    )]
-    Man(Man),
+    /// Print the completion script of a shell
+    #[command(after_help = "Example:\n  \
+        refrain completions bash > ~/.local/share/bash-completion/completions/refrain")]
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write a page for each command
+    #[command(after_help = "Examples:\n  refrain man | man -l -\n  \
+                            refrain man --dir /usr/local/share/man/man1")]
+    Man(ManArgs),
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Cache {
-    /// Say what the cache holds
+    /// Show what the cache holds
     #[command(after_help = "Example:\n  refrain cache stat sweep.yaml")]
-    Stat(CacheFolder),
-    /// Hash every artifact, and set aside those whose bytes are not what their name says
-    #[command(
-        after_help = "Example:\n  refrain cache verify --cache /data/refrain\n\nWhat was set aside is made again by \
-                      the next run that needs it. Exit code 3 when anything is damaged."
-    )]
-    Verify(CacheFolder),
-    /// Remove what no lock and no logged run names
-    #[command(
-        after_help = "Example:\n  refrain cache gc sweep.yaml --older-than 30d --max-size 50GB --dry-run\n\n\
-                      What the lock of a workflow names is never removed: the lock of every workflow that was run with \
-                      this cache, and of those named here. Of the rest, without limits, what none of the last 100 runs \
-                      used goes; with `--older-than` what was not used for so long; with `--max-size` the longest unused \
-                      first, until the cache is no larger. While another process works with the cache, artifacts stay."
-    )]
-    Gc(Gc),
+    Stat(CacheFolderArgs),
+    /// Hash every artifact and set aside those that do not match their digest
+    #[command(after_help = "Example:\n  refrain cache verify --cache /data/refrain\n\n\
+        A run that needs an artifact that was set aside recomputes it. Exit code 3 if anything is \
+        damaged.")]
+    Verify(CacheFolderArgs),
+    /// Remove results that no lock and no recent run uses
+    #[command(after_help = "Example:\n  \
+        refrain cache gc sweep.yaml --older-than 30d --max-size 50GB --dry-run\n\n\
+        Results named in a lock are always kept: the locks of all workflows that were run with \
+        this cache, and of those named here. Without limits, results that none of the last 100 \
+        runs used are removed; with `--older-than`, those not used for that long; with \
+        `--max-size`, the least recently used first, until the cache fits. While another process \
+        uses the cache, nothing is removed.")]
+    Gc(GcArgs),
 }
 
-/// Which cache.
+/// The cache that a command looks after.
 #[derive(Debug, Args)]
-pub struct CacheFolder {
-    /// Workflows, for the cache beside them
+pub struct CacheFolderArgs {
+    /// Workflows whose cache to use
     pub workflows: Vec<PathBuf>,
-    /// Folder of the cache [default: REFRAIN_CACHE; or `.refrain` beside the workflow, or here]
+    /// Folder of the cache [default: REFRAIN_CACHE, or `.refrain` beside the workflow, or here]
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
-pub struct Gc {
+pub struct GcArgs {
     #[command(flatten)]
-    pub folder: CacheFolder,
-    /// Remove what was last used longer ago, such as `12h`, `30d` or `8w`, and nothing that was used since
+    pub folder: CacheFolderArgs,
+    /// Remove results not used for this long, such as `12h`, `30d` or `8w`
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub older_than: Option<Duration>,
-    /// Remove the longest unused until the cache is no larger, such as `500MB` or `2TB`
+    /// Remove the least recently used until the cache is no larger, such as `500MB` or `2TB`
     #[arg(long, value_name = "SIZE", value_parser = units::size)]
     pub max_size: Option<u64>,
-    /// Say what would go and why the rest stays, and remove nothing
+    /// Show what would be removed and why the rest is kept, and remove nothing
     #[arg(long)]
     pub dry_run: bool,
 }
 
 #[derive(Debug, Args)]
-pub struct Graph {
+pub struct GraphArgs {
     #[command(flatten)]
-    pub workflow: Workflow,
-    /// The language of the drawing
+    pub workflow: WorkflowArgs,
+    /// Language of the drawing
     #[arg(long = "as", value_enum, default_value_t = Drawing::Mermaid)]
     pub drawing: Drawing,
 }
 
-/// The language of a drawing.
+/// Language of a drawing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Drawing {
     /// A Mermaid flowchart
@@ -153,51 +215,51 @@ pub enum Drawing {
 }
 
 #[derive(Debug, Args)]
-pub struct Completions {
+pub struct CompletionsArgs {
     /// The shell
     pub shell: Shell,
 }
 
 #[derive(Debug, Args)]
-pub struct Man {
+pub struct ManArgs {
     /// Write a page for each command into this folder
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
 }
 
-/// What every command takes.
+/// The workflow that a command is about.
 #[derive(Debug, Args)]
-pub struct Workflow {
+pub struct WorkflowArgs {
     /// The workflow, a YAML file
     pub workflow: PathBuf,
-    /// Give a param another value, or reduce an axis to one; repeatable
+    /// Set a param, or keep one value of a sweep axis; repeatable
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub set: Vec<String>,
-    /// Folder of the cache [default: `.refrain` beside the workflow; or REFRAIN_CACHE]
+    /// Folder of the cache [default: REFRAIN_CACHE, or `.refrain` beside the workflow]
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
-pub struct Run {
+pub struct RunArgs {
     #[command(flatten)]
-    pub workflow: Workflow,
-    /// Run only these stages or nodes and what they are made from
+    pub workflow: WorkflowArgs,
+    /// Run only these stages or nodes, and what they are made from
     #[arg(long, value_name = "STAGE", num_args = 1..)]
     pub only: Vec<String>,
-    /// Compute these stages or nodes again though the cache has them
+    /// Recompute these stages or nodes even if the cache has them
     #[arg(long, value_name = "STAGE", num_args = 1..)]
     pub force: Vec<String>,
-    /// Most nodes at once [default: the number of cores]
+    /// Run at most N nodes at once [default: the number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub jobs: Option<u32>,
-    /// Memory that the running stages may declare together, such as `8GB` [default: the machine's]
+    /// Memory that running stages may declare together, such as `8GB` [default: the machine's]
     #[arg(long, value_name = "SIZE", value_parser = units::size)]
     pub memory: Option<u64>,
-    /// After a failure go on with what does not depend on it
+    /// Keep running nodes that do not depend on a failed one
     #[arg(long)]
     pub keep_going: bool,
-    /// Fail when the lock would change, and do not write it
+    /// Fail if the lock is out of date, and leave it as it is
     #[arg(long)]
     pub locked: bool,
     /// Print no progress
@@ -206,32 +268,32 @@ pub struct Run {
 }
 
 #[derive(Debug, Args)]
-pub struct Plan {
+pub struct PlanArgs {
     #[command(flatten)]
-    pub workflow: Workflow,
-    /// Count the nodes of each stage in place of listing them
+    pub workflow: WorkflowArgs,
+    /// Count the nodes of each stage instead of listing them
     #[arg(long)]
     pub summary: bool,
-    /// Most nodes at once, for the time in all [default: the number of cores]
+    /// Assume N nodes at once in the estimate [default: the number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub jobs: Option<u32>,
 }
 
 #[derive(Debug, Args)]
-pub struct Explain {
+pub struct ExplainArgs {
     #[command(flatten)]
-    pub workflow: Workflow,
-    /// A node, for example `masked[threshold=2.5]`, or a stage; without it all nodes that differ
+    pub workflow: WorkflowArgs,
+    /// A node, such as `masked[threshold=2.5]`, or a stage [default: every node that changed]
     pub node: Option<String>,
 }
 
 #[derive(Debug, Args)]
-pub struct Show {
+pub struct ShowArgs {
     #[command(flatten)]
-    pub workflow: Workflow,
-    /// A node or one of its outputs, for example `tuned.log`; without it WORKFLOW is a model's folder
+    pub workflow: WorkflowArgs,
+    /// A node or one of its outputs, such as `tuned.log`; without it, WORKFLOW is a model's folder
     pub node: Option<String>,
-    /// Rows of the table
+    /// Number of rows to show
     #[arg(long, default_value_t = 5)]
     pub rows: usize,
     /// Print only the path of the artifact
@@ -240,19 +302,19 @@ pub struct Show {
 }
 
 #[derive(Debug, Args)]
-pub struct Verify {
+pub struct VerifyArgs {
     #[command(flatten)]
-    pub workflow: Workflow,
-    /// Pass over sources that are not there
+    pub workflow: WorkflowArgs,
+    /// Skip missing sources
     #[arg(long)]
     pub no_data: bool,
-    /// Fail when the cache does not hold every artifact
+    /// Fail if the cache lacks any artifact
     #[arg(long)]
     pub complete: bool,
-    /// Compute nodes once more in an empty cache and compare: `all`, a share such as `5%`, or so many
+    /// Recompute a sample and compare: `all`, `5%`, or a number of nodes
     #[arg(long, value_name = "SAMPLE")]
     pub recompute: Option<Sample>,
-    /// What decides which nodes are computed again [default: the digest of the lock]
+    /// Seed of the sample [default: the digest of the lock]
     #[arg(long, value_name = "TEXT", requires = "recompute")]
     pub seed: Option<String>,
 }

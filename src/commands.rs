@@ -16,13 +16,14 @@ mod verify;
 use std::process::ExitCode;
 
 use crate::cli::{Arguments, Command};
+use crate::events::Observers;
 use crate::failure::Failure;
 
 /// Runs the command of the command line.
-pub fn dispatch(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub fn dispatch(arguments: &Arguments, observers: &Observers) -> Result<ExitCode, Failure> {
     let format = arguments.format;
     match &arguments.command {
-        Command::Run(run) => run::run(run, format),
+        Command::Run(run) => run::run(run, format, observers),
         Command::Plan(plan) => plan::plan(plan, format),
         Command::Check(workflow) => check::check(workflow, format),
         Command::Explain(node) => explain::explain(node, format),

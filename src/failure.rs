@@ -61,13 +61,12 @@ impl Failure {
     }
 
     /// Prints it to stderr and gives its exit code.
-    #[expect(clippy::print_stderr, reason = "this is where errors meet the terminal")]
     pub fn report(&self, format: Format) -> ExitCode {
         let code = self.code();
         if format == Format::Json {
-            eprintln!("{}", output::escaped(&self.json().to_string()));
+            output::progress(&format!("{}\n", output::escaped(&self.json().to_string())));
         } else {
-            eprintln!("{}", self.text(colour()));
+            output::progress(&format!("{}\n", self.text(colour())));
         }
         ExitCode::from(code)
     }
@@ -117,7 +116,12 @@ fn error_json(diagnostics: &Diagnostics, item: &Diagnostic) -> serde_json::Value
 
 /// Whether stderr takes colour.
 pub fn colour() -> bool {
-    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+    std::io::stderr().is_terminal() && !no_color()
+}
+
+/// Whether NO_COLOR is set.
+pub fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
 /// Text for the terminal: what would drive it is shown, not obeyed.

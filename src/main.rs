@@ -2,51 +2,67 @@
 
 mod cli;
 mod commands;
+mod events;
 mod failure;
+mod human;
+mod interrupt;
 mod machine;
 mod output;
 mod panics;
-mod progress;
 mod session;
-mod units;
+mod terminal;
+mod usage;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use refrain_cache::write::faults::{self, Fault, ParseFaultError};
 
+use crate::cli::Arguments;
+use crate::events::Observers;
 use crate::failure::{Failure, INPUT};
 
-/// The tensors of a training step are tens of megabytes, made and dropped at every layer. The system's allocator
-/// gives each back to the kernel and has it cleared again: a fifth of the time of the quickstart.
+/// The tensors of a training step are tens of megabytes, made and dropped at every layer. The
+/// system's allocator returns each to the kernel, which clears it again: a fifth of the quickstart.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     panics::install();
-    let arguments = cli::Arguments::parse();
+    let arguments = match usage::parse() {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
     let fault = match fault() {
         Ok(fault) => fault,
         Err(failure) => return failure.report(arguments.format),
     };
     #[cfg(feature = "mistralrs")]
     refrain_stages::backend::register_mistralrs(&refrain_mistralrs::Mistralrs);
-    let done = catch_unwind(AssertUnwindSafe(|| commands::dispatch(&arguments)));
+
+    let done = catch_unwind(AssertUnwindSafe(|| command(&arguments)));
     let code = match done {
         Ok(Ok(code)) => code,
         Ok(Err(failure)) => failure.report(arguments.format),
-        // The hook has said where, and asked for a report.
+        // The hook has reported it.
         Err(_) => ExitCode::from(failure::ENVIRONMENT),
     };
+    let code = output::exit_code(code, arguments.format);
     if fault == Some(Fault::Count) {
         say_counted();
     }
     code
 }
 
-/// The fault that a test asks for, armed.
+/// Runs the command with its layers installed.
+fn command(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let observers = Observers::install(arguments)?;
+    let done = commands::dispatch(arguments, &observers);
+    let finished = observers.finish();
+    done.and_then(|code| finished.map(|()| code))
+}
+
+/// Arms the fault that a test asks for.
 fn fault() -> Result<Option<Fault>, Failure> {
     let Ok(text) = std::env::var("REFRAIN_FAULT") else { return Ok(None) };
     let fault =
@@ -55,8 +71,7 @@ fn fault() -> Result<Option<Fault>, Failure> {
     Ok(Some(fault))
 }
 
-#[expect(clippy::print_stderr, reason = "a test asked for it")]
 fn say_counted() {
     let (steps, writes) = faults::counted();
-    eprintln!("{steps} steps, {writes} writes");
+    output::remark(&format!("{steps} steps, {writes} writes"));
 }

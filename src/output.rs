@@ -1,19 +1,51 @@
-//! Writes data to stdout: lines, aligned tables, JSON.
+//! Writes data to stdout and remarks to stderr. Nothing else writes to stdout.
 
-use std::io::Write;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use unicode_width::UnicodeWidthStr;
 
-use crate::failure::{drives, shown};
+use crate::cli::Format;
+use crate::failure::{ENVIRONMENT, Failure, drives, shown};
 
-/// Writes a text as it is. A reader that went away, as in `| head`, is no error.
-#[expect(clippy::exit, reason = "nobody reads any more, which is no error")]
+/// The error with which stdout refused data; nothing is written after it.
+static REFUSED: OnceLock<io::Error> = OnceLock::new();
+
+/// Writes a text as it is. Where stdout refuses it, [`exit_code`] says so at the end.
 pub fn text(text: &str) {
-    let mut out = std::io::stdout().lock();
-    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
-        // Nobody reads any more; what follows would be lost too.
-        std::process::exit(0);
+    if REFUSED.get().is_some() {
+        return;
     }
+    let mut out = io::stdout().lock();
+    if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Only one thread prints data, so nobody else was faster.
+        let _first = REFUSED.set(error);
+    }
+}
+
+/// Returns the exit code of a command: its own, unless data were lost that somebody waits for.
+///
+/// A reader that went away, as in `| head`, has what it wants.
+pub fn exit_code(own: ExitCode, format: Format) -> ExitCode {
+    match REFUSED.get() {
+        Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let message = format!("cannot write to stdout: {error}");
+            let lost = Failure::new(ENVIRONMENT, message).report(format);
+            if own == ExitCode::SUCCESS { lost } else { own }
+        }
+        _ => own,
+    }
+}
+
+/// Prints a line for people on stderr; control characters in it are shown, not obeyed.
+pub fn remark(text: &str) {
+    progress(&format!("{}\n", shown(text)));
+}
+
+/// Writes to stderr as it is. A stderr that went away is no reason to end a command.
+pub fn progress(text: &str) {
+    let _unread = io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// Writes a line; control characters in it are shown, not obeyed.

@@ -46,7 +46,7 @@ pub struct Opened {
 
 impl Opened {
     /// Reads the workflow of the command line.
-    pub fn new(arguments: &cli::Workflow) -> Result<Opened, Failure> {
+    pub fn new(arguments: &cli::WorkflowArgs) -> Result<Opened, Failure> {
         let path = &arguments.workflow;
         let text = read_plain(path, MAX_BYTES as u64).map_err(|e| match e.kind() {
             ErrorKind::NotFound => Failure::new(INPUT, format!("there is no `{}`", path.display())),
@@ -86,13 +86,16 @@ pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
 
 impl Session {
     /// Reads and resolves the workflow of the command line.
-    pub fn open(arguments: &cli::Workflow) -> Result<ManuallyDrop<Session>, Failure> {
+    pub fn open(arguments: &cli::WorkflowArgs) -> Result<ManuallyDrop<Session>, Failure> {
         Session::of(Opened::new(arguments)?, arguments)
     }
 
     /// Resolves a workflow that was read. It is not given back to the system piece by piece at the end, when the system
     /// takes all at once.
-    pub fn of(opened: Opened, arguments: &cli::Workflow) -> Result<ManuallyDrop<Session>, Failure> {
+    pub fn of(
+        opened: Opened,
+        arguments: &cli::WorkflowArgs,
+    ) -> Result<ManuallyDrop<Session>, Failure> {
         let Opened { source, cache, lock } = opened;
         let workflow =
             Workflow::parse(source, &refrain_stages::kinds(), &overrides(&arguments.set)?)?;

@@ -110,7 +110,7 @@ impl Space {
             said.code,
             said.stderr
         );
-        for words in ["panicked", "a fault of refrain", "please report", "memory allocation"] {
+        for words in ["panicked", "internal error", "please report", "memory allocation"] {
             assert!(!said.stderr.contains(words), "{arguments:?}: {}", said.stderr);
         }
         said

@@ -244,7 +244,7 @@ fn a_locked_run_says_what_differs_and_writes_nothing() {
     );
     let said = space.run(&["run", "w.yaml", "--locked"]);
     assert_eq!(said.code, 3);
-    let words = "error: the lock would change, and is left as it is: 3 differences\n  = help: to accept it: `refrain run w.yaml`, then commit `w.lock`";
+    let words = "error: the lock is out of date, and `--locked` forbids updating it: 3 differences\n  = help: to accept it: `refrain run w.yaml`, then commit `w.lock`";
     assert!(
         said.stderr.contains(words) && said.stderr.contains("was 1000, is 10"),
         "{}",

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, SchemaRef};
 use serde_json::{Map, Value};
 
-pub use context::{Cancel, Context, Input, Outputs, Progress, ProgressSink, Resources, StageError};
+pub use context::{Cancel, Context, Input, Outputs, Progress, Resources, StageError};
 pub use declare::{
     Anything, Bounds, CommandText, Model, Number, Numbers, Parameter, Parameters, Referent,
     SecretText, Table, choices, one_of, parameters, trimmed,

@@ -22,12 +22,13 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tracing::{debug, info, info_span, trace_span};
+
 use refrain_cache::Stored;
 
 use crate::graph::{Graph, NodeId};
 use crate::kind::Cancel;
 use crate::plan::state::{Done, Look, State, StateError, Todo};
-use crate::run::event::{Event, Events};
 use crate::store::{Store, StoreError};
 
 use ahead::Ahead;
@@ -123,15 +124,16 @@ pub fn run<'a>(
     store: &'a Store,
     options: &Options<'_>,
     cancel: &Cancel,
-    events: Events<'_>,
 ) -> Result<Report<'a>, StateError> {
     let wanted = match &options.only {
         Some(targets) => graph.upstream(targets),
         None => vec![true; graph.nodes.len()],
     };
-    events(Event::Begin { nodes: wanted.iter().filter(|w| **w).count() });
+    let nodes = wanted.iter().filter(|wanted| **wanted).count();
+    let _run = info_span!("run", nodes).entered();
+
     let (sender, receiver) = mpsc::channel();
-    let mut runner = Runner::new(graph, store, options, cancel, events, wanted);
+    let mut runner = Runner::new(graph, store, options, cancel, wanted);
     thread::scope(|scope| {
         let (stop, stopped) = mpsc::channel();
         let syncing = scope.spawn(move || sync_in_groups(store, &stopped));
@@ -149,9 +151,9 @@ pub fn run<'a>(
 fn sync_in_groups(store: &Store, stopped: &Receiver<()>) -> Result<(), StoreError> {
     let mut synced = Ok(());
     while stopped.recv_timeout(SYNC_EVERY) == Err(RecvTimeoutError::Timeout) {
-        synced = synced.and(store.sync());
+        synced = synced.and(trace_span!("sync").in_scope(|| store.sync()));
     }
-    synced.and(store.sync())
+    synced.and(trace_span!("sync").in_scope(|| store.sync()))
 }
 
 /// A worker's word: the node, and what it made.
@@ -162,7 +164,6 @@ struct Runner<'a, 'o> {
     store: &'a Store,
     options: &'o Options<'o>,
     cancel: &'o Cancel,
-    events: Events<'o>,
     state: State<'a>,
     outcomes: Vec<Outcome>,
     /// For each node how many of its edges wait for an input; `None` when it is not wanted.
@@ -183,7 +184,6 @@ impl<'a, 'o> Runner<'a, 'o> {
         store: &'a Store,
         options: &'o Options<'o>,
         cancel: &'o Cancel,
-        events: Events<'o>,
         wanted: Vec<bool>,
     ) -> Runner<'a, 'o> {
         let waiting: Vec<Option<usize>> = graph
@@ -199,7 +199,6 @@ impl<'a, 'o> Runner<'a, 'o> {
             store,
             options,
             cancel,
-            events,
             state,
             outcomes,
             waiting,
@@ -308,7 +307,6 @@ impl<'a, 'o> Runner<'a, 'o> {
             / self.options.jobs.min(self.running + self.ahead.len() + self.ready.len() + 1))
         .max(1);
         let job = node::Job {
-            id,
             node,
             inputs,
             cache: self.store.cache(),
@@ -316,13 +314,14 @@ impl<'a, 'o> Runner<'a, 'o> {
             fresh: self.options.force.contains(&id),
             cancel: self.cancel,
             environment: self.options.environment,
-            events: self.events,
+            span: node::span(id, node, &todo.key),
         };
-        (self.events)(Event::Started { node: id, key: &todo.key });
         let sender = sender.clone();
         pool.run(self.running, move || {
             let begin = Instant::now();
             let result = retry::attempts(&job, &todo);
+            // What hears of the result may expect the span to be closed.
+            drop(job);
             // The receiver outlives every worker of the scope.
             let _ = sender.send((id, todo, begin.elapsed(), result));
         });
@@ -334,7 +333,10 @@ impl<'a, 'o> Runner<'a, 'o> {
             Ok((done, differs)) => {
                 // The record says all; what cannot be removed is in nobody's way.
                 let _left = self.store.cache().unfinished(&todo.key).remove();
-                (self.events)(Event::Finished { node: id, elapsed, differs });
+                let name = self.graph.node(id).name.as_str();
+                let (node, seconds) = (id.0, elapsed.as_secs_f64());
+                info!(name: "finished", node, name, seconds, differs, "finished");
+
                 self.outcomes[id.index()] = Outcome::Ran(elapsed);
                 self.finish(id, done);
             }
@@ -356,6 +358,10 @@ impl<'a, 'o> Runner<'a, 'o> {
         let record = node::record(self.graph.node(id), todo, &done, elapsed);
         let stored = self.store.put(&record).map_err(StateError::from)?;
         self.computed_twice += usize::from(stored != Stored::First);
+        let name = self.graph.node(id).name.as_str();
+        let first = stored == Stored::First;
+        debug!(name: "recorded", node = id.0, name, key = %todo.key, first, "recorded");
+
         if stored == (Stored::Adopted { differs: true }) {
             // All go on with what the first one made.
             let first = match self.state.look(id)? {
@@ -382,7 +388,7 @@ impl<'a, 'o> Runner<'a, 'o> {
     }
 
     fn fail(&mut self, id: NodeId, failure: Failure) {
-        (self.events)(Event::Failed { node: id, failure: &failure });
+        node::emit_failed(id, self.graph.node(id), &failure);
         self.outcomes[id.index()] = Outcome::Failed(failure);
         self.stopped |= !self.options.keep_going;
         let mut reached = vec![id];
@@ -391,7 +397,9 @@ impl<'a, 'o> Runner<'a, 'o> {
                 let i = dependent.index();
                 if self.waiting[i].is_some() && matches!(self.outcomes[i], Outcome::NotRun) {
                     self.outcomes[i] = Outcome::Skipped(id);
-                    (self.events)(Event::Skipped { node: dependent, because: id });
+                    let name = self.graph.node(dependent).name.as_str();
+                    let because = self.graph.node(id).name.as_str();
+                    debug!(name: "skipped", node = dependent.0, name, because, "skipped");
                     reached.push(dependent);
                 }
             }

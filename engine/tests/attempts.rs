@@ -7,17 +7,21 @@
 mod kind;
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::Duration;
+
+use tracing::{Event, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::SubscriberExt;
 
 use refrain_engine::graph::Graph;
 use refrain_engine::kind::{Cancel, Context, Kind, Kinds, Outputs, Param, StageError, Type};
 use refrain_engine::language::diagnostic::SourceText;
 use refrain_engine::language::workflow::Workflow;
 use refrain_engine::plan::{Step, plan};
-use refrain_engine::run::event::Event;
+use refrain_engine::run::event::Fields;
 use refrain_engine::run::{Options, Outcome, run};
 use refrain_engine::store::Store;
 
@@ -43,6 +47,26 @@ struct Came {
     interrupted: bool,
 }
 
+/// Layer: keeps what is said of nodes; what `stop` knows interrupts.
+struct Notes {
+    kept: Arc<Mutex<Vec<String>>>,
+    stop: fn(&str) -> bool,
+    cancel: Cancel,
+}
+
+impl<S: Subscriber> Layer<S> for Notes {
+    fn on_event(&self, event: &Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        if !["note", "retry"].contains(&event.metadata().name()) {
+            return;
+        }
+        let text = Fields::of_event(event).text("message").unwrap().to_owned();
+        if (self.stop)(&text) {
+            self.cancel.cancel();
+        }
+        self.kept.lock().unwrap().push(text);
+    }
+}
+
 /// Runs the stages; a note that `stop` knows interrupts.
 fn come(kind: Kind, stages: &str, stop: fn(&str) -> bool) -> Came {
     let source =
@@ -62,23 +86,20 @@ fn come(kind: Kind, stages: &str, stop: fn(&str) -> bool) -> Came {
         environment: &|_| None,
     };
     let cancel = Cancel::default();
-    let notes = Mutex::new(Vec::new());
-    let events = |event: Event<'_>| {
-        if let Event::Note { text, .. } = event {
-            if stop(&text) {
-                cancel.cancel();
-            }
-            notes.lock().unwrap().push(text);
-        }
-    };
-    let report = run(&graph, &store, &options, &cancel, &events).unwrap();
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let notes = Notes { kept: kept.clone(), stop, cancel: cancel.clone() };
+    let events = tracing_subscriber::registry().with(notes);
+    let report = tracing::subscriber::with_default(events, || {
+        run(&graph, &store, &options, &cancel).unwrap()
+    });
+    let notes = kept.lock().unwrap().clone();
     let word = |outcome: &Outcome| match outcome {
         Outcome::Ran(_) => "ran".to_string(),
         Outcome::Failed(failure) => failure.to_string(),
         other => format!("{other:?}"),
     };
     let outcomes = report.outcomes.iter().map(word).collect();
-    Came { outcomes, notes: notes.into_inner().unwrap(), interrupted: report.interrupted }
+    Came { outcomes, notes, interrupted: report.interrupted }
 }
 
 fn never(_: &str) -> bool {
@@ -237,7 +258,7 @@ fn what_another_process_computes_takes_nothing() {
             elsewhere.cache().release(&key);
             elsewhere.cache().flush_claims();
         });
-        run(&graph, &here, &options, &Cancel::default(), &|_| {}).unwrap()
+        run(&graph, &here, &options, &Cancel::default()).unwrap()
     });
     assert!(report.outcomes.iter().all(|o| matches!(o, Outcome::Ran(_))), "{:?}", report.outcomes);
 }

@@ -50,7 +50,7 @@ fn a_panic_of_a_stage_is_its_failure_and_asks_for_a_report() {
         force: HashSet::new(),
         environment: &|_| None,
     };
-    let report = run(&graph, &store, &options, &Cancel::default(), &|_| {}).unwrap();
+    let report = run(&graph, &store, &options, &Cancel::default()).unwrap();
     let failure = |name: &str| match &report.outcomes[graph.find(name).unwrap().index()] {
         Outcome::Failed(failure) => failure.to_string(),
         other => panic!("`{name}`: {other:?}"),

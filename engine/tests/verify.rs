@@ -48,7 +48,7 @@ fn report<'a>(graph: &'a Graph, store: &'a Store) -> Report<'a> {
         force: HashSet::new(),
         environment: &|_| None,
     };
-    run(graph, store, &options, &Cancel::default(), &|_| {}).unwrap()
+    run(graph, store, &options, &Cancel::default()).unwrap()
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use refrain_cache::{Cache, Listing, Records};
 
-use crate::cli::{self, CacheFolder, Format};
+use crate::cli::{self, CacheFolderArgs, Format};
 use crate::failure::{ENVIRONMENT, Failure, INPUT};
 use crate::session;
 
@@ -29,7 +29,7 @@ struct Opened {
 
 impl Opened {
     /// The cache of the command line: the one that is named, or that of the workflows, or the one in this folder.
-    fn new(arguments: &CacheFolder) -> Result<Opened, Failure> {
+    fn new(arguments: &CacheFolderArgs) -> Result<Opened, Failure> {
         for workflow in &arguments.workflows {
             if !workflow.is_file() {
                 return Err(Failure::new(

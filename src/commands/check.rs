@@ -4,13 +4,13 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use crate::cli::{Format, Workflow};
+use crate::cli::{Format, WorkflowArgs};
 use crate::failure::Failure;
 use crate::output;
 use crate::session::Session;
 
 /// Reads and resolves the workflow; what is wrong with it is the failure.
-pub fn check(arguments: &Workflow, format: Format) -> Result<ExitCode, Failure> {
+pub fn check(arguments: &WorkflowArgs, format: Format) -> Result<ExitCode, Failure> {
     let session = Session::open(arguments)?;
     let (stages, nodes) = (session.graph.workflow.stages.len(), session.graph.nodes.len());
     match format {

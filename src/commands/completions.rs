@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use serde_json::json;
 
-use crate::cli::{Arguments, Completions, Format};
+use crate::cli::{Arguments, CompletionsArgs, Format};
 use crate::failure::Failure;
 use crate::output;
 
 /// Prints the script.
-pub fn completions(arguments: &Completions, format: Format) -> Result<ExitCode, Failure> {
+pub fn completions(arguments: &CompletionsArgs, format: Format) -> Result<ExitCode, Failure> {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut Arguments::command(), "refrain", &mut script);
     let script = String::from_utf8_lossy(&script);

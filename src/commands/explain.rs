@@ -16,7 +16,7 @@ use crate::session::Session;
 use super::plan::{difference_words, differences_json};
 
 /// Explains one node, the nodes of a stage, or all that differ.
-pub fn explain(arguments: &cli::Explain, format: Format) -> Result<ExitCode, Failure> {
+pub fn explain(arguments: &cli::ExplainArgs, format: Format) -> Result<ExitCode, Failure> {
     let session = Session::open(&arguments.workflow)?;
     let store = session.store()?;
     let lock = session.lock()?;

@@ -12,7 +12,7 @@ use crate::output;
 use crate::session::Session;
 
 /// Prints the stages in the language of a drawing, or all nodes with their inputs as JSON.
-pub fn graph(arguments: &cli::Graph, format: Format) -> Result<ExitCode, Failure> {
+pub fn graph(arguments: &cli::GraphArgs, format: Format) -> Result<ExitCode, Failure> {
     let session = Session::open(&arguments.workflow)?;
     let graph = &session.graph;
     if format == Format::Json {

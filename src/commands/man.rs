@@ -14,7 +14,7 @@ use crate::failure::{ENVIRONMENT, Failure};
 use crate::output;
 
 /// Prints the page of `refrain`, or writes one for each command.
-pub fn man(arguments: &cli::Man, format: Format) -> Result<ExitCode, Failure> {
+pub fn man(arguments: &cli::ManArgs, format: Format) -> Result<ExitCode, Failure> {
     let mut command = Arguments::command();
     command.build();
     let Some(folder) = &arguments.dir else {

@@ -13,12 +13,12 @@ use refrain_engine::report::verify::difference;
 
 use crate::cli::{self, Format};
 use crate::failure::Failure;
-use crate::progress::time;
+use crate::human::time;
 use crate::session::Session;
 use crate::{machine, output};
 
 /// Plans the workflow and runs nothing.
-pub fn plan(arguments: &cli::Plan, format: Format) -> Result<ExitCode, Failure> {
+pub fn plan(arguments: &cli::PlanArgs, format: Format) -> Result<ExitCode, Failure> {
     let session = Session::open(&arguments.workflow)?;
     let store = session.store()?;
     let lock = session.lock()?;

@@ -15,7 +15,7 @@ use crate::output;
 use crate::session::Session;
 
 /// Prints the figures that the cache or else the lock has for the workflow.
-pub fn results(arguments: &cli::Workflow, format: Format) -> Result<ExitCode, Failure> {
+pub fn results(arguments: &cli::WorkflowArgs, format: Format) -> Result<ExitCode, Failure> {
     let session = Session::open(arguments)?;
     let graph = &session.graph;
     let lock = session.lock()?;

@@ -1,35 +1,39 @@
 //! `refrain run`: computes what is missing, writes the lock, prints the results.
 
 use std::collections::HashSet;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
+use tracing::info;
 
 use refrain_engine::graph::NodeId;
 use refrain_engine::kind::Cancel;
 use refrain_engine::ledger::lock::{self, Lock, LockError};
-use refrain_engine::ledger::run_log::{self, RunLog};
+use refrain_engine::ledger::run_log;
 use refrain_engine::ledger::up_to_date::{self, Said};
 use refrain_engine::plan::state::Done;
 use refrain_engine::report::expect::{self, Verdict};
 use refrain_engine::report::verify::{self, Mismatch};
-use refrain_engine::run::event::Event;
 use refrain_engine::run::{self, Options, Outcome, Report};
 
 use crate::cli::{self, Format};
-use crate::failure::{DIFFERENT, ENVIRONMENT, Failure, INPUT, INTERRUPTED, STAGE, of_node, shown};
-use crate::progress::{Display, time};
+use crate::events::Observers;
+use crate::failure::{DIFFERENT, Failure, INPUT, INTERRUPTED, STAGE, of_node};
+use crate::human::time;
 use crate::session::{Opened, Session, absolute};
-use crate::{machine, output};
+use crate::{interrupt, machine, output};
 
 use super::results;
 use super::verify::{hints, mismatch_json, mismatch_words};
 
 /// Runs the workflow.
-pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
+pub fn run(
+    arguments: &cli::RunArgs,
+    format: Format,
+    observers: &Observers,
+) -> Result<ExitCode, Failure> {
     let begin = Instant::now();
     let opened = Opened::new(&arguments.workflow)?;
     let seen = Seen::new(arguments, &opened)?;
@@ -43,17 +47,10 @@ pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
     let lock = read_lock(&session, arguments.locked)?;
     let store = session.store_for_run()?;
     let cancel = Cancel::default();
-    on_interrupt(&cancel)?;
+    interrupt::cancels(&cancel)?;
     let options = options(arguments, &session)?;
-    let terminal = std::io::stderr().is_terminal();
-    let display = Display::new(&session.graph, terminal, arguments.quiet);
-    let log = RunLog::create(&seen.runs, &seen.run(), &session.graph);
-    let events = |event: Event<'_>| {
-        log.event(&event);
-        display.event(&event);
-    };
-    let report = run::run(&session.graph, &store, &options, &cancel, &events)?;
-    log.end(report.is_complete());
+    observers.run_log.begin(&seen.runs, &seen.run());
+    let report = run::run(&session.graph, &store, &options, &cancel)?;
     let whole = options.only.is_none();
     let mut changes = Vec::new();
     if arguments.locked {
@@ -63,7 +60,9 @@ pub fn run(arguments: &cli::Run, format: Format) -> Result<ExitCode, Failure> {
         }
     } else if !session.overridden {
         lock::record(&session.lock, &session.graph, &report, whole)?;
+        info!(name: "lock_written", path = %session.lock.display(), "lock written");
     }
+    observers.run_log.end(report.is_complete());
     let verdicts = expect::check(&session.expects, &session.graph, |id| report.state.done(id));
     let verdicts: Vec<Verdict> = verdicts
         .into_iter()
@@ -93,27 +92,7 @@ fn read_lock(session: &Session, locked: bool) -> Result<Lock, Failure> {
     }
 }
 
-/// The first interruption asks everything to stop at the next safe point, the second ends the process.
-#[expect(
-    clippy::print_stderr,
-    clippy::exit,
-    reason = "a second interruption must end a stage that does not"
-)]
-pub(super) fn on_interrupt(cancel: &Cancel) -> Result<(), Failure> {
-    let cancel = cancel.clone();
-    let handler = move || {
-        if cancel.is_cancelled() {
-            // The first request has reached every command by then; left alone they would live on.
-            std::thread::sleep(Duration::from_millis(200));
-            std::process::exit(i32::from(INTERRUPTED));
-        }
-        eprintln!("stopping; what is finished is kept (again to stop at once)");
-        cancel.cancel();
-    };
-    ctrlc::set_handler(handler).map_err(|e| Failure::new(ENVIRONMENT, e.to_string()))
-}
-
-fn options<'a>(arguments: &cli::Run, session: &Session) -> Result<Options<'a>, Failure> {
+fn options<'a>(arguments: &cli::RunArgs, session: &Session) -> Result<Options<'a>, Failure> {
     let threads = machine::threads();
     let all = |names: &[String]| -> Result<Vec<NodeId>, Failure> {
         names
@@ -152,10 +131,9 @@ fn exit_code(report: &Report<'_>, verdicts: &[Verdict], differs: bool) -> u8 {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the summary is not data")]
 fn summary(report: &Report<'_>, verdicts: &[Verdict], begin: Instant, changes: &[Mismatch]) {
     for verdict in verdicts {
-        eprintln!("{}", shown(&told(verdict)));
+        output::remark(&told(verdict));
     }
     let count = |wanted: fn(&Outcome) -> bool| report.outcomes.iter().filter(|o| wanted(o)).count();
     let (ran, cached) = (report.ran().count(), count(|o| matches!(o, Outcome::Cached)));
@@ -168,12 +146,15 @@ fn summary(report: &Report<'_>, verdicts: &[Verdict], begin: Instant, changes: &
         words.push_str(&format!(", {} by another process too", report.computed_twice));
     }
     let end = if report.interrupted { ", interrupted" } else { "" };
-    eprintln!("{words}{end}, {}", time(begin.elapsed()));
+    output::remark(&format!("{words}{end}, {}", time(begin.elapsed())));
     if !changes.is_empty() {
         for change in changes {
-            eprintln!("{}", shown(&mismatch_words(change)));
+            output::remark(&mismatch_words(change));
         }
-        eprintln!("error: the lock would change, and is left as it is: {}", hints(changes));
+        output::remark(&format!(
+            "error: the lock is out of date, and `--locked` forbids updating it: {}",
+            hints(changes)
+        ));
     }
 }
 
@@ -184,12 +165,11 @@ fn told(verdict: &Verdict) -> String {
 }
 
 /// What a run says that did not even have to plan.
-#[expect(clippy::print_stderr, reason = "the summary is not data")]
 fn unchanged(said: &Said, begin: Instant) -> ExitCode {
     for line in &said.expects {
-        eprintln!("{}", shown(line));
+        output::remark(line);
     }
-    eprintln!("0 nodes run, {} cached, {}", said.cached, time(begin.elapsed()));
+    output::remark(&format!("0 nodes run, {} cached, {}", said.cached, time(begin.elapsed())));
     ExitCode::SUCCESS
 }
 
@@ -204,7 +184,7 @@ struct Seen {
 }
 
 impl Seen {
-    fn new(arguments: &cli::Run, opened: &Opened) -> Result<Seen, Failure> {
+    fn new(arguments: &cli::RunArgs, opened: &Opened) -> Result<Seen, Failure> {
         let workflow = absolute(&opened.source.path)?;
         let set = arguments.workflow.set.clone();
         let plan = up_to_date::name(&workflow, &set);
@@ -238,7 +218,7 @@ struct Kept {
 }
 
 impl Kept {
-    fn new(arguments: &cli::Run, format: Format, opened: &Opened) -> Option<Kept> {
+    fn new(arguments: &cli::RunArgs, format: Format, opened: &Opened) -> Option<Kept> {
         if !arguments.only.is_empty() || !arguments.force.is_empty() || format == Format::Json {
             return None;
         }

@@ -22,7 +22,7 @@ const NAME: usize = 40;
 const CELL: usize = 60;
 
 /// Shows an output of a node, or the card of a model's folder.
-pub fn show(arguments: &cli::Show, format: Format) -> Result<ExitCode, Failure> {
+pub fn show(arguments: &cli::ShowArgs, format: Format) -> Result<ExitCode, Failure> {
     let path = &arguments.workflow.workflow;
     match &arguments.node {
         Some(name) => guarded(name, || node(arguments, name, format)),
@@ -61,7 +61,7 @@ fn folder(path: &Path, only_path: bool, format: Format) -> Result<ExitCode, Fail
     Ok(ExitCode::SUCCESS)
 }
 
-fn node(arguments: &cli::Show, name: &str, format: Format) -> Result<ExitCode, Failure> {
+fn node(arguments: &cli::ShowArgs, name: &str, format: Format) -> Result<ExitCode, Failure> {
     let session = Session::open(&arguments.workflow)?;
     let store = session.store()?;
     let (id, output_name) = find(&session, name)?;

@@ -1,7 +1,6 @@
 //! `refrain verify`: the workflow, its sources, the cache and every `expect` against the lock.
 
 use std::collections::HashSet;
-use std::io::IsTerminal;
 use std::mem::ManuallyDrop;
 use std::process::ExitCode;
 
@@ -14,18 +13,14 @@ use refrain_engine::report::verify::{
     self, Mismatch, Options, Recomputed, Sample, VERSION, Verdict,
 };
 use refrain_engine::run;
-use refrain_engine::run::event::Event;
 
 use crate::cli::{self, Format};
 use crate::failure::{DIFFERENT, ENVIRONMENT, Failure, INTERRUPTED};
-use crate::progress::Display;
 use crate::session::{Opened, Session, existing_store};
-use crate::{machine, output};
-
-use super::run::on_interrupt;
+use crate::{interrupt, machine, output};
 
 /// Verifies; computes nothing but the sample that is asked for.
-pub fn verify(arguments: &cli::Verify, format: Format) -> Result<ExitCode, Failure> {
+pub fn verify(arguments: &cli::VerifyArgs, format: Format) -> Result<ExitCode, Failure> {
     let opened = Opened::new(&arguments.workflow)?;
     let (lock, cache) = (opened.lock.clone(), opened.cache.clone());
     // To resolve a workflow takes about as long as to read what is kept of it.
@@ -129,10 +124,8 @@ fn recompute(
         environment: &|name| std::env::var(name).ok(),
     };
     let cancel = Cancel::default();
-    on_interrupt(&cancel)?;
-    let display = Display::new(&session.graph, std::io::stderr().is_terminal(), false);
-    let events = |event: Event<'_>| display.event(&event);
-    Ok(verify::recompute(&session.graph, lock, store, sample, &seed, &options, &cancel, &events)?)
+    interrupt::cancels(&cancel)?;
+    Ok(verify::recompute(&session.graph, lock, store, sample, &seed, &options, &cancel)?)
 }
 
 /// A difference for people.

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use refrain_cache::{Artifact, Cache, Metric, Unfinished};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use tracing::{Span, debug, dispatcher, info};
+
+use refrain_cache::{Artifact, Cache, Metric, Unfinished};
 
 use super::MAIN;
 
@@ -128,27 +130,50 @@ pub struct Resources {
     pub memory: Option<u64>,
 }
 
-/// Where progress goes; the engine's scheduler stands behind it.
-pub trait ProgressSink: Sync {
-    /// `done` of `total` units are finished.
-    fn progress(&self, done: u64, total: Option<u64>, unit: &'static str);
-    /// A line for people, for example a warning.
-    fn note(&self, text: String);
+/// Reports the progress of one node, as events in its span.
+#[derive(Debug)]
+pub struct Progress {
+    span: Span,
+    /// Shortest time between two reports, but for the last one.
+    every: Duration,
+    last: Mutex<Instant>,
 }
 
-/// The progress of one node.
-#[derive(Clone, Copy)]
-pub struct Progress<'a>(pub &'a dyn ProgressSink);
+impl Default for Progress {
+    /// Reports nothing.
+    fn default() -> Progress {
+        Progress::new(Span::none(), Duration::ZERO)
+    }
+}
 
-impl Progress<'_> {
-    /// Says that `done` of `total` units are finished.
-    pub fn set(&self, done: u64, total: Option<u64>, unit: &'static str) {
-        self.0.progress(done, total, unit);
+impl Progress {
+    /// Reports in the span of a node, no more often than `every`.
+    pub fn new(span: Span, every: Duration) -> Progress {
+        Progress { span, every, last: Mutex::new(Instant::now()) }
     }
 
-    /// A warning or remark for people.
+    /// Reports that `done` of `total` units are finished.
+    pub fn set(&self, done: u64, total: Option<u64>, unit: &'static str) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.elapsed() < self.every && Some(done) != total {
+            return;
+        }
+        *last = Instant::now();
+        drop(last);
+
+        self.emit(|| debug!(name: "progress", parent: &self.span, done, total, unit, "progress"));
+    }
+
+    /// Reports a remark or warning for people.
     pub fn note(&self, text: impl Into<String>) {
-        self.0.note(text.into());
+        let text: String = text.into();
+        self.emit(|| info!(name: "note", parent: &self.span, "{text}"));
+    }
+
+    /// Emits an event to the subscriber of the span: a thread of the stage's own may have none.
+    fn emit(&self, event: impl Fn()) {
+        let emitted = self.span.with_subscriber(|(_, to)| dispatcher::with_default(to, &event));
+        emitted.unwrap_or_default();
     }
 }
 
@@ -167,7 +192,7 @@ pub struct Context<'a> {
     /// What the node may use.
     pub resources: Resources,
     /// Where progress goes.
-    pub progress: Progress<'a>,
+    pub progress: &'a Progress,
     /// Asked at every batch.
     pub cancel: &'a Cancel,
     /// Resolves `${env:NAME}`; the result must never be kept or shown.

@@ -1,4 +1,4 @@
-//! The event log of a run: a line of JSON for its begin, for what became of each node, and for its end.
+//! The log of a run: a line of JSON for its begin, for each event of a node, and for its end.
 //!
 //! Logs lie in the cache's `runs/`, named by the time at which the run began, so that their names sort by age. They say
 //! which results were used when, for garbage collection, and hold keys and names only: nothing that a command printed.
@@ -7,17 +7,21 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use tracing::span::{Attributes, Id};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+use tracing_subscriber::registry::LookupSpan;
 
 use refrain_cache::write::{LineFile, remove_file, touch};
 use refrain_cache::{Digest, Key};
 
-use crate::graph::{Graph, NodeId};
-use crate::run::event::Event;
+use crate::run::event::{self, Fields, NodeOf};
 
 /// Version of the log's lines.
 const VERSION: u32 = 1;
@@ -86,6 +90,70 @@ pub enum Line {
         /// Its key, where it is known.
         key: Option<Key>,
     },
+    /// A node goes on.
+    Progress {
+        /// Its name.
+        node: String,
+        /// Units finished.
+        done: u64,
+        /// Units in all, where known.
+        total: Option<u64>,
+        /// The unit.
+        unit: String,
+    },
+    /// A training made a step.
+    Step {
+        /// The node's name.
+        node: String,
+        /// The step, from 0.
+        step: u64,
+        /// Its mean loss over the active tokens.
+        loss: f64,
+        /// Its learning rate.
+        learning_rate: f64,
+        /// The norm of its gradient before clipping.
+        grad_norm: f64,
+        /// Its tokens.
+        tokens: u64,
+    },
+    /// An attempt failed, and another one follows.
+    Retry {
+        /// The node's name.
+        node: String,
+        /// The attempt, from 1.
+        attempt: u64,
+    },
+    /// A cached result was damaged.
+    Damaged {
+        /// The node's name.
+        node: String,
+    },
+    /// Another process computes the node.
+    Waiting {
+        /// Its name.
+        node: String,
+    },
+    /// The process that computed the node ended without a result.
+    TakenOver {
+        /// Its name.
+        node: String,
+    },
+    /// A node's result was recorded.
+    Recorded {
+        /// Its name.
+        node: String,
+        /// Whether it is the first record of its key.
+        first: bool,
+    },
+    /// A node that it reads failed.
+    Skipped {
+        /// Its name.
+        node: String,
+        /// The node that failed.
+        because: String,
+    },
+    /// The lock was written.
+    Lock,
     /// The run ends.
     End {
         /// How long it took.
@@ -95,90 +163,142 @@ pub enum Line {
     },
 }
 
-/// The log of a run that is under way. A log that cannot be written is no reason to end a run, so nothing here fails.
-pub struct RunLog<'a> {
-    graph: &'a Graph,
+/// Layer: writes the events of a run to its log, from [`RunLog::begin`] to [`RunLog::end`].
+///
+/// A log that cannot be written is no reason to end a run, so nothing here fails. Clones share one log.
+#[derive(Debug, Clone, Default)]
+pub struct RunLog {
+    open: Arc<Mutex<Option<OpenLog>>>,
+}
+
+#[derive(Debug)]
+struct OpenLog {
     begin: Instant,
-    state: Mutex<State>,
-}
-
-struct State {
-    /// `None` once a line could not be written.
-    file: Option<LineFile>,
+    file: LineFile,
     /// The keys of the nodes that are under way.
-    running: HashMap<NodeId, Key>,
+    running: HashMap<u64, Key>,
 }
 
-impl<'a> RunLog<'a> {
+impl RunLog {
     /// Begins a log in the folder `runs`, and removes the oldest logs there.
-    pub fn create(runs: &Path, run: &Run<'_>, graph: &'a Graph) -> RunLog<'a> {
+    pub fn begin(&self, runs: &Path, run: &Run<'_>) {
         remove_oldest(runs);
-        let file = create(runs, run).ok();
-        let log = RunLog {
-            graph,
-            begin: Instant::now(),
-            state: Mutex::new(State { file, running: HashMap::new() }),
-        };
-        let line = Line::Begin {
+        let open = |file| OpenLog { begin: Instant::now(), file, running: HashMap::new() };
+        *self.open() = create(runs, run).ok().map(open);
+
+        self.write(&Line::Begin {
             refrain: VERSION,
             version: env!("CARGO_PKG_VERSION").into(),
             workflow: run.workflow.into(),
             lock: run.lock.into(),
             plan: run.plan.into(),
-        };
-        log.write(&mut log.state(), &line, true);
-        log
-    }
-
-    /// Writes down what an event says of a node.
-    pub fn event(&self, event: &Event<'_>) {
-        let mut state = self.state();
-        let name = |node: NodeId| self.graph.node(node).name.clone();
-        match event {
-            // There may be very many of these, and none says what took work.
-            Event::Cached { node, key } => {
-                self.write(&mut state, &Line::Cached { node: name(*node), key: **key }, false);
-            }
-            Event::Started { node, key } => {
-                state.running.insert(*node, **key);
-                self.write(&mut state, &Line::Started { node: name(*node), key: **key }, true);
-            }
-            Event::Finished { node, elapsed, .. } => {
-                if let Some(key) = state.running.remove(node) {
-                    let line =
-                        Line::Finished { node: name(*node), key, seconds: elapsed.as_secs_f64() };
-                    self.write(&mut state, &line, true);
-                }
-            }
-            Event::Failed { node, .. } => {
-                let key = state.running.remove(node);
-                self.write(&mut state, &Line::Failed { node: name(*node), key }, true);
-            }
-            Event::Begin { .. }
-            | Event::Progress { .. }
-            | Event::Note { .. }
-            | Event::Skipped { .. } => {}
-        }
+        });
     }
 
     /// Ends the log.
-    pub fn end(self, complete: bool) {
-        let line = Line::End { seconds: self.begin.elapsed().as_secs_f64(), complete };
-        self.write(&mut self.state(), &line, true);
+    pub fn end(&self, complete: bool) {
+        let mut open = self.open();
+        let Some(log) = open.take() else { return };
+        let seconds = log.begin.elapsed().as_secs_f64();
+        *open = log.write(&Line::End { seconds, complete });
+        // Dropped, it is flushed and closed.
+        *open = None;
     }
 
-    fn write(&self, state: &mut State, line: &Line, flush: bool) {
-        let Some(file) = &mut state.file else { return };
+    fn write(&self, line: &Line) {
+        let mut open = self.open();
+        *open = open.take().and_then(|log| log.write(line));
+    }
+
+    /// Turns an event into its line.
+    fn line(&self, name: &str, fields: &Fields, of: NodeOf) -> Option<Line> {
+        let NodeOf { node: number, name: node } = of;
+        let key = || fields.text("key")?.parse::<Key>().ok();
+        let text = |field: &str| fields.text(field).unwrap_or_default().to_owned();
+        Some(match name {
+            "cached" => Line::Cached { node, key: key()? },
+            "finished" => {
+                let key = self.open().as_mut()?.running.remove(&number)?;
+                Line::Finished { node, key, seconds: fields.float("seconds")? }
+            }
+            "failed" => {
+                let key = self.open().as_mut()?.running.remove(&number);
+                Line::Failed { node, key }
+            }
+            "progress" => {
+                let (done, total) = (fields.number("done")?, fields.number("total"));
+                Line::Progress { node, done, total, unit: text("unit") }
+            }
+            "step" => Line::Step {
+                node,
+                step: fields.number("step")?,
+                loss: fields.float("loss")?,
+                learning_rate: fields.float("learning_rate")?,
+                grad_norm: fields.float("grad_norm")?,
+                tokens: fields.number("tokens")?,
+            },
+            "retry" => Line::Retry { node, attempt: fields.number("attempt")? },
+            "damaged" => Line::Damaged { node },
+            "waiting" => Line::Waiting { node },
+            "taken_over" => Line::TakenOver { node },
+            "recorded" => Line::Recorded { node, first: fields.is_true("first") },
+            "skipped" => Line::Skipped { node, because: text("because") },
+            _ => return None,
+        })
+    }
+
+    /// Locks the log; a thread that panicked left whole lines.
+    fn open(&self) -> MutexGuard<'_, Option<OpenLog>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OpenLog {
+    /// Writes a line; a log that refuses one is closed.
+    fn write(mut self, line: &Line) -> Option<OpenLog> {
         let text = serde_json::to_string(line).expect("names and numbers are JSON");
-        let written = file.push(&text).and_then(|()| if flush { file.flush() } else { Ok(()) });
-        if written.is_err() {
-            state.file = None;
+        // There may be very many nodes in the cache, and none of them took work.
+        let flush = !matches!(line, Line::Cached { .. } | Line::Progress { .. });
+        let written =
+            self.file.push(&text).and_then(|()| if flush { self.file.flush() } else { Ok(()) });
+        written.is_ok().then_some(self)
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for RunLog {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        event::keep_node(attributes, id, &context);
+        if attributes.metadata().name() != "node" || self.open().is_none() {
+            return;
         }
+
+        let fields = Fields::of_span(attributes);
+        let key = fields.text("key").and_then(|key| key.parse::<Key>().ok());
+        let (Some(number), Some(name), Some(key)) =
+            (fields.number("node"), fields.text("name"), key)
+        else {
+            return;
+        };
+        if let Some(log) = self.open().as_mut() {
+            log.running.insert(number, key);
+        }
+        self.write(&Line::Started { node: name.to_owned(), key });
     }
 
-    /// The state; a thread that panicked left whole lines.
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        if !event.metadata().target().starts_with(event::TARGET) || self.open().is_none() {
+            return;
+        }
+
+        let name = event.metadata().name();
+        if name == "lock_written" {
+            return self.write(&Line::Lock);
+        }
+        let fields = Fields::of_event(event);
+        let of = event::node_of(event, &fields, &context);
+        if let Some(line) = of.and_then(|of| self.line(name, &fields, of)) {
+            self.write(&line);
+        }
     }
 }
 
@@ -292,7 +412,7 @@ fn log(name: &str, text: &[u8], used: SystemTime) -> Option<Log> {
     let keys = lines.filter_map(|line| match line {
         Line::Cached { key, .. } | Line::Started { key, .. } => Some(key),
         Line::Failed { key, .. } => key,
-        Line::Begin { .. } | Line::Finished { .. } | Line::End { .. } => None,
+        _ => None,
     });
     Some(Log { workflow, lock, plan, began, used, keys: keys.collect() })
 }

@@ -2,14 +2,15 @@
 
 use std::time::Instant;
 
+use tracing::info;
+
 use refrain_cache::Cache;
 
 use crate::graph::{Graph, NodeId};
 use crate::kind::{Cancel, StageError};
 use crate::plan::state::{Done, State, Todo};
-use crate::run::event::{Event, Events};
 
-use super::node::{Failure, Job};
+use super::node::{self, Failure, Job};
 use super::{Options, retry};
 
 /// Computes a node whose inputs are all done, and stores what it makes in `cache`; no record is written.
@@ -23,7 +24,6 @@ pub fn again(
     cache: &Cache,
     options: &Options<'_>,
     cancel: &Cancel,
-    events: Events<'_>,
 ) -> Result<Done, Failure> {
     let node = graph.node(id);
     let ready = || Some((state.inputs(node)?, state.manifest(node, None)?));
@@ -32,8 +32,8 @@ pub fn again(
             StageError::bug(format!("`{}` is computed before its inputs", node.name)).into()
         );
     };
+    let todo = Todo { key: manifest.key(), manifest, file: None, damaged: None };
     let job = Job {
-        id,
         node,
         inputs,
         cache,
@@ -42,15 +42,18 @@ pub fn again(
         fresh: true,
         cancel,
         environment: options.environment,
-        events,
+        span: node::span(id, node, &todo.key),
     };
-    let todo = Todo { key: manifest.key(), manifest, file: None, damaged: None };
-    events(Event::Started { node: id, key: &todo.key });
+
     let begin = Instant::now();
     let result = retry::attempts(&job, &todo);
     match &result {
-        Ok(_) => events(Event::Finished { node: id, elapsed: begin.elapsed(), differs: false }),
-        Err(failure) => events(Event::Failed { node: id, failure }),
+        Ok(_) => {
+            let (name, seconds) = (node.name.as_str(), begin.elapsed().as_secs_f64());
+            info!(name: "finished", node = id.0, name, seconds, differs = false, "finished");
+        }
+        Err(Failure::Stage(StageError::Cancelled)) => {}
+        Err(failure) => node::emit_failed(id, node, failure),
     }
     result
 }

@@ -3,11 +3,12 @@
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+use tracing::{debug, info, warn};
+
 use refrain_cache::{Holder, Key};
 
 use crate::graph::NodeId;
 use crate::plan::state::{Done, Look, StateError, Todo};
-use crate::run::event::Event;
 
 use super::{Outcome, Runner, Word};
 
@@ -68,8 +69,14 @@ impl Runner<'_, '_> {
         todo.damaged = todo.damaged.or(again);
         self.store.forget(&todo.key)?;
         if let Some(damage) = &todo.damaged {
-            let text = format!("the cached result is damaged and is made again: {damage}");
-            (self.events)(Event::Note { node: id, text });
+            let name = self.graph.node(id).name.as_str();
+            warn!(
+                name: "damaged",
+                node = id.0,
+                name,
+                key = %todo.key,
+                "the cached result is damaged and will be recomputed: {damage}"
+            );
         }
         Ok(Some(todo))
     }
@@ -83,13 +90,29 @@ impl Runner<'_, '_> {
                 && self.store.has_recorded(&aside.key).unwrap_or(true);
             if recorded || self.store.cache().holder(&aside.key).is_none() {
                 free.push(*id);
+                if !recorded && aside.holder == Holder::Elsewhere {
+                    let name = self.graph.node(*id).name.as_str();
+                    info!(
+                        name: "taken_over",
+                        node = id.0,
+                        name,
+                        key = %aside.key,
+                        "the process that computed it ended without a result; computing it here"
+                    );
+                }
             } else if aside.holder == Holder::Elsewhere
                 && !aside.noted
                 && aside.since.elapsed() > NOTE_AFTER
             {
                 aside.noted = true;
-                let text = "another process is computing it; waiting for the result".into();
-                (self.events)(Event::Note { node: *id, text });
+                let name = self.graph.node(*id).name.as_str();
+                info!(
+                    name: "waiting",
+                    node = id.0,
+                    name,
+                    key = %aside.key,
+                    "another process is computing it; waiting for the result"
+                );
             }
         }
         for id in free {
@@ -110,7 +133,8 @@ impl Runner<'_, '_> {
 
     /// Notes a node as done that the cache has.
     pub(super) fn cached(&mut self, id: NodeId, done: Done) {
-        (self.events)(Event::Cached { node: id, key: &done.key });
+        let name = self.graph.node(id).name.as_str();
+        debug!(name: "cached", node = id.0, name, key = %done.key, "cached");
         self.outcomes[id.index()] = Outcome::Cached;
         self.finish(id, done);
     }

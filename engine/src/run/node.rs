@@ -2,22 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use refrain_cache::{Cache, NodeResult, Record};
+use tracing::{Span, debug_span, error, field, info_span};
+
+use refrain_cache::{Cache, Key, NodeResult, Record};
 
 use crate::graph::gather;
 use crate::graph::{Node, NodeId, Work};
 use crate::kind::metrics_table;
-use crate::kind::{
-    Cancel, Context, Input, MAIN, Outputs, Progress, ProgressSink, Resources, StageError,
-};
+use crate::kind::{Cancel, Context, Input, MAIN, Outputs, Progress, Resources, StageError};
 use crate::plan::state::{Done, StateError, Todo};
-use crate::run::event::{Event, Events};
 use crate::source::SourceError;
+use crate::source::model_folder::HashError;
 
-/// Shortest time between two progress events of a node.
+/// Shortest time between two progress events of one node.
 const PROGRESS_EVERY: Duration = Duration::from_millis(50);
 
 /// Why a node failed.
@@ -34,9 +33,38 @@ pub enum Failure {
     State(#[from] StateError),
 }
 
+impl Failure {
+    /// Returns the remedy, where one is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Failure::Stage(
+                StageError::Failed { hint, .. } | StageError::Environment { hint, .. },
+            ) => hint.clone(),
+            Failure::Source(SourceError::Cache(_)) => None,
+            Failure::Source(error) => error.hint(),
+            Failure::State(StateError::Hash(HashError::Pickle { .. })) => {
+                Some("convert the weights to safetensors".into())
+            }
+            Failure::Stage(_) | Failure::State(_) => None,
+        }
+    }
+}
+
+/// Opens the span of a node that is about to be computed.
+pub(super) fn span(id: NodeId, node: &Node, key: &Key) -> Span {
+    let (name, kind) = (node.name.as_str(), node.kind_name());
+    info_span!("node", node = id.0, name, kind, key = %key)
+}
+
+/// Emits that a node failed.
+pub(super) fn emit_failed(id: NodeId, node: &Node, failure: &Failure) {
+    let (name, kind) = (node.name.as_str(), node.kind_name());
+    let (what, hint) = (if node.is_source() { kind } else { "stage" }, failure.hint());
+    error!(name: "failed", node = id.0, name, what, hint, "{failure}");
+}
+
 /// All that a worker needs for one node.
 pub(super) struct Job<'a> {
-    pub id: NodeId,
     pub node: &'a Node,
     pub inputs: BTreeMap<String, Input>,
     pub cache: &'a Cache,
@@ -45,13 +73,14 @@ pub(super) struct Job<'a> {
     pub fresh: bool,
     pub cancel: &'a Cancel,
     pub environment: &'a (dyn Fn(&str) -> Option<String> + Sync),
-    pub events: Events<'a>,
+    /// The span of the node.
+    pub span: Span,
 }
 
 impl Job<'_> {
     /// Computes the node until `cancel` asks to stop. A panic in a dependency becomes an error that asks for a report.
-    pub fn run(&self, todo: &Todo, begin: Instant, cancel: &Cancel) -> Result<Done, Failure> {
-        let outputs = catch_unwind(AssertUnwindSafe(|| self.compute(todo, begin, cancel)))
+    pub fn run(&self, todo: &Todo, cancel: &Cancel) -> Result<Done, Failure> {
+        let outputs = catch_unwind(AssertUnwindSafe(|| self.compute(todo, cancel)))
             .unwrap_or_else(|panic| {
                 let text = panic.downcast_ref::<String>().map(String::as_str);
                 let text =
@@ -81,11 +110,15 @@ impl Job<'_> {
         })
     }
 
-    fn compute(&self, todo: &Todo, begin: Instant, cancel: &Cancel) -> Result<Outputs, Failure> {
+    fn compute(&self, todo: &Todo, cancel: &Cancel) -> Result<Outputs, Failure> {
         let settings = &self.node.settings;
-        let sink = Sink { id: self.id, events: self.events, last: Mutex::new(begin) };
         match &self.node.work {
-            Work::Source(spec) => Ok(Outputs::main(spec.import(self.cache)?)),
+            Work::Source(spec) => {
+                let span = debug_span!("import", rows = field::Empty).entered();
+                let table = spec.import(self.cache)?;
+                span.record("rows", table.rows);
+                Ok(Outputs::main(table))
+            }
             Work::Gather { axes, rows } => {
                 let tables: Vec<&Input> = (0..rows.len())
                     .filter_map(|i| self.inputs.get(&format!("tables[{i}]")))
@@ -103,7 +136,7 @@ impl Job<'_> {
                     batch: settings.batch,
                     memory: settings.memory,
                 },
-                progress: Progress(&sink),
+                progress: &Progress::new(self.span.clone(), PROGRESS_EVERY),
                 cancel,
                 environment: self.environment,
             })?),
@@ -130,28 +163,5 @@ pub(super) fn record(node: &Node, todo: &Todo, done: &Done, elapsed: Duration) -
         seconds: elapsed.as_secs_f64(),
         manifest: todo.manifest.clone(),
         version: env!("CARGO_PKG_VERSION").to_string(),
-    }
-}
-
-/// Hands a node's progress on, at most every [`PROGRESS_EVERY`].
-struct Sink<'a> {
-    id: NodeId,
-    events: Events<'a>,
-    last: Mutex<Instant>,
-}
-
-impl ProgressSink for Sink<'_> {
-    fn progress(&self, done: u64, total: Option<u64>, unit: &'static str) {
-        let mut last = self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if last.elapsed() < PROGRESS_EVERY && Some(done) != total {
-            return;
-        }
-        *last = Instant::now();
-        drop(last);
-        (self.events)(Event::Progress { node: self.id, done, total, unit });
-    }
-
-    fn note(&self, text: String) {
-        (self.events)(Event::Note { node: self.id, text });
     }
 }

@@ -4,6 +4,9 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
 
+use tracing::Dispatch;
+use tracing::dispatcher;
+
 type Job<'scope> = Box<dyn FnOnce() + Send + 'scope>;
 
 /// As many threads as were ever busy at once.
@@ -26,7 +29,9 @@ impl<'scope, 'env> Pool<'scope, 'env> {
         if self.threads <= busy {
             self.threads += 1;
             let waiting = self.waiting.clone();
+            let events = dispatcher::get_default(Dispatch::clone);
             self.scope.spawn(move || {
+                let _events = dispatcher::set_default(&events);
                 // The lock is given back before the job begins; the pool's end closes the channel.
                 let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
                 while let Ok(job) = next() {

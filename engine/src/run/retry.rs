@@ -1,19 +1,20 @@
 //! Tries a failed node again where its stage says so, and ends an attempt that takes too long.
 
-use std::time::Instant;
+use tracing::{debug_span, warn};
 
 use crate::kind::StageError;
 use crate::language::units;
 use crate::plan::state::{Done, Todo};
-use crate::run::event::Event;
 
 use super::node::{Failure, Job};
 
 /// Computes a node: one attempt, and as many more as its stage allows.
 pub(super) fn attempts(job: &Job<'_>, todo: &Todo) -> Result<Done, Failure> {
+    let _node = job.span.enter();
     let mut attempt = 1;
     loop {
-        let failure = match once(job, todo) {
+        let number = attempt;
+        let failure = match debug_span!("attempt", number).in_scope(|| once(job, todo)) {
             Ok(done) => return Ok(done),
             Err(failure) => failure,
         };
@@ -27,12 +28,13 @@ pub(super) fn attempts(job: &Job<'_>, todo: &Todo) -> Result<Done, Failure> {
         else {
             return Err(failure);
         };
-        let text = format!(
-            "attempt {attempt} of {} failed; the next begins in {}: {failure}",
-            retry.times + 1,
-            units::show(pause),
+        let (of, wait) = (retry.times + 1, units::show(pause));
+        warn!(
+            name: "retry",
+            attempt,
+            of,
+            "attempt {attempt} of {of} failed; the next begins in {wait}: {failure}"
         );
-        (job.events)(Event::Note { node: job.id, text });
         job.cancel.pause(pause)?;
         attempt += 1;
     }
@@ -40,10 +42,9 @@ pub(super) fn attempts(job: &Job<'_>, todo: &Todo) -> Result<Done, Failure> {
 
 /// One attempt within the stage's time limit.
 fn once(job: &Job<'_>, todo: &Todo) -> Result<Done, Failure> {
-    let begin = Instant::now();
-    let Some(limit) = job.node.settings.timeout else { return job.run(todo, begin, job.cancel) };
+    let Some(limit) = job.node.settings.timeout else { return job.run(todo, job.cancel) };
     let cancel = job.cancel.within(limit);
-    let result = job.run(todo, begin, &cancel);
+    let result = job.run(todo, &cancel);
     // Who is asked to stop says so in one of these two ways; the run's own request is no failure.
     let why = match &result {
         Err(Failure::Stage(StageError::Cancelled)) => String::new(),

@@ -60,7 +60,7 @@ fn run_in(dag: &Dag, graph: &Graph, cache: &Path, jobs: usize, forced: &HashSet<
         force: forced.clone(),
         environment: &|_| None,
     };
-    let report = run(graph, &store, &options, &Cancel::default(), &|_| {}).unwrap();
+    let report = run(graph, &store, &options, &Cancel::default()).unwrap();
     let expected = dag.evaluate();
     let mut ran = Ran {
         computed: Vec::new(),

@@ -12,13 +12,13 @@ use refrain_engine::ledger::roots::{self, Found};
 
 use crate::cli::{self, Format};
 use crate::failure::{Failure, INPUT};
-use crate::progress::time;
-use crate::{output, session, units};
+use crate::human::time;
+use crate::{human, output, session};
 
 use super::Opened;
 
 /// Plans, shows, and, unless it is a dry run, removes.
-pub fn gc(opened: &Opened, arguments: &cli::Gc, format: Format) -> Result<ExitCode, Failure> {
+pub fn gc(opened: &Opened, arguments: &cli::GcArgs, format: Format) -> Result<ExitCode, Failure> {
     // Between the plan and the removal no process may begin to rely on anything.
     let gate = if arguments.dry_run { None } else { Some(opened.cache.lock_for_removal()?) };
     let named: Vec<PathBuf> = arguments
@@ -54,7 +54,7 @@ fn show(plan: &RemovalPlan, found: &Found, dry_run: bool, now: SystemTime) {
     if dry_run {
         for Removal { target, bytes, used } in &plan.removals {
             let age = now.duration_since(*used).unwrap_or_default();
-            let size = units::bytes(*bytes);
+            let size = human::size(*bytes);
             output::line(&format!(
                 "{:16}  {size:>8}  unused for {:7}  {}",
                 word(target),
@@ -75,7 +75,7 @@ fn show(plan: &RemovalPlan, found: &Found, dry_run: bool, now: SystemTime) {
             KeepReason::Within => "they are within the limits".into(),
             KeepReason::AtWork => format!("{} at work", output::process(plan.sessions.len())),
         };
-        output::line(&format!("{count} stay, {}: {why}", units::bytes(*bytes)));
+        output::line(&format!("{count} stay, {}: {why}", human::size(*bytes)));
     }
     let mut artifacts = 0;
     let mut records = 0;
@@ -93,7 +93,7 @@ fn show(plan: &RemovalPlan, found: &Found, dry_run: bool, now: SystemTime) {
         output::count(records, "record"),
         output::count(others, "other file"),
         if dry_run { "would go" } else { "removed" },
-        units::bytes(plan.bytes()),
+        human::size(plan.bytes()),
     ));
 }
 

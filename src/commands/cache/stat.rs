@@ -9,7 +9,7 @@ use refrain_cache::{ArtifactKind, Entry};
 
 use crate::cli::Format;
 use crate::failure::Failure;
-use crate::{output, units};
+use crate::{human, output};
 
 use super::{Opened, length};
 
@@ -61,11 +61,11 @@ pub fn stat(opened: &Opened, format: Format) -> Result<ExitCode, Failure> {
         .iter()
         .filter(|(_, amount)| amount.count > 0)
         .map(|(name, amount)| {
-            vec![about(name).into(), amount.count.to_string(), units::bytes(amount.bytes)]
+            vec![about(name).into(), amount.count.to_string(), human::size(amount.bytes)]
         })
         .collect();
     output::table(&["", "count", "size"], &rows);
-    output::line(&format!("`{}`: {}", root.display(), units::bytes(bytes)));
+    output::line(&format!("`{}`: {}", root.display(), human::size(bytes)));
     if !listing.sessions.is_empty() {
         output::line(&format!("{} at work", output::process(listing.sessions.len())));
     }

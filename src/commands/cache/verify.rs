@@ -13,8 +13,8 @@ use refrain_cache::{Cache, Corrupt, Damage, Digest, Listing};
 
 use crate::cli::Format;
 use crate::failure::{DIFFERENT, Failure};
-use crate::progress::time;
-use crate::{output, units};
+use crate::human::time;
+use crate::{human, output};
 
 use super::{Opened, within};
 
@@ -66,9 +66,9 @@ pub fn verify(opened: &Opened, format: Format) -> Result<ExitCode, Failure> {
     output::line(&format!(
         "{} hashed, {}, {}, {}/s; {}",
         output::count(listing.objects.len(), "artifact"),
-        units::bytes(total),
+        human::size(total),
         time(elapsed),
-        units::bytes(rate as u64),
+        human::size(rate as u64),
         match damages.len() {
             0 => "nothing is damaged".into(),
             n => format!("{n} damaged; a run that needs it makes it again"),
@@ -124,7 +124,6 @@ fn hash(cache: &Cache, listing: &Listing, total: u64) -> Result<Vec<Damage>, Fai
     })
 }
 
-#[expect(clippy::print_stderr, reason = "progress goes to stderr")]
 fn show(stopped: &Receiver<()>, done: &AtomicU64, total: u64) {
     let begin = Instant::now();
     let terminal = std::io::stderr().is_terminal();
@@ -136,11 +135,11 @@ fn show(stopped: &Receiver<()>, done: &AtomicU64, total: u64) {
         let left =
             Duration::from_secs_f64((total.saturating_sub(hashed) as f64 / rate.max(1.0)).min(1e9));
         let (hashed, total, rate) =
-            (units::bytes(hashed), units::bytes(total), units::bytes(rate as u64));
+            (human::size(hashed), human::size(total), human::size(rate as u64));
         let line = format!("{hashed} of {total}, {rate}/s, {} left", time(left));
-        if terminal { eprint!("\r\x1b[K{line}") } else { eprintln!("{line}") }
+        output::progress(&if terminal { format!("\r\x1b[K{line}") } else { format!("{line}\n") });
     }
     if terminal && wait != PATIENCE {
-        eprint!("\r\x1b[K");
+        output::progress("\r\x1b[K");
     }
 }

@@ -4,17 +4,22 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, ListArray, RecordBatch, StringArray};
 use arrow::datatypes::{Float32Type, Float64Type, Int32Type, SchemaRef};
 use serde_json::Value;
+use tracing::{Dispatch, Event, Subscriber, dispatcher, info_span};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::SubscriberExt;
 
 use refrain_cache::{Artifact, ArtifactKind, Cache, Digest, Manifest, TableReader};
 use refrain_engine::kind::{
-    Cancel, Check, Context, Input, Kind, MAIN, MetricContext, Outputs, Problem, Progress,
-    ProgressSink, Resolved, Resources, StageError, coerce,
+    Cancel, Check, Context, Input, Kind, MAIN, MetricContext, Outputs, Problem, Progress, Resolved,
+    Resources, StageError, coerce,
 };
 use refrain_engine::language::yaml;
+use refrain_engine::run::event::Fields;
 use refrain_stages::kinds;
 
 /// The families of tiny models with references.
@@ -30,7 +35,7 @@ pub struct Bench {
     pub fresh: bool,
     /// Progress reports after which a run is cancelled.
     pub cancel_after: Option<usize>,
-    heard: Mutex<Vec<String>>,
+    heard: Arc<Mutex<Vec<String>>>,
     _folder: tempfile::TempDir,
 }
 
@@ -39,7 +44,7 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::open(&folder.path().join("cache")).unwrap();
         let cancel = Cancel::default();
-        let heard = Mutex::default();
+        let heard = Arc::default();
         Bench {
             cache,
             cancel,
@@ -110,7 +115,9 @@ impl Bench {
         let cancel =
             if self.cancel_after.is_some() { Cancel::default() } else { self.cancel.clone() };
         let left = AtomicUsize::new(self.cancel_after.unwrap_or(usize::MAX));
-        let sink = Sink { cancel: &cancel, left, heard: &self.heard };
+        let sink = Sink { cancel: cancel.clone(), left, heard: self.heard.clone() };
+        let events = Dispatch::new(tracing_subscriber::registry().with(sink));
+        let node = dispatcher::with_default(&events, || info_span!("node"));
         let outputs = (kind.run)(&Context {
             params: &typed.values,
             inputs: &inputs,
@@ -118,7 +125,7 @@ impl Bench {
             unfinished: self.cache.unfinished(&key),
             fresh: self.fresh,
             resources: Resources { threads: self.threads, batch: self.batch, memory: None },
-            progress: Progress(&sink),
+            progress: &Progress::new(node, Duration::ZERO),
             cancel: &cancel,
             environment: &|_| None,
         })?;
@@ -296,21 +303,22 @@ pub fn message(result: Result<Outputs, StageError>) -> String {
     }
 }
 
-/// Keeps notes, and cancels a run after so many reports.
-struct Sink<'a> {
-    cancel: &'a Cancel,
+/// Layer: keeps notes, and cancels a run after so many reports.
+struct Sink {
+    cancel: Cancel,
     left: AtomicUsize,
-    heard: &'a Mutex<Vec<String>>,
+    heard: Arc<Mutex<Vec<String>>>,
 }
 
-impl ProgressSink for Sink<'_> {
-    fn progress(&self, _: u64, _: Option<u64>, _: &'static str) {
-        if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.cancel.cancel();
+impl<S: Subscriber> Layer<S> for Sink {
+    fn on_event(&self, event: &Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        match event.metadata().name() {
+            "progress" if self.left.fetch_sub(1, Ordering::Relaxed) == 1 => self.cancel.cancel(),
+            "note" => {
+                let text = Fields::of_event(event).text("message").unwrap().to_owned();
+                self.heard.lock().unwrap().push(text);
+            }
+            _ => {}
         }
-    }
-
-    fn note(&self, text: String) {
-        self.heard.lock().unwrap().push(text);
     }
 }

@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 
 use refrain_cache::{Cache, Manifest, Metric, TableReader};
 use refrain_engine::kind::{
-    Cancel, Check, Context, Input, Kind, MAIN, MetricContext, Problem, Progress, ProgressSink,
-    Resources, StageError, coerce,
+    Cancel, Check, Context, Input, Kind, MAIN, MetricContext, Problem, Progress, Resources,
+    StageError, coerce,
 };
 use refrain_engine::language::yaml;
 use refrain_stages::kinds;
@@ -104,7 +104,7 @@ impl Bench {
             unfinished: self.cache.unfinished(&Manifest::new("test").key()),
             fresh: false,
             resources: Resources { threads: 1, batch: None, memory: None },
-            progress: Progress(&Silent),
+            progress: &Progress::default(),
             cancel,
             environment: &|_| None,
         })?;
@@ -180,11 +180,4 @@ pub fn reference_lines(path: &str) -> Option<Vec<Value>> {
 /// An array behind a pointer, as batches hold it.
 pub fn array(array: impl arrow::array::Array + 'static) -> arrow::array::ArrayRef {
     Arc::new(array)
-}
-
-struct Silent;
-
-impl ProgressSink for Silent {
-    fn progress(&self, _: u64, _: Option<u64>, _: &'static str) {}
-    fn note(&self, _: String) {}
 }

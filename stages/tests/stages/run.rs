@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use arrow::array::{Int32Array, RecordBatch, StringArray};
 use refrain_cache::{Artifact, ArtifactKind, Cache, Digest, TableReader, TableWriter};
 use refrain_engine::kind::{
-    Cancel, Check, Context, Input, MAIN, Outputs, Progress, ProgressSink, Resources, StageError,
-    coerce,
+    Cancel, Check, Context, Input, MAIN, Outputs, Progress, Resources, StageError, coerce,
 };
 use refrain_engine::language::yaml::{self, Node, Yaml};
 use refrain_stages::kinds;
@@ -22,13 +21,6 @@ struct Desk {
     cache: Cache,
     inputs: BTreeMap<String, Input>,
     cancel: Cancel,
-}
-
-struct Silent;
-
-impl ProgressSink for Silent {
-    fn progress(&self, _: u64, _: Option<u64>, _: &'static str) {}
-    fn note(&self, _: String) {}
 }
 
 /// An artifact of which only the kind matters.
@@ -120,7 +112,7 @@ impl Desk {
             unfinished: self.cache.unfinished(&refrain_cache::Manifest::new("test").key()),
             fresh: false,
             resources: Resources { threads: 1, batch: None, memory: None },
-            progress: Progress(&Silent),
+            progress: &Progress::default(),
             cancel: &self.cancel,
             environment: &environment,
         })?;

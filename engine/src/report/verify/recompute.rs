@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
+use tracing::info_span;
+
 use refrain_cache::{Artifact, Cache, Digest};
 
 use crate::graph::{Graph, NodeId, Work};
@@ -11,7 +13,6 @@ use crate::ledger::lock::{Lock, LockEntry};
 use crate::plan::node_manifest;
 use crate::plan::state::{Done, State, StateError};
 use crate::report::compare::{self, Strictness, first_difference};
-use crate::run::event::Events;
 use crate::run::{self, Failure, Options};
 use crate::store::{Store, StoreError};
 
@@ -77,7 +78,6 @@ pub struct Recomputed {
 ///
 /// # Errors
 /// Those of the cache.
-#[expect(clippy::too_many_arguments, reason = "a run's arguments, and what to compare with")]
 pub fn recompute(
     graph: &Graph,
     lock: &Lock,
@@ -86,7 +86,6 @@ pub fn recompute(
     seed: &str,
     options: &Options<'_>,
     cancel: &Cancel,
-    events: Events<'_>,
 ) -> Result<Recomputed, StateError> {
     let mut state = State::new(graph, store);
     for id in graph.ids() {
@@ -95,11 +94,12 @@ pub fn recompute(
         }
     }
     let mut again =
-        Again { graph, lock, store, state, options, cancel, events, found: Recomputed::default() };
+        Again { graph, lock, store, state, options, cancel, found: Recomputed::default() };
     let candidates: Vec<NodeId> = graph.ids().filter(|id| again.is_as_locked(*id)).collect();
     again.found.of = candidates.len();
     let chosen = choose(graph, candidates, sample, seed);
     again.make_inputs(&chosen)?;
+    let _run = info_span!("run", nodes = chosen.len()).entered();
     for id in chosen {
         if cancel.is_cancelled() {
             break;
@@ -136,7 +136,6 @@ struct Again<'a, 'o> {
     state: State<'a>,
     options: &'o Options<'o>,
     cancel: &'o Cancel,
-    events: Events<'o>,
     found: Recomputed,
 }
 
@@ -196,7 +195,7 @@ impl Again<'_, '_> {
             let only = Some(lacking.into_iter().collect());
             let options =
                 Options { only, force: Default::default(), keep_going: true, ..*self.options };
-            run::run(self.graph, self.store, &options, self.cancel, self.events)?;
+            run::run(self.graph, self.store, &options, self.cancel)?;
         }
         Ok(())
     }
@@ -246,15 +245,7 @@ impl Again<'_, '_> {
         }
         let scratch = self.store.cache().scratch_dir().map_err(StoreError::from)?;
         let cache = Cache::open(&scratch.path().join("cache")).map_err(StoreError::from)?;
-        match run::again(
-            self.graph,
-            id,
-            &self.state,
-            &cache,
-            self.options,
-            self.cancel,
-            self.events,
-        ) {
+        match run::again(self.graph, id, &self.state, &cache, self.options, self.cancel) {
             Ok(done) => self.compare(id, &done, &cache).map(Some),
             Err(Failure::Stage(StageError::Cancelled)) => Ok(None),
             Err(failure) => {

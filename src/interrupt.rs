@@ -1,0 +1,27 @@
+//! Ctrl-C: the first asks everything to stop at the next safe point, the second ends the process.
+
+use std::time::Duration;
+
+use tracing::warn;
+
+use refrain_engine::kind::Cancel;
+
+use crate::failure::{ENVIRONMENT, Failure, INTERRUPTED};
+
+/// How long commands have to end once they were asked to; left alone they would live on.
+const GRACE: Duration = Duration::from_millis(200);
+
+/// Cancels a run when this process is interrupted or asked to terminate.
+#[expect(clippy::exit, reason = "a second interruption must end a stage that does not stop")]
+pub fn cancels(cancel: &Cancel) -> Result<(), Failure> {
+    let cancel = cancel.clone();
+    let handler = move || {
+        if cancel.is_cancelled() {
+            std::thread::sleep(GRACE);
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+        warn!(name: "stopping", "stopping; finished results are kept (again to stop at once)");
+        cancel.cancel();
+    };
+    ctrlc::set_handler(handler).map_err(|e| Failure::new(ENVIRONMENT, e.to_string()))
+}
