@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use refrain_cache::read_plain;
 
-use crate::config;
+use crate::fields::MAX_BYTES;
 use crate::save::{F32Tensor, json_file, metadata};
 
 const CONFIG: &str = "adapter_config.json";
@@ -225,7 +225,7 @@ const UNSUPPORTED: [&str; 14] = [
 
 fn read_config(path: &Path) -> Result<AdapterConfig, AdapterError> {
     let invalid = |detail: String| AdapterError::Invalid { path: path.to_owned(), detail };
-    let read = read_plain(path, config::MAX_BYTES);
+    let read = read_plain(path, MAX_BYTES);
     let bytes = read.map_err(|source| AdapterError::Read { path: path.to_owned(), source })?;
     let settings: Map<String, Value> =
         serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;

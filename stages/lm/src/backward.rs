@@ -103,7 +103,7 @@ impl LanguageModel {
             self.layer_backward(layer, packed, saved, pass.dropout, &mut dx, gradients);
         }
         if let Some(gradient) = gradients.get_mut(self.embedding) {
-            let (width, scale) = (self.config.hidden, self.embedding_scale());
+            let (width, scale) = (self.config.hidden, self.config.embedding_scale);
             for (id, dx) in packed.ids.iter().zip(dx.chunks_exact(width)) {
                 let at = *id as usize * width;
                 gradient[at..at + width].iter_mut().zip(dx).for_each(|(g, d)| *g += d * scale);
@@ -179,7 +179,7 @@ impl LanguageModel {
         dx: &mut [f32],
         gradients: &mut Gradients,
     ) {
-        let plus = self.norm_plus();
+        let plus = self.config.norm_offset;
         pointwise::rms_norm_backward(
             x,
             self.values(weight),
@@ -222,7 +222,7 @@ impl LanguageModel {
         let mut dact = vec![0.0; act.len()];
         let ddown = ddown.as_deref().unwrap_or(dx);
         self.linear_backward(&layer.down, &act, ddown, dropout, &mut dact, gradients);
-        pointwise::gated_backward(self.activation(), &dact, &mut gate, &mut up);
+        pointwise::gated_backward(self.config.activation, &dact, &mut gate, &mut up);
         let (dgate, dup) = (gate, up);
         let mut dn2 = vec![0.0; n2.len()];
         self.linear_backward(&layer.gate, &n2, &dgate, dropout, &mut dn2, gradients);

@@ -66,7 +66,7 @@ impl Card {
             return Ok(Card { family: None, config: None, weights, tokenizer: None, adapter });
         }
         let (family, config) = match ModelConfig::load(folder) {
-            Ok(config) => (config.family.name().to_owned(), Some(config)),
+            Ok(config) => (config.family.to_owned(), Some(config)),
             Err(ConfigError::Foreign(family)) => (family, None),
             Err(error) => return Err(error.into()),
         };

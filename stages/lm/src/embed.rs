@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
-use crate::config::ConfigError;
+use crate::fields::ConfigError;
 use crate::forward::Packed;
 use crate::kernels::matmul;
 use crate::model::{LanguageModel, ModelError, ModelPath};

@@ -158,7 +158,7 @@ impl LanguageModel {
     /// Embeddings of the tokens, `[N, hidden]`.
     pub(crate) fn embed(&self, packed: &Packed) -> Vec<f32> {
         let (hidden, table, scale) =
-            (self.config.hidden, self.values(self.embedding), self.embedding_scale());
+            (self.config.hidden, self.values(self.embedding), self.config.embedding_scale);
         let mut x = Vec::with_capacity(packed.ids.len() * hidden);
         for id in &packed.ids {
             let at = *id as usize * hidden;
@@ -171,14 +171,8 @@ impl LanguageModel {
     pub(crate) fn norm(&self, weight: TensorId, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let weight = self.values(weight);
         let (mut y, mut inverse) = (vec![0.0; x.len()], vec![0.0; x.len() / weight.len()]);
-        pointwise::rms_norm(
-            x,
-            weight,
-            self.norm_plus(),
-            self.config.norm_eps,
-            &mut y,
-            &mut inverse,
-        );
+        let (offset, eps) = (self.config.norm_offset, self.config.norm_eps);
+        pointwise::rms_norm(x, weight, offset, eps, &mut y, &mut inverse);
         (y, inverse)
     }
 
@@ -217,7 +211,7 @@ impl LanguageModel {
         let gate = self.linear(&layer.gate, &n2, dropout);
         let up = self.linear(&layer.up, &n2, dropout);
         let mut act = vec![0.0; gate.len()];
-        pointwise::gated(self.activation(), &gate, &up, &mut act);
+        pointwise::gated(self.config.activation, &gate, &up, &mut act);
         let down = self.linear(&layer.down, &act, dropout);
         let (down, post2) = self.post_norm(layer.mlp_post_norm, down);
         let out = add(&middle, &down);

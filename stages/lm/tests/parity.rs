@@ -19,7 +19,18 @@ use refrain_lm::train::{
 };
 use serde_json::Value;
 
-const MODELS: [&str; 5] = ["llama", "llama3-rope-tied", "mistral", "gemma2", "qwen2"];
+const MODELS: [&str; 10] = [
+    "llama",
+    "llama3-rope-tied",
+    "mistral",
+    "gemma2",
+    "qwen2",
+    "llama-linear",
+    "llama-yarn",
+    "qwen2-yarn",
+    "gemma2-gelu",
+    "gemma2-caps-absent",
+];
 
 /// The folders of the references, or nothing with a printed reason.
 fn folders() -> Vec<PathBuf> {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::config::{self, ConfigError};
+use crate::fields::{ConfigError, read_json};
 
 use super::EmbedError;
 
@@ -70,7 +70,7 @@ fn pooling(folder: &Path, name: &str) -> Result<Pooling, EmbedError> {
         return Err(wrong(&folder.join("modules.json"), format!("a pooling at `{name}`")));
     }
     let path = folder.join(name).join("config.json");
-    let settings = config::read(&path)?;
+    let settings = read_json(&path)?;
     let modes: Vec<&str> = settings
         .as_object()
         .into_iter()
@@ -86,5 +86,5 @@ fn pooling(folder: &Path, name: &str) -> Result<Pooling, EmbedError> {
 }
 
 fn optional(path: &Path) -> Result<Option<Value>, ConfigError> {
-    if path.exists() { config::read(path).map(Some) } else { Ok(None) }
+    if path.exists() { read_json(path).map(Some) } else { Ok(None) }
 }
