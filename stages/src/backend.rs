@@ -98,6 +98,16 @@ fn is_native(path: &Path) -> bool {
     }
 }
 
+/// The feature for which our own module does not compute a folder's model, to end a sentence.
+fn why_not_native(path: &Path) -> String {
+    match ModelConfig::load(path) {
+        Err(error @ (ConfigError::Foreign(_) | ConfigError::Unsupported(_))) => {
+            format!(": {error}")
+        }
+        _ => String::new(),
+    }
+}
+
 /// Writes `auto` in a stage's parameters where what is given is what `auto` would choose, so that both make one key: the
 /// model's digest is in it, and with that what `auto` chooses. A model that another stage makes is taken for native,
 /// as what is trained here is.
@@ -137,7 +147,11 @@ pub(crate) fn load(input: &Input, choice: BackendChoice) -> Result<Network, Stag
     }
     let Some(backend) = MISTRALRS.get() else {
         return Err(StageError::Environment {
-            message: format!("`{}` needs mistralrs, which this build lacks", folder.display()),
+            message: format!(
+                "`{}` needs mistralrs, which this build lacks{}",
+                folder.display(),
+                why_not_native(folder)
+            ),
             hint: Some(
                 "`cargo build --release --features mistralrs` builds one that has it; Llama, Mistral, \
                  Gemma 2 and Qwen 2 in safetensors need none"
@@ -251,7 +265,8 @@ mod tests {
     #[test]
     fn auto_is_a_function_of_the_folder() {
         let weights = ["model.safetensors"];
-        let stretched = LLAMA.replace("8,", "8, \"rope_scaling\": {\"type\": \"yarn\"},");
+        let stretched =
+            LLAMA.replace("8,", "8, \"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 2.0},");
         let broken = LLAMA.replace("\"hidden_size\": 8", "\"hidden_size\": -8");
         for (config, files, expected) in [
             (LLAMA, &weights[..], BackendChoice::Native),

@@ -88,6 +88,7 @@ impl ModelConfig {
     pub fn from_json(json: &Value) -> Result<ModelConfig, ConfigError> {
         let fields = Fields::new(json)?;
         let family = family::find(fields.text("model_type")?.unwrap_or("llama"))?;
+        family.unread().iter().for_each(|name| fields.ignore(name));
         let defaults = family.defaults();
         let Heads { hidden, heads, kv_heads, head_dim } = Heads::read(&fields, &defaults)?;
         let layers = fields.size("num_hidden_layers")?;
@@ -257,7 +258,6 @@ mod tests {
         for (change, name) in [
             (json!({ "attention_multiplier": 0.5 }), "`attention_multiplier` to 0.5"),
             (json!({ "quantization_config": { "bits": 4 } }), "`quantization_config`"),
-            (json!({ "sliding_window": 16 }), "`sliding_window`"),
             (json!({ "hidden_act": "relu" }), "`relu`"),
             (json!({ "rope_scaling": { "type": "dynamic", "factor": 2.0 } }), "`dynamic`"),
             (
@@ -269,7 +269,7 @@ mod tests {
                 "`partial_rotary_factor`",
             ),
             (
-                json!({ "model_type": "mistral", "layer_types": ["full_attention"] }),
+                json!({ "model_type": "mistral", "num_key_value_heads": 2, "layer_types": ["full_attention"] }),
                 "`layer_types`",
             ),
             (
@@ -288,9 +288,9 @@ mod tests {
                 other => panic!("{name}: {other}"),
             }
         }
-        // These say nothing, or switch off what is not there.
+        // These say nothing, switch off what is not there, or are not read by transformers either.
         let plain = json!({ "use_cache": true, "torch_dtype": "bfloat16", "temperature": 0.7, "attention_dropout": 0.0,
-                            "sliding_window": null, "rope_scaling": {}, "use_mrope": false });
+                            "sliding_window": 16, "rope_scaling": {}, "use_mrope": false });
         assert!(with(plain).is_ok());
     }
 
@@ -318,7 +318,9 @@ mod tests {
         assert_eq!((config.attention_cap, config.logit_cap), (None, None));
         assert_eq!((config.windows, config.activation), (vec![None], Activation::Gelu));
 
-        let mistral = with(json!({ "model_type": "mistral", "num_attention_heads": 8 })).unwrap();
+        let mistral =
+            with(json!({ "model_type": "mistral", "num_attention_heads": 8, "head_dim": 4 }))
+                .unwrap();
         assert_eq!((mistral.windows, mistral.kv_heads), (vec![Some(4096)], 8));
         let qwen = json!({ "model_type": "qwen2", "num_key_value_heads": 2, "use_sliding_window": true,
                            "num_hidden_layers": 30 });

@@ -29,13 +29,16 @@ pub(crate) trait Family: Sync {
         Ok(vec![None; layers])
     }
 
-    /// How attention scores and logits are scaled and capped.
+    /// Scaling and soft caps of attention scores and logits.
     fn scores(&self, _: &Fields<'_>, head_dim: usize) -> Result<Scores, ConfigError> {
         let (attention_cap, logit_cap) = (None, None);
         Ok(Scores { attention_scale: 1.0 / libm::sqrt(head_dim as f64), attention_cap, logit_cap })
     }
 
-    /// What norms add to their stored weights.
+    /// Fields of other architectures, which transformers does not read for this one.
+    fn unread(&self) -> &'static [&'static str];
+
+    /// Offset added to the stored weights of norms.
     fn norm_offset(&self) -> f32 {
         0.0
     }
@@ -83,7 +86,7 @@ impl Defaults {
     };
 }
 
-/// Which linear layers have biases.
+/// Presence of biases in linear layers.
 #[derive(Default)]
 pub(crate) struct Biases {
     /// Query, key and value.
@@ -94,7 +97,7 @@ pub(crate) struct Biases {
     pub mlp: bool,
 }
 
-/// How attention scores and logits are scaled and capped.
+/// Scaling and soft caps of attention scores and logits.
 pub(crate) struct Scores {
     /// Factor of the attention scores.
     pub attention_scale: f64,

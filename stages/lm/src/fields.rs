@@ -14,7 +14,7 @@ const MAX_SIZE: u64 = 1 << 24;
 /// Largest configuration or index, in bytes.
 pub(crate) const MAX_BYTES: u64 = 64 << 20;
 
-/// Why a configuration is refused.
+/// An error of reading a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -39,7 +39,7 @@ pub enum ConfigError {
     )]
     Foreign(String),
     /// A field asks for something that the native module does not compute.
-    #[error("the model's configuration is not native: {0}")]
+    #[error("the model's configuration is not honoured: {0}")]
     Unsupported(String),
     /// A value is missing or out of range.
     #[error("the model's configuration is wrong: {0}")]
@@ -117,7 +117,7 @@ const GENERATION: [&str; 22] = [
 ];
 
 /// The fields of a configuration; remembers which of them were read.
-pub(crate) struct Fields<'a> {
+pub struct Fields<'a> {
     map: &'a Map<String, Value>,
     /// The path of the mapping within the file, such as `rope_scaling.`.
     within: &'static str,
@@ -136,15 +136,20 @@ impl<'a> Fields<'a> {
         Fields { map, within, read: RefCell::default() }
     }
 
-    /// The value of a field, `null` included; `None` where it is absent.
+    /// Returns a field's value, `null` included; `None` where it is absent.
     pub fn written(&self, name: &'static str) -> Option<&'a Value> {
         self.read.borrow_mut().insert(name);
         self.map.get(name)
     }
 
-    /// The value of a field that is there and not `null`.
+    /// Returns the value of a field that is present and not `null`.
     pub fn get(&self, name: &'static str) -> Option<&'a Value> {
         self.written(name).filter(|value| !value.is_null())
+    }
+
+    /// Whether a field was read.
+    pub fn was_read(&self, name: &str) -> bool {
+        self.read.borrow().contains(name)
     }
 
     /// Counts a field as read that means nothing beside the others.
@@ -270,7 +275,7 @@ fn shortened(value: &Value) -> String {
 }
 
 /// Reads a file of JSON.
-pub(crate) fn read_json(path: &Path) -> Result<Value, ConfigError> {
+pub fn read_json(path: &Path) -> Result<Value, ConfigError> {
     let read = read_plain(path, MAX_BYTES);
     let bytes = read.map_err(|error| ConfigError::Io { path: path.into(), error })?;
     serde_json::from_slice(&bytes).map_err(|error| ConfigError::Json { path: path.into(), error })

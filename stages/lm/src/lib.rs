@@ -9,7 +9,7 @@ pub mod chat;
 pub mod config;
 pub mod embed;
 mod family;
-mod fields;
+pub mod fields;
 pub mod forward;
 pub mod generate;
 mod kernels;

@@ -22,7 +22,7 @@ pub struct ModelPath {
     pub adapters: Vec<PathBuf>,
 }
 
-/// Why a model cannot be loaded.
+/// An error of loading or running a model.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// Its configuration.
@@ -198,7 +198,7 @@ impl LanguageModel {
         ids
     }
 
-    /// How many values training changes.
+    /// Counts the values that training changes.
     pub fn trainable_parameters(&self) -> u64 {
         self.trainable().iter().map(|id| self.tensors[*id].values.len() as u64).sum()
     }

@@ -12,7 +12,7 @@ use refrain_cache::{open_plain, read_plain};
 
 use crate::fields::MAX_BYTES;
 
-/// Why weights cannot be read.
+/// An error of reading weights.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
     /// A file cannot be opened.
@@ -20,7 +20,7 @@ pub enum WeightsError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         error: std::io::Error,
     },
     /// There are no weights.
@@ -31,7 +31,7 @@ pub enum WeightsError {
     Corrupt {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         message: String,
     },
     /// The index is wrong.
@@ -39,7 +39,7 @@ pub enum WeightsError {
     Index {
         /// The index.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         message: String,
     },
     /// A tensor is in several files.
@@ -94,7 +94,7 @@ pub enum WeightsError {
         name: String,
         /// The first such value.
         value: f32,
-        /// Where it is.
+        /// Its index.
         index: usize,
     },
 }
@@ -111,7 +111,7 @@ pub struct Weights {
     contents: Contents,
 }
 
-/// How much weights store, told from the files' headers.
+/// Number and types of stored values, from the files' headers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contents {
     /// Values of all tensors.
@@ -171,7 +171,7 @@ impl Weights {
         self.duplicate.as_deref()
     }
 
-    /// How much of what is stored.
+    /// Returns the number and types of the stored values.
     pub fn contents(&self) -> Contents {
         self.contents.clone()
     }

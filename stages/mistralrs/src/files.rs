@@ -48,7 +48,7 @@ impl Files {
     }
 }
 
-/// What the parts of one file have in common: `NAME` of `NAME-00001-of-00003.gguf`.
+/// Returns the common name of the parts of one file: `NAME` of `NAME-00001-of-00003.gguf`.
 fn part_of(file: &Path) -> Option<&str> {
     let (name, all) = file.file_stem()?.to_str()?.rsplit_once("-of-")?;
     let (name, part) = name.rsplit_once('-')?;

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::fields::{ConfigError, Fields, read_json};
 use crate::forward::Packed;
-use crate::kernels::attention::{Attention, Piece, Row, split};
+use crate::kernels::attention::{Attention, KvSegment, Row, split};
 use crate::kernels::{encoder, matmul, pointwise};
 use crate::model::ModelError;
 use crate::weights::{Weights, WeightsError};
@@ -268,15 +268,15 @@ impl Layer {
         let (q, k, v) = (self.q.forward(x), self.k.forward(x), self.v.forward(x));
         let width = self.q.bias.len();
         let mut out = vec![0.0; q.len()];
-        let none = Piece { keys: &[], values: &[] };
+        let none = KvSegment { keys: &[], values: &[] };
         let mut rows: Vec<Row<'_>> = packed
             .offsets
             .windows(2)
             .zip(split(&mut out, &packed.offsets, width))
             .map(|(span, out)| {
                 let span = span[0] * width..span[1] * width;
-                let whole = Piece { keys: &k[span.clone()], values: &v[span.clone()] };
-                Row { queries: &q[span], pieces: [none, whole], out }
+                let whole = KvSegment { keys: &k[span.clone()], values: &v[span.clone()] };
+                Row { queries: &q[span], segments: [none, whole], out }
             })
             .collect();
         self.attention.forward(&mut rows);

@@ -1,4 +1,4 @@
-//! How a vector is made of hidden states, by the files that sentence-transformers writes beside a model.
+//! Pooling of hidden states into a vector, by the files that sentence-transformers writes beside a model.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::fields::{ConfigError, read_json};
 
 use super::EmbedError;
 
-/// Which hidden states become the vector.
+/// Choice of the hidden states that become the vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pooling {
     /// The first token's.
@@ -17,13 +17,13 @@ pub(super) enum Pooling {
     Mean,
 }
 
-/// What is done after the network.
+/// Steps after the network.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Recipe {
     pub pooling: Pooling,
     /// Whether vectors are scaled to unit length.
     pub normalize: bool,
-    /// Where a text is cut.
+    /// Longest text, in tokens.
     pub max_tokens: Option<usize>,
 }
 

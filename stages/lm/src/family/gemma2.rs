@@ -11,6 +11,10 @@ impl Family for Gemma2 {
         "gemma2"
     }
 
+    fn unread(&self) -> &'static [&'static str] {
+        &["hidden_act", "max_window_layers", "mlp_bias", "use_sliding_window"]
+    }
+
     fn defaults(&self) -> Defaults {
         Defaults {
             kv_heads: Some(4),
@@ -36,8 +40,6 @@ impl Family for Gemma2 {
     }
 
     fn scores(&self, fields: &Fields<'_>, _: usize) -> Result<Scores, ConfigError> {
-        // Older files name the activation here too; transformers does not read it.
-        fields.ignore("hidden_act");
         let cap = |name, default| fields.positive_or_null(name, default);
         Ok(Scores {
             attention_scale: 1.0 / libm::sqrt(fields.positive("query_pre_attn_scalar", 256.0)?),

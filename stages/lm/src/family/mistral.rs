@@ -11,6 +11,19 @@ impl Family for Mistral {
         "mistral"
     }
 
+    fn unread(&self) -> &'static [&'static str] {
+        &[
+            "attention_bias",
+            "attn_logit_softcapping",
+            "final_logit_softcapping",
+            "hidden_activation",
+            "max_window_layers",
+            "mlp_bias",
+            "query_pre_attn_scalar",
+            "use_sliding_window",
+        ]
+    }
+
     fn defaults(&self) -> Defaults {
         Defaults { kv_heads: Some(8), max_positions: 131_072, ..Defaults::LLAMA }
     }

@@ -11,6 +11,17 @@ impl Family for Qwen2 {
         "qwen2"
     }
 
+    fn unread(&self) -> &'static [&'static str] {
+        &[
+            "attention_bias",
+            "attn_logit_softcapping",
+            "final_logit_softcapping",
+            "hidden_activation",
+            "mlp_bias",
+            "query_pre_attn_scalar",
+        ]
+    }
+
     fn defaults(&self) -> Defaults {
         Defaults { kv_heads: Some(32), max_positions: 32_768, ..Defaults::LLAMA }
     }

@@ -1,4 +1,4 @@
-//! What works on one row or one value at a time: norms, rotary positions, activations, log-probabilities.
+//! Kernels on single rows and values: norms, rotary positions, activations, log-probabilities.
 
 use rayon::prelude::*;
 
@@ -159,7 +159,7 @@ impl RopeTable {
         sin.extend(angles.map(|angle| (libm::sin(angle) * self.amplitude) as f32));
     }
 
-    /// Turns every head of each row by its position, in place; `back` turns the other way, which is the gradient.
+    /// Rotates every head of each row by its position, in place; `back` turns the other way, which is the gradient.
     ///
     /// x `[rows, heads * head_dim]`, `positions` `[rows]`. The first half of a head pairs with the second.
     pub fn rotate(&self, x: &mut [f32], positions: &[u32], back: bool) {

@@ -9,7 +9,7 @@ use crate::weights::Weights;
 
 use super::{LanguageModel, Layer, Linear, ModelError, ModelPath, Tensor, TensorId};
 
-/// Where the values of tensors come from.
+/// Source of the tensors' values.
 enum Origin<'a> {
     Files(&'a Weights),
     Random { seed: u64, deviation: f64 },
