@@ -7,6 +7,7 @@ mod convert;
 mod jsonl;
 pub mod model_folder;
 mod normalize;
+pub mod seen;
 
 use std::path::{Path, PathBuf};
 

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use refrain_cache::Digest;
 use refrain_engine::kind::{Input, StageError, choices};
-use refrain_engine::source::model_folder::gguf_files;
+use refrain_engine::source::model_folder::ModelFolder;
 use refrain_lm::config::{ConfigError, ModelConfig};
 use refrain_lm::generate::{GenerateError, Generated, Limits, OnProgress, Request, generate};
 use refrain_lm::sampling::Sampler;
@@ -93,7 +93,8 @@ fn is_native(path: &Path) -> bool {
         Err(ConfigError::Io { .. }) => path.join("adapter_config.json").is_file(),
         // A folder of one of our families that holds GGUF and nothing else is not broken.
         Ok(_) | Err(_) => {
-            weight_files(path).is_ok() || gguf_files(path).is_ok_and(|files| files.is_empty())
+            let gguf = ModelFolder::open(path).map(|model| model.gguf().next().is_some());
+            weight_files(path).is_ok() || gguf.is_ok_and(|gguf| !gguf)
         }
     }
 }

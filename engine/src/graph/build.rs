@@ -7,7 +7,7 @@ mod hint;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use petgraph::graph::{DiGraph, NodeIndex};
@@ -17,7 +17,7 @@ use crate::kind::{ArtifactKind, Kind, MAIN, OutputDecl, Reference, Resolved, coe
 use crate::language::diagnostic::{Diagnostic, Diagnostics, Span, suggest};
 use crate::language::interpolate::{AxisSet, MAX_AXES, Scope};
 use crate::language::workflow::{Settings, Stage, Workflow};
-use crate::source::model_folder;
+use crate::source::model_folder::ModelFolder;
 use crate::source::{self, SourceSpec};
 
 use super::{Edge, Graph, Node, NodeId, Work, columns};
@@ -537,14 +537,6 @@ fn a(kind: ArtifactKind) -> &'static str {
     }
 }
 
-/// Whether there is a model at a path: a GGUF file, or a folder with one or with a configuration, an adapter's too.
-fn is_model(path: &Path) -> bool {
-    let within = || model_folder::gguf_files(path).is_ok_and(|files| !files.is_empty());
-    let configured =
-        ["config.json", "adapter_config.json"].iter().any(|name| path.join(name).is_file());
-    configured || model_folder::is_gguf(path) || within()
-}
-
 fn source_work(
     workflow: &Workflow,
     model: bool,
@@ -560,7 +552,7 @@ fn source_work(
     }
     let ty = values.get("type").and_then(Value::as_str);
     if model || ty == Some("model") {
-        if !is_model(&path) {
+        if !ModelFolder::open(&path).is_ok_and(|model| model.is_model()) {
             let what = if path.is_dir() { "holds no `config.json`" } else { "is no folder" };
             return Err(Diagnostic::at(span, format!("`{}` {what}", path.display())).hint(
                 "a model is a folder with `config.json`, `*.safetensors` and `tokenizer.json`, or with a `*.gguf`, or \
