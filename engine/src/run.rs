@@ -196,7 +196,7 @@ impl<'a, 'o> Runner<'a, 'o> {
         store: &'a Store,
         options: &'o RunOptions<'o>,
         cancel: &'o Cancel,
-            wanted: Vec<bool>,
+        wanted: Vec<bool>,
     ) -> Runner<'a, 'o> {
         let waiting: Vec<Option<usize>> = graph
             .ids()

@@ -118,8 +118,12 @@ pub fn verify(
     expects: &[Expect],
     options: Options,
 ) -> Verification {
-    let lines: Vec<Option<&LockEntry>> =
-        graph.nodes.par_iter().with_min_len(NODES).map(|node| lock.entries.get(&node.name)).collect();
+    let lines: Vec<Option<&LockEntry>> = graph
+        .nodes
+        .par_iter()
+        .with_min_len(NODES)
+        .map(|node| lock.entries.get(&node.name))
+        .collect();
     let check = Check { graph, lock, lines: &lines, store, options };
     let part = |nodes: (&[Node], &[Option<&LockEntry>])| {
         let mut found = Verification::default();

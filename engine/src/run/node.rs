@@ -84,11 +84,7 @@ pub(super) struct NodeJob<'a> {
 impl NodeJob<'_> {
     /// Computes the node until `cancel` asks to stop, and checks that nothing which it read in its own
     /// place has changed since the key was made.
-    pub fn run(
-        &self,
-        pending: &PendingNode,
-        cancel: &Cancel,
-    ) -> Result<Done, NodeError> {
+    pub fn run(&self, pending: &PendingNode, cancel: &Cancel) -> Result<Done, NodeError> {
         let result = self.run_unchecked(pending, cancel);
         // A change explains a failure too.
         let mut seen = self.inputs.seen.iter().chain(&pending.seen);
@@ -99,11 +95,7 @@ impl NodeJob<'_> {
     }
 
     /// Computes the node. A panic in a dependency becomes an error that asks for a report.
-    fn run_unchecked(
-        &self,
-        pending: &PendingNode,
-        cancel: &Cancel,
-    ) -> Result<Done, NodeError> {
+    fn run_unchecked(&self, pending: &PendingNode, cancel: &Cancel) -> Result<Done, NodeError> {
         let outputs = catch_unwind(AssertUnwindSafe(|| self.compute(pending, cancel)))
             .unwrap_or_else(|panic| {
                 let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -136,11 +128,7 @@ impl NodeJob<'_> {
         })
     }
 
-    fn compute(
-        &self,
-        pending: &PendingNode,
-        cancel: &Cancel,
-    ) -> Result<Outputs, NodeError> {
+    fn compute(&self, pending: &PendingNode, cancel: &Cancel) -> Result<Outputs, NodeError> {
         let settings = &self.node.settings;
         match &self.node.work {
             Work::Source(spec) => {
@@ -178,12 +166,7 @@ impl NodeJob<'_> {
 }
 
 /// Makes the record of a computed node.
-pub(super) fn record(
-    node: &Node,
-    pending: &PendingNode,
-    done: &Done,
-    elapsed: Duration,
-) -> Record {
+pub(super) fn record(node: &Node, pending: &PendingNode, done: &Done, elapsed: Duration) -> Record {
     let result = NodeResult {
         artifacts: done.artifacts.clone(),
         metrics: done.metrics.clone(),

@@ -244,14 +244,7 @@ impl Again<'_, '_> {
         }
         let scratch = self.store.cache().scratch_dir().map_err(StoreError::from)?;
         let cache = Cache::open(&scratch.path().join("cache")).map_err(StoreError::from)?;
-        match run::recompute_node(
-            self.graph,
-            id,
-            &self.state,
-            &cache,
-            self.options,
-            self.cancel,
-        ) {
+        match run::recompute_node(self.graph, id, &self.state, &cache, self.options, self.cancel) {
             Ok(done) => self.compare(id, &done, &cache).map(Some),
             Err(NodeError::Stage(StageError::Cancelled)) => Ok(None),
             Err(failure) => {
