@@ -11,7 +11,6 @@ use refrain_engine::report::{expect, results};
 use refrain_engine::source::{Format, Rows, SourceSpec};
 use refrain_lm::adapter::Adapter;
 use refrain_lm::card::Card;
-use refrain_lm::chat::message;
 use refrain_lm::model::{LanguageModel, ModelPath};
 use refrain_lm::render::{Prompt, Renderer, RowText};
 use refrain_lm::tokenizer::Tokenizer;
@@ -83,6 +82,7 @@ pub fn table(bytes: &[u8]) {
             path,
             format,
             columns: Vec::new(),
+            drop: Vec::new(),
             rows: Rows::Range(0, u64::MAX),
         };
         let first = spec(path, format);
@@ -154,12 +154,10 @@ fn read(folder: &Path) {
             }
         }
         if let Ok(renderer) = Renderer::new(&tokenizer, true) {
-            let turns = [message("user", "hello")];
+            let turns = [("user", "hello")];
             let row = RowText {
                 prompt: Prompt::Messages(&turns),
                 system: Some("be brief"),
-                tools: None,
-                response_fields: None,
                 response: Some("yes"),
             };
             let _ = renderer.full(&row);

@@ -11,6 +11,7 @@
 mod space;
 mod thrift; // Parquet files written by hand
 
+mod adapters; // adapters made elsewhere, with their bases
 mod attempts; // retries, time limits and memory of commands
 mod backends; // which code computes a model
 mod bad_input; // what a run is told of data, models and caches that are wrong

@@ -1,32 +1,52 @@
-//! Sources: tables that the workflow reads, brought into the one form that stages work on.
+//! Imports tables that the workflow reads, and finds the models and files that it names.
 //!
-//! Every source ends as a Parquet table with `id`, and `prompt` or `messages` where it has them, so that what
-//! is below sees the same bytes whatever format the rows came in.
+//! Every source becomes a Parquet table with `id`, and `prompt` or `messages` where it has them, so that the stages see
+//! the same bytes whatever format the rows came in.
 
 mod convert;
+mod error;
+mod ids;
+mod import;
 mod jsonl;
+mod layout;
+mod locate;
+mod messages;
 pub mod model_folder;
-mod normalize;
-pub mod seen;
+mod numbers;
+mod parquet;
+mod rows;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use serde_json::{Map, Value, json};
 
-use refrain_cache::{Artifact, Cache, CacheError, TableError, TableReader, contained};
+use refrain_cache::{Artifact, Cache, FileIdentity, contained};
 
-use crate::kind::{Param, Type};
+use crate::kind::{ArtifactKind, Param, Type};
+use crate::language::diagnostic::suggest;
 
-/// Raised when the rows of a source change for some file.
+use layout::Layout;
+
+pub use error::SourceError;
+pub use locate::{Located, locate};
+pub use rows::Rows;
+
+/// Version of the rows that a source becomes: raised when they change for some file.
 pub const VERSION: u32 = 1;
 
 const PATH: Param =
     Param::required("path", Type::Text, "a file or folder, relative to the workflow");
 
 /// The parameters of an entry of `models`.
-pub static MODEL_PARAMS: &[Param] = &[PATH];
+pub static MODEL_PARAMS: &[Param] = &[
+    PATH,
+    Param::optional(
+        "base",
+        Type::Reference(Some(ArtifactKind::Model)),
+        "the model that an adapter was trained on, by its name in `models`",
+    ),
+];
 
 static ROWS: &[Param] = &[
     Param::optional("first", Type::Int { min: 0, max: i64::MAX }, "that many rows from the start"),
@@ -44,14 +64,19 @@ pub static PARAMS: &[Param] = &[
     Param::optional(
         "type",
         Type::Choice(&["table", "model", "file"]),
-        "what it is, `table` unless given",
+        "what it is; `table` by default",
     ),
     Param::optional(
         "format",
         Type::Choice(&["jsonl", "parquet"]),
-        "found out from the name where it can be",
+        "inferred from the file's name by default",
     ),
-    Param::optional("columns", Type::Map(&Type::Text), "our name of a column: theirs"),
+    Param::optional("columns", Type::Map(&Type::Text), "renames columns: `new: old`"),
+    Param::optional(
+        "drop",
+        Type::List(&Type::Text),
+        "leaves out columns, by their names in the file",
+    ),
     Param::optional(
         "rows",
         Type::OneOf(&[Type::Text, Type::Record(ROWS)]),
@@ -62,24 +87,10 @@ pub static PARAMS: &[Param] = &[
 /// The format of a source's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Jsonl,
     /// Apache Parquet.
     Parquet,
-}
-
-/// Which rows of a source are read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Rows {
-    /// A half-open range.
-    Range(u64, u64),
-    /// A seeded sample without replacement, in the order of the file.
-    Sample {
-        /// How many.
-        count: u64,
-        /// Seed of the draw.
-        seed: u64,
-    },
 }
 
 /// A table source with its options.
@@ -89,104 +100,22 @@ pub struct SourceSpec {
     pub path: PathBuf,
     /// Its format.
     pub format: Format,
-    /// Our names of columns, and theirs.
+    /// Renamed columns: the new name and the file's.
     pub columns: Vec<(String, String)>,
-    /// Which rows.
+    /// Columns of the file that are left out, sorted.
+    pub drop: Vec<String>,
+    /// The selected rows.
     pub rows: Rows,
 }
 
-/// Why a source cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum SourceError {
-    /// The file cannot be opened.
-    #[error("cannot read `{}`: {error}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        error: std::io::Error,
-    },
-    /// A place in a text file is wrong.
-    #[error("`{}:{line}:{column}`: {message}", path.display())]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// Line, from 1.
-        line: usize,
-        /// Column, from 1.
-        column: usize,
-        /// What is wrong.
-        message: String,
-    },
-    /// The content does not fit.
-    #[error("`{}`: {message}", path.display())]
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        message: String,
-        /// What to do.
-        hint: Option<String>,
-    },
-    /// The file lacks a column that the source renames.
-    #[error("`{}` has no column `{theirs}`", path.display())]
-    Column {
-        /// The file.
-        path: PathBuf,
-        /// Our name of the column.
-        ours: String,
-        /// The name that the file should have it under.
-        theirs: String,
-        /// What to do.
-        hint: Option<String>,
-    },
-    /// A library panicked.
-    #[error("a part of Refrain gave up on `{}` ({panic}); please report this, with the file", path.display())]
-    GaveUp {
-        /// The file.
-        path: PathBuf,
-        /// Its last words.
-        panic: String,
-    },
-    /// The file is not a table.
-    #[error(transparent)]
-    Table(#[from] TableError),
-    /// The artifact cannot be written.
-    #[error(transparent)]
-    Cache(#[from] CacheError),
-}
-
-impl SourceError {
-    /// What to do about it, where something is known.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            SourceError::Content { hint, .. } | SourceError::Column { hint, .. } => hint.clone(),
-            SourceError::Table(TableError::Unreadable { .. }) => Some(
-                "the file is cut off or of another format: fetch it again, or give its `format`"
-                    .into(),
-            ),
-            _ => None,
-        }
-    }
-
-    /// The path of the source's option that is at fault.
-    pub(crate) fn option(&self) -> String {
-        match self {
-            SourceError::Column { ours, .. } => format!("columns.{ours}"),
-            _ => "path".into(),
-        }
-    }
-
-    pub(crate) fn content(path: &Path, message: impl Into<String>) -> SourceError {
-        SourceError::Content { path: path.into(), message: message.into(), hint: None }
-    }
-}
-
-/// A problem with an option: its path, what is wrong, what to do.
-type OptionProblem = (&'static str, String, Option<String>);
+/// A problem with an option: its path, the fault, the remedy.
+pub type OptionProblem = (&'static str, String, Option<String>);
 
 impl SourceSpec {
-    /// The source that a checked mapping describes.
+    /// Makes the source that a checked mapping describes.
+    ///
+    /// # Errors
+    /// A format that cannot be told, a range or a selection that is malformed, a column both renamed and left out.
     pub fn new(path: PathBuf, values: &Map<String, Value>) -> Result<SourceSpec, OptionProblem> {
         let text = |name: &str| values.get(name).and_then(Value::as_str);
         let format = match (text("format"), path.extension().and_then(|e| e.to_str())) {
@@ -195,53 +124,33 @@ impl SourceSpec {
             _ => {
                 let message =
                     format!("the format of `{}` cannot be told from its name", path.display());
-                return Err((
-                    "path",
-                    message,
-                    Some("give `format: jsonl` or `format: parquet`".into()),
-                ));
+                let hint = "give `format: jsonl` or `format: parquet`";
+                return Err(("path", message, Some(hint.into())));
             }
         };
         if path.is_dir() {
             return Err(("path", format!("`{}` is a folder, not a file", path.display()), None));
         }
-        let columns = match values.get("columns") {
+
+        let columns: Vec<(String, String)> = match values.get("columns") {
             Some(Value::Object(map)) => map
                 .iter()
                 .map(|(ours, theirs)| (ours.clone(), theirs.as_str().unwrap_or_default().into()))
                 .collect(),
             _ => Vec::new(),
         };
-        let rows = match values.get("rows") {
-            None => Rows::Range(0, u64::MAX),
-            Some(Value::String(text)) => parse_range(text).ok_or_else(|| {
-                (
-                    "rows",
-                    format!("`{text}` is not a range"),
-                    Some("write `0..2000` (half open), or `{ first: 200 }`".into()),
-                )
-            })?,
-            Some(rows) => {
-                let number = |name: &str| rows.get(name).and_then(Value::as_u64);
-                match (number("first"), number("sample")) {
-                    (Some(n), None) => Rows::Range(0, n),
-                    (None, Some(count)) => {
-                        Rows::Sample { count, seed: number("seed").unwrap_or(0) }
-                    }
-                    _ => {
-                        return Err((
-                            "rows",
-                            "`rows` takes either `first` or `sample`".into(),
-                            None,
-                        ));
-                    }
-                }
-            }
-        };
-        Ok(SourceSpec { path, format, columns, rows })
+        let names = values.get("drop").and_then(Value::as_array).into_iter().flatten();
+        let mut drop: Vec<String> = names.filter_map(Value::as_str).map(Into::into).collect();
+        drop.sort_unstable();
+        drop.dedup();
+        if let Some((ours, theirs)) = columns.iter().find(|(_, theirs)| drop.contains(theirs)) {
+            let message = format!("column `{theirs}` is left out, but renamed to `{ours}` too");
+            return Err(("drop", message, None));
+        }
+        Ok(SourceSpec { path, format, columns, drop, rows: selected(values.get("rows"))? })
     }
 
-    /// The options as they enter the key; the path does not.
+    /// Returns the options as they enter the key; the path does not.
     pub fn options(&self) -> Value {
         let format = match self.format {
             Format::Jsonl => "jsonl",
@@ -257,89 +166,125 @@ impl SourceSpec {
             .iter()
             .map(|(ours, theirs)| (ours.clone(), Value::from(theirs.as_str())))
             .collect();
-        json!({ "format": format, "columns": columns, "rows": rows })
+        let mut options = json!({ "format": format, "columns": columns, "rows": rows });
+        // Added later, so that it enters only where it is given.
+        if !self.drop.is_empty() {
+            options["drop"] = json!(self.drop);
+        }
+        options
     }
 
-    /// The columns of the table that it becomes, from the file's header or first rows.
+    /// Returns the columns of the table that it becomes, from the file's header or first rows.
+    ///
+    /// # Errors
+    /// A file that cannot be read, and columns that no table can hold.
     pub fn schema(&self) -> Result<SchemaRef, SourceError> {
-        self.guarded(|| self.read_schema())
+        self.guarded(|| {
+            let found = match self.format {
+                Format::Parquet => parquet::head(self)?,
+                Format::Jsonl => jsonl::head(self)?,
+            };
+            Ok(Layout::new(&found, self)?.schema)
+        })
     }
 
     /// Reads the rows and writes them as a table of the cache.
+    ///
+    /// # Errors
+    /// A file that cannot be read or changes meanwhile, rows that are wrong, a cache that cannot be written.
     pub fn import(&self, cache: &Cache) -> Result<Artifact, SourceError> {
-        self.guarded(|| self.read_rows(cache))
+        self.guarded(|| {
+            let before = self.identity()?;
+            let opened = match self.format {
+                Format::Parquet => parquet::rows(self)?,
+                Format::Jsonl => jsonl::rows(self)?,
+            };
+            let artifact = import::import(self, cache, opened)?;
+            match self.identity()? == before {
+                true => Ok(artifact),
+                false => Err(SourceError::Changed { path: self.path.clone() }),
+            }
+        })
     }
 
-    /// A panic of a library on a stranger's file becomes an error that names the file.
+    fn identity(&self) -> Result<FileIdentity, SourceError> {
+        let metadata = std::fs::metadata(&self.path);
+        let metadata = metadata.map_err(|error| SourceError::Io { path: self.path.clone(), error });
+        Ok(FileIdentity::of(&metadata?))
+    }
+
+    /// Turns a panic of a library on a stranger's file into an error that names the file.
     fn guarded<T>(&self, read: impl FnOnce() -> Result<T, SourceError>) -> Result<T, SourceError> {
         contained(read)
-            .unwrap_or_else(|panic| Err(SourceError::GaveUp { path: self.path.clone(), panic }))
+            .unwrap_or_else(|panic| Err(SourceError::Internal { path: self.path.clone(), panic }))
     }
 
-    fn read_schema(&self) -> Result<SchemaRef, SourceError> {
-        let found = match self.format {
-            Format::Parquet => TableReader::open(&self.path)?.schema().clone(),
-            Format::Jsonl => jsonl::schema(&self.path)?,
-        };
-        normalize::schema(&found, self)
+    fn is_jsonl(&self) -> bool {
+        self.format == Format::Jsonl
     }
 
-    /// The number of rows of a Parquet file. A draw goes over all of them before the first is read, so that they are
-    /// counted for it: the header may promise billions.
-    fn rows_of(&self, reader: &TableReader) -> Result<u64, SourceError> {
-        if matches!(self.rows, Rows::Range(..)) {
-            return Ok(reader.rows());
+    /// Returns the file's name of a column, given ours.
+    fn theirs<'s>(&'s self, ours: &'s str) -> &'s str {
+        let renamed = self.columns.iter().find(|(name, _)| name == ours);
+        renamed.map_or(ours, |(_, theirs)| theirs)
+    }
+
+    /// Returns our names of a column, given the file's.
+    fn ours<'s>(&'s self, theirs: &'s str) -> impl Iterator<Item = &'s str> {
+        let renamed = self.columns.iter().filter(move |(_, name)| name == theirs);
+        let mut renamed = renamed.map(|(ours, _)| ours.as_str()).peekable();
+        let own = renamed.peek().is_none().then_some(theirs);
+        renamed.chain(own)
+    }
+
+    fn content(&self, message: impl Into<String>) -> SourceError {
+        SourceError::content(&self.path, message)
+    }
+
+    /// The error of a renamed column that the file lacks.
+    fn no_column(&self, found: &Schema, ours: &str, theirs: &str) -> SourceError {
+        let names = found.fields().iter().map(|field| field.name().as_str());
+        SourceError::Option {
+            path: self.path.clone(),
+            option: format!("columns.{ours}"),
+            message: format!("has no column `{theirs}`"),
+            hint: suggest(theirs, names, "its columns are"),
         }
-        let first = reader.schema().fields().first().map(|field| field.name().as_str());
-        for batch in reader.batches(Some(&first.into_iter().collect::<Vec<_>>()), BATCH_ROWS)? {
-            batch?;
-        }
-        Ok(reader.rows())
     }
 
-    fn read_rows(&self, cache: &Cache) -> Result<Artifact, SourceError> {
-        match self.format {
-            Format::Parquet => {
-                let reader = TableReader::open(&self.path)?;
-                let schema = reader.schema().clone();
-                let rows = self.rows_of(&reader)?;
-                let batches = reader.batches(None, BATCH_ROWS)?;
-                normalize::import(
-                    self,
-                    cache,
-                    schema,
-                    rows,
-                    batches.map(|b| b.map_err(SourceError::from)),
-                )
-            }
-            Format::Jsonl => {
-                let jsonl::Scan { schema, rows, longest } = jsonl::scan(&self.path)?;
-                let columns: usize =
-                    schema.fields().iter().map(|f| convert::size(f.data_type()).0).sum();
-                let cells = BATCH_CELLS / columns.max(1);
-                let batch_rows = (BATCH_BYTES / longest.max(1)).min(cells).clamp(1, BATCH_ROWS);
-                let batches = jsonl::batches(&self.path, schema.clone(), batch_rows)?;
-                normalize::import(self, cache, schema, rows, batches)
+    /// The error of a column to leave out that the file lacks.
+    fn nothing_to_drop(&self, found: &[String], name: &str) -> SourceError {
+        SourceError::Option {
+            path: self.path.clone(),
+            option: "drop".into(),
+            message: format!("has no column `{name}`, which `drop` leaves out"),
+            hint: suggest(name, found.iter().map(String::as_str), "its columns are"),
+        }
+    }
+}
+
+/// The rows that the option `rows` selects.
+fn selected(rows: Option<&Value>) -> Result<Rows, OptionProblem> {
+    match rows {
+        None => Ok(Rows::Range(0, u64::MAX)),
+        Some(Value::String(text)) => Rows::parse(text).ok_or_else(|| {
+            let hint = "write `0..2000` (half open), or `{ first: 200 }`";
+            ("rows", format!("`{text}` is not a range"), Some(hint.into()))
+        }),
+        Some(rows) => {
+            let number = |name: &str| rows.get(name).and_then(Value::as_u64);
+            match (number("first"), number("sample")) {
+                (Some(n), None) => Ok(Rows::Range(0, n)),
+                (None, Some(count)) => {
+                    Ok(Rows::Sample { count, seed: number("seed").unwrap_or(0) })
+                }
+                _ => Err(("rows", "`rows` takes either `first` or `sample`".into(), None)),
             }
         }
     }
 }
 
-/// Most rows that are held at once while a source is read.
+/// Limit on the rows that are held at once while a source is read.
 const BATCH_ROWS: usize = 4096;
-/// Bytes of text that they may have, where this is known.
-const BATCH_BYTES: usize = 128 << 20;
-/// Values that they may have.
-const BATCH_CELLS: usize = 1 << 21;
-
-fn parse_range(text: &str) -> Option<Rows> {
-    let (start, end) = text.split_once("..")?;
-    let number = |t: &str, absent: u64| {
-        if t.trim().is_empty() { Some(absent) } else { t.trim().parse().ok() }
-    };
-    let (start, end) = (number(start, 0)?, number(end, u64::MAX)?);
-    (start <= end).then_some(Rows::Range(start, end))
-}
-
-/// The batches of a source as they come from its file.
-pub(crate) type Batches<'a> = Box<dyn Iterator<Item = Result<RecordBatch, SourceError>> + 'a>;
+/// Rows from which the columns are inferred before anything runs.
+const HEAD_ROWS: usize = 1000;

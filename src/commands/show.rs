@@ -78,17 +78,15 @@ fn node(arguments: &cli::ShowArgs, name: &str, format: Format) -> Result<ExitCod
     }
     match &input {
         Input::Table { path, .. } => table(path, arguments.rows, format)?,
-        Input::Model { folder, adapters, artifact, .. } => {
+        Input::Model { folder, adapters, artifact, base_name } => {
             let node = session.graph.node(id);
             let record = store.record(&done.key)?;
             let made = record.map(|record| model::Made { node: &node.name, record });
-            let adapter = adapters.last().map(PathBuf::as_path);
-            let base = plan.state.base(id, &output_name).map(|id| session.graph.node(id));
-            let base = base.map(|base| if base.is_source() { &base.stage } else { &base.name });
+            let (adapter, base) = (adapters.last().map(PathBuf::as_path), Some(base_name.as_str()));
             let shown = model::Shown {
                 folder,
                 adapter,
-                base: base.map(String::as_str),
+                base,
                 digest: artifact.digest,
                 bytes: artifact.bytes,
                 made,

@@ -13,8 +13,7 @@ use std::time::Duration;
 use refrain_engine::kind::{Component, Context, Kind, MetricDecl, Outputs, Parameters, StageError};
 use refrain_lm::model::LanguageModel;
 use refrain_lm::train::{
-    CheckpointOptions, Evaluation, Length, TrainError, TrainOptions, TrainRow, Trained, Training,
-    steps, train,
+    Evaluation, Keep, Length, TrainError, TrainOptions, TrainRow, Trained, Training, steps, train,
 };
 
 use crate::models::{self, failed, model_failed};
@@ -135,7 +134,7 @@ fn learn(
         every: params.evaluate_every,
         early_stopping: params.early_stopping.map(Into::into),
     });
-    let keep = CheckpointOptions {
+    let keep = Keep {
         unfinished: &context.unfinished,
         every: Duration::from_secs_f64(params.checkpoint_every),
         profile: &profile,

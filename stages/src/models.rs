@@ -75,7 +75,8 @@ fn read(origin: &Origin) -> Result<Loaded, StageError> {
     if folder.join("adapter_config.json").is_file() && !folder.join("config.json").is_file() {
         return Err(StageError::with_hint(
             format!("`{}` is an adapter without the model that it belongs to", folder.display()),
-            "merge it into its model, or train it further: `finetune` takes it as `lora.from`",
+            "name its base beside it, `models: { tuned: { path: FOLDER, base: NAME } }`, or train it \
+             further: `finetune` takes it as `lora.from`",
         ));
     }
     check_layout(&folder)?;

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use rayon::prelude::*;
 
@@ -156,11 +156,7 @@ impl Format {
 }
 
 fn hash(path: &Path, folder: bool, done: &AtomicU64) -> io::Result<Digest> {
-    let count = |bytes| {
-        done.fetch_add(bytes, Ordering::Relaxed);
-        Ok(())
-    };
-    let hash = |path: &Path| Ok(digest_open_file(&File::open(path)?, &count)?.0);
+    let hash = |path: &Path| Ok(digest_open_file(&File::open(path)?, done)?.0);
     if !folder {
         return hash(path);
     }

@@ -23,6 +23,8 @@ pub struct TableReader {
     path: PathBuf,
     metadata: ArrowReaderMetadata,
     schema: SchemaRef,
+    /// The places in the file of the schema's columns.
+    roots: Vec<usize>,
     rows: u64,
 }
 
@@ -33,6 +35,14 @@ impl TableReader {
     /// [`TableError::Io`]; [`TableError::Unreadable`] for what is no sound Parquet file; [`TableError::Unsupported`] and
     /// [`TableError::Duplicate`] for a column that a table cannot hold.
     pub fn open(path: &Path) -> Result<Self, TableError> {
+        Self::open_except(path, &[])
+    }
+
+    /// Opens a Parquet file as [`TableReader::open`] does, without some of its columns: they may be of any type.
+    ///
+    /// # Errors
+    /// As [`TableReader::open`]; [`TableError::Missing`] for a column to leave out that is not there.
+    pub fn open_except(path: &Path, left_out: &[&str]) -> Result<Self, TableError> {
         let file = open_file(path)?;
         let size = file.metadata().map_err(|source| io_error(path, "opened", source))?.len();
         let fits = footer::check_depth(&file).map_err(|source| io_error(path, "read", source))?;
@@ -40,8 +50,15 @@ impl TableReader {
         let metadata = sound(path, || ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()))?;
         let rows =
             check_sizes(metadata.metadata(), size).map_err(|reason| unreadable(path, reason))?;
-        let schema = normal_schema(metadata.schema())?;
-        Ok(Self { path: path.to_path_buf(), metadata, schema, rows })
+
+        let whole = metadata.schema();
+        if let Some(name) = left_out.iter().find(|name| whole.index_of(name).is_err()) {
+            return Err(missing(name, whole));
+        }
+        let kept = |root: &usize| !left_out.contains(&whole.field(*root).name().as_str());
+        let roots: Vec<usize> = (0..whole.fields().len()).filter(kept).collect();
+        let schema = normal_schema(&whole.project(&roots)?)?;
+        Ok(Self { path: path.to_path_buf(), metadata, schema, roots, rows })
     }
 
     /// The file.
@@ -70,10 +87,15 @@ impl TableReader {
         batch_rows: usize,
     ) -> Result<Batches, TableError> {
         let mask = match columns {
-            None => ProjectionMask::all(),
+            None if self.roots.len() == self.metadata.schema().fields().len() => {
+                ProjectionMask::all()
+            }
+            None => {
+                ProjectionMask::roots(self.metadata.parquet_schema(), self.roots.iter().copied())
+            }
             Some(names) => {
                 let roots: Result<Vec<usize>, TableError> =
-                    names.iter().map(|name| self.position(name)).collect();
+                    names.iter().map(|name| Ok(self.roots[self.position(name)?])).collect();
                 ProjectionMask::roots(self.metadata.parquet_schema(), roots?)
             }
         };

@@ -17,8 +17,7 @@ use crate::kind::{ArtifactKind, Kind, MAIN, OutputDecl, Reference, Resolved, coe
 use crate::language::diagnostic::{Diagnostic, Diagnostics, Span, suggest};
 use crate::language::interpolate::{AxisSet, MAX_AXES, Scope};
 use crate::language::workflow::{Settings, Stage, Workflow};
-use crate::source::model_folder::ModelFolder;
-use crate::source::{self, SourceSpec};
+use crate::source::{self, Located};
 
 use super::{Edge, Graph, Node, NodeId, Work, columns};
 
@@ -443,7 +442,11 @@ impl<'a> Builder<'a> {
         let (work, outputs, settings, span) = match sources.get(frame.decl) {
             Some(source) => {
                 let span = source.name.span.clone();
-                match source_work(self.workflow, source.model, &values, &frame.resolved) {
+                let work = match frame.edges.iter().find(|edge| !self.is_model_source(edge)) {
+                    Some(edge) => Err(self.not_a_model(edge, &frame.resolved)),
+                    None => source_work(self.workflow, source.model, &values, &frame.resolved),
+                };
+                match work {
                     Ok((work, kind)) => {
                         let outputs = [OutputDecl { name: MAIN.into(), kind }].into();
                         (work, outputs, Arc::default(), span)
@@ -492,18 +495,33 @@ impl<'a> Builder<'a> {
         known.by_axes[place].1.insert(project(frame.axes, point), id);
     }
 
-    /// Finds the source from which the model at an input descends: itself, or the one at the same input
-    /// of the stage that makes it, and so on.
+    fn is_model_source(&self, edge: &Edge) -> bool {
+        matches!(self.nodes[edge.node.index()].work, Work::Model(_))
+    }
+
+    /// The problem of a model whose base is made by a stage.
+    fn not_a_model(&self, edge: &Edge, resolved: &Resolved) -> Diagnostic {
+        let base = &self.nodes[edge.node.index()].stage;
+        let span = resolved.place(&edge.path).unwrap_or(0..0);
+        Diagnostic::at(
+            span,
+            format!("`base` must be an entry of `models`, but `{base}` is a stage"),
+        )
+        .hint("the adapter that a stage trains knows its base: use that stage as the model")
+    }
+
+    /// Finds the source from which the model at an input descends: itself, its base where it is an adapter, or the one at
+    /// the same input of the stage that makes it, and so on.
     fn model_source(&self, edges: &[Edge], path: &str) -> Option<PathBuf> {
-        let mut edges = edges;
+        let mut edge = edges.iter().find(|edge| edge.path == path)?;
         loop {
-            let edge = edges.iter().find(|edge| edge.path == path)?;
             let node = &self.nodes[edge.node.index()];
-            match &node.work {
-                Work::Model(path) => return Some(path.clone()),
-                Work::Stage { .. } => edges = &node.inputs,
+            edge = match (&node.work, node.inputs.first()) {
+                (Work::Model(_), Some(base)) => base,
+                (Work::Model(path), None) => return Some(path.clone()),
+                (Work::Stage { .. }, _) => node.inputs.iter().find(|edge| edge.path == path)?,
                 _ => return None,
-            }
+            };
         }
     }
 
@@ -543,39 +561,15 @@ fn source_work(
     values: &Map<String, Value>,
     resolved: &Resolved,
 ) -> Result<(Work, ArtifactKind), Diagnostic> {
-    let folder = workflow.source.folder();
-    let path = folder.join(values.get("path").and_then(Value::as_str).unwrap_or_default());
-    let span = resolved.place("path").unwrap_or(0..0);
-    if !path.exists() {
-        return Err(Diagnostic::at(span, format!("there is no `{}`", path.display()))
-            .hint("paths are relative to the workflow's own folder"));
-    }
-    let ty = values.get("type").and_then(Value::as_str);
-    if model || ty == Some("model") {
-        if !ModelFolder::open(&path).is_ok_and(|model| model.is_model()) {
-            let what = if path.is_dir() { "holds no `config.json`" } else { "is no folder" };
-            return Err(Diagnostic::at(span, format!("`{}` {what}", path.display())).hint(
-                "a model is a folder with `config.json`, `*.safetensors` and `tokenizer.json`, or with a `*.gguf`, or \
-                 such a file",
-            ));
-        }
-        return Ok((Work::Model(path), ArtifactKind::Model));
-    }
-    // Told here, before anything is read of it: a pipe or a device may never end.
-    if path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
-        return Err(Diagnostic::at(
-            span,
-            format!("`{}` is a pipe or a device, not a file", path.display()),
-        ));
-    }
-    if ty == Some("file") && path.is_dir() {
-        return Err(Diagnostic::at(span, format!("`{}` is a folder, not a file", path.display())));
-    }
-    if ty == Some("file") {
-        return Ok((Work::File(path), ArtifactKind::File));
-    }
-    let spec = SourceSpec::new(path, values).map_err(|(at, message, hint)| {
-        Diagnostic::at(resolved.place(at).unwrap_or(span), message).maybe_hint(hint)
+    let based = resolved.references.iter().any(|reference| reference.path == "base");
+    let located = source::locate(workflow.source.folder(), model, values, based);
+    let located = located.map_err(|(at, message, hint)| {
+        let span = resolved.place(at).or(resolved.place("path")).unwrap_or(0..0);
+        Diagnostic::at(span, message).maybe_hint(hint)
     })?;
-    Ok((Work::Source(spec), ArtifactKind::Table))
+    Ok(match located {
+        Located::Table(spec) => (Work::Source(spec), ArtifactKind::Table),
+        Located::Model(path) => (Work::Model(path), ArtifactKind::Model),
+        Located::File(path) => (Work::File(path), ArtifactKind::File),
+    })
 }

@@ -133,7 +133,7 @@ fn of_node(
         Work::Source(spec) => match spec.schema() {
             Ok(schema) => Some(schema),
             Err(error) => {
-                let place = places.place(&error.option()).unwrap_or(node.span.clone());
+                let place = places.place(error.option()).unwrap_or(node.span.clone());
                 let problem = Diagnostic::at(place, error.to_string());
                 problems.push(problem.maybe_hint(error.hint()));
                 None

@@ -1,5 +1,7 @@
-//! Reads JSON Lines: types are inferred from all rows, and every complaint names line and column.
+//! Reads JSON Lines: types are inferred from all rows, and every fault is named with line and column.
 
+mod columns;
+mod json_text;
 mod shape;
 
 use std::fs::File;
@@ -8,83 +10,97 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::Schema;
 use arrow::error::ArrowError;
 use arrow::json::ReaderBuilder;
-use arrow::json::reader::infer_json_schema_from_iterator;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use refrain_cache::open_plain;
 
-use super::{Batches, SourceError, normalize};
-use shape::Shape;
+use super::error::Fault;
+use super::import::{Batches, Opened};
+use super::layout::Found;
+use super::rows::LineNumbers;
+use super::{BATCH_ROWS, HEAD_ROWS, SourceError, SourceSpec, convert};
+use columns::Columns;
+use json_text::JsonTexts;
 
-/// What some programs put before the first line.
+/// The byte-order mark that some programs put before the first line.
 const MARK: &[u8] = "\u{feff}".as_bytes();
-/// Longest line in bytes.
+/// Limit on the length of a line in bytes.
 const MAX_LINE: usize = 64 << 20;
 
-/// Rows from which the columns are told before anything runs.
-const HEAD_ROWS: usize = 1000;
+/// Bytes of text that are held at once.
+const BATCH_BYTES: usize = 128 << 20;
+/// Values that are held at once.
+const BATCH_CELLS: usize = 1 << 21;
 
-/// The columns, from the first rows.
-pub(super) fn schema(path: &Path) -> Result<SchemaRef, SourceError> {
-    infer(path, HEAD_ROWS).map(|scan| scan.schema)
+/// Returns the columns, as far as the first rows tell them.
+pub(super) fn head(spec: &SourceSpec) -> Result<Found, SourceError> {
+    Ok(scan(spec, &open(&spec.path)?, HEAD_ROWS)?.found)
 }
 
-/// What the rows of a file are like.
-pub(super) struct Scan {
-    pub schema: SchemaRef,
-    pub rows: u64,
+/// Opens the file to read its rows. It is opened once, so that both passes over it see one file.
+pub(super) fn rows(spec: &SourceSpec) -> Result<Opened<'static>, SourceError> {
+    let file = open(&spec.path)?;
+    let Scan { found, rows, longest, lines } = scan(spec, &file, usize::MAX)?;
+    let columns: usize = found.schema.fields().iter().map(|f| convert::size(f.data_type()).0).sum();
+    let cells = BATCH_CELLS / columns.max(1);
+    let batch_rows = (BATCH_BYTES / longest.max(1)).min(cells).clamp(1, BATCH_ROWS);
+    let batches = batches(&spec.path, file, &found.schema, batch_rows)?;
+    Ok(Opened { found, rows, lines: Some(lines), batches })
+}
+
+/// The result of a pass over the lines of a file.
+struct Scan {
+    found: Found,
+    rows: u64,
     /// Bytes of the longest line.
-    pub longest: usize,
+    longest: usize,
+    lines: LineNumbers,
 }
 
-/// What all rows of the file are like.
-pub(super) fn scan(path: &Path) -> Result<Scan, SourceError> {
-    infer(path, usize::MAX)
-}
-
-fn infer(path: &Path, most: usize) -> Result<Scan, SourceError> {
-    let mut lines = Lines::open(path)?;
-    let mut failure = None;
+/// Goes over the lines, up to `limit` rows of them.
+fn scan(spec: &SourceSpec, file: &File, limit: usize) -> Result<Scan, SourceError> {
+    let mut lines = Lines::new(&spec.path, file)?;
+    let mut columns = Columns::new(spec);
     let mut rows = 0;
-    let values = std::iter::from_fn(|| {
-        if rows as usize >= most {
-            return None;
-        }
-        match lines.next_object() {
-            Ok(value) => {
-                rows += u64::from(value.is_some());
-                value.map(Ok)
-            }
-            Err(error) => {
-                failure = Some(error);
-                None
-            }
-        }
-    });
-    let schema = infer_json_schema_from_iterator(values);
-    if let Some(failure) = failure {
-        return Err(failure);
+    while rows < limit && lines.advance()? {
+        let json = lines.object()?;
+        let line = lines.line;
+        columns.add(json, line).map_err(|(address, fault)| lines.fault_at(json, address, fault))?;
+        rows += 1;
     }
-    let schema = schema.map_err(|e| SourceError::content(path, arrow_message(&e)))?;
-    let schema = if rows == 0 { Schema::empty() } else { schema };
-    normalize::check_size(&schema).map_err(|message| SourceError::content(path, message))?;
-    Ok(Scan { schema: Arc::new(schema), rows, longest: lines.longest })
+    let whole = rows < limit;
+    let missing = spec.drop.iter().find(|name| whole && !columns.has(name));
+    let schema = columns.schema().map_err(|(name, misfit)| SourceError::Line {
+        path: spec.path.clone(),
+        line: misfit.line(),
+        column: 1,
+        message: misfit.message(&name),
+        hint: Some(super::error::left_out(&name)),
+    })?;
+    if let Some(name) = missing {
+        return Err(spec.nothing_to_drop(&columns.names(), name));
+    }
+    let found = Found { schema: Arc::new(schema), ranges: None, turn_fields: columns.turn_fields };
+    Ok(Scan { found, rows: rows as u64, longest: lines.longest, lines: lines.numbers })
 }
 
-/// The rows, some at a time.
-pub(super) fn batches(
+/// Reads the rows, some at a time.
+fn batches(
     path: &Path,
-    schema: SchemaRef,
+    file: File,
+    schema: &Arc<Schema>,
     rows: usize,
 ) -> Result<Batches<'static>, SourceError> {
+    pass_mark(&file).map_err(|error| SourceError::Io { path: path.into(), error })?;
     let owned = path.to_path_buf();
-    let reader = ReaderBuilder::new(schema)
+    let reader = ReaderBuilder::new(schema.clone())
         .with_batch_size(rows)
         .with_coerce_primitive(true)
-        .build(BufReader::new(open(path)?))
+        .with_decoder_factory(Arc::new(JsonTexts))
+        .build(BufReader::new(file))
         .map_err(|e| SourceError::content(path, arrow_message(&e)))?;
     let batch = move |b: Result<RecordBatch, ArrowError>| {
         b.map_err(|e| SourceError::content(&owned, arrow_message(&e)))
@@ -103,36 +119,45 @@ fn arrow_message(error: &ArrowError) -> String {
     chars.next().map(|c| c.to_lowercase().chain(chars).collect()).unwrap_or_default()
 }
 
-/// The file, a mark of its byte order passed over.
 fn open(path: &Path) -> Result<File, SourceError> {
-    let open = || {
-        let mut file = open_plain(path)?;
-        let mut start = Vec::new();
-        (&mut file).take(MARK.len() as u64).read_to_end(&mut start)?;
-        if start != MARK {
-            file.rewind()?;
-        }
-        Ok(file)
-    };
-    open().map_err(|error| SourceError::Io { path: path.into(), error })
+    open_plain(path).map_err(|error| SourceError::Io { path: path.into(), error })
 }
 
-/// The lines of a file, counted.
+/// Goes to the start of a file, behind a byte-order mark.
+fn pass_mark(mut file: &File) -> std::io::Result<()> {
+    file.rewind()?;
+    let mut start = Vec::new();
+    Read::by_ref(&mut file).take(MARK.len() as u64).read_to_end(&mut start)?;
+    if start != MARK {
+        file.rewind()?;
+    }
+    Ok(())
+}
+
+/// The lines of a file, counted; blank ones are passed over.
 struct Lines<'a> {
     path: &'a Path,
-    reader: BufReader<File>,
+    reader: BufReader<&'a File>,
     buffer: Vec<u8>,
     line: usize,
+    rows: u64,
     /// Bytes of the longest line so far.
     longest: usize,
-    /// What the values of earlier lines were.
-    shape: Shape,
+    numbers: LineNumbers,
 }
 
 impl<'a> Lines<'a> {
-    fn open(path: &'a Path) -> Result<Lines<'a>, SourceError> {
-        let reader = BufReader::new(open(path)?);
-        Ok(Lines { path, reader, buffer: Vec::new(), line: 0, longest: 0, shape: Shape::default() })
+    fn new(path: &'a Path, file: &'a File) -> Result<Lines<'a>, SourceError> {
+        pass_mark(file).map_err(|error| SourceError::Io { path: path.into(), error })?;
+        Ok(Lines {
+            path,
+            reader: BufReader::new(file),
+            buffer: Vec::new(),
+            line: 0,
+            rows: 0,
+            longest: 0,
+            numbers: LineNumbers::default(),
+        })
     }
 
     fn wrong(&self, column: usize, message: impl Into<String>) -> SourceError {
@@ -141,18 +166,31 @@ impl<'a> Lines<'a> {
             line: self.line,
             column,
             message: message.into(),
+            hint: None,
         }
     }
 
-    /// The next object; blank lines are passed over.
-    fn next_object(&mut self) -> Result<Option<Value>, SourceError> {
+    /// The error of a fault in the line at an address within its text.
+    fn fault_at(&self, json: &str, address: usize, fault: Fault) -> SourceError {
+        let before = address.saturating_sub(json.as_ptr() as usize).min(json.len());
+        SourceError::Line {
+            path: self.path.into(),
+            line: self.line,
+            column: before + 1,
+            message: fault.message,
+            hint: fault.hint,
+        }
+    }
+
+    /// Reads the next line that is not blank; `false` at the end of the file.
+    fn advance(&mut self) -> Result<bool, SourceError> {
         loop {
             self.buffer.clear();
             let mut line = (&mut self.reader).take(MAX_LINE as u64 + 1);
             let read = line.read_until(b'\n', &mut self.buffer);
             let read = read.map_err(|error| SourceError::Io { path: self.path.into(), error })?;
             if read == 0 {
-                return Ok(None);
+                return Ok(false);
             }
             self.line += 1;
             if read > MAX_LINE {
@@ -160,30 +198,30 @@ impl<'a> Lines<'a> {
             }
             self.longest = self.longest.max(read);
             self.buffer.truncate(self.buffer.trim_ascii_end().len());
-            if self.buffer.is_empty() {
-                continue;
+            if !self.buffer.is_empty() {
+                self.rows += 1;
+                return Ok(true);
             }
-            if let Err(error) = std::str::from_utf8(&self.buffer) {
-                return Err(self.wrong(error.valid_up_to() + 1, "this is not UTF-8"));
-            }
-            let value: Value = serde_json::from_slice(&self.buffer).map_err(|e| {
-                if e.is_eof() {
-                    return self.wrong(
-                        self.buffer.len() + 1,
-                        "the line ends in the middle of its JSON object",
-                    );
-                }
-                let text = e.to_string();
-                let message = text.split(" at line ").next().unwrap_or(&text);
-                self.wrong(e.column().max(1), format!("this is not JSON: {message}"))
-            })?;
-            if !value.is_object() {
-                return Err(self.wrong(1, "every line must be a JSON object, `{\"prompt\": …}`"));
-            }
-            if let Err(misfit) = self.shape.add(&value, self.line) {
-                return Err(self.wrong(1, misfit.to_string()));
-            }
-            return Ok(Some(value));
+            self.numbers.skip(self.rows);
         }
+    }
+
+    /// Checks that the line is a JSON object, and returns its text.
+    fn object(&self) -> Result<&str, SourceError> {
+        let text = std::str::from_utf8(&self.buffer)
+            .map_err(|error| self.wrong(error.valid_up_to() + 1, "this is not UTF-8"))?;
+        serde_json::from_str::<&RawValue>(text).map_err(|e| {
+            if e.is_eof() {
+                return self
+                    .wrong(text.len() + 1, "the line ends in the middle of its JSON object");
+            }
+            let reason = e.to_string();
+            let reason = reason.split(" at line ").next().unwrap_or(&reason);
+            self.wrong(e.column().max(1), format!("this is not JSON: {reason}"))
+        })?;
+        if !text.trim_ascii_start().starts_with('{') {
+            return Err(self.wrong(1, "every line must be a JSON object, `{\"prompt\": …}`"));
+        }
+        Ok(text)
     }
 }

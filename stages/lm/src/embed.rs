@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
-use crate::fields::ConfigError;
+use crate::config::ConfigError;
 use crate::forward::Packed;
 use crate::kernels::matmul;
 use crate::model::{LanguageModel, ModelError, ModelPath};
@@ -25,7 +25,7 @@ const TEXTS: usize = 32;
 /// Tokens beyond which no further text joins a batch.
 const TOKENS: usize = 4096;
 
-/// An error of embedding.
+/// Why texts cannot be embedded.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbedError {
     /// A configuration file.
@@ -45,9 +45,9 @@ pub enum EmbedError {
     Recipe {
         /// The file.
         path: PathBuf,
-        /// The setting's value.
+        /// What it asks for.
         what: String,
-        /// The values that are supported.
+        /// What there is.
         known: &'static str,
     },
     /// An adapter was given for an encoder.
@@ -97,7 +97,7 @@ impl Embedder {
         Ok(Embedder { network, tokenizer, recipe, max_tokens })
     }
 
-    /// Returns the length of a vector.
+    /// How many values a vector has.
     pub fn width(&self) -> usize {
         match &self.network {
             Network::Bert(bert) => bert.width(),

@@ -30,7 +30,7 @@ pub struct Request {
     pub samples: Vec<Stream>,
 }
 
-/// Conditions that end a continuation.
+/// When a continuation ends.
 #[derive(Debug, Clone, Default)]
 pub struct Limits {
     /// Most new tokens.
@@ -43,7 +43,7 @@ pub struct Limits {
     pub ignore_eos: bool,
 }
 
-/// Reason for the end of a continuation.
+/// Why a continuation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
     /// An end token or a stop text.
@@ -59,13 +59,13 @@ pub struct Generated {
     pub token_ids: Vec<u32>,
     /// The natural-log probability of each under the model's own distribution.
     pub logprobs: Vec<f32>,
-    /// Reason for its end.
+    /// Why it ended.
     pub finish: Finish,
     /// Its text, special tokens and stop texts left out.
     pub text: String,
 }
 
-/// A progress event of generation.
+/// What is told while continuations are made.
 #[derive(Debug, Clone, Copy)]
 pub enum Progress<'a> {
     /// So many tokens were made so far.
@@ -81,10 +81,10 @@ pub enum Progress<'a> {
     },
 }
 
-/// Callback for progress; decides whether to go on.
+/// Is told of progress, and says whether to go on.
 pub type OnProgress<'a> = &'a mut dyn FnMut(Progress<'_>) -> ControlFlow<()>;
 
-/// An error of generation.
+/// Why nothing is generated.
 #[derive(Debug, thiserror::Error)]
 pub enum GenerateError {
     /// A prompt does not fit the model.
@@ -121,7 +121,7 @@ pub fn generate(
         eos: &model.config.eos,
         context: model.config.max_positions,
     };
-    let mut decoder = Decoder {
+    let mut run = Run {
         model,
         requests,
         rules,
@@ -133,11 +133,11 @@ pub fn generate(
         finished: requests.iter().map(|r| vec![None; r.samples.len()]).collect(),
         tokens: 0,
     };
-    decoder.all(progress)?;
+    run.all(progress)?;
     let whole = |samples: Vec<Option<Generated>>| {
         samples.into_iter().map(|g| g.expect("every sample was finished")).collect()
     };
-    Ok(decoder.finished.into_iter().map(whole).collect())
+    Ok(run.finished.into_iter().map(whole).collect())
 }
 
 /// A prompt's keys and values, and the logits after its last token.
@@ -154,7 +154,7 @@ struct Active {
     draft: Draft,
 }
 
-struct Decoder<'a> {
+struct Run<'a> {
     model: &'a LanguageModel,
     requests: &'a [Request],
     rules: Rules<'a>,
@@ -169,7 +169,7 @@ struct Decoder<'a> {
     tokens: u64,
 }
 
-impl Decoder<'_> {
+impl Run<'_> {
     fn all(&mut self, progress: OnProgress<'_>) -> Result<(), GenerateError> {
         loop {
             self.fill(progress)?;
@@ -251,7 +251,7 @@ impl Decoder<'_> {
         let hidden = self.model.forward_cached(&Packed::step(ids, positions), &mut self.caches);
         let logits = self.model.logits(&hidden);
         let mut rows = std::mem::take(&mut self.rows);
-        let this: &Decoder<'_> = self;
+        let this: &Run<'_> = self;
         rows.par_iter_mut()
             .zip(logits.par_chunks_exact(this.model.config.vocab))
             .for_each(|(row, logits)| this.advance(row, logits));

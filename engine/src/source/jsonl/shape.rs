@@ -1,70 +1,206 @@
-//! Remembers what the values of a JSON Lines file are, to find the first line that differs: a column has one type.
+//! Infers the type of a JSON Lines column from its values, and finds the first value that does not fit.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
 
-use serde_json::Value;
+use arrow::datatypes::{DataType, Field};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
-/// What the values at one place of all rows so far are.
+use crate::source::messages::Key;
+use crate::source::numbers::Range;
+
+/// The values at one place of all rows so far.
 #[derive(Debug, Default)]
 pub(super) struct Shape {
-    /// What the first of them is that is not null, and its line, from 1.
+    /// The kind of the first value that is not null, and its line, from 1.
     first: Option<(&'static str, usize)>,
-    fields: HashMap<String, Shape>,
+    truths: bool,
+    texts: bool,
+    floats: bool,
+    whole: Option<Range>,
+    /// Whether some whole number is not a 64-bit float.
+    inexact: bool,
+    /// The first number that is too large for a 64-bit float.
+    too_large: Option<Misfit>,
+    /// The entries of mappings, in the order in which they came first.
+    entries: Vec<(String, Shape)>,
+    places: HashMap<String, usize>,
     items: Option<Box<Shape>>,
 }
 
-/// A value that differs from an earlier one of its column.
-#[derive(Debug, PartialEq, thiserror::Error)]
-#[error("`{path}` is {found} here, but {before} in line {line}")]
+/// A value that does not fit.
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Misfit {
+    /// Where it is in its column: `.a[].b`.
     path: String,
-    found: &'static str,
-    before: &'static str,
+    /// The fault, to be read after the path.
+    message: String,
+    /// The line, from 1, and the address of the value's first byte.
     line: usize,
-}
-
-impl Shape {
-    /// Notes a value; the misfit is the first part of it that is a mapping, a list or a single value where an earlier
-    /// line has another of these. Single values of different types make a column of text, or of floats.
-    pub fn add(&mut self, value: &Value, line: usize) -> Result<(), Misfit> {
-        let found = match value {
-            Value::Null => return Ok(()),
-            Value::Bool(_) => "true or false",
-            Value::Number(_) => "a number",
-            Value::String(_) => "text",
-            Value::Array(_) => "a list",
-            Value::Object(_) => "a mapping",
-        };
-        let (before, first_line) = *self.first.get_or_insert((found, line));
-        let single = |what: &str| !matches!(what, "a list" | "a mapping");
-        if before != found && !(single(before) && single(found)) {
-            return Err(Misfit { path: String::new(), found, before, line: first_line });
-        }
-        match value {
-            Value::Object(fields) => fields.iter().try_for_each(|(name, value)| {
-                // Looked up before it is put in, so that a known name is not copied.
-                if !self.fields.contains_key(name) {
-                    self.fields.insert(name.clone(), Shape::default());
-                }
-                let field = self.fields.get_mut(name).expect("the field was put in");
-                field.add(value, line).map_err(|misfit| misfit.within(name))
-            }),
-            Value::Array(items) => {
-                let shape = self.items.get_or_insert_default();
-                items
-                    .iter()
-                    .try_for_each(|item| shape.add(item, line))
-                    .map_err(|misfit| misfit.within("[]"))
-            }
-            _ => Ok(()),
-        }
-    }
+    pub address: usize,
 }
 
 impl Misfit {
+    /// Describes the misfit, given the column that it is in.
+    pub fn message(&self, column: &str) -> String {
+        format!("`{column}{}` {}", self.path, self.message)
+    }
+
+    pub fn line(&self) -> usize {
+        self.line
+    }
+
     fn within(self, name: &str) -> Misfit {
-        let dot = if self.path.is_empty() || self.path.starts_with('[') { "" } else { "." };
-        Misfit { path: format!("{name}{dot}{}", self.path), ..self }
+        Misfit { path: format!("{name}{}", self.path), ..self }
+    }
+}
+
+impl Shape {
+    /// Notes a value. A misfit is a mapping, a list or a single value where an earlier line has another of these; single
+    /// values of different types make a column of text, or of floats.
+    pub fn add(&mut self, json: &str, line: usize) -> Result<(), Misfit> {
+        let misfit = |message: String| Misfit {
+            path: String::new(),
+            message,
+            line,
+            address: json.as_ptr() as usize,
+        };
+        let kind = match json.as_bytes().first() {
+            Some(b'n') => return Ok(()),
+            Some(b't' | b'f') => "true or false",
+            Some(b'"') => "text",
+            Some(b'[') => "a list",
+            Some(b'{') => "a mapping",
+            _ => "a number",
+        };
+        let (before, first_line) = *self.first.get_or_insert((kind, line));
+        let single = |kind: &str| !matches!(kind, "a list" | "a mapping");
+        if before != kind && !(single(before) && single(kind)) {
+            return Err(misfit(format!("is {kind} here, but {before} in line {first_line}")));
+        }
+        match kind {
+            "true or false" => self.truths = true,
+            "text" => {
+                self.texts = true;
+                // Of texts without escapes all has been checked with the line.
+                if json.contains('\\') && serde_json::from_str::<String>(json).is_err() {
+                    return Err(misfit("holds an escape that stands for no character".into()));
+                }
+            }
+            "a number" => self.add_number(json, misfit),
+            _ => return self.add_parts(json, line),
+        }
+        Ok(())
+    }
+
+    fn add_number(&mut self, json: &str, misfit: impl Fn(String) -> Misfit) {
+        let float: f64 = json.parse().unwrap_or(f64::INFINITY);
+        if json.contains(['.', 'e', 'E']) {
+            self.floats = true;
+            if float.is_infinite() && self.too_large.is_none() {
+                let message = format!("is {json}, which is too large for a 64-bit float");
+                self.too_large = Some(misfit(message));
+            }
+            return;
+        }
+        let whole: Option<i128> = json.parse().ok();
+        self.inexact |= whole.is_none_or(|whole| float as i128 != whole);
+        self.whole.get_or_insert_default().add(whole);
+    }
+
+    fn add_parts(&mut self, json: &str, line: usize) -> Result<(), Misfit> {
+        let mut misfit = None;
+        let mut part = |name: Option<&str>, value: &str| {
+            if misfit.is_some() {
+                return;
+            }
+            let (shape, path) = match name {
+                Some(name) => (self.entry(name), format!(".{name}")),
+                None => (&mut **self.items.get_or_insert_default(), "[]".into()),
+            };
+            misfit = shape.add(value, line).err().map(|misfit| misfit.within(&path));
+        };
+        // The line has been parsed, so that this cannot fail.
+        let _ = serde_json::Deserializer::from_str(json).deserialize_any(Parts(&mut part));
+        misfit.map_or(Ok(()), Err)
+    }
+
+    fn entry(&mut self, name: &str) -> &mut Shape {
+        // Looked up before it is put in, so that a known name is not copied.
+        let place = match self.places.get(name) {
+            Some(place) => *place,
+            None => {
+                self.entries.push((name.to_string(), Shape::default()));
+                self.places.insert(name.to_string(), self.entries.len() - 1);
+                self.entries.len() - 1
+            }
+        };
+        &mut self.entries[place].1
+    }
+
+    /// Returns the type of the column; the misfit is a number that no type holds.
+    pub fn data_type(&self) -> Result<DataType, Misfit> {
+        if let Some(items) = &self.items {
+            let item = items.data_type().map_err(|misfit| misfit.within("[]"))?;
+            return Ok(DataType::List(Arc::new(Field::new_list_field(item, true))));
+        }
+        if self.first.is_some_and(|(kind, _)| kind == "a list") {
+            return Ok(DataType::List(Arc::new(Field::new_list_field(DataType::Null, true))));
+        }
+        if self.first.is_some_and(|(kind, _)| kind == "a mapping") {
+            let field = |(name, shape): &(String, Shape)| {
+                let ty = shape.data_type().map_err(|misfit| misfit.within(&format!(".{name}")))?;
+                Ok(Field::new(name, ty, true))
+            };
+            return Ok(DataType::Struct(self.entries.iter().map(field).collect::<Result<_, _>>()?));
+        }
+        let numbers = self.floats || self.whole.is_some();
+        let text = self.texts || self.truths && numbers || self.floats && self.inexact;
+        match (text, &self.too_large) {
+            (true, _) => Ok(DataType::Utf8),
+            (false, Some(misfit)) => Err(misfit.clone()),
+            (false, None) if self.floats => Ok(DataType::Float64),
+            (false, None) if self.truths => Ok(DataType::Boolean),
+            (false, None) => Ok(self.whole.as_ref().map_or(DataType::Null, Range::data_type)),
+        }
+    }
+
+    /// Whether all values are single ones, so that the column can be read as their texts.
+    pub fn is_single(&self) -> bool {
+        !self.first.is_some_and(|(kind, _)| matches!(kind, "a list" | "a mapping"))
+    }
+
+    /// Whether all values are lists of mappings.
+    pub fn is_list_of_mappings(&self) -> bool {
+        let items = self.items.as_ref().and_then(|items| items.first);
+        items.is_some_and(|(kind, _)| kind == "a mapping")
+    }
+}
+
+/// Hands on the entries of a mapping, or the items of a list, as they are written.
+pub(super) struct Parts<F>(pub F);
+
+impl<'de, F: FnMut(Option<&str>, &'de str)> Visitor<'de> for Parts<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a mapping or a list")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some((Key(name), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
+            self.0(Some(&name), value.get());
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
+        while let Some(item) = items.next_element::<&'de RawValue>()? {
+            self.0(None, item.get());
+        }
+        Ok(())
     }
 }
 
@@ -74,28 +210,61 @@ mod tests {
 
     fn misfit(lines: &[&str]) -> Option<String> {
         let mut shape = Shape::default();
-        let add = |(i, line): (usize, &&str)| {
-            shape.add(&serde_json::from_str(line).unwrap(), i + 1).err()
-        };
-        lines.iter().enumerate().find_map(add).map(|m| m.to_string())
+        let add = |(i, line): (usize, &&str)| shape.add(line, i + 1).err();
+        lines.iter().enumerate().find_map(add).map(|misfit| misfit.message("x"))
     }
 
     #[test]
     fn the_first_value_that_differs_is_named() {
         let two = |a, b| misfit(&[a, b]);
-        assert_eq!(two(r#"{"x": 1}"#, r#"{"x": "1", "y": null}"#), None);
-        assert_eq!(two(r#"{"x": null}"#, r#"{"x": [null, 1]}"#), None);
+        assert_eq!(two("1", "\"1\""), None);
+        assert_eq!(two("null", "[null, 1]"), None);
         assert_eq!(
-            two(r#"{"x": 1}"#, r#"{"x": {"y": 1}}"#).unwrap(),
+            two("1", "{\"y\": 1}").unwrap(),
             "`x` is a mapping here, but a number in line 1"
         );
         assert_eq!(
-            two(r#"{"m": [{"role": "a"}]}"#, r#"{"m": [{"role": ["a"]}]}"#).unwrap(),
-            "`m[].role` is a list here, but text in line 1"
+            two(r#"[{"role": "a"}]"#, r#"[{"role": ["a"]}]"#).unwrap(),
+            "`x[].role` is a list here, but text in line 1"
         );
+        assert_eq!(two("[1, [2]]", "[]").unwrap(), "`x[]` is a list here, but a number in line 1");
         assert_eq!(
-            two(r#"{"m": [1, [2]]}"#, "{}").unwrap(),
-            "`m[]` is a list here, but a number in line 1"
+            two("\"a\"", r#""\ud800""#).unwrap(),
+            "`x` holds an escape that stands for no character"
         );
+    }
+
+    fn inferred(values: &[&str]) -> String {
+        let mut shape = Shape::default();
+        for (i, value) in values.iter().enumerate() {
+            shape.add(value, i + 1).unwrap();
+        }
+        match shape.data_type() {
+            Ok(ty) => crate::kind::type_name(&ty),
+            Err(misfit) => misfit.message("x"),
+        }
+    }
+
+    #[test]
+    fn numbers_have_the_narrowest_type_that_holds_them() {
+        let cases: [(&[&str], &str); 13] = [
+            (&["1", "-9223372036854775808"], "int64"),
+            (&["1", "9223372036854775808"], "uint64"),
+            (&["-1", "9223372036854775808"], "text"),
+            (&["18446744073709551616"], "text"),
+            (&["1", "2.5"], "float64"),
+            // 2^53 + 1 is not a float.
+            (&["9007199254740993", "2.5"], "text"),
+            (&["9007199254740992", "2.5"], "float64"),
+            (&["true", "1"], "text"),
+            (&["true", "null"], "bool"),
+            (&["1e999"], "`x` is 1e999, which is too large for a 64-bit float"),
+            (&["1e999", "\"a\""], "text"),
+            (&["[1]", "[2.5]"], "list of float64"),
+            (&["{\"a\": [1e999]}"], "`x.a[]` is 1e999, which is too large for a 64-bit float"),
+        ];
+        for (values, expected) in cases {
+            assert_eq!(inferred(values), expected, "{values:?}");
+        }
     }
 }

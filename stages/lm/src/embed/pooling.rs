@@ -1,14 +1,14 @@
-//! Pooling of hidden states into a vector, by the files that sentence-transformers writes beside a model.
+//! How a vector is made of hidden states, by the files that sentence-transformers writes beside a model.
 
 use std::path::Path;
 
 use serde_json::Value;
 
-use crate::fields::{ConfigError, read_json};
+use crate::config::{self, ConfigError};
 
 use super::EmbedError;
 
-/// Choice of the hidden states that become the vector.
+/// Which hidden states become the vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pooling {
     /// The first token's.
@@ -17,13 +17,13 @@ pub(super) enum Pooling {
     Mean,
 }
 
-/// Steps after the network.
+/// What is done after the network.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Recipe {
     pub pooling: Pooling,
     /// Whether vectors are scaled to unit length.
     pub normalize: bool,
-    /// Longest text, in tokens.
+    /// Where a text is cut.
     pub max_tokens: Option<usize>,
 }
 
@@ -70,7 +70,7 @@ fn pooling(folder: &Path, name: &str) -> Result<Pooling, EmbedError> {
         return Err(wrong(&folder.join("modules.json"), format!("a pooling at `{name}`")));
     }
     let path = folder.join(name).join("config.json");
-    let settings = read_json(&path)?;
+    let settings = config::read(&path)?;
     let modes: Vec<&str> = settings
         .as_object()
         .into_iter()
@@ -86,5 +86,5 @@ fn pooling(folder: &Path, name: &str) -> Result<Pooling, EmbedError> {
 }
 
 fn optional(path: &Path) -> Result<Option<Value>, ConfigError> {
-    if path.exists() { read_json(path).map(Some) } else { Ok(None) }
+    if path.exists() { config::read(path).map(Some) } else { Ok(None) }
 }

@@ -8,14 +8,14 @@ use crate::tokenizer::Tokenizer;
 
 use super::{Finish, Generated, Limits};
 
-/// Rules common to all continuations of a model.
+/// What holds for all continuations of one model.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules<'a> {
     /// Turns tokens into text.
     pub tokenizer: &'a Tokenizer,
     /// Draws tokens.
     pub sampler: &'a Sampler,
-    /// Conditions that end a continuation.
+    /// When a continuation ends.
     pub limits: &'a Limits,
     /// The model's own end tokens.
     pub eos: &'a [u32],
@@ -122,7 +122,7 @@ impl Generated {
     }
 }
 
-/// Finds the first stop text.
+/// Where a stop text begins.
 fn stop_text(text: &str, stop: &[String]) -> Option<usize> {
     stop.iter().filter_map(|stop| text.find(stop.as_str())).min()
 }

@@ -8,7 +8,7 @@ use crate::random::Stream;
 
 use super::{LanguageModel, Linear, Lora, ModelError, Tensor};
 
-/// Settings of a new adapter.
+/// What a new adapter is like.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraSettings {
     /// Rank.
@@ -172,7 +172,7 @@ impl LanguageModel {
         }
     }
 
-    /// Runs `work` on the model without its adapter.
+    /// What `work` gives of the model without the adapter on it.
     pub fn without_lora<T>(&mut self, work: impl FnOnce(&LanguageModel) -> T) -> T {
         let taken: Vec<Option<Lora>> = self
             .layers

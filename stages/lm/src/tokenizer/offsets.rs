@@ -1,4 +1,4 @@
-//! Byte offsets of tokens in their text, which the tokens tile.
+//! Where each token begins in the text, in bytes, so that the tokens tile the text.
 
 use super::spelling::Spelling;
 

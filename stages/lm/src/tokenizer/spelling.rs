@@ -13,7 +13,7 @@ pub(super) struct Spelling {
     strips_first_space: bool,
 }
 
-/// Spelling of bytes in a vocabulary.
+/// How the vocabulary writes bytes down.
 enum Alphabet {
     /// GPT-2's: a character for each byte.
     ByteLevel,

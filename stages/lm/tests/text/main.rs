@@ -5,9 +5,7 @@
 
 mod adapter;
 mod card;
-mod chat;
 mod embed;
-mod gguf;
 mod render;
 mod sampling;
 mod tokenizer;

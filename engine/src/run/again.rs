@@ -8,23 +8,23 @@ use refrain_cache::Cache;
 
 use crate::graph::{Graph, NodeId};
 use crate::kind::{Cancel, StageError};
-use crate::plan::state::{Done, PendingNode, State};
+use crate::plan::state::{Done, State, Todo};
 
-use super::node::{self, NodeError, NodeJob};
-use super::{RunOptions, retry};
+use super::node::{self, Failure, Job};
+use super::{Options, retry};
 
-/// Computes a node whose inputs are all done, and stores its outputs in `cache`; no record is written.
+/// Computes a node whose inputs are all done, and stores what it makes in `cache`; no record is written.
 ///
 /// # Errors
-/// [`NodeError`].
-pub fn recompute_node(
+/// Those of the node.
+pub fn again(
     graph: &Graph,
     id: NodeId,
     state: &State<'_>,
     cache: &Cache,
-    options: &RunOptions<'_>,
+    options: &Options<'_>,
     cancel: &Cancel,
-) -> Result<Done, NodeError> {
+) -> Result<Done, Failure> {
     let node = graph.node(id);
     let ready = || Some((state.inputs(node)?, state.manifest(node, None)?));
     let Some((inputs, manifest)) = ready() else {
@@ -32,28 +32,28 @@ pub fn recompute_node(
             StageError::bug(format!("`{}` is computed before its inputs", node.name)).into()
         );
     };
-    let pending = PendingNode { key: manifest.key(), manifest, seen: None, damaged: None };
-    let job = NodeJob {
+    let todo = Todo { key: manifest.key(), manifest, file: None, damaged: None };
+    let job = Job {
         node,
         inputs,
         cache,
         threads: node.settings.threads.unwrap_or(options.threads).min(options.threads.max(1)),
-        // The computation is compared, not what is remembered of it.
+        // What is compared is what computes, not what is remembered.
         fresh: true,
         cancel,
         environment: options.environment,
-        span: node::span(id, node, &pending.key),
+        span: node::span(id, node, &todo.key),
     };
 
     let begin = Instant::now();
-    let result = retry::attempts(&job, &pending);
+    let result = retry::attempts(&job, &todo);
     match &result {
         Ok(_) => {
             let (name, seconds) = (node.name.as_str(), begin.elapsed().as_secs_f64());
             info!(name: "finished", node = id.0, name, seconds, differs = false, "finished");
         }
-        Err(NodeError::Stage(StageError::Cancelled)) => {}
-        Err(error) => node::emit_failed(id, node, error),
+        Err(Failure::Stage(StageError::Cancelled)) => {}
+        Err(failure) => node::emit_failed(id, node, failure),
     }
     result
 }

@@ -1,0 +1,117 @@
+//! Finds the file or folder that an entry of `models` or `data` names, and what it is.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::{OptionProblem, SourceSpec, model_folder};
+
+/// What an entry of `models` or `data` names.
+#[derive(Debug)]
+pub enum Located {
+    /// A table, to be read.
+    Table(SourceSpec),
+    /// A model's folder, an adapter's, or a GGUF file.
+    Model(PathBuf),
+    /// A file that is passed on as it is.
+    File(PathBuf),
+}
+
+/// Files that a model consists of.
+const A_MODEL: &str = "a model is a folder with `config.json`, `*.safetensors` and `tokenizer.json`, \
+                       or with a `*.gguf`, or such a file";
+
+/// Resolves a checked entry, of `models` where `model` is set; its paths are relative to `folder`.
+///
+/// # Errors
+/// A path that is absent or of the wrong kind, and options that do not fit together.
+pub fn locate(
+    folder: &Path,
+    model: bool,
+    values: &Map<String, Value>,
+    based: bool,
+) -> Result<Located, OptionProblem> {
+    let written = values.get("path").and_then(Value::as_str).unwrap_or_default();
+    let path = folder.join(written);
+    let wrong = |message: String, hint: Option<String>| Err(("path", message, hint));
+    let ty = values.get("type").and_then(Value::as_str);
+    let model = model || ty == Some("model");
+
+    if !path.exists() {
+        let hint = match hub_id(written) {
+            true => on_the_hub(written, model),
+            false => "paths are relative to the workflow's own folder".into(),
+        };
+        return wrong(format!("there is no `{}`", path.display()), Some(hint));
+    }
+    if model {
+        if !is_model(&path) {
+            let what =
+                if path.is_dir() { "holds no `config.json`" } else { "is not a model's folder" };
+            return wrong(format!("`{}` {what}", path.display()), Some(A_MODEL.into()));
+        }
+        if based && !path.join(ADAPTER).is_file() {
+            let message = format!("`{}` has a `base`, but holds no `{ADAPTER}`", path.display());
+            return Err(("base", message, Some("`base` is the model of an adapter".into())));
+        }
+        return Ok(Located::Model(path));
+    }
+
+    // Checked before anything is read: a pipe or a device may never end.
+    if path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        return wrong(format!("`{}` is a pipe or a device, not a file", path.display()), None);
+    }
+    if ty == Some("file") && path.is_dir() {
+        return wrong(format!("`{}` is a folder, not a file", path.display()), None);
+    }
+    if ty == Some("file") {
+        return Ok(Located::File(path));
+    }
+    SourceSpec::new(path, values).map(Located::Table)
+}
+
+const ADAPTER: &str = "adapter_config.json";
+
+/// Whether there is a model at a path: a GGUF file, or a folder that holds one, a configuration, or an adapter's.
+fn is_model(path: &Path) -> bool {
+    let within = || model_folder::gguf_files(path).is_ok_and(|files| !files.is_empty());
+    let configured = ["config.json", ADAPTER].iter().any(|name| path.join(name).is_file());
+    configured || model_folder::is_gguf(path) || within()
+}
+
+/// Whether a path that is not there looks like a name of the Hugging Face hub, `org/name`.
+fn hub_id(path: &str) -> bool {
+    let part = |part: &str| {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(allowed)
+    };
+    let file = ["jsonl", "ndjson", "json", "parquet", "gguf", "csv", "tsv", "arrow", "txt"];
+    let extension = Path::new(path).extension().and_then(|e| e.to_str()).unwrap_or_default();
+    let (org, name) = path.split_once('/').unwrap_or_default();
+    part(org) && part(name) && !file.contains(&extension)
+}
+
+fn on_the_hub(id: &str, model: bool) -> String {
+    let name = id.rsplit('/').next().unwrap_or(id);
+    let (set, path) = if model { ("", name) } else { ("--repo-type dataset ", "that file") };
+    format!(
+        "is it a name of the Hugging Face hub? Fetch it by `hf download {set}{id} --local-dir {name}`, then give \
+         `path: {path}`"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_the_hub_are_told_from_files() {
+        for id in ["Qwen/Qwen2.5-0.5B", "openai/gsm8k", "meta-llama/Llama-3.2-1B"] {
+            assert!(hub_id(id), "{id}");
+        }
+        for path in ["rows.jsonl", "data/rows.jsonl", "../models/base", "a/b/c", "./base", "base/"]
+        {
+            assert!(!hub_id(path), "{path}");
+        }
+    }
+}

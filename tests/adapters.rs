@@ -1,0 +1,89 @@
+//! Adapters made elsewhere, named with their bases as models.
+
+use crate::space::{Space, small};
+
+/// Copies the model that a node made to a folder of the space.
+fn copy_model(space: &Space, node: &str, to: &str) {
+    let from = space.run(&["show", "w.yaml", node, "--path"]).stdout;
+    std::fs::create_dir(space.path(to)).unwrap();
+    for entry in std::fs::read_dir(space.path(from.trim())).unwrap() {
+        let entry = entry.unwrap();
+        let bytes = std::fs::read(entry.path()).unwrap();
+        std::fs::write(space.path(to).join(entry.file_name()), bytes).unwrap();
+    }
+}
+
+/// A space with the folders `base` and `adapter`, and the workflow that made them.
+fn trained() -> Space {
+    let space = Space::new();
+    small(&space);
+    let stages = "  seen: { score: { model: tuned, data: train } }\nsweep:\n";
+    space.edit("w.yaml", "sweep:\n", stages);
+    space.report("w.yaml", &["--only", "seen[threshold=1000]"]);
+    copy_model(&space, "base", "base");
+    copy_model(&space, "tuned[threshold=1000]", "adapter");
+    space
+}
+
+fn elsewhere(models: &str) -> String {
+    format!(
+        "refrain: 1\nmodels: {models}\ndata: {{ train: {{ path: train.jsonl }} }}\n\
+         stages: {{ seen: {{ score: {{ model: tuned, data: train }} }} }}\n"
+    )
+}
+
+/// A key is made of the adapter's digest and its base's, so that nothing is computed again.
+#[test]
+fn an_adapter_with_its_base_is_the_model_that_finetune_made() {
+    let space = trained();
+    let given = "{ ours: { path: base }, tuned: { path: adapter, base: ours } }";
+    space.write("e.yaml", &elsewhere(given));
+    let here = space.digests("w.yaml", &["--only", "seen[threshold=1000]"]);
+    let there = space.digests("e.yaml", &[]);
+    assert_eq!(here["seen[threshold=1000]"], there["seen"]);
+    assert_eq!(space.ran("e.yaml", &[]).len(), 0);
+    // Computed again, from the folders, it is the same.
+    let fresh = space.digests("e.yaml", &["--cache", "fresh"]);
+    assert_eq!(fresh["seen"], there["seen"]);
+    let verified = space.run(&["verify", "e.yaml"]);
+    assert_eq!(verified.code, 0, "{}{}", verified.stdout, verified.stderr);
+
+    // Another base is another model, whose rows are computed.
+    std::fs::create_dir(space.path("other")).unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(space.path("base").join(file), space.path("other").join(file)).unwrap();
+    }
+    space.edit("other/config.json", "\"rms_norm_eps\": 1e-06", "\"rms_norm_eps\": 1e-05");
+    space.edit("e.yaml", "ours: { path: base }", "ours: { path: other }");
+    assert_eq!(space.ran("e.yaml", &[]).len(), 1);
+    assert_ne!(space.digests("e.yaml", &[])["seen"], there["seen"]);
+}
+
+#[test]
+fn an_adapter_that_cannot_be_used_says_what_to_write() {
+    let space = trained();
+    let refused = |models: &str, wanted: &[&str]| {
+        space.write("e.yaml", &elsewhere(models));
+        let said = space.run(&["run", "e.yaml", "--quiet"]);
+        assert_ne!(said.code, 0);
+        for words in wanted {
+            assert!(said.stderr.contains(words), "`{words}` in {}", said.stderr);
+        }
+    };
+    refused("{ tuned: { path: adapter } }", &["is an adapter", "base: NAME"]);
+    refused(
+        "{ ours: { path: base }, tuned: { path: base, base: ours } }",
+        &["e.yaml:2:", "has a `base`, but holds no `adapter_config.json`"],
+    );
+    refused("{ tuned: { path: adapter, base: train } }", &["e.yaml:2:", "must be a model"]);
+    refused("{ tuned: { path: adapter, base: tuned } }", &["e.yaml:2:", "tuned"]);
+}
+
+#[test]
+fn a_name_of_the_hub_is_told_from_a_path() {
+    let space = Space::new();
+    space.write("train.jsonl", "{\"prompt\": \"a\", \"response\": \"b\"}\n");
+    space.write("e.yaml", &elsewhere("{ tuned: { path: Qwen/Qwen2.5-0.5B } }"));
+    let said = space.fails(&["check", "e.yaml"]);
+    assert!(said.contains("hf download Qwen/Qwen2.5-0.5B"), "{said}");
+}
