@@ -11,6 +11,7 @@ use refrain_engine::report::{expect, results};
 use refrain_engine::source::{Format, Rows, SourceSpec};
 use refrain_lm::adapter::Adapter;
 use refrain_lm::card::Card;
+use refrain_lm::chat::message;
 use refrain_lm::model::{LanguageModel, ModelPath};
 use refrain_lm::render::{Prompt, Renderer, RowText};
 use refrain_lm::tokenizer::Tokenizer;
@@ -154,10 +155,12 @@ fn read(folder: &Path) {
             }
         }
         if let Ok(renderer) = Renderer::new(&tokenizer, true) {
-            let turns = [("user", "hello")];
+            let turns = [message("user", "hello")];
             let row = RowText {
                 prompt: Prompt::Messages(&turns),
                 system: Some("be brief"),
+                tools: None,
+                response_fields: None,
                 response: Some("yes"),
             };
             let _ = renderer.full(&row);

@@ -14,9 +14,9 @@ use refrain_engine::language::diagnostic::{Diagnostic, Diagnostics};
 use refrain_engine::ledger::lock::LockError;
 use refrain_engine::ledger::roots::RootsError;
 use refrain_engine::plan::state::StateError;
-use refrain_engine::run::Failure as NodeFailure;
+use refrain_engine::run::NodeError;
 use refrain_engine::source::SourceError;
-use refrain_engine::source::model_folder::HashError;
+use refrain_engine::source::seen::HashError;
 use refrain_engine::store::StoreError;
 
 use crate::cli::Format;
@@ -329,21 +329,25 @@ impl From<LockError> for Failure {
     }
 }
 
+/// What to do about a file that changed during a run.
+const CHANGED: &str = "run again: the file is then taken as it is now";
+
 /// The exit code, words and hint of a failed node.
-pub fn of_node(failure: &NodeFailure) -> (u8, String, Option<String>) {
+pub fn of_node(failure: &NodeError) -> (u8, String, Option<String>) {
     match failure {
-        NodeFailure::Stage(StageError::Environment { message, hint }) => {
+        NodeError::Stage(StageError::Environment { message, hint }) => {
             (ENVIRONMENT, message.clone(), hint.clone())
         }
-        NodeFailure::Stage(StageError::Failed { message, hint }) => {
+        NodeError::Stage(StageError::Failed { message, hint }) => {
             (STAGE, message.clone(), hint.clone())
         }
-        NodeFailure::Stage(error) => (STAGE, error.to_string(), None),
-        NodeFailure::Source(SourceError::Cache(error)) => (ENVIRONMENT, error.to_string(), None),
-        NodeFailure::Source(error) => (INPUT, error.to_string(), error.hint()),
-        NodeFailure::State(error @ StateError::Hash(HashError::Pickle { .. })) => {
+        NodeError::Stage(error) => (STAGE, error.to_string(), None),
+        NodeError::Source(SourceError::Cache(error)) => (ENVIRONMENT, error.to_string(), None),
+        NodeError::Source(error) => (INPUT, error.to_string(), error.hint()),
+        NodeError::State(error @ StateError::Hash(HashError::Pickle { .. })) => {
             (INPUT, error.to_string(), Some(UNPICKLE.into()))
         }
-        NodeFailure::State(error) => (ENVIRONMENT, error.to_string(), None),
+        NodeError::State(error) => (ENVIRONMENT, error.to_string(), None),
+        NodeError::Changed(_) => (INPUT, failure.to_string(), Some(CHANGED.into())),
     }
 }

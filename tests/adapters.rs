@@ -73,7 +73,7 @@ fn an_adapter_that_cannot_be_used_says_what_to_write() {
     refused("{ tuned: { path: adapter } }", &["is an adapter", "base: NAME"]);
     refused(
         "{ ours: { path: base }, tuned: { path: base, base: ours } }",
-        &["e.yaml:2:", "has a `base`, but holds no `adapter_config.json`"],
+        &["e.yaml:2:", "has a `base`, but is not an adapter"],
     );
     refused("{ tuned: { path: adapter, base: train } }", &["e.yaml:2:", "must be a model"]);
     refused("{ tuned: { path: adapter, base: tuned } }", &["e.yaml:2:", "tuned"]);

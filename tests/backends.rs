@@ -4,7 +4,13 @@
 #[path = "../stages/mistralrs/tests/backend/write_gguf.rs"]
 mod write_gguf;
 
-use crate::space::Space;
+use std::path::{Path, PathBuf};
+
+use arrow::array::{AsArray, Float32Array};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::{Value, json};
+
+use crate::space::{Space, shared};
 
 const WORKFLOW: &str = "
 refrain: 1
@@ -27,6 +33,99 @@ fn space() -> Space {
     space
 }
 
+/// The log-probabilities of each row of a scored table; `NaN` where there is none.
+fn logprobs(path: &Path) -> Vec<Vec<f32>> {
+    let file = std::fs::File::open(path).unwrap();
+    let batches = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+    let mut rows = Vec::new();
+    for batch in batches.map(Result::unwrap) {
+        for row in batch.column_by_name("logprobs").unwrap().as_list::<i32>().iter() {
+            let row = row.unwrap();
+            let row: &Float32Array = row.as_primitive();
+            rows.push(row.iter().map(|value| value.unwrap_or(f32::NAN)).collect());
+        }
+    }
+    rows
+}
+
+/// Scores the texts of a parity folder through `auto`: the largest difference from the reference, or the refusal.
+fn compared(folder: &Path) -> Result<f64, String> {
+    let reference = std::fs::read(folder.join("reference.json")).unwrap();
+    let reference: Value = serde_json::from_slice(&reference).unwrap();
+    let texts: Vec<&Value> = reference["texts"].as_array().unwrap().iter().collect();
+    let space = Space::new();
+    let model = folder.join("model");
+    space.write(
+        "parity.yaml",
+        &format!(
+            "refrain: 1\nname: parity\nmodels: {{ m: {{ path: {} }} }}\ndata: {{ t: {{ path: t.jsonl }} }}\n\
+             stages: {{ scored: {{ score: {{ model: m, data: t, of: text }} }} }}\n",
+            model.display()
+        ),
+    );
+    let row = |text: &&Value| json!({ "prompt": "", "response": text["text"] }).to_string() + "\n";
+    space.write("t.jsonl", &texts.iter().map(row).collect::<String>());
+    let said = space.run(&["run", "parity.yaml", "--quiet"]);
+    if said.code != 0 {
+        return Err(said.stderr);
+    }
+    let path = space.run(&["show", "parity.yaml", "scored", "--path"]).stdout;
+    let rows = logprobs(&PathBuf::from(space.path(path.trim())));
+    assert_eq!(rows.len(), texts.len());
+    let mut worst = 0.0f64;
+    for (ours, text) in rows.iter().zip(texts) {
+        let theirs = text["logprobs_f64"].as_array().unwrap();
+        assert_eq!(ours.len(), theirs.len(), "{}", folder.display());
+        for (ours, theirs) in ours.iter().zip(theirs).filter(|(_, theirs)| !theirs.is_null()) {
+            worst = worst.max((f64::from(*ours) - theirs.as_f64().unwrap()).abs());
+        }
+    }
+    Ok(worst)
+}
+
+/// No model is silently wrong: what `auto` chooses gives what transformers gives, or refuses the model by name.
+#[test]
+fn every_parity_folder_is_right_or_refused_by_name() {
+    let Some(shared) = shared() else { return };
+    let mut folders: Vec<PathBuf> = std::fs::read_dir(shared.join("parity"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("model/config.json").is_file())
+        .collect();
+    folders.sort();
+    let mut right: Vec<&str> = Vec::new();
+    for folder in &folders {
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        match compared(folder) {
+            Ok(worst) => {
+                assert!(worst < 1e-4, "{name}: {worst}");
+                right.push(name);
+            }
+            Err(said) => {
+                let named = said.contains("as transformers does: ")
+                    || said.contains("which this build lacks");
+                assert!(named, "{name}: {said}");
+            }
+        }
+    }
+    let native = [
+        "gemma2",
+        "gemma2-caps-absent",
+        "gemma2-gelu",
+        "llama",
+        "llama-linear",
+        "llama-yarn",
+        "llama3-rope-tied",
+        "mistral",
+        "qwen2",
+        "qwen2-yarn",
+    ];
+    let more: &[&str] = if cfg!(feature = "mistralrs") { &["qwen3"] } else { &[] };
+    let mut expected: Vec<&str> = native.iter().chain(more).copied().collect();
+    expected.sort_unstable();
+    assert_eq!(right, expected);
+}
+
 #[cfg(not(feature = "mistralrs"))]
 #[test]
 fn a_build_without_mistralrs_says_so() {
@@ -45,7 +144,6 @@ mod with_mistralrs {
 
     use refrain_lm::config::ModelConfig;
     use refrain_lm::model::LanguageModel;
-    use serde_json::json;
 
     use super::*;
 

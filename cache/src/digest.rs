@@ -7,7 +7,6 @@ use std::io;
 use std::io::Read;
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -145,14 +144,18 @@ impl Visitor<'_> for AsText {
 /// # Errors
 /// Those of opening and reading the file.
 pub fn digest_file(path: &Path) -> io::Result<(Digest, u64)> {
-    digest_open_file(&open_plain(path)?, &AtomicU64::new(0))
+    digest_open_file(&open_plain(path)?, &|_| Ok(()))
 }
 
-/// As [`digest_file`], of a file that was just opened; `done` counts the bytes that were hashed.
-pub(crate) fn digest_open_file(file: &File, done: &AtomicU64) -> io::Result<(Digest, u64)> {
+/// Called with the number of bytes after each piece of a file is hashed, from several threads. An
+/// error ends the hashing with it.
+pub type OnHashed<'a> = &'a (dyn Fn(u64) -> io::Result<()> + Sync);
+
+/// Hashes a file that was just opened, as [`digest_file`] does.
+pub(crate) fn digest_open_file(file: &File, on_hashed: OnHashed<'_>) -> io::Result<(Digest, u64)> {
     let length = file.metadata()?.len();
     if length > PIECE {
-        return Ok((pieces::digest(file, length, done)?, length));
+        return Ok((pieces::digest(file, length, on_hashed)?, length));
     }
     // One byte more than the file, so that its end is seen without a second block. What is no plain file, such as a
     // pipe, has no length and is read block by block.
@@ -161,7 +164,7 @@ pub(crate) fn digest_open_file(file: &File, done: &AtomicU64) -> io::Result<(Dig
     loop {
         let read = fill(file, &mut block)?;
         hasher.update(&block[..read]);
-        done.fetch_add(read as u64, Ordering::Relaxed);
+        on_hashed(read as u64)?;
         if read < block.len() {
             return Ok((hasher.finalize().into(), hasher.count()));
         }

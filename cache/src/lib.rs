@@ -88,12 +88,12 @@ mod untrusted;
 
 pub use artifact::{Artifact, ArtifactKind, Artifacts};
 pub use cache::Cache;
-pub use digest::{Digest, FileIdentity, ParseDigestError, digest_file, digest_listing};
+pub use digest::{Digest, FileIdentity, OnHashed, ParseDigestError, digest_file, digest_listing};
 pub use error::{CacheError, Corrupt};
 pub use gc::{Damage, Entry, Listing, ListingError, Object, Recorded};
 pub use logs::{
-    AppendLog, FileDigests, Holder, LogContent, LogLine, Record, RecordError, RecordSummary,
-    Records, RowMemo, Stored,
+    AppendLog, FileDigests, HashedFile, Holder, LogContent, LogLine, Record, RecordError,
+    RecordSummary, Records, RowMemo, Stored,
 };
 pub use manifest::{Difference, Key, Manifest};
 pub use objects::{FolderWriter, ScratchDir};

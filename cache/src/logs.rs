@@ -10,7 +10,7 @@ mod records;
 mod rows;
 
 pub use claims::Holder;
-pub use file_digests::FileDigests;
+pub use file_digests::{FileDigests, HashedFile};
 pub use lines::{AppendLog, LogContent, LogLine};
 pub use records::{Record, RecordError, RecordSummary, Records, Stored};
 pub use rows::RowMemo;

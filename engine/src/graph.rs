@@ -5,7 +5,7 @@ mod columns;
 pub mod drawing;
 pub(crate) mod gather;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use petgraph::Direction;
@@ -64,6 +64,18 @@ pub enum Work {
     },
 }
 
+impl Work {
+    /// Returns the file or folder of a source, and what it is.
+    pub fn source(&self) -> Option<(&Path, ArtifactKind)> {
+        match self {
+            Work::Source(spec) => Some((&spec.path, ArtifactKind::Table)),
+            Work::Model(path) => Some((path, ArtifactKind::Model)),
+            Work::File(path) => Some((path, ArtifactKind::File)),
+            Work::Gather { .. } | Work::Stage { .. } => None,
+        }
+    }
+}
+
 /// A node.
 #[derive(Debug, Clone)]
 pub struct Node {
@@ -88,7 +100,7 @@ pub struct Node {
 impl Node {
     /// Whether the node stands for something that the workflow reads but does not make.
     pub fn is_source(&self) -> bool {
-        matches!(self.work, Work::Source(_) | Work::Model(_) | Work::File(_))
+        self.work.source().is_some()
     }
 
     /// The name of the kind, for people.

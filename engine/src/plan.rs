@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use refrain_cache::{Difference, Key, Manifest, RecordSummary};
 
-use crate::graph::{Graph, Node, NodeId, Work};
-use crate::plan::state::{Done, Look, State, StateError};
+use crate::graph::{Edge, Graph, Node, NodeId, Work};
+use crate::plan::state::{Done, Lookup, State, StateError};
 use crate::store::Store;
 
 mod estimate;
@@ -146,7 +146,7 @@ fn planned(
     let took = made.map(|made| Took::of(node, &made));
     // Only nodes that differ need the whole record.
     let record = || before.map(|key| store.record(key)).transpose().map(Option::flatten);
-    let (step, done) = match plan.state.look(id)? {
+    let (step, done) = match plan.state.look_up_now(id)? {
         None => {
             let mut on: Vec<NodeId> = node.inputs.iter().map(|e| e.node).collect();
             on.retain(|id| !matches!(plan.steps[id.index()], Step::Cached(_)));
@@ -156,28 +156,28 @@ fn planned(
                 record()?.map_or(Vec::new(), |old| known(&plan.state, node, &old.manifest));
             (Step::Waits { on, differences }, None)
         }
-        Some(Look::Done(done)) => (Step::Cached(done.key), Some(done)),
-        Some(Look::Todo(todo)) => {
-            let why = match (todo.damaged, before, record()?) {
+        Some(Lookup::Done(done)) => (Step::Cached(done.key), Some(done)),
+        Some(Lookup::Unhashed(_)) => unreachable!("it was hashed"),
+        Some(Lookup::Pending(pending)) => {
+            let why = match (pending.damaged, before, record()?) {
                 (Some(damage), _, _) => Why::Damaged(damage),
                 (None, None, _) => Why::New,
                 (None, Some(_), Some(record)) => {
-                    Why::Changed(record.manifest.differences(&todo.manifest))
+                    Why::Changed(record.manifest.differences(&pending.manifest))
                 }
                 (None, Some(_), None) => Why::Forgotten,
             };
-            (Step::Run { key: todo.key, why }, None)
+            (Step::Run { key: pending.key, why }, None)
         }
     };
     Ok((step, took, done))
 }
 
-/// What differs from an earlier manifest of a node some of whose inputs are not known yet: those are taken as they were.
+/// Returns the differences from an earlier manifest; unknown inputs count as unchanged.
 fn known(state: &State<'_>, node: &Node, old: &Manifest) -> Vec<Difference> {
     let before = |path: &str| old.get("inputs").and_then(|inputs| inputs.get(path)).cloned();
-    let unknown = |i: usize| before(&node.inputs[i].path).unwrap_or(Value::Null);
-    let outputs = |i: usize| state.done(node.inputs[i].node).map(|done| &done.artifacts);
-    node_manifest::manifest_as_far(node, outputs, unknown)
+    let unknown = |edge: &Edge| before(&edge.path).unwrap_or(Value::Null);
+    node_manifest::manifest_as_far(node, |edge| state.identity(edge), unknown)
         .map_or(Vec::new(), |now| old.differences(&now))
 }
 

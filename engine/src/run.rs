@@ -1,19 +1,21 @@
-//! Runs a graph: nodes start when their inputs are there, within the given number of jobs.
+//! Runs a graph: nodes start when their inputs are done, within the given number of jobs.
 //!
 //! One thread decides, workers compute. The loop:
-//! 1. every wanted node whose inputs are done is looked up in the cache; what is there is done at once;
-//! 2. what is not there is claimed, and starts on a thread of its own while fewer than `jobs` run and the machine has
-//!    what it declares; what another process has claimed is put aside, and looked at again until that one has recorded it
-//!    or is gone;
-//! 3. a finished node is written down before anything that reads it starts;
-//! 4. a failed one takes out what depends on it, and, unless `keep_going`, everything that has not started.
+//! 1. every wanted node whose inputs are done is looked up in the cache; what is there is done at once,
+//!    and large files that must be hashed for it are hashed by workers;
+//! 2. what is not there is claimed, and starts on a worker while fewer than `jobs` run and the machine
+//!    has what its stage declares; what another process has claimed is parked, and looked up again once
+//!    that one has recorded it or is gone;
+//! 3. a finished node is recorded before anything that reads it starts;
+//! 4. a failed one skips what depends on it and, unless `keep_going`, everything that has not started.
 
-mod again;
-mod ahead;
-mod aside;
 pub mod event;
+mod hashing;
+mod lookahead;
 mod node;
+mod parked;
 mod pool;
+mod recompute;
 mod resources;
 mod retry;
 
@@ -22,47 +24,48 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tracing::{debug, info, info_span, trace_span};
+use tracing::{debug, debug_span, info, info_span, trace_span};
 
 use refrain_cache::Stored;
 
-use crate::graph::{Graph, NodeId};
-use crate::kind::Cancel;
-use crate::plan::state::{Done, Look, State, StateError, Todo};
+use crate::graph::{Graph, NodeId, Work};
+use crate::kind::{Cancel, StageError};
+use crate::plan::state::{Done, Hashed, Lookup, PendingNode, State, StateError};
 use crate::store::{Store, StoreError};
 
-use ahead::Ahead;
-use aside::Aside;
+use hashing::Hashing;
+use lookahead::Lookahead;
+use parked::{Claim, POLL_EVERY, Parked};
 use pool::Pool;
-use resources::{Need, Room};
+use resources::{ResourceDemand, ResourcePool};
 
-pub use again::again;
-pub use node::Failure;
+pub use node::NodeError;
+pub use recompute::recompute_node;
 
-/// The longest that a finished node stays in memory alone.
+/// The longest that a finished node stays unsynced.
 const SYNC_EVERY: Duration = Duration::from_millis(200);
 
 /// How a graph is run. Nothing here can change a result.
-pub struct Options<'a> {
-    /// Most nodes at once, at least 1.
+pub struct RunOptions<'a> {
+    /// The limit of nodes at once, 1 or more.
     pub jobs: usize,
-    /// Threads of the machine that nodes share, at least 1.
+    /// Threads of the machine that nodes share, 1 or more.
     pub threads: usize,
     /// Bytes of memory that running nodes may declare together.
     pub memory: u64,
     /// Graphics cards that running nodes may declare together.
     pub gpus: usize,
-    /// Whether what does not depend on a failed node still runs.
+    /// Whether nodes that do not depend on a failed one still run.
     pub keep_going: bool,
-    /// The nodes that are wanted, with all that they are made from; `None` = all.
+    /// The wanted nodes; those that they are made from run too. `None` for all.
     pub only: Option<Vec<NodeId>>,
-    /// Nodes that are computed again though the cache has them.
+    /// Nodes that are computed although the cache has them.
     pub force: HashSet<NodeId>,
     /// Resolves `${env:NAME}`.
     pub environment: &'a (dyn Fn(&str) -> Option<String> + Sync),
 }
 
-/// What became of a node.
+/// The outcome of a node.
 #[derive(Debug)]
 pub enum Outcome {
     /// Not wanted, or not reached.
@@ -72,20 +75,20 @@ pub enum Outcome {
     /// Computed.
     Ran(Duration),
     /// It failed.
-    Failed(Failure),
+    Failed(NodeError),
     /// A node that it reads failed.
     Skipped(NodeId),
 }
 
-/// What became of a run.
+/// The outcome of a run.
 pub struct Report<'a> {
     /// The nodes' outputs.
     pub state: State<'a>,
-    /// What became of each node, by number.
+    /// The outcome of each node, by number.
     pub outcomes: Vec<Outcome>,
     /// Whether it was interrupted.
     pub interrupted: bool,
-    /// How many nodes another process had recorded too when this one had computed them.
+    /// How many computed nodes another process had recorded first.
     pub computed_twice: usize,
 }
 
@@ -119,10 +122,13 @@ impl Report<'_> {
 }
 
 /// Runs the graph.
+///
+/// # Errors
+/// [`StateError`] where what was recorded cannot be synced; errors of nodes are in the report.
 pub fn run<'a>(
     graph: &'a Graph,
     store: &'a Store,
-    options: &Options<'_>,
+    options: &RunOptions<'_>,
     cancel: &Cancel,
 ) -> Result<Report<'a>, StateError> {
     let wanted = match &options.only {
@@ -146,8 +152,8 @@ pub fn run<'a>(
     Ok(Report { state, outcomes, interrupted, computed_twice })
 }
 
-/// Puts on disk what was made, in groups, until the run ends; then the rest. A disk that refuses once is not given up,
-/// for the nodes that run may take hours; but the run has failed then.
+/// Syncs results in groups until the run ends, then the rest. A failed sync fails the run but does not
+/// stop the nodes that run, which may take hours.
 fn sync_in_groups(store: &Store, stopped: &Receiver<()>) -> Result<(), StoreError> {
     let mut synced = Ok(());
     while stopped.recv_timeout(SYNC_EVERY) == Err(RecvTimeoutError::Timeout) {
@@ -156,23 +162,29 @@ fn sync_in_groups(store: &Store, stopped: &Receiver<()>) -> Result<(), StoreErro
     synced.and(trace_span!("sync").in_scope(|| store.sync()))
 }
 
-/// A worker's word: the node, and what it made.
-type Word = (NodeId, Box<Todo>, Duration, Result<Done, Failure>);
+/// A worker's result, with its node.
+enum WorkerMessage {
+    /// A node was computed.
+    Computed(NodeId, Box<PendingNode>, Duration, Result<Done, NodeError>),
+    /// Files of a node were hashed.
+    Hashed(NodeId, Result<Hashed, StateError>),
+}
 
 struct Runner<'a, 'o> {
     graph: &'a Graph,
     store: &'a Store,
-    options: &'o Options<'o>,
+    options: &'o RunOptions<'o>,
     cancel: &'o Cancel,
     state: State<'a>,
     outcomes: Vec<Outcome>,
     /// For each node how many of its edges wait for an input; `None` when it is not wanted.
     waiting: Vec<Option<usize>>,
     ready: BTreeSet<NodeId>,
-    /// What somebody computes already.
-    aside: BTreeMap<NodeId, Aside>,
-    ahead: Ahead,
-    room: Room,
+    /// The nodes whose key is claimed elsewhere.
+    parked: BTreeMap<NodeId, Parked>,
+    lookahead: Lookahead,
+    hashing: Hashing,
+    resources: ResourcePool,
     running: usize,
     stopped: bool,
     computed_twice: usize,
@@ -182,7 +194,7 @@ impl<'a, 'o> Runner<'a, 'o> {
     fn new(
         graph: &'a Graph,
         store: &'a Store,
-        options: &'o Options<'o>,
+        options: &'o RunOptions<'o>,
         cancel: &'o Cancel,
         wanted: Vec<bool>,
     ) -> Runner<'a, 'o> {
@@ -203,10 +215,11 @@ impl<'a, 'o> Runner<'a, 'o> {
             outcomes,
             waiting,
             ready,
-            aside: BTreeMap::new(),
-            // What is forced is forgotten when its turn comes, which a look ahead would not see.
-            ahead: Ahead::new(options.force.is_empty()),
-            room: Room::new(options),
+            parked: BTreeMap::new(),
+            // The record of a forced node is dropped when its turn comes, which a lookahead would not see.
+            lookahead: Lookahead::new(options.force.is_empty()),
+            hashing: Hashing::default(),
+            resources: ResourcePool::new(options),
             running: 0,
             stopped: false,
             computed_twice: 0,
@@ -216,123 +229,178 @@ impl<'a, 'o> Runner<'a, 'o> {
     fn drive<'scope, 'env>(
         &mut self,
         pool: &mut Pool<'scope, 'env>,
-        sender: &Sender<Word>,
-        receiver: &Receiver<Word>,
+        sender: &Sender<WorkerMessage>,
+        receiver: &Receiver<WorkerMessage>,
     ) where
         'a: 'scope,
         'o: 'scope,
     {
         loop {
             self.stopped |= self.cancel.is_cancelled();
-            if !self.stopped {
-                self.look_aside();
+            if self.stopped {
+                self.hashing.stop();
+            } else {
+                self.poll_parked();
             }
-            while !self.stopped {
-                let free = self.running < self.options.jobs;
-                if let Some((id, todo)) = free.then(|| self.room.next()).flatten() {
-                    match self.claim(id, todo) {
-                        Ok(Some(todo)) => self.start(pool, sender, id, todo),
-                        Ok(None) => self.room.leave(id),
-                        Err(error) => {
-                            self.room.leave(id);
-                            self.fail(id, Failure::State(error));
-                        }
-                    }
-                    continue;
-                }
-                if self.room.is_full(free) {
-                    break;
-                }
-                let Some((id, look)) = self.ahead.next(&mut self.ready, &self.state) else {
-                    break;
-                };
-                match self.look(id, look) {
-                    Ok(Some(todo)) => {
-                        self.room.wait(id, Need::of(&self.graph.node(id).settings), todo)
-                    }
-                    Ok(None) => {}
-                    Err(error) => self.fail(id, Failure::State(error)),
-                }
-            }
+            while !self.stopped && self.advance(pool, sender) {}
+            self.start_hashing(pool, sender);
             self.store.cache().flush_claims();
-            if self.running == 0 && (self.stopped || self.aside.is_empty()) {
+            let busy = self.running + self.hashing.running();
+            if busy == 0 && (self.stopped || self.parked.is_empty()) {
                 return;
             }
-            if let Some(word) = self.listen(receiver) {
-                self.running -= 1;
-                self.room.leave(word.0);
-                self.hear(word);
+            match self.receive(receiver) {
+                Some(WorkerMessage::Computed(id, pending, elapsed, result)) => {
+                    self.on_result(id, &pending, elapsed, result);
+                }
+                Some(WorkerMessage::Hashed(id, hashed)) => self.on_hashed(id, hashed),
+                // It is time to poll the parked nodes.
+                None => {}
             }
         }
     }
 
-    /// Takes in what the cache says of a ready node; what it has is done at once.
-    fn look(
+    /// Starts one node, or looks one up; returns whether there may be more to do.
+    fn advance<'scope, 'env>(
         &mut self,
-        id: NodeId,
-        look: Result<Option<Look>, StateError>,
-    ) -> Result<Option<Box<Todo>>, StateError> {
-        match look?.expect("a ready node's inputs are done") {
-            Look::Done(done) if !self.options.force.contains(&id) => {
-                self.cached(id, *done);
-                Ok(None)
-            }
-            Look::Done(done) => {
-                let node = self.graph.node(id);
-                if matches!(node.work, crate::graph::Work::Model(_) | crate::graph::Work::File(_)) {
-                    self.finish(id, *done);
-                    return Ok(None);
+        pool: &mut Pool<'scope, 'env>,
+        sender: &Sender<WorkerMessage>,
+    ) -> bool
+    where
+        'a: 'scope,
+        'o: 'scope,
+    {
+        let free = self.running < self.options.jobs;
+        if let Some((id, pending)) = free.then(|| self.resources.next()).flatten() {
+            match self.claim(id, pending) {
+                Ok(Claim::Start(pending)) => self.start(pool, sender, id, pending),
+                Ok(Claim::Settled) => self.resources.release(id),
+                Err(error) => {
+                    self.resources.release(id);
+                    self.fail(id, error.into());
                 }
-                let manifest =
-                    self.state.manifest(node, done.file).expect("a ready node's inputs are done");
-                Ok(Some(Box::new(Todo { key: done.key, manifest, file: done.file, damaged: None })))
             }
-            Look::Todo(todo) => Ok(Some(todo)),
+            return true;
         }
+        if self.resources.is_full(free) {
+            return false;
+        }
+        let Some((id, lookup)) = self.lookahead.next(&mut self.ready, &self.state) else {
+            return false;
+        };
+        match lookup {
+            Ok(lookup) => self.on_lookup(id, lookup.expect("a ready node's inputs are done")),
+            Err(error) => self.fail(id, error.into()),
+        }
+        true
+    }
+
+    /// Handles the lookup of a ready node; a hit finishes it.
+    fn on_lookup(&mut self, id: NodeId, lookup: Lookup) {
+        let node = self.graph.node(id);
+        self.state.forget_outputs(id);
+        let pending = match lookup {
+            Lookup::Unhashed(task) => return self.hashing.wait(id, task),
+            Lookup::Pending(pending) => pending,
+            Lookup::Done(done) if !self.options.force.contains(&id) => {
+                return self.cached(id, *done);
+            }
+            // There is nothing to compute.
+            Lookup::Done(done) if matches!(node.work, Work::Model(_) | Work::File(_)) => {
+                return self.finish(id, *done);
+            }
+            Lookup::Done(done) => {
+                let manifest = self.state.manifest(node, done.file);
+                let manifest = manifest.expect("a ready node's inputs are done");
+                let Done { key, seen, .. } = *done;
+                Box::new(PendingNode { key, manifest, seen, damaged: None })
+            }
+        };
+        self.resources.enqueue(id, ResourceDemand::of(&node.settings), pending);
     }
 
     fn start<'scope, 'env>(
         &mut self,
         pool: &mut Pool<'scope, 'env>,
-        sender: &Sender<Word>,
+        sender: &Sender<WorkerMessage>,
         id: NodeId,
-        todo: Box<Todo>,
+        pending: Box<PendingNode>,
     ) where
         'a: 'scope,
         'o: 'scope,
     {
         let node = self.graph.node(id);
         let inputs = self.state.inputs(node).expect("a started node's inputs are done");
-        let share = (self.options.threads
-            / self.options.jobs.min(self.running + self.ahead.len() + self.ready.len() + 1))
-        .max(1);
-        let job = node::Job {
+        let ahead = self.lookahead.len() + self.ready.len();
+        let share = self.options.threads / self.options.jobs.min(self.running + ahead + 1);
+        let job = node::NodeJob {
             node,
             inputs,
             cache: self.store.cache(),
-            threads: node.settings.threads.unwrap_or(share).min(self.options.threads.max(1)),
+            threads: node.settings.threads.unwrap_or(share).clamp(1, self.options.threads.max(1)),
             fresh: self.options.force.contains(&id),
             cancel: self.cancel,
             environment: self.options.environment,
-            span: node::span(id, node, &todo.key),
+            span: node::span(id, node, &pending.key),
         };
         let sender = sender.clone();
-        pool.run(self.running, move || {
+        pool.run(self.running + self.hashing.running(), move || {
             let begin = Instant::now();
-            let result = retry::attempts(&job, &todo);
-            // What hears of the result may expect the span to be closed.
+            let result = retry::attempts(&job, &pending);
+            // Whoever receives the result may expect the span to be closed.
             drop(job);
             // The receiver outlives every worker of the scope.
-            let _ = sender.send((id, todo, begin.elapsed(), result));
+            let _ = sender.send(WorkerMessage::Computed(id, pending, begin.elapsed(), result));
         });
         self.running += 1;
     }
 
-    fn hear(&mut self, (id, todo, elapsed, result): Word) {
-        match result.and_then(|done| self.record(id, &todo, done, elapsed)) {
+    /// Starts the hash tasks that may start.
+    fn start_hashing<'scope, 'env>(
+        &mut self,
+        pool: &mut Pool<'scope, 'env>,
+        sender: &Sender<WorkerMessage>,
+    ) where
+        'a: 'scope,
+        'o: 'scope,
+    {
+        while let Some((id, task, stop)) = self.hashing.start() {
+            let (store, cancel) = (self.store, self.cancel);
+            let node = self.graph.node(id);
+            let (name, path) = (node.name.as_str(), task.path(store));
+            let span =
+                debug_span!("hash", node = id.0, name, path = %path.display(), bytes = task.bytes);
+            let sender = sender.clone();
+            pool.run(self.running + self.hashing.running() - 1, move || {
+                let hashed = hashing::hash(&task, &span, store, (cancel, &stop));
+                drop(span);
+                let _ = sender.send(WorkerMessage::Hashed(id, hashed));
+            });
+        }
+    }
+
+    /// Returns a worker's next result; nothing when it is time to poll the parked nodes.
+    fn receive(&self, receiver: &Receiver<WorkerMessage>) -> Option<WorkerMessage> {
+        if self.parked.is_empty() || self.stopped {
+            let sent = receiver.recv();
+            return Some(sent.expect("a worker sends before it ends, and one is running"));
+        }
+        receiver.recv_timeout(POLL_EVERY).ok()
+    }
+
+    fn on_result(
+        &mut self,
+        id: NodeId,
+        pending: &PendingNode,
+        elapsed: Duration,
+        result: Result<Done, NodeError>,
+    ) {
+        self.running -= 1;
+        self.resources.release(id);
+        match result.and_then(|done| self.record(id, pending, done, elapsed)) {
             Ok((done, differs)) => {
-                // The record says all; what cannot be removed is in nobody's way.
-                let _left = self.store.cache().unfinished(&todo.key).remove();
+                // Leftovers that cannot be removed are in nobody's way.
+                let _left = self.store.cache().unfinished(&pending.key).remove();
                 let name = self.graph.node(id).name.as_str();
                 let (node, seconds) = (id.0, elapsed.as_secs_f64());
                 info!(name: "finished", node, name, seconds, differs, "finished");
@@ -340,32 +408,45 @@ impl<'a, 'o> Runner<'a, 'o> {
                 self.outcomes[id.index()] = Outcome::Ran(elapsed);
                 self.finish(id, done);
             }
-            Err(Failure::Stage(crate::kind::StageError::Cancelled)) => self.stopped = true,
-            // What runs beside it still comes to its end: where a record could not be written, it may find room.
-            Err(failure) => self.fail(id, failure),
+            Err(NodeError::Stage(StageError::Cancelled)) => self.stopped = true,
+            // The nodes that run beside it still end: where a record could not be written, theirs may.
+            Err(error) => self.fail(id, error),
         }
-        self.store.cache().release(&todo.key);
+        self.store.cache().release(&pending.key);
     }
 
-    /// Writes down what a node made; what all processes go on with, and whether that differs from it.
+    fn on_hashed(&mut self, id: NodeId, hashed: Result<Hashed, StateError>) {
+        self.hashing.ended();
+        match hashed {
+            Ok(hashed) => {
+                self.state.add_hashed(id, hashed);
+                self.ready.insert(id);
+            }
+            // The task was stopped, or its error is of no interest any more.
+            Err(_) if self.stopped || self.cancel.is_cancelled() => {}
+            Err(error) => self.fail(id, error.into()),
+        }
+    }
+
+    /// Records a result; returns the one that counts, and whether ours differs.
     fn record(
         &mut self,
         id: NodeId,
-        todo: &Todo,
+        pending: &PendingNode,
         done: Done,
         elapsed: Duration,
-    ) -> Result<(Done, bool), Failure> {
-        let record = node::record(self.graph.node(id), todo, &done, elapsed);
+    ) -> Result<(Done, bool), NodeError> {
+        let record = node::record(self.graph.node(id), pending, &done, elapsed);
         let stored = self.store.put(&record).map_err(StateError::from)?;
         self.computed_twice += usize::from(stored != Stored::First);
         let name = self.graph.node(id).name.as_str();
         let first = stored == Stored::First;
-        debug!(name: "recorded", node = id.0, name, key = %todo.key, first, "recorded");
+        debug!(name: "recorded", node = id.0, name, key = %pending.key, first, "recorded");
 
         if stored == (Stored::Adopted { differs: true }) {
-            // All go on with what the first one made.
-            let first = match self.state.look(id)? {
-                Some(Look::Done(first)) => *first,
+            // All processes go on with the first one's outputs.
+            let first = match self.state.look_up_now(id)? {
+                Some(Lookup::Done(first)) => *first,
                 _ => done,
             };
             return Ok((first, true));
@@ -373,7 +454,7 @@ impl<'a, 'o> Runner<'a, 'o> {
         Ok((done, false))
     }
 
-    /// Notes a node as done and makes ready what waited for it alone.
+    /// Sets a node's outputs and makes ready what waited for it alone.
     fn finish(&mut self, id: NodeId, done: Done) {
         self.state.set(id, done);
         for dependent in self.graph.dependents(id) {
@@ -387,9 +468,9 @@ impl<'a, 'o> Runner<'a, 'o> {
         }
     }
 
-    fn fail(&mut self, id: NodeId, failure: Failure) {
-        node::emit_failed(id, self.graph.node(id), &failure);
-        self.outcomes[id.index()] = Outcome::Failed(failure);
+    fn fail(&mut self, id: NodeId, error: NodeError) {
+        node::emit_failed(id, self.graph.node(id), &error);
+        self.outcomes[id.index()] = Outcome::Failed(error);
         self.stopped |= !self.options.keep_going;
         let mut reached = vec![id];
         while let Some(at) = reached.pop() {

@@ -15,6 +15,7 @@ pub mod model_folder;
 mod numbers;
 mod parquet;
 mod rows;
+pub mod seen;
 
 use std::path::PathBuf;
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use refrain_cache::{
-    Artifact, Cache, CacheError, Corrupt, Digest, FileDigests, Key, Record, RecordError,
+    Artifact, Cache, CacheError, Corrupt, Digest, FileDigests, Key, OnHashed, Record, RecordError,
     RecordSummary, Records, Sharing, Stored,
 };
 
@@ -26,6 +26,9 @@ pub enum StoreError {
     /// Its records.
     #[error(transparent)]
     Records(#[from] RecordError),
+    /// Hashing was ended before its end.
+    #[error("interrupted")]
+    Stopped,
 }
 
 impl Store {
@@ -98,25 +101,50 @@ impl Store {
         Ok(())
     }
 
-    /// Whether an artifact is there with the right bytes; a damaged one is set aside.
+    /// Checks that an artifact is there with the right bytes, and sets a damaged one aside. Returns
+    /// what is wrong with it.
+    ///
+    /// # Errors
+    /// [`StoreError::Cache`] where it cannot be set aside.
     pub fn check(&self, artifact: &Artifact) -> Result<Option<String>, StoreError> {
-        match self.cache.verify_remembered(artifact, &self.digests) {
-            Ok(()) => Ok(None),
-            Err(fault) => {
-                let there = || self.object_path(&artifact.digest).exists();
-                if !there() {
-                    return Ok(Some(fault.to_string()));
-                }
-                match self.cache.set_aside(artifact) {
-                    Ok(aside) => {
-                        Ok(Some(format!("{fault}; it is set aside as `{}`", aside.display())))
-                    }
-                    // Of two that look at one artifact at once one sets it aside.
-                    Err(_) if !there() => Ok(Some(fault.to_string())),
-                    Err(error) => Err(error.into()),
-                }
-            }
+        self.check_watched(artifact, &|_| Ok(()))
+    }
+
+    /// Checks an artifact as [`Store::check`] does; `on_hashed` is told of progress and can end it.
+    ///
+    /// # Errors
+    /// [`StoreError::Stopped`] where `on_hashed` ended it, and [`StoreError::Cache`].
+    pub fn check_watched(
+        &self,
+        artifact: &Artifact,
+        on_hashed: OnHashed<'_>,
+    ) -> Result<Option<String>, StoreError> {
+        let stopped = AtomicBool::new(false);
+        let watched =
+            |bytes| on_hashed(bytes).inspect_err(|_| stopped.store(true, Ordering::Release));
+        let Err(fault) = self.cache.verify_watched(artifact, &self.digests, &watched) else {
+            return Ok(None);
+        };
+
+        let there = || self.object_path(&artifact.digest).exists();
+        // An artifact that was not hashed to its end is not damaged.
+        if stopped.load(Ordering::Acquire) {
+            return Err(StoreError::Stopped);
         }
+        if !there() {
+            return Ok(Some(fault.to_string()));
+        }
+        match self.cache.set_aside(artifact) {
+            Ok(aside) => Ok(Some(format!("{fault}; it is set aside as `{}`", aside.display()))),
+            // Of two that look at one artifact at once one sets it aside.
+            Err(_) if !there() => Ok(Some(fault.to_string())),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether checking an artifact means to hash a file.
+    pub fn must_hash(&self, artifact: &Artifact) -> bool {
+        self.cache.must_hash(artifact, &self.digests)
     }
 
     /// Hashes an artifact.

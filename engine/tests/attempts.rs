@@ -22,7 +22,7 @@ use refrain_engine::language::diagnostic::SourceText;
 use refrain_engine::language::workflow::Workflow;
 use refrain_engine::plan::{Step, plan};
 use refrain_engine::run::event::Fields;
-use refrain_engine::run::{Options, Outcome, run};
+use refrain_engine::run::{Outcome, RunOptions, run};
 use refrain_engine::store::Store;
 
 /// Makes two nodes of one kind two nodes.
@@ -75,7 +75,7 @@ fn come(kind: Kind, stages: &str, stop: fn(&str) -> bool) -> Came {
     let graph = Graph::build(workflow).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(&folder.path().join("cache")).unwrap();
-    let options = Options {
+    let options = RunOptions {
         jobs: 8,
         threads: 4,
         memory: 8_000_000_000,
@@ -242,7 +242,7 @@ fn what_another_process_computes_takes_nothing() {
         panic!()
     };
     elsewhere.cache().claim(&key).unwrap();
-    let options = Options {
+    let options = RunOptions {
         jobs: 8,
         threads: 4,
         memory: 8_000_000_000,

@@ -12,7 +12,7 @@ use refrain_engine::graph::Graph;
 use refrain_engine::kind::{Cancel, Context, Kinds, Outputs, StageError};
 use refrain_engine::language::diagnostic::SourceText;
 use refrain_engine::language::workflow::Workflow;
-use refrain_engine::run::{Options, Outcome, run};
+use refrain_engine::run::{Outcome, RunOptions, run};
 use refrain_engine::store::Store;
 
 use kind::kind;
@@ -40,7 +40,7 @@ fn a_panic_of_a_stage_is_its_failure_and_asks_for_a_report() {
     let graph = Graph::build(Workflow::parse(source, &kinds, &[]).unwrap()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(&folder.path().join("cache")).unwrap();
-    let options = Options {
+    let options = RunOptions {
         jobs: 2,
         threads: 2,
         memory: u64::MAX,

@@ -14,7 +14,7 @@ use refrain_engine::language::diagnostic::SourceText;
 use refrain_engine::language::workflow::Workflow;
 use refrain_engine::ledger::lock::Lock;
 use refrain_engine::report::verify::{changes, verify};
-use refrain_engine::run::{Options, Report, run};
+use refrain_engine::run::{Report, RunOptions, run};
 use refrain_engine::store::Store;
 
 static OLD: [Component; 1] = [Component { name: "ink", version: 1 }];
@@ -38,7 +38,7 @@ fn graph(components: &'static [Component]) -> Graph {
 }
 
 fn report<'a>(graph: &'a Graph, store: &'a Store) -> Report<'a> {
-    let options = Options {
+    let options = RunOptions {
         jobs: 1,
         threads: 1,
         memory: u64::MAX,
@@ -58,9 +58,7 @@ fn a_raised_version_is_named() {
     let (old, new) = (graph(&OLD), graph(&NEW));
     let mut lock = Lock { version: "0.0.9".into(), ..Lock::default() };
     lock.update(&old, &report(&old, &store), true);
-    let check = |graph: &Graph| {
-        verify(graph, &lock, store.digests(), Some(&store), &[], Default::default())
-    };
+    let check = |graph: &Graph| verify(graph, &lock, Some(&store), &[], Default::default());
     assert!(check(&old).mismatches.is_empty());
     let found = check(&new).mismatches;
     assert_eq!(found.len(), 1, "{found:?}");

@@ -16,7 +16,7 @@ use refrain_engine::ledger::up_to_date::{self, Said};
 use refrain_engine::plan::state::Done;
 use refrain_engine::report::expect::{self, Verdict};
 use refrain_engine::report::verify::{self, Mismatch};
-use refrain_engine::run::{self, Options, Outcome, Report};
+use refrain_engine::run::{self, Outcome, Report, RunOptions};
 
 use crate::cli::{self, Format};
 use crate::events::Observers;
@@ -92,7 +92,7 @@ fn read_lock(session: &Session, locked: bool) -> Result<Lock, Failure> {
     }
 }
 
-fn options<'a>(arguments: &cli::RunArgs, session: &Session) -> Result<Options<'a>, Failure> {
+fn options<'a>(arguments: &cli::RunArgs, session: &Session) -> Result<RunOptions<'a>, Failure> {
     let threads = machine::threads();
     let all = |names: &[String]| -> Result<Vec<NodeId>, Failure> {
         names
@@ -103,7 +103,7 @@ fn options<'a>(arguments: &cli::RunArgs, session: &Session) -> Result<Options<'a
     };
     let only = if arguments.only.is_empty() { None } else { Some(all(&arguments.only)?) };
     let force: HashSet<NodeId> = all(&arguments.force)?.into_iter().collect();
-    Ok(Options {
+    Ok(RunOptions {
         jobs: arguments.jobs.map_or(threads, |n| n as usize),
         threads,
         memory: arguments.memory.unwrap_or_else(machine::memory),

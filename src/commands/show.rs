@@ -78,15 +78,17 @@ fn node(arguments: &cli::ShowArgs, name: &str, format: Format) -> Result<ExitCod
     }
     match &input {
         Input::Table { path, .. } => table(path, arguments.rows, format)?,
-        Input::Model { folder, adapters, artifact, base_name } => {
+        Input::Model { folder, adapters, artifact, .. } => {
             let node = session.graph.node(id);
             let record = store.record(&done.key)?;
             let made = record.map(|record| model::Made { node: &node.name, record });
-            let (adapter, base) = (adapters.last().map(PathBuf::as_path), Some(base_name.as_str()));
+            let adapter = adapters.last().map(PathBuf::as_path);
+            let base = plan.state.base(id, &output_name).map(|id| session.graph.node(id));
+            let base = base.map(|base| if base.is_source() { &base.stage } else { &base.name });
             let shown = model::Shown {
                 folder,
                 adapter,
-                base,
+                base: base.map(String::as_str),
                 digest: artifact.digest,
                 bytes: artifact.bytes,
                 made,

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use refrain_cache::{FileDigests, digest_file};
+use refrain_cache::digest_file;
 use refrain_engine::kind::Cancel;
 use refrain_engine::ledger::lock::Lock;
 use refrain_engine::report::verify::{
@@ -36,18 +36,8 @@ pub fn verify(arguments: &cli::VerifyArgs, format: Format) -> Result<ExitCode, F
         store => store,
     };
     let options = Options { no_data: arguments.no_data, complete: arguments.complete };
-    // Without a cache nothing is remembered, and nothing is written either.
-    let forgetful;
-    let digests = match &store {
-        Some(store) => store.digests(),
-        None => {
-            forgetful = FileDigests::open(&session.lock.with_extension("no-cache"))
-                .map_err(|e| Failure::new(ENVIRONMENT, e.to_string()))?;
-            &forgetful
-        }
-    };
     let mut found =
-        verify::verify(&session.graph, &lock, digests, store.as_ref(), &session.expects, options);
+        verify::verify(&session.graph, &lock, store.as_ref(), &session.expects, options);
     let mut again = None;
     if let (Some(sample), Some(store)) = (arguments.recompute, &store) {
         let mut recomputed = recompute(&session, &lock, store, sample, arguments.seed.as_deref())?;
@@ -113,7 +103,7 @@ fn recompute(
         digest_file(&session.lock).map_err(|e| Failure::new(ENVIRONMENT, e.to_string()))?.0;
     let seed = seed.map_or(digest.to_string(), String::from);
     let threads = machine::threads();
-    let options = run::Options {
+    let options = run::RunOptions {
         jobs: threads,
         threads,
         memory: machine::memory(),

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use refrain_cache::Digest;
 use refrain_engine::kind::{Input, StageError, choices};
-use refrain_engine::source::model_folder::gguf_files;
+use refrain_engine::source::model_folder::ModelFolder;
 use refrain_lm::config::{ConfigError, ModelConfig};
 use refrain_lm::generate::{GenerateError, Generated, Limits, OnProgress, Request, generate};
 use refrain_lm::sampling::Sampler;
@@ -93,8 +93,19 @@ fn is_native(path: &Path) -> bool {
         Err(ConfigError::Io { .. }) => path.join("adapter_config.json").is_file(),
         // A folder of one of our families that holds GGUF and nothing else is not broken.
         Ok(_) | Err(_) => {
-            weight_files(path).is_ok() || gguf_files(path).is_ok_and(|files| files.is_empty())
+            let gguf = ModelFolder::open(path).map(|model| model.gguf().next().is_some());
+            weight_files(path).is_ok() || gguf.is_ok_and(|gguf| !gguf)
         }
+    }
+}
+
+/// The feature for which our own module does not compute a folder's model, to end a sentence.
+fn why_not_native(path: &Path) -> String {
+    match ModelConfig::load(path) {
+        Err(error @ (ConfigError::Foreign(_) | ConfigError::Unsupported(_))) => {
+            format!(": {error}")
+        }
+        _ => String::new(),
     }
 }
 
@@ -137,7 +148,11 @@ pub(crate) fn load(input: &Input, choice: BackendChoice) -> Result<Network, Stag
     }
     let Some(backend) = MISTRALRS.get() else {
         return Err(StageError::Environment {
-            message: format!("`{}` needs mistralrs, which this build lacks", folder.display()),
+            message: format!(
+                "`{}` needs mistralrs, which this build lacks{}",
+                folder.display(),
+                why_not_native(folder)
+            ),
             hint: Some(
                 "`cargo build --release --features mistralrs` builds one that has it; Llama, Mistral, \
                  Gemma 2 and Qwen 2 in safetensors need none"
@@ -251,7 +266,8 @@ mod tests {
     #[test]
     fn auto_is_a_function_of_the_folder() {
         let weights = ["model.safetensors"];
-        let stretched = LLAMA.replace("8,", "8, \"rope_scaling\": {\"type\": \"yarn\"},");
+        let stretched =
+            LLAMA.replace("8,", "8, \"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 2.0},");
         let broken = LLAMA.replace("\"hidden_size\": 8", "\"hidden_size\": -8");
         for (config, files, expected) in [
             (LLAMA, &weights[..], BackendChoice::Native),

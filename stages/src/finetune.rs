@@ -13,7 +13,8 @@ use std::time::Duration;
 use refrain_engine::kind::{Component, Context, Kind, MetricDecl, Outputs, Parameters, StageError};
 use refrain_lm::model::LanguageModel;
 use refrain_lm::train::{
-    Evaluation, Keep, Length, TrainError, TrainOptions, TrainRow, Trained, Training, steps, train,
+    CheckpointOptions, Evaluation, Length, TrainError, TrainOptions, TrainRow, Trained, Training,
+    steps, train,
 };
 
 use crate::models::{self, failed, model_failed};
@@ -134,7 +135,7 @@ fn learn(
         every: params.evaluate_every,
         early_stopping: params.early_stopping.map(Into::into),
     });
-    let keep = Keep {
+    let keep = CheckpointOptions {
         unfinished: &context.unfinished,
         every: Duration::from_secs_f64(params.checkpoint_every),
         profile: &profile,

@@ -168,7 +168,13 @@ fn run(context: &Context<'_>) -> Result<Outputs, StageError> {
 /// The token with which rendered responses end, and which training teaches as the end: the chat template's end of turn,
 /// else eos. A model's folder does not always name it among the tokens that end a text.
 fn end_of_turn(renderer: &Renderer<'_>, tokenizer: &Tokenizer) -> Option<u32> {
-    let any = RowText { prompt: render::Prompt::Text("a"), system: None, response: Some("a") };
+    let any = RowText {
+        prompt: render::Prompt::Text("a"),
+        system: None,
+        tools: None,
+        response_fields: None,
+        response: Some("a"),
+    };
     // A template may refuse this row; then the model's own end tokens are all that is known.
     let last = renderer.full(&any).ok()?.token_ids.pop()?;
     tokenizer.is_special(last).then_some(last)

@@ -33,15 +33,12 @@ impl Memo {
     ) -> Result<Memo, StageError> {
         let versions: Map<String, Value> =
             components.iter().map(|one| (one.name.to_owned(), one.version.into())).collect();
-        let Input::Model { artifact, .. } = context.input("model")? else {
+        let Input::Model { artifact, bases, .. } = context.input("model")? else {
             return Err(StageError::bug("an input that should be a model is none"));
         };
-        // An adapter is a model only together with its base.
-        let model: Vec<String> = [Some(artifact.digest), artifact.base]
-            .into_iter()
-            .flatten()
-            .map(|d| d.to_string())
-            .collect();
+        // An adapter is a model only together with its bases.
+        let model: Vec<String> =
+            [&artifact.digest].into_iter().chain(bases).map(Digest::to_string).collect();
         let function = Manifest::new("rows")
             .section("versions", Value::Object(versions))
             .section("profile", network.profile().into())

@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, Field, Fields};
 
 use refrain_cache::columns::{column, optional_column};
 use refrain_engine::kind::{Check, Context, Problem, StageError, choices, one_of};
+use refrain_lm::chat::{Message, message};
 use refrain_lm::render;
 use refrain_lm::tokenizer::Tokenizer;
 
@@ -207,15 +208,15 @@ pub(crate) fn with_row<T>(
     response: Option<&str>,
     use_row: impl FnOnce(&render::RowText<'_>) -> T,
 ) -> T {
-    let turns: Vec<(&str, &str)>;
+    let turns: Vec<Message>;
     let prompt = match prompt {
         Prompt::Text(text) => render::Prompt::Text(text),
         Prompt::Turns(own) => {
-            turns = own.iter().map(|(role, content)| (role.as_str(), content.as_str())).collect();
+            turns = own.iter().map(|(role, content)| message(role, content)).collect();
             render::Prompt::Messages(&turns)
         }
     };
-    use_row(&render::RowText { prompt, system: None, response })
+    use_row(&render::RowText { prompt, system: None, tools: None, response_fields: None, response })
 }
 
 fn own_turns(prompt: Prompt) -> Vec<Turn> {

@@ -13,9 +13,8 @@
 //! their bytes are those of every other table with the same rows. An only output is the stage's main one too.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Map, Value};
 
@@ -25,7 +24,7 @@ use refrain_engine::kind::{
     Anything, Check, Columns, CommandText, Component, Context, Input, Kind, MAIN, OutputDecl,
     Outputs, Parameters, Problem, SecretText, StageError, parameters, placeholders,
 };
-use refrain_engine::source::model_folder::counts;
+use refrain_engine::source::model_folder::{CopyError, ModelFolder, ModelFolderError};
 
 use crate::tables::{BATCH_ROWS, TABLE};
 
@@ -257,29 +256,22 @@ fn copy_inputs(ctx: &Context<'_>, folder: &Path) -> Result<BTreeMap<String, Stri
             Input::Model { .. } | Input::File { .. } => format!("in.{name}"),
         };
         let target = folder.join(&relative);
-        let copied = match input {
-            Input::Model { .. } => copy_model(input.path(), &target),
-            Input::Table { .. } | Input::File { .. } => copy_file(input.path(), &target).map(drop),
-        };
-        copied.map_err(|error| disk(input.path(), &target, &error))?;
+        match input {
+            Input::Model { .. } => copy_model(input.path(), &target)?,
+            Input::Table { .. } | Input::File { .. } => {
+                copy_file(input.path(), &target)
+                    .map_err(|error| disk(input.path(), &target, &error))?;
+            }
+        }
         paths.insert(name.to_owned(), relative);
     }
     Ok(paths)
 }
 
-/// Copies of a model folder what the key knows of it, links followed.
-fn copy_model(from: &Path, to: &Path) -> io::Result<()> {
-    create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let path = entry?.path();
-        if let Some(name) =
-            path.file_name().and_then(|name| name.to_str()).filter(|name| counts(name))
-            && path.is_file()
-        {
-            copy_file(&path, &to.join(name))?;
-        }
-    }
-    Ok(())
+/// Copies the files of a model that its key is made of.
+fn copy_model(from: &Path, to: &Path) -> Result<(), StageError> {
+    create_dir_all(to).map_err(|error| disk(from, to, &error))?;
+    ModelFolder::open(from).map_err(unreadable)?.copy_to(to).map_err(not_copied)
 }
 
 fn output_path(name: &str, kind: ArtifactKind) -> String {
@@ -344,23 +336,12 @@ fn store_table(ctx: &Context<'_>, name: &str, path: &Path) -> Result<Artifact, S
 }
 
 fn store_model(ctx: &Context<'_>, name: &str, path: &Path) -> Result<Artifact, StageError> {
-    let read = |error: io::Error| StageError::Environment {
-        message: format!("`{}` could not be read: {error}", path.display()),
-        hint: None,
-    };
-    let names: Vec<PathBuf> = fs::read_dir(path)
-        .map_err(read)?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<io::Result<_>>()
-        .map_err(read)?;
-    let has = |suffix: &str| {
-        names.iter().any(|path| path.to_str().is_some_and(|path| path.ends_with(suffix)))
-    };
-    // An adapter has no `config.json`: it is a model only together with its base, of which a folder says nothing sure.
-    let missing = match (has(".gguf"), has(".safetensors"), has("/config.json")) {
-        (true, ..) | (_, true, true) => None,
-        (_, false, _) => Some("weights"),
-        (_, true, false) => Some("`config.json`"),
+    let model = ModelFolder::open(path).map_err(unreadable)?;
+    // An adapter is a model only together with its base, which a folder does not tell for sure.
+    let missing = match model.is_model() && !model.is_adapter() {
+        _ if !model.has_weights() => Some("weights"),
+        true => None,
+        false => Some("`config.json`"),
     };
     if let Some(missing) = missing {
         let message = format!("the command's output `{name}` is no model: it holds no {missing}");
@@ -369,26 +350,25 @@ fn store_model(ctx: &Context<'_>, name: &str, path: &Path) -> Result<Artifact, S
             "a model is a folder with `config.json` and `*.safetensors`",
         ));
     }
+
     let folder = ctx.cache.new_folder()?;
-    for from in &names {
-        ctx.cancel.check()?;
-        // What does not determine results, such as a README or a pickled file, stays behind.
-        if let Some(name) =
-            from.file_name().and_then(|name| name.to_str()).filter(|name| counts(name))
-        {
-            let regular = from.symlink_metadata().is_ok_and(|metadata| metadata.is_file());
-            if !regular {
-                let message = format!("`{name}` in the command's output is no plain file");
-                return Err(StageError::with_hint(
-                    message,
-                    "links are not stored: write the content itself",
-                ));
-            }
-            let to = folder.path().join(name);
-            copy_file(from, &to).map_err(|error| disk(from, &to, &error))?;
-        }
-    }
+    // What does not determine results, such as a README or a pickled file, stays behind.
+    model.copy_regular_to(folder.path()).map_err(|error| match error {
+        CopyError::NotRegular { name } => StageError::with_hint(
+            format!("`{name}` in the command's output is not a regular file"),
+            "links are not stored: write the content itself",
+        ),
+        error => not_copied(error),
+    })?;
     Ok(ctx.cache.store_folder(folder, ArtifactKind::Model, None)?)
+}
+
+fn unreadable(error: ModelFolderError) -> StageError {
+    StageError::Environment { message: error.to_string(), hint: None }
+}
+
+fn not_copied(error: CopyError) -> StageError {
+    StageError::Environment { message: error.to_string(), hint: None }
 }
 
 fn disk(from: &Path, to: &Path, error: &io::Error) -> StageError {

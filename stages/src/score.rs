@@ -295,13 +295,14 @@ impl<'a> Scorer<'a> {
             };
             let rendered =
                 rendered.map_err(|error| row_error(batch, row, first, &error.to_string()))?;
+            let empty = rendered.empty;
             let tokens = Tokens::new(rendered, self.max_tokens);
             let (context, vocab) = self.network.sizes();
             // Through a window a model can take a row of any length.
             let most = if self.window.is_some() { usize::MAX } else { context };
             check_tokens(&tokens.ids, (most, vocab))
                 .map_err(|error| error.of_row(batch, row, first, FIT))?;
-            Ok((tokens, response.is_empty()))
+            Ok((tokens, empty))
         };
         // In the order of the rows, so that of several errors the first row's is shown.
         let rows: Vec<Result<_, StageError>> =

@@ -25,7 +25,7 @@ pub(crate) struct Tokens {
 impl Tokens {
     /// The row with at most `max_tokens` tokens. The cut is made where a character ends, so that the text stays one.
     pub fn new(rendered: Rendered, max_tokens: Option<usize>) -> Tokens {
-        let Rendered { text, token_ids: ids, offsets, prompt_tokens } = rendered;
+        let Rendered { text, token_ids: ids, offsets, prompt_tokens, .. } = rendered;
         let mut tokens = Tokens { text, ids, offsets, prompt_tokens };
         if let Some(most) = max_tokens.filter(|&most| most < tokens.ids.len()) {
             let ends_character =
@@ -97,6 +97,9 @@ mod tests {
             token_ids: vec![1, 2, 3, 4],
             offsets: vec![0, 1, 2, 3],
             prompt_tokens: 3,
+            empty: false,
+            had_begin: false,
+            had_end: false,
         };
         let cut = |most| {
             let tokens = Tokens::new(rendered.clone(), Some(most));

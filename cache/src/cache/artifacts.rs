@@ -6,7 +6,7 @@ use arrow::datatypes::SchemaRef;
 
 use super::Cache;
 use crate::artifact::{Artifact, ArtifactKind};
-use crate::digest::{Digest, FileIdentity, digest_file, digest_listing};
+use crate::digest::{Digest, FileIdentity, OnHashed, digest_file, digest_listing};
 use crate::error::{CacheError, Corrupt, io_error};
 use crate::logs::FileDigests;
 use crate::objects::{FolderWriter, NOT_A_FILE, READ_ONLY, SealedFile, listing, seal_file};
@@ -139,6 +139,20 @@ impl Cache {
         artifact: &Artifact,
         known: &FileDigests,
     ) -> Result<(), Corrupt> {
+        self.verify_watched(artifact, known, &|_| Ok(()))
+    }
+
+    /// Checks an artifact as [`Cache::verify_remembered`] does, and reports the bytes that it hashes.
+    ///
+    /// # Errors
+    /// [`Corrupt`] where it differs from its record; [`Corrupt::Unreadable`] with an error of
+    /// `on_hashed`.
+    pub fn verify_watched(
+        &self,
+        artifact: &Artifact,
+        known: &FileDigests,
+        on_hashed: OnHashed<'_>,
+    ) -> Result<(), Corrupt> {
         // Nearly always the metadata of the file are enough.
         if artifact.kind != ArtifactKind::Model {
             let path = self.object_path(&artifact.digest);
@@ -149,7 +163,21 @@ impl Cache {
                 return Ok(());
             }
         }
-        self.objects.verify(artifact, |path| known.get(path))
+
+        self.objects.verify(artifact, |path| {
+            known.hash(path, on_hashed).map(|file| (file.digest, file.identity.size()))
+        })
+    }
+
+    /// Whether [`Cache::verify_remembered`] would have to hash a file.
+    pub fn must_hash(&self, artifact: &Artifact, known: &FileDigests) -> bool {
+        let path = self.object_path(&artifact.digest);
+        let is_known = |path: &Path| !matches!(known.find(path), Ok(None));
+        match artifact.kind {
+            ArtifactKind::Table | ArtifactKind::File => !is_known(&path),
+            ArtifactKind::Model => listing(&path)
+                .is_ok_and(|files| !files.iter().all(|relative| is_known(&path.join(relative)))),
+        }
     }
 
     /// Moves a damaged artifact to `tmp/corrupt/` and returns its new path.

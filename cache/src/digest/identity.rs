@@ -27,4 +27,8 @@ impl FileIdentity {
             nanoseconds: metadata.mtime_nsec(),
         }
     }
+    /// Size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
 }

@@ -4,13 +4,12 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use blake3::hazmat::{
     ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root,
 };
 
-use super::Digest;
+use super::{Digest, OnHashed};
 
 /// What a core reads and then hashes at once: small enough to be in its own cache still when it is hashed. A power of
 /// two, because the pieces are subtrees of the file's hash tree.
@@ -20,9 +19,9 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; PIECE as usize]);
 }
 
-/// The digest of the first `length` bytes of a file, more than one piece; `done` counts the bytes that were hashed.
-pub(super) fn digest(file: &File, length: u64, done: &AtomicU64) -> io::Result<Digest> {
-    let (left, right) = halves(file, 0, length, done)?;
+/// The digest of the first `length` bytes of a file, more than one piece.
+pub(super) fn digest(file: &File, length: u64, on_hashed: OnHashed<'_>) -> io::Result<Digest> {
+    let (left, right) = halves(file, 0, length, on_hashed)?;
     Ok(merge_subtrees_root(&left, &right, Mode::Hash).into())
 }
 
@@ -31,19 +30,24 @@ fn halves(
     file: &File,
     offset: u64,
     length: u64,
-    done: &AtomicU64,
+    on_hashed: OnHashed<'_>,
 ) -> io::Result<(ChainingValue, ChainingValue)> {
     let left = left_subtree_len(length);
     let (left, right) = rayon::join(
-        || subtree(file, offset, left, done),
-        || subtree(file, offset + left, length - left, done),
+        || subtree(file, offset, left, on_hashed),
+        || subtree(file, offset + left, length - left, on_hashed),
     );
     Ok((left?, right?))
 }
 
-fn subtree(file: &File, offset: u64, length: u64, done: &AtomicU64) -> io::Result<ChainingValue> {
+fn subtree(
+    file: &File,
+    offset: u64,
+    length: u64,
+    on_hashed: OnHashed<'_>,
+) -> io::Result<ChainingValue> {
     if length > PIECE {
-        let (left, right) = halves(file, offset, length, done)?;
+        let (left, right) = halves(file, offset, length, on_hashed)?;
         return Ok(merge_subtrees_non_root(&left, &right, Mode::Hash));
     }
     BUFFER.with_borrow_mut(|buffer| {
@@ -52,9 +56,9 @@ fn subtree(file: &File, offset: u64, length: u64, done: &AtomicU64) -> io::Resul
             io::ErrorKind::UnexpectedEof => io::Error::other("it shrank while it was read"),
             _ => error,
         })?;
-        done.fetch_add(length, Ordering::Relaxed);
         let mut hasher = blake3::Hasher::new();
         hasher.set_input_offset(offset).update(piece);
+        on_hashed(length)?;
         Ok(hasher.finalize_non_root())
     })
 }

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
@@ -156,7 +156,11 @@ impl Format {
 }
 
 fn hash(path: &Path, folder: bool, done: &AtomicU64) -> io::Result<Digest> {
-    let hash = |path: &Path| Ok(digest_open_file(&File::open(path)?, done)?.0);
+    let count = |bytes| {
+        done.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    };
+    let hash = |path: &Path| Ok(digest_open_file(&File::open(path)?, &count)?.0);
     if !folder {
         return hash(path);
     }

@@ -5,7 +5,6 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +12,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::lines::AppendLog;
-use crate::digest::{Digest, FileIdentity, digest_open_file};
+use crate::digest::{Digest, FileIdentity, OnHashed, digest_open_file};
 use crate::error::{CacheError, io_error};
 use crate::untrusted::open_plain;
 
@@ -44,6 +43,15 @@ struct State {
 struct Remembered {
     identity: FileIdentity,
     digest: Digest,
+}
+
+/// A file's digest, and the identity that the file had all the while it was hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HashedFile {
+    /// The digest.
+    pub digest: Digest,
+    /// The identity.
+    pub identity: FileIdentity,
 }
 
 /// A line of the log.
@@ -79,18 +87,37 @@ impl FileDigests {
     /// # Errors
     /// Those of reading the file, and one when it changes while it is hashed.
     pub fn get(&self, path: &Path) -> io::Result<(Digest, u64)> {
+        let HashedFile { digest, identity } = self.hash(path, &|_| Ok(()))?;
+        Ok((digest, identity.size))
+    }
+
+    /// Returns the remembered digest of a file that has not changed since it was hashed.
+    ///
+    /// # Errors
+    /// I/O errors of looking the file up.
+    pub fn find(&self, path: &Path) -> io::Result<Option<HashedFile>> {
         let absolute = std::path::absolute(path)?.into_os_string();
         let identity = FileIdentity::of(&fs::metadata(path)?);
-        if let Some(digest) = self.known(&absolute, &identity) {
-            return Ok((digest, identity.size));
+        let digest = self.known(&absolute, &identity);
+        Ok(digest.map(|digest| HashedFile { digest, identity }))
+    }
+
+    /// Hashes a file, unless its digest is remembered and it has not changed since.
+    ///
+    /// # Errors
+    /// I/O errors, an error of `on_hashed`, and one when the file changes while it is hashed.
+    pub fn hash(&self, path: &Path, on_hashed: OnHashed<'_>) -> io::Result<HashedFile> {
+        if let Some(found) = self.find(path)? {
+            return Ok(found);
         }
         // What is known of another content must not be taken for this one's, should the file not be remembered.
+        let absolute = std::path::absolute(path)?.into_os_string();
         self.state().known.remove(&absolute);
-        let (digest, identity, settled) = hash_unchanged(path)?;
+        let (digest, identity, settled) = hash_unchanged(path, on_hashed)?;
         if settled {
             self.remember(absolute, Remembered { identity, digest });
         }
-        Ok((digest, identity.size))
+        Ok(HashedFile { digest, identity })
     }
 
     /// What the file was when it was last hashed; `None` for one that is not remembered.
@@ -184,14 +211,28 @@ impl FileDigests {
     }
 }
 
+impl HashedFile {
+    /// Hashes a file, whatever is remembered of it.
+    ///
+    /// # Errors
+    /// I/O errors, an error of `on_hashed`, and one when the file changes while it is hashed.
+    pub fn read(path: &Path, on_hashed: OnHashed<'_>) -> io::Result<HashedFile> {
+        let (digest, identity, _) = hash_unchanged(path, on_hashed)?;
+        Ok(HashedFile { digest, identity })
+    }
+}
+
 /// Hashes a file that stays as it is meanwhile; says whether it had settled before.
-fn hash_unchanged(path: &Path) -> io::Result<(Digest, FileIdentity, bool)> {
+fn hash_unchanged(
+    path: &Path,
+    on_hashed: OnHashed<'_>,
+) -> io::Result<(Digest, FileIdentity, bool)> {
     let file = open_plain(path)?;
     let before = file.metadata()?;
     // A time in the future is no age, and so never old enough.
     let age =
         before.modified().ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
-    let (digest, size) = digest_open_file(&file, &AtomicU64::new(0))?;
+    let (digest, size) = digest_open_file(&file, on_hashed)?;
     let identity = FileIdentity::of(&before);
     if FileIdentity::of(&file.metadata()?) != identity || size != identity.size {
         return Err(io::Error::other(format!(

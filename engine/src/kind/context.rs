@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tracing::{Span, debug, dispatcher, info};
 
-use refrain_cache::{Artifact, Cache, Metric, Unfinished};
+use refrain_cache::{Artifact, Cache, Digest, Metric, Unfinished};
 
 use super::MAIN;
 
@@ -88,8 +88,9 @@ pub enum Input {
         adapters: Vec<PathBuf>,
         /// The digest of the outermost folder.
         artifact: Artifact,
-        /// The name by which the workflow knows the base model.
-        base_name: String,
+        /// The digests of what the outermost adapter is applied to, the outermost first; empty for a
+        /// whole model.
+        bases: Vec<Digest>,
     },
     /// Any other file.
     File {

@@ -16,10 +16,9 @@ use refrain_cache::write::{create_dir_all, write_atomic};
 use refrain_cache::{ArtifactKind, Digest, FileIdentity};
 
 use crate::graph::{Graph, Work};
-use crate::plan::node_manifest;
 use crate::plan::state::{Done, State};
 use crate::report::results::Results;
-use crate::source::model_folder;
+use crate::source::model_folder::ModelFolder;
 use crate::store::Store;
 
 /// Version of the file's format.
@@ -133,9 +132,7 @@ fn files(request: &Request<'_>, graph: &Graph, store: &Store, state: &State<'_>)
     for id in graph.ids() {
         let done = state.done(id)?;
         match &graph.node(id).work {
-            Work::Source(spec) => hashed(store, &spec.path, &mut files)?,
-            Work::File(path) => hashed(store, path, &mut files)?,
-            Work::Model(path) => model(store, path, done, &mut files)?,
+            Work::Source(_) | Work::File(_) | Work::Model(_) => source(store, done, &mut files)?,
             Work::Gather { .. } | Work::Stage { .. } => {}
         }
         if matches!(graph.node(id).work, Work::File(_) | Work::Model(_)) {
@@ -178,16 +175,24 @@ fn folder(store: &Store, path: &Path, files: &mut Files) -> Option<()> {
     Some(())
 }
 
-/// A model's folder, which must still be what it was when its key was made.
-fn model(store: &Store, path: &Path, done: &Done, files: &mut Files) -> Option<()> {
-    let path = std::path::absolute(path).ok()?;
-    files.insert(path.to_str()?.to_string(), now(&path)?);
-    for entry in fs::read_dir(&path).ok()? {
-        let entry = entry.ok()?.path();
-        if entry.file_name().and_then(|name| name.to_str()).is_some_and(model_folder::counts) {
-            hashed(store, &entry, files)?;
+/// A source, which must still be what was seen when its key was made.
+fn source(store: &Store, done: &Done, files: &mut Files) -> Option<()> {
+    let seen = done.seen.as_ref()?;
+    for (path, identity) in seen.files() {
+        let path = std::path::absolute(path).ok()?;
+        // A file that was too young when it was hashed is not remembered: its identity may not tell
+        // a later change.
+        if store.digests().remembered(&path)? != identity {
+            return None;
+        }
+        files.insert(path.to_str()?.to_string(), identity);
+    }
+    if seen.path().is_dir() {
+        // Looked at before the files are compared: a file that comes later changes its folder.
+        for path in ModelFolder::open(seen.path()).ok()?.folders() {
+            let path = std::path::absolute(path).ok()?;
+            files.insert(path.to_str()?.to_string(), now(&path)?);
         }
     }
-    let (digest, _, _) = node_manifest::hash_source(&Work::Model(path), store.digests()).ok()??;
-    (done.file == Some(digest)).then_some(())
+    seen.first_change().is_none().then_some(())
 }

@@ -7,8 +7,8 @@ use rayon::prelude::*;
 use refrain_cache::{Difference, Key, Manifest};
 
 use crate::graph::{Graph, NodeId};
-use crate::plan::node_manifest;
 use crate::plan::state::StateError;
+use crate::source::seen::SeenSource;
 use crate::store::Store;
 
 use super::{CHUNK, Plan, Step, Why, plan_of};
@@ -108,7 +108,12 @@ fn manifest_now(
     let node = graph.node(id);
     let file = match plan.state.done(id) {
         Some(done) => done.file,
-        None => node_manifest::hash_source(&node.work, store.digests())?.map(|(digest, ..)| digest),
+        None => match node.work.source() {
+            Some((path, kind)) => {
+                Some(SeenSource::hash(path, kind, store.digests(), &|_| Ok(()))?.digest())
+            }
+            None => None,
+        },
     };
     Ok(plan.state.manifest(node, file))
 }

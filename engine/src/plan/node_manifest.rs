@@ -1,41 +1,81 @@
-//! What each node's key is made of: kind, versions, parameters, and the digests of its inputs.
-
-use std::path::Path;
+//! The manifest of a node's key: kind, versions, parameters, and the digests of its inputs.
 
 use serde_json::{Map, Value, json};
 
-use refrain_cache::{Artifacts, Digest, FileDigests, Manifest};
+use refrain_cache::{Artifacts, Digest, Manifest};
 
-use crate::graph::{Node, Work};
+use crate::graph::{Edge, Graph, Node, NodeId, Work};
 use crate::kind::{ArtifactKind, Kind};
 use crate::source;
-use crate::source::model_folder::{HashError, hash_model};
 
 /// Version of the tables' bytes: schema conventions, codec, row groups.
 const TABLE_VERSION: u32 = 1;
 
-/// The manifest of a node whose inputs are done; `input` has the outputs of the node that an input reads, `file` is the
-/// digest of a source's file or folder.
-pub fn manifest<'d>(
+/// The digests that identify an artifact: its own and, for an adapter, those of what it is applied
+/// to, the outermost first.
+pub type Identity = Vec<Digest>;
+
+/// Makes the manifest of a node whose inputs are done; `input` gives the identity of an input, `file`
+/// is the digest of a source's file or folder.
+pub fn manifest(
     node: &Node,
-    input: impl Fn(usize) -> Option<&'d Artifacts>,
+    input: impl Fn(&Edge) -> Option<Identity>,
     file: Option<Digest>,
 ) -> Option<Manifest> {
-    build(node, |i| input_value(node, i, input(i)), file)
+    build(node, |edge| Some(input_value(&input(edge)?)), file)
 }
 
-/// As [`manifest`], with `unknown` in the place of inputs that are not done; `None` for a source.
-pub fn manifest_as_far<'d>(
+/// Makes a manifest as [`manifest`] does, with `unknown` in the place of inputs that are not done;
+/// `None` for a source.
+pub fn manifest_as_far(
     node: &Node,
-    input: impl Fn(usize) -> Option<&'d Artifacts>,
-    unknown: impl Fn(usize) -> Value,
+    input: impl Fn(&Edge) -> Option<Identity>,
+    unknown: impl Fn(&Edge) -> Value,
 ) -> Option<Manifest> {
-    build(node, |i| Some(input_value(node, i, input(i)).unwrap_or_else(|| unknown(i))), None)
+    build(
+        node,
+        |edge| Some(input(edge).map_or_else(|| unknown(edge), |found| input_value(&found))),
+        None,
+    )
+}
+
+/// Finds the identity of the artifact that an edge refers to; `outputs` gives those of a node.
+pub fn identity<'d>(
+    graph: &Graph,
+    edge: &Edge,
+    outputs: &impl Fn(NodeId) -> Option<&'d Artifacts>,
+) -> Option<Identity> {
+    let mut edge = edge;
+    let mut found = Vec::with_capacity(1);
+    loop {
+        let artifact = outputs(edge.node)?.get(&edge.output)?;
+        found.push(artifact.digest);
+        let Some(base) = artifact.base else { return Some(found) };
+        match base_edge(graph.node(edge.node), &base, outputs) {
+            Some(next) => edge = next,
+            None => {
+                found.push(base);
+                return Some(found);
+            }
+        }
+    }
+}
+
+/// Finds the edge by which the node of an adapter reads the model that the adapter is applied to.
+pub fn base_edge<'n, 'd>(
+    node: &'n Node,
+    base: &Digest,
+    outputs: &impl Fn(NodeId) -> Option<&'d Artifacts>,
+) -> Option<&'n Edge> {
+    node.inputs.iter().find(|edge| {
+        let artifact = outputs(edge.node).and_then(|outputs| outputs.get(&edge.output));
+        artifact.is_some_and(|a| a.kind == ArtifactKind::Model && a.digest == *base)
+    })
 }
 
 fn build(
     node: &Node,
-    input: impl Fn(usize) -> Option<Value>,
+    input: impl Fn(&Edge) -> Option<Value>,
     file: Option<Digest>,
 ) -> Option<Manifest> {
     let file = || file.map(|d| Value::String(d.to_string()));
@@ -45,10 +85,9 @@ fn build(
             .section("parameters", spec.options())
             .section("inputs", json!({ "file": file()? })),
         Work::Model(_) => {
-            // The base of an adapter, where there is one.
-            let Value::Object(mut digests) = inputs(node, input)? else { return None };
-            digests.insert("folder".into(), file()?);
-            Manifest::new("model").section("inputs", Value::Object(digests))
+            let mut inputs = inputs(node, input)?;
+            inputs["folder"] = file()?;
+            Manifest::new("model").section("inputs", inputs)
         }
         Work::File(_) => Manifest::new("file").section("inputs", json!({ "file": file()? })),
         Work::Gather { axes, rows } => Manifest::new("gather")
@@ -74,38 +113,22 @@ fn semantic(kind: &Kind, params: &Map<String, Value>) -> Map<String, Value> {
     params.iter().filter(|(name, _)| !knob(name)).map(|(n, v)| (n.clone(), v.clone())).collect()
 }
 
-fn inputs(node: &Node, input: impl Fn(usize) -> Option<Value>) -> Option<Value> {
+fn inputs(node: &Node, input: impl Fn(&Edge) -> Option<Value>) -> Option<Value> {
     let mut digests = Map::new();
-    for (i, edge) in node.inputs.iter().enumerate() {
-        digests.insert(edge.path.clone(), input(i)?);
+    for edge in &node.inputs {
+        digests.insert(edge.path.clone(), input(edge)?);
     }
     Some(Value::Object(digests))
 }
 
-/// An input of a node as it enters the key, when the outputs of the node that it comes from are known.
-fn input_value(node: &Node, i: usize, outputs: Option<&Artifacts>) -> Option<Value> {
-    let artifact = outputs?.get(&node.inputs[i].output)?;
-    // An adapter is a model only together with its base.
-    Some(match artifact.base {
-        Some(base) => json!({ "adapter": artifact.digest.to_string(), "base": base.to_string() }),
-        None => Value::String(artifact.digest.to_string()),
-    })
-}
-
-/// The digest and size of a source's file, or of what counts in a model's folder.
-pub fn hash_source(
-    work: &Work,
-    digests: &FileDigests,
-) -> Result<Option<(Digest, u64, ArtifactKind)>, HashError> {
-    let file =
-        |path: &Path| digests.get(path).map_err(|error| HashError::Io { path: path.into(), error });
-    Ok(match work {
-        Work::Source(spec) => file(&spec.path).map(|(d, n)| Some((d, n, ArtifactKind::Table)))?,
-        Work::File(path) => file(path).map(|(d, n)| Some((d, n, ArtifactKind::File)))?,
-        Work::Model(path) => {
-            let (digest, bytes) = hash_model(path, digests)?;
-            Some((digest, bytes, ArtifactKind::Model))
+/// Writes an artifact's identity as it enters the key.
+fn input_value(identity: &[Digest]) -> Value {
+    match identity {
+        [] => Value::Null,
+        [digest] => Value::String(digest.to_string()),
+        // An adapter is a model only together with its base.
+        [adapter, base @ ..] => {
+            json!({ "adapter": adapter.to_string(), "base": input_value(base) })
         }
-        Work::Gather { .. } | Work::Stage { .. } => None,
-    })
+    }
 }

@@ -1,15 +1,22 @@
-//! What is known of the nodes of a graph: their keys, their artifacts, and whether the cache holds them.
+//! The nodes of a graph whose outputs are known: their keys, their artifacts, and what their readers
+//! receive.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+mod lookup;
+mod place;
 
-use refrain_cache::{Artifact, Artifacts, Digest, Key, Manifest, Metric};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use refrain_cache::{Artifacts, Digest, Key, Manifest, Metric};
 
 use crate::graph::{Edge, Graph, Node, NodeId, Work};
-use crate::kind::{ArtifactKind, Input, MAIN};
-use crate::plan::node_manifest;
-use crate::source::model_folder::HashError;
+use crate::kind::{ArtifactKind, Input};
+use crate::plan::node_manifest::{self, Identity};
+use crate::source::seen::{HashError, SeenSource};
 use crate::store::{Store, StoreError};
+
+pub use lookup::{HashTask, Hashed, Lookup};
+pub use place::Inputs;
 
 /// A node whose outputs are known.
 #[derive(Debug, Clone)]
@@ -18,20 +25,14 @@ pub struct Done {
     pub key: Key,
     /// Its outputs by name.
     pub artifacts: Artifacts,
-    /// Its figures.
+    /// Its metrics.
     pub metrics: Vec<Metric>,
     /// What could move the last bits; empty where nothing can.
     pub profile: String,
     /// For a source the digest of its file or folder.
     pub file: Option<Digest>,
-}
-
-/// Where a model's weights lie.
-#[derive(Debug, Clone)]
-struct Place {
-    folder: PathBuf,
-    adapters: Vec<PathBuf>,
-    name: String,
+    /// What was seen of a source when it was hashed; `None` where the lock alone says its digest.
+    pub seen: Option<Arc<SeenSource>>,
 }
 
 /// Why the state of a node cannot be told.
@@ -47,129 +48,74 @@ pub enum StateError {
 
 /// A node that must be computed.
 #[derive(Debug, Clone)]
-pub struct Todo {
+pub struct PendingNode {
     /// Its key.
     pub key: Key,
     /// What the key is made of.
     pub manifest: Manifest,
-    /// For a source the digest of its file.
-    pub file: Option<Digest>,
+    /// What was seen of a source when it was hashed.
+    pub seen: Option<Arc<SeenSource>>,
     /// An artifact that the cache had and lost or that was damaged.
     pub damaged: Option<String>,
 }
 
-/// What one look at the cache says of a node whose inputs are done.
-#[derive(Debug)]
-pub enum Look {
-    /// Its outputs are there.
-    Done(Box<Done>),
-    /// It must be computed.
-    Todo(Box<Todo>),
-}
-
-/// The nodes that are done, and where their artifacts lie.
+/// The nodes whose outputs are known.
 pub struct State<'a> {
     graph: &'a Graph,
     store: &'a Store,
     done: Vec<Option<Done>>,
-    models: HashMap<Digest, Place>,
+    /// What was hashed for the nodes that are being looked up.
+    hashed: HashMap<NodeId, Hashed>,
 }
 
 impl<'a> State<'a> {
-    /// Nothing is known yet.
+    /// A state in which no node is known.
     pub fn new(graph: &'a Graph, store: &'a Store) -> State<'a> {
-        State { graph, store, done: vec![None; graph.nodes.len()], models: HashMap::new() }
+        State { graph, store, done: vec![None; graph.nodes.len()], hashed: HashMap::new() }
     }
 
-    /// The node's outputs, when they are known.
+    /// Returns a node's outputs, when they are known.
     pub fn done(&self, id: NodeId) -> Option<&Done> {
         self.done[id.index()].as_ref()
     }
 
-    /// Notes a node's outputs, for those that read them.
+    /// Sets a node's outputs, for those that read them.
     pub fn set(&mut self, id: NodeId, done: Done) {
-        let node = self.graph.node(id);
-        for artifact in done.artifacts.values().filter(|a| a.kind == ArtifactKind::Model) {
-            let place = match (&node.work, artifact.base.and_then(|base| self.models.get(&base))) {
-                (Work::Model(path), Some(base)) => {
-                    let mut place = base.clone();
-                    place.adapters.push(path.clone());
-                    place
-                }
-                (Work::Model(path), None) => {
-                    Place { folder: path.clone(), adapters: Vec::new(), name: node.stage.clone() }
-                }
-                (_, Some(base)) => {
-                    let mut place = base.clone();
-                    place.adapters.push(self.store.object_path(&artifact.digest));
-                    place
-                }
-                (_, None) => Place {
-                    folder: self.store.object_path(&artifact.digest),
-                    adapters: Vec::new(),
-                    name: node.name.clone(),
-                },
-            };
-            self.models.insert(artifact.digest, place);
-        }
+        self.hashed.remove(&id);
         self.done[id.index()] = Some(done);
     }
 
-    /// The manifest of a node, when all its inputs are done.
+    /// Adds what was hashed for a node, for its next lookup.
+    pub fn add_hashed(&mut self, id: NodeId, hashed: Hashed) {
+        self.hashed.entry(id).or_default().add(hashed);
+    }
+
+    /// Forgets whether the outputs of a node are sound: its record may be another one by the next
+    /// lookup.
+    pub fn forget_outputs(&mut self, id: NodeId) {
+        if let Some(hashed) = self.hashed.get_mut(&id) {
+            hashed.forget_outputs();
+        }
+    }
+
+    /// Makes the manifest of a node, when all its inputs are done; `file` is the digest of a source.
     pub fn manifest(&self, node: &Node, file: Option<Digest>) -> Option<Manifest> {
-        node_manifest::manifest(node, |i| Some(&self.done(node.inputs[i].node)?.artifacts), file)
+        node_manifest::manifest(node, |edge| self.identity(edge), file)
     }
 
-    /// Looks a node up whose inputs are all done; `None` when one is not.
-    pub fn look(&self, id: NodeId) -> Result<Option<Look>, StateError> {
-        let node = self.graph.node(id);
-        let hashed = node_manifest::hash_source(&node.work, self.store.digests())?;
-        let file = hashed.map(|(digest, _, _)| digest);
-        let Some(manifest) = self.manifest(node, file) else { return Ok(None) };
-        let key = manifest.key();
-        if let (Work::Model(_) | Work::File(_), Some((digest, bytes, kind))) = (&node.work, hashed)
-        {
-            let base = node
-                .inputs
-                .first()
-                .and_then(|edge| Some(self.done(edge.node)?.artifacts.get(&edge.output)?.digest));
-            let artifact = Artifact { kind, digest, bytes, rows: None, base };
-            let artifacts = Artifacts::from([(MAIN.to_string(), artifact)]);
-            let done = Done { key, artifacts, metrics: Vec::new(), profile: String::new(), file };
-            return Ok(Some(Look::Done(Box::new(done))));
-        }
-        let mut damaged = None;
-        if let Some(record) = self.store.made(&key)? {
-            for (i, (name, artifact)) in record.result.artifacts.iter().enumerate() {
-                // An only output of `run` is the main one too.
-                if record.result.artifacts.values().take(i).any(|before| before == artifact) {
-                    continue;
-                }
-                let fault = self.store.check(artifact)?;
-                damaged = damaged.or(fault.map(|fault| format!("output `{name}`: {fault}")));
-            }
-            if damaged.is_none() {
-                let done = Done {
-                    key,
-                    artifacts: record.result.artifacts,
-                    metrics: record.result.metrics,
-                    profile: record.result.profile,
-                    file,
-                };
-                return Ok(Some(Look::Done(Box::new(done))));
-            }
-        }
-        Ok(Some(Look::Todo(Box::new(Todo { key, manifest, file, damaged }))))
+    /// Returns the digests of the artifact that an edge refers to, when its node is done.
+    pub fn identity(&self, edge: &Edge) -> Option<Identity> {
+        node_manifest::identity(self.graph, edge, &|id| self.outputs(id))
     }
 
-    /// The inputs of a node by the path of their parameter, ready to be read.
-    pub fn inputs(&self, node: &Node) -> Option<BTreeMap<String, Input>> {
-        node.inputs.iter().map(|edge| Some((edge.path.clone(), self.input(edge)?))).collect()
+    fn outputs(&self, id: NodeId) -> Option<&Artifacts> {
+        Some(&self.done(id)?.artifacts)
     }
 
-    fn input(&self, edge: &Edge) -> Option<Input> {
-        let artifact = self.done(edge.node)?.artifacts.get(&edge.output)?.clone();
-        let path = match &self.graph.node(edge.node).work {
+    /// Returns an output of a node as its readers receive it.
+    pub fn output(&self, id: NodeId, output: &str) -> Option<Input> {
+        let artifact = self.outputs(id)?.get(output)?.clone();
+        let path = match &self.graph.node(id).work {
             Work::File(path) => path.clone(),
             _ => self.store.object_path(&artifact.digest),
         };
@@ -177,14 +123,20 @@ impl<'a> State<'a> {
             ArtifactKind::Table => Input::Table { path, artifact },
             ArtifactKind::File => Input::File { path, artifact },
             ArtifactKind::Model => {
-                let Place { folder, adapters, name } = self.models.get(&artifact.digest)?.clone();
-                Input::Model { folder, adapters, artifact, base_name: name }
+                let place = self.place(id, output)?;
+                let place::ModelPlace { folder, adapters, bases, .. } = place;
+                Input::Model { folder, adapters, artifact, bases }
             }
         })
     }
 
-    /// An output of a node as what reads it is given it.
-    pub fn output(&self, id: NodeId, output: &str) -> Option<Input> {
-        self.input(&Edge { path: String::new(), node: id, output: output.to_string() })
+    /// Returns the inputs of a node, when all of them are done.
+    pub fn inputs(&self, node: &Node) -> Option<Inputs> {
+        let mut inputs = Inputs::default();
+        for edge in &node.inputs {
+            inputs.by_path.insert(edge.path.clone(), self.output(edge.node, &edge.output)?);
+            self.seen_below(edge.node, &edge.output, &mut inputs.seen);
+        }
+        Some(inputs)
     }
 }

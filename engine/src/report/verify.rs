@@ -4,13 +4,14 @@ use std::collections::HashSet;
 
 use rayon::prelude::*;
 
-use refrain_cache::{Artifact, Corrupt, Difference, FileDigests, Manifest};
+use refrain_cache::{Artifact, Corrupt, Difference, Manifest};
 
-use crate::graph::{Graph, Node, NodeId, Work};
+use crate::graph::{Edge, Graph, Node, NodeId};
 use crate::ledger::lock::{self, Lock, LockEntry};
 use crate::plan::node_manifest;
 use crate::plan::state::Done;
 use crate::report::expect::{self, Expect};
+use crate::source::seen::SeenSource;
 use crate::store::Store;
 
 mod recompute;
@@ -113,7 +114,6 @@ pub struct Verification {
 pub fn verify(
     graph: &Graph,
     lock: &Lock,
-    digests: &FileDigests,
     store: Option<&Store>,
     expects: &[Expect],
     options: Options,
@@ -124,7 +124,7 @@ pub fn verify(
         .with_min_len(NODES)
         .map(|node| lock.entries.get(&node.name))
         .collect();
-    let check = Check { graph, lock, lines: &lines, digests, store, options };
+    let check = Check { graph, lock, lines: &lines, store, options };
     let part = |nodes: (&[Node], &[Option<&LockEntry>])| {
         let mut found = Verification::default();
         for (node, line) in nodes.0.iter().zip(nodes.1) {
@@ -267,7 +267,6 @@ struct Check<'a> {
     lock: &'a Lock,
     /// The lock's lines by node number.
     lines: &'a [Option<&'a LockEntry>],
-    digests: &'a FileDigests,
     store: Option<&'a Store>,
     options: Options,
 }
@@ -300,7 +299,8 @@ impl Check<'_> {
 
     /// Step 1: the key that follows from the workflow and the lock's own lines.
     fn key(&self, node: &Node, line: &LockEntry, found: &mut Verification) {
-        let input = |i: usize| self.lines[node.inputs[i].node.index()].map(|line| &line.outputs);
+        let outputs = |id: NodeId| self.lines[id.index()].map(|line| &line.outputs);
+        let input = |edge: &Edge| node_manifest::identity(self.graph, edge, &outputs);
         let Some(manifest) = node_manifest::manifest(node, input, line.file) else {
             let message =
                 "its key cannot be computed, since the lock lacks one of its inputs".into();
@@ -326,11 +326,7 @@ impl Check<'_> {
 
     /// Step 2: the source's file, where it is there.
     fn source(&self, node: &Node, line: &LockEntry, found: &mut Verification) {
-        let path = match &node.work {
-            Work::Source(spec) => &spec.path,
-            Work::Model(path) | Work::File(path) => path,
-            _ => return,
-        };
+        let Some((path, kind)) = node.work.source() else { return };
         let mut now = None;
         let message = if !path.exists() {
             found.sources.1 += 1;
@@ -339,10 +335,10 @@ impl Check<'_> {
             }
             format!("`{}` is absent", path.display())
         } else {
-            match node_manifest::hash_source(&node.work, self.digests) {
-                Ok(hashed) => {
+            match SeenSource::read(path, kind) {
+                Ok(seen) => {
                     found.sources.0 += 1;
-                    let digest = hashed.map(|(digest, _, _)| digest);
+                    let digest = Some(seen.digest());
                     if digest == line.file {
                         return;
                     }

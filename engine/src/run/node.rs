@@ -1,7 +1,7 @@
-//! Computes one node on a worker's thread and stores what it makes.
+//! Computes one node on a worker's thread and stores its outputs.
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing::{Span, debug_span, error, field, info_span};
@@ -12,17 +12,17 @@ use crate::graph::gather;
 use crate::graph::{Node, NodeId, Work};
 use crate::kind::metrics_table;
 use crate::kind::{Cancel, Context, Input, MAIN, Outputs, Progress, Resources, StageError};
-use crate::plan::state::{Done, StateError, Todo};
+use crate::plan::state::{Done, Inputs, PendingNode, StateError};
 use crate::source::SourceError;
-use crate::source::model_folder::HashError;
+use crate::source::seen::HashError;
 
-/// Shortest time between two progress events of one node.
+/// The shortest time between two progress events of a node.
 const PROGRESS_EVERY: Duration = Duration::from_millis(50);
 
 /// Why a node failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// The stage says why.
+pub enum NodeError {
+    /// The stage failed.
     #[error(transparent)]
     Stage(#[from] StageError),
     /// A source is wrong.
@@ -31,21 +31,25 @@ pub enum Failure {
     /// Its inputs cannot be hashed, or the cache failed.
     #[error(transparent)]
     State(#[from] StateError),
+    /// A file that it reads changed after the key was made.
+    #[error("`{}` changed during the run, so the result is not recorded", .0.display())]
+    Changed(PathBuf),
 }
 
-impl Failure {
+impl NodeError {
     /// Returns the remedy, where one is known.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Failure::Stage(
+            NodeError::Stage(
                 StageError::Failed { hint, .. } | StageError::Environment { hint, .. },
             ) => hint.clone(),
-            Failure::Source(SourceError::Cache(_)) => None,
-            Failure::Source(error) => error.hint(),
-            Failure::State(StateError::Hash(HashError::Pickle { .. })) => {
+            NodeError::Source(SourceError::Cache(_)) => None,
+            NodeError::Source(error) => error.hint(),
+            NodeError::State(StateError::Hash(HashError::Pickle { .. })) => {
                 Some("convert the weights to safetensors".into())
             }
-            Failure::Stage(_) | Failure::State(_) => None,
+            NodeError::Changed(_) => Some("run again: the file is then taken as it is now".into()),
+            NodeError::Stage(_) | NodeError::State(_) => None,
         }
     }
 }
@@ -57,19 +61,19 @@ pub(super) fn span(id: NodeId, node: &Node, key: &Key) -> Span {
 }
 
 /// Emits that a node failed.
-pub(super) fn emit_failed(id: NodeId, node: &Node, failure: &Failure) {
+pub(super) fn emit_failed(id: NodeId, node: &Node, error: &NodeError) {
     let (name, kind) = (node.name.as_str(), node.kind_name());
-    let (what, hint) = (if node.is_source() { kind } else { "stage" }, failure.hint());
-    error!(name: "failed", node = id.0, name, what, hint, "{failure}");
+    let (what, hint) = (if node.is_source() { kind } else { "stage" }, error.hint());
+    error!(name: "failed", node = id.0, name, what, hint, "{error}");
 }
 
-/// All that a worker needs for one node.
-pub(super) struct Job<'a> {
+/// A node with everything that a worker needs to compute it.
+pub(super) struct NodeJob<'a> {
     pub node: &'a Node,
-    pub inputs: BTreeMap<String, Input>,
+    pub inputs: Inputs,
     pub cache: &'a Cache,
     pub threads: usize,
-    /// Whether the node is to be computed although its outputs are known.
+    /// Whether the node is computed although its outputs are known.
     pub fresh: bool,
     pub cancel: &'a Cancel,
     pub environment: &'a (dyn Fn(&str) -> Option<String> + Sync),
@@ -77,10 +81,22 @@ pub(super) struct Job<'a> {
     pub span: Span,
 }
 
-impl Job<'_> {
-    /// Computes the node until `cancel` asks to stop. A panic in a dependency becomes an error that asks for a report.
-    pub fn run(&self, todo: &Todo, cancel: &Cancel) -> Result<Done, Failure> {
-        let outputs = catch_unwind(AssertUnwindSafe(|| self.compute(todo, cancel)))
+impl NodeJob<'_> {
+    /// Computes the node until `cancel` asks to stop, and checks that nothing which it read in its own
+    /// place has changed since the key was made.
+    pub fn run(&self, pending: &PendingNode, cancel: &Cancel) -> Result<Done, NodeError> {
+        let result = self.run_unchecked(pending, cancel);
+        // A change explains a failure too.
+        let mut seen = self.inputs.seen.iter().chain(&pending.seen);
+        match seen.find_map(|seen| seen.first_change()) {
+            Some(changed) if !cancel.is_cancelled() => Err(NodeError::Changed(changed)),
+            _ => result,
+        }
+    }
+
+    /// Computes the node. A panic in a dependency becomes an error that asks for a report.
+    fn run_unchecked(&self, pending: &PendingNode, cancel: &Cancel) -> Result<Done, NodeError> {
+        let outputs = catch_unwind(AssertUnwindSafe(|| self.compute(pending, cancel)))
             .unwrap_or_else(|panic| {
                 let text = panic.downcast_ref::<String>().map(String::as_str);
                 let text =
@@ -90,6 +106,7 @@ impl Job<'_> {
                 ))
                 .into())
             })?;
+
         let mut artifacts = outputs.artifacts;
         if !outputs.metrics.is_empty() {
             let table =
@@ -102,15 +119,16 @@ impl Job<'_> {
             );
         }
         Ok(Done {
-            key: todo.key,
+            key: pending.key,
             artifacts: artifacts.into(),
             metrics: outputs.metrics,
             profile: outputs.profile,
-            file: todo.file,
+            file: pending.seen.as_ref().map(|seen| seen.digest()),
+            seen: pending.seen.clone(),
         })
     }
 
-    fn compute(&self, todo: &Todo, cancel: &Cancel) -> Result<Outputs, Failure> {
+    fn compute(&self, pending: &PendingNode, cancel: &Cancel) -> Result<Outputs, NodeError> {
         let settings = &self.node.settings;
         match &self.node.work {
             Work::Source(spec) => {
@@ -121,15 +139,15 @@ impl Job<'_> {
             }
             Work::Gather { axes, rows } => {
                 let tables: Vec<&Input> = (0..rows.len())
-                    .filter_map(|i| self.inputs.get(&format!("tables[{i}]")))
+                    .filter_map(|i| self.inputs.by_path.get(&format!("tables[{i}]")))
                     .collect();
                 Ok(Outputs::main(gather::gather(self.cache, axes, rows, &tables)?))
             }
             Work::Stage { kind, params } => Ok((kind.run)(&Context {
                 params,
-                inputs: &self.inputs,
+                inputs: &self.inputs.by_path,
                 cache: self.cache,
-                unfinished: self.cache.unfinished(&todo.key),
+                unfinished: self.cache.unfinished(&pending.key),
                 fresh: self.fresh,
                 resources: Resources {
                     threads: self.threads,
@@ -147,8 +165,8 @@ impl Job<'_> {
     }
 }
 
-/// The record of a computed node.
-pub(super) fn record(node: &Node, todo: &Todo, done: &Done, elapsed: Duration) -> Record {
+/// Makes the record of a computed node.
+pub(super) fn record(node: &Node, pending: &PendingNode, done: &Done, elapsed: Duration) -> Record {
     let result = NodeResult {
         artifacts: done.artifacts.clone(),
         metrics: done.metrics.clone(),
@@ -157,11 +175,11 @@ pub(super) fn record(node: &Node, todo: &Todo, done: &Done, elapsed: Duration) -
     let has_main = result.artifacts.contains_key(MAIN);
     debug_assert!(has_main || node.outputs.iter().all(|o| o.name != MAIN));
     Record {
-        key: todo.key,
+        key: pending.key,
         kind: node.kind_name().to_string(),
         result,
         seconds: elapsed.as_secs_f64(),
-        manifest: todo.manifest.clone(),
+        manifest: pending.manifest.clone(),
         version: env!("CARGO_PKG_VERSION").to_string(),
     }
 }

@@ -1,59 +1,57 @@
-//! Tries a failed node again where its stage says so, and ends an attempt that takes too long.
+//! Retries failed nodes whose stage allows it, and ends attempts that exceed their time limit.
 
 use tracing::{debug_span, warn};
 
 use crate::kind::StageError;
 use crate::language::units;
-use crate::plan::state::{Done, Todo};
+use crate::plan::state::{Done, PendingNode};
 
-use super::node::{Failure, Job};
+use super::node::{NodeError, NodeJob};
 
-/// Computes a node: one attempt, and as many more as its stage allows.
-pub(super) fn attempts(job: &Job<'_>, todo: &Todo) -> Result<Done, Failure> {
+/// Computes a node, in as many attempts as its stage allows.
+pub(super) fn attempts(job: &NodeJob<'_>, pending: &PendingNode) -> Result<Done, NodeError> {
     let _node = job.span.enter();
     let mut attempt = 1;
     loop {
         let number = attempt;
-        let failure = match debug_span!("attempt", number).in_scope(|| once(job, todo)) {
+        let error = match debug_span!("attempt", number).in_scope(|| once(job, pending)) {
             Ok(done) => return Ok(done),
-            Err(failure) => failure,
+            Err(error) => error,
         };
-        // What is wrong with the machine or with Refrain stays wrong.
-        let again = job
-            .node
-            .settings
-            .retry
-            .filter(|_| matches!(failure, Failure::Stage(StageError::Failed { .. })));
-        let Some((retry, pause)) = again.and_then(|retry| Some((retry, retry.pause(attempt)?)))
+        // A fault of the machine or of Refrain stays.
+        let chance = matches!(error, NodeError::Stage(StageError::Failed { .. }));
+        let retry = job.node.settings.retry.filter(|_| chance);
+        let Some((retry, pause)) = retry.and_then(|retry| Some((retry, retry.pause(attempt)?)))
         else {
-            return Err(failure);
+            return Err(error);
         };
+
         let (of, wait) = (retry.times + 1, units::show(pause));
         warn!(
             name: "retry",
             attempt,
             of,
-            "attempt {attempt} of {of} failed; the next begins in {wait}: {failure}"
+            "attempt {attempt} of {of} failed; the next begins in {wait}: {error}"
         );
         job.cancel.pause(pause)?;
         attempt += 1;
     }
 }
 
-/// One attempt within the stage's time limit.
-fn once(job: &Job<'_>, todo: &Todo) -> Result<Done, Failure> {
-    let Some(limit) = job.node.settings.timeout else { return job.run(todo, job.cancel) };
+/// Makes one attempt within the stage's time limit.
+fn once(job: &NodeJob<'_>, pending: &PendingNode) -> Result<Done, NodeError> {
+    let Some(limit) = job.node.settings.timeout else { return job.run(pending, job.cancel) };
     let cancel = job.cancel.within(limit);
-    let result = job.run(todo, &cancel);
-    // Who is asked to stop says so in one of these two ways; the run's own request is no failure.
+    let result = job.run(pending, &cancel);
+    // A stage that is asked to stop ends with one of these two errors.
     let why = match &result {
-        Err(Failure::Stage(StageError::Cancelled)) => String::new(),
-        Err(Failure::Stage(StageError::Failed { message, .. })) => format!(": {message}"),
+        Err(NodeError::Stage(StageError::Cancelled)) => String::new(),
+        Err(NodeError::Stage(StageError::Failed { message, .. })) => format!(": {message}"),
         _ => return result,
     };
     if job.cancel.is_cancelled() || !cancel.is_late() {
         return result;
     }
     let message = format!("it was stopped after its `timeout` of {}{why}", units::show(limit));
-    Err(StageError::with_hint(message, "allow it more time, or give it less to do").into())
+    Err(StageError::with_hint(message, "raise `timeout`, or reduce the work").into())
 }

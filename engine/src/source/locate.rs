@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::{OptionProblem, SourceSpec, model_folder};
+use super::model_folder::ModelFolder;
+use super::{OptionProblem, SourceSpec};
 
 /// What an entry of `models` or `data` names.
 #[derive(Debug)]
@@ -45,13 +46,17 @@ pub fn locate(
         return wrong(format!("there is no `{}`", path.display()), Some(hint));
     }
     if model {
-        if !is_model(&path) {
+        let folder = ModelFolder::open(&path);
+        let Some(found) = folder.ok().filter(ModelFolder::is_model) else {
             let what =
                 if path.is_dir() { "holds no `config.json`" } else { "is not a model's folder" };
             return wrong(format!("`{}` {what}", path.display()), Some(A_MODEL.into()));
-        }
-        if based && !path.join(ADAPTER).is_file() {
-            let message = format!("`{}` has a `base`, but holds no `{ADAPTER}`", path.display());
+        };
+        if based && !found.is_adapter() {
+            let message = format!(
+                "`{}` has a `base`, but is not an adapter: it holds no `adapter_config.json`",
+                path.display()
+            );
             return Err(("base", message, Some("`base` is the model of an adapter".into())));
         }
         return Ok(Located::Model(path));
@@ -68,15 +73,6 @@ pub fn locate(
         return Ok(Located::File(path));
     }
     SourceSpec::new(path, values).map(Located::Table)
-}
-
-const ADAPTER: &str = "adapter_config.json";
-
-/// Whether there is a model at a path: a GGUF file, or a folder that holds one, a configuration, or an adapter's.
-fn is_model(path: &Path) -> bool {
-    let within = || model_folder::gguf_files(path).is_ok_and(|files| !files.is_empty());
-    let configured = ["config.json", ADAPTER].iter().any(|name| path.join(name).is_file());
-    configured || model_folder::is_gguf(path) || within()
 }
 
 /// Whether a path that is not there looks like a name of the Hugging Face hub, `org/name`.

@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use refrain_cache::Digest;
 use refrain_engine::graph::{Graph, NodeId};
 use refrain_engine::kind::{Cancel, MAIN};
-use refrain_engine::run::{Options, Outcome, run};
+use refrain_engine::run::{Outcome, RunOptions, run};
 use refrain_engine::store::Store;
 
 use dag::{Dag, Edit, Identity};
@@ -50,7 +50,7 @@ struct Ran {
 
 fn run_in(dag: &Dag, graph: &Graph, cache: &Path, jobs: usize, forced: &HashSet<NodeId>) -> Ran {
     let store = Store::open(cache).unwrap();
-    let options = Options {
+    let options = RunOptions {
         jobs,
         threads: 2,
         memory: u64::MAX,

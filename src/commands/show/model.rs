@@ -4,14 +4,13 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use refrain_cache::{Digest, FileDigests, Record};
-use refrain_engine::graph::Work;
-use refrain_engine::plan::node_manifest::hash_source;
+use refrain_cache::{Artifact, ArtifactKind, Digest, Record};
 use refrain_engine::plan::state::StateError;
+use refrain_engine::source::seen::SeenSource;
 use refrain_stages::card::Card;
 
 use crate::cli::Format;
-use crate::failure::{ENVIRONMENT, Failure, INPUT};
+use crate::failure::{Failure, INPUT};
 use crate::output;
 
 /// The model that is shown.
@@ -41,12 +40,8 @@ pub struct Made<'a> {
 impl Shown<'_> {
     /// A folder outside of any workflow.
     pub fn folder(folder: &Path) -> Result<Shown<'_>, Failure> {
-        // Nothing is remembered: the path names no file.
-        let digests = FileDigests::open(&folder.join("no-cache"))
-            .map_err(|e| Failure::new(ENVIRONMENT, e.to_string()))?;
-        let hashed =
-            hash_source(&Work::Model(folder.into()), &digests).map_err(StateError::from)?;
-        let (digest, bytes, _) = hashed.expect("a model is hashed");
+        let seen = SeenSource::read(folder, ArtifactKind::Model).map_err(StateError::from)?;
+        let Artifact { digest, bytes, .. } = seen.artifact(None);
         Ok(Shown { folder, adapter: None, base: None, digest, bytes, made: None })
     }
 }

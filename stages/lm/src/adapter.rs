@@ -10,11 +10,15 @@ use serde_json::{Map, Value, json};
 
 use refrain_cache::read_plain;
 
-use crate::config;
+use crate::fields::MAX_BYTES;
 use crate::save::{F32Tensor, json_file, metadata};
+use crate::tokenizer::MAX_BYTES as MAX_TOKENIZER;
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
+/// Files that say how text becomes tokens.
+const TOKENIZER_FILES: [&str; 4] =
+    ["chat_template.jinja", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"];
 /// PEFT wraps the model twice, and the names say so.
 const PREFIX: &str = "base_model.model.";
 
@@ -61,7 +65,7 @@ pub struct LoraTensors {
     pub magnitude: Option<Vec<f32>>,
 }
 
-/// Why an adapter cannot be read.
+/// An error of reading an adapter.
 #[derive(Debug, thiserror::Error)]
 pub enum AdapterError {
     /// A file is absent or cannot be read.
@@ -69,7 +73,7 @@ pub enum AdapterError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A file is not what its name says.
@@ -77,7 +81,7 @@ pub enum AdapterError {
     Invalid {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         detail: String,
     },
     /// The adapter uses something that is not implemented.
@@ -89,17 +93,17 @@ pub enum AdapterError {
         setting: String,
         /// Its value as JSON.
         value: String,
-        /// What to do.
+        /// The remedy.
         hint: &'static str,
     },
-    /// A tensor is absent, has a wrong shape or type, or holds something that is no number.
+    /// A tensor is absent, has a wrong shape or type, or holds a value that is not a number.
     #[error("tensor `{tensor}` in `{}` {detail}", path.display())]
     Tensor {
         /// The file.
         path: PathBuf,
         /// The tensor's full name.
         tensor: String,
-        /// What is wrong with it.
+        /// The fault.
         detail: String,
     },
 }
@@ -158,6 +162,17 @@ impl Adapter {
     }
 }
 
+/// Lists files of the tokenizer and the chat template in an adapter's folder that differ from those of its base: an
+/// adapter is applied with its base's.
+pub fn own_tokenizer(adapter: &Path, base: &Path) -> Vec<&'static str> {
+    let bytes = |folder: &Path, name: &str| read_plain(&folder.join(name), MAX_TOKENIZER).ok();
+    let differs = |name: &&&'static str| {
+        let own = bytes(adapter, name);
+        own.is_some() && own != bytes(base, name)
+    };
+    TOKENIZER_FILES.iter().filter(differs).copied().collect()
+}
+
 impl AdapterConfig {
     /// The factor of the product B A: `lora_alpha / r`, or `lora_alpha / sqrt(r)` for rsLoRA.
     pub fn scale(&self) -> f64 {
@@ -205,27 +220,41 @@ struct ConfigFile {
     base_model_name_or_path: Option<String>,
 }
 
-/// Settings under which the tensors mean something else than B A added to the weight, or come with others.
-const UNSUPPORTED: [&str; 14] = [
-    "alora_invocation_tokens",
-    "alpha_pattern",
-    "arrow_config",
-    "fan_in_fan_out",
-    "kasa_config",
-    "layer_replication",
-    "lora_bias",
-    "modules_to_save",
-    "rank_pattern",
-    "target_parameters",
-    "trainable_token_indices",
-    "use_bdlora",
-    "use_qalora",
-    "velora_config",
+/// Settings that are read here, or that say how the adapter was made and not what it computes. Any other that is set
+/// is refused: under it the tensors may mean something else than B A added to the weight.
+const KNOWN: [&str; 27] = [
+    "auto_mapping",
+    "base_model_name_or_path",
+    "bias",
+    "corda_config",
+    "ensure_weight_tying",
+    "eva_config",
+    "exclude_modules",
+    "inference_mode",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "loftq_config",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_ga_config",
+    "megatron_config",
+    "megatron_core",
+    "peft_type",
+    "peft_version",
+    "qalora_group_size",
+    "r",
+    "revision",
+    "runtime_config",
+    "target_modules",
+    "task_type",
+    "use_dora",
+    "use_rslora",
 ];
 
 fn read_config(path: &Path) -> Result<AdapterConfig, AdapterError> {
     let invalid = |detail: String| AdapterError::Invalid { path: path.to_owned(), detail };
-    let read = read_plain(path, config::MAX_BYTES);
+    let read = read_plain(path, MAX_BYTES);
     let bytes = read.map_err(|source| AdapterError::Read { path: path.to_owned(), source })?;
     let settings: Map<String, Value> =
         serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
@@ -272,10 +301,10 @@ fn refuse_unsupported(path: &Path, settings: &Map<String, Value>) -> Result<(), 
             return refuse(setting, value, "merge the adapter into its base with PEFT");
         }
     }
-    for setting in UNSUPPORTED {
-        if let Some(value) = settings.get(setting).filter(|value| is_set(value)) {
-            return refuse(setting, value, "merge the adapter into its base with PEFT");
-        }
+    let unknown =
+        |(name, value): &(&String, &Value)| !KNOWN.contains(&name.as_str()) && is_set(value);
+    if let Some((setting, value)) = settings.iter().find(unknown) {
+        return refuse(setting, value, "merge the adapter into its base with PEFT");
     }
     match settings.get("init_lora_weights") {
         // These start from a changed base, so the tensors do not fit the base as it is published.

@@ -24,7 +24,7 @@ impl Gradients {
         self.by_tensor[id].as_deref()
     }
 
-    /// The same, to be changed.
+    /// Returns the gradient of a trainable tensor, mutably.
     pub fn get_mut(&mut self, id: TensorId) -> Option<&mut [f32]> {
         self.by_tensor[id].as_deref_mut()
     }
@@ -35,14 +35,14 @@ impl Gradients {
     }
 }
 
-/// What a pass compares the logits with.
+/// Targets of a loss.
 #[derive(Debug, Clone, Copy)]
 pub struct Targets<'a> {
     /// For each packed position the token that should follow it, where that counts.
     pub tokens: &'a [Option<u32>],
-    /// The model that should not be left.
+    /// Reference model of the divergence.
     pub base: Option<Base<'a>>,
-    /// What the sum over the positions is multiplied with, usually one over their number.
+    /// Factor of the sum over the positions, usually one over their number.
     pub factor: f32,
 }
 
@@ -51,7 +51,7 @@ pub struct Targets<'a> {
 pub struct Base<'a> {
     /// Its natural-log probability of each target that counts, in order.
     pub logprobs: &'a [f32],
-    /// What the divergence is multiplied with, at least 0.
+    /// Weight of the divergence, at least 0.
     pub weight: f64,
 }
 
@@ -65,7 +65,7 @@ pub struct Sums {
     pub kl: f64,
 }
 
-/// How a backward pass is made. `recompute` changes time and memory, never bits.
+/// Options of a backward pass. `recompute` changes time and memory, never bits.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Pass {
     /// Dropout of adapters.
@@ -103,7 +103,7 @@ impl LanguageModel {
             self.layer_backward(layer, packed, saved, pass.dropout, &mut dx, gradients);
         }
         if let Some(gradient) = gradients.get_mut(self.embedding) {
-            let (width, scale) = (self.config.hidden, self.embedding_scale());
+            let (width, scale) = (self.config.hidden, self.config.embedding_scale);
             for (id, dx) in packed.ids.iter().zip(dx.chunks_exact(width)) {
                 let at = *id as usize * width;
                 gradient[at..at + width].iter_mut().zip(dx).for_each(|(g, d)| *g += d * scale);
@@ -179,7 +179,7 @@ impl LanguageModel {
         dx: &mut [f32],
         gradients: &mut Gradients,
     ) {
-        let plus = self.norm_plus();
+        let plus = self.config.norm_offset;
         pointwise::rms_norm_backward(
             x,
             self.values(weight),
@@ -222,7 +222,7 @@ impl LanguageModel {
         let mut dact = vec![0.0; act.len()];
         let ddown = ddown.as_deref().unwrap_or(dx);
         self.linear_backward(&layer.down, &act, ddown, dropout, &mut dact, gradients);
-        pointwise::gated_backward(self.activation(), &dact, &mut gate, &mut up);
+        pointwise::gated_backward(self.config.activation, &dact, &mut gate, &mut up);
         let (dgate, dup) = (gate, up);
         let mut dn2 = vec![0.0; n2.len()];
         self.linear_backward(&layer.gate, &n2, &dgate, dropout, &mut dn2, gradients);

@@ -1,4 +1,4 @@
-//! What a model folder holds, for people: its shape, size and tokenizer, told without loading the weights.
+//! Summarises a model folder: shape, size and tokenizer, without loading the weights.
 
 use std::path::Path;
 
@@ -37,7 +37,7 @@ pub struct TokenizerFacts {
     pub chat_template: bool,
 }
 
-/// Why a folder's facts cannot be told.
+/// An error of summarising a folder.
 #[derive(Debug, thiserror::Error)]
 pub enum CardError {
     /// Its configuration.
@@ -66,7 +66,7 @@ impl Card {
             return Ok(Card { family: None, config: None, weights, tokenizer: None, adapter });
         }
         let (family, config) = match ModelConfig::load(folder) {
-            Ok(config) => (config.family.name().to_owned(), Some(config)),
+            Ok(config) => (config.family.to_owned(), Some(config)),
             Err(ConfigError::Foreign(family)) => (family, None),
             Err(error) => return Err(error.into()),
         };

@@ -1,11 +1,19 @@
 //! Chat templates: Jinja as Hugging Face's `apply_chat_template` runs it, with limits.
 
+mod python;
+mod source;
+mod values;
+
 use std::collections::BTreeMap;
 use std::io;
 
 use minijinja::value::{Kwargs, Rest, ValueKind};
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value};
-use serde::Serialize;
+use minijinja::{
+    AutoEscape, Environment, Error, ErrorKind, FormatStyle, State, Value, format_filter,
+};
+use serde_json::{Map, Value as JsonValue};
+
+use python::Json;
 
 /// Instructions that one rendering may take: a thousand times what a long conversation needs, about a second.
 const FUEL: u64 = 10_000_000;
@@ -15,25 +23,81 @@ const OUTPUT_LIMIT: usize = 64 << 20;
 /// Largest width or count that a filter takes.
 const LARGEST: i64 = 99_999;
 
-/// A turn of a conversation: role and content.
-pub type Turn<'a> = (&'a str, &'a str);
+/// Largest indentation of `tojson`.
+const LARGEST_INDENT: usize = 32;
+
+/// A message of a conversation: `role`, `content` (a text, a list of parts, or null), and what else it holds, such as
+/// `tool_calls` and `reasoning_content`.
+pub type Message = Map<String, JsonValue>;
+
+/// Makes a message of a role and a text.
+pub fn message(role: &str, content: &str) -> Message {
+    Map::from_iter([("role".into(), role.into()), ("content".into(), content.into())])
+}
+
+/// Returns the text of a message: that of `content`, of parts one after another; `None` where it is null or absent.
+///
+/// # Errors
+/// [`ChatError::Content`] for parts that are not text.
+pub fn content(message: &Message) -> Result<Option<String>, ChatError> {
+    let wrong = |found: String| ChatError::Content { role: role(message).to_owned(), found };
+    let part = |part: &JsonValue| match (part.as_str(), part["text"].as_str()) {
+        (Some(text), _) => Ok(text.to_owned()),
+        (None, Some(text)) if part["type"].is_null() || part["type"] == "text" => Ok(text.into()),
+        _ => Err(wrong(match part["type"].as_str() {
+            Some(kind) => format!("a part of type `{kind}`"),
+            None => "a part that is not text".to_owned(),
+        })),
+    };
+    match message.get("content") {
+        None | Some(JsonValue::Null) => Ok(None),
+        Some(JsonValue::String(text)) => Ok(Some(text.clone())),
+        Some(JsonValue::Array(parts)) => parts.iter().map(part).collect::<Result<_, _>>().map(Some),
+        Some(_) => Err(wrong("neither a text nor a list of parts".to_owned())),
+    }
+}
+
+/// Returns the role of a message; empty where it has none.
+pub fn role(message: &Message) -> &str {
+    message.get("role").and_then(JsonValue::as_str).unwrap_or_default()
+}
 
 /// A compiled chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    source: String,
     special: BTreeMap<String, String>,
 }
 
-/// Why a conversation cannot be rendered.
+/// An error of rendering a conversation.
 #[derive(Debug, thiserror::Error)]
 pub enum ChatError {
-    /// The template is no valid Jinja.
+    /// The template is not valid Jinja.
     #[error("the chat template cannot be parsed: {0}")]
     Syntax(String),
     /// The template refuses the conversation by `raise_exception`.
     #[error("the chat template refuses the conversation: {}", .0.escape_debug())]
     Refused(String),
+    /// A message's content is not text.
+    #[error("the content of the turn of `{}` holds {}", role.escape_debug(), found.escape_debug())]
+    Content {
+        /// The message's role.
+        role: String,
+        /// The content found.
+        found: String,
+    },
+    /// A message says nothing but in a field that the template does not write.
+    #[error(
+        "a turn of `{}` has no text, and the chat template does not write its `{field}`",
+        role.escape_debug()
+    )]
+    Unwritten {
+        /// The message's role.
+        role: String,
+        /// The field.
+        field: String,
+    },
     /// The template asks for the time.
     #[error(
         "the chat template asks for the current time by `strftime_now`, which would change results from day to \
@@ -66,49 +130,104 @@ impl ChatTemplate {
         environment.set_fuel(Some(FUEL));
         environment.add_function("raise_exception", raise_exception);
         environment.add_filter("tojson", to_json);
+        environment.add_filter("string", python::str_of);
+        environment.add_filter("join", |values: &Value, joiner: Option<String>| {
+            join(values, joiner.as_deref().unwrap_or_default())
+        });
+        environment.add_filter(source::PERCENT, percent);
         bound_filters(&mut environment);
+        let translated = source::translate(source);
         environment
-            .add_template_owned("chat_template", without_generation_blocks(source))
+            .add_template_owned("chat_template", translated.clone())
             .map_err(|error| ChatError::Syntax(describe(&error)))?;
-        Ok(ChatTemplate { environment, special: special.clone() })
+        Ok(ChatTemplate { environment, source: translated, special: special.clone() })
     }
 
     /// Renders a conversation, with the header of the assistant's next turn where `add_generation_prompt` is set.
     ///
-    /// The time is no variable of a result, so `strftime_now` is not defined: templates that test for it take their
-    /// fixed date, others fail with [`ChatError::Time`].
+    /// Content in parts is joined. The time is not a variable of a result, so `strftime_now` is not defined: templates
+    /// that test for it take their fixed date, others fail with [`ChatError::Time`].
     ///
     /// # Errors
-    /// What the template raises, a limit, or a fault in the template.
+    /// An exception raised by the template, a limit, a fault in the template, and messages that it would leave out.
     pub fn render(
         &self,
-        turns: &[Turn<'_>],
+        messages: &[Message],
+        tools: Option<&JsonValue>,
         add_generation_prompt: bool,
     ) -> Result<String, ChatError> {
-        let messages: Vec<Message<'_>> =
-            turns.iter().map(|&(role, content)| Message { role, content }).collect();
+        let messages: Vec<Value> =
+            messages.iter().map(|message| self.value_of(message)).collect::<Result<_, _>>()?;
         let mut variables: BTreeMap<&str, Value> = self
             .special
             .iter()
             .map(|(name, text)| (name.as_str(), Value::from(text.as_str())))
             .collect();
-        variables.insert("messages", Value::from_serialize(&messages));
+        variables.insert("messages", values::list(messages));
         variables.insert("add_generation_prompt", Value::from(add_generation_prompt));
         // Hugging Face passes these two as None rather than leaving them undefined.
-        variables.insert("tools", Value::from(()));
+        variables.insert("tools", tools.map_or(Value::from(()), values::from_json));
         variables.insert("documents", Value::from(()));
+
         let template =
             self.environment.get_template("chat_template").map_err(|error| classify(&error))?;
         let mut output = Bounded(Vec::new());
         template.render_captured_to(variables, &mut output).map_err(|error| classify(&error))?;
         String::from_utf8(output.0).map_err(|error| ChatError::Failed(error.to_string()))
     }
+
+    /// Whether the template's source mentions a field of messages, or a variable.
+    pub fn mentions(&self, name: &str) -> bool {
+        let is_part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+        self.source.match_indices(name).any(|(at, found)| {
+            let (before, after) = (&self.source[..at], &self.source[at + found.len()..]);
+            !is_part(before.chars().next_back()) && !is_part(after.chars().next())
+        })
+    }
+
+    /// A message as the template sees it: its text whole, and its reasoning under the names that templates look for.
+    fn value_of(&self, message: &Message) -> Result<Value, ChatError> {
+        let mut message = message.clone();
+        let text = content(&message)?;
+        let empty = text.as_ref().is_none_or(String::is_empty);
+        let said = |field: &&&str| !message.get(**field).is_none_or(is_empty);
+        if let Some(field) = SPEAKING.iter().find(said).filter(|_| empty)
+            && !self.mentions(field)
+        {
+            let role = role(&message).to_owned();
+            return Err(ChatError::Unwritten { role, field: (*field).to_owned() });
+        }
+        if message.get("content").is_some_and(JsonValue::is_array) {
+            message.insert("content".into(), text.into());
+        }
+
+        // As transformers does: the newest name is filled from older ones, and `thinking` for templates that read that.
+        let reasoning =
+            REASONING.iter().find_map(|name| message.get(*name).filter(|v| !v.is_null()));
+        if let Some(reasoning) = reasoning.cloned() {
+            let mut renamed = Map::from_iter([("thinking".to_owned(), reasoning.clone())]);
+            renamed.extend(message);
+            renamed.insert("reasoning_content".into(), reasoning);
+            message = renamed;
+        }
+        Ok(values::from_json(&JsonValue::Object(message)))
+    }
 }
 
-#[derive(Serialize)]
-struct Message<'a> {
-    role: &'a str,
-    content: &'a str,
+/// Names of a message's reasoning.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
+/// Fields by which a message without text may say something.
+const SPEAKING: [&str; 3] = ["tool_calls", "function_call", "reasoning_content"];
+
+fn is_empty(value: &JsonValue) -> bool {
+    match value {
+        JsonValue::Null => true,
+        JsonValue::Array(items) => items.is_empty(),
+        JsonValue::Object(entries) => entries.is_empty(),
+        JsonValue::String(text) => text.is_empty(),
+        _ => false,
+    }
 }
 
 /// A buffer that refuses to grow beyond the limit.
@@ -178,24 +297,14 @@ fn describe(error: &Error) -> String {
     }
 }
 
-/// Python writes True, False and None; Jinja for Rust writes true, false and none.
+/// Writes values as Python's `str` does.
 fn write_as_python(
     out: &mut minijinja::Output<'_>,
-    state: &State<'_, '_>,
+    _: &State<'_, '_>,
     value: &Value,
 ) -> Result<(), Error> {
-    let text = match value.kind() {
-        ValueKind::Bool => {
-            if value.is_true() {
-                "True"
-            } else {
-                "False"
-            }
-        }
-        ValueKind::None => "None",
-        _ => return minijinja::escape_formatter(out, state, value),
-    };
-    out.write_str(text).map_err(|_| Error::new(ErrorKind::WriteFailure, "cannot write"))
+    out.write_str(&python::str_of(value)?)
+        .map_err(|_| Error::new(ErrorKind::WriteFailure, "cannot write"))
 }
 
 /// Puts a bound on the filters that make as much at once as a number in the template says.
@@ -223,9 +332,27 @@ fn method(
     name: &str,
     values: &[Value],
 ) -> Result<Value, Error> {
-    if name == "format" {
-        refuse_large(values)?;
-        refuse_wide(value.as_str().unwrap_or_default())?;
+    match (name, value.as_str()) {
+        ("format", Some(format)) => {
+            refuse_large(values)?;
+            refuse_wide(format)?;
+            let values = printed(values)?;
+            return minijinja_contrib::pycompat::unknown_method_callback(
+                state, value, name, &values,
+            );
+        }
+        ("removeprefix" | "removesuffix", Some(text)) if values.len() == 1 => {
+            let part = values[0].as_str().unwrap_or_default();
+            let rest = match name {
+                "removeprefix" => text.strip_prefix(part),
+                _ => text.strip_suffix(part),
+            };
+            return Ok(Value::from(rest.unwrap_or(text)));
+        }
+        ("join", Some(joiner)) if values.len() == 1 => {
+            return join(&values[0], joiner).map(Value::from);
+        }
+        _ => {}
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, name, values)
 }
@@ -257,85 +384,56 @@ fn too_large() -> Error {
     Error::new(ErrorKind::InvalidOperation, format!("a width or count is larger than {LARGEST}"))
 }
 
-/// Hugging Face's `tojson`: Python's `json.dumps` with `ensure_ascii=False`, and no escaping for HTML.
+/// Hugging Face's `tojson`: Python's `json.dumps` without escapes beyond ASCII or for HTML.
 fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
-    let fail =
-        |error: serde_json::Error| Error::new(ErrorKind::BadSerialization, error.to_string());
-    let indent: Option<usize> = options.get("indent")?;
-    if options.get::<Option<bool>>("ensure_ascii")? == Some(true) {
-        return Err(Error::new(
-            ErrorKind::InvalidOperation,
-            "`tojson` cannot do `ensure_ascii=True`",
-        ));
-    }
-    options.assert_all_used()?;
-    let mut bytes = Vec::new();
-    match indent {
-        None => value
-            .serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, Spaced))
-            .map_err(fail)?,
-        Some(width) => {
-            let spaces = vec![b' '; width.min(32)];
-            let formatter = serde_json::ser::PrettyFormatter::with_indent(&spaces);
-            value
-                .serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, formatter))
-                .map_err(fail)?;
+    let indent = match options.get::<Option<Value>>("indent")? {
+        None => None,
+        Some(width) if width.is_none() => None,
+        Some(text) if text.as_str().is_some() => text.as_str().map(str::to_owned),
+        Some(width) => Some(" ".repeat(width.as_usize().unwrap_or(0).min(LARGEST_INDENT))),
+    };
+    let separators = options.get::<Option<Vec<String>>>("separators")?;
+    let (comma, colon) = match separators.as_deref() {
+        None => (if indent.is_some() { "," } else { ", " }, ": "),
+        Some([comma, colon]) => (comma.as_str(), colon.as_str()),
+        Some(_) => {
+            let message = "`separators` of `tojson` must be two texts";
+            return Err(Error::new(ErrorKind::InvalidOperation, message));
         }
-    }
-    String::from_utf8(bytes)
-        .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
+    };
+    let flag = |name| options.get::<Option<bool>>(name).map(|flag| flag.unwrap_or(false));
+    let json = Json {
+        ensure_ascii: flag("ensure_ascii")?,
+        sort_keys: flag("sort_keys")?,
+        comma: comma.to_owned(),
+        colon: colon.to_owned(),
+        indent,
+    };
+    options.assert_all_used()?;
+    json.dump(value)
 }
 
-/// JSON on one line with a space after each comma and colon.
-struct Spaced;
-
-impl serde_json::ser::Formatter for Spaced {
-    fn begin_array_value<W: io::Write + ?Sized>(
-        &mut self,
-        out: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object_key<W: io::Write + ?Sized>(
-        &mut self,
-        out: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: io::Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
-        out.write_all(b": ")
-    }
+/// Formats as Python's percent operator does: `text % (a, b)`, `text % a`, `text % mapping`.
+fn percent(format: &str, values: Rest<Value>) -> Result<String, Error> {
+    refuse_large(&values)?;
+    refuse_wide(format)?;
+    format_filter(FormatStyle::Printf, format, &printed(&values)?)
 }
 
-/// Hugging Face's `{% generation %}` marks the assistant's tokens and writes nothing. Jinja knows no such block, so
-/// it becomes one that is always taken; markers that trim white space stay.
-fn without_generation_blocks(source: &str) -> String {
-    let mut result = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(at) = rest.find("{%") {
-        let inside = &rest[at + 2..];
-        let body = inside.trim_start_matches(['-', '+']).trim_start();
-        let (name, replacement) = if body.starts_with("endgeneration") {
-            ("endgeneration", "endif")
-        } else if body.starts_with("generation") {
-            ("generation", "if true")
-        } else {
-            result.push_str(&rest[..at + 2]);
-            rest = inside;
-            continue;
-        };
-        let after = &body[name.len()..];
-        let closes = after.trim_start().trim_start_matches(['-', '+']).starts_with("%}");
-        result.push_str(&rest[..rest.len() - body.len()]);
-        result.push_str(if closes { replacement } else { name });
-        rest = after;
-    }
-    result.push_str(rest);
-    result
+/// Arguments of a format, in which lists and mappings are texts already.
+fn printed(values: &[Value]) -> Result<Vec<Value>, Error> {
+    let print = |value: &Value| match value.kind() {
+        ValueKind::Seq | ValueKind::Iterable => python::str_of(value).map(Value::from),
+        _ => Ok(value.clone()),
+    };
+    values.iter().map(print).collect()
+}
+
+/// Joins the texts of values, as Python's Jinja writes them.
+fn join(values: &Value, joiner: &str) -> Result<String, Error> {
+    let texts: Result<Vec<String>, Error> =
+        values.try_iter()?.map(|value| python::str_of(&value)).collect();
+    Ok(texts?.join(joiner))
 }
 
 #[cfg(test)]
@@ -344,8 +442,11 @@ mod tests {
 
     fn render(source: &str) -> Result<String, ChatError> {
         let special = BTreeMap::from([("bos_token".to_owned(), "<s>".to_owned())]);
-        ChatTemplate::new(source, &special)?
-            .render(&[("user", " a<\"é\" "), ("assistant", "b")], true)
+        ChatTemplate::new(source, &special)?.render(
+            &[message("user", " a<\"é\" "), message("assistant", "b")],
+            None,
+            true,
+        )
     }
 
     #[test]
@@ -366,6 +467,46 @@ mod tests {
             ),
             ("a {%- generation -%} b {% endgeneration %}c", "ab c"),
             ("{% set generation = 3 %}{{ generation }}", "3"),
+            (
+                "{{ ['a', 1, true, none, 1.5, {'k': 'v'}] }}",
+                "['a', 1, True, None, 1.5, {'k': 'v'}]",
+            ),
+            ("{{ messages[1] }}", "{'role': 'assistant', 'content': 'b'}"),
+            ("{{ 'm: ' ~ messages[1] }}", "m: {'role': 'assistant', 'content': 'b'}"),
+            (
+                r#"{{ ["it's", 'say "x"', "'\"", 'a\nb\\é\u200b'] }}"#,
+                r#"["it's", 'say "x"', '\'"', 'a\nb\\é\u200b']"#,
+            ),
+            ("{{ '%s|%s' % (messages[1].role, messages[1].content) }}", "assistant|b"),
+            ("{{ '%s' % messages[1].content }}{{ '%05.1f' % 2.25 }}", "b002.2"),
+            ("{{ '%s' % [1, 'a'] if false else '%s' | format(['a']) }}", "['a']"),
+            ("{{ '{} {}'.format('a', ['b']) }}", "a ['b']"),
+            ("{{ [['a'], 'b', 1] | join(', ') }}{{ ['a'] | string }}", "['a'], b, 1['a']"),
+            ("{{ [1e16, 1e-5, 0.1, 2.0, 1e15] }}", "[1e+16, 1e-05, 0.1, 2.0, 1000000000000000.0]"),
+            (
+                "{% for k, v in messages[1].items() %}{{ k }}={{ v }};{% endfor %}",
+                "role=assistant;content=b;",
+            ),
+            ("{% for k in messages[1] %}{{ k }};{% endfor %}", "role;content;"),
+            (
+                "{{ messages[1].get('x', 'no') }}{{ messages[1] is mapping }}{{ messages is iterable }}",
+                "noTrueTrue",
+            ),
+            (
+                "{{ messages[-1].role }}{{ messages[:1] | length }}{{ 'role' in messages[0] }}",
+                "assistant1True",
+            ),
+            (
+                "{{ (messages + [1]) | length }}{{ messages[1] == {'role': 'assistant', 'content': 'b'} }}",
+                "3True",
+            ),
+            (
+                "{{ {'b': 'é', 'a': 1e16} | tojson(sort_keys=true, ensure_ascii=true) }}",
+                r#"{"a": 1e+16, "b": "\u00e9"}"#,
+            ),
+            ("{{ {'b': []} | tojson(separators=[',', ':']) }}", r#"{"b":[]}"#),
+            ("{{ [[], {}, [1]] | tojson(indent=1) }}", "[\n [],\n {},\n [\n  1\n ]\n]"),
+            ("{{ dict(a=1) }}{{ (1, 'a') | list }}", "{'a': 1}[1, 'a']"),
             (
                 "{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% else %}2024{% endif %}",
                 "2024",

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
-use crate::config::ConfigError;
+use crate::fields::ConfigError;
 use crate::forward::Packed;
 use crate::kernels::matmul;
 use crate::model::{LanguageModel, ModelError, ModelPath};
@@ -25,7 +25,7 @@ const TEXTS: usize = 32;
 /// Tokens beyond which no further text joins a batch.
 const TOKENS: usize = 4096;
 
-/// Why texts cannot be embedded.
+/// An error of embedding.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbedError {
     /// A configuration file.
@@ -45,9 +45,9 @@ pub enum EmbedError {
     Recipe {
         /// The file.
         path: PathBuf,
-        /// What it asks for.
+        /// The setting's value.
         what: String,
-        /// What there is.
+        /// The values that are supported.
         known: &'static str,
     },
     /// An adapter was given for an encoder.
@@ -97,7 +97,7 @@ impl Embedder {
         Ok(Embedder { network, tokenizer, recipe, max_tokens })
     }
 
-    /// How many values a vector has.
+    /// Returns the length of a vector.
     pub fn width(&self) -> usize {
         match &self.network {
             Network::Bert(bert) => bert.width(),

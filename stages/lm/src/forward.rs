@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::kernels::attention::{Piece, Row, split};
+use crate::kernels::attention::{KvSegment, Row, split};
 use crate::kernels::{matmul, pointwise};
 use crate::model::{LanguageModel, Layer, Linear, TensorId};
 use crate::random::Stream;
@@ -17,7 +17,7 @@ pub struct Packed {
     pub ids: Vec<u32>,
     /// The position of each token in its row.
     pub positions: Vec<u32>,
-    /// Where rows begin, and the end of the last.
+    /// Starts of the rows, and the end of the last.
     pub offsets: Vec<usize>,
 }
 
@@ -71,14 +71,14 @@ impl RowCache {
         v.extend_from_slice(values);
     }
 
-    fn pieces(&self, layer: usize) -> [Piece<'_>; 2] {
-        let none = Piece { keys: &[], values: &[] };
+    fn segments(&self, layer: usize) -> [KvSegment<'_>; 2] {
+        let none = KvSegment { keys: &[], values: &[] };
         let prefix = self
             .prefix
             .as_ref()
-            .map_or(none, |p| Piece { keys: &p.layers[layer].0, values: &p.layers[layer].1 });
+            .map_or(none, |p| KvSegment { keys: &p.layers[layer].0, values: &p.layers[layer].1 });
         let tail = &self.tail.layers[layer];
-        [prefix, Piece { keys: &tail.0, values: &tail.1 }]
+        [prefix, KvSegment { keys: &tail.0, values: &tail.1 }]
     }
 }
 
@@ -103,7 +103,7 @@ impl Dropout {
     }
 }
 
-/// What a layer's backward pass needs, [N, …] each.
+/// Activations that a layer's backward pass needs, [N, …] each.
 pub(crate) struct Saved {
     pub x: Vec<f32>,
     pub n1: Vec<f32>,
@@ -128,7 +128,7 @@ pub(crate) struct Post {
     pub inverse: Vec<f32>,
 }
 
-/// Where attention finds keys.
+/// Source of attention's keys.
 pub(crate) enum Keys<'c> {
     /// In the packed rows themselves.
     Packed,
@@ -142,7 +142,7 @@ impl LanguageModel {
         self.run(packed, &mut Keys::Packed)
     }
 
-    /// The same for rows whose earlier positions are in caches; the new ones are added to them.
+    /// Returns hidden states of rows whose earlier positions are in caches, and appends to these.
     pub fn forward_cached(&self, packed: &Packed, caches: &mut [RowCache]) -> Vec<f32> {
         self.run(packed, &mut Keys::Cached(caches))
     }
@@ -158,7 +158,7 @@ impl LanguageModel {
     /// Embeddings of the tokens, `[N, hidden]`.
     pub(crate) fn embed(&self, packed: &Packed) -> Vec<f32> {
         let (hidden, table, scale) =
-            (self.config.hidden, self.values(self.embedding), self.embedding_scale());
+            (self.config.hidden, self.values(self.embedding), self.config.embedding_scale);
         let mut x = Vec::with_capacity(packed.ids.len() * hidden);
         for id in &packed.ids {
             let at = *id as usize * hidden;
@@ -171,14 +171,8 @@ impl LanguageModel {
     pub(crate) fn norm(&self, weight: TensorId, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let weight = self.values(weight);
         let (mut y, mut inverse) = (vec![0.0; x.len()], vec![0.0; x.len() / weight.len()]);
-        pointwise::rms_norm(
-            x,
-            weight,
-            self.norm_plus(),
-            self.config.norm_eps,
-            &mut y,
-            &mut inverse,
-        );
+        let (offset, eps) = (self.config.norm_offset, self.config.norm_eps);
+        pointwise::rms_norm(x, weight, offset, eps, &mut y, &mut inverse);
         (y, inverse)
     }
 
@@ -217,7 +211,7 @@ impl LanguageModel {
         let gate = self.linear(&layer.gate, &n2, dropout);
         let up = self.linear(&layer.up, &n2, dropout);
         let mut act = vec![0.0; gate.len()];
-        pointwise::gated(self.activation(), &gate, &up, &mut act);
+        pointwise::gated(self.config.activation, &gate, &up, &mut act);
         let down = self.linear(&layer.down, &act, dropout);
         let (down, post2) = self.post_norm(layer.mlp_post_norm, down);
         let out = add(&middle, &down);
@@ -350,20 +344,20 @@ fn attend(
             cache.push(index, &k[from * narrow..to * narrow], &v[from * narrow..to * narrow]);
         }
     }
-    let none = Piece { keys: &[], values: &[] };
+    let none = KvSegment { keys: &[], values: &[] };
     let keys: &Keys<'_> = keys;
     let mut rows: Vec<Row<'_>> = spans
         .zip(split(&mut out, &packed.offsets, wide))
         .enumerate()
         .map(|(r, ((from, to), out))| {
-            let pieces = match keys {
+            let segments = match keys {
                 Keys::Packed => {
                     let span = from * narrow..to * narrow;
-                    [none, Piece { keys: &k[span.clone()], values: &v[span] }]
+                    [none, KvSegment { keys: &k[span.clone()], values: &v[span] }]
                 }
-                Keys::Cached(caches) => caches[r].pieces(index),
+                Keys::Cached(caches) => caches[r].segments(index),
             };
-            Row { queries: &q[from * wide..to * wide], pieces, out }
+            Row { queries: &q[from * wide..to * wide], segments, out }
         })
         .collect();
     layer.attention.forward(&mut rows);

@@ -30,7 +30,7 @@ pub struct Request {
     pub samples: Vec<Stream>,
 }
 
-/// When a continuation ends.
+/// Conditions that end a continuation.
 #[derive(Debug, Clone, Default)]
 pub struct Limits {
     /// Most new tokens.
@@ -43,7 +43,7 @@ pub struct Limits {
     pub ignore_eos: bool,
 }
 
-/// Why a continuation ended.
+/// Reason for the end of a continuation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
     /// An end token or a stop text.
@@ -59,13 +59,13 @@ pub struct Generated {
     pub token_ids: Vec<u32>,
     /// The natural-log probability of each under the model's own distribution.
     pub logprobs: Vec<f32>,
-    /// Why it ended.
+    /// Reason for its end.
     pub finish: Finish,
     /// Its text, special tokens and stop texts left out.
     pub text: String,
 }
 
-/// What is told while continuations are made.
+/// A progress event of generation.
 #[derive(Debug, Clone, Copy)]
 pub enum Progress<'a> {
     /// So many tokens were made so far.
@@ -81,10 +81,10 @@ pub enum Progress<'a> {
     },
 }
 
-/// Is told of progress, and says whether to go on.
+/// Callback for progress; decides whether to go on.
 pub type OnProgress<'a> = &'a mut dyn FnMut(Progress<'_>) -> ControlFlow<()>;
 
-/// Why nothing is generated.
+/// An error of generation.
 #[derive(Debug, thiserror::Error)]
 pub enum GenerateError {
     /// A prompt does not fit the model.
@@ -121,7 +121,7 @@ pub fn generate(
         eos: &model.config.eos,
         context: model.config.max_positions,
     };
-    let mut run = Run {
+    let mut decoder = Decoder {
         model,
         requests,
         rules,
@@ -133,11 +133,11 @@ pub fn generate(
         finished: requests.iter().map(|r| vec![None; r.samples.len()]).collect(),
         tokens: 0,
     };
-    run.all(progress)?;
+    decoder.all(progress)?;
     let whole = |samples: Vec<Option<Generated>>| {
         samples.into_iter().map(|g| g.expect("every sample was finished")).collect()
     };
-    Ok(run.finished.into_iter().map(whole).collect())
+    Ok(decoder.finished.into_iter().map(whole).collect())
 }
 
 /// A prompt's keys and values, and the logits after its last token.
@@ -154,7 +154,7 @@ struct Active {
     draft: Draft,
 }
 
-struct Run<'a> {
+struct Decoder<'a> {
     model: &'a LanguageModel,
     requests: &'a [Request],
     rules: Rules<'a>,
@@ -169,7 +169,7 @@ struct Run<'a> {
     tokens: u64,
 }
 
-impl Run<'_> {
+impl Decoder<'_> {
     fn all(&mut self, progress: OnProgress<'_>) -> Result<(), GenerateError> {
         loop {
             self.fill(progress)?;
@@ -251,7 +251,7 @@ impl Run<'_> {
         let hidden = self.model.forward_cached(&Packed::step(ids, positions), &mut self.caches);
         let logits = self.model.logits(&hidden);
         let mut rows = std::mem::take(&mut self.rows);
-        let this: &Run<'_> = self;
+        let this: &Decoder<'_> = self;
         rows.par_iter_mut()
             .zip(logits.par_chunks_exact(this.model.config.vocab))
             .for_each(|(row, logits)| this.advance(row, logits));

@@ -6,9 +6,9 @@ mod load;
 use std::path::PathBuf;
 
 use crate::adapter::AdapterError;
-use crate::config::{ConfigError, Family, ModelConfig};
+use crate::config::{ConfigError, ModelConfig};
 use crate::kernels::attention::Attention;
-use crate::kernels::pointwise::{Activation, RopeTable};
+use crate::kernels::pointwise::RopeTable;
 use crate::weights::WeightsError;
 
 pub use adapt::LoraSettings;
@@ -22,7 +22,7 @@ pub struct ModelPath {
     pub adapters: Vec<PathBuf>,
 }
 
-/// Why a model cannot be loaded.
+/// An error of loading or running a model.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// Its configuration.
@@ -121,11 +121,11 @@ pub struct Lora {
 pub struct Layer {
     /// Norm before attention.
     pub attention_norm: TensorId,
-    /// Norm after attention, Gemma 2 only.
+    /// Norm after attention, where the architecture has one.
     pub attention_post_norm: Option<TensorId>,
     /// Norm before the feed-forward layer.
     pub mlp_norm: TensorId,
-    /// Norm after the feed-forward layer, Gemma 2 only.
+    /// Norm after the feed-forward layer, where the architecture has one.
     pub mlp_post_norm: Option<TensorId>,
     /// Projections of attention.
     pub q: Linear,
@@ -190,21 +190,6 @@ impl LanguageModel {
         &self.tensors[id].values
     }
 
-    /// What norms add to their weights.
-    pub fn norm_plus(&self) -> f32 {
-        if self.config.family == Family::Gemma2 { 1.0 } else { 0.0 }
-    }
-
-    /// The activation of the gate.
-    pub fn activation(&self) -> Activation {
-        if self.config.family == Family::Gemma2 { Activation::Gelu } else { Activation::Silu }
-    }
-
-    /// Factor of the embedding; Gemma rounds it as its reference does in f32.
-    pub fn embedding_scale(&self) -> f32 {
-        if self.config.family == Family::Gemma2 { (self.config.hidden as f32).sqrt() } else { 1.0 }
-    }
-
     /// The tensors that training changes, in the order of their names.
     pub fn trainable(&self) -> Vec<TensorId> {
         let mut ids: Vec<TensorId> =
@@ -213,7 +198,7 @@ impl LanguageModel {
         ids
     }
 
-    /// How many values training changes.
+    /// Counts the values that training changes.
     pub fn trainable_parameters(&self) -> u64 {
         self.trainable().iter().map(|id| self.tensors[*id].values.len() as u64).sum()
     }

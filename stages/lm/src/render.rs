@@ -1,19 +1,21 @@
 //! The one renderer of score, generate and finetune: a row becomes a text, and the text tokens.
 
-use crate::chat::{ChatError, ChatTemplate, Turn};
+use serde_json::Value;
+
+use crate::chat::{self, ChatError, ChatTemplate, Message, message};
 use crate::tokenizer::{Encoding, Tokenizer, TokenizerError};
 
 /// Stands for the response in a trial rendering that shows what the template writes around it: private-use
 /// characters, which no template looks for.
 const PLACEHOLDER: &str = "\u{F5A3}response\u{F5A4}";
 
-/// What a row asks.
+/// A row's prompt.
 #[derive(Debug, Clone, Copy)]
 pub enum Prompt<'a> {
     /// One text; in a chat the user's only turn.
     Text(&'a str),
     /// A conversation, oldest turn first, that the response continues.
-    Messages(&'a [Turn<'a>]),
+    Messages(&'a [Message]),
 }
 
 /// The parts of a row that are rendered.
@@ -23,8 +25,13 @@ pub struct RowText<'a> {
     pub prompt: Prompt<'a>,
     /// A system turn before the prompt; a conversation that opens with one of its own keeps that.
     pub system: Option<&'a str>,
+    /// Tools that the template may describe, as a list of their schemas.
+    pub tools: Option<&'a Value>,
     /// The response; without one only the prompt is rendered.
     pub response: Option<&'a str>,
+    /// Further fields of the assistant's message, such as `tool_calls`; all that the template writes of them belongs
+    /// to the response.
+    pub response_fields: Option<&'a Message>,
 }
 
 /// A row as the model sees it.
@@ -36,11 +43,17 @@ pub struct Rendered {
     pub token_ids: Vec<u32>,
     /// For each token the first of its bytes in `text`, ascending from 0 and tiling it.
     pub offsets: Vec<u32>,
-    /// How many tokens at the start belong to the prompt: those that end at or before its last byte.
+    /// Number of leading tokens of the prompt: those that end at or before its last byte.
     pub prompt_tokens: usize,
+    /// Whether the response is empty as rendered: its tokens are the end of turn alone.
+    pub empty: bool,
+    /// Whether the data itself begins with the token that would have been put before it, so that none was.
+    pub had_begin: bool,
+    /// Whether the data itself ends with the token that would have been put after it, so that none was.
+    pub had_end: bool,
 }
 
-/// Why a row cannot be rendered.
+/// An error of rendering a row.
 #[derive(Debug, thiserror::Error)]
 pub enum RenderError {
     /// Chat is asked of a tokenizer without a template.
@@ -55,6 +68,9 @@ pub enum RenderError {
         /// The first characters of the response.
         start: String,
     },
+    /// A message has no text, and nothing else of it is written without a template.
+    #[error("a turn of `{}` has no text; without a chat template nothing else of it is written", .0.escape_debug())]
+    NoText(String),
     /// The template fails.
     #[error(transparent)]
     Chat(#[from] ChatError),
@@ -75,7 +91,7 @@ impl<'t> Renderer<'t> {
     /// (`chat: auto` is `tokenizer.chat_template().is_some()`.)
     ///
     /// # Errors
-    /// `chat` without a template, or with one that is no valid Jinja.
+    /// `chat` without a template, or with one that is not valid Jinja.
     pub fn new(tokenizer: &'t Tokenizer, chat: bool) -> Result<Renderer<'t>, RenderError> {
         let template = match (chat, tokenizer.chat_template()) {
             (false, _) => None,
@@ -87,49 +103,92 @@ impl<'t> Renderer<'t> {
         Ok(Renderer { tokenizer, template })
     }
 
-    /// The tokens after which a response is generated. In a chat: the conversation and the header of the assistant's
-    /// turn. Plainly: `bos` where the tokenizer adds one, and the prompt.
+    /// Returns the tokens after which a response is generated. In a chat: the conversation and the header of the
+    /// assistant's turn. Plainly: `bos` where the tokenizer adds one, and the prompt.
     ///
     /// # Errors
-    /// What the template or the tokenizer refuses.
+    /// An error of the template or of the tokenizer.
     pub fn prompt_ids(&self, row: &RowText<'_>) -> Result<Vec<u32>, RenderError> {
-        Ok(self.encode(&self.prompt_text(row)?)?.ids)
+        Ok(self.encode(&self.prompt_text(row)?)?.0.ids)
     }
 
-    /// Prompt, response and end of turn, rendered as a whole and then tokenised once. The end of turn belongs to the
+    /// Renders prompt, response and end of turn as a whole, then tokenises once. The end of turn belongs to the
     /// response: the template's (the first special token after the response; what follows that is cut), else
     /// `eos`. Plainly the three stand one after another without a separator.
     ///
-    /// # Errors
-    /// What the template or the tokenizer refuses, and a template that rewrites the response.
-    pub fn full(&self, row: &RowText<'_>) -> Result<Rendered, RenderError> {
-        let prompt = self.prompt_text(row)?;
-        let (text, prompt_bytes) = match (&self.template, row.response) {
-            (_, None) => {
-                let bytes = prompt.len();
-                (prompt, bytes)
-            }
-            (None, Some(response)) => (format!("{prompt}{response}{}", self.eos()), prompt.len()),
-            (Some(template), Some(response)) => self.chat_text(template, row, &prompt, response)?,
-        };
-        let encoding = self.encode(&text)?;
-        let prompt_tokens = tokens_within(&encoding, text.len(), prompt_bytes);
-        Ok(rendered(text, encoding, prompt_tokens))
-    }
-
-    /// A response alone, after `bos` where the tokenizer adds one (that is then the prompt), without an end of turn.
+    /// A begin or end token that the data holds already is not added again.
     ///
     /// # Errors
-    /// What the tokenizer refuses.
+    /// An error of the template or of the tokenizer, and a template that rewrites the response.
+    pub fn full(&self, row: &RowText<'_>) -> Result<Rendered, RenderError> {
+        let prompt = self.prompt_text(row)?;
+        let whole = match (&self.template, row.response) {
+            (_, None) => {
+                Whole { prompt_bytes: prompt.len(), text: prompt, empty: true, had_end: false }
+            }
+            (None, Some("")) if row.response_fields.is_some_and(|fields| !fields.is_empty()) => {
+                return Err(RenderError::NoText("assistant".to_owned()));
+            }
+            (None, Some(response)) => {
+                let (prompt_bytes, empty) = (prompt.len(), response.is_empty());
+                let (text, had_end) = with_end(prompt + response, response, self.eos());
+                Whole { text, prompt_bytes, empty, had_end }
+            }
+            (Some(template), Some(response)) => self.chat_text(template, row, &prompt, response)?,
+        };
+        let Whole { text, prompt_bytes, empty, had_end } = whole;
+        let (encoding, had_begin) = self.encode(&text)?;
+        let prompt_tokens = tokens_within(&encoding, text.len(), prompt_bytes);
+        let Encoding { ids, offsets, .. } = encoding;
+        Ok(Rendered { text, token_ids: ids, offsets, prompt_tokens, empty, had_begin, had_end })
+    }
+
+    /// Tokenises a response alone, after `bos` where the tokenizer adds one (that is then the prompt), without an end
+    /// of turn.
+    ///
+    /// # Errors
+    /// An error of the tokenizer.
     pub fn text_only(&self, response: &str) -> Result<Rendered, RenderError> {
-        let encoding = self.tokenizer.encode(response, true)?;
-        let added = encoding.added;
-        Ok(rendered(response.to_owned(), encoding, added))
+        let (encoding, had_begin) = encode_once(self.tokenizer, response)?;
+        let prompt_tokens = encoding.added;
+        let (text, empty) = (response.to_owned(), response.is_empty());
+        let Encoding { ids, offsets, .. } = encoding;
+        Ok(Rendered {
+            text,
+            token_ids: ids,
+            offsets,
+            prompt_tokens,
+            empty,
+            had_begin,
+            had_end: false,
+        })
+    }
+
+    /// Lists fields of messages, and `tools`, that the row holds and the rendering leaves out.
+    pub fn left_out<'r>(&self, row: &RowText<'r>) -> Vec<&'r str> {
+        let mentions = |name: &str| self.template.as_ref().is_some_and(|t| t.mentions(name));
+        let messages = match row.prompt {
+            Prompt::Text(_) => &[],
+            Prompt::Messages(messages) => messages,
+        };
+        let fields = messages.iter().chain(row.response_fields).flat_map(|message| message.iter());
+        let mut names: Vec<&str> = fields
+            .filter(|(_, value)| !value.is_null())
+            .map(|(name, _)| name.as_str())
+            .chain(row.tools.map(|_| "tools"))
+            .filter(|name| !["role", "content"].contains(name) && !mentions(name))
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// A template writes `bos` itself, so the tokenizer must not add another.
-    fn encode(&self, text: &str) -> Result<Encoding, TokenizerError> {
-        self.tokenizer.encode(text, self.template.is_none())
+    fn encode(&self, text: &str) -> Result<(Encoding, bool), TokenizerError> {
+        match &self.template {
+            Some(_) => Ok((self.tokenizer.encode(text, false)?, false)),
+            None => encode_once(self.tokenizer, text),
+        }
     }
 
     fn eos(&self) -> &str {
@@ -137,14 +196,21 @@ impl<'t> Renderer<'t> {
     }
 
     fn prompt_text(&self, row: &RowText<'_>) -> Result<String, RenderError> {
-        let turns = turns(row);
+        let messages = messages(row);
         match &self.template {
-            Some(template) => Ok(template.render(&turns, true)?),
-            None => Ok(turns.iter().map(|&(_, content)| content).collect::<Vec<_>>().join("\n\n")),
+            Some(template) => Ok(template.render(&messages, row.tools, true)?),
+            None => {
+                let text = |message: &Message| {
+                    let nothing = || RenderError::NoText(chat::role(message).to_owned());
+                    chat::content(message)?.ok_or_else(nothing)
+                };
+                let texts: Vec<String> = messages.iter().map(text).collect::<Result<_, _>>()?;
+                Ok(texts.join("\n\n"))
+            }
         }
     }
 
-    /// The rendering up to the end of the assistant's turn, and the length of the prompt in it.
+    /// Renders up to the end of the assistant's turn.
     ///
     /// A trial rendering with a placeholder shows what stands before and after the response; the real one must be
     /// the same but for the response, of which the template may trim white space at the ends.
@@ -154,64 +220,113 @@ impl<'t> Renderer<'t> {
         row: &RowText<'_>,
         prompt: &str,
         response: &str,
-    ) -> Result<(String, usize), RenderError> {
-        let mut turns = turns(row);
+    ) -> Result<Whole, RenderError> {
+        let mut messages = messages(row);
         let changed = || RenderError::ResponseChanged {
             start: response.chars().take(40).collect::<String>(),
         };
-        turns.push(("assistant", PLACEHOLDER));
-        let trial = template.render(&turns, false)?;
+        messages.push(message("assistant", PLACEHOLDER));
+        let trial = template.render(&messages, row.tools, false)?;
         let (before, after) = trial.rsplit_once(PLACEHOLDER).ok_or_else(changed)?;
-        turns.pop();
-        turns.push(("assistant", response));
-        let mut text = template.render(&turns, false)?;
-        let body = text
-            .strip_prefix(before)
-            .and_then(|rest| rest.strip_suffix(after))
-            .ok_or_else(changed)?;
-        if body.trim() != response.trim() {
-            return Err(changed());
-        }
-        text.truncate(text.len() - after.len());
-        match self.first_special(after) {
-            Some(end) => text.push_str(&after[..end]),
-            None => text.push_str(self.eos()),
-        }
+
+        messages.pop();
+        messages.push(answer(response, row.response_fields));
+        let mut text = template.render(&messages, row.tools, false)?;
         // Where a template opens the assistant's turn in another way than the generation prompt does, the prompt is
         // all that stands before the response.
         let prompt_bytes = if text.starts_with(prompt) { prompt.len() } else { before.len() };
-        Ok((text, prompt_bytes))
+        let fields = row.response_fields.is_some_and(|fields| !fields.is_empty());
+        let rest = if fields { text.strip_prefix(prompt) } else { text.strip_prefix(before) };
+        let body = rest.and_then(|rest| rest.strip_suffix(after)).ok_or_else(changed)?;
+        let as_it_is = match fields {
+            true => body.contains(response.trim()),
+            false => body.trim() == response.trim(),
+        };
+        if !as_it_is {
+            return Err(changed());
+        }
+
+        // One that trims what it writes makes the same tokens of a response of white space as of none.
+        let empty = body.is_empty();
+        let ends_in = |token: &str| body.ends_with(token);
+        let end = self.first_special(after);
+        let had_end = end.is_some_and(|(at, end)| ends_in(&after[at..end]))
+            || end.is_none() && !self.eos().is_empty() && ends_in(self.eos());
+        text.truncate(text.len() - after.len());
+        match end {
+            _ if had_end => {}
+            Some((_, end)) => text.push_str(&after[..end]),
+            None => text.push_str(self.eos()),
+        }
+        Ok(Whole { text, prompt_bytes, empty, had_end })
     }
 
-    /// The end of the first special token in `text`; of several that begin at one place the longest counts.
-    fn first_special(&self, text: &str) -> Option<usize> {
+    /// Finds start and end of the first special token in `text`; of several that begin at one place the longest counts.
+    fn first_special(&self, text: &str) -> Option<(usize, usize)> {
         let found = self.tokenizer.special_tokens().iter().filter(|(_, token)| !token.is_empty());
         let places = found.filter_map(|(_, token)| Some((text.find(token.as_str())?, token.len())));
-        places
-            .min_by_key(|&(at, length)| (at, std::cmp::Reverse(length)))
-            .map(|(at, length)| at + length)
+        let first = places.min_by_key(|&(at, length)| (at, std::cmp::Reverse(length)));
+        first.map(|(at, length)| (at, at + length))
     }
 }
 
-fn turns<'a>(row: &RowText<'a>) -> Vec<Turn<'a>> {
-    let mut turns = match row.prompt {
-        Prompt::Text(text) => vec![("user", text)],
+/// The assistant's message: one without text is what its other fields say.
+fn answer(response: &str, fields: Option<&Message>) -> Message {
+    let mut answer = message("assistant", response);
+    if let Some(fields) = fields.filter(|fields| !fields.is_empty()) {
+        if response.is_empty() {
+            answer.insert("content".into(), Value::Null);
+        }
+        answer.extend(fields.clone());
+    }
+    answer
+}
+
+/// A rendered row, before it is tokenised.
+struct Whole {
+    text: String,
+    prompt_bytes: usize,
+    empty: bool,
+    had_end: bool,
+}
+
+/// Appends the end token to a text, unless its response ends with it; whether it does.
+fn with_end(mut text: String, response: &str, end: &str) -> (String, bool) {
+    let had_end = !end.is_empty() && response.ends_with(end);
+    if !had_end {
+        text.push_str(end);
+    }
+    (text, had_end)
+}
+
+/// Tokenises a text with the tokens that the tokenizer puts before it, unless the text begins with them; whether it
+/// does.
+fn encode_once(tokenizer: &Tokenizer, text: &str) -> Result<(Encoding, bool), TokenizerError> {
+    let encoding = tokenizer.encode(text, true)?;
+    let (added, own) = encoding.ids.split_at(encoding.added);
+    if added.is_empty() || !own.starts_with(added) {
+        return Ok((encoding, false));
+    }
+    let added = added.len();
+    Ok((Encoding { added, ..tokenizer.encode(text, false)? }, true))
+}
+
+/// The row's conversation, with the system turn before it.
+fn messages(row: &RowText<'_>) -> Vec<Message> {
+    let mut messages = match row.prompt {
+        Prompt::Text(text) => vec![message("user", text)],
         Prompt::Messages(messages) => messages.to_vec(),
     };
     if let Some(system) = row.system
-        && turns.first().is_none_or(|&(role, _)| role != "system")
+        && messages.first().is_none_or(|first| chat::role(first) != "system")
     {
-        turns.insert(0, ("system", system));
+        messages.insert(0, message("system", system));
     }
-    turns
+    messages
 }
 
-/// How many tokens at the start end at or before `bytes`.
+/// Counts the leading tokens that end at or before `bytes`.
 fn tokens_within(encoding: &Encoding, length: usize, bytes: usize) -> usize {
     let ends = encoding.offsets.iter().skip(1).map(|&end| end as usize).chain([length]);
     ends.take(encoding.offsets.len()).take_while(|&end| end <= bytes).count()
-}
-
-fn rendered(text: String, encoding: Encoding, prompt_tokens: usize) -> Rendered {
-    Rendered { text, token_ids: encoding.ids, offsets: encoding.offsets, prompt_tokens }
 }

@@ -2,7 +2,7 @@
 
 use crate::random::Stream;
 
-/// How a token is drawn. The steps come in the order of the fields, `repetition_penalty` before all others.
+/// Settings of sampling. The steps come in the order of the fields, `repetition_penalty` first.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SamplingParams {
     /// Logits are divided by it; at least 0. 0 takes the largest logit, the lowest id where several are equal.
@@ -232,7 +232,7 @@ fn argmax(logits: impl Iterator<Item = (u32, f32)>) -> u32 {
 }
 
 /// exp(x) for x of at most 0, within two units in the last place, from sums and products alone: the same bits on every
-/// machine, and several times as fast as a library's. Below -708, and for what is no number, it is 0.
+/// machine, and several times as fast as a library's. Below -708, and for NaN, it is 0.
 ///
 /// x = k ln 2 + r with |r| <= ln 2 / 2; the Taylor series of exp(r) is cut where its terms pass below rounding.
 fn exp_of_distance(x: f64) -> f64 {

@@ -30,7 +30,7 @@ pub struct F32Tensor<'a> {
     pub values: &'a [f32],
 }
 
-/// Why a model cannot be written.
+/// An error of writing a model.
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
     /// The system refuses.
@@ -38,7 +38,7 @@ pub enum SaveError {
     Write {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The tensors do not fit the format.
@@ -46,7 +46,7 @@ pub enum SaveError {
     Weights {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         detail: String,
     },
 }
@@ -90,7 +90,7 @@ pub fn save_model(
     write_tensors(&path, &header, tensors).map_err(|source| SaveError::Write { path, source })
 }
 
-/// What a safetensors file begins with: the length of a JSON text, padded to 8 bytes, and the text.
+/// Returns the header of a safetensors file: the length of a JSON text, padded to 8 bytes, and the text.
 fn header(tensors: &BTreeMap<String, F32Tensor<'_>>) -> Result<Vec<u8>, SafeTensorError> {
     let mut end = 0;
     let infos = tensors.iter().map(|(name, tensor)| {

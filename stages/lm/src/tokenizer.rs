@@ -1,5 +1,6 @@
 //! Tokenizers in Hugging Face's format: text to token ids with byte offsets, and back.
 
+mod gguf;
 mod offsets;
 mod spelling;
 
@@ -7,13 +8,16 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokenizers::tokenizer::{PostProcessor, Tokenizer as Inner};
 use tokenizers::utils::truncation::TruncationDirection;
 
 use refrain_cache::{contained, read_plain};
 
+use crate::config::end_tokens;
 use crate::tokenizer::spelling::Spelling;
+
+pub use gguf::{GgufTokenizerError, GgufVocabulary};
 
 /// Largest file of a tokenizer in bytes: ten times the largest that is known.
 pub(crate) const MAX_BYTES: u64 = 512 << 20;
@@ -25,6 +29,8 @@ pub struct Tokenizer {
     spelling: Spelling,
     digest: blake3::Hash,
     special: BTreeMap<String, String>,
+    /// The token that ends a text.
+    end: Option<(String, u32)>,
     chat_template: Option<String>,
 }
 
@@ -36,11 +42,11 @@ pub struct Encoding {
     /// For each token the first of its bytes in the text. They ascend from 0; a token ends where the next begins,
     /// the last one at the end of the text. A token that is not in the text is empty.
     pub offsets: Vec<u32>,
-    /// How many tokens at the start are not in the text but put there by the post-processor (`bos`).
+    /// Number of leading tokens that the post-processor put before the text (`bos`).
     pub added: usize,
 }
 
-/// Why a tokenizer cannot be used.
+/// An error of loading or using a tokenizer.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
     /// A file is absent or cannot be read.
@@ -48,7 +54,7 @@ pub enum TokenizerError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A file is not what its name says.
@@ -56,9 +62,9 @@ pub enum TokenizerError {
     Invalid {
         /// The file.
         path: PathBuf,
-        /// What it should be.
+        /// The expected kind of file.
         what: &'static str,
-        /// What is wrong with it.
+        /// The fault.
         detail: String,
     },
     /// The tokenizer draws random numbers, so a text has no fixed tokens.
@@ -78,14 +84,15 @@ pub enum TokenizerError {
     Encode {
         /// The first characters of the text.
         start: String,
-        /// What the tokenizer says.
+        /// The tokenizer's error.
         detail: String,
     },
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` of a model folder, and beside it `tokenizer_config.json` and `chat_template.jinja`
-    /// where they are. Truncation and padding that the file asks for are off, as they are in Hugging Face.
+    /// Reads `tokenizer.json` of a model folder, and beside it `tokenizer_config.json`, `special_tokens_map.json` and
+    /// `chat_template.jinja` where they are. Where they name no end token, `generation_config.json` or `config.json`
+    /// does. Truncation and padding that the file asks for are off, as they are in Hugging Face.
     ///
     /// # Errors
     /// A file that is absent (`tokenizer.json` only), unreadable or invalid, or a tokenizer with dropout.
@@ -93,18 +100,21 @@ impl Tokenizer {
         let path = folder.join("tokenizer.json");
         let bytes = read_plain(&path, MAX_BYTES)
             .map_err(|source| TokenizerError::Read { path: path.clone(), source })?;
-        let config_path = folder.join("tokenizer_config.json");
-        let config = match read_optional(&config_path)? {
-            None => Value::Null,
-            Some(text) => serde_json::from_str(&text).map_err(|error| TokenizerError::Invalid {
-                path: config_path,
-                what: "tokenizer configuration",
-                detail: error.to_string(),
-            })?,
-        };
-        let mut tokenizer = Tokenizer::from_parts(&path, &bytes, &config)?;
+        let mut config = read_config(&folder.join("tokenizer_config.json"))?;
+        // As in transformers, the older file counts unless the newer one lists the added tokens itself.
+        if config.get("added_tokens_decoder").is_none() {
+            for (name, value) in read_config(&folder.join("special_tokens_map.json"))? {
+                config.insert(name, value);
+            }
+        }
+        let mut tokenizer = Tokenizer::from_parts(&path, &bytes, &Value::Object(config))?;
         if let Some(template) = read_optional(&folder.join("chat_template.jinja"))? {
             tokenizer.chat_template = Some(template);
+        }
+        if !tokenizer.special.contains_key("eos_token") {
+            // A folder without a configuration, or with a broken one, is for others to refuse.
+            let ids = end_tokens(folder).unwrap_or_default();
+            tokenizer.end = ids.first().and_then(|id| Some((tokenizer.id_to_token(*id)?, *id)));
         }
         Ok(tokenizer)
     }
@@ -128,7 +138,7 @@ impl Tokenizer {
     /// from.
     ///
     /// # Errors
-    /// What is no tokenizer, or one with dropout.
+    /// An invalid tokenizer, or one with dropout.
     pub fn from_parts(
         path: &Path,
         bytes: &[u8],
@@ -142,11 +152,15 @@ impl Tokenizer {
         {
             return Err(TokenizerError::Dropout { path: path.to_owned() });
         }
+        let special = special_tokens(config);
+        let end = special.get("eos_token");
+        let end = end.and_then(|text| Some((text.clone(), inner.token_to_id(text)?)));
         Ok(Tokenizer {
             spelling: Spelling::new(&inner),
             inner,
             digest: blake3::hash(bytes),
-            special: special_tokens(config),
+            special,
+            end,
             chat_template: template_in(config),
         })
     }
@@ -208,7 +222,7 @@ impl Tokenizer {
         Ok(whole.get_ids().to_vec())
     }
 
-    /// The text of tokens; bytes that are no UTF-8 become U+FFFD, ids outside the vocabulary nothing.
+    /// Decodes tokens; invalid UTF-8 becomes U+FFFD, ids outside the vocabulary nothing.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
         let mut bytes = Vec::with_capacity(4 * ids.len());
         for &id in ids {
@@ -261,10 +275,9 @@ impl Tokenizer {
         &self.special
     }
 
-    /// Text and id of the token that ends a text, where the configuration names one that the vocabulary has.
+    /// Returns text and id of the token that ends a text: the tokenizer's, else the model's.
     pub fn eos(&self) -> Option<(&str, u32)> {
-        let text = self.special.get("eos_token")?;
-        Some((text, self.token_id(text)?))
+        self.end.as_ref().map(|(text, id)| (text.as_str(), *id))
     }
 
     /// The source of the chat template: `chat_template.jinja`, else what the configuration holds (of several named
@@ -307,6 +320,16 @@ fn parse(bytes: &[u8]) -> Result<Inner, String> {
         }),
         Err(_) => Err("its parts do not fit together".to_owned()),
     }
+}
+
+/// Reads a mapping from a file; an empty one where there is no file.
+fn read_config(path: &Path) -> Result<Map<String, Value>, TokenizerError> {
+    let Some(text) = read_optional(path)? else { return Ok(Map::new()) };
+    serde_json::from_str(&text).map_err(|error| TokenizerError::Invalid {
+        path: path.to_owned(),
+        what: "tokenizer configuration",
+        detail: error.to_string(),
+    })
 }
 
 fn read_optional(path: &Path) -> Result<Option<String>, TokenizerError> {

@@ -20,7 +20,7 @@ pub const SPECIAL_TOKENS: [&str; 6] =
 pub const CHAT_TEMPLATE: &str = "{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>' }}\n\
     {{ m['content'] | trim }}{{ eos_token }}\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}";
 
-/// What to train.
+/// Settings of a new tokenizer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenizerSettings {
     /// The number of tokens: [`SPECIAL_TOKENS`], `special_tokens`, 256 bytes, merges. Texts with little variety give
@@ -41,7 +41,7 @@ pub struct TokenizerFiles {
     pub config: Vec<u8>,
 }
 
-/// Why a tokenizer cannot be trained.
+/// An error of training a tokenizer.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerTrainingError {
     /// The vocabulary has no room for the bytes and the special tokens.

@@ -1,7 +1,7 @@
 //! Training: batches in a fixed order, one normalisation over all active tokens of a step, AdamW.
 //!
 //! Which rows a step sees and every random number are functions of the seed and the step, so what must be kept to go on
-//! later is the step, the trained tensors, the optimizer's moments and what early stopping remembers ([`Keep`]).
+//! later is the step, the trained tensors, the optimizer's moments and what early stopping remembers ([`CheckpointOptions`]).
 
 mod checkpoint;
 mod evaluation;
@@ -17,12 +17,12 @@ use crate::backward::{Base, Gradients, Pass, Sums, Targets};
 use crate::forward::{Dropout, Packed};
 use crate::model::{LanguageModel, ModelError};
 
-pub use checkpoint::Keep;
+pub use checkpoint::CheckpointOptions;
 pub use evaluation::{EarlyStopping, Evaluation};
 pub use order::Order;
 pub use schedule::Schedule;
 
-use checkpoint::Keeper;
+use checkpoint::Checkpointer;
 use evaluation::Best;
 use optimizer::AdamW;
 
@@ -36,25 +36,25 @@ pub struct TrainRow {
 }
 
 impl TrainRow {
-    /// How many of its tokens are targets.
+    /// Counts the tokens that are targets.
     fn targets(&self) -> u64 {
         self.active.iter().skip(1).filter(|active| **active).count() as u64
     }
 }
 
-/// How long to train.
+/// Length of a training.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Length {
-    /// So many times through the rows.
+    /// Number of epochs.
     Epochs(u64),
-    /// So many steps.
+    /// Number of steps.
     Steps(u64),
 }
 
-/// How to train.
+/// Settings of a training.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainOptions {
-    /// How long.
+    /// Its length.
     pub length: Length,
     /// Rows of a micro-batch.
     pub batch_size: usize,
@@ -64,13 +64,13 @@ pub struct TrainOptions {
     pub order: Order,
     /// Highest learning rate.
     pub learning_rate: f64,
-    /// What becomes of it after the warm-up.
+    /// Its course after the warm-up.
     pub schedule: Schedule,
     /// Steps over which it rises from zero.
     pub warmup: u64,
     /// Decay rates of the two moments.
     pub betas: (f64, f64),
-    /// Added to the root of the second moment.
+    /// AdamW epsilon, added to the root of the second moment.
     pub eps: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
@@ -89,20 +89,20 @@ pub struct TrainOptions {
 pub struct Training<'a> {
     /// The rows to train on.
     pub rows: &'a [TrainRow],
-    /// How.
+    /// The settings.
     pub options: &'a TrainOptions,
-    /// What the loss is watched on.
+    /// Held-out rows, on which the loss is measured.
     pub evaluation: Option<Evaluation<'a>>,
-    /// Where the state is kept, for a run that is interrupted.
-    pub keep: Option<Keep<'a>>,
+    /// Checkpoints, for a run that is interrupted.
+    pub keep: Option<CheckpointOptions<'a>>,
 }
 
-/// What happened in a step.
+/// Log entry of one step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct StepLog {
     /// From 0.
     pub step: u64,
-    /// How often the rows had been gone through when the step began, from 0.
+    /// Epoch in which the step began, from 0.
     pub epoch: u64,
     /// Learning rate that was used.
     pub learning_rate: f64,
@@ -120,7 +120,7 @@ pub struct StepLog {
     pub eval_loss: Option<f64>,
 }
 
-/// What came out beside the trained tensors.
+/// Result of a training beside the trained tensors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trained {
     /// Every step that was made.
@@ -129,7 +129,7 @@ pub struct Trained {
     pub best_step: Option<u64>,
 }
 
-/// Why training ended early.
+/// An error of training.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// A row does not fit the model.
@@ -160,7 +160,7 @@ pub enum TrainError {
     Interrupted,
 }
 
-/// How many steps `rows` rows take.
+/// Counts the steps over `rows` rows.
 pub fn steps(options: &TrainOptions, rows: usize) -> u64 {
     match options.length {
         Length::Steps(steps) => steps,
@@ -184,21 +184,21 @@ pub fn train(
         Some(_) => Some(evaluation::base_logprobs(model, training.rows, &mut || progress(0))?),
         None => None,
     };
-    let mut keeper = training.keep.map(Keeper::new);
-    let mut run = Run::new(model, training, base);
-    if let Some(keeper) = &keeper {
-        keeper.restore(&mut run)?;
+    let mut checkpointer = training.keep.map(Checkpointer::new);
+    let mut trainer = Trainer::new(model, training, base);
+    if let Some(checkpointer) = &checkpointer {
+        checkpointer.restore(&mut trainer)?;
     }
-    let done = run.all(keeper.as_mut(), progress);
-    if let (Err(TrainError::Interrupted), Some(keeper)) = (&done, &mut keeper) {
-        keeper.save(&run);
+    let done = trainer.all(checkpointer.as_mut(), progress);
+    if let (Err(TrainError::Interrupted), Some(checkpointer)) = (&done, &mut checkpointer) {
+        checkpointer.save(&trainer);
     }
     done?;
-    if !run.is_finite() {
-        return Err(TrainError::NotFinite(run.step));
+    if !trainer.is_finite() {
+        return Err(TrainError::NotFinite(trainer.step));
     }
-    let best_step = run.best.take().map(|best| best.restore(run.model));
-    Ok(Trained { log: run.log, best_step })
+    let best_step = trainer.best.take().map(|best| best.restore(trainer.model));
+    Ok(Trained { log: trainer.log, best_step })
 }
 
 fn check(model: &LanguageModel, training: &Training<'_>) -> Result<(), TrainError> {
@@ -219,7 +219,7 @@ fn check(model: &LanguageModel, training: &Training<'_>) -> Result<(), TrainErro
 }
 
 /// A training under way.
-struct Run<'a> {
+struct Trainer<'a> {
     model: &'a mut LanguageModel,
     training: &'a Training<'a>,
     /// For each row the log-probabilities of its active tokens under the base.
@@ -233,13 +233,13 @@ struct Run<'a> {
     best: Option<Best>,
 }
 
-impl<'a> Run<'a> {
+impl<'a> Trainer<'a> {
     fn new(
         model: &'a mut LanguageModel,
         training: &'a Training<'a>,
         base: Option<Vec<Vec<f32>>>,
-    ) -> Run<'a> {
-        Run {
+    ) -> Trainer<'a> {
+        Trainer {
             total: steps(training.options, training.rows.len()),
             gradients: Gradients::new(model),
             optimizer: AdamW::new(model),
@@ -255,11 +255,11 @@ impl<'a> Run<'a> {
     /// Makes the steps that are left.
     fn all(
         &mut self,
-        mut keeper: Option<&mut Keeper<'_>>,
+        mut checkpointer: Option<&mut Checkpointer<'_>>,
         progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<(), TrainError> {
         let lengths: Vec<usize> = self.training.rows.iter().map(|r| r.ids.len()).collect();
-        let mut order = order::Rows::at(&lengths, self.training.options, self.step);
+        let mut order = order::BatchPlan::at(&lengths, self.training.options, self.step);
         loop {
             // Before the next step, not after the last one: so an interrupted evaluation is made up for.
             self.evaluate(progress)?;
@@ -273,10 +273,10 @@ impl<'a> Run<'a> {
             if progress(self.step).is_break() {
                 return Err(TrainError::Interrupted);
             }
-            if let Some(keeper) = &mut keeper
-                && keeper.is_due()
+            if let Some(checkpointer) = &mut checkpointer
+                && checkpointer.is_due()
             {
-                keeper.save(self);
+                checkpointer.save(self);
             }
         }
     }

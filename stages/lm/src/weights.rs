@@ -10,9 +10,9 @@ use safetensors::{Dtype, SafeTensors};
 
 use refrain_cache::{open_plain, read_plain};
 
-use crate::config;
+use crate::fields::MAX_BYTES;
 
-/// Why weights cannot be read.
+/// An error of reading weights.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
     /// A file cannot be opened.
@@ -20,7 +20,7 @@ pub enum WeightsError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         error: std::io::Error,
     },
     /// There are no weights.
@@ -31,7 +31,7 @@ pub enum WeightsError {
     Corrupt {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         message: String,
     },
     /// The index is wrong.
@@ -39,8 +39,21 @@ pub enum WeightsError {
     Index {
         /// The index.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         message: String,
+    },
+    /// A tensor is in several files.
+    #[error(
+        "the tensor `{name}` is in `{}` and in `{}`, and `model.safetensors.index.json` names \
+         neither", first.display(), second.display()
+    )]
+    Twice {
+        /// The tensor.
+        name: String,
+        /// A file that holds it.
+        first: PathBuf,
+        /// Another one.
+        second: PathBuf,
     },
     /// A tensor is not there.
     #[error("the weights in `{}` lack the tensor `{name}`", place.display())]
@@ -81,7 +94,7 @@ pub enum WeightsError {
         name: String,
         /// The first such value.
         value: f32,
-        /// Where it is.
+        /// Its index.
         index: usize,
     },
 }
@@ -91,12 +104,14 @@ pub struct Weights {
     /// The folder, or the one file.
     place: PathBuf,
     files: Vec<(PathBuf, Mmap)>,
-    /// Which file holds a tensor.
+    /// The file from which a tensor is read.
     places: BTreeMap<String, usize>,
+    /// A tensor that other files hold too.
+    duplicate: Option<String>,
     contents: Contents,
 }
 
-/// How much weights store, told from the files' headers.
+/// Number and types of stored values, from the files' headers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contents {
     /// Values of all tensors.
@@ -108,26 +123,42 @@ pub struct Contents {
 impl Weights {
     /// Maps the files of a folder.
     pub fn open(folder: &Path) -> Result<Weights, WeightsError> {
-        Weights::open_files(folder, weight_files(folder)?)
+        Weights::open_files(folder, Files::of(folder)?)
     }
 
     /// Maps one file.
     pub fn open_file(path: &Path) -> Result<Weights, WeightsError> {
-        Weights::open_files(path, vec![path.to_owned()])
+        Weights::open_files(path, Files { paths: vec![path.to_owned()], index: BTreeMap::new() })
     }
 
-    fn open_files(place: &Path, paths: Vec<PathBuf>) -> Result<Weights, WeightsError> {
+    fn open_files(place: &Path, files: Files) -> Result<Weights, WeightsError> {
         let mut weights = Weights {
             place: place.into(),
             files: Vec::new(),
             places: BTreeMap::new(),
+            duplicate: None,
             contents: Contents::default(),
         };
-        for path in paths {
+        for (number, path) in files.paths.into_iter().enumerate() {
             let map = map(&path)?;
             for (name, tensor) in parse(&path, &map)?.iter() {
-                weights.places.insert(name.to_owned(), weights.files.len());
-                weights.contents.parameters += tensor.shape().iter().product::<usize>() as u64;
+                // Of a tensor in several files the index says which one counts.
+                let other = weights.places.get(name).copied();
+                if let Some(other) = other {
+                    weights.duplicate = Some(name.to_owned());
+                    match files.index.get(name) {
+                        None => {
+                            let (first, second) = (weights.files[other].0.clone(), path.clone());
+                            return Err(WeightsError::Twice { name: name.into(), first, second });
+                        }
+                        Some(file) if *file != number => continue,
+                        Some(_) => {}
+                    }
+                }
+                weights.places.insert(name.to_owned(), number);
+                if other.is_none() {
+                    weights.contents.parameters += tensor.shape().iter().product::<usize>() as u64;
+                }
                 weights.contents.dtypes.insert(format!("{:?}", tensor.dtype()).to_lowercase());
             }
             weights.files.push((path, map));
@@ -135,7 +166,12 @@ impl Weights {
         Ok(weights)
     }
 
-    /// How much of what is stored.
+    /// Returns a tensor that several files hold, so that only their index tells which one counts.
+    pub fn duplicate(&self) -> Option<&str> {
+        self.duplicate.as_deref()
+    }
+
+    /// Returns the number and types of the stored values.
     pub fn contents(&self) -> Contents {
         self.contents.clone()
     }
@@ -191,22 +227,37 @@ impl Weights {
     }
 }
 
-/// The safetensors files of a folder: those of its index, else `model.safetensors`.
+/// Lists the safetensors files of a folder: `model.safetensors`, else those of its index.
 pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, WeightsError> {
-    let single = folder.join("model.safetensors");
-    let index = folder.join("model.safetensors.index.json");
-    if index.exists() {
-        shards(folder, &index)
-    } else if single.exists() {
-        Ok(vec![single])
-    } else {
-        Err(WeightsError::None(folder.into()))
+    Ok(Files::of(folder)?.paths)
+}
+
+/// Safetensors files, and what their index says.
+struct Files {
+    paths: Vec<PathBuf>,
+    /// The file of a tensor, as a number in `paths`.
+    index: BTreeMap<String, usize>,
+}
+
+impl Files {
+    /// Finds the files of a folder. A whole file goes before an index, as in transformers, which leaves the index of
+    /// older shards behind when it saves over them.
+    fn of(folder: &Path) -> Result<Files, WeightsError> {
+        let single = folder.join("model.safetensors");
+        let index = folder.join("model.safetensors.index.json");
+        if single.exists() {
+            Ok(Files { paths: vec![single], index: BTreeMap::new() })
+        } else if index.exists() {
+            shards(folder, &index)
+        } else {
+            Err(WeightsError::None(folder.into()))
+        }
     }
 }
 
-fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, WeightsError> {
+fn shards(folder: &Path, index: &Path) -> Result<Files, WeightsError> {
     let wrong = |message: String| WeightsError::Index { path: index.into(), message };
-    let read = read_plain(index, config::MAX_BYTES);
+    let read = read_plain(index, MAX_BYTES);
     let bytes = read.map_err(|error| WeightsError::Io { path: index.into(), error })?;
     let json: serde_json::Value =
         serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
@@ -214,7 +265,8 @@ fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, WeightsError> {
         .get("weight_map")
         .and_then(|m| m.as_object())
         .ok_or_else(|| wrong("it has no `weight_map`".into()))?;
-    let mut names: Vec<&str> = map.values().filter_map(|v| v.as_str()).collect();
+    let named = || map.iter().filter_map(|(tensor, file)| Some((tensor, file.as_str()?)));
+    let mut names: Vec<&str> = named().map(|(_, file)| file).collect();
     names.sort_unstable();
     names.dedup();
     for name in &names {
@@ -223,7 +275,10 @@ fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, WeightsError> {
             return Err(wrong(format!("`{name}` is not the name of a file beside it")));
         }
     }
-    Ok(names.into_iter().map(|n| folder.join(n)).collect())
+    let number = |file: &str| names.binary_search(&file).ok();
+    let index =
+        named().filter_map(|(tensor, file)| Some((tensor.clone(), number(file)?))).collect();
+    Ok(Files { paths: names.iter().map(|name| folder.join(name)).collect(), index })
 }
 
 fn map(path: &Path) -> Result<Mmap, WeightsError> {

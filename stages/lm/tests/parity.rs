@@ -1,4 +1,4 @@
-//! The model against Hugging Face and PEFT: scores, continuations and whole training runs of five tiny models.
+//! The model against Hugging Face and PEFT: scores, continuations and whole training runs of ten tiny models.
 
 // Helpers of tests may unwrap and print as the tests themselves do.
 #![allow(clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)]
@@ -19,7 +19,18 @@ use refrain_lm::train::{
 };
 use serde_json::Value;
 
-const MODELS: [&str; 5] = ["llama", "llama3-rope-tied", "mistral", "gemma2", "qwen2"];
+const MODELS: [&str; 10] = [
+    "llama",
+    "llama3-rope-tied",
+    "mistral",
+    "gemma2",
+    "qwen2",
+    "llama-linear",
+    "llama-yarn",
+    "qwen2-yarn",
+    "gemma2-gelu",
+    "gemma2-caps-absent",
+];
 
 /// The folders of the references, or nothing with a printed reason.
 fn folders() -> Vec<PathBuf> {
@@ -381,7 +392,8 @@ fn check_end(folder: &Path, name: &str, run: &Value, model: &LanguageModel) {
 fn checkpointing_changes_no_bits() {
     for folder in folders() {
         let expected = json(folder.join("training/expected.json"));
-        for name in ["lora_wd01", "full_wd01"] {
+        for name in ["lora_wd01", "full_wd01"].into_iter().filter(|name| !expected[name].is_null())
+        {
             let (kept, again) =
                 (trained(&folder, &expected[name], false), trained(&folder, &expected[name], true));
             assert_eq!(kept.1, again.1);
@@ -394,7 +406,8 @@ fn checkpointing_changes_no_bits() {
 fn every_trainable_tensor_receives_a_gradient() {
     for folder in folders() {
         let expected = json(folder.join("training/expected.json"));
-        for name in ["lora_wd0", "dora_wd0", "full_wd0"] {
+        let runs = ["lora_wd0", "dora_wd0", "full_wd0"];
+        for name in runs.into_iter().filter(|name| !expected[name].is_null()) {
             let before = {
                 let mut model = load(&folder);
                 match expected[name]["init"].as_str() {

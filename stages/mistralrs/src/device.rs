@@ -1,4 +1,4 @@
-//! Where mistralrs computes: on the CPU, or in a build with the cargo feature `cuda` on the first such device.
+//! Device on which mistralrs computes: on the CPU, or in a build with the cargo feature `cuda` on the first such device.
 
 use std::sync::LazyLock;
 
@@ -8,7 +8,7 @@ use candle_core::Device;
 pub(crate) static DEVICE: LazyLock<Device> =
     LazyLock::new(|| Device::cuda_if_available(0).unwrap_or(Device::Cpu));
 
-/// What the profile says of it: the kernels of each device, and on the CPU of each instruction set, sum in an order of
+/// Returns the device's name for the profile: the kernels of each device, and on the CPU of each instruction set, sum in an order of
 /// their own.
 pub(crate) fn name() -> String {
     match &*DEVICE {

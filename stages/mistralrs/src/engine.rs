@@ -13,13 +13,13 @@ use mistralrs::{
 
 use crate::panics;
 
-/// Why a request was not answered.
+/// An error of the engine.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The engine refused it or failed at it.
     #[error("mistralrs failed: {0}")]
     Failed(String),
-    /// The engine is no more.
+    /// The engine's thread has ended.
     #[error("mistralrs stopped by itself: {0}")]
     Died(String),
 }
@@ -147,7 +147,7 @@ fn answer(
     result.unwrap_or_else(|| Err(EngineError::Died(panics::last())))
 }
 
-/// Stands where mistralrs would draw a token: hands the logits over, and waits for the token.
+/// Replaces mistralrs's sampling: hands the logits over and waits for the token.
 struct Hook {
     logits: mpsc::Sender<Vec<f32>>,
     token: Mutex<mpsc::Receiver<Option<u32>>>,

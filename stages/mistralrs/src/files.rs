@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use refrain_engine::source::model_folder::gguf_files;
+use refrain_engine::source::model_folder::{ModelFolder, ModelFolderError};
 use refrain_lm::weights::weight_files;
 
 use crate::load::LoadError;
@@ -34,8 +34,9 @@ impl Files {
         if path.is_file() {
             return Ok(Files::Gguf { parts: vec![path.to_owned()], tokenizer: None });
         }
-        let missing = |error| LoadError::Io { path: path.to_owned(), error };
-        let gguf = gguf_files(path).map_err(missing)?;
+        let model = ModelFolder::open(path)
+            .map_err(|ModelFolderError { path, error }| LoadError::Io { path, error })?;
+        let gguf: Vec<PathBuf> = model.gguf().map(Path::to_owned).collect();
         if gguf.is_empty() {
             return Ok(Files::Folder { folder: path.to_owned(), weights: weight_files(path)? });
         }
@@ -48,7 +49,7 @@ impl Files {
     }
 }
 
-/// What the parts of one file have in common: `NAME` of `NAME-00001-of-00003.gguf`.
+/// Returns the common name of the parts of one file: `NAME` of `NAME-00001-of-00003.gguf`.
 fn part_of(file: &Path) -> Option<&str> {
     let (name, all) = file.file_stem()?.to_str()?.rsplit_once("-of-")?;
     let (name, part) = name.rsplit_once('-')?;

@@ -1,11 +1,12 @@
 //! mistralrs as the second backend of `generate` and `score`: GGUF files, and the architectures that our module lacks.
 //!
-//! What is ours stays ours: prompts are rendered and tokenised by the code that serves the native backend, tokens are
+//! Prompts are rendered and tokenised by the code that serves the native backend, tokens are
 //! drawn by its sampler through mistralrs's logits hook, and its rules end a continuation. mistralrs computes logits.
 //! It is given paths, never names, so that it has nothing to ask a hub for.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
+mod compared;
 mod device;
 mod engine;
 mod files;
@@ -102,7 +103,7 @@ impl BackendModel for Model {
     }
 }
 
-/// Why a model's work ended early.
+/// An error of generation or scoring, before it becomes a stage's.
 enum Stop {
     Engine(EngineError),
     Model(ModelError),

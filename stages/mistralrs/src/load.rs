@@ -8,21 +8,23 @@ use mistralrs::core::{
     ModelDType, ModelPaths, NormalLoaderBuilder, NormalSpecificConfig, Pipeline,
 };
 use refrain_lm::config::{ConfigError, end_tokens};
-use refrain_lm::tokenizer::{Tokenizer, TokenizerError};
-use refrain_lm::weights::WeightsError;
+use refrain_lm::fields::read_json;
+use refrain_lm::tokenizer::{GgufTokenizerError, Tokenizer, TokenizerError};
+use refrain_lm::weights::{Weights, WeightsError};
 use tokio::sync::Mutex;
 
+use crate::compared;
 use crate::device::DEVICE;
 use crate::engine::{Engine, EngineError};
 use crate::files::Files;
-use crate::gguf::{self, Header};
+use crate::gguf::Header;
 use crate::panics;
 use crate::spelling;
 
 /// Steps in which mistralrs's caches of keys and values grow.
 const GROWTH: usize = 512;
 
-/// Why a model cannot be loaded.
+/// An error of loading or running a model.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The path cannot be read.
@@ -30,7 +32,7 @@ pub enum LoadError {
     Io {
         /// The path.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         error: std::io::Error,
     },
     /// A folder holds several models.
@@ -45,12 +47,23 @@ pub enum LoadError {
     /// The tokenizer.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// The tokenizer in a GGUF file.
+    #[error(transparent)]
+    GgufTokenizer(#[from] GgufTokenizerError),
+    /// mistralrs would compute something else than the model asks for.
+    #[error("mistralrs does not compute `{}` as transformers does: {message}", path.display())]
+    Unhonoured {
+        /// The path.
+        path: PathBuf,
+        /// The feature that it passes over.
+        message: String,
+    },
     /// mistralrs refuses the model.
     #[error("mistralrs cannot load `{}`: {message}", path.display())]
     Refused {
         /// The path.
         path: PathBuf,
-        /// What it says.
+        /// Its message.
         message: String,
     },
     /// The engine does not start.
@@ -78,6 +91,7 @@ impl Model {
     /// A file that is absent or broken, and an architecture that mistralrs lacks.
     pub fn load(path: &Path) -> Result<Model, LoadError> {
         let files = Files::find(path)?;
+        let header = check(path, &files)?;
         let refused = |message: String| LoadError::Refused { path: path.to_owned(), message };
         let pipeline = panics::contained(|| pipeline(&files)).map_err(refused)?;
         let pipeline = pipeline.map_err(|error| refused(first_line(&error)))?;
@@ -85,11 +99,10 @@ impl Model {
         let (tokenizer, eos) = match &files {
             Files::Folder { folder, .. } => (Tokenizer::load(folder)?, end_tokens(folder)?),
             Files::Gguf { parts, tokenizer } => {
-                let header =
-                    Header::read(&parts[0]).map_err(|error| refused(first_line(&error.into())))?;
+                let header = header.unwrap_or_default();
                 let tokenizer = match tokenizer {
                     Some(folder) => Tokenizer::load(folder)?,
-                    None => inner_tokenizer(&parts[0], &pipeline, &header)?,
+                    None => inner_tokenizer(&parts[0], &header)?,
                 };
                 (tokenizer, header.eos)
             }
@@ -100,20 +113,41 @@ impl Model {
     }
 }
 
-/// The tokenizer that mistralrs made of a GGUF file's, which lacks the token that texts begin with.
-fn inner_tokenizer(
-    path: &Path,
-    pipeline: &Arc<Mutex<dyn Pipeline + Send + Sync>>,
-    header: &Header,
-) -> Result<Tokenizer, LoadError> {
-    let refused = |message: String| LoadError::Refused { path: path.to_owned(), message };
-    let tokenizer = pipeline.blocking_lock().tokenizer();
-    let tokenizer = tokenizer.ok_or_else(|| refused("it holds no tokenizer".into()))?;
-    let text = tokenizer.to_string(false).map_err(|error| refused(error.to_string()))?;
-    let mut json = serde_json::from_str(&text).map_err(|error| refused(error.to_string()))?;
-    if let Some(bos) = &header.bos {
-        gguf::with_bos(&mut json, bos);
+/// Refuses what mistralrs would compute in another way than the model asks for; the header of a GGUF file.
+fn check(path: &Path, files: &Files) -> Result<Option<Header>, LoadError> {
+    let unhonoured = |message| Err(LoadError::Unhonoured { path: path.to_owned(), message });
+    match files {
+        Files::Folder { folder, .. } => {
+            let json = read_json(&folder.join("config.json"))?;
+            let json = spelling::older(&json).unwrap_or(json);
+            match compared::check_config(&json) {
+                Ok(()) => {}
+                Err(ConfigError::Unsupported(message)) => return unhonoured(message),
+                Err(error) => return Err(error.into()),
+            }
+            // It reads all files one after another, and the last one wins.
+            match Weights::open(folder)?.duplicate() {
+                Some(name) => unhonoured(format!("the tensor `{name}` is in several files")),
+                None => Ok(None),
+            }
+        }
+        Files::Gguf { parts, .. } => {
+            let header = Header::read(&parts[0]).map_err(|error| LoadError::Refused {
+                path: path.to_owned(),
+                message: first_line(&error.into()),
+            })?;
+            match header.unhonoured {
+                Some(message) => unhonoured(message),
+                None => Ok(Some(header)),
+            }
+        }
     }
+}
+
+/// Builds the tokenizer that the header of a GGUF file describes. The one that mistralrs makes of it splits every text
+/// by one pattern, whatever the header names.
+fn inner_tokenizer(path: &Path, header: &Header) -> Result<Tokenizer, LoadError> {
+    let json = header.vocabulary.tokenizer_json(&path.display().to_string())?;
     Ok(Tokenizer::from_parts(path, json.to_string().as_bytes(), &header.config)?)
 }
 
@@ -153,7 +187,7 @@ fn pipeline(files: &Files) -> anyhow::Result<Arc<Mutex<dyn Pipeline + Send + Syn
     loader.load_model_from_path(&paths, &ModelDType::F32, &DEVICE, true, map, None, None)
 }
 
-/// What mistralrs needs to know of a model; templates and end tokens are our own business.
+/// Lists a model's paths for mistralrs; templates and end tokens are our own business.
 fn paths(filenames: Vec<PathBuf>, config: PathBuf, tokenizer: PathBuf) -> Box<dyn ModelPaths> {
     Box::new(LocalModelPaths {
         tokenizer_filename: tokenizer,

@@ -16,7 +16,7 @@ pub fn contained<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|_| last())
 }
 
-/// What the last panic said. It may have been on a thread of the engine.
+/// Returns the message of the last panic, which may have been on a thread of the engine.
 pub fn last() -> String {
     let last = LAST.lock().unwrap_or_else(PoisonError::into_inner).take();
     last.unwrap_or_else(|| "it gave no reason".into())

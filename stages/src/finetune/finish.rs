@@ -58,16 +58,18 @@ pub(super) fn finish(
     Ok(outputs)
 }
 
-/// The adapter alone, in PEFT's format. It knows its base by the name that the workflow gives it, and by its digest.
+/// Stores the adapter alone, in PEFT's format. It names its base by its digest: no name that a user
+/// gave is in an artifact.
 fn store_adapter(
     context: &Context<'_>,
     model: &LanguageModel,
     settings: &LoraSettings,
 ) -> Result<Artifact, StageError> {
-    let Input::Model { artifact, base_name, .. } = context.input("model")? else {
+    let Input::Model { artifact, .. } = context.input("model")? else {
         return Err(StageError::bug("the input `model` is no model"));
     };
-    let (config, weights) = model.adapter(settings, base_name).to_files().map_err(failed)?;
+    let base = artifact.digest.to_string();
+    let (config, weights) = model.adapter(settings, &base).to_files().map_err(failed)?;
     let folder = context.cache.new_folder()?;
     for (name, bytes) in [("adapter_config.json", config), ("adapter_model.safetensors", weights)] {
         folder.write(name, &bytes).map_err(|error| not_written(&folder, name, &error))?;

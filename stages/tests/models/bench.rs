@@ -69,24 +69,22 @@ impl Bench {
         let path = self.cache.object_path(&artifact.digest);
         match artifact.kind {
             ArtifactKind::Table => Input::Table { path, artifact },
-            ArtifactKind::Model => Input::Model {
-                folder: path,
-                adapters: Vec::new(),
-                artifact,
-                base_name: "base".into(),
-            },
+            ArtifactKind::Model => {
+                Input::Model { folder: path, adapters: Vec::new(), artifact, bases: Vec::new() }
+            }
             ArtifactKind::File => Input::File { path, artifact },
         }
     }
 
     /// An adapter of this cache on its base.
     pub fn adapted(&self, base: &Input, adapter: &Artifact) -> Input {
-        let Input::Model { folder, adapters, base_name, .. } = base.clone() else {
+        let Input::Model { folder, adapters, artifact: own, bases } = base.clone() else {
             panic!("no model")
         };
         let path = self.cache.object_path(&adapter.digest);
         let adapters = [adapters, vec![path]].concat();
-        Input::Model { folder, adapters, artifact: adapter.clone(), base_name }
+        let bases = [vec![own.digest], bases].concat();
+        Input::Model { folder, adapters, artifact: adapter.clone(), bases }
     }
 
     /// Runs a kind.
@@ -226,7 +224,7 @@ fn typed(kind: &Kind, parameters: &str) -> Resolved {
 pub fn model(folder: &Path) -> Input {
     let digest = Digest::of_bytes(folder.to_str().unwrap().as_bytes());
     let artifact = Artifact { kind: ArtifactKind::Model, digest, bytes: 0, rows: None, base: None };
-    Input::Model { folder: folder.into(), adapters: Vec::new(), artifact, base_name: "base".into() }
+    Input::Model { folder: folder.into(), adapters: Vec::new(), artifact, bases: Vec::new() }
 }
 
 /// A file or folder of the reference data; `None`, with a remark, where it is not there.

@@ -74,13 +74,14 @@ fn adapters_and_models_go_there_and_back() {
         for (name, _) in METHODS {
             near(&ours[number][name], &theirs["ours"][name], base, name);
             let adapter = PathBuf::from(job["theirs"][name]["folder"].as_str().unwrap());
-            let Input::Model { folder, artifact, base_name, .. } = base.clone() else { panic!() };
+            let Input::Model { folder, artifact, .. } = base.clone() else { panic!() };
             // A digest of its own: models in memory are known by it.
             let artifact = refrain_cache::Artifact {
                 digest: refrain_cache::Digest::of_bytes(name.as_bytes()),
                 ..artifact
             };
-            let adapted = Input::Model { folder, adapters: vec![adapter], artifact, base_name };
+            let adapted =
+                Input::Model { folder, adapters: vec![adapter], artifact, bases: Vec::new() };
             let what = format!("{name} by PEFT");
             near(
                 &logprobs(&scored(&bench, &adapted, &table)),

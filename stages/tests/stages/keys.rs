@@ -4,17 +4,16 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use refrain_cache::{Artifact, ArtifactKind, Digest, Key};
+use refrain_cache::{Digest, Key};
 use refrain_engine::graph::{Edge, Node, NodeId, Work};
 use refrain_engine::kind::{Component, Default, Kind, MAIN, Param, Type, coerce};
 use refrain_engine::language::workflow::{Retry, Settings};
 use refrain_engine::language::yaml;
 use refrain_engine::plan::node_manifest::manifest;
-use refrain_engine::plan::state::Done;
 use refrain_stages::kinds;
 
 /// A stage of a kind, as the workflow gives it, with what is around it.
-struct Stage {
+pub(crate) struct Stage {
     kind: Kind,
     given: Map<String, Value>,
     settings: Settings,
@@ -24,20 +23,21 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(kind: Kind, given: Map<String, Value>) -> Stage {
+    pub(crate) fn new(kind: Kind, given: Map<String, Value>) -> Stage {
         let settings = Settings::default();
         Stage { kind, given, settings, name: "stage", content: |name| name.to_string() }
     }
 
     /// Its key, through the same steps as in a run: typed with defaults, references taken out, inputs by digest.
-    fn key(&self) -> Key {
+    pub(crate) fn key(&self) -> Key {
         let text = Value::Object(self.given.clone()).to_string();
         let mut problems = Vec::new();
         let resolved =
             coerce(self.kind.params, &yaml::parse(&text).unwrap(), "`kind`", &mut problems);
         assert!(problems.is_empty(), "{}: {text}: {problems:?}", self.kind.name);
-        let inputs: Vec<Done> =
-            resolved.references.iter().map(|r| done((self.content)(&r.name))).collect();
+        let content = |name: &String| Digest::of_bytes((self.content)(name).as_bytes());
+        let inputs: Vec<Digest> =
+            resolved.references.iter().map(|reference| content(&reference.name)).collect();
         let edge = |(i, path): (usize, &String)| Edge {
             path: path.clone(),
             node: NodeId(i as u32),
@@ -54,20 +54,9 @@ impl Stage {
             settings: self.settings.clone().into(),
             span: 0..0,
         };
-        manifest(&node, |i| inputs.get(i).map(|done| &done.artifacts), None)
-            .expect("all inputs are done")
-            .key()
+        let input = |edge: &Edge| inputs.get(edge.node.index()).map(|digest| vec![*digest]);
+        manifest(&node, input, None).expect("all inputs are done").key()
     }
-}
-
-fn done(content: String) -> Done {
-    let digest = Digest::of_bytes(content.as_bytes());
-    let artifact =
-        Artifact { kind: ArtifactKind::Table, digest, bytes: 1, rows: Some(1), base: None };
-    let artifacts = [(MAIN.to_string(), artifact)].into();
-    // No key of an input may matter.
-    let key = refrain_cache::Manifest::new("input").key();
-    Done { key, artifacts, metrics: Vec::new(), profile: String::new(), file: None }
 }
 
 /// Values of a type, no two of which mean the same. A record is only what it must be: its own parameters are walked.

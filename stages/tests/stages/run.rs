@@ -87,7 +87,7 @@ impl Desk {
         fs::create_dir(&folder).unwrap();
         files.iter().for_each(|file| fs::write(folder.join(file), file).unwrap());
         let artifact = some(ArtifactKind::Model);
-        let model = Input::Model { folder, adapters: Vec::new(), artifact, base_name: name.into() };
+        let model = Input::Model { folder, adapters: Vec::new(), artifact, bases: Vec::new() };
         self.inputs.insert(format!("inputs.{name}"), model);
     }
 
@@ -241,7 +241,7 @@ fn outputs_of_another_nature_are_refused() {
         "mkdir ${out.o}; touch ${out.o}/config.json; ln -s /etc/passwd ${out.o}/a.safetensors";
     assert_eq!(
         message(linked, "model"),
-        "`a.safetensors` in the command's output is no plain file"
+        "`a.safetensors` in the command's output is not a regular file"
     );
 }
 

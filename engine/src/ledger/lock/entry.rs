@@ -55,7 +55,7 @@ impl LockEntry {
 
     /// Whether it is the entry of a node of this kind with these results.
     pub(crate) fn says(&self, kind: &str, done: &Done) -> bool {
-        let Done { key, artifacts, metrics, profile, file } = done;
+        let Done { key, artifacts, metrics, profile, file, seen: _ } = done;
         self.key == *key
             && self.kind == kind
             && self.file == *file
@@ -72,6 +72,7 @@ impl LockEntry {
             metrics: self.metrics.clone(),
             profile: self.profile.clone(),
             file: self.file,
+            seen: None,
         }
     }
 }

@@ -10,10 +10,11 @@ use refrain_cache::{Artifact, Cache, Digest};
 use crate::graph::{Graph, NodeId, Work};
 use crate::kind::{Cancel, MAIN, StageError};
 use crate::ledger::lock::{Lock, LockEntry};
-use crate::plan::node_manifest;
+use crate::plan::node_manifest::base_edge;
 use crate::plan::state::{Done, State, StateError};
 use crate::report::compare::{self, Strictness, first_difference};
-use crate::run::{self, Failure, Options};
+use crate::run::{self, NodeError, RunOptions};
+use crate::source::seen::SeenSource;
 use crate::store::{Store, StoreError};
 
 use super::{Mismatch, Remedy};
@@ -84,7 +85,7 @@ pub fn recompute(
     store: &Store,
     sample: Sample,
     seed: &str,
-    options: &Options<'_>,
+    options: &RunOptions<'_>,
     cancel: &Cancel,
 ) -> Result<Recomputed, StateError> {
     let mut state = State::new(graph, store);
@@ -134,7 +135,7 @@ struct Again<'a, 'o> {
     store: &'a Store,
     /// What the lock says of every node.
     state: State<'a>,
-    options: &'o Options<'o>,
+    options: &'o RunOptions<'o>,
     cancel: &'o Cancel,
     found: Recomputed,
 }
@@ -158,14 +159,12 @@ impl Again<'_, '_> {
         let mut reads: Vec<(NodeId, Artifact)> =
             inputs.filter_map(|e| Some((e.node, output(e.node, &e.output)?))).collect();
         let mut next = 0;
-        while let Some((_, artifact)) = reads.get(next) {
+        let outputs = |id: NodeId| Some(&self.state.done(id)?.artifacts);
+        while let Some((id, artifact)) = reads.get(next) {
             next += 1;
             let Some(base) = artifact.base else { continue };
-            let made = |id: NodeId| {
-                let mut outputs = self.state.done(id)?.artifacts.values();
-                outputs.find(|a| a.digest == base).map(|a| (id, a.clone()))
-            };
-            reads.extend(self.graph.ids().find_map(made));
+            let edge = base_edge(self.graph.node(*id), &base, &outputs);
+            reads.extend(edge.and_then(|e| Some((e.node, output(e.node, &e.output)?))));
         }
         reads
     }
@@ -173,9 +172,9 @@ impl Again<'_, '_> {
     /// Whether an artifact is there with the bytes that the lock names.
     fn is_there(&self, id: NodeId, artifact: &Artifact) -> Result<bool, StoreError> {
         match &self.graph.node(id).work {
-            work @ (Work::Model(_) | Work::File(_)) => {
-                let hashed = node_manifest::hash_source(work, self.store.digests());
-                Ok(matches!(hashed, Ok(Some((digest, ..))) if digest == artifact.digest))
+            Work::Model(path) | Work::File(path) => {
+                let seen = SeenSource::read(path, artifact.kind);
+                Ok(seen.is_ok_and(|seen| seen.digest() == artifact.digest))
             }
             _ => Ok(self.store.check(artifact)?.is_none()),
         }
@@ -194,7 +193,7 @@ impl Again<'_, '_> {
         if !lacking.is_empty() {
             let only = Some(lacking.into_iter().collect());
             let options =
-                Options { only, force: Default::default(), keep_going: true, ..*self.options };
+                RunOptions { only, force: Default::default(), keep_going: true, ..*self.options };
             run::run(self.graph, self.store, &options, self.cancel)?;
         }
         Ok(())
@@ -245,9 +244,9 @@ impl Again<'_, '_> {
         }
         let scratch = self.store.cache().scratch_dir().map_err(StoreError::from)?;
         let cache = Cache::open(&scratch.path().join("cache")).map_err(StoreError::from)?;
-        match run::again(self.graph, id, &self.state, &cache, self.options, self.cancel) {
+        match run::recompute_node(self.graph, id, &self.state, &cache, self.options, self.cancel) {
             Ok(done) => self.compare(id, &done, &cache).map(Some),
-            Err(Failure::Stage(StageError::Cancelled)) => Ok(None),
+            Err(NodeError::Stage(StageError::Cancelled)) => Ok(None),
             Err(failure) => {
                 self.differs(id, format!("it failed: {failure}"), None, None);
                 Ok(Some(Verdict::Different))

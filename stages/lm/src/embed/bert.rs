@@ -4,10 +4,10 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::config::{self, ConfigError};
+use crate::fields::{ConfigError, Fields, read_json};
 use crate::forward::Packed;
-use crate::kernels::attention::{Attention, Piece, Row, split};
-use crate::kernels::{encoder, matmul};
+use crate::kernels::attention::{Attention, KvSegment, Row, split};
+use crate::kernels::{encoder, matmul, pointwise};
 use crate::model::ModelError;
 use crate::weights::{Weights, WeightsError};
 
@@ -49,8 +49,24 @@ struct Layer {
 
 /// Whether the folder's `config.json` is of a BERT model.
 pub(super) fn is_bert(folder: &Path) -> Result<bool, ConfigError> {
-    Ok(config::read(&folder.join("config.json"))?.get("model_type") == Some(&Value::from("bert")))
+    Ok(read_json(&folder.join("config.json"))?.get("model_type") == Some(&Value::from("bert")))
 }
+
+/// Fields that matter in training, or to heads that an embedding does not have.
+const UNUSED: [&str; 12] = [
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "directionality",
+    "gradient_checkpointing",
+    "hidden_dropout_prob",
+    "model_type",
+    "pooler_fc_size",
+    "pooler_num_attention_heads",
+    "pooler_num_fc_layers",
+    "pooler_size_per_head",
+    "pooler_type",
+    "use_cache",
+];
 
 /// The sizes that `config.json` gives.
 struct Shape {
@@ -66,28 +82,34 @@ struct Shape {
 
 impl Shape {
     fn load(folder: &Path) -> Result<Shape, ConfigError> {
-        let json = config::read(&folder.join("config.json"))?;
+        let json = read_json(&folder.join("config.json"))?;
+        let fields = Fields::new(&json)?;
         let wrong = |message: String| Err(ConfigError::Value(message));
-        let text = |name: &str| json.get(name).and_then(Value::as_str);
-        let size = |name: &str| config::size(&json, name);
-        if let Some(other) = text("hidden_act").filter(|name| *name != "gelu") {
+        UNUSED.iter().for_each(|name| fields.ignore(name));
+        if let Some(other) = fields.text("hidden_act")?.filter(|name| *name != "gelu") {
             return wrong(format!("the activation `{other}` is not native for BERT, only `gelu`"));
         }
-        if let Some(other) = text("position_embedding_type").filter(|name| *name != "absolute") {
+        if let Some(other) =
+            fields.text("position_embedding_type")?.filter(|name| *name != "absolute")
+        {
             return wrong(format!(
                 "the positions `{other}` are not native for BERT, only `absolute`"
             ));
         }
+        if fields.flag("is_decoder", false)? {
+            return wrong("`is_decoder` is not native for BERT".into());
+        }
         let shape = Shape {
-            hidden: size("hidden_size")?,
-            layers: size("num_hidden_layers")?,
-            heads: size("num_attention_heads")?,
-            intermediate: size("intermediate_size")?,
-            vocab: size("vocab_size")?,
-            positions: size("max_position_embeddings")?,
-            types: size("type_vocab_size")?,
-            eps: json.get("layer_norm_eps").and_then(Value::as_f64).unwrap_or(1e-12),
+            hidden: fields.size("hidden_size")?,
+            layers: fields.size("num_hidden_layers")?,
+            heads: fields.size("num_attention_heads")?,
+            intermediate: fields.size("intermediate_size")?,
+            vocab: fields.size("vocab_size")?,
+            positions: fields.size("max_position_embeddings")?,
+            types: fields.size("type_vocab_size")?,
+            eps: fields.positive("layer_norm_eps", 1e-12)?,
         };
+        fields.finish()?;
         if !shape.hidden.is_multiple_of(shape.heads) {
             let Shape { hidden, heads, .. } = shape;
             return wrong(format!("`hidden_size` {hidden} is not a multiple of {heads} heads"));
@@ -237,7 +259,7 @@ impl Layer {
         add(x, &self.o.forward(&attended));
         self.attention_norm.apply(x, eps);
         let mut inner = self.up.forward(x);
-        encoder::gelu(&mut inner);
+        pointwise::gelu(&mut inner);
         add(x, &self.down.forward(&inner));
         self.norm.apply(x, eps);
     }
@@ -246,15 +268,15 @@ impl Layer {
         let (q, k, v) = (self.q.forward(x), self.k.forward(x), self.v.forward(x));
         let width = self.q.bias.len();
         let mut out = vec![0.0; q.len()];
-        let none = Piece { keys: &[], values: &[] };
+        let none = KvSegment { keys: &[], values: &[] };
         let mut rows: Vec<Row<'_>> = packed
             .offsets
             .windows(2)
             .zip(split(&mut out, &packed.offsets, width))
             .map(|(span, out)| {
                 let span = span[0] * width..span[1] * width;
-                let whole = Piece { keys: &k[span.clone()], values: &v[span.clone()] };
-                Row { queries: &q[span], pieces: [none, whole], out }
+                let whole = KvSegment { keys: &k[span.clone()], values: &v[span.clone()] };
+                Row { queries: &q[span], segments: [none, whole], out }
             })
             .collect();
         self.attention.forward(&mut rows);

@@ -1,14 +1,14 @@
-//! How a vector is made of hidden states, by the files that sentence-transformers writes beside a model.
+//! Pooling of hidden states into a vector, by the files that sentence-transformers writes beside a model.
 
 use std::path::Path;
 
 use serde_json::Value;
 
-use crate::config::{self, ConfigError};
+use crate::fields::{ConfigError, read_json};
 
 use super::EmbedError;
 
-/// Which hidden states become the vector.
+/// Choice of the hidden states that become the vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pooling {
     /// The first token's.
@@ -17,13 +17,13 @@ pub(super) enum Pooling {
     Mean,
 }
 
-/// What is done after the network.
+/// Steps after the network.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Recipe {
     pub pooling: Pooling,
     /// Whether vectors are scaled to unit length.
     pub normalize: bool,
-    /// Where a text is cut.
+    /// Longest text, in tokens.
     pub max_tokens: Option<usize>,
 }
 
@@ -70,7 +70,7 @@ fn pooling(folder: &Path, name: &str) -> Result<Pooling, EmbedError> {
         return Err(wrong(&folder.join("modules.json"), format!("a pooling at `{name}`")));
     }
     let path = folder.join(name).join("config.json");
-    let settings = config::read(&path)?;
+    let settings = read_json(&path)?;
     let modes: Vec<&str> = settings
         .as_object()
         .into_iter()
@@ -86,5 +86,5 @@ fn pooling(folder: &Path, name: &str) -> Result<Pooling, EmbedError> {
 }
 
 fn optional(path: &Path) -> Result<Option<Value>, ConfigError> {
-    if path.exists() { config::read(path).map(Some) } else { Ok(None) }
+    if path.exists() { read_json(path).map(Some) } else { Ok(None) }
 }

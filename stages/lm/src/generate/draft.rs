@@ -8,14 +8,14 @@ use crate::tokenizer::Tokenizer;
 
 use super::{Finish, Generated, Limits};
 
-/// What holds for all continuations of one model.
+/// Rules common to all continuations of a model.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules<'a> {
     /// Turns tokens into text.
     pub tokenizer: &'a Tokenizer,
     /// Draws tokens.
     pub sampler: &'a Sampler,
-    /// When a continuation ends.
+    /// Conditions that end a continuation.
     pub limits: &'a Limits,
     /// The model's own end tokens.
     pub eos: &'a [u32],
@@ -122,7 +122,7 @@ impl Generated {
     }
 }
 
-/// Where a stop text begins.
+/// Finds the first stop text.
 fn stop_text(text: &str, stop: &[String]) -> Option<usize> {
     stop.iter().filter_map(|stop| text.find(stop.as_str())).min()
 }

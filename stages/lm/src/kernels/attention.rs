@@ -2,7 +2,7 @@
 //! causal.
 //!
 //! Each row is computed at its own length, so nothing of a batch and no padding can reach its bits. The keys of a
-//! row may lie in several pieces (a prefix that samples share, and a row's own tail); the pieces are visited in
+//! row may lie in several segments (a prefix that samples share, and a row's own tail); the segments are visited in
 //! order, which gives the same sums as one piece.
 
 use std::ops::Range;
@@ -32,7 +32,7 @@ pub struct Attention {
 
 /// Keys and values that lie together, `[positions, kv_heads * head_dim]` each.
 #[derive(Debug, Clone, Copy)]
-pub struct Piece<'a> {
+pub struct KvSegment<'a> {
     /// Keys.
     pub keys: &'a [f32],
     /// Values.
@@ -44,7 +44,7 @@ pub struct Row<'a> {
     /// `[queries, heads * head_dim]`.
     pub queries: &'a [f32],
     /// The keys, those of the queries themselves last.
-    pub pieces: [Piece<'a>; 2],
+    pub segments: [KvSegment<'a>; 2],
     /// `[queries, heads * head_dim]`.
     pub out: &'a mut [f32],
 }
@@ -72,18 +72,18 @@ impl Attention {
     fn row(&self, row: &mut Row<'_>, scores: &mut Vec<f32>) {
         let (dim, group) = (self.head_dim, self.heads / self.kv_heads);
         let queries = row.queries.len() / self.query_width();
-        let keys: usize = row.pieces.iter().map(|p| p.keys.len() / self.key_width()).sum();
+        let keys: usize = row.segments.iter().map(|p| p.keys.len() / self.key_width()).sum();
         for i in 0..queries {
             let position = keys - queries + i;
             for head in 0..self.heads {
                 let at = i * self.query_width() + head * dim;
                 let query = &row.queries[at..at + dim];
                 let column = head / group * dim;
-                self.weights(query, &row.pieces, column, position, scores);
+                self.weights(query, &row.segments, column, position, scores);
                 let out = &mut row.out[at..at + dim];
                 out.fill(0.0);
                 let mut weights = scores.as_slice();
-                for (piece, span) in self.seen(&row.pieces, position) {
+                for (piece, span) in self.seen(&row.segments, position) {
                     let (here, rest) = weights.split_at(span.len());
                     weights = rest;
                     for (weight, j) in here.iter().zip(span) {
@@ -96,13 +96,17 @@ impl Attention {
 
     /// The keys of each piece that the query at `position` sees.
     #[inline(always)]
-    fn seen<'p>(&self, pieces: &[Piece<'p>; 2], position: usize) -> [(Piece<'p>, Range<usize>); 2] {
+    fn seen<'p>(
+        &self,
+        segments: &[KvSegment<'p>; 2],
+        position: usize,
+    ) -> [(KvSegment<'p>, Range<usize>); 2] {
         let first = self.first(position);
-        let [before, own] = pieces.map(|piece| piece.keys.len() / self.key_width());
+        let [before, own] = segments.map(|piece| piece.keys.len() / self.key_width());
         let end = if self.causal { position + 1 } else { before + own };
         let one = first.min(before)..end.min(before);
         let other = first.saturating_sub(before)..end.saturating_sub(before);
-        [(pieces[0], one), (pieces[1], other)]
+        [(segments[0], one), (segments[1], other)]
     }
 
     /// The softmax weights of one query and head.
@@ -110,13 +114,13 @@ impl Attention {
     fn weights(
         &self,
         query: &[f32],
-        pieces: &[Piece<'_>; 2],
+        segments: &[KvSegment<'_>; 2],
         column: usize,
         position: usize,
         scores: &mut Vec<f32>,
     ) {
         scores.clear();
-        for (piece, span) in self.seen(pieces, position) {
+        for (piece, span) in self.seen(segments, position) {
             for j in span {
                 let key = &piece.keys[j * self.key_width() + column..][..query.len()];
                 scores.push(dot(query, key) * self.scale);
@@ -143,15 +147,15 @@ impl Attention {
         let RowGradient { q, k, v, dout, dq, dk, dv } = row;
         let (dim, group, wide, narrow) =
             (self.head_dim, self.heads / self.kv_heads, self.query_width(), self.key_width());
-        let none = Piece { keys: &[], values: &[] };
-        let pieces = [none, Piece { keys: k, values: v }];
+        let none = KvSegment { keys: &[], values: &[] };
+        let segments = [none, KvSegment { keys: k, values: v }];
         for i in 0..q.len() / wide {
             let first = self.first(i);
             for head in 0..self.heads {
                 let at = i * wide + head * dim;
                 let (query, dout) = (&q[at..at + dim], &dout[at..at + dim]);
                 let column = head / group * dim;
-                self.weights(query, &pieces, column, i, scores);
+                self.weights(query, &segments, column, i, scores);
                 slopes.clear();
                 for (j, weight) in (first..=i).zip(scores.iter()) {
                     let place = j * narrow + column;

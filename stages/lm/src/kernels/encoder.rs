@@ -1,13 +1,11 @@
-//! What encoders of the BERT family need beside the decoders' kernels: layer norm, and GELU in its exact form.
+//! Layer norm, which encoders of the BERT family have in place of RMS norm.
 
 use rayon::prelude::*;
 
-use super::{LANES, exp, sum, sum_lanes};
+use super::{LANES, sum, sum_lanes};
 
 /// Rows that one task computes; the same whatever the number of threads.
 const BLOCK: usize = 16;
-/// Values that one task computes where there are no rows.
-const VALUES: usize = 1 << 13;
 
 /// Layer norm of each row in place: `(x - mean) / sqrt(variance + eps) * weight + bias`; x `[rows, width]`.
 pub fn layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f64) {
@@ -47,62 +45,9 @@ fn sum_of_squares(x: &[f32]) -> f32 {
     sum_lanes(lanes)
 }
 
-/// GELU of each value in place: `x / 2 * (1 + erf(x / sqrt(2)))`.
-pub fn gelu(x: &mut [f32]) {
-    x.par_chunks_mut(VALUES).for_each(gelu_values);
-}
-
-vectorized! {
-    fn gelu_values<'a>(x: &'a mut [f32]) -> () = gelu_body
-}
-
-#[inline(always)]
-fn gelu_body(x: &mut [f32]) {
-    for x in x {
-        let tail = 0.5 * erfc(x.abs() * std::f32::consts::FRAC_1_SQRT_2);
-        *x *= if *x < 0.0 { tail } else { 1.0 - tail };
-    }
-}
-
-/// The complementary error function of a value of at least 0, to 2.5e-7: `t exp(-z² + p(t))`, t = 1 / (1 + z / 2),
-/// where the polynomial p is our own Chebyshev fit. Without branches, so that loops over it are vectorised.
-#[inline(always)]
-fn erfc(z: f32) -> f32 {
-    const P: [f32; 10] = [
-        -1.265_448,
-        0.998_632_8,
-        0.386_640_4,
-        0.034_602_8,
-        1.267_588_1e-3,
-        -0.080_280_44,
-        -0.696_251_9,
-        1.156_733_8,
-        -0.680_827_2,
-        0.144_930_2,
-    ];
-    let t = 1.0 / (1.0 + 0.5 * z);
-    let mut p = P[9];
-    for c in P[..9].iter().rev() {
-        p = p * t + c;
-    }
-    t * exp(p - z * z)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn gelu_is_close_to_the_library() {
-        let inputs: Vec<f32> = (-1200..1200).map(|i| i as f32 * 0.01 + 0.003).collect();
-        let mut values = inputs.clone();
-        gelu(&mut values);
-        for (x, y) in inputs.into_iter().zip(values) {
-            let wide = f64::from(x);
-            let truth = 0.5 * wide * (1.0 + libm::erf(wide / 2f64.sqrt()));
-            assert!((f64::from(y) - truth).abs() < 4e-7 * (1.0 + wide.abs()), "gelu({x}) is {y}");
-        }
-    }
 
     #[test]
     fn a_normed_row_has_mean_and_deviation_of_its_weights() {

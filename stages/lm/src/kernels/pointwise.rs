@@ -1,8 +1,8 @@
-//! What works on one row or one value at a time: norms, rotary positions, activations, log-probabilities.
+//! Kernels on single rows and values: norms, rotary positions, activations, log-probabilities.
 
 use rayon::prelude::*;
 
-use super::{LANES, dot, exp, max, sum_lanes, tanh};
+use super::{LANES, dot, erfc, exp, max, sum_lanes, tanh};
 
 /// Rows that one task computes; the same whatever the number of threads.
 const BLOCK: usize = 16;
@@ -133,16 +133,17 @@ const ROPE_VALUES: usize = 1 << 24;
 pub struct RopeTable {
     half: usize,
     frequencies: Box<[f64]>,
+    amplitude: f64,
     cos: Box<[f32]>,
     sin: Box<[f32]>,
 }
 
 impl RopeTable {
-    /// The table for so many positions; frequencies in radians a position.
-    pub fn new(frequencies: &[f64], positions: usize) -> RopeTable {
-        let half = frequencies.len();
-        let mut table =
-            RopeTable { half, frequencies: frequencies.into(), cos: [].into(), sin: [].into() };
+    /// Makes the table of the first `positions`; frequencies in radians per position, cosines and sines times
+    /// `amplitude`.
+    pub fn new(frequencies: &[f64], amplitude: f64, positions: usize) -> RopeTable {
+        let (half, frequencies) = (frequencies.len(), frequencies.into());
+        let mut table = RopeTable { half, frequencies, amplitude, cos: [].into(), sin: [].into() };
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
         for position in 0..positions.min(ROPE_VALUES / half) {
             table.push(position as u32, &mut cos, &mut sin);
@@ -154,11 +155,11 @@ impl RopeTable {
     /// Appends the values of a position.
     fn push(&self, position: u32, cos: &mut Vec<f32>, sin: &mut Vec<f32>) {
         let angles = self.frequencies.iter().map(|frequency| f64::from(position) * frequency);
-        cos.extend(angles.clone().map(|angle| libm::cos(angle) as f32));
-        sin.extend(angles.map(|angle| libm::sin(angle) as f32));
+        cos.extend(angles.clone().map(|angle| (libm::cos(angle) * self.amplitude) as f32));
+        sin.extend(angles.map(|angle| (libm::sin(angle) * self.amplitude) as f32));
     }
 
-    /// Turns every head of each row by its position, in place; `back` turns the other way, which is the gradient.
+    /// Rotates every head of each row by its position, in place; `back` turns the other way, which is the gradient.
     ///
     /// x `[rows, heads * head_dim]`, `positions` `[rows]`. The first half of a head pairs with the second.
     pub fn rotate(&self, x: &mut [f32], positions: &[u32], back: bool) {
@@ -204,6 +205,8 @@ pub enum Activation {
     /// x * sigmoid(x).
     Silu,
     /// GELU in the form with tanh.
+    GeluTanh,
+    /// GELU in its exact form, with erf.
     Gelu,
 }
 
@@ -214,8 +217,19 @@ const GELU_B: f32 = 0.044_715;
 fn activate(kind: Activation, x: f32) -> f32 {
     match kind {
         Activation::Silu => x / (1.0 + exp(-x)),
-        Activation::Gelu => 0.5 * x * (1.0 + tanh(GELU_A * (x + GELU_B * x * x * x))),
+        Activation::GeluTanh => 0.5 * x * (1.0 + tanh(GELU_A * (x + GELU_B * x * x * x))),
+        Activation::Gelu => x * normal(x),
     }
+}
+
+/// One over the square root of two pi.
+const DENSITY: f32 = 0.398_942_3;
+
+/// The distribution function of the standard normal.
+#[inline(always)]
+fn normal(x: f32) -> f32 {
+    let tail = 0.5 * erfc(x.abs() * std::f32::consts::FRAC_1_SQRT_2);
+    if x < 0.0 { tail } else { 1.0 - tail }
 }
 
 #[inline(always)]
@@ -225,10 +239,27 @@ fn slope(kind: Activation, x: f32) -> f32 {
             let s = 1.0 / (1.0 + exp(-x));
             s * (1.0 + x * (1.0 - s))
         }
-        Activation::Gelu => {
+        Activation::GeluTanh => {
             let t = tanh(GELU_A * (x + GELU_B * x * x * x));
             0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * GELU_A * (1.0 + 3.0 * GELU_B * x * x)
         }
+        Activation::Gelu => normal(x) + x * exp(-0.5 * x * x) * DENSITY,
+    }
+}
+
+/// GELU in its exact form of each value in place.
+pub fn gelu(x: &mut [f32]) {
+    x.par_chunks_mut(VALUES).for_each(gelu_values);
+}
+
+vectorized! {
+    fn gelu_values<'a>(x: &'a mut [f32]) -> () = gelu_body
+}
+
+#[inline(always)]
+fn gelu_body(x: &mut [f32]) {
+    for x in x {
+        *x *= normal(*x);
     }
 }
 
@@ -323,5 +354,35 @@ vectorized! {
 fn scaled_exp_body(values: &mut [f32], shift: f32, factor: f32) {
     for z in values {
         *z = exp(*z - shift) * factor;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gelu_is_close_to_the_library() {
+        let inputs: Vec<f32> = (-1200..1200).map(|i| i as f32 * 0.01 + 0.003).collect();
+        let mut values = inputs.clone();
+        gelu(&mut values);
+        for (x, y) in inputs.into_iter().zip(values) {
+            let wide = f64::from(x);
+            let truth = 0.5 * wide * (1.0 + libm::erf(wide / 2f64.sqrt()));
+            assert!((f64::from(y) - truth).abs() < 4e-7 * (1.0 + wide.abs()), "gelu({x}) is {y}");
+        }
+    }
+
+    /// The gradient of each activation against the difference of its values.
+    #[test]
+    fn slopes_follow_their_activations() {
+        for kind in [Activation::Silu, Activation::GeluTanh, Activation::Gelu] {
+            for i in -60..60 {
+                let (x, h) = (i as f32 * 0.1 + 0.03, 1e-2);
+                let (up, down) = (activate(kind, x + h), activate(kind, x - h));
+                let slope = slope(kind, x);
+                assert!((slope - (up - down) / (2.0 * h)).abs() < 2e-4, "{kind:?} {x}: {slope}");
+            }
+        }
     }
 }

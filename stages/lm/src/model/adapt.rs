@@ -8,7 +8,7 @@ use crate::random::Stream;
 
 use super::{LanguageModel, Linear, Lora, ModelError, Tensor};
 
-/// What a new adapter is like.
+/// Settings of a new adapter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraSettings {
     /// Rank.
@@ -172,7 +172,7 @@ impl LanguageModel {
         }
     }
 
-    /// What `work` gives of the model without the adapter on it.
+    /// Runs `work` on the model without its adapter.
     pub fn without_lora<T>(&mut self, work: impl FnOnce(&LanguageModel) -> T) -> T {
         let taken: Vec<Option<Lora>> = self
             .layers

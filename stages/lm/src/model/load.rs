@@ -1,7 +1,7 @@
 //! Builds a model from a folder, or with random weights from a configuration.
 
 use crate::adapter::Adapter;
-use crate::config::{Family, ModelConfig};
+use crate::config::{ConfigError, ModelConfig};
 use crate::kernels::attention::Attention;
 use crate::kernels::pointwise::RopeTable;
 use crate::random::Stream;
@@ -9,7 +9,7 @@ use crate::weights::Weights;
 
 use super::{LanguageModel, Layer, Linear, ModelError, ModelPath, Tensor, TensorId};
 
-/// Where the values of tensors come from.
+/// Source of the tensors' values.
 enum Origin<'a> {
     Files(&'a Weights),
     Random { seed: u64, deviation: f64 },
@@ -20,14 +20,33 @@ impl LanguageModel {
     pub fn load(path: &ModelPath) -> Result<LanguageModel, ModelError> {
         let config = ModelConfig::load(&path.folder)?;
         let weights = Weights::open(&path.folder)?;
-        let mut model =
-            Builder { config: &config, origin: Origin::Files(&weights), tensors: Vec::new() }
-                .build()?;
+        let origin = Origin::Files(&weights);
+        let mut model = Builder { config: &config, origin, tensors: Vec::new() }.build()?;
+        model.check_tied(&weights)?;
         for folder in &path.adapters {
             let adapter = Adapter::load(folder)?;
             model.merge(&adapter)?;
         }
         Ok(model)
+    }
+
+    /// Refuses a head of its own beside a configuration that ties it to the embedding: versions of transformers
+    /// disagree which one counts.
+    fn check_tied(&self, weights: &Weights) -> Result<(), ModelError> {
+        let name = "lm_head.weight";
+        if !self.config.tied || !weights.contains(name) {
+            return Ok(());
+        }
+        let embedding = &self.tensors[self.embedding];
+        if weights.tensor(name, &embedding.shape)? == embedding.values {
+            return Ok(());
+        }
+        let message = format!(
+            "`tie_word_embeddings` is true, but `{name}` differs from `{}`; set it to false, or \
+             remove the tensor",
+            embedding.name
+        );
+        Err(ConfigError::Value(message).into())
     }
 
     /// A model with random weights: matrices normal with the configuration's deviation, norms one, biases zero.
@@ -57,7 +76,8 @@ impl Builder<'_> {
         } else {
             self.matrix("lm_head.weight", config.vocab, config.hidden)?
         };
-        let rope = RopeTable::new(&config.rope_frequencies(), config.max_positions);
+        let frequencies = config.rope.frequencies(config.head_dim);
+        let rope = RopeTable::new(&frequencies, config.rope.amplitude(), config.max_positions);
         Ok(LanguageModel {
             config: config.clone(),
             tensors: self.tensors,
@@ -94,8 +114,8 @@ impl Builder<'_> {
     }
 
     fn norm(&mut self, name: &str) -> Result<TensorId, ModelError> {
-        // Gemma stores its norms' weights less one.
-        let one = if self.config.family == Family::Gemma2 { 0.0 } else { 1.0 };
+        // The weight that changes nothing.
+        let one = 1.0 - self.config.norm_offset;
         self.tensor(name.to_string(), vec![self.config.hidden], Some(one))
     }
 
@@ -116,19 +136,17 @@ impl Builder<'_> {
     fn layer(&mut self, index: usize) -> Result<Layer, ModelError> {
         let config = self.config;
         let at = format!("model.layers.{index}");
-        let gemma = config.family == Family::Gemma2;
+        let norms = config.norms;
         let (hidden, wide, narrow) =
             (config.hidden, config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        let mlp_norm = if gemma { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
-        let post = |builder: &mut Self, name: &str| {
-            gemma.then(|| builder.norm(&format!("{at}.{name}.weight"))).transpose()
-        };
-        let attention_post_norm = post(self, "post_attention_layernorm")?;
-        let mlp_post_norm = post(self, "post_feedforward_layernorm")?;
+        let norm = |builder: &mut Self, name: &str| builder.norm(&format!("{at}.{name}.weight"));
+        let attention_post_norm = norms.after_attention.map(|name| norm(self, name)).transpose()?;
+        let mlp_post_norm = norms.after_mlp.map(|name| norm(self, name)).transpose()?;
+
         Ok(Layer {
-            attention_norm: self.norm(&format!("{at}.input_layernorm.weight"))?,
+            attention_norm: norm(self, norms.before_attention)?,
             attention_post_norm,
-            mlp_norm: self.norm(&format!("{at}.{mlp_norm}.weight"))?,
+            mlp_norm: norm(self, norms.before_mlp)?,
             mlp_post_norm,
             q: self.linear(
                 format!("{at}.self_attn.q_proj"),

@@ -1,4 +1,4 @@
-//! Where each token begins in the text, in bytes, so that the tokens tile the text.
+//! Byte offsets of tokens in their text, which the tokens tile.
 
 use super::spelling::Spelling;
 

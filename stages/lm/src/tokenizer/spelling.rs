@@ -13,7 +13,7 @@ pub(super) struct Spelling {
     strips_first_space: bool,
 }
 
-/// How the vocabulary writes bytes down.
+/// Spelling of bytes in a vocabulary.
 enum Alphabet {
     /// GPT-2's: a character for each byte.
     ByteLevel,

@@ -11,7 +11,7 @@ use refrain_cache::Unfinished;
 use serde::{Deserialize, Serialize};
 
 use super::evaluation::Best;
-use super::{Run, StepLog, TrainError};
+use super::{StepLog, TrainError, Trainer};
 
 const FILE: &str = "training";
 /// The version of the file's format.
@@ -21,14 +21,14 @@ const CHUNK: usize = 1 << 14;
 /// Writing takes at most about one part in so many of the time.
 const SHARE: u32 = 20;
 
-/// Where the state of a training is kept. Nothing in it can change a result.
+/// Place and pace of checkpoints. Nothing here can change a result.
 #[derive(Clone, Copy)]
-pub struct Keep<'a> {
+pub struct CheckpointOptions<'a> {
     /// The folder of the training's key.
     pub unfinished: &'a Unfinished<'a>,
     /// Shortest time between two writes, beside the one when training is interrupted.
     pub every: Duration,
-    /// What can move the last bits: a state of another profile is not taken up.
+    /// Profile of the machine and build: a state of another one is not resumed.
     pub profile: &'a str,
     /// Hears what became of an earlier state, and of one that could not be written.
     pub note: &'a dyn Fn(String),
@@ -54,17 +54,17 @@ struct BestHeader {
 }
 
 /// Writes the state now and then.
-pub(super) struct Keeper<'a> {
-    keep: Keep<'a>,
+pub(super) struct Checkpointer<'a> {
+    keep: CheckpointOptions<'a>,
     last: Instant,
     pause: Duration,
     /// Whether it was said that the state cannot be written.
     refused: bool,
 }
 
-impl<'a> Keeper<'a> {
-    pub fn new(keep: Keep<'a>) -> Keeper<'a> {
-        Keeper { keep, last: Instant::now(), pause: keep.every, refused: false }
+impl<'a> Checkpointer<'a> {
+    pub fn new(keep: CheckpointOptions<'a>) -> Checkpointer<'a> {
+        Checkpointer { keep, last: Instant::now(), pause: keep.every, refused: false }
     }
 
     pub fn is_due(&self) -> bool {
@@ -72,10 +72,10 @@ impl<'a> Keeper<'a> {
     }
 
     /// Writes the state. A disk that refuses costs the state alone: training goes on.
-    pub fn save(&mut self, run: &Run<'_>) {
+    pub fn save(&mut self, trainer: &Trainer<'_>) {
         let begin = Instant::now();
         if let Err(error) =
-            self.keep.unfinished.write(FILE, |out| write(out, run, self.keep.profile))
+            self.keep.unfinished.write(FILE, |out| write(out, trainer, self.keep.profile))
         {
             if !self.refused {
                 (self.keep.note)(format!("the state of the training could not be kept: {error}"));
@@ -87,7 +87,7 @@ impl<'a> Keeper<'a> {
     }
 
     /// Takes up the state of an earlier run where there is one that fits.
-    pub fn restore(&self, run: &mut Run<'_>) -> Result<(), TrainError> {
+    pub fn restore(&self, trainer: &mut Trainer<'_>) -> Result<(), TrainError> {
         let note =
             |reason: &str| (self.keep.note)(format!("begins anew, for an earlier state {reason}"));
         let mut file = match self.keep.unfinished.read(FILE) {
@@ -106,16 +106,16 @@ impl<'a> Keeper<'a> {
         };
         if header.format != FORMAT
             || header.profile != self.keep.profile
-            || header.tensors != tensors(run)
-            || header.step > run.total
+            || header.tensors != tensors(trainer)
+            || header.step > trainer.total
             || header.log.len() as u64 != header.step
             || file.limit() != size(&header)
         {
             note("belongs to another build or machine");
             return Ok(());
         }
-        let (step, total) = (header.step, run.total);
-        read(&mut file, header, run).map_err(TrainError::Checkpoint)?;
+        let (step, total) = (header.step, trainer.total);
+        read(&mut file, header, trainer).map_err(TrainError::Checkpoint)?;
         (self.keep.note)(format!(
             "goes on after step {step} of {total}, where an earlier run was interrupted"
         ));
@@ -123,9 +123,9 @@ impl<'a> Keeper<'a> {
     }
 }
 
-fn tensors(run: &Run<'_>) -> Vec<(String, usize)> {
-    let tensor = |id: usize| &run.model.tensors[id];
-    let moments = run.optimizer.moments.iter();
+fn tensors(trainer: &Trainer<'_>) -> Vec<(String, usize)> {
+    let tensor = |id: usize| &trainer.model.tensors[id];
+    let moments = trainer.optimizer.moments.iter();
     moments.map(|(id, _, _)| (tensor(*id).name.clone(), tensor(*id).values.len())).collect()
 }
 
@@ -135,21 +135,21 @@ fn size(header: &Header) -> u64 {
     header.tensors.iter().map(|(_, values)| copies * (values * size_of::<f32>()) as u64).sum()
 }
 
-fn write(out: &mut dyn Write, run: &Run<'_>, profile: &str) -> io::Result<()> {
-    let best = run.best.as_ref();
+fn write(out: &mut dyn Write, trainer: &Trainer<'_>, profile: &str) -> io::Result<()> {
+    let best = trainer.best.as_ref();
     let header = Header {
         format: FORMAT,
         profile: profile.to_owned(),
-        step: run.step,
-        optimizer_steps: run.optimizer.steps,
-        tensors: tensors(run),
+        step: trainer.step,
+        optimizer_steps: trainer.optimizer.steps,
+        tensors: tensors(trainer),
         best: best.map(|best| BestHeader { step: best.step, loss: best.loss, stale: best.stale }),
-        log: run.log.clone(),
+        log: trainer.log.clone(),
     };
     out.write_all(serde_json::to_string(&header).map_err(io::Error::other)?.as_bytes())?;
     out.write_all(b"\n")?;
-    for (number, (id, first, second)) in run.optimizer.moments.iter().enumerate() {
-        for values in [run.model.values(*id), first, second] {
+    for (number, (id, first, second)) in trainer.optimizer.moments.iter().enumerate() {
+        for values in [trainer.model.values(*id), first, second] {
             write_values(out, values)?;
         }
         if let Some(best) = best {
@@ -169,15 +169,15 @@ fn write_values(out: &mut dyn Write, values: &[f32]) -> io::Result<()> {
     Ok(())
 }
 
-fn read(file: &mut dyn Read, header: Header, run: &mut Run<'_>) -> io::Result<()> {
+fn read(file: &mut dyn Read, header: Header, trainer: &mut Trainer<'_>) -> io::Result<()> {
     let mut best = header.best.map(|best| Best {
         step: best.step,
         loss: best.loss,
         stale: best.stale,
         tensors: Vec::with_capacity(header.tensors.len()),
     });
-    for (id, first, second) in &mut run.optimizer.moments {
-        let values = &mut run.model.tensors[*id].values;
+    for (id, first, second) in &mut trainer.optimizer.moments {
+        let values = &mut trainer.model.tensors[*id].values;
         for values in [&mut *values, first, second] {
             read_values(file, values)?;
         }
@@ -187,10 +187,10 @@ fn read(file: &mut dyn Read, header: Header, run: &mut Run<'_>) -> io::Result<()
             best.tensors.push(tensor);
         }
     }
-    run.optimizer.steps = header.optimizer_steps;
-    run.step = header.step;
-    run.log = header.log;
-    run.best = best;
+    trainer.optimizer.steps = header.optimizer_steps;
+    trainer.step = header.step;
+    trainer.log = header.log;
+    trainer.best = best;
     Ok(())
 }
 

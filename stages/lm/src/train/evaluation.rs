@@ -5,12 +5,12 @@ use std::ops::ControlFlow;
 use crate::model::LanguageModel;
 use crate::score::score;
 
-use super::{Run, TrainError, TrainRow, order};
+use super::{TrainError, TrainRow, Trainer, order};
 
 /// Rows between two questions whether to go on.
 const ROWS: usize = 32;
 
-/// What the loss is watched on while training.
+/// Held-out rows, on which the loss is measured while training.
 #[derive(Debug, Clone, Copy)]
 pub struct Evaluation<'a> {
     /// The rows.
@@ -21,7 +21,7 @@ pub struct Evaluation<'a> {
     pub early_stopping: Option<EarlyStopping>,
 }
 
-/// Ends training when the loss on the rows to evaluate on falls no more, and keeps the tensors where it was lowest.
+/// Early stopping: ends training when the held-out loss stops falling, and keeps the tensors of its lowest value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EarlyStopping {
     /// Evaluations without improvement after which training ends, at least 1.
@@ -30,7 +30,7 @@ pub struct EarlyStopping {
     pub min_delta: f64,
 }
 
-/// Where the loss was lowest.
+/// Trained tensors at the lowest loss so far.
 pub(super) struct Best {
     /// The last step before it.
     pub step: u64,
@@ -51,7 +51,7 @@ impl Best {
     }
 }
 
-impl Run<'_> {
+impl Trainer<'_> {
     /// Measures the loss where it is due and not known yet.
     pub(super) fn evaluate(
         &mut self,

@@ -1,4 +1,4 @@
-//! Which rows make each step: a function of seed, epoch and row.
+//! Assigns rows to steps: a function of seed, epoch and row.
 
 use crate::random::{Stream, permutation};
 
@@ -21,7 +21,7 @@ pub(super) fn windows_per_epoch(rows: usize, options: &TrainOptions) -> u64 {
 }
 
 /// Deals out the rows.
-pub(super) struct Rows<'a> {
+pub(super) struct BatchPlan<'a> {
     lengths: &'a [usize],
     options: &'a TrainOptions,
     epoch: u64,
@@ -29,15 +29,15 @@ pub(super) struct Rows<'a> {
     at: usize,
 }
 
-impl<'a> Rows<'a> {
+impl<'a> BatchPlan<'a> {
     /// The rows of the step with number `step`, and of those after it.
-    pub fn at(lengths: &'a [usize], options: &'a TrainOptions, step: u64) -> Rows<'a> {
+    pub fn at(lengths: &'a [usize], options: &'a TrainOptions, step: u64) -> BatchPlan<'a> {
         let windows = windows_per_epoch(lengths.len(), options);
         let (epoch, window) = (step / windows, (step % windows) as usize);
         let at = window * options.batch_size * options.accumulate;
-        let mut rows = Rows { lengths, options, epoch, order: Vec::new(), at };
-        rows.order = rows.order_of(epoch);
-        rows
+        let mut plan = BatchPlan { lengths, options, epoch, order: Vec::new(), at };
+        plan.order = plan.order_of(epoch);
+        plan
     }
 
     fn order_of(&self, epoch: u64) -> Vec<usize> {

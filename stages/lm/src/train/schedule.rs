@@ -1,6 +1,6 @@
 //! The learning rate of each step.
 
-/// What becomes of the learning rate after the warm-up.
+/// Course of the learning rate after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Schedule {
     /// Half a cosine, down to zero.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use refrain_lm::adapter::own_tokenizer;
 use refrain_lm::adapter::{Adapter, AdapterConfig, LoraTensors};
 use serde_json::{Value, json};
 
@@ -120,6 +121,7 @@ fn settings_that_mean_something_else_are_refused() {
         ("alpha_pattern", json!({"q_proj": 4})),
         ("fan_in_fan_out", json!(true)),
         ("init_lora_weights", json!("pissa")),
+        ("a_setting_of_a_later_version", json!({"on": true})),
     ] {
         let message = fail_config(|config| config[setting] = value.clone());
         assert!(
@@ -207,4 +209,22 @@ fn broken_tensors_are_named() {
     };
     assert!(name("lora_A.weight", "lora_X.weight").contains("is not part of a LoRA"));
     assert!(name("q_proj.lora_A", "k_proj.lora_A").contains("lora_B.weight` in"));
+}
+
+#[test]
+fn an_adapters_own_tokenizer_is_noticed() {
+    let (adapter, base) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let write = |folder: &tempfile::TempDir, name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    };
+    for folder in [&adapter, &base] {
+        write(folder, "tokenizer.json", "{}");
+    }
+    assert!(own_tokenizer(adapter.path(), base.path()).is_empty());
+    write(&adapter, "chat_template.jinja", "{{ messages }}");
+    write(&adapter, "tokenizer.json", "{ }");
+    assert_eq!(
+        own_tokenizer(adapter.path(), base.path()),
+        ["chat_template.jinja", "tokenizer.json"]
+    );
 }

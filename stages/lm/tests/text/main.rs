@@ -5,7 +5,9 @@
 
 mod adapter;
 mod card;
+mod chat;
 mod embed;
+mod gguf;
 mod render;
 mod sampling;
 mod tokenizer;

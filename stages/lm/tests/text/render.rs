@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use refrain_lm::chat::ChatTemplate;
+use refrain_lm::chat::{ChatTemplate, Message, message};
 use refrain_lm::render::{Prompt, RenderError, Renderer, RowText};
 use refrain_lm::tokenizer::Tokenizer;
 use refrain_lm::tokenizer_training::{TokenizerSettings, train_tokenizer};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{ids, parity_folders, read_json, shared};
 
@@ -30,7 +30,13 @@ fn tokenizer_with(template: &str, special: &[&str]) -> Tokenizer {
 }
 
 fn ask<'a>(prompt: &'a str, response: &'a str) -> RowText<'a> {
-    RowText { prompt: Prompt::Text(prompt), system: None, response: Some(response) }
+    RowText {
+        prompt: Prompt::Text(prompt),
+        system: None,
+        tools: None,
+        response_fields: None,
+        response: Some(response),
+    }
 }
 
 fn load(folder: &Path) -> Tokenizer {
@@ -49,14 +55,14 @@ fn conversations_equal_the_references() {
         let cases = reference["chat"].as_array().unwrap();
         assert_eq!(cases.len(), 4);
         for case in cases {
-            let messages: Vec<(&str, &str)> = case["messages"]
+            let messages: Vec<Message> = case["messages"]
                 .as_array()
                 .unwrap()
                 .iter()
-                .map(|turn| (turn["role"].as_str().unwrap(), turn["content"].as_str().unwrap()))
+                .map(|turn| turn.as_object().unwrap().clone())
                 .collect();
             let generation = case["add_generation_prompt"].as_bool().unwrap();
-            let text = template.render(&messages, generation).unwrap();
+            let text = template.render(&messages, None, generation).unwrap();
             assert_eq!(text, case["rendered"].as_str().unwrap(), "{}", folder.display());
             assert_eq!(
                 tokenizer.encode(&text, false).unwrap().ids,
@@ -65,8 +71,13 @@ fn conversations_equal_the_references() {
                 folder.display()
             );
             if generation {
-                let row =
-                    RowText { prompt: Prompt::Messages(&messages), system: None, response: None };
+                let row = RowText {
+                    prompt: Prompt::Messages(&messages),
+                    system: None,
+                    tools: None,
+                    response_fields: None,
+                    response: None,
+                };
                 assert_eq!(renderer.prompt_ids(&row).unwrap(), ids(&case["input_ids"]));
                 let rendered = renderer.full(&row).unwrap();
                 assert_eq!(rendered.prompt_tokens, rendered.token_ids.len());
@@ -113,18 +124,23 @@ fn llama3_conversations_equal_the_stored_ones() {
     let renderer = Renderer::new(&tokenizer, true).unwrap();
     let mut count = 0;
     for case in cases.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
-        let turns: Vec<(&str, &str)> = case["conversations"]
+        let turns: Vec<Message> = case["conversations"]
             .as_array()
             .unwrap()
             .iter()
             .map(|turn| {
                 let role = if turn["from"] == "human" { "user" } else { "assistant" };
-                (role, turn["value"].as_str().unwrap())
+                message(role, turn["value"].as_str().unwrap())
             })
             .collect();
         let (last, before) = turns.split_last().unwrap();
-        let row =
-            RowText { prompt: Prompt::Messages(before), system: None, response: Some(last.1) };
+        let row = RowText {
+            prompt: Prompt::Messages(before),
+            system: None,
+            tools: None,
+            response_fields: None,
+            response: last["content"].as_str(),
+        };
         let rendered = renderer.full(&row).unwrap();
         assert_eq!(rendered.text, case["text"].as_str().unwrap());
         let prompt = case["prompt_text"].as_str().unwrap();
@@ -196,15 +212,22 @@ fn system_turns_come_first_once() {
     let tokenizer = tokenizer_with(LLAMA3, &[]);
     let renderer = Renderer::new(&tokenizer, true).unwrap();
     let text = |prompt| {
-        let ids =
-            renderer.prompt_ids(&RowText { prompt, system: Some("S"), response: None }).unwrap();
+        let ids = renderer
+            .prompt_ids(&RowText {
+                prompt,
+                system: Some("S"),
+                tools: None,
+                response_fields: None,
+                response: None,
+            })
+            .unwrap();
         tokenizer.decode(&ids, false)
     };
     assert!(
         text(Prompt::Text("q"))
             .contains("system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user")
     );
-    let own = [("system", "mine"), ("user", "q")];
+    let own = [("system", "mine"), ("user", "q")].map(|(role, text)| message(role, text));
     assert!(
         text(Prompt::Messages(&own)).contains("mine")
             && !text(Prompt::Messages(&own)).contains("\n\nS<")
@@ -240,9 +263,15 @@ fn plain_rows_are_bos_prompt_response_eos() {
                 .get(merged.prompt_tokens + 1)
                 .is_some_and(|&end| end as usize > "The c".len())
         );
-        let messages = [("user", "one"), ("assistant", "two"), ("user", "three")];
-        let row =
-            RowText { prompt: Prompt::Messages(&messages), system: Some("zero"), response: None };
+        let messages = [("user", "one"), ("assistant", "two"), ("user", "three")]
+            .map(|(role, text)| message(role, text));
+        let row = RowText {
+            prompt: Prompt::Messages(&messages),
+            system: Some("zero"),
+            tools: None,
+            response_fields: None,
+            response: None,
+        };
         assert_eq!(renderer.full(&row).unwrap().text, "zero\n\none\n\ntwo\n\nthree");
     }
 }
@@ -254,4 +283,150 @@ fn chat_without_a_template_is_refused() {
     std::fs::copy(folder.join("model/tokenizer.json"), copy.path().join("tokenizer.json")).unwrap();
     let tokenizer = Tokenizer::load(copy.path()).unwrap();
     assert!(matches!(Renderer::new(&tokenizer, true), Err(RenderError::NoTemplate)));
+}
+
+fn conversation(json: Value) -> Vec<Message> {
+    let turns = json.as_array().unwrap().iter();
+    turns.map(|turn| turn.as_object().unwrap().clone()).collect()
+}
+
+const PLAIN: &str = "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}<|eos|>{% endfor %}\
+    {% if add_generation_prompt %}<|assistant|>{% endif %}";
+
+#[test]
+fn parts_of_text_are_joined_and_others_refused_by_name() {
+    let tokenizer = tokenizer_with(PLAIN, &[]);
+    for chat in [true, false] {
+        let renderer = Renderer::new(&tokenizer, chat).unwrap();
+        let text = |content: Value| {
+            let messages = conversation(json!([{ "role": "user", "content": content }]));
+            let row = RowText { prompt: Prompt::Messages(&messages), ..ask("", "Hi there") };
+            renderer.full(&row).map(|rendered| rendered.text)
+        };
+        let parts = json!([{ "type": "text", "text": "Hel" }, { "type": "text", "text": "lo" }]);
+        assert_eq!(text(parts).unwrap(), text(json!("Hello")).unwrap());
+        let image = json!([{ "type": "image", "url": "x" }]);
+        let error = text(image).unwrap_err().to_string();
+        assert!(error.contains("`user`") && error.contains("`image`"), "{error}");
+    }
+}
+
+#[test]
+fn what_a_message_holds_beside_its_text_reaches_the_template_or_is_named() {
+    let calls = json!([
+        { "role": "user", "content": "Weather?" },
+        { "role": "assistant", "content": null, "tool_calls": [{ "function": { "name": "w" } }] },
+        { "role": "tool", "content": "sunny", "name": "w", "weight": 0 },
+    ]);
+    let messages = conversation(calls);
+    let tools = json!([{ "type": "function", "function": { "name": "w" } }]);
+    let row = RowText {
+        prompt: Prompt::Messages(&messages),
+        tools: Some(&tools),
+        ..ask("", "It is sunny")
+    };
+
+    let tokenizer = tokenizer_with(PLAIN, &[]);
+    let error = Renderer::new(&tokenizer, true).unwrap().full(&row).unwrap_err().to_string();
+    assert!(error.contains("`assistant`") && error.contains("`tool_calls`"), "{error}");
+    let error = Renderer::new(&tokenizer, false).unwrap().full(&row).unwrap_err().to_string();
+    assert!(error.contains("`assistant` has no text"), "{error}");
+
+    let template = "{{ tools | tojson }}{% for m in messages %}<|{{ m.role }}|>{{ m.content or m.tool_calls }}\
+                    {{ m.reasoning_content or '' }}<|eos|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}";
+    let tokenizer = tokenizer_with(template, &[]);
+    let renderer = Renderer::new(&tokenizer, true).unwrap();
+    assert_eq!(
+        renderer.full(&row).unwrap().text,
+        "[{\"type\": \"function\", \"function\": {\"name\": \"w\"}}]<|user|>Weather?<|eos|><|assistant|>\
+         [{'function': {'name': 'w'}}]<|eos|><|tool|>sunny<|eos|><|assistant|>It is sunny<|eos|>"
+    );
+    assert_eq!(renderer.left_out(&row), ["name", "weight"]);
+    // Older names of the reasoning are filled in, as transformers does.
+    let thought = conversation(json!([{ "role": "user", "content": "q", "thinking": "hm" }]));
+    let row = RowText { prompt: Prompt::Messages(&thought), ..ask("", "a") };
+    assert!(renderer.full(&row).unwrap().text.contains("<|user|>qhm<|eos|>"));
+}
+
+#[test]
+fn a_call_of_a_tool_is_the_response_where_the_template_writes_it() {
+    let template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content or '' }}{% for c in m.tool_calls or [] %}\
+                    <|call|>{{ c | tojson }}{% endfor %}<|eos|>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}";
+    let tokenizer = tokenizer_with(template, &["<|call|>"]);
+    let fields = json!({ "tool_calls": [{ "name": "w" }], "weight": 1 });
+    let fields = fields.as_object().unwrap();
+    let rendered = |renderer: &Renderer<'_>, response| {
+        renderer.full(&RowText { response_fields: Some(fields), ..ask("q", response) })
+    };
+    let chat = Renderer::new(&tokenizer, true).unwrap();
+    for response in ["", "so"] {
+        let row = rendered(&chat, response).unwrap();
+        assert_eq!(
+            row.text,
+            format!("<|user|>q<|eos|>\n<|assistant|>{response}<|call|>{{\"name\": \"w\"}}<|eos|>")
+        );
+        let prompt = tokenizer.decode(&row.token_ids[..row.prompt_tokens], false);
+        assert_eq!((prompt.as_str(), row.empty), ("<|user|>q<|eos|>\n<|assistant|>", false));
+    }
+    let row = RowText { response_fields: Some(fields), ..ask("q", "") };
+    assert_eq!(chat.left_out(&row), ["weight"]);
+    let error = rendered(&Renderer::new(&tokenizer, false).unwrap(), "").unwrap_err();
+    assert!(error.to_string().contains("`assistant` has no text"), "{error}");
+    let silent = tokenizer_with(PLAIN, &[]);
+    let error = rendered(&Renderer::new(&silent, true).unwrap(), "").unwrap_err();
+    assert!(error.to_string().contains("`tool_calls`"), "{error}");
+}
+
+#[test]
+fn tokens_that_the_data_holds_are_not_added_again() {
+    let tokenizer = tokenizer_with(PLAIN, &[]);
+    let plain = Renderer::new(&tokenizer, false).unwrap();
+    let once = plain.full(&ask("a", "b")).unwrap();
+    assert_eq!((once.had_begin, once.had_end), (false, false));
+    for (prompt, response, flags) in [
+        ("a", "b<|eos|>", (false, true)),
+        ("<|bos|>a", "b", (true, false)),
+        ("<|bos|>a", "b<|eos|>", (true, true)),
+    ] {
+        let held = plain.full(&ask(prompt, response)).unwrap();
+        assert_eq!(held.token_ids, once.token_ids, "{prompt} {response}");
+        assert_eq!(held.prompt_tokens, once.prompt_tokens);
+        assert_eq!((held.had_begin, held.had_end), flags);
+    }
+    let text = plain.text_only("<|bos|>b").unwrap();
+    let (ids, prompt) = (text.token_ids, text.prompt_tokens);
+    assert_eq!((ids, prompt), (plain.text_only("b").unwrap().token_ids, 1));
+    let ids = |prompt| plain.prompt_ids(&ask(prompt, "")).unwrap();
+    assert_eq!(ids("<|bos|>a"), ids("a"));
+
+    let chat = Renderer::new(&tokenizer, true).unwrap();
+    let (once, held) = (chat.full(&ask("a", "b")), chat.full(&ask("a", "b<|eos|>")));
+    let (once, held) = (once.unwrap(), held.unwrap());
+    assert_eq!((held.token_ids, held.had_end), (once.token_ids, true));
+    assert!(!once.had_end);
+}
+
+#[test]
+fn a_response_that_is_trimmed_away_is_an_empty_one() {
+    let tokenizer = tokenizer_with(PLAIN, &[]);
+    let chat = Renderer::new(&tokenizer, true).unwrap();
+    let (none, blank) = (chat.full(&ask("a", "")).unwrap(), chat.full(&ask("a", " \n")).unwrap());
+    assert_eq!(none, blank);
+    assert!(none.empty);
+    assert_eq!(none.token_ids.len() - none.prompt_tokens, 1, "the end of turn alone");
+    assert!(!chat.full(&ask("a", "b")).unwrap().empty);
+    // Without a template white space is a response.
+    let plain = Renderer::new(&tokenizer, false).unwrap();
+    assert!(plain.full(&ask("a", "")).unwrap().empty && !plain.full(&ask("a", " ")).unwrap().empty);
+}
+
+#[test]
+fn line_ends_of_a_template_are_line_feeds() {
+    let text = |template: &str| {
+        let tokenizer = tokenizer_with(template, &[]);
+        Renderer::new(&tokenizer, true).unwrap().full(&ask("a", "b")).unwrap().text
+    };
+    let template = "{% for m in messages %}\n{{ m.role }}:\n{{ m.content }}\n{% endfor %}\n";
+    assert_eq!(text(&template.replace('\n', "\r\n")), text(template));
+    assert_eq!(text(&template.replace('\n', "\r")), text(template));
 }

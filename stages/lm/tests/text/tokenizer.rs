@@ -271,3 +271,54 @@ fn collect_paths(value: &Value, path: &str, paths: &mut Vec<String>) {
         _ => {}
     }
 }
+
+/// Writes a small tokenizer whose configuration names no special token.
+fn without_names(folder: &Path) {
+    let vocabulary = json!({ "<s>": 0, "</s>": 1, "a": 2 });
+    let special = |id: u32, text: &str| {
+        json!({ "id": id, "content": text, "special": true, "normalized": false, "single_word": false,
+                "lstrip": false, "rstrip": false })
+    };
+    let parts = json!({
+        "model": { "type": "BPE", "vocab": vocabulary, "merges": [] },
+        "added_tokens": [special(0, "<s>"), special(1, "</s>")],
+    });
+    write_tokenizer(folder, &parts);
+}
+
+#[test]
+fn tokens_named_only_in_the_map_of_special_tokens_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, json: Value| {
+        std::fs::write(folder.path().join(name), json.to_string()).unwrap();
+    };
+    without_names(folder.path());
+    write(
+        "special_tokens_map.json",
+        json!({ "bos_token": "<s>", "eos_token": { "content": "</s>" } }),
+    );
+    let tokenizer = Tokenizer::load(folder.path()).unwrap();
+    assert_eq!(tokenizer.eos(), Some(("</s>", 1)));
+    assert_eq!(tokenizer.named_special_tokens()["bos_token"], "<s>");
+    // As in transformers: it overrides an older configuration, and is not read beside a newer one.
+    write("tokenizer_config.json", json!({ "eos_token": "a" }));
+    assert_eq!(Tokenizer::load(folder.path()).unwrap().eos(), Some(("</s>", 1)));
+    write("tokenizer_config.json", json!({ "eos_token": "a", "added_tokens_decoder": {} }));
+    assert_eq!(Tokenizer::load(folder.path()).unwrap().eos(), Some(("a", 2)));
+}
+
+#[test]
+fn the_models_end_token_stands_in_for_one_that_the_tokenizer_does_not_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, json: Value| {
+        std::fs::write(folder.path().join(name), json.to_string()).unwrap();
+    };
+    without_names(folder.path());
+    assert_eq!(Tokenizer::load(folder.path()).unwrap().eos(), None);
+    write("config.json", json!({ "eos_token_id": 2 }));
+    assert_eq!(Tokenizer::load(folder.path()).unwrap().eos(), Some(("a", 2)));
+    write("generation_config.json", json!({ "eos_token_id": [1, 2] }));
+    assert_eq!(Tokenizer::load(folder.path()).unwrap().eos(), Some(("</s>", 1)));
+    // Templates do not see it: Hugging Face gives them what the tokenizer names.
+    assert!(Tokenizer::load(folder.path()).unwrap().named_special_tokens().is_empty());
+}

@@ -66,7 +66,13 @@ fn a_trained_tokenizer_works() {
         assert_eq!(tokenizer.decode(&encoding.ids, true), text);
     }
     let renderer = Renderer::new(&tokenizer, true).unwrap();
-    let row = RowText { prompt: Prompt::Text(" q "), system: Some("s"), response: Some("r\n") };
+    let row = RowText {
+        prompt: Prompt::Text(" q "),
+        system: Some("s"),
+        tools: None,
+        response_fields: None,
+        response: Some("r\n"),
+    };
     let rendered = renderer.full(&row).unwrap();
     assert_eq!(
         rendered.text,

@@ -7,7 +7,8 @@ use std::time::Duration;
 use refrain_cache::{Cache, Digest, Key, Unfinished};
 use refrain_lm::model::LanguageModel;
 use refrain_lm::train::{
-    EarlyStopping, Evaluation, Keep, TrainError, TrainOptions, TrainRow, Trained, Training, train,
+    CheckpointOptions, EarlyStopping, Evaluation, TrainError, TrainOptions, TrainRow, Trained,
+    Training, train,
 };
 
 use crate::*;
@@ -46,7 +47,8 @@ impl Bench {
     ) -> Result<Trained, TrainError> {
         let unfinished = self.unfinished();
         let note = |text: String| self.notes.borrow_mut().push(text);
-        let keep = Keep { unfinished: &unfinished, every, profile: "test", note: &note };
+        let keep =
+            CheckpointOptions { unfinished: &unfinished, every, profile: "test", note: &note };
         let training = Training { keep: Some(keep), ..*training };
         let mut left = calls;
         train(model, &training, &mut |_| {

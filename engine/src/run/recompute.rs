@@ -8,23 +8,23 @@ use refrain_cache::Cache;
 
 use crate::graph::{Graph, NodeId};
 use crate::kind::{Cancel, StageError};
-use crate::plan::state::{Done, State, Todo};
+use crate::plan::state::{Done, PendingNode, State};
 
-use super::node::{self, Failure, Job};
-use super::{Options, retry};
+use super::node::{self, NodeError, NodeJob};
+use super::{RunOptions, retry};
 
-/// Computes a node whose inputs are all done, and stores what it makes in `cache`; no record is written.
+/// Computes a node whose inputs are all done, and stores its outputs in `cache`; no record is written.
 ///
 /// # Errors
-/// Those of the node.
-pub fn again(
+/// [`NodeError`].
+pub fn recompute_node(
     graph: &Graph,
     id: NodeId,
     state: &State<'_>,
     cache: &Cache,
-    options: &Options<'_>,
+    options: &RunOptions<'_>,
     cancel: &Cancel,
-) -> Result<Done, Failure> {
+) -> Result<Done, NodeError> {
     let node = graph.node(id);
     let ready = || Some((state.inputs(node)?, state.manifest(node, None)?));
     let Some((inputs, manifest)) = ready() else {
@@ -32,28 +32,28 @@ pub fn again(
             StageError::bug(format!("`{}` is computed before its inputs", node.name)).into()
         );
     };
-    let todo = Todo { key: manifest.key(), manifest, file: None, damaged: None };
-    let job = Job {
+    let pending = PendingNode { key: manifest.key(), manifest, seen: None, damaged: None };
+    let job = NodeJob {
         node,
         inputs,
         cache,
         threads: node.settings.threads.unwrap_or(options.threads).min(options.threads.max(1)),
-        // What is compared is what computes, not what is remembered.
+        // The computation is compared, not what is remembered of it.
         fresh: true,
         cancel,
         environment: options.environment,
-        span: node::span(id, node, &todo.key),
+        span: node::span(id, node, &pending.key),
     };
 
     let begin = Instant::now();
-    let result = retry::attempts(&job, &todo);
+    let result = retry::attempts(&job, &pending);
     match &result {
         Ok(_) => {
             let (name, seconds) = (node.name.as_str(), begin.elapsed().as_secs_f64());
             info!(name: "finished", node = id.0, name, seconds, differs = false, "finished");
         }
-        Err(Failure::Stage(StageError::Cancelled)) => {}
-        Err(failure) => node::emit_failed(id, node, failure),
+        Err(NodeError::Stage(StageError::Cancelled)) => {}
+        Err(error) => node::emit_failed(id, node, error),
     }
     result
 }
