@@ -123,8 +123,9 @@ pub enum Command {
                             refrain show sweep.yaml tuned\n  refrain show ../models/base")]
     Show(ShowArgs),
     /// Print results: a row per sweep point, a column per `stage.metric`
-    #[command(after_help = "Example:\n  refrain results sweep.yaml --format csv")]
-    Results(WorkflowArgs),
+    #[command(after_help = "Examples:\n  refrain results sweep.yaml --sort -target.accuracy\n  \
+                            refrain results sweep.yaml --each --format csv -o sweep.csv")]
+    Results(ResultsArgs),
     /// Draw the graph, as a Mermaid flowchart or for Graphviz
     #[command(after_help = "Example:\n  refrain graph sweep.yaml --as dot | dot -Tsvg > sweep.svg")]
     Graph(GraphArgs),
@@ -191,6 +192,9 @@ pub struct GcArgs {
     /// Remove the least recently used until the cache is no larger, such as `500MB` or `2TB`
     #[arg(long, value_name = "SIZE", value_parser = units::size)]
     pub max_size: Option<u64>,
+    /// Let go of the results of a workflow that is gone for good; repeatable
+    #[arg(long, value_name = "WORKFLOW")]
+    pub forget: Vec<PathBuf>,
     /// Show what would be removed and why the rest is kept, and remove nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -238,6 +242,21 @@ pub struct WorkflowArgs {
     /// Folder of the cache [default: REFRAIN_CACHE, or `.refrain` beside the workflow]
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ResultsArgs {
+    #[command(flatten)]
+    pub workflow: WorkflowArgs,
+    /// Sort by an axis or a column; a `-` before it reverses the order
+    #[arg(long, value_name = "COLUMN", allow_hyphen_values = true)]
+    pub sort: Option<String>,
+    /// Print every sweep point, also those that `mean_over` averages
+    #[arg(long)]
+    pub each: bool,
+    /// Write the table to a file
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -16,11 +16,11 @@ mod verify;
 use std::process::ExitCode;
 
 use crate::cli::{Arguments, Command};
+use crate::command_error::CommandError;
 use crate::events::Observers;
-use crate::failure::Failure;
 
 /// Runs the command of the command line.
-pub fn dispatch(arguments: &Arguments, observers: &Observers) -> Result<ExitCode, Failure> {
+pub fn dispatch(arguments: &Arguments, observers: &Observers) -> Result<ExitCode, CommandError> {
     let format = arguments.format;
     match &arguments.command {
         Command::Run(run) => run::run(run, format, observers),
@@ -28,7 +28,7 @@ pub fn dispatch(arguments: &Arguments, observers: &Observers) -> Result<ExitCode
         Command::Check(workflow) => check::check(workflow, format),
         Command::Explain(node) => explain::explain(node, format),
         Command::Show(show) => show::show(show, format),
-        Command::Results(workflow) => results::results(workflow, format),
+        Command::Results(arguments) => results::results(arguments, format),
         Command::Graph(arguments) => graph::graph(arguments, format),
         Command::Verify(verify) => verify::verify(verify, format),
         Command::Cache(command) => cache::cache(command, format),

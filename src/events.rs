@@ -12,11 +12,12 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use refrain_engine::language::explain::ErrorClass;
 use refrain_engine::ledger::run_log::RunLog;
 use refrain_engine::run::event::TARGET;
 
 use crate::cli::{Arguments, Command};
-use crate::failure::{ENVIRONMENT, Failure};
+use crate::command_error::CommandError;
 use crate::terminal::Terminal;
 
 use chrome::ChromeTrace;
@@ -31,7 +32,7 @@ pub struct Observers {
 
 impl Observers {
     /// Installs the layers that the command line asks for, for all threads.
-    pub fn install(arguments: &Arguments) -> Result<Observers, Failure> {
+    pub fn install(arguments: &Arguments) -> Result<Observers, CommandError> {
         let options = &arguments.log;
         let level = options.level();
         let quiet = matches!(&arguments.command, Command::Run(run) if run.quiet);
@@ -50,12 +51,12 @@ impl Observers {
             .with(log::layer(level, options.log_format, terminal))
             .with(observers.trace.clone())
             .try_init()
-            .map_err(|error| Failure::new(ENVIRONMENT, error.to_string()))?;
+            .map_err(|error| CommandError::new(ErrorClass::Environment, error.to_string()))?;
         Ok(observers)
     }
 
     /// Completes what was written; nothing is emitted after it.
-    pub fn finish(&self) -> Result<(), Failure> {
+    pub fn finish(&self) -> Result<(), CommandError> {
         self.trace.as_ref().map_or(Ok(()), ChromeTrace::finish)
     }
 }

@@ -1,15 +1,17 @@
 //! The `refrain` command: arguments, terminal and exit codes. All logic is in the libraries.
 
 mod cli;
+mod command_error;
 mod commands;
+mod escape;
 mod events;
-mod failure;
 mod human;
 mod interrupt;
 mod machine;
 mod output;
 mod panics;
 mod session;
+mod snippet;
 mod terminal;
 mod usage;
 
@@ -17,10 +19,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use refrain_cache::write::faults::{self, Fault, ParseFaultError};
+use refrain_engine::language::explain::ErrorClass;
 
 use crate::cli::Arguments;
+use crate::command_error::CommandError;
 use crate::events::Observers;
-use crate::failure::{Failure, INPUT};
 
 /// The tensors of a training step are tens of megabytes, made and dropped at every layer. The
 /// system's allocator returns each to the kernel, which clears it again: a fifth of the quickstart.
@@ -45,7 +48,7 @@ fn main() -> ExitCode {
         Ok(Ok(code)) => code,
         Ok(Err(failure)) => failure.report(arguments.format),
         // The hook has reported it.
-        Err(_) => ExitCode::from(failure::ENVIRONMENT),
+        Err(_) => ExitCode::from(ErrorClass::Environment.exit_code()),
     };
     let code = output::exit_code(code, arguments.format);
     if fault == Some(Fault::Count) {
@@ -55,7 +58,7 @@ fn main() -> ExitCode {
 }
 
 /// Runs the command with its layers installed.
-fn command(arguments: &Arguments) -> Result<ExitCode, Failure> {
+fn command(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     let observers = Observers::install(arguments)?;
     let done = commands::dispatch(arguments, &observers);
     let finished = observers.finish();
@@ -63,10 +66,11 @@ fn command(arguments: &Arguments) -> Result<ExitCode, Failure> {
 }
 
 /// Arms the fault that a test asks for.
-fn fault() -> Result<Option<Fault>, Failure> {
+fn fault() -> Result<Option<Fault>, CommandError> {
     let Ok(text) = std::env::var("REFRAIN_FAULT") else { return Ok(None) };
-    let fault =
-        text.parse().map_err(|error: ParseFaultError| Failure::new(INPUT, error.to_string()))?;
+    let fault = text.parse().map_err(|error: ParseFaultError| {
+        CommandError::new(ErrorClass::Input, error.to_string())
+    })?;
     faults::arm(fault);
     Ok(Some(fault))
 }

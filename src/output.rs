@@ -6,8 +6,11 @@ use std::sync::OnceLock;
 
 use unicode_width::UnicodeWidthStr;
 
+use refrain_engine::language::explain::ErrorClass;
+
 use crate::cli::Format;
-use crate::failure::{ENVIRONMENT, Failure, drives, shown};
+use crate::command_error::CommandError;
+use crate::escape::{escape_controls, is_terminal_control};
 
 /// The error with which stdout refused data; nothing is written after it.
 static REFUSED: OnceLock<io::Error> = OnceLock::new();
@@ -31,7 +34,7 @@ pub fn exit_code(own: ExitCode, format: Format) -> ExitCode {
     match REFUSED.get() {
         Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             let message = format!("cannot write to stdout: {error}");
-            let lost = Failure::new(ENVIRONMENT, message).report(format);
+            let lost = CommandError::new(ErrorClass::Environment, message).report(format);
             if own == ExitCode::SUCCESS { lost } else { own }
         }
         _ => own,
@@ -40,7 +43,7 @@ pub fn exit_code(own: ExitCode, format: Format) -> ExitCode {
 
 /// Prints a line for people on stderr; control characters in it are shown, not obeyed.
 pub fn remark(text: &str) {
-    progress(&format!("{}\n", shown(text)));
+    progress(&format!("{}\n", escape_controls(text)));
 }
 
 /// Writes to stderr as it is. A stderr that went away is no reason to end a command.
@@ -50,32 +53,43 @@ pub fn progress(text: &str) {
 
 /// Writes a line; control characters in it are shown, not obeyed.
 pub fn line(text_: &str) {
-    text(&format!("{}\n", shown(text_)));
+    text(&format!("{}\n", escape_controls(text_)));
 }
 
 /// Writes a JSON document.
 pub fn json(value: &serde_json::Value) {
-    text(&escaped(&format!("{value:#}\n")));
+    text(&json_text(value));
+}
+
+/// Formats a JSON document.
+pub fn json_text(value: &serde_json::Value) -> String {
+    escaped(&format!("{value:#}\n"))
 }
 
 /// JSON with every character escaped that would drive a terminal: JSON itself only wants it of some of them.
 pub fn escaped(json: &str) -> String {
-    if !json.contains(drives) {
+    if !json.contains(is_terminal_control) {
         return json.to_owned();
     }
     // None of them stands outside of a text, or needs more than four digits.
-    let escape =
-        |c: char| if drives(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    let escape = |c: char| {
+        if is_terminal_control(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() }
+    };
     json.chars().map(escape).collect()
 }
 
-/// Writes rows under headings, columns aligned; a column of numbers is aligned to the right.
+/// Writes rows under headings, as [`table_text`] formats them.
 pub fn table(headings: &[&str], rows: &[Vec<String>]) {
+    text(&table_text(headings, rows));
+}
+
+/// Formats rows under headings, columns aligned; a column of numbers is aligned to the right.
+pub fn table_text(headings: &[&str], rows: &[Vec<String>]) -> String {
     if rows.is_empty() {
-        return;
+        return String::new();
     }
     let width = |c: usize| {
-        let cells = rows.iter().map(|r| r.get(c).map_or(0, |t| shown(t).width()));
+        let cells = rows.iter().map(|r| r.get(c).map_or(0, |t| escape_controls(t).width()));
         cells.chain([headings[c].width()]).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..headings.len()).map(width).collect();
@@ -103,9 +117,9 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) {
     };
     push(&mut headings.iter().map(|h| h.to_string()));
     for row in rows {
-        push(&mut row.iter().map(|t| shown(t)));
+        push(&mut row.iter().map(|t| escape_controls(t)));
     }
-    text(&out);
+    out
 }
 
 /// `1 node`, `2 nodes`.

@@ -1,5 +1,6 @@
 //! What every command begins with: the workflow read and resolved, the cache opened.
 
+use std::cell::OnceCell;
 use std::io::ErrorKind;
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
@@ -8,15 +9,18 @@ use std::time::Duration;
 use refrain_cache::{Sharing, read_plain};
 use refrain_engine::graph::{Graph, NodeId};
 use refrain_engine::language::diagnostic::{Diagnostics, SourceText};
+use refrain_engine::language::explain::ErrorClass;
 use refrain_engine::language::workflow::{Override, Workflow};
 use refrain_engine::language::yaml::MAX_BYTES;
 use refrain_engine::ledger::lock::{self, Lock, LockError};
+use refrain_engine::ledger::run_log::{self, LastRuns};
 use refrain_engine::report::expect::{self, Expect};
-use refrain_engine::report::results::{self, Selection};
+use refrain_engine::report::metric_names::{self, MetricReference};
+use refrain_engine::report::results::{self, ResultColumns};
 use refrain_engine::store::Store;
 
 use crate::cli;
-use crate::failure::{ENVIRONMENT, Failure, INPUT};
+use crate::command_error::CommandError;
 
 /// A workflow that is ready to be planned.
 pub struct Session {
@@ -24,14 +28,23 @@ pub struct Session {
     pub graph: Graph,
     /// Its conditions.
     pub expects: Vec<Expect>,
-    /// Which figures its table shows.
-    pub selection: Selection,
+    /// The metrics that its table shows.
+    pub columns: ResultColumns,
     /// Where its lock lies.
     pub lock: PathBuf,
     /// The folder of the cache.
     cache: PathBuf,
     /// Whether `--set` was given.
     pub overridden: bool,
+}
+
+/// The sources of a workflow whose files are absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sources {
+    /// They are an error.
+    Present,
+    /// They are taken as the lock says, where it names them.
+    Recorded,
 }
 
 /// The text of a workflow, and the folders that go with it.
@@ -46,21 +59,31 @@ pub struct Opened {
 
 impl Opened {
     /// Reads the workflow of the command line.
-    pub fn new(arguments: &cli::WorkflowArgs) -> Result<Opened, Failure> {
+    pub fn new(arguments: &cli::WorkflowArgs) -> Result<Opened, CommandError> {
         let path = &arguments.workflow;
         let text = read_plain(path, MAX_BYTES as u64).map_err(|e| match e.kind() {
-            ErrorKind::NotFound => Failure::new(INPUT, format!("there is no `{}`", path.display())),
-            ErrorKind::IsADirectory => {
-                Failure::new(INPUT, format!("`{}` is a folder, not a workflow", path.display()))
+            ErrorKind::NotFound => {
+                CommandError::new(ErrorClass::Input, format!("there is no `{}`", path.display()))
             }
-            ErrorKind::InvalidInput | ErrorKind::FileTooLarge => {
-                Failure::new(INPUT, format!("`{}` is no workflow: {e}", path.display()))
-            }
-            _ => Failure::new(ENVIRONMENT, format!("cannot read `{}`: {e}", path.display())),
+            ErrorKind::IsADirectory => CommandError::new(
+                ErrorClass::Input,
+                format!("`{}` is a folder, not a workflow", path.display()),
+            ),
+            ErrorKind::InvalidInput | ErrorKind::FileTooLarge => CommandError::new(
+                ErrorClass::Input,
+                format!("`{}` is no workflow: {e}", path.display()),
+            ),
+            _ => CommandError::new(
+                ErrorClass::Environment,
+                format!("cannot read `{}`: {e}", path.display()),
+            ),
         })?;
         let text = String::from_utf8(text).map_err(|e| {
             let at = e.utf8_error().valid_up_to();
-            Failure::new(INPUT, format!("`{}` is not UTF-8: byte {at} is wrong", path.display()))
+            CommandError::new(
+                ErrorClass::Input,
+                format!("`{}` is not UTF-8: byte {at} is wrong", path.display()),
+            )
         })?;
         let source = SourceText { path: path.clone(), text };
         let cache = cache_folder(arguments.cache.as_deref(), source.folder().join(".refrain"))?;
@@ -69,7 +92,7 @@ impl Opened {
 }
 
 /// The folder of the cache, absolute: the one that is named, or else `beside`.
-pub fn cache_folder(named: Option<&Path>, beside: PathBuf) -> Result<PathBuf, Failure> {
+pub fn cache_folder(named: Option<&Path>, beside: PathBuf) -> Result<PathBuf, CommandError> {
     let folder = match (named, std::env::var_os("REFRAIN_CACHE")) {
         (Some(folder), _) => folder.into(),
         (None, Some(folder)) if !folder.is_empty() => folder.into(),
@@ -79,15 +102,16 @@ pub fn cache_folder(named: Option<&Path>, beside: PathBuf) -> Result<PathBuf, Fa
 }
 
 /// A path from the root.
-pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-    std::path::absolute(path)
-        .map_err(|e| Failure::new(ENVIRONMENT, format!("`{}` is no path: {e}", path.display())))
+pub fn absolute(path: &Path) -> Result<PathBuf, CommandError> {
+    std::path::absolute(path).map_err(|e| {
+        CommandError::new(ErrorClass::Environment, format!("`{}` is no path: {e}", path.display()))
+    })
 }
 
 impl Session {
     /// Reads and resolves the workflow of the command line.
-    pub fn open(arguments: &cli::WorkflowArgs) -> Result<ManuallyDrop<Session>, Failure> {
-        Session::of(Opened::new(arguments)?, arguments)
+    pub fn open(arguments: &cli::WorkflowArgs) -> Result<ManuallyDrop<Session>, CommandError> {
+        Session::of(Opened::new(arguments)?, arguments, Sources::Recorded)
     }
 
     /// Resolves a workflow that was read. It is not given back to the system piece by piece at the end, when the system
@@ -95,51 +119,80 @@ impl Session {
     pub fn of(
         opened: Opened,
         arguments: &cli::WorkflowArgs,
-    ) -> Result<ManuallyDrop<Session>, Failure> {
+        sources: Sources,
+    ) -> Result<ManuallyDrop<Session>, CommandError> {
         let Opened { source, cache, lock } = opened;
         let workflow =
             Workflow::parse(source, &refrain_stages::kinds(), &overrides(&arguments.set)?)?;
         let mut problems = Vec::new();
         let expects = expect::parse(&workflow, &mut problems);
-        let selection = results::parse(&workflow, &mut problems);
+        let columns = results::parse(&workflow, &mut problems);
         let source = workflow.source.clone();
-        let graph = match Graph::build(workflow) {
-            Ok(graph) if problems.is_empty() => graph,
+        // Read only where a source is absent.
+        let recorded: OnceCell<Option<Lock>> = OnceCell::new();
+        let find = |name: &str| {
+            let lock = recorded.get_or_init(|| Lock::read(&lock).ok());
+            lock.as_ref()?.entries.get(name)?.recorded()
+        };
+        let graph = match sources {
+            Sources::Present => Graph::build(workflow),
+            Sources::Recorded => Graph::build_recorded(workflow, &find),
+        };
+        let graph = match graph {
+            Ok(graph) if problems.is_empty() => {
+                let of_expects: Vec<MetricReference> =
+                    expects.iter().map(Expect::reference).collect();
+                problems =
+                    metric_names::check(&graph, of_expects.iter().chain(&columns.references));
+                graph
+            }
             Ok(_) => return Err(Diagnostics::new(source, problems).into()),
             Err(mut diagnostics) => {
                 problems.append(&mut diagnostics.items);
                 return Err(Diagnostics::new(source, problems).into());
             }
         };
+        if !problems.is_empty() {
+            return Err(Diagnostics::new(source, problems).into());
+        }
+
         let overridden = !arguments.set.is_empty();
-        Ok(ManuallyDrop::new(Session { graph, expects, selection, lock, cache, overridden }))
+        Ok(ManuallyDrop::new(Session { graph, expects, columns, lock, cache, overridden }))
     }
 
     /// Opens the cache, which makes it where it is not there.
-    pub fn store(&self) -> Result<Store, Failure> {
+    pub fn store(&self) -> Result<Store, CommandError> {
         Ok(Store::open_shared(&self.cache, sharing())?)
     }
 
     /// As [`Session::store`], for a run.
-    pub fn store_for_run(&self) -> Result<Store, Failure> {
+    pub fn store_for_run(&self) -> Result<Store, CommandError> {
         Ok(Store::open_for_run(&self.cache, sharing())?)
     }
 
     /// Opens the cache only where it is there.
-    pub fn existing_store(&self) -> Result<Option<Store>, Failure> {
+    pub fn existing_store(&self) -> Result<Option<Store>, CommandError> {
         existing_store(&self.cache)
     }
 
     /// The lock, empty where there is none.
-    pub fn lock(&self) -> Result<Lock, Failure> {
+    pub fn lock(&self) -> Result<Lock, CommandError> {
         match Lock::read(&self.lock) {
             Err(LockError::Missing(_)) => Ok(Lock::default()),
             other => Ok(other?),
         }
     }
 
+    /// What the logged runs of the workflow say of its nodes.
+    pub fn last_runs(&self) -> LastRuns {
+        let workflow = absolute(&self.graph.workflow.source.path);
+        workflow
+            .map(|workflow| run_log::last_runs(&self.cache.join("runs"), &workflow))
+            .unwrap_or_default()
+    }
+
     /// The nodes that a name on the command line means: one node, or all of a stage.
-    pub fn nodes(&self, name: &str) -> Result<Vec<NodeId>, Failure> {
+    pub fn nodes(&self, name: &str) -> Result<Vec<NodeId>, CommandError> {
         let graph = &self.graph;
         let ids: Vec<NodeId> = graph
             .ids()
@@ -154,15 +207,16 @@ impl Session {
         let mut known: Vec<&str> = of_stage.collect();
         if known.is_empty() {
             known = graph.nodes.iter().map(|n| n.stage.as_str()).collect();
+            known.sort_unstable();
             known.dedup();
         }
         let hint = refrain_engine::language::diagnostic::suggest(name, known, "there are");
         let message = format!("there is no stage or node `{name}`");
-        Err(Failure::Plain { message, hint, code: INPUT })
+        Err(CommandError::Plain { message, hint, class: ErrorClass::Input })
     }
 
     /// The one node that a name means.
-    pub fn node(&self, name: &str) -> Result<NodeId, Failure> {
+    pub fn node(&self, name: &str) -> Result<NodeId, CommandError> {
         match self.nodes(name)?.as_slice() {
             [one] => Ok(*one),
             many => {
@@ -171,8 +225,8 @@ impl Session {
                     .take(20)
                     .map(|id| format!("`{}`", self.graph.node(*id).name))
                     .collect();
-                Err(Failure::with_hint(
-                    INPUT,
+                Err(CommandError::with_hint(
+                    ErrorClass::Input,
                     format!("`{name}` stands for {} nodes", many.len()),
                     format!("name one of {}", names.join(", ")),
                 ))
@@ -182,7 +236,7 @@ impl Session {
 }
 
 /// Opens the cache in a folder, unless there is none.
-pub fn existing_store(cache: &Path) -> Result<Option<Store>, Failure> {
+pub fn existing_store(cache: &Path) -> Result<Option<Store>, CommandError> {
     let there = cache.join("format").exists();
     Ok(there.then(|| Store::open_shared(cache, sharing())).transpose()?)
 }
@@ -197,12 +251,12 @@ fn sharing() -> Sharing {
     }
 }
 
-fn overrides(set: &[String]) -> Result<Vec<Override>, Failure> {
+fn overrides(set: &[String]) -> Result<Vec<Override>, CommandError> {
     set.iter()
         .map(|text| match text.split_once('=') {
             Some((name, value)) => Ok(Override { name: name.trim().into(), value: value.into() }),
-            None => Err(Failure::with_hint(
-                INPUT,
+            None => Err(CommandError::with_hint(
+                ErrorClass::Input,
                 format!("`--set {text}` has no value"),
                 "write `--set NAME=VALUE`",
             )),

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget};
 
-use crate::failure::shown;
+use crate::escape::escape_controls;
 
 /// Columns and rows where the system does not tell the size of the terminal.
 const USUAL: (usize, usize) = (80, 24);
@@ -55,7 +55,7 @@ impl Terminal {
 
     /// Prints a line above the bars; control characters in it are shown, not obeyed.
     pub fn line(&self, text: &str) {
-        self.write(&format!("{}\n", shown(text)));
+        self.write(&format!("{}\n", escape_controls(text)));
     }
 
     /// Prints a text of whole lines above the bars, as it is.

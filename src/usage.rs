@@ -7,8 +7,11 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
+use refrain_engine::language::explain::ErrorClass;
+
 use crate::cli::{Arguments, Command, Format};
-use crate::failure::{Failure, INPUT, no_color};
+use crate::command_error::CommandError;
+use crate::escape::no_color;
 use crate::output;
 
 /// Reads the arguments; otherwise what had to be said is said, and this is the exit code.
@@ -28,7 +31,7 @@ pub fn parse() -> Result<Arguments, ExitCode> {
     }
     // Where stderr is gone, nobody can be told.
     let _unread = error.print();
-    Err(ExitCode::from(INPUT))
+    Err(ExitCode::from(ErrorClass::Input.exit_code()))
 }
 
 /// Refuses a format that the command does not have.
@@ -51,10 +54,10 @@ fn wants_json(arguments: impl Iterator<Item = OsString>) -> bool {
 }
 
 /// Turns clap's message, `error: …`, and its paragraphs of advice into a failure.
-fn failure(error: &clap::Error) -> Failure {
+fn failure(error: &clap::Error) -> CommandError {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         let hint = "`refrain --help` lists the commands";
-        return Failure::with_hint(INPUT, "a command is missing", hint);
+        return CommandError::with_hint(ErrorClass::Input, "a command is missing", hint);
     }
     let text = error.render().to_string();
     let mut parts = text.split("\n\n").map(one_line).filter(|part| !part.is_empty());
@@ -65,8 +68,8 @@ fn failure(error: &clap::Error) -> Failure {
         .map(|part| part.strip_prefix("tip: ").unwrap_or(&part).to_owned())
         .collect();
     match hints.is_empty() {
-        true => Failure::new(INPUT, message),
-        false => Failure::with_hint(INPUT, message, hints.join("; ")),
+        true => CommandError::new(ErrorClass::Input, message),
+        false => CommandError::with_hint(ErrorClass::Input, message, hints.join("; ")),
     }
 }
 

@@ -118,13 +118,41 @@ fn the_locks_of_all_workflows_that_share_a_cache_are_kept() {
 }
 
 #[test]
+fn the_results_of_a_moved_project_stay() {
+    let space = Space::new();
+    space.write("old/flows/w.yaml", WORKFLOW);
+    space.ran("old/flows/w.yaml", &["--cache", "old/cache"]);
+    let gc = |cache: &str, more: &[&str]| {
+        let limits = ["cache", "gc", "--cache", cache, "--max-size", "1B", "--format", "json"];
+        json(&space.run(&[&limits, more].concat()))
+    };
+    // Moved without its cache: where to is not known, so that its results stay.
+    fs::rename(space.path("old/flows"), space.path("flows")).unwrap();
+    let report = gc("old/cache", &[]);
+    assert_eq!((removed(&report, "artifact"), report["gone"].as_array().unwrap().len()), (0, 1));
+    // Moved together with it.
+    fs::rename(space.path("flows"), space.path("old/flows")).unwrap();
+    fs::rename(space.path("old"), space.path("new")).unwrap();
+    let report = gc("new/cache", &[]);
+    assert_eq!((removed(&report, "artifact"), report["locks"].as_array().unwrap().len()), (0, 1));
+    assert_eq!(space.ran("new/flows/w.yaml", &["--cache", "new/cache"]), set(&[]));
+    // Gone for good.
+    fs::remove_dir_all(space.path("new/flows")).unwrap();
+    assert_eq!(removed(&gc("new/cache", &[]), "artifact"), 0);
+    let gone = ["--forget", "new/flows/w.yaml", "--forget", "old/flows/w.yaml"];
+    assert_eq!(removed(&gc("new/cache", &gone), "artifact"), 2);
+}
+
+#[test]
 fn a_cache_of_which_nothing_is_known_is_left_alone() {
     let space = space();
     space.ran("w.yaml", &["--set", "word=green", "--cache", "shared"]);
     fs::remove_dir_all(space.path("shared/runs")).unwrap();
     let said = space.fails(&["cache", "gc", "--cache", "shared"]);
     assert!(
-        said.starts_with("exit code 2\nerror: no lock and no run of this cache is known"),
+        said.starts_with(
+            "exit code 2\nerror: refusing to empty this cache: no lock or run log says what to keep"
+        ),
         "{said}"
     );
     let said = space.fails(&["cache", "stat", "--cache", "nowhere"]);

@@ -28,6 +28,7 @@ mod hostile_tables; // tables that were made to break one
 mod interrupt; // Ctrl-C
 mod json; // the JSON output against its documentation
 mod layers; // which crate may import which
+mod lock; // the lock's format, and its writers
 mod look_ahead; // what plan and explain say before a run
 mod models; // model cards
 #[cfg(unix)]
@@ -35,6 +36,7 @@ mod processes; // several on one cache
 mod progress; // what a run prints on the way
 mod real_input; // the shared folder's data and model, where it is there
 mod rerun; // what an edit makes run again
+mod results; // which figure stands in which row
 mod same_bytes; // what must not change a digest
 mod scale; // graphs wider than what is looked up at once
 mod schema; // the JSON Schema of the language

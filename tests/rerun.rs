@@ -333,3 +333,32 @@ fn a_source_that_becomes_what_it_was_is_taken_for_what_it_is() {
     assert_eq!(space.run(&["run", "w.yaml"]).code, 0);
     assert_eq!(lock(), first);
 }
+
+#[test]
+fn after_a_run_explain_says_why_each_node_ran() {
+    let space = Space::new();
+    let row = |i: usize| {
+        format!(
+            "{{\"id\": \"r{i}\", \"prompt\": \"p\", \"response\": \"b\", \"reference\": \"b\"}}\n"
+        )
+    };
+    space.write("t.jsonl", &(0..256).map(row).collect::<String>());
+    space.write(
+        "w.yaml",
+        "refrain: 1\ndata: { t: { path: t.jsonl } }\nstages:\n  judged: { evaluate: { data: t, task: exact_match } }\n",
+    );
+    space.report("w.yaml", &[]);
+    let words = |node: &str| space.run(&["explain", "w.yaml", node]).stdout;
+    assert!(
+        words("judged").contains("it ran last because: no earlier result"),
+        "{}",
+        words("judged")
+    );
+    space.edit("t.jsonl", "\"r7\", \"prompt\": \"p\"", "\"r7\", \"prompt\": \"q\"");
+    space.report("w.yaml", &[]);
+    let source = words("t");
+    assert!(source.contains("it ran last because: `t.jsonl` changed: 1 of 256 rows"), "{source}");
+    assert!(words("judged").contains("(from `t`)"), "{}", words("judged"));
+    let all = space.run(&["explain", "w.yaml"]).stdout;
+    assert!(all.starts_with("nothing differs from the last run\n`t` ran last: `t.jsonl`"), "{all}");
+}

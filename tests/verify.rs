@@ -140,7 +140,7 @@ fn the_first_difference_is_named() {
     let found = json(&space, &["verify", "w.yaml", "--recompute", "all"], 3);
     let copies =
         mismatches(&found, "mismatches").into_iter().find(|(n, ..)| *n == "copies").unwrap();
-    assert_eq!(copies.2, "its input `file` cannot be had with the bytes that the lock names");
+    assert_eq!(copies.2, "the cache lacks its input `file` in the version that the lock names");
     std::fs::remove_file(space.path("file")).unwrap();
     let found = json(&space, &["verify", "w.yaml", "--recompute", "all"], 3);
     let file = mismatches(&found, "mismatches").into_iter().find(|(n, ..)| *n == "file").unwrap();
@@ -233,24 +233,209 @@ fn a_locked_run_says_what_differs_and_writes_nothing() {
     assert_eq!(
         mismatches(&report, "lock_changes"),
         [
-            (
-                "judged",
-                "key",
-                "the workflow now gives another key: `parameters.bootstrap` was 1000, is 10"
-            ),
-            ("new", "missing", "the lock has no line for it"),
-            ("old", "stale", "the lock has a line for it, but the workflow has no such node"),
+            ("judged", "key", "its key changed: `parameters.bootstrap` changed from 1000 to 10"),
+            ("new", "renamed", "the lock has it as `old`, under the same key: it was renamed"),
         ]
     );
     let said = space.run(&["run", "w.yaml", "--locked"]);
     assert_eq!(said.code, 3);
-    let words = "error: the lock is out of date, and `--locked` forbids updating it: 3 differences\n  = help: to accept it: `refrain run w.yaml`, then commit `w.lock`";
+    let words = "error: the lock is out of date, and `--locked` forbids updating it: 2 differences\n  = help: to accept it: `refrain run w.yaml`, then commit `w.lock`";
     assert!(
-        said.stderr.contains(words) && said.stderr.contains("was 1000, is 10"),
+        said.stderr.contains(words) && said.stderr.contains("from 1000 to 10"),
         "{}",
         said.stderr
     );
     assert_eq!(space.read("w.lock"), lock, "nothing is written");
     space.report("w.yaml", &[]);
     assert_eq!(space.run(&["run", "w.yaml", "--locked"]).code, 0, "accepted");
+}
+
+/// Two stages with figures, one of which reads what the other makes.
+fn judged(space: &Space) {
+    space.write(
+        "rows.jsonl",
+        "{\"id\": \"a\", \"prompt\": \"p\", \"response\": \"b\", \"reference\": \"b\"}\n",
+    );
+    space.write(
+        "w.yaml",
+        "refrain: 1
+data: { rows: { path: rows.jsonl } }
+stages:
+  z_first: { evaluate: { data: rows, task: exact_match } }
+  a_then: { evaluate: { data: z_first, task: exact_match, trim: \"${trim}\" } }
+sweep: { trim: [true, false] }
+expect: [{ stage: a_then, metric: accuracy, at_least: 0.5 }]
+",
+    );
+    space.report("w.yaml", &[]);
+}
+
+#[test]
+fn figures_edited_in_the_lock_are_found() {
+    let space = Space::new();
+    judged(&space);
+    let sound = space.read("w.lock");
+    assert_eq!(space.run(&["verify", "w.yaml", "--complete"]).code, 0);
+    let edited = sound.replacen(
+        "\"metric\":\"accuracy\",\"value\":1.0",
+        "\"metric\":\"accuracy\",\"value\":0.9",
+        1,
+    );
+    assert_ne!(edited, sound);
+    space.write("w.lock", &edited);
+    let found = json(&space, &["verify", "w.yaml"], 3);
+    assert_eq!(
+        mismatches(&found, "mismatches"),
+        [("a_then[trim=false]", "metrics", "its metrics are not those that the cache recorded")]
+    );
+    // The lock alone is enough: the digest of the metrics' table is in the same line.
+    std::fs::remove_dir_all(space.path(".refrain")).unwrap();
+    let found = json(&space, &["verify", "w.yaml", "--no-data"], 3);
+    let message = "its metrics are not those of the metrics table in the same line";
+    assert_eq!(mismatches(&found, "mismatches"), [("a_then[trim=false]", "metrics", message)]);
+}
+
+#[test]
+fn a_complete_cache_has_the_tables_of_sources_too() {
+    let space = Space::new();
+    judged(&space);
+    let table = space.run(&["show", "w.yaml", "rows", "--path"]).stdout;
+    let table = table.trim();
+    std::fs::remove_file(table).unwrap();
+    assert_eq!(space.run(&["verify", "w.yaml"]).code, 0);
+    let found = json(&space, &["verify", "w.yaml", "--complete"], 3);
+    let words = "the cache does not hold the output `main`";
+    assert_eq!(mismatches(&found, "mismatches"), [("rows", "artifact", words)]);
+}
+
+#[test]
+fn one_key_has_one_result() {
+    let space = Space::new();
+    judged(&space);
+    let lock = space.read("w.lock");
+    let line = lock.lines().find(|l| l.contains("\"node\":\"z_first\"")).unwrap();
+    let other =
+        line.replacen("z_first", "z_other", 1).replacen("\"digest\":\"", "\"digest\":\"0", 1);
+    let digest = other.split("\"digest\":\"").nth(1).unwrap()[..65].to_string();
+    let other = other.replacen(&digest, &digest[..64], 1);
+    space.write("w.lock", &format!("{lock}{other}\n"));
+    space.edit(
+        "w.yaml",
+        "stages:",
+        "stages:\n  z_other: { evaluate: { data: rows, task: exact_match } }",
+    );
+    let found = json(&space, &["verify", "w.yaml"], 3);
+    let found = mismatches(&found, "mismatches");
+    let words = "it has the key of `z_first`, but other outputs";
+    assert!(found.contains(&("z_other", "artifact", words)), "{found:?}");
+}
+
+#[test]
+fn a_cause_comes_before_its_consequences() {
+    let space = Space::new();
+    judged(&space);
+    space.edit("w.yaml", "data: rows,", "data: rows, bootstrap: 10,");
+    space.edit("w.yaml", "at_least: 0.5", "at_least: 1.5");
+    space.edit("w.yaml", "trim: [true, false]", "trim: [true]");
+    space.edit("rows.jsonl", "\"p\"", "\"q\"");
+    let found = json(&space, &["verify", "w.yaml"], 3);
+    let order: Vec<_> = mismatches(&found, "mismatches").iter().map(|(n, w, _)| (*n, *w)).collect();
+    assert_eq!(
+        order,
+        [
+            ("rows", "source"),
+            ("z_first", "key"),
+            ("a_then[trim=false]", "stale"),
+            ("a_then", "expect"),
+        ]
+        .map(|(n, w): (&str, &str)| (n, w))
+    );
+}
+
+#[test]
+fn one_point_alone_is_no_stale_lock() {
+    let space = Space::new();
+    judged(&space);
+    let found = json(&space, &["verify", "w.yaml", "--set", "trim=true"], 0);
+    assert_eq!(found["keys"], 3);
+    assert_eq!(space.run(&["run", "w.yaml", "--set", "trim=true", "--locked"]).code, 0);
+}
+
+#[test]
+fn a_locked_run_that_would_differ_runs_nothing() {
+    let space = Space::new();
+    judged(&space);
+    space.edit("w.yaml", "data: rows,", "data: rows, bootstrap: 10,");
+    let report = json(&space, &["run", "w.yaml", "--locked"], 3);
+    let nodes = report["nodes"].as_array().unwrap();
+    assert!(nodes.iter().all(|n| n["outcome"] == "not_run"), "{report:#}");
+    assert_eq!(mismatches(&report, "lock_changes").len(), 1, "{report:#}");
+    // A source that was edited is known before anything runs, too.
+    space.edit("w.yaml", "bootstrap: 10,", "");
+    space.edit("rows.jsonl", "\"p\"", "\"q\"");
+    let report = json(&space, &["run", "w.yaml", "--locked"], 3);
+    assert_eq!(mismatches(&report, "lock_changes")[0].1, "source");
+    // What is not asked for need not be as the lock says.
+    space.edit("rows.jsonl", "\"q\"", "\"p\"");
+    space.edit("w.yaml", "trim: \"${trim}\"", "trim: \"${trim}\", bootstrap: 10");
+    assert_eq!(space.run(&["run", "w.yaml", "--locked", "--only", "z_first"]).code, 0);
+}
+
+/// A clone that has the workflow and the lock alone: neither data, nor models, nor a cache.
+#[test]
+fn a_bare_clone_has_all_that_reading_commands_need() {
+    let space = Space::new();
+    space.write(
+        "data/rows.jsonl",
+        "{\"id\": \"a\", \"prompt\": \"p\", \"response\": \"b\", \"reference\": \"b\"}\n",
+    );
+    space.write("data/tool.txt", "x");
+    space.write("data/model/config.json", "{}");
+    space.write("data/model/model.safetensors", "x");
+    space.write(
+        "w.yaml",
+        "refrain: 1
+models: { m: { path: data/model } }
+data: { rows: { path: data/rows.jsonl }, tool: { path: data/tool.txt, type: file } }
+stages:
+  judged: { evaluate: { data: rows, task: exact_match } }
+  ran: { run: { command: [sh, -c, 'cat ${in.m}/config.json ${in.t} > ${out.x}'], inputs: { m: m, t: tool }, outputs: { x: file } } }
+expect: [{ stage: judged, metric: accuracy, at_least: 0.5 }]
+",
+    );
+    space.report("w.yaml", &[]);
+    let before = space.run(&["results", "w.yaml", "--format", "csv"]).stdout;
+    let clone = Space::new();
+    clone.write("w.yaml", &space.read("w.yaml"));
+    clone.write("w.lock", &space.read("w.lock"));
+
+    let found = json(&clone, &["verify", "w.yaml", "--no-data"], 0);
+    assert_eq!((&found["keys"], &found["sources"]["absent"]), (&5.into(), &3.into()));
+    let found = json(&clone, &["verify", "w.yaml"], 3);
+    let absent: Vec<_> =
+        mismatches(&found, "mismatches").iter().map(|(node, what, _)| (*node, *what)).collect();
+    assert_eq!(absent, [("m", "source"), ("rows", "source"), ("tool", "source")]);
+    assert_eq!(clone.run(&["results", "w.yaml", "--format", "csv"]).stdout, before);
+    for command in ["graph", "plan", "explain"] {
+        let said = clone.run(&[command, "w.yaml"]);
+        assert_eq!(said.code, 0, "{command}: {}{}", said.stdout, said.stderr);
+    }
+    assert!(
+        clone.fails(&["show", "w.yaml", "judged"]).contains("the cache does not hold `judged`")
+    );
+    // The columns of the absent table are checked still.
+    let masked = "  masked: { mask: { data: rows, above: 2 } }\n";
+    clone.edit("w.yaml", "  ran:", &format!("{masked}  ran:"));
+    let said = clone.fails(&["graph", "w.yaml"]);
+    assert!(said.contains("stage `masked`: the table lacks the columns"), "{said}");
+
+    // With the cache beside it, plan, explain and show know everything.
+    clone.edit("w.yaml", masked, "");
+    let cache = space.path(".refrain").display().to_string();
+    let plan = json(&clone, &["plan", "w.yaml", "--cache", &cache], 0);
+    let steps: Vec<&Value> = plan["nodes"].as_array().unwrap().iter().map(|n| &n["step"]).collect();
+    assert!(steps.iter().all(|step| *step == "cached"), "{plan:#}");
+    assert!(clone.run(&["show", "w.yaml", "rows", "--cache", &cache]).stdout.contains("1 rows"));
+    // What runs needs its files.
+    assert_eq!(clone.run(&["run", "w.yaml"]).code, 2);
 }

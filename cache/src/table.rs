@@ -161,6 +161,18 @@ impl TableWriter {
     fn start(folder: &Path, path: &Path, schema: SchemaRef) -> Result<Self, TableError> {
         let schema = normal_schema(&schema)?;
         let temp = TempFile::create(folder).map_err(|source| io_error(path, "created", source))?;
+        Self::over(Some(temp), path, schema)
+    }
+
+    /// Starts a table whose bytes are hashed and kept nowhere, to be given to [`TableWriter::hash`].
+    ///
+    /// # Errors
+    /// [`TableError::Unsupported`] and [`TableError::Duplicate`] for a column that a table cannot hold.
+    pub fn hash_only(schema: SchemaRef) -> Result<Self, TableError> {
+        Self::over(None, Path::new("-"), normal_schema(&schema)?)
+    }
+
+    fn over(temp: Option<TempFile>, path: &Path, schema: SchemaRef) -> Result<Self, TableError> {
         let file = HashingFile { temp, hasher: blake3::Hasher::new() };
         // Without Arrow's own copy of the schema: its bytes change with Arrow's version, and all normal types come back
         // from Parquet's schema alone.
@@ -225,7 +237,20 @@ impl TableWriter {
     }
 
     /// Completes the content of the file, which has no name yet.
-    pub(crate) fn close(mut self) -> Result<(TableInfo, TempFile), TableError> {
+    pub(crate) fn close(self) -> Result<(TableInfo, TempFile), TableError> {
+        let (info, temp) = self.complete()?;
+        Ok((info, temp.expect("a table that is only hashed is not placed")))
+    }
+
+    /// Completes the table and returns the digest and size that its file would have.
+    ///
+    /// # Errors
+    /// [`TableError::Rows`] where the rows cannot be written.
+    pub fn hash(self) -> Result<TableInfo, TableError> {
+        Ok(self.complete()?.0)
+    }
+
+    fn complete(mut self) -> Result<(TableInfo, Option<TempFile>), TableError> {
         self.write_pending()?;
         let file = self.writer.into_inner().map_err(|error| write_error(&self.path, error))?;
         let info = TableInfo {
@@ -306,21 +331,24 @@ fn leaf_columns(schema: &SchemaRef) -> Result<SchemaDescriptor, TableError> {
         .map_err(rows_error)
 }
 
-/// A file that hashes what is written to it.
+/// Hashes what is written to it, and passes it on to a file where there is one.
 struct HashingFile {
-    temp: TempFile,
+    temp: Option<TempFile>,
     hasher: blake3::Hasher,
 }
 
 impl Write for HashingFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.temp.write(bytes)?;
+        let written = match &mut self.temp {
+            Some(temp) => temp.write(bytes)?,
+            None => bytes.len(),
+        };
         self.hasher.update(&bytes[..written]);
         Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.temp.flush()
+        self.temp.as_mut().map_or(Ok(()), TempFile::flush)
     }
 }
 

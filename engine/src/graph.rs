@@ -5,6 +5,7 @@ mod columns;
 pub mod drawing;
 pub(crate) mod gather;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use crate::kind::{ArtifactKind, Kind, OutputDecl};
 use crate::language::diagnostic::{Diagnostics, Span};
 use crate::language::workflow::{Settings, Workflow};
 use crate::source::SourceSpec;
+use crate::source::recorded::{FindRecorded, RecordedSource};
 
 /// A node's number: dense, and every input of a node has a smaller one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -129,12 +131,22 @@ pub struct Graph {
     pub nodes: Vec<Node>,
     /// The edges once more, for order and export.
     pub edges: DiGraph<NodeId, ()>,
+    /// What an earlier run recorded of the sources whose files are absent.
+    pub absent: HashMap<NodeId, RecordedSource>,
 }
 
 impl Graph {
     /// Resolves a workflow at all points of its sweep and checks what can be checked before anything runs.
     pub fn build(workflow: Workflow) -> Result<Graph, Diagnostics> {
-        build::graph(workflow)
+        build::graph(workflow, &|_| None)
+    }
+
+    /// Resolves a workflow as [`Graph::build`] does; a source whose files are absent is taken as it was recorded.
+    pub fn build_recorded(
+        workflow: Workflow,
+        recorded: FindRecorded<'_>,
+    ) -> Result<Graph, Diagnostics> {
+        build::graph(workflow, recorded)
     }
 
     /// The node's data.

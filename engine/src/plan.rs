@@ -181,6 +181,18 @@ fn known(state: &State<'_>, node: &Node, old: &Manifest) -> Vec<Difference> {
         .map_or(Vec::new(), |now| old.differences(&now))
 }
 
+/// Formats a difference; of an input it names the node that it comes from.
+pub fn difference_words(graph: &Graph, node: &Node, of: &Difference) -> String {
+    let origin = origin(node, of).map(|id| format!(" (from `{}`)", graph.node(id).name));
+    format!("{}{}", difference(of), origin.unwrap_or_default())
+}
+
+/// Formats a difference between two manifests.
+pub fn difference(d: &Difference) -> String {
+    let show = |v: &Option<Value>| v.as_ref().map_or("absent".to_string(), |v| v.to_string());
+    format!("`{}` changed from {} to {}", d.path, show(&d.before), show(&d.after))
+}
+
 /// The node from which the input comes that a difference is about.
 pub fn origin(node: &Node, difference: &Difference) -> Option<NodeId> {
     let path = difference.path.strip_prefix("inputs.")?;

@@ -2,5 +2,7 @@
 
 pub mod compare;
 pub mod expect;
+pub mod metric_names;
+pub mod outcome;
 pub mod results;
 pub mod verify;

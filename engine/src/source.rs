@@ -14,6 +14,7 @@ mod messages;
 pub mod model_folder;
 mod numbers;
 mod parquet;
+pub mod recorded;
 mod rows;
 pub mod seen;
 

@@ -8,6 +8,8 @@ use refrain_cache::{
     RecordSummary, Records, Sharing, Stored,
 };
 
+use crate::language::explain::{ErrorClass, Explain};
+
 /// An opened cache with its records.
 pub struct Store {
     cache: Cache,
@@ -161,5 +163,16 @@ impl Store {
             synced.inspect_err(|_| self.unsynced.store(true, Ordering::Release))?;
         }
         Ok(())
+    }
+}
+
+impl Explain for StoreError {
+    fn class(&self) -> ErrorClass {
+        ErrorClass::Environment
+    }
+
+    fn hint(&self) -> Option<String> {
+        let io = matches!(self, StoreError::Cache(CacheError::Io { .. }));
+        io.then(|| "`--cache DIR` or REFRAIN_CACHE name another folder for the cache".into())
     }
 }

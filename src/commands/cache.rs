@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use refrain_cache::{Cache, Listing, Records};
+use refrain_engine::language::explain::ErrorClass;
 
 use crate::cli::{self, CacheFolderArgs, Format};
-use crate::failure::{ENVIRONMENT, Failure, INPUT};
+use crate::command_error::CommandError;
 use crate::session;
 
 mod gc;
@@ -14,7 +15,7 @@ mod stat;
 mod verify;
 
 /// Runs one of the commands that look after the cache.
-pub fn cache(command: &cli::Cache, format: Format) -> Result<ExitCode, Failure> {
+pub fn cache(command: &cli::Cache, format: Format) -> Result<ExitCode, CommandError> {
     match command {
         cli::Cache::Stat(folder) => stat::stat(&Opened::new(folder)?, format),
         cli::Cache::Verify(folder) => verify::verify(&Opened::new(folder)?, format),
@@ -29,11 +30,11 @@ struct Opened {
 
 impl Opened {
     /// The cache of the command line: the one that is named, or that of the workflows, or the one in this folder.
-    fn new(arguments: &CacheFolderArgs) -> Result<Opened, Failure> {
+    fn new(arguments: &CacheFolderArgs) -> Result<Opened, CommandError> {
         for workflow in &arguments.workflows {
             if !workflow.is_file() {
-                return Err(Failure::new(
-                    INPUT,
+                return Err(CommandError::new(
+                    ErrorClass::Input,
                     format!("there is no workflow `{}`", workflow.display()),
                 ));
             }
@@ -50,16 +51,16 @@ impl Opened {
             [] => folder(PathBuf::from(".refrain"))?,
             [one] => one.clone(),
             _ => {
-                return Err(Failure::with_hint(
-                    INPUT,
+                return Err(CommandError::with_hint(
+                    ErrorClass::Input,
                     "these workflows have different caches",
                     "name one cache with `--cache DIR`, or the workflows of one folder",
                 ));
             }
         };
         if !root.join("format").exists() {
-            return Err(Failure::with_hint(
-                INPUT,
+            return Err(CommandError::with_hint(
+                ErrorClass::Input,
                 format!("there is no cache in `{}`", root.display()),
                 "name a workflow that was run, or a cache with `--cache DIR`",
             ));
@@ -67,7 +68,7 @@ impl Opened {
         Ok(Opened { cache: Cache::open(&root)? })
     }
 
-    fn list(&self) -> Result<(Records, Listing), Failure> {
+    fn list(&self) -> Result<(Records, Listing), CommandError> {
         let records = self.cache.records()?;
         let listing = self.cache.listing(&records)?;
         Ok((records, listing))
@@ -80,12 +81,13 @@ fn within(cache: &Cache, path: &Path) -> String {
 }
 
 /// The size of a file of the cache; one that is not there has none.
-fn length(path: &Path) -> Result<u64, Failure> {
+fn length(path: &Path) -> Result<u64, CommandError> {
     match path.metadata() {
         Ok(metadata) => Ok(metadata.len()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
-        Err(error) => {
-            Err(Failure::new(ENVIRONMENT, format!("cannot read `{}`: {error}", path.display())))
-        }
+        Err(error) => Err(CommandError::new(
+            ErrorClass::Environment,
+            format!("cannot read `{}`: {error}", path.display()),
+        )),
     }
 }

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use crate::cli::{Format, WorkflowArgs};
-use crate::failure::Failure;
+use crate::command_error::CommandError;
 use crate::output;
-use crate::session::Session;
+use crate::session::{Opened, Session, Sources};
 
 /// Reads and resolves the workflow; what is wrong with it is the failure.
-pub fn check(arguments: &WorkflowArgs, format: Format) -> Result<ExitCode, Failure> {
-    let session = Session::open(arguments)?;
+pub fn check(arguments: &WorkflowArgs, format: Format) -> Result<ExitCode, CommandError> {
+    let session = Session::of(Opened::new(arguments)?, arguments, Sources::Present)?;
     let (stages, nodes) = (session.graph.workflow.stages.len(), session.graph.nodes.len());
     match format {
         Format::Json => output::json(&json!({ "refrain": 1, "stages": stages, "nodes": nodes })),

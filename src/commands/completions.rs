@@ -6,11 +6,11 @@ use clap::CommandFactory;
 use serde_json::json;
 
 use crate::cli::{Arguments, CompletionsArgs, Format};
-use crate::failure::Failure;
+use crate::command_error::CommandError;
 use crate::output;
 
 /// Prints the script.
-pub fn completions(arguments: &CompletionsArgs, format: Format) -> Result<ExitCode, Failure> {
+pub fn completions(arguments: &CompletionsArgs, format: Format) -> Result<ExitCode, CommandError> {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut Arguments::command(), "refrain", &mut script);
     let script = String::from_utf8_lossy(&script);

@@ -6,17 +6,19 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use refrain_engine::graph::{Graph, NodeId};
+use refrain_engine::ledger::lock::Lock;
+use refrain_engine::ledger::run_log::LastRuns;
 use refrain_engine::plan::{self, Explanation};
 
 use crate::cli::{self, Format};
-use crate::failure::Failure;
+use crate::command_error::CommandError;
 use crate::output;
 use crate::session::Session;
 
-use super::plan::{difference_words, differences_json};
+use super::plan::differences_json;
 
 /// Explains one node, the nodes of a stage, or all that differ.
-pub fn explain(arguments: &cli::ExplainArgs, format: Format) -> Result<ExitCode, Failure> {
+pub fn explain(arguments: &cli::ExplainArgs, format: Format) -> Result<ExitCode, CommandError> {
     let session = Session::open(&arguments.workflow)?;
     let store = session.store()?;
     let lock = session.lock()?;
@@ -29,6 +31,7 @@ pub fn explain(arguments: &cli::ExplainArgs, format: Format) -> Result<ExitCode,
     if arguments.node.is_none() {
         explanations.retain(Explanation::differs);
     }
+    let last = session.last_runs();
     let names: HashSet<&str> = graph.nodes.iter().map(|node| node.name.as_str()).collect();
     let gone: Vec<&String> = match arguments.node {
         Some(_) => Vec::new(),
@@ -37,31 +40,44 @@ pub fn explain(arguments: &cli::ExplainArgs, format: Format) -> Result<ExitCode,
     let one = arguments.node.is_some() && ids.len() == 1;
     match (format, explanations.as_slice()) {
         (Format::Json, [explanation]) if one => {
-            let mut document = node_json(graph, explanation);
+            let mut document = node_json(graph, explanation, &last);
             document["refrain"] = json!(1);
             document["manifest"] = json!(explanation.manifest);
             output::json(&document);
         }
         (Format::Json, explanations) => {
-            let nodes: Vec<Value> = explanations.iter().map(|e| node_json(graph, e)).collect();
+            let nodes: Vec<Value> =
+                explanations.iter().map(|e| node_json(graph, e, &last)).collect();
             output::json(&json!({ "refrain": 1, "nodes": nodes, "gone": gone }));
         }
         (_, explanations) => {
             for explanation in explanations {
-                show(graph, explanation, one);
+                show(graph, explanation, &last, one);
             }
             for name in &gone {
                 output::line(&format!("`{name}`: the workflow has no such node any more"));
             }
             if explanations.is_empty() && gone.is_empty() {
                 output::line("nothing differs from the last run");
+                show_last(graph, &lock, &last);
             }
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn node_json(graph: &Graph, explanation: &Explanation) -> Value {
+/// Shows why the nodes were computed whose results are in the lock.
+fn show_last(graph: &Graph, lock: &Lock, last: &LastRuns) {
+    for node in &graph.nodes {
+        let entry = lock.entries.get(&node.name);
+        let reason = last.reasons.get(&node.name);
+        if let Some(reason) = reason.filter(|reason| entry.is_some_and(|e| e.key == reason.key)) {
+            output::line(&format!("`{}` ran last: {}", node.name, reason.why));
+        }
+    }
+}
+
+fn node_json(graph: &Graph, explanation: &Explanation, last: &LastRuns) -> Value {
     let node = graph.node(explanation.id);
     let waits: Vec<&str> =
         explanation.waits.iter().map(|id| graph.node(*id).name.as_str()).collect();
@@ -72,12 +88,13 @@ fn node_json(graph: &Graph, explanation: &Explanation) -> Value {
         "now": explanation.now.map(|k| k.to_string()),
         "cached": explanation.cached,
         "damaged": explanation.damaged,
+        "ran_last": last.reasons.get(&node.name).map(|reason| &reason.why),
         "waits": waits,
         "differences": differences_json(graph, node, &explanation.differences),
     })
 }
 
-fn show(graph: &Graph, explanation: &Explanation, with_manifest: bool) {
+fn show(graph: &Graph, explanation: &Explanation, last: &LastRuns, with_manifest: bool) {
     let node = graph.node(explanation.id);
     output::line(&format!("`{}`", node.name));
     let words = match (explanation.before, explanation.now) {
@@ -87,16 +104,19 @@ fn show(graph: &Graph, explanation: &Explanation, with_manifest: bool) {
             let known = if explanation.differences.is_empty() { "" } else { "; known to differ:" };
             format!("  its key is not known before {} ran{known}", on.join(", "))
         }
-        (None, Some(_)) => "  it is not in the lock: no run has made it yet".into(),
+        (None, Some(_)) => "  not in the lock, so there is nothing to compare with".into(),
         (Some(a), Some(b)) if a == b => "  nothing differs from the last run".into(),
         (Some(_), Some(_)) if explanation.differences.is_empty() => {
-            "  its key differs from the last run's, whose record the cache does not hold".into()
+            "  its key changed; the cache no longer has the old record to compare".into()
         }
         _ => "  differs from the last run:".into(),
     };
     output::line(&words);
     for difference in &explanation.differences {
-        output::line(&format!("    {}", difference_words(graph, node, difference)));
+        output::line(&format!("    {}", plan::difference_words(graph, node, difference)));
+    }
+    if let Some(reason) = last.reasons.get(&node.name) {
+        output::line(&format!("  it ran last because: {}", reason.why));
     }
     match (explanation.now, explanation.cached, &explanation.damaged) {
         (None, ..) => {}

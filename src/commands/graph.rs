@@ -7,12 +7,13 @@ use serde_json::json;
 use refrain_engine::graph::drawing::{dot, mermaid};
 
 use crate::cli::{self, Drawing, Format};
-use crate::failure::{Failure, shown};
+use crate::command_error::CommandError;
+use crate::escape::escape_controls;
 use crate::output;
 use crate::session::Session;
 
 /// Prints the stages in the language of a drawing, or all nodes with their inputs as JSON.
-pub fn graph(arguments: &cli::GraphArgs, format: Format) -> Result<ExitCode, Failure> {
+pub fn graph(arguments: &cli::GraphArgs, format: Format) -> Result<ExitCode, CommandError> {
     let session = Session::open(&arguments.workflow)?;
     let graph = &session.graph;
     if format == Format::Json {
@@ -34,7 +35,7 @@ pub fn graph(arguments: &cli::GraphArgs, format: Format) -> Result<ExitCode, Fai
             Drawing::Mermaid => mermaid::mermaid(graph),
             Drawing::Dot => dot::dot(graph),
         };
-        output::text(&shown(&drawn));
+        output::text(&escape_controls(&drawn));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -8,13 +8,14 @@ use clap_mangen::Man;
 use serde_json::json;
 
 use refrain_cache::write::{create_dir_all, write_atomic};
+use refrain_engine::language::explain::ErrorClass;
 
 use crate::cli::{self, Arguments, Format};
-use crate::failure::{ENVIRONMENT, Failure};
+use crate::command_error::CommandError;
 use crate::output;
 
 /// Prints the page of `refrain`, or writes one for each command.
-pub fn man(arguments: &cli::ManArgs, format: Format) -> Result<ExitCode, Failure> {
+pub fn man(arguments: &cli::ManArgs, format: Format) -> Result<ExitCode, CommandError> {
     let mut command = Arguments::command();
     command.build();
     let Some(folder) = &arguments.dir else {
@@ -40,7 +41,7 @@ pub fn man(arguments: &cli::ManArgs, format: Format) -> Result<ExitCode, Failure
 }
 
 /// Writes `refrain-cache-gc.1` for `refrain cache gc`, and so for every command.
-fn write(command: Command, folder: &Path, pages: &mut Vec<String>) -> Result<(), Failure> {
+fn write(command: Command, folder: &Path, pages: &mut Vec<String>) -> Result<(), CommandError> {
     // `help` is about the others, and each of them has a page.
     for below in command.get_subcommands().filter(|below| below.get_name() != "help") {
         write(below.clone(), folder, pages)?;
@@ -51,14 +52,20 @@ fn write(command: Command, folder: &Path, pages: &mut Vec<String>) -> Result<(),
     Ok(())
 }
 
-fn page(command: Command) -> Result<String, Failure> {
+fn page(command: Command) -> Result<String, CommandError> {
     let mut page = Vec::new();
     Man::new(command).render(&mut page).map_err(|e| {
-        Failure::new(ENVIRONMENT, format!("the manual page cannot be written: {e}"))
+        CommandError::new(
+            ErrorClass::Environment,
+            format!("the manual page cannot be written: {e}"),
+        )
     })?;
     Ok(String::from_utf8_lossy(&page).into_owned())
 }
 
-fn refused(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::new(ENVIRONMENT, format!("cannot write `{}`: {error}", path.display()))
+fn refused(path: &Path, error: &std::io::Error) -> CommandError {
+    CommandError::new(
+        ErrorClass::Environment,
+        format!("cannot write `{}`: {error}", path.display()),
+    )
 }

@@ -9,16 +9,15 @@ use serde_json::{Value, json};
 use refrain_cache::Difference;
 use refrain_engine::graph::{Graph, Node, NodeId};
 use refrain_engine::plan::{self, Estimate, Plan, Step, Total, Why};
-use refrain_engine::report::verify::difference;
 
 use crate::cli::{self, Format};
-use crate::failure::Failure;
+use crate::command_error::CommandError;
 use crate::human::time;
 use crate::session::Session;
 use crate::{machine, output};
 
 /// Plans the workflow and runs nothing.
-pub fn plan(arguments: &cli::PlanArgs, format: Format) -> Result<ExitCode, Failure> {
+pub fn plan(arguments: &cli::PlanArgs, format: Format) -> Result<ExitCode, CommandError> {
     let session = Session::open(&arguments.workflow)?;
     let store = session.store()?;
     let lock = session.lock()?;
@@ -47,7 +46,7 @@ pub fn plan(arguments: &cli::PlanArgs, format: Format) -> Result<ExitCode, Failu
     }
     let counts = counts(&plan.steps);
     output::line(&format!(
-        "{} cached, {} to run, {} depend on those",
+        "{} cached, {} to run, {} waiting for inputs",
         counts[0], counts[1], counts[2]
     ));
     if total.nodes > 0 {
@@ -58,7 +57,7 @@ pub fn plan(arguments: &cli::PlanArgs, format: Format) -> Result<ExitCode, Failu
 
 fn total_words(total: &Total, jobs: usize) -> String {
     if total.unknown == total.nodes {
-        return "no earlier run says what that takes".into();
+        return "no estimate: nothing like it has run yet".into();
     }
     let tokens = match total.tokens {
         none if none < 0.5 => String::new(),
@@ -67,7 +66,7 @@ fn total_words(total: &Total, jobs: usize) -> String {
     let without = match total.unknown {
         0 => String::new(),
         unknown => {
-            format!("; {} without an estimate count as nothing", output::count(unknown, "node"))
+            format!("; {} without an estimate are not included", output::count(unknown, "node"))
         }
     };
     let time = duration(total.seconds);
@@ -99,7 +98,7 @@ fn word(step: &Step) -> &'static str {
 fn why(graph: &Graph, node: &Node, step: &Step) -> String {
     let words = |differences: &[Difference]| {
         let words: Vec<String> =
-            differences.iter().map(|d| difference_words(graph, node, d)).collect();
+            differences.iter().map(|d| plan::difference_words(graph, node, d)).collect();
         words.join("; ")
     };
     match step {
@@ -122,12 +121,6 @@ fn why(graph: &Graph, node: &Node, step: &Step) -> String {
             format!("on {}{more}{known}", names.join(", "))
         }
     }
-}
-
-/// A difference in words; of an input it says which node that comes from.
-pub(super) fn difference_words(graph: &Graph, node: &Node, of: &Difference) -> String {
-    let origin = plan::origin(node, of).map(|id| format!(" (from `{}`)", graph.node(id).name));
-    format!("{}{}", difference(of), origin.unwrap_or_default())
 }
 
 /// Differences as docs/json.md describes them.

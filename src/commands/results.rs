@@ -1,127 +1,193 @@
-//! `refrain results`: one row a point of the sweep, one column `stage.metric`.
+//! `refrain results`: a row per sweep point, a column per `stage.metric`.
 
 use std::process::ExitCode;
 
 use serde_json::{Map, Value, json};
 
-use refrain_engine::graph::{Graph, NodeId};
+use refrain_cache::write::write_atomic;
+use refrain_engine::graph::NodeId;
+use refrain_engine::language::diagnostic::suggest;
+use refrain_engine::language::explain::ErrorClass;
 use refrain_engine::plan;
-use refrain_engine::plan::state::Done;
-use refrain_engine::report::results::{self, Cell, Results, Row};
+use refrain_engine::report::results::{self, Cell, NodeStatus, ResultColumns, Results, Row};
 
 use crate::cli::{self, Format};
-use crate::failure::Failure;
+use crate::command_error::CommandError;
+use crate::escape::escape_controls;
 use crate::output;
 use crate::session::Session;
 
-/// Prints the figures that the cache or else the lock has for the workflow.
-pub fn results(arguments: &cli::WorkflowArgs, format: Format) -> Result<ExitCode, Failure> {
-    let session = Session::open(arguments)?;
+/// Prints the metrics that the cache, or else the lock, has for the workflow.
+pub fn results(arguments: &cli::ResultsArgs, format: Format) -> Result<ExitCode, CommandError> {
+    let session = Session::open(&arguments.workflow)?;
     let graph = &session.graph;
     let lock = session.lock()?;
-    let table = match session.existing_store()? {
-        Some(store) => {
-            let plan = plan::plan(graph, &store, &lock.keys())?;
-            collect(&session, |id| plan.state.done(id))
-        }
-        None => {
-            let done: Vec<Option<Done>> = graph
-                .nodes
-                .iter()
-                .map(|n| lock.entries.get(&n.name).map(|l| l.to_done()))
-                .collect();
-            collect(&session, |id| done[id.index()].as_ref())
-        }
-    };
-    print(&table, format);
+    let store = session.existing_store()?;
+    let plan = store.as_ref().map(|store| plan::plan(graph, store, &lock.keys())).transpose()?;
+    let known = results::known(graph, &lock, plan.as_ref());
+
+    let failed = session.last_runs().failed;
+    let mut columns = session.columns.clone();
+    if arguments.each {
+        columns.mean_over = Vec::new();
+    }
+    let mut table = collect(&session, &columns, |id| match &known[id.index()] {
+        Some(done) => NodeStatus::Done(done),
+        None if failed.contains(&graph.node(id).name) => NodeStatus::Failed,
+        None => NodeStatus::Missing,
+    });
+    if let Some(heading) = &arguments.sort {
+        sort(&mut table, heading)?;
+    }
+
+    let mut text = text(&table, format);
     if table.rows.is_empty() && format == Format::Human {
-        output::line("there are no results yet: `refrain run` makes them");
+        text = "there are no results yet: `refrain run` makes them\n".into();
+    }
+    match &arguments.output {
+        None => output::text(&text),
+        Some(path) => {
+            write_atomic(path, text.as_bytes()).map_err(|error| {
+                CommandError::new(
+                    ErrorClass::Environment,
+                    format!("cannot write `{}`: {error}", path.display()),
+                )
+            })?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The table of a session.
-pub fn collect<'d>(session: &Session, done: impl Fn(NodeId) -> Option<&'d Done>) -> Results {
-    let graph: &Graph = &session.graph;
-    results::collect(graph, &session.selection, &session.expects, done)
+/// Sorts by a heading; a `-` before it turns the order round.
+fn sort(table: &mut Results, heading: &str) -> Result<(), CommandError> {
+    let descending = heading.strip_prefix('-').filter(|_| !table.sort_by(heading, false));
+    match descending {
+        None if has_heading(table, heading) => Ok(()),
+        Some(heading) if table.sort_by(heading, true) => Ok(()),
+        _ => {
+            let heading = heading.trim_start_matches('-');
+            let known = headings(table);
+            let message = format!("the table has no column `{heading}`");
+            let hint = suggest(heading, known.iter().map(String::as_str), "its columns are");
+            Err(CommandError::Plain { message, hint, class: ErrorClass::Input })
+        }
+    }
+}
+
+fn headings(table: &Results) -> Vec<String> {
+    let columns = table.columns.iter().map(|(heading, ..)| heading);
+    table.axes.iter().chain(columns).cloned().collect()
+}
+
+fn has_heading(table: &Results, heading: &str) -> bool {
+    headings(table).iter().any(|known| known == heading)
+}
+
+/// Collects the table of a session.
+pub fn collect<'d>(
+    session: &Session,
+    columns: &ResultColumns,
+    status: impl Fn(NodeId) -> NodeStatus<'d>,
+) -> Results {
+    results::collect(&session.graph, columns, &session.expects, status)
 }
 
 /// Prints the table in a format.
 pub fn print(table: &Results, format: Format) {
-    let published: Vec<bool> = (0..table.columns.len())
-        .map(|c| {
-            table
-                .rows
-                .iter()
-                .any(|row| row.cells[c].as_ref().is_some_and(|c| c.published.is_some()))
-        })
-        .collect();
-    let mut headings: Vec<String> = table.axes.clone();
-    if names_apart(table) {
-        headings.insert(0, "row".into());
-    }
-    for ((heading, _, _), published) in table.columns.iter().zip(&published) {
-        if *published {
-            headings.push(format!("{heading} (published)"));
-        }
-        headings.push(heading.clone());
-    }
+    output::text(&text(table, format));
+}
+
+/// Formats the table.
+fn text(table: &Results, format: Format) -> String {
     match format {
-        Format::Json => output::json(&to_json(table)),
-        Format::Csv => {
-            output::line(&headings.iter().map(|h| csv_field(h)).collect::<Vec<_>>().join(","));
-            for row in rows(table, &published, |c| c.value.to_string()) {
-                output::line(&row.iter().map(|f| csv_field(f)).collect::<Vec<_>>().join(","));
-            }
-        }
+        Format::Json => output::json_text(&to_json(table)),
+        Format::Csv => csv(table),
         Format::Markdown => {
-            output::line(&format!("| {} |", headings.join(" | ")));
-            output::line(&format!("|{}", " --- |".repeat(headings.len())));
-            for row in rows(table, &published, shown) {
-                output::line(&format!("| {} |", row.join(" | ")));
+            let (headings, rows) = cells(table);
+            let mut text = format!("| {} |\n", headings.join(" | "));
+            text.push_str(&format!("|{}\n", " --- |".repeat(headings.len())));
+            for row in rows {
+                text.push_str(&format!("| {} |\n", row.join(" | ")));
             }
+            escape_controls(&text)
         }
         Format::Human => {
+            let (headings, rows) = cells(table);
             let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
-            output::table(&headings, &rows(table, &published, shown));
+            output::table_text(&headings, &rows)
         }
     }
 }
 
-/// Whether named rows need a column of their own, because there is no axis in whose column their names can stand.
+/// Whether named rows need a column of their own, because no axis has a column for their names.
 fn names_apart(table: &Results) -> bool {
     table.axes.is_empty() && table.rows.iter().any(|row| row.name.is_some())
 }
 
-fn rows(table: &Results, published: &[bool], show: impl Fn(&Cell) -> String) -> Vec<Vec<String>> {
-    let row = |Row { name, labels, cells }: &Row| {
-        let mut row = labels.clone();
-        if names_apart(table) {
-            row.insert(0, String::new());
-        }
-        if let (Some(name), Some(first)) = (name, row.first_mut()) {
-            first.clone_from(name);
-        }
-        for (cell, published) in cells.iter().zip(published) {
-            if *published {
-                let value = cell.as_ref().and_then(|c| c.published);
-                row.push(value.map(number).unwrap_or_default());
-            }
-            row.push(cell.as_ref().map(&show).unwrap_or_default());
-        }
-        row
-    };
-    table.rows.iter().map(row).collect()
+/// The headings of the labels.
+fn label_headings(table: &Results) -> Vec<String> {
+    let apart = names_apart(table).then(|| "row".to_string());
+    apart.into_iter().chain(table.axes.iter().cloned()).collect()
 }
 
-fn shown(cell: &Cell) -> String {
-    match cell.deviation {
+/// The labels of a row, its name in the place of the first.
+fn labels(table: &Results, row: &Row) -> Vec<String> {
+    let mut labels = row.labels.clone();
+    if names_apart(table) {
+        labels.insert(0, String::new());
+    }
+    if let (Some(name), Some(first)) = (&row.name, labels.first_mut()) {
+        first.clone_from(name);
+    }
+    labels
+}
+
+/// Whether an `expect` names a published value, by column.
+fn published(table: &Results) -> Vec<bool> {
+    let has = |c: usize| {
+        table.rows.iter().any(|row| row.cells[c].is_some_and(|cell| cell.published.is_some()))
+    };
+    (0..table.columns.len()).map(has).collect()
+}
+
+/// The headings and rows for people.
+fn cells(table: &Results) -> (Vec<String>, Vec<Vec<String>>) {
+    let published = published(table);
+    let mut headings = label_headings(table);
+    for ((heading, ..), published) in table.columns.iter().zip(&published) {
+        headings.extend(published.then(|| format!("{heading} (published)")));
+        headings.push(heading.clone());
+    }
+
+    let row = |row: &Row| {
+        let mut texts = labels(table, row);
+        for (cell, published) in row.cells.iter().zip(&published) {
+            if *published {
+                let value = cell.and_then(|cell| cell.published);
+                texts.push(value.map(number).unwrap_or_default());
+            }
+            texts.push(cell.as_ref().map(cell_text).unwrap_or_default());
+        }
+        texts
+    };
+    (headings, table.rows.iter().map(row).collect())
+}
+
+fn cell_text(cell: &Cell) -> String {
+    let Some(value) = cell.value else {
+        return if cell.failed > 0 { "failed".into() } else { "not run".into() };
+    };
+    let text = match cell.deviation {
         // Both with the decimals of the larger, so that neither shows more than the other is worth.
         Some(deviation) => {
-            let decimals = decimals(cell.value.abs().max(deviation));
-            format!("{:.decimals$} ± {deviation:.decimals$}", cell.value)
+            let decimals = decimals(value.abs().max(deviation));
+            format!("{value:.decimals$} ± {deviation:.decimals$}")
         }
-        None => number(cell.value),
+        None => number(value),
+    };
+    match cell.failed + cell.missing {
+        0 => text,
+        without => format!("{text} ({} of {})", cell.points, cell.points + without),
     }
 }
 
@@ -138,6 +204,44 @@ fn decimals(value: f64) -> usize {
     if value == 0.0 { 0 } else { (3 - value.log10().floor() as i32).clamp(0, 8) as usize }
 }
 
+/// The table for programs: every digit, and where values are means their spread and number; at the end the row's
+/// status.
+fn csv(table: &Results) -> String {
+    let published = published(table);
+    let means = table.rows.iter().flat_map(|row| row.cells.iter().flatten()).any(|c| c.points > 1);
+    let mut headings = label_headings(table);
+    for ((heading, ..), published) in table.columns.iter().zip(&published) {
+        headings.extend(published.then(|| format!("{heading} (published)")));
+        headings.push(heading.clone());
+        if means {
+            headings.extend([format!("{heading} (sd)"), format!("{heading} (n)")]);
+        }
+    }
+    headings.push("status".into());
+
+    let digits = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
+    let mut text = csv_line(&headings);
+    for row in &table.rows {
+        let mut fields = labels(table, row);
+        for (cell, published) in row.cells.iter().zip(&published) {
+            fields.extend(published.then(|| digits(cell.and_then(|cell| cell.published))));
+            fields.push(digits(cell.and_then(|cell| cell.value)));
+            if means {
+                fields.push(digits(cell.and_then(|cell| cell.deviation)));
+                fields.push(cell.map(|cell| cell.points.to_string()).unwrap_or_default());
+            }
+        }
+        fields.push(row.status().into());
+        text.push_str(&csv_line(&fields));
+    }
+    text
+}
+
+fn csv_line(fields: &[String]) -> String {
+    let fields: Vec<String> = fields.iter().map(|field| csv_field(field)).collect();
+    format!("{}\n", escape_controls(&fields.join(",")))
+}
+
 fn csv_field(text: &str) -> String {
     if text.contains([',', '"', '\n', '\r']) {
         format!("\"{}\"", text.replace('"', "\"\""))
@@ -147,32 +251,30 @@ fn csv_field(text: &str) -> String {
 }
 
 fn to_json(table: &Results) -> Value {
-    let rows: Vec<Value> = table
-        .rows
-        .iter()
-        .map(|Row { name, labels, cells }| {
-            let point: Map<String, Value> = table
-                .axes
-                .iter()
-                .zip(labels)
-                .filter(|(_, l)| !l.is_empty())
-                .map(|(a, l)| (a.clone(), Value::from(l.as_str())))
-                .collect();
-            let figures: Map<String, Value> = table
-                .columns
-                .iter()
-                .zip(cells)
-                .filter_map(|((heading, stage, metric), cell)| {
-                    let c = cell.as_ref()?;
-                    let figure = json!({
-                        "stage": stage, "metric": metric, "value": c.value, "points": c.points,
-                        "deviation": c.deviation, "published": c.published,
-                    });
-                    Some((heading.clone(), figure))
-                })
-                .collect();
-            json!({ "name": name, "point": point, "figures": figures })
-        })
-        .collect();
+    let rows: Vec<Value> = table.rows.iter().map(|row| row_json(table, row)).collect();
     json!({ "refrain": 1, "rows": rows })
+}
+
+fn row_json(table: &Results, row: &Row) -> Value {
+    let labels = table.axes.iter().zip(&row.labels).filter(|(_, label)| !label.is_empty());
+    let point: Map<String, Value> =
+        labels.map(|(axis, label)| (axis.clone(), Value::from(label.as_str()))).collect();
+    let metric = |((heading, stage, metric), cell): (&(String, String, String), &Option<Cell>)| {
+        let cell = cell.as_ref()?;
+        let figure = json!({
+            "stage": stage,
+            "metric": metric,
+            "value": cell.value,
+            "points": cell.points,
+            "failed": cell.failed,
+            "missing": cell.missing,
+            "status": cell.status(),
+            "deviation": cell.deviation,
+            "published": cell.published,
+        });
+        Some((heading.clone(), figure))
+    };
+    let figures: Map<String, Value> =
+        table.columns.iter().zip(&row.cells).filter_map(metric).collect();
+    json!({ "name": row.name, "point": point, "status": row.status(), "figures": figures })
 }

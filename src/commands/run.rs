@@ -8,21 +8,24 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use tracing::info;
 
-use refrain_engine::graph::NodeId;
+use refrain_engine::graph::{Graph, NodeId};
 use refrain_engine::kind::Cancel;
+use refrain_engine::language::explain::ErrorClass;
 use refrain_engine::ledger::lock::{self, Lock, LockError};
-use refrain_engine::ledger::run_log;
 use refrain_engine::ledger::up_to_date::{self, Said};
+use refrain_engine::ledger::{reasons, run_log};
 use refrain_engine::plan::state::Done;
-use refrain_engine::report::expect::{self, Verdict};
+use refrain_engine::report::expect::{self, ExpectResult};
+use refrain_engine::report::outcome;
+use refrain_engine::report::results::NodeStatus;
 use refrain_engine::report::verify::{self, Mismatch};
 use refrain_engine::run::{self, Outcome, Report, RunOptions};
 
 use crate::cli::{self, Format};
+use crate::command_error::CommandError;
 use crate::events::Observers;
-use crate::failure::{DIFFERENT, Failure, INPUT, INTERRUPTED, STAGE, of_node};
 use crate::human::time;
-use crate::session::{Opened, Session, absolute};
+use crate::session::{Opened, Session, Sources, absolute};
 use crate::{interrupt, machine, output};
 
 use super::results;
@@ -33,7 +36,7 @@ pub fn run(
     arguments: &cli::RunArgs,
     format: Format,
     observers: &Observers,
-) -> Result<ExitCode, Failure> {
+) -> Result<ExitCode, CommandError> {
     let begin = Instant::now();
     let opened = Opened::new(&arguments.workflow)?;
     let seen = Seen::new(arguments, &opened)?;
@@ -43,15 +46,25 @@ pub fn run(
         run_log::used(&seen.runs, &seen.run());
         return Ok(unchanged(&said, begin));
     }
-    let session = Session::of(opened, &arguments.workflow)?;
+    let session = Session::of(opened, &arguments.workflow, Sources::Present)?;
     let lock = read_lock(&session, arguments.locked)?;
     let store = session.store_for_run()?;
+    let options = options(arguments, &session)?;
+    let wanted = options.only.as_ref().map(|only| session.graph.upstream(only));
+    if arguments.locked {
+        let (graph, digests) = (&session.graph, store.digests());
+        let partial = session.overridden;
+        let changes = verify::foresee(graph, &lock, digests, &store, wanted.as_deref(), partial);
+        if !changes.is_empty() {
+            return Ok(refused(&session, &changes, format));
+        }
+    }
+
     let cancel = Cancel::default();
     interrupt::cancels(&cancel)?;
-    let options = options(arguments, &session)?;
     observers.run_log.begin(&seen.runs, &seen.run());
     let report = run::run(&session.graph, &store, &options, &cancel)?;
-    let whole = options.only.is_none();
+    let whole = options.only.is_none() && !session.overridden;
     let mut changes = Vec::new();
     if arguments.locked {
         let mut updated = lock.clone();
@@ -62,22 +75,30 @@ pub fn run(
         lock::record(&session.lock, &session.graph, &report, whole)?;
         info!(name: "lock_written", path = %session.lock.display(), "lock written");
     }
+    let reasons = reasons::reasons(&session.graph, &store, &lock.keys(), &options.force, &report)?;
+    observers.run_log.reasons(reasons);
     observers.run_log.end(report.is_complete());
     let verdicts = expect::check(&session.expects, &session.graph, |id| report.state.done(id));
-    let verdicts: Vec<Verdict> = verdicts
+    let verdicts: Vec<ExpectResult> = verdicts
         .into_iter()
         .filter(|v| report.is_complete() && options.only.is_none() || v.obtained.is_some())
         .collect();
-    let code = exit_code(&report, &verdicts, !changes.is_empty());
+    let class = outcome::class(&report, &verdicts, !changes.is_empty());
+    let code = class.map_or(0, ErrorClass::exit_code);
     if format == Format::Json {
         output::json(&to_json(&session, &report, &verdicts, &changes, code));
     } else {
-        let table = results::collect(&session, |id| report.state.done(id));
+        let table = results::collect(&session, &session.columns, |id| {
+            status(&report, wanted.as_deref(), id)
+        });
         results::print(&table, format);
         if let Some(kept) = kept.filter(|_| code == 0 && report.is_complete()) {
             let cached = session.graph.nodes.len();
-            let said =
-                Said { cached, results: table, expects: verdicts.iter().map(told).collect() };
+            let said = Said {
+                cached,
+                results: table,
+                expects: verdicts.iter().map(verdict_line).collect(),
+            };
             up_to_date::keep(&kept.request(), &session.graph, &store, &report.state, said);
         }
         summary(&report, &verdicts, begin, &changes);
@@ -85,16 +106,24 @@ pub fn run(
     Ok(ExitCode::from(code))
 }
 
-fn read_lock(session: &Session, locked: bool) -> Result<Lock, Failure> {
+/// Reads the lock before anything runs: one that cannot be updated at the end is refused now. A run with `--set` does not
+/// touch it.
+fn read_lock(session: &Session, locked: bool) -> Result<Lock, CommandError> {
+    if session.overridden && !locked {
+        return Ok(Lock::read(&session.lock).unwrap_or_default());
+    }
     match Lock::read(&session.lock) {
         Err(LockError::Missing(_)) if !locked => Ok(Lock::default()),
         other => Ok(other?),
     }
 }
 
-fn options<'a>(arguments: &cli::RunArgs, session: &Session) -> Result<RunOptions<'a>, Failure> {
+fn options<'a>(
+    arguments: &cli::RunArgs,
+    session: &Session,
+) -> Result<RunOptions<'a>, CommandError> {
     let threads = machine::threads();
-    let all = |names: &[String]| -> Result<Vec<NodeId>, Failure> {
+    let all = |names: &[String]| -> Result<Vec<NodeId>, CommandError> {
         names
             .iter()
             .map(|n| session.nodes(n))
@@ -115,25 +144,46 @@ fn options<'a>(arguments: &cli::RunArgs, session: &Session) -> Result<RunOptions
     })
 }
 
-fn exit_code(report: &Report<'_>, verdicts: &[Verdict], differs: bool) -> u8 {
-    let failures = report.outcomes.iter().filter_map(|o| match o {
-        Outcome::Failed(failure) => Some(of_node(failure).0),
-        _ => None,
-    });
-    // A wrong source explains more than what failed because of it.
-    let worst = failures.max_by_key(|code| (*code == INPUT, *code));
-    match worst {
-        _ if report.interrupted => INTERRUPTED,
-        Some(code) => code,
-        None if differs => DIFFERENT,
-        None if verdicts.iter().any(|v| !v.holds) => STAGE,
-        None => 0,
+/// The status of a node in the table of results.
+fn status<'r>(report: &'r Report<'_>, wanted: Option<&[bool]>, id: NodeId) -> NodeStatus<'r> {
+    if wanted.is_some_and(|wanted| !wanted[id.index()]) {
+        return NodeStatus::Unwanted;
+    }
+    match (&report.outcomes[id.index()], report.state.done(id)) {
+        (_, Some(done)) => NodeStatus::Done(done),
+        (Outcome::Failed(_), None) => NodeStatus::Failed,
+        (_, None) => NodeStatus::Missing,
     }
 }
 
-fn summary(report: &Report<'_>, verdicts: &[Verdict], begin: Instant, changes: &[Mismatch]) {
+/// Reports that a run with `--locked` would change the lock; nothing has run.
+fn refused(session: &Session, changes: &[Mismatch], format: Format) -> ExitCode {
+    if format == Format::Json {
+        let graph = &session.graph;
+        let nodes = graph.ids().map(|id| node_json(graph, id, &Outcome::NotRun, None)).collect();
+        let changes = changes.iter().map(mismatch_json).collect();
+        let run = RunJson { nodes, changes, ..RunJson::default() };
+        output::json(&run.document(ErrorClass::Difference.exit_code()));
+    } else {
+        changed(changes);
+    }
+    ExitCode::from(ErrorClass::Difference.exit_code())
+}
+
+/// Says how the lock differs, and that it is left alone.
+fn changed(changes: &[Mismatch]) {
+    for change in changes {
+        output::remark(&mismatch_words(change));
+    }
+    let hints = hints(changes);
+    output::remark(&format!(
+        "error: the lock is out of date, and `--locked` forbids updating it: {hints}"
+    ));
+}
+
+fn summary(report: &Report<'_>, verdicts: &[ExpectResult], begin: Instant, changes: &[Mismatch]) {
     for verdict in verdicts {
-        output::remark(&told(verdict));
+        output::remark(&verdict_line(verdict));
     }
     let count = |wanted: fn(&Outcome) -> bool| report.outcomes.iter().filter(|o| wanted(o)).count();
     let (ran, cached) = (report.ran().count(), count(|o| matches!(o, Outcome::Cached)));
@@ -148,20 +198,17 @@ fn summary(report: &Report<'_>, verdicts: &[Verdict], begin: Instant, changes: &
     let end = if report.interrupted { ", interrupted" } else { "" };
     output::remark(&format!("{words}{end}, {}", time(begin.elapsed())));
     if !changes.is_empty() {
-        for change in changes {
-            output::remark(&mismatch_words(change));
-        }
-        output::remark(&format!(
-            "error: the lock is out of date, and `--locked` forbids updating it: {}",
-            hints(changes)
-        ));
+        changed(changes);
     }
 }
 
-fn told(verdict: &Verdict) -> String {
-    let obtained = verdict.obtained.map_or("no figure".into(), |o| format!("{o:.6}"));
-    let word = if verdict.holds { "holds" } else { "does not hold" };
-    format!("expect {}: obtained {obtained}, {word}", verdict.text)
+/// Formats the outcome of a condition; one that does not hold is an error.
+fn verdict_line(result: &ExpectResult) -> String {
+    let obtained = result.obtained.map_or("no value".into(), |o| format!("{o:.6}"));
+    match result.holds {
+        true => format!("expect {}: obtained {obtained}, holds", result.text),
+        false => format!("error: expected {}, got {obtained}", result.text),
+    }
 }
 
 /// What a run says that did not even have to plan.
@@ -184,7 +231,7 @@ struct Seen {
 }
 
 impl Seen {
-    fn new(arguments: &cli::RunArgs, opened: &Opened) -> Result<Seen, Failure> {
+    fn new(arguments: &cli::RunArgs, opened: &Opened) -> Result<Seen, CommandError> {
         let workflow = absolute(&opened.source.path)?;
         let set = arguments.workflow.set.clone();
         let plan = up_to_date::name(&workflow, &set);
@@ -255,46 +302,71 @@ fn build() -> Option<String> {
 fn to_json(
     session: &Session,
     report: &Report<'_>,
-    verdicts: &[Verdict],
+    verdicts: &[ExpectResult],
     changes: &[Mismatch],
     code: u8,
 ) -> Value {
     let graph = &session.graph;
-    let nodes: Vec<Value> = graph
-        .ids()
-        .map(|id| {
-            let (word, seconds, error) = match &report.outcomes[id.index()] {
-                Outcome::NotRun => ("not_run", None, None),
-                Outcome::Cached => ("cached", None, None),
-                Outcome::Ran(elapsed) => ("ran", Some(elapsed.as_secs_f64()), None),
-                Outcome::Failed(failure) => ("failed", None, Some(of_node(failure).1)),
-                Outcome::Skipped(_) => ("skipped", None, None),
-            };
-            let done: Option<&Done> = report.state.done(id);
-            json!({
-                "node": graph.node(id).name,
-                "kind": graph.node(id).kind_name(),
-                "outcome": word,
-                "seconds": seconds,
-                "error": error,
-                "key": done.map(|d| d.key.to_string()),
-                "outputs": done.map(|d| &d.artifacts),
-                "metrics": done.map(|d| &d.metrics),
-            })
+    let node =
+        |id: NodeId| node_json(graph, id, &report.outcomes[id.index()], report.state.done(id));
+    let expect = |v: &ExpectResult| {
+        json!({
+            "condition": v.text,
+            "obtained": v.obtained,
+            "holds": v.holds,
+            "source": v.expect.source,
         })
-        .collect();
-    let expects: Vec<Value> = verdicts
-        .iter()
-        .map(|v| json!({ "condition": v.text, "obtained": v.obtained, "holds": v.holds, "source": v.expect.source }))
-        .collect();
-    let changes: Vec<Value> = changes.iter().map(mismatch_json).collect();
+    };
+    let run = RunJson {
+        interrupted: report.interrupted,
+        computed_twice: report.computed_twice,
+        nodes: graph.ids().map(node).collect(),
+        expects: verdicts.iter().map(expect).collect(),
+        changes: changes.iter().map(mismatch_json).collect(),
+    };
+    run.document(code)
+}
+
+/// The parts of a run's JSON document.
+#[derive(Default)]
+struct RunJson {
+    interrupted: bool,
+    computed_twice: usize,
+    nodes: Vec<Value>,
+    expects: Vec<Value>,
+    changes: Vec<Value>,
+}
+
+impl RunJson {
+    fn document(self, code: u8) -> Value {
+        json!({
+            "refrain": 1,
+            "exit_code": code,
+            "interrupted": self.interrupted,
+            "computed_twice": self.computed_twice,
+            "nodes": self.nodes,
+            "expects": self.expects,
+            "lock_changes": self.changes,
+        })
+    }
+}
+
+fn node_json(graph: &Graph, id: NodeId, outcome: &Outcome, done: Option<&Done>) -> Value {
+    let (word, seconds, error) = match outcome {
+        Outcome::NotRun => ("not_run", None, None),
+        Outcome::Cached => ("cached", None, None),
+        Outcome::Ran(elapsed) => ("ran", Some(elapsed.as_secs_f64()), None),
+        Outcome::Failed(failure) => ("failed", None, Some(failure.to_string())),
+        Outcome::Skipped(_) => ("skipped", None, None),
+    };
     json!({
-        "refrain": 1,
-        "exit_code": code,
-        "interrupted": report.interrupted,
-        "computed_twice": report.computed_twice,
-        "nodes": nodes,
-        "expects": expects,
-        "lock_changes": changes,
+        "node": graph.node(id).name,
+        "kind": graph.node(id).kind_name(),
+        "outcome": word,
+        "seconds": seconds,
+        "error": error,
+        "key": done.map(|d| d.key.to_string()),
+        "outputs": done.map(|d| &d.artifacts),
+        "metrics": done.map(|d| &d.metrics),
     })
 }

@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 
 use refrain_cache::{Artifact, TableReader, contained};
 use refrain_engine::kind::Input;
+use refrain_engine::language::explain::ErrorClass;
 use refrain_engine::plan;
 
 use crate::cli::{self, Format};
-use crate::failure::{ENVIRONMENT, Failure, INPUT};
+use crate::command_error::CommandError;
 use crate::output;
 use crate::session::Session;
 
@@ -22,15 +23,15 @@ const NAME: usize = 40;
 const CELL: usize = 60;
 
 /// Shows an output of a node, or the card of a model's folder.
-pub fn show(arguments: &cli::ShowArgs, format: Format) -> Result<ExitCode, Failure> {
+pub fn show(arguments: &cli::ShowArgs, format: Format) -> Result<ExitCode, CommandError> {
     let path = &arguments.workflow.workflow;
     match &arguments.node {
         Some(name) => guarded(name, || node(arguments, name, format)),
         None if path.is_dir() => {
             guarded(&path.display().to_string(), || folder(path, arguments.path, format))
         }
-        None => Err(Failure::with_hint(
-            INPUT,
+        None => Err(CommandError::with_hint(
+            ErrorClass::Input,
             format!("`{}` is no model's folder, and no node of it is named", path.display()),
             "write `refrain show WORKFLOW NODE` or `refrain show FOLDER`",
         )),
@@ -40,19 +41,19 @@ pub fn show(arguments: &cli::ShowArgs, format: Format) -> Result<ExitCode, Failu
 /// A panic of a library on what is shown becomes an error that names it.
 fn guarded(
     name: &str,
-    show: impl FnOnce() -> Result<ExitCode, Failure>,
-) -> Result<ExitCode, Failure> {
+    show: impl FnOnce() -> Result<ExitCode, CommandError>,
+) -> Result<ExitCode, CommandError> {
     contained(show).unwrap_or_else(|panic| {
         let message = format!("a part of Refrain gave up on `{name}` ({panic})");
-        Err(Failure::with_hint(
-            ENVIRONMENT,
+        Err(CommandError::with_hint(
+            ErrorClass::Environment,
             message,
             "please report this, with what was to be shown",
         ))
     })
 }
 
-fn folder(path: &Path, only_path: bool, format: Format) -> Result<ExitCode, Failure> {
+fn folder(path: &Path, only_path: bool, format: Format) -> Result<ExitCode, CommandError> {
     if only_path {
         output::text(&format!("{}\n", path.display()));
     } else {
@@ -61,7 +62,7 @@ fn folder(path: &Path, only_path: bool, format: Format) -> Result<ExitCode, Fail
     Ok(ExitCode::SUCCESS)
 }
 
-fn node(arguments: &cli::ShowArgs, name: &str, format: Format) -> Result<ExitCode, Failure> {
+fn node(arguments: &cli::ShowArgs, name: &str, format: Format) -> Result<ExitCode, CommandError> {
     let session = Session::open(&arguments.workflow)?;
     let store = session.store()?;
     let (id, output_name) = find(&session, name)?;
@@ -69,7 +70,7 @@ fn node(arguments: &cli::ShowArgs, name: &str, format: Format) -> Result<ExitCod
     let (Some(done), Some(input)) = (plan.state.done(id), plan.state.output(id, &output_name))
     else {
         let message = format!("the cache does not hold `{name}`");
-        return Err(Failure::with_hint(INPUT, message, "`refrain run` makes it"));
+        return Err(CommandError::with_hint(ErrorClass::Input, message, "`refrain run` makes it"));
     };
     let path = input.path();
     if arguments.path {
@@ -111,7 +112,10 @@ fn file(path: &Path, artifact: &Artifact, format: Format) {
 }
 
 /// The node and output that `NODE` or `NODE.OUTPUT` means.
-fn find(session: &Session, name: &str) -> Result<(refrain_engine::graph::NodeId, String), Failure> {
+fn find(
+    session: &Session,
+    name: &str,
+) -> Result<(refrain_engine::graph::NodeId, String), CommandError> {
     let whole = session.node(name);
     if whole.is_err()
         && let Some((node, output)) = name.rsplit_once('.')
@@ -122,7 +126,7 @@ fn find(session: &Session, name: &str) -> Result<(refrain_engine::graph::NodeId,
     Ok((whole?, refrain_engine::kind::MAIN.to_string()))
 }
 
-fn table(path: &Path, rows: usize, format: Format) -> Result<(), Failure> {
+fn table(path: &Path, rows: usize, format: Format) -> Result<(), CommandError> {
     let reader = TableReader::open(path)?;
     let schema = reader.schema();
     let total = reader.rows();
@@ -137,7 +141,7 @@ fn table(path: &Path, rows: usize, format: Format) -> Result<(), Failure> {
         let mut writer = arrow::json::writer::ArrayWriter::new(Vec::new());
         let text =
             writer.write(&batch).and_then(|()| writer.finish()).map(|()| writer.into_inner());
-        let text = text.map_err(|e| Failure::new(INPUT, e.to_string()))?;
+        let text = text.map_err(|e| CommandError::new(ErrorClass::Input, e.to_string()))?;
         let batch: Vec<Value> = serde_json::from_slice(&text).unwrap_or_default();
         shown.extend(batch);
     }

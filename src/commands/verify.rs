@@ -8,25 +8,26 @@ use serde_json::{Value, json};
 
 use refrain_cache::digest_file;
 use refrain_engine::kind::Cancel;
+use refrain_engine::language::explain::ErrorClass;
 use refrain_engine::ledger::lock::Lock;
 use refrain_engine::report::verify::{
-    self, Mismatch, Options, Recomputed, Sample, VERSION, Verdict,
+    self, Comparison, Mismatch, Recomputed, Sample, VERSION, VerifyOptions,
 };
 use refrain_engine::run;
 
 use crate::cli::{self, Format};
-use crate::failure::{DIFFERENT, ENVIRONMENT, Failure, INTERRUPTED};
-use crate::session::{Opened, Session, existing_store};
+use crate::command_error::CommandError;
+use crate::session::{Opened, Session, Sources, existing_store};
 use crate::{interrupt, machine, output};
 
 /// Verifies; computes nothing but the sample that is asked for.
-pub fn verify(arguments: &cli::VerifyArgs, format: Format) -> Result<ExitCode, Failure> {
+pub fn verify(arguments: &cli::VerifyArgs, format: Format) -> Result<ExitCode, CommandError> {
     let opened = Opened::new(&arguments.workflow)?;
     let (lock, cache) = (opened.lock.clone(), opened.cache.clone());
     // To resolve a workflow takes about as long as to read what is kept of it.
     let (session, (lock, store)) = std::thread::scope(|scope| {
         let kept = scope.spawn(|| (Lock::read(&lock), existing_store(&cache)));
-        let session = Session::of(opened, &arguments.workflow);
+        let session = Session::of(opened, &arguments.workflow, Sources::Recorded);
         (session, kept.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
     let session = session?;
@@ -35,23 +36,27 @@ pub fn verify(arguments: &cli::VerifyArgs, format: Format) -> Result<ExitCode, F
         None if arguments.recompute.is_some() => Some(session.store()?),
         store => store,
     };
-    let options = Options { no_data: arguments.no_data, complete: arguments.complete };
+    let options = VerifyOptions {
+        no_data: arguments.no_data,
+        complete: arguments.complete,
+        partial: session.overridden,
+    };
     let mut found =
         verify::verify(&session.graph, &lock, store.as_ref(), &session.expects, options);
     let mut again = None;
     if let (Some(sample), Some(store)) = (arguments.recompute, &store) {
         let mut recomputed = recompute(&session, &lock, store, sample, arguments.seed.as_deref())?;
         found.mismatches.append(&mut recomputed.mismatches);
-        verify::sort(&mut found.mismatches);
+        verify::sort(&session.graph, &mut found.mismatches);
         again = Some(recomputed);
     }
     if let Some(store) = &store {
-        store.sync().map_err(|e| Failure::new(ENVIRONMENT, e.to_string()))?;
+        store.sync().map_err(|e| CommandError::new(ErrorClass::Environment, e.to_string()))?;
     }
     let code = match (&again, found.mismatches.is_empty()) {
-        (Some(again), _) if again.interrupted => INTERRUPTED,
+        (Some(again), _) if again.interrupted => ErrorClass::Interrupted.exit_code(),
         (_, true) => 0,
-        (_, false) => DIFFERENT,
+        (_, false) => ErrorClass::Difference.exit_code(),
     };
     if format == Format::Json {
         output::json(&json!({
@@ -98,9 +103,10 @@ fn recompute(
     store: &refrain_engine::store::Store,
     sample: Sample,
     seed: Option<&str>,
-) -> Result<Recomputed, Failure> {
-    let digest =
-        digest_file(&session.lock).map_err(|e| Failure::new(ENVIRONMENT, e.to_string()))?.0;
+) -> Result<Recomputed, CommandError> {
+    let digest = digest_file(&session.lock)
+        .map_err(|e| CommandError::new(ErrorClass::Environment, e.to_string()))?
+        .0;
     let seed = seed.map_or(digest.to_string(), String::from);
     let threads = machine::threads();
     let options = run::RunOptions {
@@ -153,12 +159,12 @@ pub(super) fn mismatch_json(mismatch: &Mismatch) -> Value {
     })
 }
 
-fn word(verdict: &Verdict) -> &'static str {
+fn word(verdict: &Comparison) -> &'static str {
     match verdict {
-        Verdict::Equal => "equal",
-        Verdict::Close => "close",
-        Verdict::NotComparable(_) => "not_comparable",
-        Verdict::Different => "different",
+        Comparison::Equal => "equal",
+        Comparison::Close => "close",
+        Comparison::NotComparable(_) => "not_comparable",
+        Comparison::Different => "different",
     }
 }
 
@@ -168,7 +174,7 @@ fn recomputed_json(again: &Recomputed) -> Value {
         .iter()
         .map(|(node, verdict)| {
             let reason = match verdict {
-                Verdict::NotComparable(reason) => Some(reason),
+                Comparison::NotComparable(reason) => Some(reason),
                 _ => None,
             };
             json!({ "node": node, "verdict": word(verdict), "reason": reason })
@@ -179,7 +185,7 @@ fn recomputed_json(again: &Recomputed) -> Value {
 
 fn show_recomputed(again: &Recomputed) {
     for (node, verdict) in &again.nodes {
-        if let Verdict::NotComparable(reason) = verdict {
+        if let Comparison::NotComparable(reason) = verdict {
             output::line(&format!("not comparable  `{node}`: {reason}"));
         }
     }

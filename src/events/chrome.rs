@@ -15,9 +15,10 @@ use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
 use refrain_cache::write::{LineFile, remove_file};
+use refrain_engine::language::explain::ErrorClass;
 use refrain_engine::run::event::Fields;
 
-use crate::failure::{ENVIRONMENT, Failure};
+use crate::command_error::CommandError;
 
 /// A trace that is being written. Clones write to one file.
 #[derive(Clone)]
@@ -41,7 +42,7 @@ struct Entered {
 
 impl ChromeTrace {
     /// Creates the file, in place of an earlier one.
-    pub fn create(path: &Path) -> Result<ChromeTrace, Failure> {
+    pub fn create(path: &Path) -> Result<ChromeTrace, CommandError> {
         if path.is_file() {
             remove_file(path).map_err(|error| cannot_write(path, &error))?;
         }
@@ -61,7 +62,7 @@ impl ChromeTrace {
     }
 
     /// Ends the file, or says why it is not whole.
-    pub fn finish(&self) -> Result<(), Failure> {
+    pub fn finish(&self) -> Result<(), CommandError> {
         self.push("]");
         let mut written = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let flushed = written.file.take().map_or(Ok(()), |mut file| file.flush());
@@ -108,8 +109,11 @@ impl ChromeTrace {
     }
 }
 
-fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::new(ENVIRONMENT, format!("cannot write the trace `{}`: {error}", path.display()))
+fn cannot_write(path: &Path, error: &std::io::Error) -> CommandError {
+    CommandError::new(
+        ErrorClass::Environment,
+        format!("cannot write the trace `{}`: {error}", path.display()),
+    )
 }
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for ChromeTrace {

@@ -10,7 +10,7 @@ use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::cli::LogFormat;
-use crate::failure::colour;
+use crate::escape::colour;
 use crate::output::escaped;
 use crate::terminal::Terminal;
 

@@ -15,7 +15,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use refrain_engine::run::event::{self, Fields, NodeOf, TARGET};
 
-use crate::failure::shown;
+use crate::escape::escape_controls;
 use crate::human;
 use crate::terminal::Terminal;
 
@@ -270,7 +270,7 @@ impl State {
 impl Node {
     fn new(name: String) -> Node {
         Node {
-            name: shown(&name),
+            name: escape_controls(&name),
             begin: Instant::now(),
             figures: None,
             bar: None,

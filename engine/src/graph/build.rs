@@ -17,7 +17,8 @@ use crate::kind::{ArtifactKind, Kind, MAIN, OutputDecl, Reference, Resolved, coe
 use crate::language::diagnostic::{Diagnostic, Diagnostics, Span, suggest};
 use crate::language::interpolate::{AxisSet, MAX_AXES, Scope};
 use crate::language::workflow::{Settings, Stage, Workflow};
-use crate::source::{self, Located};
+use crate::source::recorded::{FindRecorded, RecordedSource};
+use crate::source::{self, Located, SourceSpec};
 
 use super::{Edge, Graph, Node, NodeId, Work, columns};
 
@@ -30,10 +31,10 @@ const MAX_NODES: usize = 1_000_000;
 const SMALLER: &str =
     "axes are multiplied: sweep fewer values, or name the points that are wanted as a list of maps";
 
-pub(super) fn graph(workflow: Workflow) -> Result<Graph, Diagnostics> {
-    let mut builder = Builder::new(&workflow);
+pub(super) fn graph(workflow: Workflow, recorded: FindRecorded<'_>) -> Result<Graph, Diagnostics> {
+    let mut builder = Builder::new(&workflow, recorded);
     builder.all_points();
-    let Builder { nodes, columns, mut problems, .. } = builder;
+    let Builder { nodes, columns, mut problems, absent, .. } = builder;
     if problems.is_empty() {
         problems = columns.problems;
     }
@@ -41,7 +42,7 @@ pub(super) fn graph(workflow: Workflow) -> Result<Graph, Diagnostics> {
         return Err(Diagnostics::new(workflow.source, problems));
     }
     let edges = edges(&nodes);
-    Ok(Graph { workflow, nodes, edges })
+    Ok(Graph { workflow, nodes, edges, absent })
 }
 
 /// One edge between two nodes, however many inputs of the one are outputs of the other.
@@ -87,6 +88,8 @@ struct Builder<'a> {
     columns: columns::Checked,
     axes: Vec<AxisSet>,
     problems: Vec<Diagnostic>,
+    recorded: FindRecorded<'a>,
+    absent: HashMap<NodeId, RecordedSource>,
 }
 
 /// What the nodes of a stage hold in common: there may be hundreds of thousands of them.
@@ -128,7 +131,7 @@ enum Found {
 }
 
 impl<'a> Builder<'a> {
-    fn new(workflow: &'a Workflow) -> Builder<'a> {
+    fn new(workflow: &'a Workflow, recorded: FindRecorded<'a>) -> Builder<'a> {
         let names: HashMap<&str, Decl> =
             workflow.artifact_names().enumerate().map(|(i, n)| (n, i)).collect();
         let known =
@@ -143,6 +146,8 @@ impl<'a> Builder<'a> {
             columns: columns::Checked::default(),
             axes: Vec::new(),
             problems: Vec::new(),
+            recorded,
+            absent: HashMap::new(),
         }
     }
 
@@ -425,7 +430,8 @@ impl<'a> Builder<'a> {
         let id = NodeId(self.nodes.len() as u32);
         // Where something else is wrong, columns are not reported: their problems may follow from it.
         let checked = self.problems.is_empty();
-        self.columns.node(&node, resolved, &self.nodes, &self.workflow.kinds, checked);
+        let recorded = self.absent.get(&id);
+        self.columns.node(&node, resolved, &self.nodes, &self.workflow.kinds, recorded, checked);
         self.nodes.push(node);
         self.axes.push(axes);
         id
@@ -439,12 +445,20 @@ impl<'a> Builder<'a> {
         }
         let sources = &self.workflow.sources;
         let mut values = std::mem::take(&mut frame.resolved.values);
+        let name = node_name(self.decl_name(frame.decl), &self.labels(frame.axes, point));
+        let absent = sources.get(frame.decl).and_then(|_| self.absent(&name, &values));
         let (work, outputs, settings, span) = match sources.get(frame.decl) {
             Some(source) => {
                 let span = source.name.span.clone();
-                let work = match frame.edges.iter().find(|edge| !self.is_model_source(edge)) {
-                    Some(edge) => Err(self.not_a_model(edge, &frame.resolved)),
-                    None => source_work(self.workflow, source.model, &values, &frame.resolved),
+                let other = frame.edges.iter().find(|edge| !self.is_model_source(edge));
+                let work = match (other, &absent) {
+                    (Some(edge), _) => Err(self.not_a_model(edge, &frame.resolved)),
+                    (None, Some(recorded)) => {
+                        absent_work(self.workflow, recorded, &values, &frame.resolved)
+                    }
+                    (None, None) => {
+                        source_work(self.workflow, source.model, &values, &frame.resolved)
+                    }
                 };
                 match work {
                     Ok((work, kind)) => {
@@ -472,7 +486,9 @@ impl<'a> Builder<'a> {
         };
         let stage = self.decl_name(frame.decl).to_string();
         let point_labels = self.labels(frame.axes, point);
-        let name = node_name(&stage, &point_labels);
+        if let Some(recorded) = absent {
+            self.absent.insert(NodeId(self.nodes.len() as u32), recorded);
+        }
         let node = Node {
             name,
             stage,
@@ -525,6 +541,15 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// What was recorded of a source whose file or folder is absent.
+    fn absent(&self, name: &str, values: &Map<String, Value>) -> Option<RecordedSource> {
+        let path = values.get("path").and_then(Value::as_str)?;
+        if self.workflow.source.folder().join(path).exists() {
+            return None;
+        }
+        (self.recorded)(name)
+    }
+
     fn labels(&self, axes: AxisSet, point: &[u32]) -> Vec<(String, String)> {
         let chosen = self.workflow.axes.iter().enumerate().filter(|(i, _)| axes & (1 << i) != 0);
         chosen
@@ -553,6 +578,30 @@ fn a(kind: ArtifactKind) -> &'static str {
         ArtifactKind::Model => "a model",
         ArtifactKind::File => "a file",
     }
+}
+
+/// The work of a source whose files are absent.
+fn absent_work(
+    workflow: &Workflow,
+    recorded: &RecordedSource,
+    values: &Map<String, Value>,
+    resolved: &Resolved,
+) -> Result<(Work, ArtifactKind), Diagnostic> {
+    let kind = recorded.artifact.kind;
+    let written = values.get("path").and_then(Value::as_str).unwrap_or_default();
+    let path = workflow.source.folder().join(written);
+    let work = match kind {
+        ArtifactKind::Model => Work::Model(path),
+        ArtifactKind::File => Work::File(path),
+        ArtifactKind::Table => {
+            let spec = SourceSpec::new(path, values).map_err(|(at, message, hint)| {
+                let span = resolved.place(at).unwrap_or(0..0);
+                Diagnostic::at(span, message).maybe_hint(hint)
+            })?;
+            Work::Source(spec)
+        }
+    };
+    Ok((work, kind))
 }
 
 fn source_work(

@@ -10,6 +10,8 @@ use crate::kind::metrics_table;
 use crate::kind::{Check, Columns, Kinds, MAIN, Problem, Resolved};
 use crate::language::diagnostic::{Diagnostic, Span};
 
+use crate::source::recorded::RecordedSource;
+
 use super::{Node, Work};
 
 /// The columns of the main tables of the nodes so far, and what is wrong with them.
@@ -31,12 +33,13 @@ impl Checked {
         places: &Resolved,
         before: &[Node],
         kinds: &Kinds,
+        recorded: Option<&RecordedSource>,
         checked: bool,
     ) {
         if !checked {
             return self.columns.push(None);
         }
-        let (of_node, found) = of_node(node, places, &self.columns, &mut self.problems);
+        let (of_node, found) = of_node(node, places, &self.columns, recorded, &mut self.problems);
         self.columns.push(of_node);
         for problem in together(found) {
             let input =
@@ -117,6 +120,7 @@ fn of_node(
     node: &Node,
     places: &Resolved,
     known: &[Columns],
+    recorded: Option<&RecordedSource>,
     problems: &mut Vec<Diagnostic>,
 ) -> (Columns, Vec<Problem>) {
     let of_input = |path: &str| -> Columns {
@@ -130,6 +134,7 @@ fn of_node(
     let mut found: Vec<Problem> = Vec::new();
     let columns = match &node.work {
         Work::Model(_) | Work::File(_) => None,
+        Work::Source(_) if recorded.is_some() => recorded.and_then(|r| r.columns.clone()),
         Work::Source(spec) => match spec.schema() {
             Ok(schema) => Some(schema),
             Err(error) => {

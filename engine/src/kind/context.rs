@@ -15,6 +15,8 @@ use refrain_cache::{Artifact, Cache, Digest, Metric, Unfinished};
 
 use super::MAIN;
 
+use crate::language::explain::{ErrorClass, Explain};
+
 /// The longest that a request to stop goes unnoticed by who waits.
 const NOTICED: Duration = Duration::from_millis(50);
 
@@ -296,6 +298,23 @@ impl From<refrain_cache::TableError> for StageError {
                 StageError::Environment { message: error.to_string(), hint: None }
             }
             error => StageError::failed(error.to_string()),
+        }
+    }
+}
+
+impl Explain for StageError {
+    fn class(&self) -> ErrorClass {
+        match self {
+            StageError::Environment { .. } => ErrorClass::Environment,
+            StageError::Cancelled => ErrorClass::Interrupted,
+            StageError::Failed { .. } | StageError::Bug(_) => ErrorClass::Stage,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            StageError::Failed { hint, .. } | StageError::Environment { hint, .. } => hint.clone(),
+            StageError::Cancelled | StageError::Bug(_) => None,
         }
     }
 }

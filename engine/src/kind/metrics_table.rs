@@ -1,11 +1,14 @@
-//! The table of a node's figures: `metric`, `value`, `n`, `low`, `high`.
+//! The table of a node's metrics: `metric`, `value`, `n`, `low`, `high`.
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use refrain_cache::{Artifact, Cache, CacheError, Metric};
+use refrain_cache::{Artifact, Cache, CacheError, Digest, Metric, TableError, TableWriter};
+
+/// The name of the output that holds it.
+pub const OUTPUT: &str = "metrics";
 
 /// Its columns.
 pub fn schema() -> SchemaRef {
@@ -18,8 +21,21 @@ pub fn schema() -> SchemaRef {
     ]))
 }
 
-/// Writes the figures as a table.
+/// Writes the metrics as a table of the cache.
 pub fn store(cache: &Cache, metrics: &[Metric]) -> Result<Artifact, CacheError> {
+    let mut writer = cache.new_table(schema())?;
+    writer.write(&batch(metrics))?;
+    cache.store_table(writer)
+}
+
+/// Computes the digest of the metrics' table without writing one.
+pub fn digest(metrics: &[Metric]) -> Result<Digest, TableError> {
+    let mut writer = TableWriter::hash_only(schema())?;
+    writer.write(&batch(metrics))?;
+    Ok(writer.hash()?.digest)
+}
+
+fn batch(metrics: &[Metric]) -> RecordBatch {
     let finite = |value: f64| value.is_finite().then_some(value);
     let columns: Vec<ArrayRef> = vec![
         Arc::new(StringArray::from_iter_values(metrics.iter().map(|m| &m.metric))),
@@ -28,9 +44,5 @@ pub fn store(cache: &Cache, metrics: &[Metric]) -> Result<Artifact, CacheError> 
         Arc::new(Float64Array::from_iter(metrics.iter().map(|m| m.low))),
         Arc::new(Float64Array::from_iter(metrics.iter().map(|m| m.high))),
     ];
-    let batch =
-        RecordBatch::try_new(schema(), columns).expect("the columns are those of the schema");
-    let mut writer = cache.new_table(schema())?;
-    writer.write(&batch)?;
-    cache.store_table(writer)
+    RecordBatch::try_new(schema(), columns).expect("the columns are those of the schema")
 }

@@ -18,10 +18,12 @@ use refrain_cache::{Key, TableReader};
 
 use crate::graph::{Graph, NodeId, Work};
 use crate::kind::{Input, MAIN};
+use crate::language::explain::{ErrorClass, Explain};
 use crate::run::{Outcome, Report};
 
 pub use columns::SourceColumns;
 pub use entry::LockEntry;
+pub(crate) use entry::same_metrics;
 
 /// Version of the lock's lines.
 pub const VERSION: u32 = 2;
@@ -259,6 +261,28 @@ fn wrong_line(path: &Path, i: usize, line: &str, error: serde_json::Error) -> Lo
         (false, None) => reason,
     };
     LockError::Line { path: path.into(), line: i + 1, message }
+}
+
+impl Explain for LockError {
+    fn class(&self) -> ErrorClass {
+        match self {
+            LockError::Missing(_) => ErrorClass::Difference,
+            LockError::Line { .. } => ErrorClass::Input,
+            LockError::Io { .. } | LockError::Version { .. } => ErrorClass::Environment,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            LockError::Missing(_) => "`refrain run` writes it",
+            LockError::Line { .. } => "after a merge conflict, remove the lock and run again",
+            LockError::Version { .. } => {
+                "use the Refrain that wrote it; to start anew with this one, remove the lock and run"
+            }
+            LockError::Io { .. } => return None,
+        };
+        Some(hint.into())
+    }
 }
 
 #[cfg(test)]

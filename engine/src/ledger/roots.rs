@@ -1,4 +1,4 @@
-//! What garbage collection must leave: the locks of the workflows that a cache has seen, and what its last runs used.
+//! Finds the roots of garbage collection: the locks of the workflows that a cache has seen, and its last runs.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,23 +7,24 @@ use std::path::{Path, PathBuf};
 
 use refrain_cache::gc::Roots;
 
+use crate::language::explain::{ErrorClass, Explain};
 use crate::ledger::lock::{Lock, LockError};
 use crate::ledger::run_log;
 
 /// The roots, and where they come from.
 #[derive(Debug, Clone, Default)]
-pub struct Found {
+pub struct FoundRoots {
     /// The roots.
     pub roots: Roots,
     /// The locks that name results which stay.
     pub locks: Vec<PathBuf>,
-    /// Workflows that the cache has seen and that are no more.
+    /// Workflows that are gone with their locks; the results of their logged runs stay.
     pub gone: Vec<PathBuf>,
     /// How many runs have a log.
     pub runs: usize,
 }
 
-/// Why the roots cannot be told.
+/// Why the roots are unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum RootsError {
     /// A lock cannot be read, so what it names is not known.
@@ -34,38 +35,47 @@ pub enum RootsError {
     Runs {
         /// Their folder.
         path: PathBuf,
-        /// What the system says.
+        /// The system's reason.
         error: std::io::Error,
     },
 }
 
 /// Finds the roots of the cache in the folder `root`: the locks in `named`, those beside the workflows that its logs name,
-/// and those in the folder that the cache lies in, where it has its usual name.
+/// and those in the folder that the cache lies in, where it has its usual name. Of a workflow that is gone with its lock,
+/// what its logged runs used stays, unless it is one of `forget`.
 ///
 /// # Errors
 /// [`RootsError`] for a lock or a log that cannot be read; a lock that is not there is none.
-pub fn find(root: &Path, named: &[PathBuf]) -> Result<Found, RootsError> {
+pub fn find(root: &Path, named: &[PathBuf], forget: &[PathBuf]) -> Result<FoundRoots, RootsError> {
     let runs = root.join("runs");
-    let logs = run_log::read(&runs).map_err(|error| RootsError::Runs { path: runs, error })?;
-    let mut found = Found { runs: logs.len(), ..Found::default() };
+    let logs =
+        run_log::read(&runs).map_err(|error| RootsError::Runs { path: runs.clone(), error })?;
+    let mut found = FoundRoots { runs: logs.len(), ..FoundRoots::default() };
     let mut locks: BTreeSet<PathBuf> = named.iter().cloned().collect();
     if root.file_name().is_some_and(|name| name == ".refrain") {
         locks.extend(root.parent().map(locks_in).unwrap_or_default());
     }
     let mut gone = BTreeSet::new();
     for log in logs {
-        for key in log.keys {
-            let used = found.roots.used.entry(key).or_insert(log.used);
+        let keys = log.keys;
+        for key in &keys {
+            let used = found.roots.used.entry(*key).or_insert(log.used);
             *used = (*used).max(log.used);
         }
         let oldest = found.roots.oldest_run.get_or_insert(log.began);
         *oldest = (*oldest).min(log.began);
+        let lock = match log.lock.exists() {
+            true => Some(log.lock),
+            false => moved(&log.lock, &log.runs, &runs),
+        };
         if log.workflow.exists() {
             found.roots.plans.insert(log.plan);
-        } else {
+        } else if lock.is_none() && !forget.contains(&log.workflow) {
+            // It may have been moved, with its lock: what its runs used stays until it is said to be gone.
+            found.roots.keys.extend(&keys);
             gone.insert(log.workflow);
         }
-        locks.insert(log.lock);
+        locks.extend(lock);
     }
     found.gone = gone.into_iter().collect();
     for path in locks {
@@ -78,7 +88,7 @@ pub fn find(root: &Path, named: &[PathBuf]) -> Result<Found, RootsError> {
     Ok(found)
 }
 
-impl Found {
+impl FoundRoots {
     fn add(&mut self, lock: &Lock) {
         for line in lock.entries.values() {
             self.roots.keys.insert(line.key);
@@ -86,6 +96,16 @@ impl Found {
             self.roots.objects.extend(artifacts.flat_map(|a| [Some(a.digest), a.base]).flatten());
         }
     }
+}
+
+/// The lock of a project that was moved together with its cache, whose logs lay in `from` and lie in `to`.
+fn moved(lock: &Path, from: &Path, to: &Path) -> Option<PathBuf> {
+    for (from, to) in from.ancestors().zip(to.ancestors()) {
+        if let Ok(rest) = lock.strip_prefix(from) {
+            return Some(to.join(rest)).filter(|lock| lock.exists());
+        }
+    }
+    None
 }
 
 /// The locks of Refrain in a folder; other programs have files of that name too.
@@ -99,4 +119,20 @@ fn locks_in(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let paths = entries.map(|entry| entry.path());
     paths.filter(|path| path.extension().is_some_and(|e| e == "lock") && is_ours(path)).collect()
+}
+
+impl Explain for RootsError {
+    fn class(&self) -> ErrorClass {
+        match self {
+            RootsError::Lock(error) => error.class(),
+            RootsError::Runs { .. } => ErrorClass::Environment,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            RootsError::Lock(error) => error.hint(),
+            RootsError::Runs { .. } => None,
+        }
+    }
 }

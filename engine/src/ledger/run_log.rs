@@ -43,6 +43,19 @@ pub struct Run<'a> {
     pub plan: &'a str,
 }
 
+/// Why a node was computed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reason {
+    /// The node's name.
+    pub node: String,
+    /// Its key.
+    pub key: Key,
+    /// Its key in the run before.
+    pub before: Option<Key>,
+    /// The reason in words.
+    pub why: String,
+}
+
 /// A line of a log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -59,6 +72,9 @@ pub enum Line {
         lock: PathBuf,
         /// The name of its kept plan.
         plan: String,
+        /// The folder of the logs, by which the lock is found where both have moved.
+        #[serde(default)]
+        runs: PathBuf,
     },
     /// A node was found in the cache.
     Cached {
@@ -152,6 +168,8 @@ pub enum Line {
         /// The node that failed.
         because: String,
     },
+    /// The reason why a node was computed.
+    Why(Reason),
     /// The lock was written.
     Lock,
     /// The run ends.
@@ -192,7 +210,15 @@ impl RunLog {
             workflow: run.workflow.into(),
             lock: run.lock.into(),
             plan: run.plan.into(),
+            runs: runs.into(),
         });
+    }
+
+    /// Writes down why nodes were computed.
+    pub fn reasons(&self, reasons: Vec<Reason>) {
+        for reason in reasons {
+            self.write(&Line::Why(reason));
+        }
     }
 
     /// Ends the log.
@@ -377,12 +403,50 @@ pub struct Log {
     pub lock: PathBuf,
     /// The name of its kept plan.
     pub plan: String,
+    /// The folder in which the log lay when it was written.
+    pub runs: PathBuf,
     /// When the run began.
     pub began: SystemTime,
     /// When it was last written or touched.
     pub used: SystemTime,
     /// The keys of the nodes that it found or made.
     pub keys: Vec<Key>,
+}
+
+/// What the last runs of a workflow say of its nodes.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LastRuns {
+    /// Why each node was computed when it last was, by name.
+    pub reasons: HashMap<String, Reason>,
+    /// The nodes that failed in the last run.
+    pub failed: HashSet<String>,
+}
+
+/// Reads the logs of a workflow, an absolute path; one that cannot be read says nothing.
+pub fn last_runs(runs: &Path, workflow: &Path) -> LastRuns {
+    let tag = Digest::of_bytes(workflow.as_os_str().as_encoded_bytes()).short();
+    let is_of = |name: &String| tag_of(name).is_some_and(|found| found.starts_with(&tag));
+    let mut last = LastRuns::default();
+    for (age, name) in names(runs).into_iter().rev().filter(is_of).enumerate() {
+        let text = fs::read(runs.join(&name)).unwrap_or_default();
+        for line in text.split(|byte| *byte == b'\n') {
+            // Only these lines are of use here; a training may have written very many others.
+            let is_why = line.starts_with(b"{\"event\":\"why\"");
+            if !is_why && !line.starts_with(b"{\"event\":\"failed\"") {
+                continue;
+            }
+            match serde_json::from_slice(line) {
+                Ok(Line::Why(reason)) => {
+                    last.reasons.entry(reason.node.clone()).or_insert(reason);
+                }
+                Ok(Line::Failed { node, .. }) if age == 0 => {
+                    last.failed.insert(node);
+                }
+                _ => {}
+            }
+        }
+    }
+    last
 }
 
 /// Reads the logs in a folder, the oldest first. A line that is cut off and a log without a begin are passed over.
@@ -406,7 +470,7 @@ pub fn read(runs: &Path) -> io::Result<Vec<Log>> {
 fn log(name: &str, text: &[u8], used: SystemTime) -> Option<Log> {
     let mut lines =
         text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
-    let Some(Line::Begin { workflow, lock, plan, .. }) = lines.next() else { return None };
+    let Some(Line::Begin { workflow, lock, plan, runs, .. }) = lines.next() else { return None };
     let began = chrono::NaiveDateTime::parse_from_str(name.split('-').next()?, "%Y%m%dT%H%M%S%3fZ");
     let began = began.map_or(used, |began| began.and_utc().into());
     let keys = lines.filter_map(|line| match line {
@@ -414,5 +478,5 @@ fn log(name: &str, text: &[u8], used: SystemTime) -> Option<Log> {
         Line::Failed { key, .. } => key,
         _ => None,
     });
-    Some(Log { workflow, lock, plan, began, used, keys: keys.collect() })
+    Some(Log { workflow, lock, plan, runs, began, used, keys: keys.collect() })
 }

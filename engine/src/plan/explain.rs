@@ -109,6 +109,7 @@ fn manifest_now(
     let file = match plan.state.done(id) {
         Some(done) => done.file,
         None => match node.work.source() {
+            Some(_) if graph.absent.contains_key(&id) => Some(graph.absent[&id].digest),
             Some((path, kind)) => {
                 Some(SeenSource::hash(path, kind, store.digests(), &|_| Ok(()))?.digest())
             }

@@ -11,6 +11,7 @@ use refrain_cache::{Artifacts, Digest, Key, Manifest, Metric};
 
 use crate::graph::{Edge, Graph, Node, NodeId, Work};
 use crate::kind::{ArtifactKind, Input};
+use crate::language::explain::{ErrorClass, Explain};
 use crate::plan::node_manifest::{self, Identity};
 use crate::source::seen::{HashError, SeenSource};
 use crate::store::{Store, StoreError};
@@ -138,5 +139,35 @@ impl<'a> State<'a> {
             self.seen_below(edge.node, &edge.output, &mut inputs.seen);
         }
         Some(inputs)
+    }
+}
+
+impl Explain for HashError {
+    fn class(&self) -> ErrorClass {
+        match self {
+            HashError::Pickle { .. } => ErrorClass::Input,
+            HashError::Io { .. } => ErrorClass::Environment,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let pickle = matches!(self, HashError::Pickle { .. });
+        pickle.then(|| "convert the weights to safetensors".into())
+    }
+}
+
+impl Explain for StateError {
+    fn class(&self) -> ErrorClass {
+        match self {
+            StateError::Hash(error) => error.class(),
+            StateError::Store(error) => error.class(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            StateError::Hash(error) => error.hint(),
+            StateError::Store(_) => None,
+        }
     }
 }

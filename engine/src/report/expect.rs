@@ -1,5 +1,7 @@
 //! What must hold after a run: published values with a tolerance, orders between points, bounds.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value};
 
 use crate::graph::{Graph, NodeId};
@@ -7,6 +9,7 @@ use crate::kind::{Param, Type, canonical, coerce};
 use crate::language::diagnostic::{Diagnostic, Span, suggest};
 use crate::language::workflow::Workflow;
 use crate::plan::state::Done;
+use crate::report::metric_names::MetricReference;
 
 const NUMBER: Type = Type::Float { min: f64::NEG_INFINITY, max: f64::INFINITY, open: false };
 
@@ -46,6 +49,16 @@ pub struct Expect {
     pub source: Option<String>,
     /// Its place in the workflow.
     pub span: Span,
+    /// The metric's place in the workflow.
+    pub metric_span: Span,
+}
+
+impl Expect {
+    /// The metric that it names.
+    pub fn reference(&self) -> MetricReference {
+        let (stage, metric) = (self.stage.clone(), self.metric.clone());
+        MetricReference { stage, metric, span: self.metric_span.clone() }
+    }
 }
 
 /// What must hold for a figure.
@@ -74,9 +87,9 @@ pub enum Rule {
     },
 }
 
-/// What became of a condition.
+/// The outcome of a condition.
 #[derive(Debug, Clone)]
-pub struct Verdict {
+pub struct ExpectResult {
     /// The condition.
     pub expect: Expect,
     /// The figure, a mean where several nodes match; `None` when it is not there.
@@ -158,32 +171,42 @@ fn one(
         }
     };
     let metric = text("metric").unwrap_or_default();
-    Some(Expect { stage, metric, at, rule, source: text("source"), span: span.clone() })
+    let metric_span = place("metric");
+    let source = text("source");
+    Some(Expect { stage, metric, at, rule, source, span: span.clone(), metric_span })
 }
 
-/// Checks all conditions against the figures of the nodes.
+/// Checks all conditions against the metrics of the nodes.
 pub fn check<'d>(
     expects: &[Expect],
     graph: &Graph,
     done: impl Fn(NodeId) -> Option<&'d Done>,
-) -> Vec<Verdict> {
-    expects.iter().map(|e| verdict(e, graph, &done)).collect()
+) -> Vec<ExpectResult> {
+    let mut stages: HashMap<&str, Vec<NodeId>> =
+        expects.iter().map(|expect| (expect.stage.as_str(), Vec::new())).collect();
+    for id in graph.ids() {
+        if let Some(nodes) = stages.get_mut(graph.node(id).stage.as_str()) {
+            nodes.push(id);
+        }
+    }
+    expects.iter().map(|e| result(e, graph, &stages[e.stage.as_str()], &done)).collect()
 }
 
-fn verdict<'d>(
+fn result<'d>(
     expect: &Expect,
     graph: &Graph,
+    nodes: &[NodeId],
     done: &impl Fn(NodeId) -> Option<&'d Done>,
-) -> Verdict {
+) -> ExpectResult {
     let mean = |at: &[(String, String)]| {
         let mut values = Vec::new();
-        for id in graph.ids().filter(|id| graph.node(*id).stage == expect.stage) {
-            let point = &graph.node(id).point;
-            if at
-                .iter()
-                .all(|chosen| !point.iter().any(|(a, _)| *a == chosen.0) || point.contains(chosen))
-            {
-                values.push(figure(done(id)?, &expect.metric)?);
+        for id in nodes {
+            let point = &graph.node(*id).point;
+            let is_chosen = |chosen: &(String, String)| {
+                !point.iter().any(|(axis, _)| *axis == chosen.0) || point.contains(chosen)
+            };
+            if at.iter().all(is_chosen) {
+                values.push(metric_of(done(*id)?, &expect.metric)?);
             }
         }
         (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
@@ -220,7 +243,7 @@ fn verdict<'d>(
         }
     };
     let node = crate::graph::build::node_name(&expect.stage, &expect.at);
-    Verdict {
+    ExpectResult {
         expect: expect.clone(),
         obtained,
         holds,
@@ -228,7 +251,7 @@ fn verdict<'d>(
     }
 }
 
-/// A figure of a node by name.
-pub fn figure(done: &Done, metric: &str) -> Option<f64> {
+/// Returns a metric of a node by name.
+pub fn metric_of(done: &Done, metric: &str) -> Option<f64> {
     done.metrics.iter().find(|m| m.metric == metric).map(|m| m.value)
 }

@@ -1,53 +1,66 @@
-//! The table of results: one row a point of the sweep, one column `stage.metric`.
+//! The table of results: a row per sweep point, a column per `stage.metric`.
+//!
+//! Rows come from the graph, whether or not their nodes have run, and a cell holds the metric of exactly the nodes that
+//! belong to its row. Trials that failed or never ran are marked.
 
-use std::collections::BTreeMap;
+mod columns;
+mod known;
+mod place;
+
+use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::graph::{Graph, NodeId};
-use crate::kind::{Param, Type, coerce};
-use crate::language::diagnostic::{Diagnostic, Span, suggest};
-use crate::language::workflow::Workflow;
 use crate::plan::state::Done;
-use crate::report::expect::{Expect, Rule};
+use crate::report::expect::{Expect, Rule, metric_of};
 
-pub(crate) static PARAMS: &[Param] = &[
-    Param::optional("columns", Type::Map(&Type::Text), "heading: `stage.metric`, in this order"),
-    Param::optional("mean_over", Type::List(&Type::Text), "axes over which rows are averaged"),
-    Param::optional(
-        "rows",
-        Type::Map(&Type::Map(&Type::Text)),
-        "further rows, by name: a heading and the `stage.metric` that stands there",
-    ),
-];
+pub(crate) use columns::PARAMS;
+pub use columns::{Column, ResultColumns, parse};
+pub use known::known;
 
-/// A heading, and the stage and metric that stand below it.
-pub type Column = (String, String, String);
+use place::Places;
 
-/// Which figures the table shows, and over which axes it averages.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Selection {
-    /// The columns; all figures when empty.
-    pub columns: Vec<Column>,
-    /// The axes.
-    pub mean_over: Vec<String>,
-    /// Rows that are no point of the sweep, such as the model that all points begin with: their name, and what
-    /// stands in them in place of a column's own figure.
-    pub rows: Vec<(String, Vec<Column>)>,
+/// A node's result, or why there is none.
+#[derive(Debug, Clone, Copy)]
+pub enum NodeStatus<'d> {
+    /// Its result is known.
+    Done(&'d Done),
+    /// It failed.
+    Failed,
+    /// It has not run.
+    Missing,
+    /// The run was asked for other nodes; it makes no row.
+    Unwanted,
 }
 
-/// A figure of one row.
+/// A metric in one row.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
-    /// The value, or the mean over the averaged points.
-    pub value: f64,
-    /// How many points it is the mean of.
+    /// The value, or the mean over the averaged points; `None` where no point has one.
+    pub value: Option<f64>,
+    /// The number of points in the mean.
     pub points: usize,
-    /// The sample standard deviation over those points, for two and more.
+    /// The number of points that failed.
+    pub failed: usize,
+    /// The number of points that have not run.
+    pub missing: usize,
+    /// The sample standard deviation over the points, for two and more.
     pub deviation: Option<f64>,
     /// The published value, where an `expect` names one.
     pub published: Option<f64>,
+}
+
+impl Cell {
+    /// The status in one word: `ok`, `partial`, `failed` or `missing`.
+    pub fn status(&self) -> &'static str {
+        match (self.points, self.failed, self.missing) {
+            (1.., 0, 0) => "ok",
+            (1.., ..) => "partial",
+            (0, 1.., _) => "failed",
+            (0, 0, _) => "missing",
+        }
+    }
 }
 
 /// The table.
@@ -64,201 +77,166 @@ pub struct Results {
 /// A row of the table.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Row {
-    /// Its name, where it is no point of the sweep.
+    /// Its name, where it is not a point of the sweep.
     pub name: Option<String>,
     /// Its labels by axis; empty where it has none.
     pub labels: Vec<String>,
-    /// Its figures by column.
+    /// Its cells by column; `None` where the column's stage has no node in the row.
     pub cells: Vec<Option<Cell>>,
 }
 
-/// Reads the section `results` of a workflow.
-pub fn parse(workflow: &Workflow, problems: &mut Vec<Diagnostic>) -> Selection {
-    let Some(node) = &workflow.results else { return Selection::default() };
-    let resolved = coerce(PARAMS, node, "`results`", problems);
-    let mut selection = Selection::default();
-    let place = |path: &str| resolved.place(path).unwrap_or(node.span.clone());
-    if let Some(Value::Object(columns)) = resolved.values.get("columns") {
-        for (heading, text) in columns {
-            let place = place(&format!("columns.{heading}"));
-            selection.columns.extend(figure_at(workflow, heading, text, place, problems));
-        }
+impl Row {
+    /// The status of the whole row: the worst of its cells.
+    pub fn status(&self) -> &'static str {
+        let has = |status: &str| self.cells.iter().flatten().any(|cell| cell.status() == status);
+        ["failed", "missing", "partial"].into_iter().find(|status| has(status)).unwrap_or("ok")
     }
-    for (name, row) in resolved.values.get("rows").and_then(Value::as_object).into_iter().flatten()
-    {
-        let mut cells = Vec::new();
-        for (heading, text) in row.as_object().into_iter().flatten() {
-            let place = place(&format!("rows.{name}.{heading}"));
-            let headings = selection.columns.iter().map(|(heading, _, _)| heading.as_str());
-            if headings.clone().any(|known| known == heading) {
-                cells.extend(figure_at(workflow, heading, text, place, problems));
-            } else {
-                let problem = Diagnostic::at(place, format!("there is no column `{heading}`"));
-                problems.push(problem.maybe_hint(suggest(heading, headings, "columns are")));
-            }
-        }
-        selection.rows.push((name.clone(), cells));
-    }
-    for (i, axis) in
-        resolved.values.get("mean_over").and_then(Value::as_array).into_iter().flatten().enumerate()
-    {
-        let axis = axis.as_str().unwrap_or_default();
-        if workflow.axes.iter().any(|a| a.name == axis) {
-            selection.mean_over.push(axis.to_string());
-        } else {
-            let place = place(&format!("mean_over[{i}]"));
-            let known = workflow.axes.iter().map(|a| a.name.as_str());
-            problems.push(
-                Diagnostic::at(place, format!("there is no axis `{axis}`"))
-                    .maybe_hint(suggest(axis, known, "axes are")),
-            );
-        }
-    }
-    selection
 }
 
-/// Reads `stage.metric`.
-fn figure_at(
-    workflow: &Workflow,
-    heading: &str,
-    text: &Value,
-    place: Span,
-    problems: &mut Vec<Diagnostic>,
-) -> Option<Column> {
-    let text = text.as_str().unwrap_or_default();
-    let stages = workflow.stages.iter().map(|s| s.name.text.as_str());
-    let problem = match text.rsplit_once('.') {
-        Some((stage, metric)) if stages.clone().any(|known| known == stage) => {
-            return Some((heading.into(), stage.into(), metric.into()));
+impl Results {
+    /// Sorts the rows by an axis or a column, named by its heading; rows without a value come last. Returns whether
+    /// there is such a heading.
+    pub fn sort_by(&mut self, heading: &str, descending: bool) -> bool {
+        let direct = |order: std::cmp::Ordering| if descending { order.reverse() } else { order };
+        if let Some(column) = self.columns.iter().position(|(name, ..)| name == heading) {
+            let value = |row: &Row| row.cells[column].and_then(|cell| cell.value);
+            self.rows.sort_by(|a, b| match (value(a), value(b)) {
+                (Some(a), Some(b)) => direct(a.total_cmp(&b)),
+                (a, b) => b.is_some().cmp(&a.is_some()),
+            });
+            return true;
         }
-        Some((stage, _)) => Diagnostic::at(place, format!("there is no stage `{stage}`"))
-            .maybe_hint(suggest(stage, stages, "stages are")),
-        None => Diagnostic::at(place, format!("`{text}` is not a figure"))
-            .hint("write `stage.metric`, for example `target.accuracy`"),
-    };
-    problems.push(problem);
-    None
+
+        let Some(axis) = self.axes.iter().position(|name| name == heading) else { return false };
+        let number = |row: &Row| row.labels[axis].parse::<f64>().ok();
+        self.rows.sort_by(|a, b| match (number(a), number(b)) {
+            (Some(a), Some(b)) => direct(a.total_cmp(&b)),
+            _ => direct(a.labels[axis].cmp(&b.labels[axis])),
+        });
+        true
+    }
 }
 
-/// Collects the figures of all nodes whose outputs are known.
+/// Collects the metrics of all nodes.
 pub fn collect<'d>(
     graph: &Graph,
-    selection: &Selection,
+    columns: &ResultColumns,
     expects: &[Expect],
-    done: impl Fn(NodeId) -> Option<&'d Done>,
+    status: impl Fn(NodeId) -> NodeStatus<'d>,
 ) -> Results {
-    let figures: Vec<(NodeId, &Done)> = graph
-        .ids()
-        .filter_map(|id| Some((id, done(id)?)))
-        .filter(|(_, d)| !d.metrics.is_empty())
-        .collect();
-    let mut columns = selection.columns.clone();
-    if columns.is_empty() {
-        for (id, done) in &figures {
-            let stage = &graph.node(*id).stage;
-            for metric in &done.metrics {
-                if !columns.iter().any(|(_, s, m)| s == stage && *m == metric.metric) {
-                    let heading = format!("{stage}.{}", metric.metric);
-                    columns.push((heading, stage.clone(), metric.metric.clone()));
-                }
+    let statuses: Vec<NodeStatus<'d>> = graph.ids().map(status).collect();
+    let chosen = match columns.columns.is_empty() {
+        true => all_columns(graph, &statuses),
+        false => columns.columns.clone(),
+    };
+    let table = Table { graph, statuses: &statuses, expects: by_metric(expects) };
+
+    let stages: HashSet<&str> = chosen.iter().map(|(_, stage, _)| stage.as_str()).collect();
+    let wanted = |id: &NodeId| {
+        stages.contains(graph.node(*id).stage.as_str())
+            && !matches!(statuses[id.index()], NodeStatus::Unwanted)
+    };
+    let shown: Vec<NodeId> = graph.ids().filter(wanted).collect();
+    let places = Places::new(graph, &shown, &columns.mean_over);
+    let nodes = places.by_stage(graph, &shown);
+
+    let points = places.rows().into_iter().map(|place| {
+        let point = places.point(&place);
+        let cell =
+            |column: &Column| table.cell(column, &nodes.get(column.1.as_str())?.at(&place), &point);
+        Row { name: None, labels: places.labels(&place), cells: chosen.iter().map(cell).collect() }
+    });
+    let named = columns.rows.iter().map(|(name, row)| {
+        let cell = |column: &Column| {
+            let column = row.iter().find(|(heading, ..)| *heading == column.0)?;
+            let nodes = graph.ids().filter(|id| graph.node(*id).stage == column.1);
+            table.cell(column, &nodes.collect::<Vec<_>>(), &[])
+        };
+        let labels = vec![String::new(); places.axes.len()];
+        Row { name: Some(name.clone()), labels, cells: chosen.iter().map(cell).collect() }
+    });
+    let rows = named.chain(points).collect();
+    Results {
+        axes: places.axes.iter().map(|axis| axis.to_string()).collect(),
+        columns: chosen,
+        rows,
+    }
+}
+
+/// A column for every metric that some node has, in the order of the graph.
+fn all_columns(graph: &Graph, statuses: &[NodeStatus<'_>]) -> Vec<Column> {
+    let mut seen: HashSet<(&str, &str)> = HashSet::new();
+    let mut columns = Vec::new();
+    for id in graph.ids() {
+        let NodeStatus::Done(done) = statuses[id.index()] else { continue };
+        let stage = &graph.node(id).stage;
+        for metric in &done.metrics {
+            if seen.insert((stage, &metric.metric)) {
+                let heading = format!("{stage}.{}", metric.metric);
+                columns.push((heading, stage.clone(), metric.metric.clone()));
             }
         }
     }
-    let of_stage = |columns: &[Column]| -> Vec<(NodeId, &'d Done)> {
-        let wanted =
-            |id: NodeId| columns.iter().any(|(_, stage, _)| *stage == graph.node(id).stage);
-        figures.iter().copied().filter(|(id, _)| wanted(*id)).collect()
-    };
-    let shown = of_stage(&columns);
-    let used = |axis: &str| {
-        shown.iter().any(|(id, _)| graph.node(*id).point.iter().any(|(a, _)| a == axis))
-    };
-    let axes: Vec<String> = graph
-        .workflow
-        .axes
-        .iter()
-        .map(|a| a.name.clone())
-        .filter(|a| used(a) && !selection.mean_over.contains(a))
-        .collect();
-    let points = row_points(graph, &axes, &shown).into_iter().map(|labels| {
-        let point: Vec<(&String, &String)> =
-            axes.iter().zip(&labels).filter(|(_, l)| !l.is_empty()).collect();
-        let cells = columns.iter().map(|c| cell(graph, &shown, c, &point, expects)).collect();
-        Row { name: None, labels, cells }
-    });
-    let named = selection.rows.iter().map(|(name, row)| {
-        let shown = of_stage(row);
-        let of = |(heading, _, _): &Column| row.iter().find(|(named, _, _)| named == heading);
-        let cells = columns.iter().map(|c| cell(graph, &shown, of(c)?, &[], expects)).collect();
-        Row { name: Some(name.clone()), labels: vec![String::new(); axes.len()], cells }
-    });
-    let rows = named.chain(points).collect();
-    Results { axes, columns, rows }
+    columns
 }
 
-/// The rows: every combination of labels that some node has and no other node has in full.
-fn row_points(graph: &Graph, axes: &[String], shown: &[(NodeId, &Done)]) -> Vec<Vec<String>> {
-    let order: BTreeMap<(&str, &str), usize> = graph
-        .workflow
-        .axes
-        .iter()
-        .flat_map(|a| {
-            a.values.iter().enumerate().map(|(i, (l, _))| ((a.name.as_str(), l.as_str()), i))
-        })
-        .collect();
-    let mut points: Vec<Vec<String>> = shown
-        .iter()
-        .map(|(id, _)| {
-            let point = &graph.node(*id).point;
-            let label =
-                |axis: &String| point.iter().find(|(a, _)| a == axis).map(|(_, l)| l.clone());
-            axes.iter().map(|a| label(a).unwrap_or_default()).collect()
-        })
-        .collect();
-    let place = |p: &Vec<String>| -> Vec<usize> {
-        axes.iter()
-            .zip(p)
-            .map(|(a, l)| order.get(&(a.as_str(), l.as_str())).map_or(0, |i| i + 1))
-            .collect()
-    };
-    points.sort_by_key(place);
-    points.dedup();
-    let inside =
-        |p: &[String], q: &[String]| p != q && p.iter().zip(q).all(|(a, b)| a.is_empty() || a == b);
-    points.iter().filter(|p| !points.iter().any(|q| inside(p, q))).cloned().collect()
-}
+type ByMetric<'e> = HashMap<(&'e str, &'e str), Vec<&'e Expect>>;
 
-fn cell(
-    graph: &Graph,
-    shown: &[(NodeId, &Done)],
-    (_, stage, metric): &Column,
-    row: &[(&String, &String)],
-    expects: &[Expect],
-) -> Option<Cell> {
-    let values: Vec<f64> = shown
-        .iter()
-        .filter(|(id, _)| graph.node(*id).stage == *stage)
-        .filter(|(id, _)| {
-            let point = &graph.node(*id).point;
-            point.iter().all(|(a, l)| row.iter().all(|(ra, rl)| *ra != a || *rl == l))
-        })
-        .filter_map(|(_, done)| crate::report::expect::figure(done, metric))
-        .collect();
-    if values.is_empty() {
-        return None;
+fn by_metric(expects: &[Expect]) -> ByMetric<'_> {
+    let mut by_metric = ByMetric::new();
+    for expect in expects {
+        by_metric.entry((&expect.stage, &expect.metric)).or_default().push(expect);
     }
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let deviation = (values.len() > 1)
-        .then(|| (values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / (n - 1.0)).sqrt());
-    let named = |e: &&Expect| {
-        e.stage == *stage
-            && e.metric == *metric
-            && e.at.iter().all(|(a, l)| row.iter().all(|(ra, rl)| *ra != a || *rl == l))
-    };
-    let published = expects.iter().filter(named).find_map(|e| match e.rule {
-        Rule::Within { value, .. } => Some(value),
-        _ => None,
-    });
-    Some(Cell { value: mean, points: values.len(), deviation, published })
+    by_metric
+}
+
+/// All that cells are made from.
+struct Table<'a, 'd> {
+    graph: &'a Graph,
+    statuses: &'a [NodeStatus<'d>],
+    expects: ByMetric<'a>,
+}
+
+impl Table<'_, '_> {
+    /// The cell of a column over the nodes of a row; `None` where none of them has anything to say.
+    fn cell(&self, column: &Column, nodes: &[NodeId], point: &[(&str, &str)]) -> Option<Cell> {
+        let (_, stage, metric) = column;
+        let mut values = Vec::new();
+        let (mut failed, mut missing) = (0, 0);
+        for id in nodes {
+            debug_assert_eq!(self.graph.node(*id).stage, *stage);
+            match self.statuses[id.index()] {
+                NodeStatus::Done(done) => values.extend(metric_of(done, metric)),
+                NodeStatus::Failed => failed += 1,
+                NodeStatus::Missing => missing += 1,
+                NodeStatus::Unwanted => {}
+            }
+        }
+        if values.is_empty() && failed + missing == 0 {
+            return None;
+        }
+
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let squares = || values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>();
+        Some(Cell {
+            value: (!values.is_empty()).then_some(mean),
+            points: values.len(),
+            failed,
+            missing,
+            deviation: (values.len() > 1).then(|| (squares() / (n - 1.0)).sqrt()),
+            published: self.published(stage, metric, point),
+        })
+    }
+
+    /// The value that an `expect` on this point states.
+    fn published(&self, stage: &str, metric: &str, point: &[(&str, &str)]) -> Option<f64> {
+        let expects = self.expects.get(&(stage, metric))?;
+        let is_here =
+            |(axis, label): &(String, String)| point.iter().all(|(a, l)| a != axis || l == label);
+        expects.iter().filter(|e| e.at.iter().all(is_here)).find_map(|expect| match expect.rule {
+            Rule::Within { value, .. } => Some(value),
+            _ => None,
+        })
+    }
 }

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use refrain_cache::{CacheError, TableError};
 
+use crate::language::explain::{ErrorClass, Explain};
+
 /// Why a source cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -139,5 +141,18 @@ impl Fault {
 
     pub fn hint(self, hint: impl Into<String>) -> Fault {
         Fault { hint: Some(hint.into()), ..self }
+    }
+}
+
+impl Explain for SourceError {
+    fn class(&self) -> ErrorClass {
+        match self {
+            SourceError::Cache(_) => ErrorClass::Environment,
+            _ => ErrorClass::Input,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        SourceError::hint(self)
     }
 }

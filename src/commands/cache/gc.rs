@@ -7,18 +7,23 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use refrain_cache::gc::{self, Amount, KeepReason, Limits, Removal, RemovalPlan, RemovalTarget};
+use refrain_engine::language::explain::ErrorClass;
 use refrain_engine::ledger::lock;
-use refrain_engine::ledger::roots::{self, Found};
+use refrain_engine::ledger::roots::{self, FoundRoots};
 
 use crate::cli::{self, Format};
-use crate::failure::{Failure, INPUT};
+use crate::command_error::CommandError;
 use crate::human::time;
 use crate::{human, output, session};
 
 use super::Opened;
 
 /// Plans, shows, and, unless it is a dry run, removes.
-pub fn gc(opened: &Opened, arguments: &cli::GcArgs, format: Format) -> Result<ExitCode, Failure> {
+pub fn gc(
+    opened: &Opened,
+    arguments: &cli::GcArgs,
+    format: Format,
+) -> Result<ExitCode, CommandError> {
     // Between the plan and the removal no process may begin to rely on anything.
     let gate = if arguments.dry_run { None } else { Some(opened.cache.lock_for_removal()?) };
     let named: Vec<PathBuf> = arguments
@@ -27,12 +32,17 @@ pub fn gc(opened: &Opened, arguments: &cli::GcArgs, format: Format) -> Result<Ex
         .iter()
         .map(|workflow| session::absolute(&lock::path_of(workflow)))
         .collect::<Result<_, _>>()?;
-    let found = roots::find(opened.cache.root(), &named)?;
+    let forget: Vec<PathBuf> = arguments
+        .forget
+        .iter()
+        .map(|workflow| session::absolute(workflow))
+        .collect::<Result<_, _>>()?;
+    let found = roots::find(opened.cache.root(), &named, &forget)?;
     if found.locks.is_empty() && found.runs == 0 {
-        return Err(Failure::with_hint(
-            INPUT,
-            "no lock and no run of this cache is known, so everything would go",
-            "name the workflows whose results stay",
+        return Err(CommandError::with_hint(
+            ErrorClass::Input,
+            "refusing to empty this cache: no lock or run log says what to keep",
+            "name the workflows whose results to keep",
         ));
     }
     let (records, listing) = opened.list()?;
@@ -50,7 +60,7 @@ pub fn gc(opened: &Opened, arguments: &cli::GcArgs, format: Format) -> Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(plan: &RemovalPlan, found: &Found, dry_run: bool, now: SystemTime) {
+fn show(plan: &RemovalPlan, found: &FoundRoots, dry_run: bool, now: SystemTime) {
     if dry_run {
         for Removal { target, bytes, used } in &plan.removals {
             let age = now.duration_since(*used).unwrap_or_default();
@@ -63,7 +73,8 @@ fn show(plan: &RemovalPlan, found: &Found, dry_run: bool, now: SystemTime) {
             ));
         }
         for workflow in &found.gone {
-            output::line(&format!("the workflow `{}` is no more", workflow.display()));
+            let workflow = workflow.display();
+            output::line(&format!("`{workflow}` is gone; `--forget` it to remove its results"));
         }
     }
     for (why, Amount { count, bytes }) in &plan.kept {
@@ -121,7 +132,7 @@ fn name(target: &RemovalTarget) -> String {
     }
 }
 
-fn to_json(plan: &RemovalPlan, found: &Found, dry_run: bool) -> Value {
+fn to_json(plan: &RemovalPlan, found: &FoundRoots, dry_run: bool) -> Value {
     let seconds =
         |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let removals: Vec<Value> = plan

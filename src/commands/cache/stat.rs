@@ -8,13 +8,13 @@ use refrain_cache::gc::Amount;
 use refrain_cache::{ArtifactKind, Entry};
 
 use crate::cli::Format;
-use crate::failure::Failure;
+use crate::command_error::CommandError;
 use crate::{human, output};
 
 use super::{Opened, length};
 
 /// Counts everything in the cache, and hashes nothing.
-pub fn stat(opened: &Opened, format: Format) -> Result<ExitCode, Failure> {
+pub fn stat(opened: &Opened, format: Format) -> Result<ExitCode, CommandError> {
     let (records, listing) = opened.list()?;
     let root = opened.cache.root();
     let kinds = listing.kinds();

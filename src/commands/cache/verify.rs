@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use refrain_cache::{Cache, Corrupt, Damage, Digest, Listing};
+use refrain_engine::language::explain::ErrorClass;
 
 use crate::cli::Format;
-use crate::failure::{DIFFERENT, Failure};
+use crate::command_error::CommandError;
 use crate::human::time;
 use crate::{human, output};
 
@@ -26,7 +27,7 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 const REDRAW_EVERY: Duration = Duration::from_millis(200);
 
 /// Hashes the whole cache; what is damaged is set aside and named.
-pub fn verify(opened: &Opened, format: Format) -> Result<ExitCode, Failure> {
+pub fn verify(opened: &Opened, format: Format) -> Result<ExitCode, CommandError> {
     let begin = Instant::now();
     let cache = &opened.cache;
     let mut damages = cache.verify_logs()?;
@@ -35,7 +36,7 @@ pub fn verify(opened: &Opened, format: Format) -> Result<ExitCode, Failure> {
     damages.extend(hash(cache, &listing, total)?);
     let elapsed = begin.elapsed();
     let missing = missing(&listing);
-    let code = if damages.is_empty() { 0 } else { DIFFERENT };
+    let code = if damages.is_empty() { 0 } else { ErrorClass::Difference.exit_code() };
     if format == Format::Json {
         output::json(&json!({
             "refrain": 1,
@@ -112,7 +113,7 @@ fn to_json(cache: &Cache, damage: &Damage) -> Value {
 }
 
 /// Hashes, with a line on stderr that says how far it is, should it take long.
-fn hash(cache: &Cache, listing: &Listing, total: u64) -> Result<Vec<Damage>, Failure> {
+fn hash(cache: &Cache, listing: &Listing, total: u64) -> Result<Vec<Damage>, CommandError> {
     let done = AtomicU64::new(0);
     std::thread::scope(|scope| {
         let (stop, stopped) = mpsc::channel::<()>();

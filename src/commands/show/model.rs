@@ -5,12 +5,13 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use refrain_cache::{Artifact, ArtifactKind, Digest, Record};
+use refrain_engine::language::explain::ErrorClass;
 use refrain_engine::plan::state::StateError;
 use refrain_engine::source::seen::SeenSource;
 use refrain_stages::card::Card;
 
 use crate::cli::Format;
-use crate::failure::{Failure, INPUT};
+use crate::command_error::CommandError;
 use crate::output;
 
 /// The model that is shown.
@@ -39,7 +40,7 @@ pub struct Made<'a> {
 
 impl Shown<'_> {
     /// A folder outside of any workflow.
-    pub fn folder(folder: &Path) -> Result<Shown<'_>, Failure> {
+    pub fn folder(folder: &Path) -> Result<Shown<'_>, CommandError> {
         let seen = SeenSource::read(folder, ArtifactKind::Model).map_err(StateError::from)?;
         let Artifact { digest, bytes, .. } = seen.artifact(None);
         Ok(Shown { folder, adapter: None, base: None, digest, bytes, made: None })
@@ -47,11 +48,11 @@ impl Shown<'_> {
 }
 
 /// Shows the card.
-pub fn show(shown: &Shown<'_>, format: Format) -> Result<(), Failure> {
+pub fn show(shown: &Shown<'_>, format: Format) -> Result<(), CommandError> {
     let read = |folder: &Path| {
         Card::read(folder).map_err(|e| {
-            Failure::with_hint(
-                INPUT,
+            CommandError::with_hint(
+                ErrorClass::Input,
                 e.to_string(),
                 "a model is a folder with `config.json`, `*.safetensors` and `tokenizer.json`",
             )

@@ -5,7 +5,9 @@ use serde_json::{Map, Value};
 
 use refrain_cache::{Artifacts, Digest, Key, Metric};
 
+use crate::kind::MAIN;
 use crate::plan::state::Done;
+use crate::source::recorded::RecordedSource;
 
 use super::SourceColumns;
 
@@ -62,6 +64,15 @@ impl LockEntry {
             && self.outputs == *artifacts
             && same_metrics(&self.metrics, metrics)
             && self.profile == *profile
+    }
+
+    /// What the entry of a source says of it.
+    pub fn recorded(&self) -> Option<RecordedSource> {
+        Some(RecordedSource {
+            digest: self.file?,
+            artifact: self.outputs.get(MAIN)?.clone(),
+            columns: self.columns.as_ref().and_then(SourceColumns::schema),
+        })
     }
 
     /// The results that the entry names.

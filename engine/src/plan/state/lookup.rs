@@ -148,23 +148,32 @@ impl State<'_> {
 
     fn look_up_with(&self, id: NodeId, hashed: &Hashed) -> Result<Option<Lookup>, StateError> {
         let node = self.graph.node(id);
-        let seen = match self.see(node, hashed)? {
+        let seen = match self.see(id, hashed)? {
             Needed::There(seen) => seen,
             Needed::Unhashed(task) => return Ok(Some(Lookup::Unhashed(task))),
         };
-        let file = seen.as_ref().map(|seen| seen.digest());
+        let absent = self.graph.absent.get(&id);
+        let file = match absent {
+            Some(recorded) => Some(recorded.digest),
+            None => seen.as_ref().map(|seen| seen.digest()),
+        };
         let Some(manifest) = self.manifest(node, file) else { return Ok(None) };
         let key = manifest.key();
-        if let (Work::Model(_) | Work::File(_), Some(seen)) = (&node.work, &seen) {
+        if let Work::Model(_) | Work::File(_) = &node.work {
             let base = node.inputs.first().and_then(|e| self.outputs(e.node)?.get(&e.output));
-            let artifact = seen.artifact(base.map(|base| base.digest));
+            let base = base.map(|base| base.digest);
+            let artifact = match (&seen, absent) {
+                (Some(seen), _) => seen.artifact(base),
+                (None, Some(recorded)) => recorded.artifact.clone(),
+                (None, None) => return Ok(None),
+            };
             let done = Done {
                 key,
                 artifacts: Artifacts::from([(MAIN.to_string(), artifact)]),
                 metrics: Vec::new(),
                 profile: String::new(),
                 file,
-                seen: Some(seen.clone()),
+                seen,
             };
             return Ok(Some(Lookup::Done(Box::new(done))));
         }
@@ -190,13 +199,16 @@ impl State<'_> {
         Ok(Some(Lookup::Pending(Box::new(PendingNode { key, manifest, seen, damaged }))))
     }
 
-    /// Returns what is seen of a source; `None` for other nodes.
+    /// Returns what is seen of a source; `None` for other nodes, and for a source whose files are absent.
     fn see(
         &self,
-        node: &Node,
+        id: NodeId,
         hashed: &Hashed,
     ) -> Result<Needed<Option<Arc<SeenSource>>>, StateError> {
-        let Some((path, kind)) = node.work.source() else { return Ok(Needed::There(None)) };
+        let source = self.graph.node(id).work.source();
+        let Some((path, kind)) = source.filter(|_| !self.graph.absent.contains_key(&id)) else {
+            return Ok(Needed::There(None));
+        };
         if hashed.source.is_some() {
             return Ok(Needed::There(hashed.source.clone()));
         }

@@ -17,7 +17,7 @@ use crate::run::{self, NodeError, RunOptions};
 use crate::source::seen::SeenSource;
 use crate::store::{Store, StoreError};
 
-use super::{Mismatch, Remedy};
+use super::mismatch::{Mismatch, Remedy};
 
 /// How many nodes are computed again.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,7 +49,7 @@ impl FromStr for Sample {
 
 /// What became of a node that was computed again.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Verdict {
+pub enum Comparison {
     /// The same bytes.
     Equal,
     /// Another profile, and numbers within the tolerance.
@@ -66,7 +66,7 @@ pub struct Recomputed {
     /// Nodes that could have been chosen.
     pub of: usize,
     /// The nodes that were chosen, in the order of the workflow, with what became of each.
-    pub nodes: Vec<(String, Verdict)>,
+    pub nodes: Vec<(String, Comparison)>,
     /// What differs.
     pub mismatches: Vec<Mismatch>,
     /// Whether it was interrupted.
@@ -95,7 +95,7 @@ pub fn recompute(
         }
     }
     let mut again =
-        Again { graph, lock, store, state, options, cancel, found: Recomputed::default() };
+        Recomputation { graph, lock, store, state, options, cancel, found: Recomputed::default() };
     let candidates: Vec<NodeId> = graph.ids().filter(|id| again.is_as_locked(*id)).collect();
     again.found.of = candidates.len();
     let chosen = choose(graph, candidates, sample, seed);
@@ -129,7 +129,7 @@ fn choose(graph: &Graph, candidates: Vec<NodeId>, sample: Sample, seed: &str) ->
     chosen
 }
 
-struct Again<'a, 'o> {
+struct Recomputation<'a, 'o> {
     graph: &'a Graph,
     lock: &'a Lock,
     store: &'a Store,
@@ -140,7 +140,7 @@ struct Again<'a, 'o> {
     found: Recomputed,
 }
 
-impl Again<'_, '_> {
+impl Recomputation<'_, '_> {
     fn line(&self, id: NodeId) -> Option<&LockEntry> {
         self.lock.entries.get(&self.graph.node(id).name)
     }
@@ -221,25 +221,26 @@ impl Again<'_, '_> {
 
     fn node(&mut self, id: NodeId) -> Result<(), StateError> {
         let before = self.found.mismatches.len();
-        let verdict = self.compute(id)?;
-        let verdict = match verdict {
-            Some(_) if self.found.mismatches.len() > before => Verdict::Different,
-            Some(verdict) => verdict,
+        let comparison = self.compute(id)?;
+        let comparison = match comparison {
+            Some(_) if self.found.mismatches.len() > before => Comparison::Different,
+            Some(comparison) => comparison,
             // It was interrupted.
             None => return Ok(()),
         };
-        self.found.nodes.push((self.graph.node(id).name.clone(), verdict));
+        self.found.nodes.push((self.graph.node(id).name.clone(), comparison));
         Ok(())
     }
 
-    fn compute(&mut self, id: NodeId) -> Result<Option<Verdict>, StateError> {
+    fn compute(&mut self, id: NodeId) -> Result<Option<Comparison>, StateError> {
         for (input, artifact) in self.reads(id) {
             if !self.is_there(input, &artifact)? {
                 let name = &self.graph.node(input).name;
-                let message =
-                    format!("its input `{name}` cannot be had with the bytes that the lock names");
+                let message = format!(
+                    "the cache lacks its input `{name}` in the version that the lock names"
+                );
                 self.differs(id, message, Some(artifact.digest), None);
-                return Ok(Some(Verdict::Different));
+                return Ok(Some(Comparison::Different));
             }
         }
         let scratch = self.store.cache().scratch_dir().map_err(StoreError::from)?;
@@ -249,13 +250,18 @@ impl Again<'_, '_> {
             Err(NodeError::Stage(StageError::Cancelled)) => Ok(None),
             Err(failure) => {
                 self.differs(id, format!("it failed: {failure}"), None, None);
-                Ok(Some(Verdict::Different))
+                Ok(Some(Comparison::Different))
             }
         }
     }
 
-    fn compare(&mut self, id: NodeId, done: &Done, cache: &Cache) -> Result<Verdict, StateError> {
-        let Some(line) = self.line(id).cloned() else { return Ok(Verdict::Different) };
+    fn compare(
+        &mut self,
+        id: NodeId,
+        done: &Done,
+        cache: &Cache,
+    ) -> Result<Comparison, StateError> {
+        let Some(line) = self.line(id).cloned() else { return Ok(Comparison::Different) };
         let close = match &self.graph.node(id).work {
             Work::Stage { kind, .. } => kind.close_elsewhere,
             _ => true,
@@ -265,14 +271,14 @@ impl Again<'_, '_> {
         if strictness == Strictness::Close && !close {
             let message =
                 format!("made under `{}`, computed again under `{}`", line.profile, done.profile);
-            return Ok(Verdict::NotComparable(message));
+            return Ok(Comparison::NotComparable(message));
         }
         if strictness == Strictness::Close {
             for (name, locked) in &line.outputs {
                 if self.store.check(locked)?.is_some() {
                     let message =
                         format!("another profile, and the cache does not hold the output `{name}`");
-                    return Ok(Verdict::NotComparable(message));
+                    return Ok(Comparison::NotComparable(message));
                 }
             }
         }
@@ -299,9 +305,9 @@ impl Again<'_, '_> {
         }
         if strictness == Strictness::Close {
             self.figures(id, &line, done);
-            return Ok(Verdict::Close);
+            return Ok(Comparison::Close);
         }
-        Ok(Verdict::Equal)
+        Ok(Comparison::Equal)
     }
 
     /// Where an output that has another digest differs; `None` where it does not by that measure.

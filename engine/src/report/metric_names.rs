@@ -1,0 +1,65 @@
+//! Checks that the metrics that `expect` and `results` name are metrics that their stages write.
+
+use std::collections::{BTreeSet, HashMap};
+
+use crate::graph::{Graph, NodeId, Work};
+use crate::kind::MetricContext;
+use crate::language::diagnostic::{Diagnostic, Span, suggest};
+
+/// A metric that a workflow names, and where.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MetricReference {
+    /// The stage.
+    pub stage: String,
+    /// The metric.
+    pub metric: String,
+    /// Its place in the workflow.
+    pub span: Span,
+}
+
+/// Reports references to metrics that no node of the stage writes.
+pub fn check<'r>(
+    graph: &Graph,
+    references: impl IntoIterator<Item = &'r MetricReference>,
+) -> Vec<Diagnostic> {
+    let references: Vec<&MetricReference> = references.into_iter().collect();
+    let mut nodes: HashMap<&str, Vec<NodeId>> =
+        references.iter().map(|reference| (reference.stage.as_str(), Vec::new())).collect();
+    if nodes.is_empty() {
+        return Vec::new();
+    }
+    for id in graph.ids() {
+        if let Some(nodes) = nodes.get_mut(graph.node(id).stage.as_str()) {
+            nodes.push(id);
+        }
+    }
+
+    let names: HashMap<&str, BTreeSet<String>> = nodes
+        .into_iter()
+        .map(|(stage, ids)| (stage, ids.iter().flat_map(|id| of_node(graph, *id)).collect()))
+        .collect();
+    references.iter().filter_map(|reference| problem(reference, &names)).collect()
+}
+
+fn problem(
+    MetricReference { stage, metric, span }: &MetricReference,
+    names: &HashMap<&str, BTreeSet<String>>,
+) -> Option<Diagnostic> {
+    let names = names.get(stage.as_str())?;
+    if names.contains(metric) {
+        return None;
+    }
+    if names.is_empty() {
+        return Some(Diagnostic::at(span.clone(), format!("stage `{stage}` has no metrics")));
+    }
+    let hint = suggest(metric, names.iter().map(String::as_str), "its metrics are");
+    let message = format!("stage `{stage}` has no metric `{metric}`");
+    Some(Diagnostic::at(span.clone(), message).maybe_hint(hint))
+}
+
+fn of_node(graph: &Graph, id: NodeId) -> Vec<String> {
+    let node = graph.node(id);
+    let Work::Stage { kind, params } = &node.work else { return Vec::new() };
+    let inputs: Vec<String> = node.inputs.iter().map(|edge| edge.path.clone()).collect();
+    kind.metric_names(MetricContext { params, inputs: &inputs })
+}

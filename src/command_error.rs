@@ -1,0 +1,176 @@
+//! The error of a command: its words, its hint, its exit code.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use refrain_cache::gc::RemoveError;
+use refrain_cache::{CacheError, ListingError, RecordError, TableError};
+use refrain_engine::language::diagnostic::{Diagnostic, Diagnostics};
+use refrain_engine::language::explain::{ErrorClass, Explain};
+use refrain_engine::ledger::lock::LockError;
+use refrain_engine::ledger::roots::RootsError;
+use refrain_engine::plan::state::StateError;
+use refrain_engine::store::StoreError;
+
+use crate::cli::Format;
+use crate::escape::{colour, escape_controls};
+use crate::output;
+use crate::snippet::diagnostics_text;
+
+/// Why a command ends.
+#[derive(Debug)]
+pub enum CommandError {
+    /// The workflow is wrong, here.
+    Workflow(Box<Diagnostics>),
+    /// Anything else.
+    Plain {
+        /// The error in words.
+        message: String,
+        /// The remedy.
+        hint: Option<String>,
+        /// The class, which decides the exit code.
+        class: ErrorClass,
+    },
+}
+
+impl CommandError {
+    /// An error with its class.
+    pub fn new(class: ErrorClass, message: impl Into<String>) -> CommandError {
+        CommandError::Plain { message: message.into(), hint: None, class }
+    }
+
+    /// An error with a hint.
+    pub fn with_hint(
+        class: ErrorClass,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> CommandError {
+        CommandError::Plain { message: message.into(), hint: Some(hint.into()), class }
+    }
+
+    /// Prints it to stderr and gives its exit code.
+    pub fn report(&self, format: Format) -> ExitCode {
+        let code = self.code();
+        if format == Format::Json {
+            output::progress(&format!("{}\n", output::escaped(&self.json().to_string())));
+        } else {
+            output::progress(&format!("{}\n", self.text(colour())));
+        }
+        ExitCode::from(code)
+    }
+
+    fn code(&self) -> u8 {
+        match self {
+            CommandError::Workflow(_) => ErrorClass::Input.exit_code(),
+            CommandError::Plain { class, .. } => class.exit_code(),
+        }
+    }
+
+    fn text(&self, colour: bool) -> String {
+        match self {
+            CommandError::Workflow(diagnostics) => diagnostics_text(diagnostics, colour),
+            CommandError::Plain { message, hint, .. } => {
+                let hint = hint.as_ref().map(|h| format!("\n  = help: {h}")).unwrap_or_default();
+                escape_controls(&format!("error: {message}{hint}"))
+            }
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let errors: Vec<_> = match self {
+            CommandError::Workflow(d) => d.items.iter().map(|item| error_json(d, item)).collect(),
+            CommandError::Plain { message, hint, .. } => {
+                let hints: Vec<&String> = hint.iter().collect();
+                vec![
+                    json!({ "message": message, "hints": hints, "file": null, "line": null, "column": null }),
+                ]
+            }
+        };
+        json!({ "refrain": 1, "exit_code": self.code(), "errors": errors })
+    }
+}
+
+fn error_json(diagnostics: &Diagnostics, item: &Diagnostic) -> serde_json::Value {
+    let source = &diagnostics.source_text;
+    let place = item.span.as_ref().map(|span| source.position(span.start));
+    json!({
+        "message": item.message,
+        "hints": item.hints,
+        "file": source.path,
+        "line": place.map(|(line, _)| line),
+        "column": place.map(|(_, column)| column),
+    })
+}
+
+impl From<Diagnostics> for CommandError {
+    fn from(diagnostics: Diagnostics) -> CommandError {
+        CommandError::Workflow(Box::new(diagnostics))
+    }
+}
+
+/// An error that explains itself is the command's.
+fn explained(error: &impl Explain) -> CommandError {
+    let (message, hint, class) = (error.to_string(), error.hint(), error.class());
+    CommandError::Plain { message, hint, class }
+}
+
+impl From<StateError> for CommandError {
+    fn from(error: StateError) -> CommandError {
+        explained(&error)
+    }
+}
+
+impl From<StoreError> for CommandError {
+    fn from(error: StoreError) -> CommandError {
+        explained(&error)
+    }
+}
+
+impl From<LockError> for CommandError {
+    fn from(error: LockError) -> CommandError {
+        explained(&error)
+    }
+}
+
+impl From<RootsError> for CommandError {
+    fn from(error: RootsError) -> CommandError {
+        explained(&error)
+    }
+}
+
+impl From<CacheError> for CommandError {
+    fn from(error: CacheError) -> CommandError {
+        StoreError::Cache(error).into()
+    }
+}
+
+impl From<RecordError> for CommandError {
+    fn from(error: RecordError) -> CommandError {
+        StoreError::Records(error).into()
+    }
+}
+
+impl From<ListingError> for CommandError {
+    fn from(error: ListingError) -> CommandError {
+        match error {
+            ListingError::Cache(error) => error.into(),
+            ListingError::Records(error) => error.into(),
+        }
+    }
+}
+
+impl From<RemoveError> for CommandError {
+    fn from(error: RemoveError) -> CommandError {
+        match error {
+            RemoveError::Cache(error) => error.into(),
+            RemoveError::Records(error) => error.into(),
+        }
+    }
+}
+
+impl From<TableError> for CommandError {
+    fn from(error: TableError) -> CommandError {
+        CommandError::new(ErrorClass::Environment, error.to_string())
+    }
+}

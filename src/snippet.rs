@@ -1,0 +1,81 @@
+//! Problems of a workflow with the line in which each begins.
+
+use std::ops::Range;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+
+use refrain_engine::language::diagnostic::Diagnostics;
+
+use crate::escape::{escape_controls, masked_line};
+
+/// Most characters of a message about a workflow that are shown.
+const MESSAGE: usize = 1000;
+/// Most problems that are shown to people; JSON holds all.
+const MOST_SHOWN: usize = 200;
+
+/// Formats the problems of a workflow for people.
+pub fn diagnostics_text(diagnostics: &Diagnostics, colour: bool) -> String {
+    let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+    let source = &diagnostics.source_text;
+    let path = escape_controls(&source.path.display().to_string());
+    let mut reports: Vec<String> = Vec::new();
+    for item in diagnostics.items.iter().take(MOST_SHOWN) {
+        // A name may hold a line break, too; a message is one line.
+        let message = shortened(escape_controls(&item.message).replace('\n', "\\n"));
+        let label = item.label.as_deref().map(escape_controls);
+        let place = item.span.as_ref().map(|span| SourceLine::new(&source.text, span));
+        let mut group = Group::with_title(Level::ERROR.primary_title(message.as_str()));
+        if let Some(place) = &place {
+            let annotation =
+                AnnotationKind::Primary.span(place.within.clone()).label(label.as_deref());
+            let snippet =
+                Snippet::source(place.text.as_str()).line_start(place.line).path(path.as_str());
+            group = group.element(snippet.annotation(annotation));
+        }
+        for hint in &item.hints {
+            group = group.element(Level::HELP.message(escape_controls(hint)));
+        }
+        reports.push(renderer.render(&[group]).to_string());
+    }
+    let count = diagnostics.items.len();
+    if count > MOST_SHOWN {
+        reports.push(format!("{} more problems are not shown", count - MOST_SHOWN));
+    }
+    reports
+        .push(format!("error: {count} problem{} in `{path}`", if count == 1 { "" } else { "s" }));
+    reports.join("\n\n")
+}
+
+/// A message of at most [`MESSAGE`] characters: it may hold a name of any length.
+fn shortened(mut message: String) -> String {
+    if let Some((end, _)) = message.char_indices().nth(MESSAGE) {
+        message.truncate(end);
+        message.push('…');
+    }
+    message
+}
+
+/// The line in which a problem begins. One line is enough to find the place; a whole block would bury the message.
+struct SourceLine {
+    text: String,
+    /// Its number, from 1.
+    line: usize,
+    /// The problem's bytes in it.
+    within: Range<usize>,
+}
+
+impl SourceLine {
+    fn new(source: &str, span: &Range<usize>) -> SourceLine {
+        let end = span.end.min(source.len());
+        // What is missing at the end is missed behind the last line, not in the empty one that follows.
+        let start =
+            if span.start >= source.len() { source.trim_end().len() } else { span.start.min(end) };
+        let line_start = source[..start].rfind('\n').map_or(0, |at| at + 1);
+        let line_end = source[start..].find('\n').map_or(source.len(), |at| start + at);
+        let text = masked_line(source[line_start..line_end].trim_end_matches('\r'));
+        let within =
+            start - line_start..(end.min(line_end).max(start) - line_start).min(text.len());
+        let line = source[..start].matches('\n').count() + 1;
+        SourceLine { text, line, within: within.start.min(within.end)..within.end }
+    }
+}
