@@ -279,6 +279,7 @@ impl<'a> Generator<'a> {
                 .progress
                 .note(format!("{} of {total} responses were made by earlier runs", self.known));
         }
+        self.prompts.note_left_out(&self.renderer, self.context.progress);
         let mut outputs = Outputs::main(self.context.cache.store_table(writer)?);
         outputs.metrics = self.totals.metrics();
         outputs.profile = self.network.profile();

@@ -3,13 +3,17 @@
 mod shots;
 mod template;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+
 use arrow::array::{Array, AsArray, ListArray, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Fields};
+use arrow::datatypes::{DataType, Field};
+use serde_json::Value;
 
 use refrain_cache::columns::{column, optional_column};
-use refrain_engine::kind::{Check, Context, Problem, StageError, choices, one_of};
-use refrain_lm::chat::{Message, message};
-use refrain_lm::render;
+use refrain_engine::kind::{Check, Context, Problem, Progress, StageError, choices, one_of};
+use refrain_lm::chat::{Message, message, role};
+use refrain_lm::render::{self, Renderer};
 use refrain_lm::tokenizer::Tokenizer;
 
 use crate::tables::{list_of, row_name};
@@ -60,11 +64,12 @@ impl Chat {
     }
 }
 
-/// The column type of `messages`.
-pub(crate) fn messages_type() -> DataType {
-    let text = |name| Field::new(name, DataType::Utf8, true);
-    let turn = DataType::Struct(Fields::from(vec![text("role"), text("content")]));
-    list_of(turn)
+/// Returns the types of `messages`: turns with role and content, and perhaps what else they hold as JSON.
+pub(crate) fn messages_types() -> [DataType; 2] {
+    [&["role", "content"][..], &["role", "content", "fields"]].map(|names| {
+        let text = |name: &&str| Field::new(*name, DataType::Utf8, true);
+        list_of(DataType::Struct(names.iter().map(text).collect()))
+    })
 }
 
 /// Checks the template and that the rows of `input` have what a prompt is made of.
@@ -83,7 +88,7 @@ pub(crate) fn check(check: &Check<'_>, input: &str, problems: &mut Vec<Problem>)
     }
     match (check.has(input, "prompt"), check.has(input, "messages")) {
         (Some(true), _) => check.need(problems, input, "prompt", &[DataType::Utf8]),
-        (_, Some(true)) => check.need(problems, input, "messages", &[messages_type()]),
+        (_, Some(true)) => check.need(problems, input, "messages", &messages_types()),
         (Some(false), Some(false)) => problems.push(
             Problem::at(input, "the table has neither a column `prompt` nor `messages`")
                 .hint("name it where the source is declared: `columns: { prompt: THEIRS }`, or write a template `prompt`"),
@@ -92,16 +97,23 @@ pub(crate) fn check(check: &Check<'_>, input: &str, problems: &mut Vec<Problem>)
     }
 }
 
-/// Role and content.
-type Turn = (String, String);
-
-/// What one row asks of the model.
+/// A row's prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Prompt {
     /// One text.
     Text(String),
     /// A conversation, oldest turn first.
-    Turns(Vec<Turn>),
+    Turns(Vec<Message>),
+}
+
+/// A row's prompt, and what a chat template may write beside it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct RowPrompt {
+    pub prompt: Prompt,
+    /// The list of tools that the model may call.
+    tools: Option<Value>,
+    /// Further fields of the turn that is the response.
+    response_fields: Option<Message>,
 }
 
 /// How rows become prompts, for one node.
@@ -112,6 +124,8 @@ pub(crate) struct Prompts {
     /// Examples before each prompt: what was asked, and the answer.
     shots: Vec<(Prompt, String)>,
     chat: bool,
+    /// In how many rows each further field of turns is, and `tools`.
+    fields: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Prompts {
@@ -128,7 +142,7 @@ impl Prompts {
         let template = template.map_err(|e| {
             StageError::failed(format!("the template `prompt` cannot be read: {e}"))
         })?;
-        Ok(Prompts { template, system, shots: Vec::new(), chat })
+        Ok(Prompts { template, system, shots: Vec::new(), chat, fields: Mutex::default() })
     }
 
     /// The same with examples drawn from the table `shots.data`.
@@ -147,9 +161,67 @@ impl Prompts {
     ///
     /// # Errors
     /// The first row without a prompt, with its name.
-    pub fn of_batch(&self, batch: &RecordBatch, first: u64) -> Result<Vec<Prompt>, StageError> {
+    pub fn of_batch(&self, batch: &RecordBatch, first: u64) -> Result<Vec<RowPrompt>, StageError> {
         let asked = self.asked(batch, first)?;
-        Ok(asked.into_iter().map(|prompt| self.complete(prompt)).collect())
+        // A text has no turns that could call tools.
+        let turns = asked.iter().any(|prompt| matches!(prompt, Prompt::Turns(_)));
+        let json = |name: &str| match turns {
+            true => json_column(batch, first, name),
+            false => Ok(vec![None; batch.num_rows()]),
+        };
+        let (tools, further) = (json("tools")?, json("response_fields")?);
+        let mut rows = Vec::with_capacity(asked.len());
+        for ((prompt, tools), further) in asked.into_iter().zip(tools).zip(further) {
+            let response_fields = match further {
+                Some(Value::Object(fields)) => Some(fields),
+                _ => None,
+            };
+            let tools = tools.filter(|tools| tools.as_array().is_some_and(|t| !t.is_empty()));
+            self.count_fields(&prompt, tools.is_some(), response_fields.as_ref());
+            rows.push(RowPrompt { prompt: self.complete(prompt), tools, response_fields });
+        }
+        Ok(rows)
+    }
+
+    fn count_fields(&self, prompt: &Prompt, tools: bool, response_fields: Option<&Message>) {
+        let turns = match prompt {
+            Prompt::Text(_) => &[][..],
+            Prompt::Turns(turns) => turns,
+        };
+        let named = turns.iter().chain(response_fields).flat_map(Message::keys).map(String::as_str);
+        let named = named.filter(|name| !["role", "content"].contains(name));
+        let names: BTreeSet<&str> = named.chain(tools.then_some("tools")).collect();
+        if names.is_empty() {
+            return;
+        }
+        let mut fields = self.fields.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in names {
+            *fields.entry(name.to_owned()).or_default() += 1;
+        }
+    }
+
+    /// Notes the fields of turns that the rendering does not write, with the number of rows that have them.
+    pub fn note_left_out(&self, renderer: &Renderer<'_>, progress: &Progress) {
+        let fields = self.fields.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = fields.keys().filter(|name| *name != "tools");
+        let turn: Message = all.map(|name| (name.clone(), Value::Bool(true))).collect();
+        let tools = fields.contains_key("tools").then_some(Value::Bool(true));
+        let row = render::RowText {
+            prompt: render::Prompt::Messages(std::slice::from_ref(&turn)),
+            system: None,
+            tools: tools.as_ref(),
+            response: None,
+            response_fields: None,
+        };
+        let left_out = renderer.left_out(&row);
+        let counted: Vec<String> = left_out
+            .iter()
+            .map(|name| format!("`{name}` ({} rows)", fields.get(*name).copied().unwrap_or(0)))
+            .collect();
+        if !counted.is_empty() {
+            progress
+                .note(format!("the rendering leaves out of `messages`: {}", counted.join(", ")));
+        }
     }
 
     /// The rows' own prompts, without system text and shots.
@@ -172,74 +244,130 @@ impl Prompts {
                 .collect();
         }
         let messages = column::<ListArray>(batch, "messages")?;
-        let null = |row| {
-            row_error(batch, row, first, "`messages` holds no turn, or one without role or content")
-        };
-        rows.map(|row| turns(messages, row).map(Prompt::Turns).ok_or_else(|| null(row))).collect()
+        let wrong = |row, what: String| row_error(batch, row, first, &what);
+        rows.map(|row| match turns(messages, row) {
+            Ok(turns) if self.chat || turns.iter().all(has_text) => Ok(Prompt::Turns(turns)),
+            Ok(_) => {
+                let what = "`messages` holds a turn without text, of which nothing is written without a chat template";
+                Err(wrong(row, what.into()))
+            }
+            Err(what) => Err(wrong(row, what)),
+        })
+        .collect()
     }
 
     /// The prompt with system text and shots before it: as turns, or plainly as blocks with a blank line between,
     /// each shot as it would be read together with its answer.
     fn complete(&self, asked: Prompt) -> Prompt {
         let mut own = own_turns(asked);
-        let brings_system = own.first().is_some_and(|(role, _)| role == "system");
-        let system = if brings_system { Some(own.remove(0).1) } else { self.system.clone() };
+        let brings_system = own.first().is_some_and(|turn| role(turn) == "system");
+        let given = self.system.as_ref().map(|text| message("system", text));
+        let system = if brings_system { Some(own.remove(0)) } else { given };
         let shots = self.shots.iter().map(|(asked, answer)| (own_turns(asked.clone()), answer));
         if self.chat {
-            let mut turns: Vec<Turn> =
-                system.into_iter().map(|text| ("system".to_owned(), text)).collect();
+            let mut turns: Vec<Message> = system.into_iter().collect();
             for (asked, answer) in shots {
-                turns.extend(asked.into_iter().filter(|(role, _)| role != "system"));
-                turns.push(("assistant".into(), answer.clone()));
+                turns.extend(asked.into_iter().filter(|turn| role(turn) != "system"));
+                turns.push(message("assistant", answer));
             }
             turns.extend(own);
             return Prompt::Turns(turns);
         }
-        let mut blocks: Vec<String> = system.into_iter().collect();
-        blocks.extend(shots.map(|(asked, answer)| contents(asked) + answer));
-        blocks.push(contents(own));
+        let mut blocks: Vec<String> = system.iter().map(|turn| text(turn).to_owned()).collect();
+        blocks.extend(shots.map(|(asked, answer)| contents(&asked) + answer));
+        blocks.push(contents(&own));
         Prompt::Text(blocks.join("\n\n"))
     }
 }
 
 /// Calls `use_row` with the row as the renderer takes it.
 pub(crate) fn with_row<T>(
-    prompt: &Prompt,
+    row: &RowPrompt,
     response: Option<&str>,
     use_row: impl FnOnce(&render::RowText<'_>) -> T,
 ) -> T {
-    let turns: Vec<Message>;
-    let prompt = match prompt {
+    let prompt = match &row.prompt {
         Prompt::Text(text) => render::Prompt::Text(text),
-        Prompt::Turns(own) => {
-            turns = own.iter().map(|(role, content)| message(role, content)).collect();
-            render::Prompt::Messages(&turns)
-        }
+        Prompt::Turns(turns) => render::Prompt::Messages(turns),
     };
-    use_row(&render::RowText { prompt, system: None, tools: None, response_fields: None, response })
+    let response_fields = row.response_fields.as_ref().filter(|_| response.is_some());
+    let tools = row.tools.as_ref();
+    use_row(&render::RowText { prompt, system: None, tools, response, response_fields })
 }
 
-fn own_turns(prompt: Prompt) -> Vec<Turn> {
+fn own_turns(prompt: Prompt) -> Vec<Message> {
     match prompt {
-        Prompt::Text(text) => vec![("user".into(), text)],
+        Prompt::Text(text) => vec![message("user", &text)],
         Prompt::Turns(turns) => turns,
     }
 }
 
-fn contents(turns: Vec<Turn>) -> String {
-    turns.into_iter().map(|(_, content)| content).collect::<Vec<String>>().join("\n\n")
+/// The text of a turn as the source wrote it: parts have been joined there.
+fn text(turn: &Message) -> &str {
+    turn.get("content").and_then(Value::as_str).unwrap_or_default()
 }
 
-fn turns(messages: &ListArray, row: usize) -> Option<Vec<Turn>> {
+fn has_text(turn: &Message) -> bool {
+    turn.get("content").is_some_and(Value::is_string)
+}
+
+fn contents(turns: &[Message]) -> String {
+    turns.iter().map(text).collect::<Vec<&str>>().join("\n\n")
+}
+
+/// The conversation of a row; the error is the fault.
+fn turns(messages: &ListArray, row: usize) -> Result<Vec<Message>, String> {
+    let nothing = || "`messages` holds no turn, or one without role or content".to_owned();
     if messages.is_null(row) {
-        return None;
+        return Err(nothing());
     }
     let row = messages.value(row);
-    let turns = row.as_struct_opt()?;
-    let roles = turns.column_by_name("role")?.as_string_opt::<i32>()?;
-    let contents = turns.column_by_name("content")?.as_string_opt::<i32>()?;
-    let turn = |at| Some((cell(roles, at)?.to_owned(), cell(contents, at)?.to_owned()));
-    if turns.is_empty() { None } else { (0..turns.len()).map(turn).collect() }
+    let turns = row.as_struct_opt().ok_or_else(nothing)?;
+    let column = |name: &str| turns.column_by_name(name)?.as_string_opt::<i32>();
+    let (Some(roles), Some(contents)) = (column("role"), column("content")) else {
+        return Err(nothing());
+    };
+    let further = column("fields");
+    let turn = |at: usize| -> Result<Message, String> {
+        let fields = further.and_then(|fields| cell(fields, at));
+        let (Some(role), content) = (cell(roles, at), cell(contents, at)) else {
+            return Err(nothing());
+        };
+        if content.is_none() && fields.is_none() {
+            return Err(nothing());
+        }
+        let mut turn = Message::new();
+        turn.insert("role".into(), role.into());
+        turn.insert("content".into(), content.into());
+        if let Some(fields) = fields {
+            let fields: Message = serde_json::from_str(fields)
+                .map_err(|_| "`fields` of a turn of `messages` is not a JSON mapping".to_owned())?;
+            turn.extend(fields);
+        }
+        Ok(turn)
+    };
+    if turns.is_empty() { Err(nothing()) } else { (0..turns.len()).map(turn).collect() }
+}
+
+/// The JSON values of a column of JSON texts; nothing where there is no such column.
+fn json_column(
+    batch: &RecordBatch,
+    first: u64,
+    name: &str,
+) -> Result<Vec<Option<Value>>, StageError> {
+    let texts = match batch.column_by_name(name).map(|column| column.data_type()) {
+        Some(DataType::Utf8) => column::<StringArray>(batch, name)?,
+        _ => return Ok(vec![None; batch.num_rows()]),
+    };
+    let value = |row: usize| -> Result<Option<Value>, StageError> {
+        let Some(text) = cell(texts, row) else { return Ok(None) };
+        serde_json::from_str(text).map(Some).map_err(|_| {
+            let error = row_error(batch, row, first, &format!("`{name}` is not JSON"));
+            let hint = format!("give that column another name: `columns: {{ other: {name} }}`");
+            StageError::with_hint(error.to_string(), hint)
+        })
+    };
+    (0..batch.num_rows()).map(value).collect()
 }
 
 /// The text of a cell, unless it is null.
@@ -276,7 +404,7 @@ mod tests {
     }
 
     fn messages(turns: &[(&str, &str)]) -> RecordBatch {
-        let DataType::List(item) = messages_type() else { panic!() };
+        let [DataType::List(item), _] = messages_types() else { panic!() };
         let DataType::Struct(fields) = item.data_type() else { panic!() };
         let mut lists = ListBuilder::new(StructBuilder::from_fields(fields.clone(), 0));
         for (role, content) in turns {
@@ -288,21 +416,21 @@ mod tests {
         RecordBatch::try_from_iter([("messages", Arc::new(lists.finish()) as ArrayRef)]).unwrap()
     }
 
-    fn turn(role: &str, content: &str) -> Turn {
-        (role.into(), content.into())
+    fn prompts_of(rows: Vec<RowPrompt>) -> Vec<Prompt> {
+        rows.into_iter().map(|row| row.prompt).collect()
     }
 
     #[test]
     fn shots_and_system_come_first() {
         let batch = texts(vec![Some("2+2=")]);
-        let plain = prompts(Some("Add."), false).of_batch(&batch, 0).unwrap();
+        let plain = prompts_of(prompts(Some("Add."), false).of_batch(&batch, 0).unwrap());
         assert_eq!(plain, [Prompt::Text("Add.\n\n1+1=2\n\n2+2=".into())]);
-        let chat = prompts(Some("Add."), true).of_batch(&batch, 0).unwrap();
+        let chat = prompts_of(prompts(Some("Add."), true).of_batch(&batch, 0).unwrap());
         let turns = vec![
-            turn("system", "Add."),
-            turn("user", "1+1="),
-            turn("assistant", "2"),
-            turn("user", "2+2="),
+            message("system", "Add."),
+            message("user", "1+1="),
+            message("assistant", "2"),
+            message("user", "2+2="),
         ];
         assert_eq!(chat, [Prompt::Turns(turns)]);
     }
@@ -311,12 +439,12 @@ mod tests {
     fn a_row_keeps_its_own_system_turn() {
         let batch = messages(&[("system", "Own."), ("user", "Hi")]);
         let Prompt::Turns(turns) =
-            prompts(Some("Given."), true).of_batch(&batch, 0).unwrap().remove(0)
+            prompts(Some("Given."), true).of_batch(&batch, 0).unwrap().remove(0).prompt
         else {
             panic!()
         };
-        assert_eq!((turns.len(), turns[0].1.as_str()), (4, "Own."));
-        let plain = prompts(Some("Given."), false).of_batch(&batch, 0).unwrap();
+        assert_eq!((turns.len(), text(&turns[0])), (4, "Own."));
+        let plain = prompts_of(prompts(Some("Given."), false).of_batch(&batch, 0).unwrap());
         assert_eq!(plain, [Prompt::Text("Own.\n\n1+1=2\n\nHi".into())]);
     }
 

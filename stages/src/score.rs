@@ -270,6 +270,7 @@ impl<'a> Scorer<'a> {
                 .progress
                 .note(format!("{known} of {total} rows were scored by earlier runs"));
         }
+        self.prompts.note_left_out(&self.renderer, self.context.progress);
         let mut outputs = Outputs::main(self.context.cache.store_table(writer)?);
         outputs.metrics = totals.metrics();
         outputs.profile = self.network.profile();

@@ -12,7 +12,7 @@ use refrain_lm::tokenizer::Tokenizer;
 use refrain_lm::train::TrainRow;
 
 use crate::models::failed;
-use crate::prompts::{Prompt, Prompts, cell, row_error, with_row};
+use crate::prompts::{Prompt, Prompts, RowPrompt, cell, row_error, with_row};
 use crate::tables::scan;
 use crate::tokens::{CUT, Tokens, check_tokens};
 
@@ -84,6 +84,9 @@ pub(super) fn rows(
         }
         Ok(())
     })?;
+    if let Source::Rendered { prompts, renderer } = &source {
+        prompts.note_left_out(renderer, context.progress);
+    }
     Ok(Rows { rows, counts })
 }
 
@@ -98,7 +101,7 @@ pub(super) fn texts(
         let asked = prompts.of_batch(batch, first)?;
         let responses = column::<StringArray>(batch, "response")?;
         for (row, prompt) in asked.into_iter().enumerate() {
-            if let Prompt::Text(text) = prompt {
+            if let Prompt::Text(text) = prompt.prompt {
                 texts.push(text);
             }
             texts.extend(cell(responses, row).map(str::to_owned));
@@ -124,7 +127,7 @@ enum Columns<'b> {
         spelling: Option<(&'b StringArray, (&'b ListArray, &'b Int32Array))>,
     },
     Rendered {
-        prompts: Vec<Prompt>,
+        prompts: Vec<RowPrompt>,
         responses: &'b StringArray,
     },
 }

@@ -15,10 +15,11 @@ use crate::tables::{arrow_bug, list_of, row_name, with_fields};
 
 /// Columns that say something of the response that was there before. They are ours where their first one is there;
 /// else a source may have a column of that name.
-const STALE: [&[&str]; 3] = [
+const STALE: [&[&str]; 4] = [
     &["token_ids", "text", "logprobs", "offsets", "prompt_tokens", "perplexity", "loss_mask"],
     &["perplexities", "token_ids", "prompt_tokens", "perplexity", "loss_mask"],
     &["correct", "prediction", "reason"],
+    &["response_fields"],
 ];
 
 /// The columns that are added or replaced, in their order.
