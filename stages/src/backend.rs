@@ -3,7 +3,7 @@
 //! The kinds know backends by the trait [`Backend`] alone. The binary registers the one it was built with; a build
 //! without it says so when a node needs it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde_json::{Map, Value};
@@ -18,6 +18,7 @@ use refrain_lm::score::score;
 use refrain_lm::tokenizer::Tokenizer;
 use refrain_lm::weights::weight_files;
 
+use crate::canonical::{self, FindModel};
 use crate::models::{self, Loaded, failed, model_failed};
 
 /// A backend beside our own module.
@@ -87,7 +88,7 @@ impl BackendChoice {
 
 /// Whether our own module computes such a model. A broken one of our families, and an adapter alone, are its own to
 /// refuse.
-fn is_native(path: &Path) -> bool {
+pub(crate) fn is_native(path: &Path) -> bool {
     match ModelConfig::load(path) {
         Err(ConfigError::Foreign(_) | ConfigError::Unsupported(_)) => false,
         Err(ConfigError::Io { .. }) => path.join("adapter_config.json").is_file(),
@@ -112,11 +113,8 @@ fn why_not_native(path: &Path) -> String {
 /// Writes `auto` in a stage's parameters where what is given is what `auto` would choose, so that both make one key: the
 /// model's digest is in it, and with that what `auto` chooses. A model that another stage makes is taken for native,
 /// as what is trained here is.
-pub(crate) fn canonicalize(
-    params: &mut Map<String, Value>,
-    model: &dyn Fn(&str) -> Option<PathBuf>,
-) {
-    let native = || model("model").is_none_or(|path| is_native(&path));
+pub(crate) fn canonicalize(params: &mut Map<String, Value>, model: FindModel<'_>) {
+    let native = || canonical::model_fact(model, "native").unwrap_or(true);
     let usual = match params.get("backend").and_then(Value::as_str) {
         Some("native") => native(),
         Some("mistralrs") => !native(),

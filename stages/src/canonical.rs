@@ -3,11 +3,13 @@
 //! Defaults that are constants are in a kind's table. Here are those that depend on other values: on a second
 //! parameter, or on the files of the model. The form that stays is the one that a workflow without the parameter has.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use refrain_lm::tokenizer::Tokenizer;
+
+use crate::backend;
 
 /// Finds the folder of the source model from which the model at an input descends.
 pub(crate) type FindModel<'a> = &'a dyn Fn(&str) -> Option<PathBuf>;
@@ -37,5 +39,18 @@ pub(crate) fn chat(params: &mut Map<String, Value>, has_template: Option<bool>) 
 
 /// Whether the tokenizer of the input `model` has a chat template, where its files tell.
 pub(crate) fn has_template(model: FindModel<'_>) -> Option<bool> {
-    Tokenizer::folder_has_chat_template(&model("model")?)
+    model_fact(model, "chat_template")
+}
+
+/// Returns a fact of the source from which the input `model` descends; `None` where it is unknown.
+pub(crate) fn model_fact(model: FindModel<'_>, name: &str) -> Option<bool> {
+    model_facts(&model("model")?).get(name)?.as_bool()
+}
+
+/// Reads all that defaults depend on from the files of a model.
+pub fn model_facts(folder: &Path) -> Map<String, Value> {
+    let native = ("native".to_owned(), backend::is_native(folder).into());
+    let template = Tokenizer::folder_has_chat_template(folder);
+    let template = template.map(|has| ("chat_template".to_owned(), has.into()));
+    [native].into_iter().chain(template).collect()
 }

@@ -90,8 +90,10 @@ parameters! {
         /// Generates (or scores) the responses first, with the parameters of `generate` (or `score`)
         model: Option<&Model>,
         /// The table; without `model` with responses
+        #[alias("dataset")]
         data: &Table,
         /// How responses are judged: as whole texts, by their final number, by a pattern, or by their perplexity
+        #[alias("metric")]
         task: Task,
         /// The pattern of `task: regex`; its first group is the answer
         pattern: Option<String>,
@@ -105,9 +107,11 @@ parameters! {
         ignore_case: bool = false,
         /// The k of each wanted pass@k
         #[each(1..)]
+        #[alias("k")]
         pass_at: Vec<u64> = [],
         /// How often prompts are drawn anew for the 95 % intervals; 0 gives none
         #[range(0..=1_000_000)]
+        #[alias("bootstrap_iters")]
         bootstrap: u64 = 1000,
     }
 }

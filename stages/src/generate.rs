@@ -32,6 +32,7 @@ use crate::models::{self, failed};
 use crate::prompts::{
     self, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Chat, Prompts, Shots, row_error, with_row,
 };
+use crate::remarks::{self, Remarks, RowRemarks};
 use crate::tables::{self, TABLE, metric, share};
 use crate::tokens::{MOST_TOKENS, check_tokens};
 
@@ -78,11 +79,14 @@ parameters! {
     /// The parameters of `generate`.
     struct GenerateParams {
         /// The model that generates
+        #[alias("model_name_or_path")]
         model: &Model,
         /// The table with the prompts
+        #[alias("dataset")]
         data: &Table,
         /// Responses to each prompt
         #[range(1..=1_000_000)]
+        #[alias("n", "num_return_sequences")]
         samples: usize = 1,
         /// What logits are divided by; 0 takes the likeliest token
         #[range(0.0..)]
@@ -101,8 +105,10 @@ parameters! {
         repetition_penalty: Option<f64>,
         /// Most tokens of a response
         #[range(1..=MOST_TOKENS)]
+        #[alias("max_tokens", "max_length")]
         max_new_tokens: usize = 256,
         /// Texts that end a response; they are cut off it
+        #[alias("stop_sequences")]
         stop: Vec<String> = [],
         /// Whether the model's end token does not end a response
         ignore_eos: bool = false,
@@ -112,6 +118,7 @@ parameters! {
         #[about(ABOUT_PROMPT)]
         prompt: Option<String>,
         #[about(ABOUT_SYSTEM)]
+        #[alias("system_prompt")]
         system: Option<String>,
         /// Examples that stand before each prompt, the same for all
         shots: Option<Shots>,
@@ -159,6 +166,7 @@ fn canonicalize(params: &mut Map<String, Value>, model: FindModel<'_>) {
 
 fn run(context: &Context<'_>) -> Result<Outputs, StageError> {
     let params: GenerateParams = context.parameters()?;
+    remarks::note_adapter_files(context, context.input("model")?);
     let network = backend::load(context.input("model")?, params.backend)?;
     models::on_threads(context.resources.threads, || {
         Generator::new(context, &params, &network)?.table()
@@ -263,17 +271,22 @@ impl<'a> Generator<'a> {
         let input = TableReader::open(self.context.table("data")?)?;
         let mut writer = self.context.cache.new_table(table::schema(input.schema()))?;
         let total = input.rows() * self.samples as u64;
+        let mut remarks = Remarks::default();
         let mut first = 0;
         for batch in input.batches(None, (WINDOW / self.samples).max(1))? {
             let batch = batch?;
             let asked = self.asked(&batch, first)?;
             let responses = self.responses(&asked, total)?;
             for generated in responses.iter().flatten() {
+                let empty = generated.text.is_empty();
+                remarks.add(RowRemarks { empty, ..RowRemarks::default() });
                 self.totals.add(generated);
             }
             writer.write(&table::batch(&batch, first, &responses, self.samples)?)?;
             first += batch.num_rows() as u64;
         }
+
+        remarks.note(self.context.progress, "data");
         if self.known > 0 {
             self.context
                 .progress

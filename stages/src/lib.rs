@@ -32,13 +32,16 @@ mod memo;
 mod models;
 mod prompts;
 pub mod quantile;
+mod remarks;
 pub mod run;
 pub mod score;
+mod scores;
 pub mod tables;
 mod tokens;
 
 use refrain_engine::kind::Kinds;
 
+pub use canonical::model_facts;
 pub use refrain_lm::card;
 
 /// All kinds.

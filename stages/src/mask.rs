@@ -22,6 +22,7 @@ use refrain_engine::kind::{
 
 use crate::draw::RowDraws;
 use crate::quantile::quantile;
+use crate::scores::{check_logprob, check_perplexity};
 use crate::tables::{self, TABLE, arrow_bug, list_of, metric, row_name, share};
 
 pub mod rule;
@@ -154,6 +155,11 @@ fn run(ctx: &Context<'_>) -> Result<Outputs, StageError> {
         }
         Ok(vec![list_of_bools(kept, ends)?])
     })?;
+    if counts.rows_without_kept_token > 0 {
+        let (count, rows) = (counts.rows_without_kept_token, counts.rows);
+        ctx.progress
+            .note(format!("no response token is left to train on in {count} of {rows} rows"));
+    }
     Ok(Outputs { metrics: counts.metrics(found), ..Outputs::main(table) })
 }
 
@@ -267,6 +273,19 @@ impl<'a> Scored<'a> {
                 ))
             })?;
         let start = self.scores.value_offsets()[row] as usize;
+        let wrong = |message| {
+            let hint =
+                "`logprobs` are natural logarithms of probabilities, `perplexities` their inverses";
+            StageError::with_hint(format!("{}: {message}", name()), hint)
+        };
+        for value in (start + prompt..start + tokens)
+            .filter(|&i| self.values.is_valid(i))
+            .map(|i| self.values.value(i))
+        {
+            let check = if self.logarithms { check_logprob } else { check_perplexity };
+            check(value).map_err(wrong)?;
+        }
+
         out.clear();
         out.extend((start + prompt..start + tokens).map(|i| {
             match (self.values.is_null(i), self.logarithms) {

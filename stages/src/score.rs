@@ -25,6 +25,7 @@ use crate::models::{self, failed};
 use crate::prompts::{
     self, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Chat, Prompts, cell, row_error, with_row,
 };
+use crate::remarks::{self, Remarks};
 use crate::tables::{self, TABLE, list_of, metric, with_fields};
 use crate::tokens::{MOST_TOKENS, Tokens, check_tokens};
 
@@ -82,14 +83,17 @@ parameters! {
     /// The parameters of `score`.
     struct ScoreParams {
         /// The model that scores
+        #[alias("model_name_or_path")]
         model: &Model,
         /// The table with prompts and responses
+        #[alias("dataset")]
         data: &Table,
         /// `response`: prompt and response as rendered, the end of turn included; `text`: the response alone
         of: ScoreTarget = "response",
         #[about(ABOUT_PROMPT)]
         prompt: Option<String>,
         #[about(ABOUT_SYSTEM)]
+        #[alias("system_prompt")]
         system: Option<String>,
         #[about(ABOUT_CHAT)]
         chat: Chat = "auto",
@@ -97,6 +101,7 @@ parameters! {
         backend: BackendChoice = "auto",
         /// A longer row is cut to so many tokens; without it a row longer than the model's context is an error
         #[range(2..=MOST_TOKENS)]
+        #[alias("max_length", "max_seq_length")]
         max_tokens: Option<usize>,
         /// A longer row is seen through overlapping windows; a token's probability is that in the first one that
         /// reaches it
@@ -195,6 +200,7 @@ fn output_schema(input: &Schema) -> SchemaRef {
 
 fn run(context: &Context<'_>) -> Result<Outputs, StageError> {
     let params: ScoreParams = context.parameters()?;
+    remarks::note_adapter_files(context, context.input("model")?);
     let network = backend::load(context.input("model")?, params.backend)?;
     models::on_threads(context.resources.threads, || {
         Scorer::new(context, &params, &network)?.table()
@@ -217,7 +223,6 @@ struct Scorer<'a> {
 struct Scored {
     tokens: Tokens,
     logprobs: Vec<f32>,
-    empty: bool,
 }
 
 impl<'a> Scorer<'a> {
@@ -255,15 +260,19 @@ impl<'a> Scorer<'a> {
         let input = TableReader::open(self.context.table("data")?)?;
         let mut writer = self.context.cache.new_table(output_schema(input.schema()))?;
         let mut totals = Totals::default();
+        let mut remarks = Remarks::default();
         let mut known = 0;
         for batch in input.batches(None, WINDOW_ROWS)? {
             let batch = batch?;
-            let (rows, from_memo) =
-                self.score(self.tokens(&batch, totals.rows)?, totals.rows, input.rows())?;
+            let rows = self.tokens(&batch, totals.rows)?;
+            rows.iter().for_each(|row| remarks.add(row.remarks));
+            let (rows, from_memo) = self.score(rows, totals.rows, input.rows())?;
             known += from_memo;
             writer.write(&scored_batch(&batch, &rows, &mut totals)?)?;
             self.context.progress.set(totals.rows, Some(input.rows()), "rows");
         }
+
+        remarks.note(self.context.progress, "data");
         if known > 0 {
             let total = input.rows();
             self.context
@@ -277,8 +286,8 @@ impl<'a> Scorer<'a> {
         Ok(outputs)
     }
 
-    /// The rows' tokens, and whether the response is empty.
-    fn tokens(&self, batch: &RecordBatch, first: u64) -> Result<Vec<(Tokens, bool)>, StageError> {
+    /// Renders the rows.
+    fn tokens(&self, batch: &RecordBatch, first: u64) -> Result<Vec<Tokens>, StageError> {
         self.context.cancel.check()?;
         let responses = column::<StringArray>(batch, "response")?;
         let prompts = match self.of {
@@ -296,14 +305,13 @@ impl<'a> Scorer<'a> {
             };
             let rendered =
                 rendered.map_err(|error| row_error(batch, row, first, &error.to_string()))?;
-            let empty = rendered.empty;
             let tokens = Tokens::new(rendered, self.max_tokens);
             let (context, vocab) = self.network.sizes();
             // Through a window a model can take a row of any length.
             let most = if self.window.is_some() { usize::MAX } else { context };
             check_tokens(&tokens.ids, (most, vocab))
                 .map_err(|error| error.of_row(batch, row, first, FIT))?;
-            Ok((tokens, empty))
+            Ok(tokens)
         };
         // In the order of the rows, so that of several errors the first row's is shown.
         let rows: Vec<Result<_, StageError>> =
@@ -315,19 +323,18 @@ impl<'a> Scorer<'a> {
     /// in steps, after each of which what is done is kept, a stop is heard and progress is seen.
     fn score(
         &self,
-        rows: Vec<(Tokens, bool)>,
+        rows: Vec<Tokens>,
         before: u64,
         total: u64,
     ) -> Result<(Vec<Scored>, u64), StageError> {
-        let pieces: Vec<Piece> = (0..rows.len())
-            .flat_map(|row| pieces(row, rows[row].0.ids.len(), self.window))
-            .collect();
-        let seen = |piece: &Piece| &rows[piece.row].0.ids[piece.seen.clone()];
+        let pieces: Vec<Piece> =
+            (0..rows.len()).flat_map(|row| pieces(row, rows[row].ids.len(), self.window)).collect();
+        let seen = |piece: &Piece| &rows[piece.row].ids[piece.seen.clone()];
         let known: Result<Vec<Option<Vec<f32>>>, StageError> =
             pieces.par_iter().map(|piece| self.known(seen(piece))).collect();
         let known = known?;
         let mut logprobs: Vec<Vec<f32>> =
-            rows.iter().map(|(tokens, _)| vec![f32::NAN; tokens.ids.len()]).collect();
+            rows.iter().map(|tokens| vec![f32::NAN; tokens.ids.len()]).collect();
         let mut take = |piece: &Piece, values: &[f32]| {
             let new = &values[piece.first - piece.seen.start - 1..];
             logprobs[piece.row][piece.first..piece.seen.end].copy_from_slice(new);
@@ -357,10 +364,7 @@ impl<'a> Scorer<'a> {
         waiting.dedup_by_key(|piece| piece.row);
         let known = (scored.len() - waiting.len()) as u64;
         let rows = rows.into_iter().zip(logprobs);
-        Ok((
-            rows.map(|((tokens, empty), logprobs)| Scored { tokens, logprobs, empty }).collect(),
-            known,
-        ))
+        Ok((rows.map(|(tokens, logprobs)| Scored { tokens, logprobs }).collect(), known))
     }
 
     /// What an earlier run found for these tokens, at least two.
@@ -412,13 +416,11 @@ struct Totals {
 }
 
 impl Totals {
-    /// Adds a row; its perplexity is the answer: `None` where the response is empty or was cut off.
+    /// Adds a row and returns its perplexity; `None` where no token of the response has a probability. The end of turn is
+    /// a token of the response, so that an empty one has the perplexity of its end.
     fn add(&mut self, row: &Scored) -> Option<f64> {
         self.rows += 1;
         self.tokens += row.tokens.ids.len() as u64;
-        if row.empty {
-            return None;
-        }
         let response = row.logprobs.get(row.tokens.prompt_tokens..).unwrap_or_default();
         let known = response.iter().filter(|value| !value.is_nan());
         let (n, surprise) =

@@ -5,6 +5,7 @@ use arrow::array::RecordBatch;
 use refrain_engine::kind::StageError;
 use refrain_lm::render::Rendered;
 
+use crate::remarks::RowRemarks;
 use crate::tables::row_name;
 
 /// The largest number of tokens that a parameter can ask for.
@@ -20,21 +21,27 @@ pub(crate) struct Tokens {
     pub offsets: Vec<u32>,
     /// How many tokens at the start are the prompt's.
     pub prompt_tokens: usize,
+    /// What is remarkable about the row.
+    pub remarks: RowRemarks,
 }
 
 impl Tokens {
     /// The row with at most `max_tokens` tokens. The cut is made where a character ends, so that the text stays one.
     pub fn new(rendered: Rendered, max_tokens: Option<usize>) -> Tokens {
-        let Rendered { text, token_ids: ids, offsets, prompt_tokens, .. } = rendered;
-        let mut tokens = Tokens { text, ids, offsets, prompt_tokens };
+        let Rendered { text, token_ids: ids, offsets, prompt_tokens, empty, had_begin, had_end } =
+            rendered;
+        let remarks = RowRemarks { empty, had_begin, had_end, ..RowRemarks::default() };
+        let mut tokens = Tokens { text, ids, offsets, prompt_tokens, remarks };
         if let Some(most) = max_tokens.filter(|&most| most < tokens.ids.len()) {
             let ends_character =
                 |kept: &usize| tokens.text.is_char_boundary(tokens.offsets[*kept] as usize);
             let kept = (0..=most).rev().find(ends_character).unwrap_or(0);
             tokens.text.truncate(tokens.offsets[kept] as usize);
+            tokens.remarks.cut = true;
             tokens.ids.truncate(kept);
             tokens.offsets.truncate(kept);
             tokens.prompt_tokens = tokens.prompt_tokens.min(kept);
+            tokens.remarks.without_response = tokens.prompt_tokens == kept;
         }
         tokens
     }

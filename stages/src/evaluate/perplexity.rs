@@ -8,6 +8,8 @@ use refrain_engine::kind::{Context, Outputs, StageError};
 use super::bootstrap::interval;
 use super::judge::with_interval;
 use super::prompts::Prompts;
+use crate::prompts::row_error;
+use crate::scores::check_logprob;
 use crate::tables::{self, metric, row_name};
 
 /// What the rows of one prompt add up to.
@@ -47,7 +49,9 @@ pub(super) fn run(ctx: &Context<'_>, resamples: u64) -> Result<Outputs, StageErr
             };
             let sums = prompts.of_row(ids, row);
             for i in (start + prompt..end).filter(|&i| logprobs.is_valid(i)) {
-                sums.nll -= f64::from(logprobs.value(i));
+                let logprob = f64::from(logprobs.value(i));
+                check_logprob(logprob).map_err(|what| row_error(batch, row, first_row, &what))?;
+                sums.nll -= logprob;
                 sums.tokens += 1;
             }
             sums.perplexity += perplexities.value(row);

@@ -12,10 +12,12 @@ parameters! {
     /// The parameters of `finetune`.
     pub(super) struct FinetuneParams {
         /// The model that is trained; or else `from`
+        #[alias("model_name_or_path", "base_model")]
         model: Option<&Model>,
         /// A new model with random weights, and a tokenizer trained on the data
         from: Option<NewModel>,
         /// The table with the rows to train on
+        #[alias("train_dataset", "dataset")]
         data: &Table,
         /// Trains a low-rank adapter; or else `full: true`
         lora: Option<Lora>,
@@ -23,36 +25,47 @@ parameters! {
         full: bool = false,
         /// How often all rows are gone through; 1 where neither this nor `steps` is given
         #[range(COUNT)]
+        #[alias("num_train_epochs", "num_epochs")]
         epochs: Option<u64>,
         /// How many steps are made
         #[range(COUNT)]
+        #[alias("max_steps")]
         steps: Option<u64>,
         /// Rows that are computed together
         #[range(COUNT)]
+        #[alias("per_device_train_batch_size", "micro_batch_size")]
         batch_size: usize = 8,
         /// Batches whose gradients make one step
         #[range(COUNT)]
+        #[alias("gradient_accumulation_steps")]
         accumulate: usize = 1,
         /// The order of the rows: a new random one each epoch, the longest first, or as given
+        #[alias("group_by_length")]
         order: Order = "shuffled",
         /// The highest learning rate
         #[range(above 0.0)]
+        #[alias("lr")]
         learning_rate: f64 = 2e-4,
         /// How the learning rate falls after the warm-up
+        #[alias("lr_scheduler_type", "lr_scheduler")]
         schedule: Schedule = "cosine",
         /// Steps, or a share of them below 1, over which the learning rate rises from zero
+        #[alias("warmup_steps", "warmup_ratio")]
         warmup: Warmup = 0,
         /// Decay rates of AdamW's two moments
         #[each(0.0..=0.999_999_9)]
+        #[alias("adam_beta1", "adam_beta2")]
         betas: Vec<f64> = [0.9, 0.999],
         /// What AdamW adds to the root of the second moment
         #[range(above 0.0)]
+        #[alias("adam_epsilon")]
         eps: f64 = 1e-8,
         /// AdamW's decoupled weight decay
         #[range(0.0..)]
         weight_decay: f64 = 0.0,
         /// The largest norm of the gradient; 0 does not clip
         #[range(0.0..)]
+        #[alias("max_grad_norm")]
         clip: f64 = 1.0,
         /// The seed of initial weights, order and dropout
         #[range(0..)]
@@ -61,9 +74,11 @@ parameters! {
         /// to the loss
         kl: Option<Kl>,
         /// A table, made like `data`, on whose trained tokens the loss is measured meanwhile
+        #[alias("eval_dataset")]
         evaluate_on: Option<&Table>,
         /// Steps between two measurements; at the end of each epoch where not given
         #[range(COUNT)]
+        #[alias("eval_steps")]
         evaluate_every: Option<u64>,
         /// Ends when the loss on `evaluate_on` falls no more; the result is the model where it was lowest
         early_stopping: Option<EarlyStopping>,
@@ -75,6 +90,7 @@ parameters! {
         chat: Chat = "auto",
         /// A longer row is cut to so many tokens; without it a row longer than the model's context is an error
         #[range(2..=MOST_TOKENS)]
+        #[alias("max_seq_length", "max_length", "sequence_len", "cutoff_len")]
         max_tokens: Option<usize>,
         /// Whether the result is a whole model in place of an adapter
         merge: bool = false,
@@ -84,6 +100,7 @@ parameters! {
         /// Seconds between two writes of the state from which an interrupted training goes on
         #[range(0.0..=A_DAY)]
         #[knob]
+        #[alias("save_steps")]
         checkpoint_every: f64 = 30.0,
     }
 }
@@ -97,6 +114,7 @@ parameters! {
     pub(super) struct Kl {
         /// What the divergence is multiplied with
         #[range(0.0..)]
+        #[alias("kl_coef")]
         weight: f64,
     }
 }
@@ -107,6 +125,7 @@ parameters! {
     pub(super) struct EarlyStopping {
         /// Measurements without improvement after which training ends
         #[range(COUNT)]
+        #[alias("early_stopping_patience")]
         patience: u64,
         /// By how much the loss must fall to count as improvement
         #[range(0.0..)]
@@ -119,18 +138,24 @@ parameters! {
     pub(super) struct Lora {
         /// The rank of the two thin matrices
         #[range(1..=65_536)]
+        #[alias("lora_r", "r")]
         rank: Option<usize>,
         /// Their product is multiplied by alpha / rank; twice the rank where not given
         #[range(above 0.0)]
+        #[alias("lora_alpha")]
         alpha: Option<f64>,
         /// The share of inputs dropped
         #[range(0.0..=0.99)]
+        #[alias("lora_dropout")]
         dropout: f64 = 0.0,
         /// The adapted linear layers; all where not given
+        #[alias("target_modules", "lora_target_modules")]
         targets: Option<Vec<Target>>,
         /// Whether the norm of each output is trained too (DoRA)
+        #[alias("use_dora")]
         dora: Option<bool>,
         /// Whether the product is multiplied by alpha / sqrt(rank) (rsLoRA)
+        #[alias("use_rslora")]
         rslora: Option<bool>,
         /// An adapter of the same model that is trained further, with its own settings
         from: Option<&Model>,

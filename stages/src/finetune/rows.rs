@@ -13,6 +13,7 @@ use refrain_lm::train::TrainRow;
 
 use crate::models::failed;
 use crate::prompts::{Prompt, Prompts, RowPrompt, cell, row_error, with_row};
+use crate::remarks::{Remarks, RowRemarks};
 use crate::tables::scan;
 use crate::tokens::{CUT, Tokens, check_tokens};
 
@@ -62,23 +63,26 @@ pub(super) fn rows(
     let source =
         if masked { Source::Masked { tokenizer } } else { Source::rendered(params, tokenizer)? };
     let (mut rows, mut counts) = (Vec::new(), Counts::default());
+    let mut remarks = Remarks::default();
     scan(context, input, None, |batch, first| {
         let columns = source.columns(batch, first)?;
         let row = |row: usize| {
-            let mut train = source.row(&columns, batch, first, row, params.max_tokens)?;
+            let (mut train, remarks) =
+                source.row(&columns, batch, first, row, params.max_tokens)?;
             check_tokens(&train.ids, (config.max_positions, config.vocab))
                 .map_err(|error| error.of_row(batch, row, first, CUT))?;
             // Nothing comes before the first token that could predict it.
             train.active.iter_mut().take(1).for_each(|active| *active = false);
-            Ok(train)
+            Ok((train, remarks))
         };
         // Collected in the order of the rows, so that of several errors the first row's is shown.
-        let made: Vec<Result<TrainRow, StageError>> =
+        let made: Vec<Result<(TrainRow, RowRemarks), StageError>> =
             (0..batch.num_rows()).into_par_iter().map(row).collect();
         let prompt_tokens =
             optional_column::<Int32Array>(batch, "prompt_tokens")?.filter(|_| masked);
         for (at, row) in made.into_iter().enumerate() {
-            let row = row?;
+            let (row, of_row) = row?;
+            remarks.add(of_row);
             counts.add(&row, prompt_tokens.map(|tokens| tokens.value(at) as usize));
             rows.push(row);
         }
@@ -87,6 +91,9 @@ pub(super) fn rows(
     if let Source::Rendered { prompts, renderer } = &source {
         prompts.note_left_out(renderer, context.progress);
     }
+
+    remarks.without_trained_token(counts.rows_without_active_tokens);
+    remarks.note(context.progress, input);
     Ok(Rows { rows, counts })
 }
 
@@ -139,7 +146,8 @@ impl<'a> Source<'a> {
     ) -> Result<Source<'a>, StageError> {
         let chat = params.chat.resolve(tokenizer)?;
         let prompts = Prompts::new(params.prompt.as_deref(), params.system.clone(), chat)?;
-        Ok(Source::Rendered { prompts, renderer: Renderer::new(tokenizer, chat).map_err(failed)? })
+        let renderer = Renderer::new(tokenizer, chat).map_err(failed)?;
+        Ok(Source::Rendered { prompts, renderer })
     }
 
     fn columns<'b>(&self, batch: &'b RecordBatch, first: u64) -> Result<Columns<'b>, StageError> {
@@ -169,17 +177,18 @@ impl<'a> Source<'a> {
         first: u64,
         row: usize,
         max_tokens: Option<usize>,
-    ) -> Result<TrainRow, StageError> {
+    ) -> Result<(TrainRow, RowRemarks), StageError> {
         let wrong = |what: &str| row_error(batch, row, first, what);
         match (self, columns) {
             (Source::Rendered { renderer, .. }, Columns::Rendered { prompts, responses }) => {
                 let response =
                     cell(responses, row).ok_or_else(|| wrong("`response` is missing"))?;
                 let rendered = with_row(&prompts[row], Some(response), |text| renderer.full(text));
-                let Tokens { ids, prompt_tokens, .. } =
+                let tokens =
                     Tokens::new(rendered.map_err(|error| wrong(&error.to_string()))?, max_tokens);
+                let Tokens { ids, prompt_tokens, remarks, .. } = tokens;
                 let active = (0..ids.len()).map(|token| token >= prompt_tokens).collect();
-                Ok(TrainRow { ids, active })
+                Ok((TrainRow { ids, active }, remarks))
             }
             (Source::Masked { tokenizer }, Columns::Masked { ids, mask, spelling }) => {
                 let mut ids = whole_numbers(*ids, row)
@@ -204,9 +213,12 @@ impl<'a> Source<'a> {
                     return Err(StageError::with_hint(wrong(what).to_string(), hint));
                 }
                 let kept = max_tokens.unwrap_or(usize::MAX);
+                let cut = kept < ids.len();
+                let without_response = cut && !active[..kept].contains(&true);
                 ids.truncate(kept);
                 active.truncate(kept);
-                Ok(TrainRow { ids, active })
+                let remarks = RowRemarks { cut, without_response, ..RowRemarks::default() };
+                Ok((TrainRow { ids, active }, remarks))
             }
             _ => Err(StageError::bug("the columns are another source's")),
         }

@@ -14,6 +14,7 @@ use refrain_lm::tokenizer::Tokenizer;
 use refrain_lm::tokenizer_training::{TokenizerSettings, train_tokenizer};
 
 use crate::models::{self, Loaded, failed, model_failed};
+use crate::remarks;
 
 use super::params::{Architecture, FinetuneParams, Lora, ModelShape, NewModel, TokenizerShape};
 use super::rows;
@@ -42,6 +43,7 @@ pub(super) fn start(context: &Context<'_>, params: &FinetuneParams) -> Result<St
         return new_model(context, params, from);
     }
     let input = context.input("model")?;
+    remarks::note_adapter_files(context, input);
     let Loaded { mut model, tokenizer } = models::load_own(input)?;
     let lora = match &params.lora {
         Some(lora) => Some(put_adapter(context, params, lora, &mut model)?),
@@ -90,6 +92,11 @@ fn put_earlier(
             "give the model that it was trained on",
         ));
     }
+    remarks::note_own_files(
+        context.progress,
+        earlier.path(),
+        models::base_folder(&context.inputs["model"])?,
+    );
     let adapter = Adapter::load(earlier.path()).map_err(failed)?;
     model.continue_lora(&adapter, dropout).map_err(model_failed)?;
     let settings = LoraSettings {

@@ -281,3 +281,148 @@ fn a_key_knows_contents_and_versions_but_no_names_and_no_resources() {
         assert_ne!(key, Stage::new(kind, given.clone()).key(), "the kind's name");
     }
 }
+
+/// A parameter that may be absent, beside the parameters on which its default depends, and that default: written out
+/// it must make the same key. A model with a chat template is at `model`.
+const RESOLVED: &[(&str, &str, &str, &str)] = &[
+    ("generate", "{ model: m, data: d }", "top_p", "1"),
+    ("generate", "{ model: m, data: d }", "min_p", "0"),
+    ("generate", "{ model: m, data: d }", "repetition_penalty", "1"),
+    ("generate", "{ model: m, data: d }", "chat", "true"),
+    ("generate", "{ model: m, data: d }", "backend", "native"),
+    ("score", "{ model: m, data: d }", "chat", "true"),
+    ("score", "{ model: m, data: d, of: text }", "chat", "false"),
+    ("score", "{ model: m, data: d }", "backend", "native"),
+    ("diversify", "{ data: d, keep: { per: id } }", "keep.count", "1"),
+    ("diversify", "{ data: d, keep: { per: id } }", "keep.random", "false"),
+    ("evaluate", "{ data: d, task: number }", "extract", "gsm8k"),
+    ("evaluate", "{ data: d, task: number }", "compare", "number"),
+    ("evaluate", "{ data: d, task: exact_match }", "extract", "whole"),
+    ("evaluate", "{ data: d, task: exact_match }", "compare", "text"),
+    ("evaluate", "{ data: d, task: regex, pattern: x }", "compare", "text"),
+    ("finetune", "{ model: m, data: d, lora: { rank: 4 } }", "lora.alpha", "8"),
+    (
+        "finetune",
+        "{ model: m, data: d, lora: { rank: 4 } }",
+        "lora.targets",
+        "[down_proj, up_proj, gate_proj, o_proj, v_proj, k_proj, q_proj]",
+    ),
+    ("finetune", "{ model: m, data: d, lora: { rank: 4 } }", "lora.targets", "[]"),
+    ("finetune", "{ model: m, data: d, lora: { rank: 4 } }", "lora.dora", "false"),
+    ("finetune", "{ model: m, data: d, lora: { rank: 4 } }", "lora.rslora", "false"),
+    ("finetune", "{ model: m, data: d, lora: { rank: 4 } }", "epochs", "1"),
+    ("finetune", "{ model: m, data: d, lora: { rank: 4 } }", "chat", "true"),
+    ("finetune", NEW, "full", "true"),
+    ("finetune", NEW, "chat", "true"),
+    ("finetune", NEW, "from.config.num_key_value_heads", "4"),
+    ("finetune", NEW, "from.config.head_dim", "8"),
+];
+
+const NEW: &str = "{ data: d, from: { config: { hidden_size: 32, intermediate_size: 64, \
+                   num_hidden_layers: 1, num_attention_heads: 4 }, tokenizer: { vocab_size: 300 } } }";
+
+/// Parameters that may be absent and have no value that means the same.
+const WITHOUT_DEFAULT: &[&str] = &[
+    "generate.top_k",
+    "generate.prompt",
+    "generate.system",
+    "generate.shots",
+    "score.prompt",
+    "score.system",
+    "score.max_tokens",
+    "score.window",
+    "mask.above",
+    "mask.below",
+    "mask.quantile",
+    "mask.budget",
+    "mask.control",
+    "diversify.keep",
+    "diversify.keep.per",
+    "diversify.keep.where",
+    "diversify.keep.lowest",
+    "diversify.keep.highest",
+    "diversify.keep.median",
+    "diversify.dedupe",
+    "diversify.dedupe.exact",
+    "diversify.dedupe.semantic",
+    "diversify.embeddings",
+    "finetune.model",
+    "finetune.from",
+    "finetune.lora",
+    "finetune.lora.rank",
+    "finetune.lora.from",
+    "finetune.steps",
+    "finetune.kl",
+    "finetune.evaluate_on",
+    // As many steps as the rows make, which are not known before they are read.
+    "finetune.evaluate_every",
+    "finetune.early_stopping",
+    "finetune.prompt",
+    "finetune.system",
+    "finetune.max_tokens",
+    "finetune.from.config.sliding_window",
+    // The text of the plain template, which a test of its own writes out.
+    "finetune.from.tokenizer.chat_template",
+    "evaluate.model",
+    "evaluate.pattern",
+    "evaluate.extract.after",
+    "evaluate.extract.regex",
+];
+
+#[test]
+fn a_resolved_default_written_out_makes_the_same_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = r#"{"model_type": "llama", "hidden_size": 8, "num_attention_heads": 2,
+                     "vocab_size": 32, "num_hidden_layers": 1, "intermediate_size": 16}"#;
+    for (name, content) in [
+        ("config.json", config),
+        ("model.safetensors", ""),
+        ("tokenizer.json", "{}"),
+        ("chat_template.jinja", "{{ messages }}"),
+    ] {
+        std::fs::write(folder.path().join(name), content).unwrap();
+    }
+    let model = |path: &str| (path == "model").then(|| folder.path().to_owned());
+    let canonical = |kind: &Kind, given: &Value| {
+        let mut problems = Vec::new();
+        let node = yaml::parse(&given.to_string()).unwrap();
+        let mut values = coerce(kind.params, &node, "`kind`", &mut problems).values;
+        assert!(problems.is_empty(), "{}: {given}: {problems:?}", kind.name);
+        if let Some(canonicalize) = kind.canonicalize {
+            canonicalize(&mut values, &model);
+        }
+        Value::Object(values)
+    };
+    for (kind, given, path, default) in RESOLVED {
+        let kind = *kinds().get(kind).unwrap();
+        let given = yaml::parse(given).unwrap().to_json();
+        let mut written = given.clone();
+        let mut place = &mut written;
+        for name in path.split('.') {
+            place = place.as_object_mut().unwrap().entry(name).or_insert(Value::Null);
+        }
+        *place = yaml::parse(default).unwrap().to_json();
+        assert_eq!(canonical(&kind, &written), canonical(&kind, &given), "{}.{path}", kind.name);
+    }
+    let kind = *kinds().get("finetune").unwrap();
+    let mut new = yaml::parse(NEW).unwrap().to_json();
+    let absent = canonical(&kind, &new);
+    new["from"]["tokenizer"]["chat_template"] =
+        refrain_lm::tokenizer_training::CHAT_TEMPLATE.into();
+    assert_eq!(canonical(&kind, &new), absent, "finetune.from.tokenizer.chat_template");
+}
+
+#[test]
+fn no_parameter_that_may_be_absent_is_forgotten() {
+    for kind in kinds().iter() {
+        walk(kind.name, kind.params, &|given| given, &mut |path, param, _| {
+            let resolved =
+                RESOLVED.iter().any(|(kind, _, name, _)| format!("{kind}.{name}") == path);
+            let without = WITHOUT_DEFAULT.contains(&path);
+            if matches!(param.default, Default::Absent) {
+                assert!(resolved || without, "{path}: has it a default that depends on others?");
+            }
+            assert!(!(resolved && without), "{path}");
+        });
+    }
+}
