@@ -5,6 +5,8 @@ mod command_error;
 mod commands;
 mod escape;
 mod events;
+#[cfg(feature = "faults")]
+mod faults;
 mod human;
 mod interrupt;
 mod machine;
@@ -18,7 +20,6 @@ mod usage;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use refrain_cache::write::faults::{self, Fault, ParseFaultError};
 use refrain_engine::language::explain::ErrorClass;
 
 use crate::cli::Arguments;
@@ -36,8 +37,9 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
-    let fault = match fault() {
-        Ok(fault) => fault,
+    #[cfg(feature = "faults")]
+    let armed = match faults::arm() {
+        Ok(armed) => armed,
         Err(failure) => return failure.report(arguments.format),
     };
     #[cfg(feature = "mistralrs")]
@@ -51,9 +53,8 @@ fn main() -> ExitCode {
         Err(_) => ExitCode::from(ErrorClass::Environment.exit_code()),
     };
     let code = output::exit_code(code, arguments.format);
-    if fault == Some(Fault::Count) {
-        say_counted();
-    }
+    #[cfg(feature = "faults")]
+    armed.report();
     code
 }
 
@@ -63,19 +64,4 @@ fn command(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     let done = commands::dispatch(arguments, &observers);
     let finished = observers.finish();
     done.and_then(|code| finished.map(|()| code))
-}
-
-/// Arms the fault that a test asks for.
-fn fault() -> Result<Option<Fault>, CommandError> {
-    let Ok(text) = std::env::var("REFRAIN_FAULT") else { return Ok(None) };
-    let fault = text.parse().map_err(|error: ParseFaultError| {
-        CommandError::new(ErrorClass::Input, error.to_string())
-    })?;
-    faults::arm(fault);
-    Ok(Some(fault))
-}
-
-fn say_counted() {
-    let (steps, writes) = faults::counted();
-    output::remark(&format!("{steps} steps, {writes} writes"));
 }

@@ -143,6 +143,30 @@ fn the_results_of_a_moved_project_stay() {
     assert_eq!(removed(&gc("new/cache", &gone), "artifact"), 2);
 }
 
+/// What `--force` replaced does not come back when a damaged log is rewritten.
+#[test]
+fn a_replaced_record_stays_replaced_when_the_log_is_repaired() {
+    let space = Space::new();
+    space.write(
+        "w.yaml",
+        "refrain: 1\nstages:\n  t: { run: { command: [sh, -c, 'cat /proc/sys/kernel/random/uuid > ${out.x}'], outputs: { x: file } } }\n  u: { run: { command: [sh, -c, 'echo u > ${out.x}'], outputs: { x: file } } }\n",
+    );
+    space.ran("w.yaml", &[]);
+    let first = space.read("w.lock");
+    space.ran("w.yaml", &["--force", "t"]);
+    let second = space.read("w.lock");
+    assert_ne!(first, second);
+
+    let log = space.path(".refrain/records/records.log");
+    let mut bytes = fs::read(&log).unwrap();
+    bytes.extend(b"cut off");
+    fs::write(&log, bytes).unwrap();
+    assert_eq!(space.run(&["cache", "verify", "w.yaml"]).code, 3);
+    fs::remove_dir_all(space.path(".refrain/plans")).unwrap();
+    assert_eq!(space.ran("w.yaml", &[]), set(&[]));
+    assert_eq!(space.read("w.lock"), second);
+}
+
 #[test]
 fn a_cache_of_which_nothing_is_known_is_left_alone() {
     let space = space();

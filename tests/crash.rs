@@ -33,6 +33,15 @@ fn all_points(end: u64, point: impl Fn(u64) -> u64 + Sync) -> u64 {
     sum.into_inner()
 }
 
+/// Whether the binary was built with fault injection; prints the reason of a skipped test.
+fn with_faults() -> bool {
+    let built = cfg!(feature = "faults");
+    if !built {
+        eprintln!("skipped: built without `--features faults`");
+    }
+    built
+}
+
 fn faulty(space: &Space, fault: &str, jobs: &str) -> Output {
     let mut command = space.command(&["run", "w.yaml", "--quiet", "--jobs", jobs]);
     command.env("REFRAIN_FAULT", fault).output().unwrap()
@@ -78,6 +87,9 @@ fn kill_everywhere(name: &str, world: &World, jobs: &[&str]) -> u64 {
 
 #[test]
 fn a_run_that_is_killed_anywhere_is_completed() {
+    if !with_faults() {
+        return;
+    }
     let killed = kill_everywhere("from nothing", &World::new(rich(), None), &["1", "3"])
         + kill_everywhere("after an edit", &World::new(rich(), Some(EDIT)), &["1"])
         + kill_everywhere("training", &World::new(tiny(), None), &["1"]);
@@ -122,6 +134,9 @@ fn refuse_everywhere(name: &str, world: &World) -> u64 {
 
 #[test]
 fn a_disk_that_refuses_anything_is_named_and_costs_no_result() {
+    if !with_faults() {
+        return;
+    }
     let refused = refuse_everywhere("from nothing", &World::new(rich(), None))
         + refuse_everywhere("after an edit", &World::new(rich(), Some(EDIT)))
         + refuse_everywhere("training", &World::new(tiny(), None));
@@ -244,6 +259,9 @@ fn a_damaged_object_that_no_record_names_is_not_taken_for_a_new_one() {
 /// Killed while a damaged object is found, set aside, forgotten and made again.
 #[test]
 fn a_run_that_is_killed_while_it_heals_is_completed() {
+    if !with_faults() {
+        return;
+    }
     let world = World::new(rich(), None);
     let objects = files(&world.finished().path(".refrain/objects"));
     let folder = objects.iter().position(|object| object.iter().count() == 3).unwrap();

@@ -1,15 +1,17 @@
-//! Graphs wider than what is looked up in one go: nothing that changed is overlooked, and nothing else runs.
+//! Graphs wider than what is looked up in one go: nothing that changed is overlooked, and nothing
+//! else runs.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use crate::space::{Said, Space, set};
 
 const WIDTH: usize = 40;
 const DEPTH: usize = 3;
 
-/// Chains of commands, all of whose results differ, as a sweep or written out; and the name of a node in it.
+/// Chains of commands, all of whose results differ, as a sweep or written out; and the name of a
+/// node in it.
 struct Chains {
     space: Space,
     name: fn(usize, usize) -> String,
@@ -49,19 +51,20 @@ impl Chains {
         let space = Space::new();
         space.write("w.yaml", text);
         let chains = Chains { space, name };
-        chains.source("seed\n", 60);
+        chains.source("seed\n");
         assert!(chains.says("121 cached").is_none(), "nothing has run");
         chains
     }
 
-    /// Writes the source as it would have been so many seconds ago: a younger one is hashed at every run.
-    fn source(&self, text: &str, age: u64) {
+    /// Writes the source and waits until its digest can be remembered: a file younger than two
+    /// seconds is hashed at every run.
+    fn source(&self, text: &str) {
         self.space.write("in.txt", text);
-        let file = std::fs::File::options().write(true).open(self.space.path("in.txt")).unwrap();
-        file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
+        std::thread::sleep(Duration::from_millis(2_100));
     }
 
-    /// Runs without a report, which is what may rest on a kept plan; what it said where that holds a text.
+    /// Runs without a report, which is what may rest on a kept plan; what it said where that holds
+    /// a text.
     fn says(&self, text: &str) -> Option<Said> {
         let said = self.space.run(&["run", "w.yaml", "--quiet"]);
         assert_eq!(said.code, 0, "{}", said.stderr);
@@ -99,13 +102,13 @@ fn what_is_lost_damaged_or_touched_is_noticed_wherever_it_is() {
         assert!(chains.says("0 nodes run, 121 cached").is_some());
         lose();
         assert!(chains.says("2 nodes run, 119 cached").is_some(), "as a kept plan is checked");
-        chains.source("seed\n", 30);
+        chains.source("seed\n");
         assert!(
             chains.says("0 nodes run, 121 cached").is_some(),
             "a source that was touched alone"
         );
         assert_eq!(chains.space.read("w.lock"), lock);
-        chains.source("other\n", 30);
+        chains.source("other\n");
         assert!(chains.says("120 nodes run, 1 cached").is_some());
         assert_ne!(chains.space.read("w.lock"), lock);
     }

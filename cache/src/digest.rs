@@ -28,7 +28,7 @@ pub struct Digest([u8; 32]);
 /// A text that should have been a digest and is not.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ParseDigestError {
-    /// The text has another number of characters than 64.
+    /// The text does not have 64 characters.
     #[error("a digest has 64 hexadecimal characters, this text has {0}")]
     Length(usize),
     /// A character is not one of `0-9a-f`.
@@ -37,22 +37,22 @@ pub enum ParseDigestError {
 }
 
 impl Digest {
-    /// The digest that consists of these bytes.
+    /// Creates a digest from its bytes.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The digest of `bytes`.
+    /// Hashes bytes.
     pub fn of_bytes(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The 32 bytes.
+    /// Returns the 32 bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// The first eight hexadecimal characters, for people; never an identity.
+    /// Returns the first eight hexadecimal characters, for people; never an identity.
     pub fn short(&self) -> String {
         let mut text = self.to_string();
         text.truncate(8);
@@ -82,7 +82,8 @@ impl FromStr for Digest {
     type Err = ParseDigestError;
 
     fn from_str(text: &str) -> Result<Self, ParseDigestError> {
-        // One digest has one spelling, so upper-case characters are refused: locks and logs are compared as text.
+        // One digest has one spelling, so upper-case characters are refused: locks and logs are
+        // compared as text.
         let accepted = |c: char| matches!(c, '0'..='9' | 'a'..='f');
         let wrong = || match text.chars().find(|c| !accepted(*c)) {
             Some(character) => ParseDigestError::Character(character),
@@ -101,7 +102,7 @@ impl FromStr for Digest {
     }
 }
 
-/// The value of a lower-case hexadecimal character.
+/// Returns the value of a lower-case hexadecimal character.
 fn nibble(character: u8) -> Option<u8> {
     match character {
         b'0'..=b'9' => Some(character - b'0'),
@@ -122,7 +123,7 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// Reads a digest from a text that is only borrowed: a lock of a large sweep holds hundreds of thousands.
+/// Deserializes a digest from borrowed text: the lock of a large sweep holds hundreds of thousands.
 struct AsText;
 
 impl Visitor<'_> for AsText {
@@ -137,12 +138,12 @@ impl Visitor<'_> for AsText {
     }
 }
 
-/// The digest and the size in bytes of a file, hashed on all cores.
+/// Hashes a file on all cores, and returns its digest and its size in bytes.
 ///
-/// The file is read rather than mapped, because a source that shrinks while it is mapped ends the process.
+/// The file is read rather than mapped: a file that shrinks while it is mapped ends the process.
 ///
 /// # Errors
-/// Those of opening and reading the file.
+/// I/O errors.
 pub fn digest_file(path: &Path) -> io::Result<(Digest, u64)> {
     digest_open_file(&open_plain(path)?, &|_| Ok(()))
 }
@@ -157,8 +158,8 @@ pub(crate) fn digest_open_file(file: &File, on_hashed: OnHashed<'_>) -> io::Resu
     if length > PIECE {
         return Ok((pieces::digest(file, length, on_hashed)?, length));
     }
-    // One byte more than the file, so that its end is seen without a second block. What is no plain file, such as a
-    // pipe, has no length and is read block by block.
+    // One byte more than the file, so that its end is seen without a second block. A file that is
+    // not regular, such as a pipe, has no length and is read block by block.
     let mut block = vec![0; if length == 0 { PIECE as usize } else { length as usize + 1 }];
     let mut hasher = blake3::Hasher::new();
     loop {
@@ -171,7 +172,7 @@ pub(crate) fn digest_open_file(file: &File, on_hashed: OnHashed<'_>) -> io::Resu
     }
 }
 
-/// Reads until `block` is full or the file ends; says how many bytes are there.
+/// Reads until `block` is full or the file ends, and returns the number of bytes read.
 fn fill(mut file: &File, block: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < block.len() {
@@ -185,7 +186,8 @@ fn fill(mut file: &File, block: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
-/// The digest of a folder: BLAKE3 of the lines `HEX  PATH` that `b3sum` prints for its files, sorted by the bytes of the path.
+/// Computes the digest of a folder: BLAKE3 of the lines `HEX  PATH` that `b3sum` prints for its
+/// files, sorted by the bytes of the path.
 ///
 /// `files` holds paths relative to the folder, with `/` between names, in any order.
 pub fn digest_listing(files: &[(String, Digest)]) -> Digest {
@@ -198,7 +200,8 @@ pub fn digest_listing(files: &[(String, Digest)]) -> Digest {
     Digest::of_bytes(listing.as_bytes())
 }
 
-/// One line as `b3sum` prints it: a name with a backslash or a line break is escaped, and the line then opens with a backslash.
+/// Appends a line as `b3sum` prints it: a name with a backslash or a line break is escaped, and the
+/// line then begins with a backslash.
 fn push_listing_line(listing: &mut String, path: &str, digest: &Digest) {
     let escaped = path.contains(['\\', '\n', '\r']);
     if escaped {

@@ -1,4 +1,4 @@
-//! What can go wrong with a cache folder and with an artifact in it.
+//! Errors of a cache folder, and damage to an artifact in it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,17 +8,17 @@ use thiserror::Error;
 use crate::digest::Digest;
 use crate::table::TableError;
 
-/// Why the cache could not do what it was asked for.
+/// An error of the cache.
 #[derive(Debug, Error)]
 pub enum CacheError {
-    /// The file system refused.
+    /// An I/O error.
     #[error("`{}` could not be {action}: {source}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What was tried, such as `created`.
+        /// The action that failed, such as `created`.
         action: &'static str,
-        /// What the file system said.
+        /// The error of the file system.
         source: io::Error,
     },
     /// The cache was written by a newer version of Refrain.
@@ -51,7 +51,7 @@ pub enum CacheError {
     Unstorable {
         /// The entry of the folder.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         reason: &'static str,
     },
     /// A table could not be completed.
@@ -59,19 +59,19 @@ pub enum CacheError {
     Table(#[from] TableError),
 }
 
-/// Why an artifact in the cache is not what its record says.
+/// A difference between a stored artifact and its record.
 #[derive(Debug, Error)]
 pub enum Corrupt {
     /// It is not there.
     #[error("`{}` is missing", path.display())]
     Missing {
-        /// Where it should be.
+        /// Its path.
         path: PathBuf,
     },
     /// Its size differs.
     #[error("`{}` has {found} bytes, its record says {expected}", path.display())]
     Size {
-        /// Where it is.
+        /// Its path.
         path: PathBuf,
         /// Bytes that the record says.
         expected: u64,
@@ -81,17 +81,17 @@ pub enum Corrupt {
     /// Its bytes differ.
     #[error("`{}` has the digest {found}, which is not its name", path.display())]
     Digest {
-        /// Where it is.
+        /// Its path.
         path: PathBuf,
-        /// The digest of what is there.
+        /// The digest of the stored bytes.
         found: Digest,
     },
     /// It could not be read.
     #[error("`{}` could not be read: {source}", path.display())]
     Unreadable {
-        /// Where it is.
+        /// Its path.
         path: PathBuf,
-        /// What the file system said.
+        /// The error of the file system.
         source: io::Error,
     },
 }

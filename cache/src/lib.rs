@@ -1,52 +1,60 @@
-//! The cache of Refrain: artifacts under their digests, the format of tables, keys, and the records of what made what.
+//! The cache of Refrain: artifacts under their digests, tables, keys, and the records of results.
 //!
 //! # The folder
 //!
 //! ```text
 //! .refrain/
-//!   format               `1`: the version of this layout; a newer one is refused, never overwritten; see [`Cache::lock_for_removal`]
+//!   format               `1`: the version of this layout; a newer one is refused, never overwritten;
+//!                        its lock keeps removal and writers apart: [`Cache::lock_for_removal`]
 //!   .gitignore           `*`
-//!   CACHEDIR.TAG         tells backups that all of this can be made again
-//!   objects/ab/cdef…     an artifact under its digest: a read-only file, or a folder of read-only files
+//!   CACHEDIR.TAG         tells backups that they may leave the folder out
+//!   objects/ab/cdef…     an artifact under its digest: a read-only file, or a folder of such files
 //!   records/records.log  key → outputs, metrics, profile, manifest; the first line of a key counts
-//!   records/claims.log   which process computes which key; emptied when nobody else uses the cache
-//!   records/files.log    path, inode, device, size, time → digest of files that were hashed before
-//!   rows/FUNCTION.rows   the row memo: what a function of one row gave, under the digest of the row
-//!   plans/               what complete runs rested on, so that the next one need not plan
-//!   runs/                one event log a run, JSON Lines
-//!   unfinished/KEY/      what a node that was stopped had done, for its next run; removed when its record is written
-//!   tmp/session-…/       what one process is writing; removed when it ends, or by a later one when it died
-//!   tmp/corrupt/         objects that were not what their name says, set aside by [`Cache::set_aside`]
+//!   records/claims.log   which process computes which key; emptied when no other uses the cache
+//!   records/files.log    path and identity → digest, of files that were hashed before
+//!   rows/FUNCTION.rows   the row memo: per-row results of a function, under the digest of the row
+//!   plans/               the reports of complete runs and the files they depend on
+//!   runs/                one event log per run, JSON Lines
+//!   unfinished/KEY/      the checkpoint of an interrupted node; removed when its record is written
+//!   tmp/session-…/       unfinished files of one process; removed when it ends, or after its death
+//!   tmp/corrupt/         damaged objects and logs, set aside: [`Cache::set_aside`]
 //! ```
 //!
-//! # What is promised
+//! # Guarantees
 //!
-//! An object is written in `tmp/`, made read-only and renamed into place; only then may a [`Record`] name it. A process
-//! that is killed between any two of these steps leaves a leftover in `tmp/`, or an object that no record names: never a
-//! record without its object, never half an object under a digest.
+//! An object is written in `tmp/`, made read-only and renamed into place; only then may a
+//! [`Record`] name it. A process that is killed between any two of these steps leaves a leftover in
+//! `tmp/`, or an object without a record: never a record without its object, never half an object
+//! under a digest.
 //!
-//! Objects and records are put on disk in groups, with [`Cache::sync`], so a power cut costs at most
-//! the last group. It may leave a record of that group without a sound object. No such object is ever trusted: a file is
-//! hashed before it counts, unless [`FileDigests`] remembers it, and that is written only after the group is on disk; and
-//! an object is hashed before a new one is dropped in its favour.
+//! Objects and records are synced in groups, with [`Cache::sync`], so a power cut costs at most the
+//! last group. It may leave a record of that group without a sound object, but no such object is
+//! trusted: a file is hashed before it counts, unless [`FileDigests`] remembers it, which happens
+//! only after the group is synced; and an object is hashed before a new copy is dropped in its
+//! favour.
 //!
-//! All this is tested at every write, sync, renaming and removal ([`write::faults`]).
+//! All this is tested at every write, sync, renaming and removal (`write/faults.rs`).
 //!
-//! Processes share a cache without locks. Objects are equal where their names are. Logs ([`AppendLog`]) grow by whole
-//! checked lines, which a local file system keeps apart, and their order decides which record of a key is the first.
+//! Processes share a cache without locks. Objects are equal where their names are. Logs
+//! ([`AppendLog`]) grow by whole checked lines, which a local file system keeps apart, and their
+//! order decides which record of a key is the first.
 //!
-//! What one process computes the others wait for ([`Cache::claim`]), until its session gives no sign of life for a lease
-//! ([`Sharing`]). Locks of files only tell sooner that a process died; that of `format` is taken by a process that
-//! removes ([`RemovalLock`]), and for a moment by one that begins to write. Nothing fails where locks are missing.
+//! A key that one process computes is waited for by the others ([`Cache::claim`]), until its
+//! session has been without a sign of life for a lease ([`Sharing`]). File locks only tell sooner
+//! that a process died; the lock of `format` is held by a process that removes ([`RemovalLock`]),
+//! and for a moment by one that begins to write. Everything works where file locks are missing.
 //!
 //! # Identity
 //!
-//! - A [`Digest`] is BLAKE3: of a file what `b3sum` prints, of a folder that of the lines that `b3sum` prints.
-//! - A [`Key`] is the digest of a [`Manifest`]; one walk feeds the hasher and [`Manifest::differences`].
-//! - The bytes of a table that [`TableWriter`] writes depend on its schema and rows alone. Columns have *normal* types
-//!   ([`normal_schema`]), so that the same rows read from different programs' files are the same bytes.
+//! - A [`Digest`] is BLAKE3: of a file what `b3sum` prints, of a folder that of the lines that `b3sum`
+//!   prints.
+//! - A [`Key`] is the digest of a [`Manifest`]; one walk feeds the hasher and
+//!   [`Manifest::differences`].
+//! - The bytes of a table that [`TableWriter`] writes depend on its schema and rows alone. Columns have
+//!   *normal* types ([`normal_schema`]), so that the same rows read from different programs' files are
+//!   the same bytes.
 //!
-//! # A stage's way through it
+//! # A stage's use of it
 //!
 //! ```
 //! # use std::sync::Arc;

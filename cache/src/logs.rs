@@ -8,6 +8,7 @@ mod lines;
 mod record_line;
 mod records;
 mod rows;
+mod upkeep;
 
 pub use claims::Holder;
 pub use file_digests::{FileDigests, HashedFile};
@@ -16,4 +17,4 @@ pub use records::{Record, RecordError, RecordSummary, Records, Stored};
 pub use rows::RowMemo;
 
 pub(crate) use claims::Claims;
-pub(crate) use entries::EntryLog;
+pub(crate) use upkeep::LogKind;

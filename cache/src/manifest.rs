@@ -1,4 +1,4 @@
-//! What a key is made of, written down, and the one walk over it that feeds both the hasher and the differences.
+//! Keys and their manifests: one walk over a manifest feeds both the hasher and the differences.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use serde_json::{Map, Number, Value};
 
 use crate::digest::{Digest, ParseDigestError};
 
-/// Opens every hashed manifest; another way of hashing needs another tag.
+/// Begins every hashed manifest; another way of hashing needs another tag.
 const DOMAIN: &[u8] = b"refrain key 1";
 
 /// BLAKE3 of everything that determines a node's result.
@@ -18,17 +18,17 @@ const DOMAIN: &[u8] = b"refrain key 1";
 pub struct Key(Digest);
 
 impl Key {
-    /// The key with this digest.
+    /// Creates the key with this digest.
     pub const fn new(digest: Digest) -> Self {
         Self(digest)
     }
 
-    /// The digest that the key is.
+    /// Returns the digest of the key.
     pub const fn digest(&self) -> &Digest {
         &self.0
     }
 
-    /// The first eight hexadecimal characters, for people; never an identity.
+    /// Returns the first eight hexadecimal characters, for people; never an identity.
     pub fn short(&self) -> String {
         self.0.short()
     }
@@ -50,8 +50,8 @@ impl FromStr for Key {
 
 /// Everything that determines a node's result: its kind, and named sections of values.
 ///
-/// The order in which sections and map entries were added is kept for reading and means nothing: it enters neither the key
-/// nor [`Manifest::differences`].
+/// The order of sections and map entries is kept for reading alone: it enters neither the key nor
+/// [`Manifest::differences`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Manifest(Map<String, Value>);
@@ -59,7 +59,7 @@ pub struct Manifest(Map<String, Value>);
 /// One value that differs between two manifests.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Difference {
-    /// Where: names joined by `.`, list positions in brackets, such as `parameters.mix[0].share`.
+    /// Names joined by `.`, list positions in brackets, such as `parameters.mix[0].share`.
     pub path: String,
     /// The value in the older manifest, `None` where it has none.
     pub before: Option<Value>,
@@ -68,7 +68,7 @@ pub struct Difference {
 }
 
 impl Manifest {
-    /// A manifest of a stage kind, or of a source, without sections yet.
+    /// Creates the manifest of a stage kind, or of a source, without sections.
     pub fn new(kind: &str) -> Self {
         Self(Map::from_iter([("kind".to_owned(), Value::from(kind))]))
     }
@@ -80,13 +80,13 @@ impl Manifest {
         self
     }
 
-    /// The value of a section.
+    /// Returns the value of a section.
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.0.get(name)
     }
 
-    /// The key: equal for manifests whose values are equal, whatever the order of their map entries and the spelling of
-    /// their numbers.
+    /// Computes the key: equal for manifests whose values are equal, whatever the order of their
+    /// map entries and the spelling of their numbers.
     pub fn key(&self) -> Key {
         let mut hasher = blake3::Hasher::new();
         hasher.update(DOMAIN);
@@ -100,7 +100,8 @@ impl Manifest {
         Key(hasher.finalize().into())
     }
 
-    /// The values in which `newer` differs from this manifest, in the order of the walk; empty exactly when the keys are equal.
+    /// Returns the values in which `newer` differs from this manifest, in the order of the walk;
+    /// empty exactly when the keys are equal.
     pub fn differences(&self, newer: &Self) -> Vec<Difference> {
         let mut leaves: BTreeMap<Vec<Step<'_>>, (Option<Leaf<'_>>, Option<Leaf<'_>>)> =
             BTreeMap::new();
@@ -117,14 +118,15 @@ impl Manifest {
             .collect()
     }
 
-    /// Every value with its path, in the order in which they enter the key.
+    /// Returns every value with its path, in the order in which they enter the key.
     pub fn leaves(&self) -> Vec<(String, Value)> {
         let mut leaves = Vec::new();
         self.walk(&mut |path, leaf| leaves.push((render_path(path), leaf.to_value())));
         leaves
     }
 
-    /// Calls `visit` with the path and the value of every leaf, map entries in the order of their keys' bytes.
+    /// Calls `visit` with the path and the value of every leaf, map entries in the order of their
+    /// keys' bytes.
     fn walk<'a>(&'a self, visit: &mut impl FnMut(&[Step<'a>], Leaf<'a>)) {
         walk_map(&self.0, &mut Vec::new(), visit);
     }
@@ -137,7 +139,8 @@ enum Step<'a> {
     Index(u64),
 }
 
-/// A value without values inside it. Numbers stand by value: 1, 1.0 and 1e0 are one integer, and -0.0 is 0.
+/// A value without values inside it. Numbers stand by value: 1, 1.0 and 1e0 are one integer, and
+/// -0.0 is 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Leaf<'a> {
     Null,
@@ -187,7 +190,7 @@ fn walk_value<'a>(
     }
 }
 
-/// The leaf of a number, by value.
+/// Returns the leaf of a number, by value.
 fn number_leaf(number: &Number) -> Leaf<'static> {
     if let Some(integer) = number.as_i128() {
         return Leaf::Integer(integer);
@@ -214,7 +217,8 @@ impl Leaf<'_> {
     }
 }
 
-/// Appends a path so that no two paths, and no path and leaf, share an encoding: counts and lengths come first.
+/// Appends a path so that no two paths, and no path and leaf, share an encoding: counts and lengths
+/// come first.
 fn encode_path(path: &[Step<'_>], out: &mut Vec<u8>) {
     out.extend_from_slice(&(path.len() as u64).to_le_bytes());
     for step in path {
@@ -258,7 +262,7 @@ fn encode_text(text: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// The path for people; a name that holds one of the separators is quoted.
+/// Formats a path for people; a name that holds a separator is quoted.
 fn render_path(path: &[Step<'_>]) -> String {
     let mut text = String::new();
     for step in path {

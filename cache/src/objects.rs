@@ -1,4 +1,5 @@
-//! The objects of a cache: artifacts under their digests, written elsewhere first and moved in whole.
+//! The objects of a cache: artifacts under their digests, written elsewhere first and moved in
+//! whole.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! The processes that use a cache: how they see each other, and how one of them keeps the others out.
+//! The processes that use a cache: how they see each other, and how one of them keeps the others
+//! out.
 
 mod removal_lock;
 mod session;

@@ -20,8 +20,8 @@ pub struct NodeResult {
 pub struct Metric {
     /// Its name, such as `accuracy`.
     pub metric: String,
-    /// The value; NaN where it is not defined. In JSON NaN is `null`, the infinities are `"inf"` and
-    /// `"-inf"`.
+    /// The value; NaN where it is not defined. In JSON NaN is `null`, the infinities are `"inf"`
+    /// and `"-inf"`.
     #[serde(with = "any_float")]
     pub value: f64,
     /// The number of observations.

@@ -1,4 +1,4 @@
-//! What a node that was stopped leaves for the next run of the same key: whole files under a checksum, or none.
+//! Checkpoints of interrupted nodes, checksummed, for the next run of the key.
 
 use std::fs::File;
 use std::io;
@@ -10,7 +10,7 @@ use crate::error::{CacheError, io_error};
 use crate::presence::Session;
 use crate::write::{AtomicFile, create_dir_all, remove_dir_all};
 
-/// Bytes that are read at once.
+/// Bytes read at once.
 const BUFFER: usize = 128 << 10;
 
 /// The length of the checksum at the end of a file.
@@ -28,10 +28,10 @@ impl<'c> Unfinished<'c> {
         Self { session, folder }
     }
 
-    /// Replaces a file at once by what `fill` writes; a process that is killed meanwhile leaves the old one.
+    /// Atomically replaces a file by what `fill` writes; a killed process leaves the old one.
     ///
     /// # Errors
-    /// Those of creating, writing, syncing and renaming; the old file is then as it was.
+    /// I/O errors; the old file is then as it was.
     pub fn write(
         &self,
         name: &str,
@@ -49,7 +49,8 @@ impl<'c> Unfinished<'c> {
             let Hashed { mut file, hasher } = file;
             file.write_all(hasher.finalize().as_bytes())?;
             match file.commit() {
-                // Another process recorded the node meanwhile, and nobody needs what is unfinished of it.
+                // Another process recorded the node meanwhile, so that its checkpoint is not
+                // needed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !self.folder.exists() => {
                     Ok(())
                 }
@@ -62,7 +63,7 @@ impl<'c> Unfinished<'c> {
     /// Opens a file whose checksum holds; `None` where there is none.
     ///
     /// # Errors
-    /// Those of reading, and `InvalidData` for a file that is not as it was written.
+    /// I/O errors, and `InvalidData` for a damaged file.
     pub fn read(&self, name: &str) -> Result<Option<Take<BufReader<File>>>, CacheError> {
         let path = self.folder.join(name);
         match open_checked(&path) {
@@ -75,7 +76,7 @@ impl<'c> Unfinished<'c> {
     /// Removes everything: the node is done.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// I/O errors.
     pub fn remove(&self) -> Result<(), CacheError> {
         match remove_dir_all(&self.folder) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -86,7 +87,7 @@ impl<'c> Unfinished<'c> {
     }
 }
 
-/// Hashes what passes through it.
+/// A writer that hashes the bytes it passes on.
 struct Hashed {
     file: AtomicFile,
     hasher: blake3::Hasher,
@@ -104,7 +105,7 @@ impl Write for Hashed {
     }
 }
 
-/// Reads the file once to check it, and gives its content without the checksum.
+/// Reads a file once to check it, and returns its content without the checksum.
 fn open_checked(path: &Path) -> io::Result<Take<BufReader<File>>> {
     let mut file = BufReader::with_capacity(BUFFER, File::open(path)?);
     let damaged = || io::Error::new(io::ErrorKind::InvalidData, "its checksum does not hold");

@@ -1,7 +1,7 @@
 //! Writes files: the one module of Refrain that does, so that faults can be put into every step.
 //!
 //! Whole files appear at once or not at all. `clippy.toml` keeps all other modules from changing a
-//! file or a folder; [`faults`] says how a test makes a step fail.
+//! file or a folder; `write/faults.rs` says how a test makes a step fail.
 
 #![expect(clippy::disallowed_methods, reason = "this is where files are written")]
 
@@ -12,8 +12,11 @@ use std::path::{Path, PathBuf};
 
 mod append;
 mod change;
+#[cfg(feature = "faults")]
 pub mod faults;
 mod lines;
+#[cfg(not(feature = "faults"))]
+mod no_faults;
 mod temp;
 
 pub use change::{
@@ -26,10 +29,20 @@ pub(crate) use change::{create_dir, hard_link, remove_dir_all, rename, set_mode}
 pub(crate) use temp::{TempFile, TempFolder};
 
 use change::{sync_dir, sync_file};
+#[cfg(not(feature = "faults"))]
+use no_faults as faults;
+
+/// Whether a step needs space on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Space,
+    Nothing,
+}
 
 /// A file that appears under its name when it is complete and on disk, and never before.
 ///
-/// Dropped without [`AtomicFile::commit`], it leaves no trace and the old file, where there is one, as it was.
+/// Dropped without [`AtomicFile::commit`], it leaves no trace and the old file, where there is one,
+/// as it was.
 #[derive(Debug)]
 pub struct AtomicFile {
     target: PathBuf,
@@ -37,10 +50,11 @@ pub struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Starts writing `target`; the content gathers in a temporary file in `temp_folder`, on the same file system.
+    /// Starts writing `target`; the content gathers in a temporary file in `temp_folder`, on the
+    /// same file system.
     ///
     /// # Errors
-    /// Those of creating a file in `temp_folder`.
+    /// I/O errors.
     pub fn create(target: &Path, temp_folder: &Path) -> io::Result<Self> {
         Ok(Self { target: target.to_path_buf(), temp: TempFile::create(temp_folder)? })
     }
@@ -48,7 +62,7 @@ impl AtomicFile {
     /// Starts writing `target`, with the temporary file beside it.
     ///
     /// # Errors
-    /// Those of creating a file in the folder of `target`.
+    /// I/O errors.
     pub fn beside(target: &Path) -> io::Result<Self> {
         Ok(Self { target: target.to_path_buf(), temp: TempFile::beside(target)? })
     }
@@ -56,7 +70,7 @@ impl AtomicFile {
     /// Flushes, syncs, renames and syncs the folder: after this the file survives a power cut.
     ///
     /// # Errors
-    /// Those of writing, syncing and renaming; the target is then as it was.
+    /// I/O errors; the target is then as it was.
     pub fn commit(self) -> io::Result<()> {
         self.temp.commit(&self.target)
     }
@@ -76,10 +90,11 @@ impl Write for AtomicFile {
     }
 }
 
-/// Replaces the content of `path` by `bytes` at once; a file that holds them already is left alone. Says whether it changed.
+/// Atomically replaces the content of `path` by `bytes`, and returns whether it changed: a file
+/// that holds them already is left alone.
 ///
 /// # Errors
-/// Those of reading the old file, and of writing, syncing and renaming the new one.
+/// I/O errors.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<bool> {
     match fs::read(path) {
         Ok(old) if old == bytes => return Ok(false),
@@ -92,7 +107,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<bool> {
     Ok(true)
 }
 
-/// The folder of a path; a bare name lies in the current one.
+/// Returns the folder of a path; that of a bare name is the current one.
 pub(crate) fn parent_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

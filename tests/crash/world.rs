@@ -1,18 +1,23 @@
-//! Workflows that are run from nothing in a millisecond a node, what a clean run of them leaves, and what must hold after a fault.
+//! Workflows that are run from nothing in a millisecond a node, what a clean run of them leaves,
+//! and what must hold after a fault.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use refrain_cache::AppendLog;
-use refrain_cache::{digest_file, digest_listing};
+use refrain_cache::{AppendLog, digest_file, digest_listing};
 
 use crate::space::{Said, Space};
 
 /// A workflow, and what a clean run of it leaves.
 pub struct World {
     files: Vec<(&'static str, String)>,
+    /// The files, written once: no plan is kept that rests on a file younger than two seconds.
+    template: Space,
+    written: Instant,
     /// A change to the workflow between a complete run and the one that meets a fault.
     edit: Option<(&'static str, &'static str)>,
     /// The lock after a clean run.
@@ -28,8 +33,17 @@ impl World {
         files: Vec<(&'static str, String)>,
         edit: Option<(&'static str, &'static str)>,
     ) -> World {
-        let mut world =
-            World { files, edit, lock: String::new(), earlier: String::new(), records: 0 };
+        let template = Space::in_memory();
+        files.iter().for_each(|(name, text)| template.write(name, text));
+        let mut world = World {
+            files,
+            template,
+            written: Instant::now(),
+            edit,
+            lock: String::new(),
+            earlier: String::new(),
+            records: 0,
+        };
         let space = world.space();
         world.earlier = fs::read_to_string(space.path("w.lock")).unwrap_or_default();
         plain(&space);
@@ -40,12 +54,13 @@ impl World {
 
     /// A space in which everything is ready for the run that is to meet a fault.
     pub fn space(&self) -> Space {
+        thread::sleep(Duration::from_millis(2_100).saturating_sub(self.written.elapsed()));
         let space = Space::in_memory();
         for (name, text) in &self.files {
-            space.write(name, text);
-            // The digest of a file that has just changed is not remembered, and no plan kept that rests on it.
-            let file = fs::File::options().write(true).open(space.path(name)).unwrap();
-            file.set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
+            match *name {
+                "w.yaml" => space.write(name, text),
+                _ => symlink(self.template.path(name), space.path(name)).unwrap(),
+            }
         }
         if let Some((from, to)) = self.edit {
             plain(&space);
@@ -72,7 +87,8 @@ impl World {
         }
     }
 
-    /// Runs the workflow once more: it ends as a clean run, and makes nothing that is recorded already. What it says.
+    /// Runs the workflow once more: it ends as a clean run, and makes nothing that is recorded
+    /// already. What it says.
     pub fn recovers(&self, space: &Space, what: &str) -> Said {
         let before = recorded(space);
         let said = space.run(&["run", "w.yaml"]);
@@ -88,7 +104,8 @@ impl World {
         said
     }
 
-    /// Runs the workflow in a damaged cache: it ends as a clean run, and leaves nothing to do. What it says.
+    /// Runs the workflow in a damaged cache: it ends as a clean run, and leaves nothing to do. What
+    /// it says.
     pub fn heals(&self, space: &Space, what: &str) -> Said {
         let said = space.run(&["run", "w.yaml"]);
         assert_eq!(said.code, 0, "{what}: {}", said.stderr);
@@ -188,7 +205,8 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Every kind that needs no model, commands that make a file and a folder, a sweep and what gathers it.
+/// Every kind that needs no model, commands that make a file and a folder, a sweep and what gathers
+/// it.
 pub fn rich() -> Vec<(&'static str, String)> {
     let rows = (0..12).map(|i| {
         format!(

@@ -1,4 +1,5 @@
-//! The artifacts of a node by the names of its outputs, in little memory: a large sweep has hundreds of thousands.
+//! The artifacts of a node by output name, in little memory: a large sweep has hundreds of
+//! thousands.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,32 +16,32 @@ use super::Artifact;
 pub struct Artifacts(Box<[(String, Artifact)]>);
 
 impl Artifacts {
-    /// The artifact of an output.
+    /// Returns the artifact of an output.
     pub fn get(&self, name: &str) -> Option<&Artifact> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, artifact)| artifact)
     }
 
-    /// Whether there is an output of that name.
+    /// Whether an output has that name.
     pub fn contains_key(&self, name: &str) -> bool {
         self.get(name).is_some()
     }
 
-    /// How many outputs there are.
+    /// Returns the number of outputs.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no outputs.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Names and artifacts, sorted by name.
+    /// Iterates over names and artifacts, sorted by name.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&String, &Artifact)> {
         self.0.iter().map(|(name, artifact)| (name, artifact))
     }
 
-    /// The artifacts, sorted by name.
+    /// Iterates over the artifacts, sorted by name.
     pub fn values(&self) -> impl ExactSizeIterator<Item = &Artifact> {
         self.0.iter().map(|(_, artifact)| artifact)
     }

@@ -22,8 +22,8 @@ impl Cache {
     /// Starts a table, to be given to [`Cache::store_table`].
     ///
     /// # Errors
-    /// I/O errors, and [`TableError::Unsupported`](crate::TableError) for a column type that a table
-    /// cannot hold.
+    /// I/O errors, and [`TableError::Unsupported`](crate::TableError) for a column type that a
+    /// table cannot hold.
     pub fn new_table(&self, schema: SchemaRef) -> Result<TableWriter, CacheError> {
         Ok(TableWriter::create_in(&self.session.folder()?, schema)?)
     }
@@ -60,7 +60,8 @@ impl Cache {
         FolderWriter::new(self.scratch_dir()?)
     }
 
-    /// Hashes a folder's files and moves it into the cache; one that the cache holds already is kept.
+    /// Hashes a folder's files and moves it into the cache; one that the cache holds already is
+    /// kept.
     ///
     /// # Errors
     /// [`CacheError::Unstorable`] for an entry that is neither file nor folder or has no UTF-8 name,
@@ -142,7 +143,8 @@ impl Cache {
         self.verify_watched(artifact, known, &|_| Ok(()))
     }
 
-    /// Checks an artifact as [`Cache::verify_remembered`] does, and reports the bytes that it hashes.
+    /// Checks an artifact as [`Cache::verify_remembered`] does, and reports the bytes that it
+    /// hashes.
     ///
     /// # Errors
     /// [`Corrupt`] where it differs from its record; [`Corrupt::Unreadable`] with an error of
@@ -198,8 +200,11 @@ impl Cache {
         let placed = std::mem::take(&mut *self.placed());
         sync_all_in(&self.root).map_err(|source| io_error(&self.root, "synced", source))?;
         for (path, SealedFile { digest, identity }) in placed {
-            if path.metadata().is_ok_and(|metadata| FileIdentity::of(&metadata) == identity) {
-                known.adopt(&path, digest);
+            let now = path.metadata().map(|metadata| FileIdentity::of(&metadata));
+            if let Ok(now) = now.as_ref()
+                && now.has_content_of(&identity)
+            {
+                known.adopt(&path, *now, digest);
             }
         }
         Ok(())

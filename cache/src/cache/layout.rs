@@ -8,10 +8,10 @@ use crate::error::{CacheError, io_error};
 use crate::presence::{Sharing, remove_leftovers};
 use crate::write::{create_dir_all, write_atomic};
 
-/// The version of the layout that is drawn in the crate's documentation.
+/// Version of the layout that the crate's documentation draws.
 const LAYOUT: u64 = 1;
 
-/// Marks a folder whose content can be made again, so that backups may leave it out (<https://bford.info/cachedir/>).
+/// Tells backups that they may leave the folder out (<https://bford.info/cachedir/>).
 const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
     # This folder is a cache of refrain; what is in it can be made again.\n";
 
@@ -28,7 +28,7 @@ pub(super) fn open_or_create(root: &Path, sharing: Sharing) -> Result<(), CacheE
         Err(error) if error.kind() == io::ErrorKind::NotFound => return create(root, sharing),
         Err(source) => return Err(io_error(&format, "read", source)),
     }
-    // Somebody may have removed one to win space.
+    // A user may have removed one to gain space.
     for folder in FOLDERS.map(|name| root.join(name)).iter().filter(|folder| !folder.is_dir()) {
         create_dir_all(folder).map_err(|source| io_error(folder, "created", source))?;
     }
@@ -44,12 +44,13 @@ fn check_format(root: &Path, text: &str) -> Result<(), CacheError> {
         }
         Ok(_) | Err(_) => Err(CacheError::NotACache {
             path: root.into(),
-            entry: "format, which names no layout".to_owned(),
+            entry: "format, which does not name a layout".to_owned(),
         }),
     }
 }
 
-/// Creates the layout, the file `format` last: a folder without it is completed by the next process.
+/// Creates the layout, the file `format` last: a folder without it is completed by the next
+/// process.
 fn create(root: &Path, sharing: Sharing) -> Result<(), CacheError> {
     refuse_foreign(root)?;
     for name in FOLDERS {
@@ -81,9 +82,11 @@ fn refuse_foreign(root: &Path) -> Result<(), CacheError> {
         let entry = entry.map_err(|source| io_error(root, "read", source))?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        // A process that was killed while it created the cache leaves some of these names, or a temporary file.
+        // A process that was killed while it created the cache leaves some of these names, or a
+        // temporary file.
         let ours = FOLDERS.contains(&&*name)
-            // That one was not there when this process looked, so another process creates the cache too.
+            // That one was not there when this process looked, so another process creates the cache
+            // too.
             || [".gitignore", "CACHEDIR.TAG", FORMAT].contains(&&*name)
             || name.starts_with(".refrain-");
         if !ours {

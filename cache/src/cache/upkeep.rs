@@ -70,8 +70,8 @@ impl Cache {
         Ok(damages)
     }
 
-    /// Carries out a plan that was made while `lock` was held, and rewrites logs half of whose lines
-    /// are dead.
+    /// Carries out a plan that was made while `lock` was held, and rewrites logs half of whose
+    /// lines are dead.
     ///
     /// Whenever it is stopped, no record is left whose object was removed.
     ///

@@ -11,7 +11,7 @@ use blake3::hazmat::{
 
 use super::{Digest, OnHashed};
 
-/// What a core reads and then hashes at once: small enough to be in its own cache still when it is hashed. A power of
+/// Bytes that a core reads and then hashes at once: few enough to stay in its own cache. A power of
 /// two, because the pieces are subtrees of the file's hash tree.
 pub(super) const PIECE: u64 = 256 << 10;
 
@@ -19,13 +19,13 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; PIECE as usize]);
 }
 
-/// The digest of the first `length` bytes of a file, more than one piece.
+/// Hashes the first `length` bytes of a file, more than one piece.
 pub(super) fn digest(file: &File, length: u64, on_hashed: OnHashed<'_>) -> io::Result<Digest> {
     let (left, right) = halves(file, 0, length, on_hashed)?;
     Ok(merge_subtrees_root(&left, &right, Mode::Hash).into())
 }
 
-/// The two subtrees below the one of `length` bytes at `offset`.
+/// Hashes the two subtrees below the one of `length` bytes at `offset`.
 fn halves(
     file: &File,
     offset: u64,

@@ -1,7 +1,7 @@
-//! Checks a whole cache: every object against its name, every line of its logs and row memos against its check.
+//! Checks a whole cache: every object against its digest, every line of its logs and row memos
+//! against its check.
 
 use std::cmp::Reverse;
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,34 +12,31 @@ use rayon::prelude::*;
 use super::listing::{Listing, Object, entries};
 use crate::digest::{Digest, digest_listing, digest_open_file};
 use crate::error::{CacheError, Corrupt, io_error};
-use crate::logs::{AppendLog, EntryLog};
+use crate::logs::LogKind;
 use crate::objects::{Objects, listing as files_of};
 use crate::presence::RemovalLock;
 use crate::write::hard_link;
 
-/// The logs of checked lines, relative to the cache folder.
-const LOGS: [&str; 2] = ["records/records.log", "records/files.log"];
-
-/// An object that is not what its name says, or a log with parts that are not as they were written.
+/// A damaged object or log.
 #[derive(Debug)]
 pub enum Damage {
-    /// An object, and where it is now; the next run that needs it makes it again.
+    /// A damaged object; the next run that needs it computes it again.
     Object {
-        /// Its name.
+        /// Its digest, which is its name.
         digest: Digest,
-        /// What is wrong with it.
+        /// The difference from its digest.
         fault: Corrupt,
-        /// Where it was set aside.
+        /// Its new path, in `tmp/corrupt/`.
         aside: PathBuf,
     },
-    /// A log or a row memo. What it said is made or hashed again where it is needed.
+    /// A damaged log or row memo. Lost entries are computed or hashed again when needed.
     Log {
         /// The log.
         path: PathBuf,
-        /// How many of its lines or entries are damaged; those that are damaged side by side may count as one.
+        /// Damaged lines or entries; neighbours may count as one.
         places: usize,
-        /// Where the whole log was set aside, now that it was written anew without them; `None` while another process
-        /// works with the cache.
+        /// The path of the old log, now that it was rewritten without them; `None` while another
+        /// process works with the cache.
         aside: Option<PathBuf>,
     },
 }
@@ -84,25 +81,21 @@ pub(crate) struct DamagedLog {
     pub(crate) path: PathBuf,
     /// The number of damaged places.
     pub(crate) places: usize,
-    format: Format,
+    kind: LogKind,
 }
 
 /// Checks every line of the logs and every entry of the row memos of the cache in `root`.
 pub(crate) fn damaged_logs(root: &Path) -> Result<Vec<DamagedLog>, CacheError> {
-    let rows = root.join("rows");
-    let memos = entries(&rows)?.into_iter().map(|entry| rows.join(entry.name));
-    let memos = memos.filter(|path| path.extension() == Some(OsStr::new("rows")));
-    let logs = LOGS.map(|log| (root.join(log), Format::Lines)).into_iter();
-    let all: Vec<(PathBuf, Format)> =
-        logs.chain(memos.map(|path| (path, Format::Entries))).collect();
-
+    let rows = entries(&root.join("rows"))?.into_iter().map(|entry| entry.name);
+    let all = LogKind::all(root, rows);
     let checked: Vec<io::Result<usize>> =
-        all.par_iter().with_max_len(1).map(|(path, format)| format.damaged(path)).collect();
+        all.par_iter().with_max_len(1).map(|(kind, path)| kind.damaged(path)).collect();
+
     let mut damaged = Vec::new();
-    for ((path, format), places) in all.into_iter().zip(checked) {
+    for ((kind, path), places) in all.into_iter().zip(checked) {
         let places = places.map_err(|source| io_error(&path, "read", source))?;
         if places > 0 {
-            damaged.push(DamagedLog { path, places, format });
+            damaged.push(DamagedLog { path, places, kind });
         }
     }
     Ok(damaged)
@@ -122,36 +115,8 @@ impl DamagedLog {
         let name = path.file_name().expect("a log has a name").to_string_lossy();
         let aside = objects.place_aside(&name)?;
         hard_link(path, &aside).map_err(refused)?;
-        match self.format {
-            Format::Lines => AppendLog::rewrite(path, scratch, |_, _| true).map_err(refused)?,
-            Format::Entries => EntryLog::rewrite(path, scratch).map_err(refused)?,
-        }
+        self.kind.rewrite(path, scratch).map_err(refused)?;
         Ok(aside)
-    }
-}
-
-/// What a log is made of.
-#[derive(Debug, Clone, Copy)]
-enum Format {
-    Lines,
-    Entries,
-}
-
-impl Format {
-    /// How many places of a log are damaged or cut off; a log that is not there has none.
-    fn damaged(self, path: &Path) -> io::Result<usize> {
-        let places = match self {
-            Self::Lines => AppendLog::open_read_only(path)
-                .and_then(|log| log.scan_from(0, |_, _| {}))
-                .map(|scan| scan.torn + usize::from(scan.cut_off)),
-            Self::Entries => EntryLog::open_read_only(path)
-                .and_then(|log| log.scan_from(0, |_, _| {}))
-                .map(|scanned| scanned.damaged),
-        };
-        match places {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-            places => places,
-        }
     }
 }
 

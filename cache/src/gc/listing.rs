@@ -1,4 +1,4 @@
-//! What lies in a cache folder: every object, record, memo and leftover, with its size and its time.
+//! Lists a cache folder: every object, record, memo and leftover, with its size and its time.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,50 +15,50 @@ use crate::error::{CacheError, io_error};
 use crate::logs::{RecordError, Records};
 use crate::manifest::Key;
 
-/// Everything in a cache folder. What it says of files that other processes write meanwhile may be out of date.
+/// Everything in a cache folder. Entries that other processes write meanwhile may be out of date.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Listing {
     /// The objects, sorted by digest.
     pub objects: Vec<Object>,
     /// The records, sorted by key.
     pub records: Vec<Recorded>,
-    /// The files of the row memo.
+    /// The row memos.
     pub rows: Vec<Entry>,
-    /// What stopped nodes left, under their keys.
+    /// Work of interrupted nodes, under their keys.
     pub unfinished: Vec<Entry>,
-    /// What complete runs rested on.
+    /// Saved plans of complete runs.
     pub plans: Vec<Entry>,
     /// The event logs of runs.
     pub runs: Vec<Entry>,
-    /// What was set aside because it was damaged.
+    /// Damaged files that were set aside.
     pub corrupt: Vec<Entry>,
-    /// What processes that ended left in `tmp/`.
+    /// Leftovers of ended processes in `tmp/`.
     pub leftovers: Vec<Entry>,
-    /// The names in `tmp/` of other processes that write to the cache now.
+    /// Sessions of other processes that may be at work.
     pub sessions: Vec<String>,
 }
 
 /// An object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object {
-    /// Its name.
+    /// Its digest, which is its name.
     pub digest: Digest,
     /// Whether it is a folder.
     pub folder: bool,
     /// Size in bytes: of the file, or of all files of the folder.
     pub bytes: u64,
-    /// When it came into the cache.
+    /// The time when it was moved into the cache.
     pub stored: SystemTime,
 }
 
-/// What a listing says of a record.
+/// A record in a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recorded {
     /// Its key.
     pub key: Key,
     /// Its artifacts.
     pub outputs: Vec<(Digest, ArtifactKind)>,
-    /// The models that its adapters belong to; those that the workflow reads lie elsewhere.
+    /// The models that its adapters belong to; a source's model lies outside the cache.
     pub bases: Vec<Digest>,
 }
 
@@ -69,7 +69,7 @@ pub struct Entry {
     pub name: String,
     /// Size in bytes, of a folder that of all files in it.
     pub bytes: u64,
-    /// When it was last written to.
+    /// Its modification time.
     pub modified: SystemTime,
 }
 
@@ -101,13 +101,13 @@ impl Listing {
     }
 }
 
-/// Why a cache could not be listed.
+/// An error of listing a cache.
 #[derive(Debug, thiserror::Error)]
 pub enum ListingError {
-    /// A folder.
+    /// An I/O error of a folder.
     #[error(transparent)]
     Cache(#[from] CacheError),
-    /// The records.
+    /// An I/O error of the records.
     #[error(transparent)]
     Records(#[from] RecordError),
 }
@@ -128,7 +128,7 @@ fn recorded(records: &Records) -> Result<Vec<Recorded>, RecordError> {
     Ok(listed)
 }
 
-/// The objects; what has no digest for a name was put there by somebody else and is passed over.
+/// Lists the objects; an entry whose name is not a digest is not the cache's and is skipped.
 fn objects(folder: &Path) -> Result<Vec<Object>, CacheError> {
     let below: Result<Vec<Vec<Object>>, CacheError> =
         names(folder)?.par_iter().map(|first| objects_below(folder, first)).collect();
@@ -137,7 +137,7 @@ fn objects(folder: &Path) -> Result<Vec<Object>, CacheError> {
     Ok(objects)
 }
 
-/// The objects whose names begin so.
+/// Lists the objects whose digests begin with `first`.
 fn objects_below(folder: &Path, first: &str) -> Result<Vec<Object>, CacheError> {
     let within = folder.join(first);
     let mut objects = Vec::new();
@@ -154,14 +154,14 @@ fn objects_below(folder: &Path, first: &str) -> Result<Vec<Object>, CacheError> 
 
 fn object(digest: Digest, path: &Path) -> io::Result<Object> {
     let metadata = path.symlink_metadata()?;
-    // A command may set the time of what it writes; when the object was moved in it cannot.
+    // A command can set the modification time of its outputs, but not the change time.
     let changed =
         UNIX_EPOCH + Duration::new(metadata.ctime().max(0) as u64, metadata.ctime_nsec() as u32);
     let bytes = size(path, &metadata)?;
     Ok(Object { digest, folder: metadata.is_dir(), bytes, stored: changed })
 }
 
-/// The entries of a folder, sorted by name; one that is not there has none.
+/// Lists the entries of a folder, sorted by name; a folder that is not there has none.
 pub(crate) fn entries(folder: &Path) -> Result<Vec<Entry>, CacheError> {
     let mut entries = Vec::new();
     for name in names(folder)? {
@@ -176,7 +176,7 @@ fn entry(name: String, path: &Path) -> io::Result<Entry> {
     Ok(Entry { name, bytes: size(path, &metadata)?, modified: metadata.modified()? })
 }
 
-/// The names in a folder, sorted. One that is not UTF-8 is none that a cache gives.
+/// Lists the names in a folder, sorted. The cache gives no name that is not UTF-8.
 fn names(folder: &Path) -> Result<Vec<String>, CacheError> {
     let refused = |source| io_error(folder, "read", source);
     let listed = match fs::read_dir(folder) {
@@ -191,7 +191,7 @@ fn names(folder: &Path) -> Result<Vec<String>, CacheError> {
     Ok(names)
 }
 
-/// Bytes of a file, or of all files below a folder.
+/// Returns the bytes of a file, or of all files below a folder.
 fn size(path: &Path, metadata: &fs::Metadata) -> io::Result<u64> {
     if !metadata.is_dir() {
         return Ok(metadata.len());
@@ -204,7 +204,7 @@ fn size(path: &Path, metadata: &fs::Metadata) -> io::Result<u64> {
     Ok(bytes)
 }
 
-/// What was removed by another process since its folder was read is not there.
+/// Returns `None` for an entry that another process removed since its folder was read.
 fn gone<T>(found: io::Result<T>, path: &Path) -> Result<Option<T>, CacheError> {
     match found {
         Ok(found) => Ok(Some(found)),
@@ -214,7 +214,7 @@ fn gone<T>(found: io::Result<T>, path: &Path) -> Result<Option<T>, CacheError> {
 }
 
 impl Recorded {
-    /// The objects that it needs.
+    /// Returns the objects that it needs.
     pub fn objects(&self) -> impl Iterator<Item = Digest> + '_ {
         self.outputs.iter().map(|(digest, _)| *digest).chain(self.bases.iter().copied())
     }

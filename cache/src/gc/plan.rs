@@ -1,14 +1,17 @@
-//! Garbage collection: what of a cache may go, decided from a listing alone, and its removal.
+//! Plans a garbage collection from a listing alone.
 //!
-//! What a lock names is never removed, with all that its records name. Everything else goes by its last use, which is that
-//! of the newest run whose log names its key, or else the time when it was stored:
+//! Results that a lock names are never removed, nor anything that their records name. Everything
+//! else is removed by its last use, which is that of the newest run whose log names its key, or
+//! else the time when it was stored:
 //!
-//! - without limits, what no run whose log is kept has used;
-//! - with [`Limits::older_than`], what was last used longer ago;
-//! - with [`Limits::max_size`], the longest unused first, until the cache is no larger; with both, what either names.
+//! - without limits, results that no logged run has used;
+//! - with [`Limits::older_than`], those last used longer ago;
+//! - with [`Limits::max_size`], the longest unused first, until the cache is no larger;
+//! - with both limits, those that either selects.
 //!
-//! A record and its objects go together: an object stays as long as one record that stays names it. While another process
-//! is at work, artifacts, records and memos all stay, because which of them it has found cannot be known from outside.
+//! A record and its objects are removed together: an object is kept as long as one kept record
+//! names it. While another process is at work, all artifacts, records and memos are kept, because
+//! nothing tells which of them it has found.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,53 +20,53 @@ use super::listing::{Entry, Listing, Recorded};
 use crate::digest::Digest;
 use crate::manifest::Key;
 
-/// What must stay, and when the rest was used.
+/// The results that must be kept, and the last use of the others.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Roots {
-    /// The keys that locks name.
+    /// Keys named in locks.
     pub keys: HashSet<Key>,
-    /// The objects that locks name.
+    /// Objects named in locks.
     pub objects: HashSet<Digest>,
-    /// The keys that the logged runs used, with the last use of each.
+    /// Keys that logged runs used, with the last use of each.
     pub used: HashMap<Key, SystemTime>,
-    /// The plans of workflows that are there.
+    /// Saved plans of workflows that exist.
     pub plans: HashSet<String>,
-    /// When the oldest run whose log is kept began.
+    /// Begin of the oldest logged run.
     pub oldest_run: Option<SystemTime>,
 }
 
-/// How much may stay of what no lock names.
+/// Limits on results that no lock names.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// What was not used for so long goes, and nothing that was.
+    /// Removes results not used for this long, and no others.
     pub older_than: Option<Duration>,
-    /// Bytes that the cache may hold: artifacts, row memo, and what stopped nodes left.
+    /// Bytes that the cache may hold: artifacts, row memos, and work of interrupted nodes.
     pub max_size: Option<u64>,
 }
 
-/// What goes and what stays.
+/// A garbage collection: its removals, and the reasons why the rest is kept.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RemovalPlan {
-    /// What goes.
+    /// The removals.
     pub removals: Vec<Removal>,
-    /// What stays of the objects, the row memo and unfinished nodes, by the reason.
+    /// Objects, row memos and unfinished nodes that are kept, by the reason.
     pub kept: Vec<(KeepReason, Amount)>,
-    /// The processes at work, for whose sake the rest stays.
+    /// The processes at work, for whose sake the rest is kept.
     pub sessions: Vec<String>,
 }
 
-/// One thing that goes.
+/// One removal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removal {
-    /// What it is.
+    /// The thing to remove.
     pub target: RemovalTarget,
     /// The bytes that it takes in the cache; 0 for a record.
     pub bytes: u64,
-    /// When it was last used.
+    /// Its last use.
     pub used: SystemTime,
 }
 
-/// What is removed.
+/// A thing that can be removed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RemovalTarget {
     /// The record of a key.
@@ -72,22 +75,22 @@ pub enum RemovalTarget {
     Object(Digest),
     /// A file of the row memo.
     Rows(String),
-    /// What a stopped node left.
+    /// The work of an interrupted node.
     Unfinished(String),
-    /// What a complete run of a workflow rested on that is no more.
+    /// The saved plan of a workflow that no longer exists.
     Plan(String),
-    /// What a process that ended left in `tmp/`.
+    /// A leftover of an ended process in `tmp/`.
     Leftover(String),
-    /// What was set aside because it was damaged.
+    /// A damaged file that was set aside.
     Corrupt(String),
 }
 
-/// Why something stays.
+/// The reason why something is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KeepReason {
     /// A lock names it, or something that a lock names belongs to it.
     Locked,
-    /// A run whose log is kept has used it.
+    /// A logged run has used it.
     Used,
     /// It is within the limits.
     Within,
@@ -95,16 +98,16 @@ pub enum KeepReason {
     AtWork,
 }
 
-/// How much there is of something.
+/// A number of things and their size.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Amount {
-    /// How many.
+    /// The number.
     pub count: u64,
     /// Bytes in all.
     pub bytes: u64,
 }
 
-/// Decides what goes: a function of its arguments alone.
+/// Plans a collection, as a function of its arguments alone.
 pub fn plan_removal(
     listing: &Listing,
     roots: &Roots,
@@ -126,7 +129,7 @@ pub fn plan_removal(
 }
 
 impl RemovalPlan {
-    /// The bytes that are freed.
+    /// Returns the bytes that the removals free.
     pub fn bytes(&self) -> u64 {
         self.removals.iter().map(|removal| removal.bytes).sum()
     }
@@ -139,7 +142,7 @@ impl RemovalPlan {
         }));
     }
 
-    /// Writes down what becomes of every unit and object.
+    /// Enters every unit and object into the plan.
     fn sort(&mut self, units: &[Unit], listing: &Listing, limits: &Limits) {
         let mut reasons: HashMap<Digest, KeepReason> = HashMap::new();
         let mut stays: BTreeMap<KeepReason, Amount> = BTreeMap::new();
@@ -189,9 +192,9 @@ impl Amount {
     }
 }
 
-/// What goes or stays as a whole.
+/// A record with its objects, a file, or a lone object: removed or kept together.
 struct Unit {
-    /// What is removed with it beside objects; a lock's line and an object that nothing names have nothing.
+    /// The thing to remove beside objects; a lock's line and an object without a record have none.
     target: Option<RemovalTarget>,
     objects: Vec<Digest>,
     /// Its own bytes, without the objects'.
@@ -204,13 +207,13 @@ struct Unit {
 /// Whether limits apply to a unit.
 #[derive(Clone, Copy, PartialEq)]
 enum Retention {
-    /// It stays whatever the limits are.
+    /// Kept whatever the limits are.
     Always,
-    /// It stays where there are no limits.
+    /// Kept without limits.
     Used,
-    /// It goes where there are no limits.
+    /// Removed without limits.
     Unused,
-    /// It goes whatever the limits are.
+    /// Removed whatever the limits are.
     Never,
 }
 
@@ -258,7 +261,7 @@ fn units(listing: &Listing, roots: &Roots) -> Vec<Unit> {
         units.push(file(entry, RemovalTarget::Rows, kept));
     }
     for entry in &listing.unfinished {
-        // A node that has a record is done; another one goes on from there in its next run.
+        // A node that has a record is done; any other continues from there in its next run.
         let kept = if keys.contains(&entry.name) { Retention::Never } else { Retention::Used };
         units.push(file(entry, RemovalTarget::Unfinished, kept));
     }
@@ -294,7 +297,7 @@ fn file(entry: &Entry, target: fn(String) -> RemovalTarget, kept: Retention) -> 
     }
 }
 
-/// Marks the units that go.
+/// Marks the units to remove.
 fn choose(units: &mut [Unit], listing: &Listing, limits: &Limits, now: SystemTime) {
     let old = |unit: &Unit, age| now.duration_since(unit.used).is_ok_and(|unused| unused > age);
     for unit in units.iter_mut() {
@@ -311,7 +314,7 @@ fn choose(units: &mut [Unit], listing: &Listing, limits: &Limits, now: SystemTim
     }
 }
 
-/// Marks units, the longest unused first, until those that stay are no larger than `most` bytes.
+/// Marks units, the longest unused first, until the others take `most` bytes or fewer.
 fn shrink(units: &mut [Unit], listing: &Listing, most: u64) {
     let sizes: HashMap<Digest, u64> = listing.objects.iter().map(|o| (o.digest, o.bytes)).collect();
     let mut needed: HashMap<Digest, usize> = HashMap::new();

@@ -1,4 +1,5 @@
-//! Removes what a plan names: the records first, then what they name, by a rename that leaves nobody half a folder.
+//! Carries out a plan: records first, then their objects, each by one rename, so that no reader
+//! finds half a folder.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,19 +11,19 @@ use crate::objects::{Objects, ScratchDir};
 use crate::presence::{RemovalLock, Session};
 use crate::write::{rename, sync_all_in};
 
-/// Why a plan could not be carried out to its end.
+/// An error that ended a removal.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoveError {
-    /// A file or folder.
+    /// An I/O error of a file or folder.
     #[error(transparent)]
     Cache(#[from] CacheError),
-    /// The records.
+    /// An I/O error of the records.
     #[error(transparent)]
     Records(#[from] RecordError),
 }
 
-/// Carries out a plan that was made while `lock` was held, and rewrites logs half of whose lines are
-/// dead.
+/// Carries out a plan that was made while `lock` was held, and rewrites logs half of whose lines
+/// are dead.
 pub(crate) fn remove(
     root: &Path,
     objects: &Objects,
@@ -77,7 +78,7 @@ fn path_of(root: &Path, objects: &Objects, target: &RemovalTarget) -> Option<Pat
     }
 }
 
-/// Renames; what is not there any more need not be.
+/// Renames a file or folder; one that is already gone is not an error.
 fn move_away(from: &Path, to: &Path) -> Result<(), CacheError> {
     match rename(from, to) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {

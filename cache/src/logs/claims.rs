@@ -1,7 +1,9 @@
-//! Which process computes a key: claims in one append-only log, of which the first of a key counts while its session lives.
+//! Claims: the process that computes a key announces it in one append-only log. The first claim of
+//! a key counts while its session lives.
 //!
-//! A claim keeps others from doing the same work, and nothing rests on it. Where a claim is lost, overwritten, or taken
-//! over from a process that was only suspended, a key is computed twice and the first record of it counts.
+//! Claims only avoid duplicate work; correctness never depends on them. Where a claim is lost, or
+//! taken over from a process that was only suspended, a key is computed twice and its first record
+//! counts.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,12 +16,12 @@ use crate::manifest::Key;
 use crate::presence::{LivenessWatch, Session, Sharing};
 use crate::write::parent_of;
 
-/// Who computes a key.
+/// The process that computes a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holder {
     /// This process.
     Here,
-    /// Another process, which lives as far as can be told.
+    /// Another process, which seems to live.
     Elsewhere,
 }
 
@@ -36,7 +38,7 @@ pub(crate) struct Claims {
 
 #[derive(Debug, Default)]
 struct State {
-    /// How far the log was read.
+    /// Offset up to which the log was read.
     end: u64,
     /// The sessions that claim a key, in the order of the log.
     held: HashMap<Key, Vec<String>>,
@@ -51,7 +53,7 @@ impl Claims {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let path = root.join("records/claims.log");
         let log = AppendLog::open(&path)?;
-        // The order matters: this session is seen by others before it looks for them.
+        // The order matters: others see this session before it looks for them.
         let alone = || session.others().is_ok_and(|others| others.is_empty());
         if sharing.file_locks {
             log.empty_unless_shared(alone);
@@ -94,14 +96,14 @@ impl Claims {
     }
 
     fn read_holder(&self, key: &Key) -> io::Result<Option<Holder>> {
-        // On a network file system nothing but opening a file asks the server what others wrote to it.
+        // On a network file system only opening a file fetches what others appended.
         drop(File::open(&self.path)?);
         let mut state = self.state();
         self.refresh(&mut state)?;
         Ok(self.first(&mut state, key))
     }
 
-    /// The first of a key's claims whose session lives.
+    /// Returns the holder of the first of a key's claims whose session lives.
     fn first(&self, state: &mut State, key: &Key) -> Option<Holder> {
         let State { held, watched, .. } = state;
         held.get(key)?.iter().find_map(|session| {
@@ -139,7 +141,7 @@ impl Claims {
         let State { held, end, .. } = state;
         let mut scan = self.log.scan_from(*end, |_, payload| apply_line(held, payload))?;
         if scan.length < *end {
-            // Another process emptied it, which did not see this one.
+            // Another process, which did not see this one, emptied it.
             held.clear();
             scan = self.log.scan_from(0, |_, payload| apply_line(held, payload))?;
         }
@@ -147,19 +149,20 @@ impl Claims {
         Ok(())
     }
 
-    /// The state; every change to it is a single insertion or removal, so a thread that panicked left it sound.
+    /// Locks the state; every change is a single insertion or removal, so a thread that panicked
+    /// left it sound.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Opens the line of a claim.
+/// Begins the line of a claim.
 const CLAIM: &str = "claim";
 
-/// Opens the line with which a session gives up its claim.
+/// Begins the line with which a session gives up its claim.
 const RELEASE: &str = "release";
 
-/// Enters one line of the log: a word, a key and a session.
+/// Applies one log line, `WORD KEY SESSION`.
 fn apply_line(held: &mut HashMap<Key, Vec<String>>, payload: &str) {
     let mut words = payload.splitn(3, ' ');
     let (Some(word), Some(key), Some(session)) = (words.next(), words.next(), words.next()) else {
@@ -173,7 +176,7 @@ fn apply_line(held: &mut HashMap<Key, Vec<String>>, payload: &str) {
     }
 }
 
-/// Removes a session's claims on a key; says whether there were any.
+/// Removes a session's claims on a key, and returns whether there were any.
 fn drop_claim(held: &mut HashMap<Key, Vec<String>>, key: &Key, session: &str) -> bool {
     let Some(sessions) = held.get_mut(key) else { return false };
     let before = sessions.len();

@@ -1,4 +1,4 @@
-//! Writes a log anew without the lines that nothing needs any more.
+//! Rewrites a log without its dead lines.
 
 use std::io;
 use std::io::Write;
@@ -8,10 +8,12 @@ use super::lines::{AppendLog, check_of};
 use crate::write::AtomicFile;
 
 impl AppendLog {
-    /// Replaces the log at `path` at once by those of its sound lines that `keep` wants, given offset and payload.
+    /// Atomically replaces the log at `path` by those of its sound lines that `keep` wants, given
+    /// offset and payload. Lines move, so that the owner of a log alone can say which of them
+    /// belong together: no other module rewrites one.
     ///
-    /// What another process appends meanwhile is lost, so none may be at work.
-    pub(crate) fn rewrite(
+    /// Lines that another process appends meanwhile are lost, so none may be at work.
+    pub(super) fn rewrite(
         path: &Path,
         scratch: &Path,
         mut keep: impl FnMut(u64, &str) -> bool,

@@ -1,4 +1,4 @@
-//! An append-only file of checked binary entries that several processes may write at once.
+//! The append-only file of checked binary entries, which several processes may write at once.
 
 use std::fs::File;
 use std::io;
@@ -10,54 +10,54 @@ use crate::digest::Digest;
 use crate::untrusted::fill_at;
 use crate::write::{AtomicFile, mark_used, open_append, write_once};
 
-/// Opens every entry, so that a reader finds the next one behind a torn one.
+/// Begins every entry, so that a reader finds the next one behind a torn one.
 const MAGIC: [u8; 4] = *b"RfE1";
 
 /// Bytes before an entry's value: magic, length of the value (u32), check (u64), key.
 const HEADER: usize = 4 + 4 + 8 + 32;
 
-/// Longest value. A length beyond it was never written.
+/// Bytes of the longest value. A greater length was never written.
 pub(crate) const MAX_VALUE: usize = 64 << 20;
 
 /// Bytes read at once when the file is scanned.
 const BUFFER: usize = 1 << 20;
 
-/// Where a value stands in the file.
+/// The range of a value in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ValueRange {
     offset: u64,
     length: u32,
 }
 
-/// What a scan of the file found beside sound entries.
+/// The result of a scan, beside the sound entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EntrySummary {
-    /// Where the last sound entry ends.
+    /// Offset of the end of the last sound entry.
     pub end: u64,
-    /// Places where bytes stand that are no sound entry, each up to the next one.
+    /// Damaged places, each up to the next sound entry.
     pub damaged: usize,
 }
 
-/// Entries of a key and a value, each behind its own check: the first 8 bytes of the BLAKE3 of length, key and value,
-/// all numbers little-endian.
+/// Entries of a key and a value, each behind its own check: the first 8 bytes of the BLAKE3 of
+/// length, key and value, all numbers little-endian.
 ///
-/// Entries are appended by one `write` to a file opened for appending, which the kernel keeps whole against other
-/// writers on a local file system. What a crash or a full disk leaves torn fails its check, and readers go on at the
-/// next entry.
+/// Entries are appended by one `write` to a file opened for appending, which the kernel keeps whole
+/// against other writers on a local file system. What a crash or a full disk leaves torn fails its
+/// check, and readers go on at the next entry.
 #[derive(Debug)]
 pub(crate) struct EntryLog {
     file: File,
 }
 
 impl EntryLog {
-    /// Opens the file and creates it where there is none; its time says when it was used last.
+    /// Opens the file and creates it where there is none; its time marks its last use.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let file = open_append(path)?;
         mark_used(&file)?;
         Ok(Self { file })
     }
 
-    /// Opens a file that exists for reading alone.
+    /// Opens an existing file read-only.
     pub(crate) fn open_read_only(path: &Path) -> io::Result<Self> {
         Ok(Self { file: File::open(path)? })
     }
@@ -102,16 +102,16 @@ impl EntryLog {
                     continue;
                 }
             }
-            // Counted where it begins, not at what looks like an entry within it.
+            // Counted where it begins, not at magic bytes within it.
             scanned.damaged += usize::from(window.offset() == scanned.end);
             window.seek_magic()?;
         }
     }
 
-    /// Replaces the file at `path` at once by its sound entries.
+    /// Atomically replaces the file at `path` by its sound entries.
     ///
-    /// What another process appends meanwhile is lost, so none may be at work.
-    pub(crate) fn rewrite(path: &Path, scratch: &Path) -> io::Result<()> {
+    /// Entries that another process appends meanwhile are lost, so none may be at work.
+    pub(super) fn rewrite(path: &Path, scratch: &Path) -> io::Result<()> {
         let log = Self::open_read_only(path)?;
         let mut file = AtomicFile::create(path, scratch)?;
         let mut copied = Ok(());
@@ -143,12 +143,13 @@ struct Window<'a> {
     bytes: Vec<u8>,
     /// Offset in the file of the first byte in memory.
     start: u64,
-    /// The place that is looked at, in `bytes`.
+    /// The current position in `bytes`.
     at: usize,
 }
 
 impl Window<'_> {
-    /// The bytes from the place that is looked at, at least `wanted` unless the file ends before.
+    /// Returns the bytes from the current position on, at least `wanted` unless the file ends
+    /// before.
     fn ahead(&mut self, wanted: usize) -> io::Result<&[u8]> {
         if self.bytes.len() - self.at < wanted {
             self.bytes.drain(..self.at);
@@ -167,7 +168,7 @@ impl Window<'_> {
         self.start + self.at as u64
     }
 
-    /// Moves on to what looks like the beginning of another entry, or to the end.
+    /// Moves on to the next magic bytes, or to the end.
     fn seek_magic(&mut self) -> io::Result<()> {
         self.at += 1;
         loop {
@@ -181,14 +182,14 @@ impl Window<'_> {
                     self.at = self.bytes.len();
                     return Ok(());
                 }
-                // The last bytes may be the beginning of one.
+                // The last bytes may begin it.
                 None => self.at += ahead.len() - (MAGIC.len() - 1),
             }
         }
     }
 }
 
-/// Adds an entry to those that are to be written.
+/// Appends the bytes of an entry.
 fn push(bytes: &mut Vec<u8>, key: &Digest, value: &[u8]) {
     let length = value.len() as u32;
     bytes.extend(MAGIC);
@@ -198,7 +199,7 @@ fn push(bytes: &mut Vec<u8>, key: &Digest, value: &[u8]) {
     bytes.extend(value);
 }
 
-/// The key of an entry whose check holds.
+/// Returns the key of an entry, if its check holds.
 fn checked_key(entry: &[u8], length: u32) -> Option<Digest> {
     let (key, value) = entry[HEADER - 32..].split_first_chunk::<32>()?;
     (entry[8..16] == check_of(length, key, value)).then(|| Digest::from_bytes(*key))

@@ -1,4 +1,4 @@
-//! Remembers the digests of files by path, inode, device, size and time, so that a file is hashed once.
+//! Remembers the digests of files by path and identity, so that a file is hashed once.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,8 @@ use crate::digest::{Digest, FileIdentity, OnHashed, digest_open_file};
 use crate::error::{CacheError, io_error};
 use crate::untrusted::open_plain;
 
-/// A file this young may change again within the resolution of its time stamp, so its digest is not remembered.
+/// A younger file may change again within the resolution of its time stamps, so its digest is not
+/// remembered.
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// Lines of the log that one thread reads in a row.
@@ -24,7 +25,8 @@ const LINES: usize = 256;
 
 /// The remembered digests of files, kept in an append-only log and shared by all threads.
 ///
-/// It is a convenience and nothing depends on it: a line that is torn is skipped, a log that is lost is rebuilt by hashing.
+/// Correctness never depends on it: a damaged line, and one of an earlier version that knew less of
+/// a file, is skipped; a lost log is rebuilt by hashing.
 #[derive(Debug)]
 pub struct FileDigests {
     path: PathBuf,
@@ -33,7 +35,7 @@ pub struct FileDigests {
 
 #[derive(Debug, Default)]
 struct State {
-    /// By absolute path; a path's own hash takes it apart, which is slow.
+    /// By absolute path. `OsString` hashes faster than `PathBuf`, which hashes by component.
     known: HashMap<OsString, Remembered>,
     /// Lines that [`FileDigests::save`] will append.
     unsaved: Vec<String>,
@@ -68,7 +70,7 @@ impl FileDigests {
     /// Reads the log at `path`; one that does not exist is empty.
     ///
     /// # Errors
-    /// Those of reading the log.
+    /// I/O errors of the log.
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut state = State::default();
         let (lines, _torn) = AppendLog::read(path)?;
@@ -77,18 +79,19 @@ impl FileDigests {
             Some((OsString::from(path.into_owned()), Remembered { identity, digest }))
         };
         let entries: Vec<_> = lines.par_iter().with_min_len(LINES).filter_map(entry).collect();
-        // In the order of the log: what was learnt last counts.
+        // In the order of the log: the last line of a path counts.
         state.known.extend(entries);
         Ok(Self { path: path.to_path_buf(), state: Mutex::new(state) })
     }
 
-    /// The digest and the size in bytes of a file; hashed only when it is not known or has changed.
+    /// Returns the digest of a file and its size in bytes; hashes it only when it is not known or
+    /// has changed.
     ///
     /// # Errors
-    /// Those of reading the file, and one when it changes while it is hashed.
+    /// I/O errors, one of them when the file changes while it is hashed.
     pub fn get(&self, path: &Path) -> io::Result<(Digest, u64)> {
         let HashedFile { digest, identity } = self.hash(path, &|_| Ok(()))?;
-        Ok((digest, identity.size))
+        Ok((digest, identity.size()))
     }
 
     /// Returns the remembered digest of a file that has not changed since it was hashed.
@@ -110,7 +113,8 @@ impl FileDigests {
         if let Some(found) = self.find(path)? {
             return Ok(found);
         }
-        // What is known of another content must not be taken for this one's, should the file not be remembered.
+        // An earlier content's digest must not be taken for this one's, should this one be too
+        // young.
         let absolute = std::path::absolute(path)?.into_os_string();
         self.state().known.remove(&absolute);
         let (digest, identity, settled) = hash_unchanged(path, on_hashed)?;
@@ -120,13 +124,13 @@ impl FileDigests {
         Ok(HashedFile { digest, identity })
     }
 
-    /// What the file was when it was last hashed; `None` for one that is not remembered.
+    /// Returns the identity of a file when it was last hashed; `None` if it is not remembered.
     pub fn remembered(&self, path: &Path) -> Option<FileIdentity> {
         let absolute = std::path::absolute(path).ok()?;
         self.state().known.get(absolute.as_os_str()).map(|entry| entry.identity)
     }
 
-    /// The digest of the file at an absolute path, when it was hashed as what it is now.
+    /// Returns the digest of the file at an absolute path, if it was hashed with this identity.
     pub(crate) fn known(&self, path: &OsStr, identity: &FileIdentity) -> Option<Digest> {
         self.state()
             .known
@@ -135,14 +139,11 @@ impl FileDigests {
             .map(|entry| entry.digest)
     }
 
-    /// Takes over the digest of a file that this process has just written, hashed and closed for writing, so that it
-    /// is not read again. Nothing is remembered where the file cannot be looked at.
-    pub fn adopt(&self, path: &Path, digest: Digest) {
-        if let (Ok(absolute), Ok(metadata)) = (std::path::absolute(path), fs::metadata(path)) {
-            self.remember(
-                absolute.into(),
-                Remembered { identity: FileIdentity::of(&metadata), digest },
-            );
+    /// Remembers the digest of a file that this process has just written, hashed and closed, so
+    /// that it is not read again.
+    pub fn adopt(&self, path: &Path, identity: FileIdentity, digest: Digest) {
+        if let Ok(absolute) = std::path::absolute(path) {
+            self.remember(absolute.into(), Remembered { identity, digest });
         }
     }
 
@@ -151,10 +152,10 @@ impl FileDigests {
         !self.state().unsaved.is_empty()
     }
 
-    /// Appends what was learnt since the last call to the log.
+    /// Appends the digests learnt since the last call to the log.
     ///
     /// # Errors
-    /// Those of opening and writing the log; what could not be saved is kept for the next call.
+    /// I/O errors of the log; unsaved digests are kept for the next call.
     pub fn save(&self) -> Result<(), CacheError> {
         let mut state = self.state();
         if state.unsaved.is_empty() {
@@ -167,7 +168,7 @@ impl FileDigests {
         Ok(())
     }
 
-    /// Writes the log at `path` anew without the lines of files that are not as they were or are no more, when they are
+    /// Rewrites the log at `path` without the lines of changed and removed files, when they are
     /// half of it or more. The temporary file is in `scratch`.
     pub(crate) fn compact(path: &Path, scratch: &Path) -> io::Result<()> {
         let log = match AppendLog::open_read_only(path) {
@@ -194,9 +195,14 @@ impl FileDigests {
         AppendLog::rewrite(path, scratch, |offset, _| live.contains(&offset))
     }
 
+    /// Rewrites the log at `path` without its damaged lines.
+    pub(super) fn rewrite(path: &Path, scratch: &Path) -> io::Result<()> {
+        AppendLog::rewrite(path, scratch, |_, _| true)
+    }
+
     fn remember(&self, path: OsString, entry: Remembered) {
         let mut state = self.state();
-        // A path that is no UTF-8 has no place in a line; it is known for this process alone.
+        // A path that is not UTF-8 does not fit a line; it is known to this process alone.
         if let Some(path) = path.to_str() {
             let line =
                 DigestLine { identity: entry.identity, digest: entry.digest, path: path.into() };
@@ -205,7 +211,7 @@ impl FileDigests {
         state.known.insert(path, entry);
     }
 
-    /// The state; a thread that panicked while it held the lock left nothing half done that matters.
+    /// Locks the state; a thread that panicked while it held the lock left it sound.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -222,23 +228,22 @@ impl HashedFile {
     }
 }
 
-/// Hashes a file that stays as it is meanwhile; says whether it had settled before.
+/// Hashes a file, which must not change meanwhile, and returns whether its digest can be
+/// remembered.
 fn hash_unchanged(
     path: &Path,
     on_hashed: OnHashed<'_>,
 ) -> io::Result<(Digest, FileIdentity, bool)> {
     let file = open_plain(path)?;
     let before = file.metadata()?;
-    // A time in the future is no age, and so never old enough.
-    let age =
-        before.modified().ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
-    let (digest, size) = digest_open_file(&file, on_hashed)?;
     let identity = FileIdentity::of(&before);
-    if FileIdentity::of(&file.metadata()?) != identity || size != identity.size {
+    let settled = identity.is_older_than(SETTLED);
+    let (digest, size) = digest_open_file(&file, on_hashed)?;
+    if FileIdentity::of(&file.metadata()?) != identity || size != identity.size() {
         return Err(io::Error::other(format!(
             "`{}` changed while it was being hashed",
             path.display()
         )));
     }
-    Ok((digest, identity, age.is_some_and(|age| age >= SETTLED)))
+    Ok((digest, identity, settled))
 }

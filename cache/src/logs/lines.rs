@@ -1,4 +1,4 @@
-//! An append-only log of checked lines that several processes may write at once.
+//! The append-only log of checked lines, which several processes may write at once.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -16,15 +16,17 @@ const CHECK: usize = 16;
 /// Bytes read at once when a log is scanned.
 const BUFFER: u64 = 1 << 20;
 
-/// Milliseconds that a process waits for another one that empties a log.
+/// How often a process tries, every millisecond, to join a log that another one empties.
 const JOIN_TRIES: u32 = 100;
-/// Bytes read at once when one line is wanted: most records are shorter.
+/// Bytes read at once for one line: most records are shorter.
 const LINE: usize = 2048;
 
-/// A log of lines, each the first 16 hexadecimal characters of the payload's BLAKE3, a space, the payload and a line feed.
+/// A log of lines, each the first 16 hexadecimal characters of the payload's BLAKE3, a space, the
+/// payload and a line feed.
 ///
-/// A line is written by one `write` to a file opened for appending, which the kernel keeps whole against other writers on a
-/// local file system. What a crash or a full disk leaves torn fails its check and is skipped by every reader.
+/// Each line is written by one `write` to a file opened for appending, which a local file system
+/// keeps whole against other writers. A line torn by a crash or a full disk fails its check, and
+/// every reader skips it.
 #[derive(Debug)]
 pub struct AppendLog {
     file: File,
@@ -35,30 +37,31 @@ pub struct AppendLog {
 pub struct LogLine {
     /// Offset in bytes of the line's first character.
     pub offset: u64,
-    /// What was appended.
+    /// The payload as it was appended.
     pub payload: String,
 }
 
-/// What a scan of a log found.
+/// The content of a log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogContent {
     /// The sound lines in the order of the file.
     pub lines: Vec<LogLine>,
-    /// How many lines failed their check or were cut off.
+    /// Lines that failed their check or were cut off.
     pub torn: usize,
-    /// Where the next scan starts: after the last complete line.
+    /// Offset at which the next scan starts: the end of the last complete line.
     pub end: u64,
 }
 
-/// What a scan met beside sound lines.
+/// The result of a scan, beside the sound lines.
 pub(crate) struct ScanSummary {
-    /// Where the last complete line ends.
+    /// Offset of the end of the last complete line.
     pub(crate) end: u64,
     /// Bytes of the whole log when the scan began.
     pub(crate) length: u64,
     /// Complete lines that failed their check.
     pub(crate) torn: usize,
-    /// Whether something without a line feed follows: torn, or another process's line that is half written.
+    /// Whether bytes without a line feed follow: a torn line, or another process's half-written
+    /// one.
     pub(crate) cut_off: bool,
 }
 
@@ -66,23 +69,24 @@ impl AppendLog {
     /// Opens a log for reading and appending, and creates it where there is none.
     ///
     /// # Errors
-    /// Those of opening the file.
+    /// I/O errors.
     pub fn open(path: &Path) -> io::Result<Self> {
         Ok(Self { file: open_append(path)? })
     }
 
-    /// Opens a log that exists for reading alone; appending to it fails.
+    /// Opens an existing log read-only; appending to it fails.
     ///
     /// # Errors
-    /// Those of opening the file.
+    /// I/O errors.
     pub fn open_read_only(path: &Path) -> io::Result<Self> {
         Ok(Self { file: File::open(path)? })
     }
 
-    /// Reads all sound payloads of a log, and counts the torn lines. A log that does not exist is empty.
+    /// Reads all sound payloads of a log, and counts the torn lines. A log that does not exist is
+    /// empty.
     ///
     /// # Errors
-    /// Those of opening and reading the file.
+    /// I/O errors.
     pub fn read(path: &Path) -> io::Result<(Vec<String>, usize)> {
         match Self::open_read_only(path) {
             Ok(log) => {
@@ -96,10 +100,11 @@ impl AppendLog {
 
     /// Reads the sound lines from `offset`, the start of a line, to the end.
     ///
-    /// A last line without a line feed is counted as torn and not passed: it may be another process's, half written.
+    /// A last line without a line feed is counted as torn, and the next scan starts before it:
+    /// another process may have written half of it.
     ///
     /// # Errors
-    /// Those of reading the file.
+    /// I/O errors.
     pub fn read_from(&self, offset: u64) -> io::Result<LogContent> {
         let mut lines = Vec::new();
         let scan = self.scan_from(offset, |offset, payload| {
@@ -108,19 +113,20 @@ impl AppendLog {
         Ok(LogContent { lines, torn: scan.torn + usize::from(scan.cut_off), end: scan.end })
     }
 
-    /// Appends one line and returns when the kernel has it; [`Cache::sync`](crate::Cache::sync) puts it on disk.
+    /// Appends one line and returns when the kernel has it; [`Cache::sync`](crate::Cache::sync)
+    /// syncs it to disk.
     ///
     /// # Errors
-    /// `InvalidInput` when the payload holds a line feed; those of writing. A line that was written in part is
-    /// torn: readers skip it, and the next append starts on a new line.
+    /// `InvalidInput` when the payload holds a line feed; I/O errors. Readers skip a line of which
+    /// only a part was written, and the next append starts on a new line.
     pub fn append(&self, payload: &str) -> io::Result<()> {
         self.append_all(&[payload])
     }
 
-    /// Appends several lines with one `write`; as [`AppendLog::append`] otherwise.
+    /// Appends several lines with one `write`, as [`AppendLog::append`] does one.
     ///
     /// # Errors
-    /// As [`AppendLog::append`].
+    /// See [`AppendLog::append`].
     pub fn append_all(&self, payloads: &[&str]) -> io::Result<()> {
         let mut text =
             String::with_capacity(payloads.iter().map(|p| p.len() + CHECK + 2).sum::<usize>() + 1);
@@ -142,14 +148,14 @@ impl AppendLog {
         write_once(&self.file, text.as_bytes())
     }
 
-    /// Joins those who use the log at once, as far as locks of files tell; who is the only one, and is `alone` by other
-    /// signs too, empties it.
+    /// Truncates the log if no other process uses it, by file locks and by `alone`, then takes a
+    /// shared lock.
     pub(crate) fn empty_unless_shared(&self, alone: impl FnOnce() -> bool) {
         if self.file.try_lock().is_ok() && alone() {
             // A log that cannot be emptied takes longer to read.
             let _full = truncate(&self.file);
         }
-        // Nobody keeps it exclusively for longer than the lines above, unless it is suspended in them.
+        // No process holds it exclusively for longer than the lines above take.
         for _ in 0..JOIN_TRIES {
             match self.file.try_lock_shared() {
                 Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(1)),
@@ -158,7 +164,8 @@ impl AppendLog {
         }
     }
 
-    /// Calls `each` with offset and payload of every sound line from `offset`, the start of a line, to the end.
+    /// Calls `each` with offset and payload of every sound line from `offset`, the start of a line,
+    /// to the end.
     pub(crate) fn scan_from(
         &self,
         offset: u64,
@@ -170,7 +177,7 @@ impl AppendLog {
         if left == 0 {
             return Ok(scan);
         }
-        // What is appended meanwhile is left to the next scan, so that none asks twice for an end. Most are of a line.
+        // Lines appended meanwhile are left to the next scan. Most scans are of one line.
         let content = PositionedReader { file: &self.file, offset }.take(left);
         let mut reader = BufReader::with_capacity(left.min(BUFFER) as usize, content);
         let mut line = Vec::new();
@@ -194,7 +201,8 @@ impl AppendLog {
         }
     }
 
-    /// Reads the payload of the line that starts at `offset`; `None` when no sound line starts there.
+    /// Reads the payload of the line that starts at `offset`; `None` when no sound line starts
+    /// there.
     pub(crate) fn read_line(&self, offset: u64) -> io::Result<Option<String>> {
         let mut line = Vec::new();
         BufReader::with_capacity(LINE, PositionedReader { file: &self.file, offset })
@@ -202,7 +210,7 @@ impl AppendLog {
         Ok((line.pop() == Some(b'\n')).then(|| checked_payload(&line).map(str::to_owned)).flatten())
     }
 
-    /// Whether the last byte is no line feed, so that a line appended now would be glued to a torn one.
+    /// Whether the last byte is not a line feed, so that a line appended now would join a torn one.
     fn ends_torn(&self) -> io::Result<bool> {
         let Some(last) = self.file.metadata()?.len().checked_sub(1) else { return Ok(false) };
         let mut byte = [b'\n'];
@@ -211,7 +219,8 @@ impl AppendLog {
     }
 }
 
-/// Reads a file from an offset of its own, so that readers and appenders share one descriptor without moving its position.
+/// Reads a file from an offset of its own: readers and appenders share one descriptor, whose
+/// position must not move.
 struct PositionedReader<'a> {
     file: &'a File,
     offset: u64,
@@ -225,14 +234,14 @@ impl Read for PositionedReader<'_> {
     }
 }
 
-/// The check that opens the line of a payload.
+/// Returns the check that begins the line of a payload.
 pub(super) fn check_of(payload: &str) -> String {
     let mut hex = blake3::hash(payload.as_bytes()).to_hex().to_string();
     hex.truncate(CHECK);
     hex
 }
 
-/// The payload of a line without its line feed, when its check holds.
+/// Returns the payload of a line, without its line feed, if its check holds.
 fn checked_payload(line: &[u8]) -> Option<&str> {
     let line = str::from_utf8(line).ok()?;
     let (check, payload) = line.split_at_checked(CHECK)?;

@@ -1,4 +1,4 @@
-//! Records: under each key, what was made, its figures, and how it was made; one append-only checked log.
+//! Records: under each key a node's result and its provenance, in one append-only checked log.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -43,7 +43,7 @@ pub struct RecordSummary {
     pub seconds: f64,
 }
 
-/// What became of a record that was put.
+/// The outcome of [`Records::put`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {
     /// It is the first record of its key.
@@ -55,25 +55,25 @@ pub enum Stored {
     },
 }
 
-/// Why the records could not be read or written.
+/// An error of reading or writing the records.
 #[derive(Debug, Error)]
 pub enum RecordError {
-    /// The file system refused.
+    /// An I/O error.
     #[error("the records in `{}` could not be {action}: {source}", path.display())]
     Io {
         /// The log.
         path: PathBuf,
         /// `opened`, `read` or `written`.
         action: &'static str,
-        /// What the file system said.
+        /// The error of the file system.
         source: io::Error,
     },
 }
 
 /// All records of a cache, shared by the threads of a process and by processes.
 ///
-/// In memory is only where each record stands in the log; a record is decoded when it is asked for. The first record of a
-/// key wins, in the order of the log, so that all processes agree without a lock.
+/// Only the offset of each record is in memory; a record is decoded when it is asked for. The first
+/// record of a key wins, in the order of the log, so that all processes agree without a lock.
 #[derive(Debug)]
 pub struct Records {
     path: PathBuf,
@@ -85,9 +85,9 @@ pub struct Records {
 struct State {
     /// Offset of the record that counts for each key.
     index: HashMap<Key, u64>,
-    /// How far the log was read.
+    /// Offset up to which the log was read.
     end: u64,
-    /// Torn lines met so far.
+    /// Damaged lines so far.
     torn: usize,
 }
 
@@ -95,15 +95,15 @@ struct State {
 const KEY: usize = 64;
 
 impl Records {
-    /// Reads where the records stand in the log at `path`. Where there is no log it is created, or, in a folder that
-    /// cannot be written, taken as empty.
+    /// Opens the log at `path` and reads the offsets of its records. A log that does not exist is
+    /// created, or, in a folder that cannot be written, taken as empty.
     ///
     /// # Errors
-    /// Those of opening and reading the log.
+    /// I/O errors of the log.
     pub fn open(path: &Path) -> Result<Self, RecordError> {
         let log = match AppendLog::open(path) {
             Ok(log) => Some(log),
-            // A cache on a read-only file system can be looked at.
+            // A cache on a read-only file system can be read.
             Err(error) if cannot_write(&error) => match AppendLog::open_read_only(path) {
                 Ok(log) => Some(log),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -120,22 +120,22 @@ impl Records {
         Ok(records)
     }
 
-    /// Takes in what other processes appended since the log was last read.
+    /// Reads the lines that were appended since the log was last read.
     ///
     /// # Errors
-    /// Those of reading the log.
+    /// I/O errors of the log.
     pub fn refresh(&self) -> Result<(), RecordError> {
-        // On a network file system nothing but opening a file asks the server what others wrote to it.
+        // On a network file system only opening a file fetches what others appended.
         drop(File::open(&self.path));
         self.refresh_locked(&mut self.state())
     }
 
-    /// The record of a key, of those that the log held when it was last read.
+    /// Returns the record of a key, as of the last refresh.
     ///
-    /// A record that cannot be decoded counts as absent: its node is made again.
+    /// A record that cannot be decoded counts as absent: its node is computed again.
     ///
     /// # Errors
-    /// Those of reading the log.
+    /// I/O errors of the log.
     pub fn get(&self, key: &Key) -> Result<Option<Record>, RecordError> {
         let offset = self.state().index.get(key).copied();
         match offset {
@@ -144,28 +144,29 @@ impl Records {
         }
     }
 
-    /// As [`Records::get`], without what the key was made of, which takes most of the time.
+    /// Returns the record of a key as [`Records::get`] does, without its manifest, which takes most
+    /// of the time.
     ///
     /// # Errors
-    /// Those of reading the log.
+    /// I/O errors of the log.
     pub fn summary(&self, key: &Key) -> Result<Option<RecordSummary>, RecordError> {
         let offset = self.state().index.get(key).copied();
         let payload = offset.map(|offset| self.read_payload(offset)).transpose()?.flatten();
         Ok(payload.and_then(|payload| decode(&payload)))
     }
 
-    /// All keys that have a record, sorted.
+    /// Returns all keys that have a record, sorted.
     pub fn keys(&self) -> Vec<Key> {
         let mut keys: Vec<Key> = self.state().index.keys().copied().collect();
         keys.sort_unstable();
         keys
     }
 
-    /// Calls `visit` with the key of every record and what it made, in the order of the log. One that cannot be decoded is
-    /// passed over.
+    /// Calls `visit` with the key and the summary of every record, in the order of the log. A
+    /// record that cannot be decoded is skipped.
     ///
     /// # Errors
-    /// Those of reading the log.
+    /// I/O errors of the log.
     pub fn each(&self, mut visit: impl FnMut(Key, RecordSummary)) -> Result<(), RecordError> {
         let Some(log) = &self.log else { return Ok(()) };
         let state = self.state();
@@ -179,7 +180,7 @@ impl Records {
         scanned.map(drop).map_err(|source| self.error("read", source))
     }
 
-    /// How many lines of the log were torn or corrupt and are ignored.
+    /// Returns the number of damaged lines of the log.
     pub fn torn(&self) -> usize {
         self.state().torn
     }
@@ -187,14 +188,14 @@ impl Records {
     /// Appends a record, unless its key has one. The artifacts must be in the store before.
     ///
     /// # Errors
-    /// Those of reading and writing the log.
+    /// I/O errors of the log.
     pub fn put(&self, record: &Record) -> Result<Stored, RecordError> {
         let mut state = self.state();
         self.refresh_locked(&mut state)?;
         if let Some(&offset) = state.index.get(&record.key) {
             match self.read(offset)? {
                 Some(first) => return Ok(Stored::adopted(&first, record)),
-                // What cannot be decoded must not keep its node from ever being recorded.
+                // A record that cannot be decoded must not keep its node from ever being recorded.
                 None => self.append(&tombstone(&record.key, offset))?,
             }
         }
@@ -202,7 +203,8 @@ impl Records {
             .expect("a record is made of texts, numbers and maps with text keys");
         let payload = format!("{} {json}", record.key);
         self.append(&payload)?;
-        // Another process may have appended a record of the same key between the look and the write; the log's order decides.
+        // Another process may have appended a record of the same key since the refresh; the log's
+        // order decides.
         let mut ours = None;
         self.refresh_seeing(&mut state, |offset, line| {
             if ours.is_none() && line == payload {
@@ -217,10 +219,10 @@ impl Records {
         Ok(first.map_or(Stored::First, |first| Stored::adopted(&first, record)))
     }
 
-    /// Removes the record of a key: its artifact turned out corrupt, or it is to be made again.
+    /// Removes the record of a key: its artifact is damaged, or is to be computed again.
     ///
     /// # Errors
-    /// Those of reading and writing the log.
+    /// I/O errors of the log.
     pub fn forget(&self, key: &Key) -> Result<(), RecordError> {
         let mut state = self.state();
         self.refresh_locked(&mut state)?;
@@ -231,11 +233,11 @@ impl Records {
         Ok(())
     }
 
-    /// Writes the log anew without torn lines and those of records that do not count, when they are half of it or more.
-    /// The temporary file is in `scratch`; no other process may be at work with the cache.
+    /// Rewrites the log when damaged lines and those of records that do not count are half of it or
+    /// more. The temporary file is in `scratch`; no other process may work with the cache.
     ///
     /// # Errors
-    /// Those of reading and writing the log.
+    /// I/O errors of the log.
     pub(crate) fn compact(self, scratch: &Path) -> Result<(), RecordError> {
         self.refresh()?;
         let state = self.state();
@@ -246,19 +248,26 @@ impl Records {
         if (lines + scan.torn) < 2 * state.index.len() || lines + scan.torn == state.index.len() {
             return Ok(());
         }
-        let counts = |offset, payload: &str| {
+        Self::rewrite(&self.path, scratch).map_err(|source| self.error("written", source))
+    }
+
+    /// Rewrites the log at `path` without damaged lines and without the lines of records that do
+    /// not count. A tombstone names the offset of its record, so that neither can be kept alone.
+    pub(super) fn rewrite(path: &Path, scratch: &Path) -> io::Result<()> {
+        let mut index = HashMap::new();
+        let log = AppendLog::open_read_only(path)?;
+        log.scan_from(0, |offset, payload| apply_line(&mut index, offset, payload))?;
+        AppendLog::rewrite(path, scratch, |offset, payload| {
             let key = payload.get(..KEY).and_then(|key| key.parse().ok());
-            key.is_some_and(|key| state.index.get(&key) == Some(&offset))
-        };
-        AppendLog::rewrite(&self.path, scratch, counts)
-            .map_err(|source| self.error("written", source))
+            key.is_some_and(|key: Key| index.get(&key) == Some(&offset))
+        })
     }
 
     fn refresh_locked(&self, state: &mut State) -> Result<(), RecordError> {
         self.refresh_seeing(state, |_, _| {})
     }
 
-    /// Takes in what is new, and shows offset and payload of every line of it.
+    /// Reads the new lines, and calls `see` with offset and payload of each.
     fn refresh_seeing(
         &self,
         state: &mut State,
@@ -299,7 +308,8 @@ impl Records {
         RecordError::Io { path: self.path.clone(), action, source }
     }
 
-    /// The state; every change to it is a single insertion, so a thread that panicked left it sound.
+    /// Locks the state; every change is a single insertion, so a thread that panicked left it
+    /// sound.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -311,18 +321,18 @@ impl Stored {
     }
 }
 
-/// What is wanted of the record of a payload: a key, a space and JSON.
+/// Parses the JSON of a payload, `KEY JSON`, as a `T`.
 fn decode<T: DeserializeOwned>(payload: &str) -> Option<T> {
     serde_json::from_str(payload.get(KEY + 1..)?).ok()
 }
 
-/// The payload that removes the record at `offset`. It names the line, because by the time it is written another process may
-/// have forgotten the record too and put a sound one.
+/// Returns the payload that removes the record at `offset`. It names the line, because another
+/// process may have removed the record meanwhile and put a sound one.
 fn tombstone(key: &Key, offset: u64) -> String {
     format!("{key} -{offset}")
 }
 
-/// Enters one line of the log into the index.
+/// Applies one log line to the index.
 fn apply_line(index: &mut HashMap<Key, u64>, offset: u64, payload: &str) {
     let Some((key, rest)) = payload.split_at_checked(KEY) else { return };
     let Ok(key) = key.parse::<Key>() else { return };

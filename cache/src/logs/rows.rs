@@ -1,4 +1,4 @@
-//! The row memo: what a function of one row gave, under the digest of the row, for the runs that come.
+//! The row memo: per-row results, keyed by row digest, reused by later runs.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,8 +11,8 @@ use crate::error::{CacheError, io_error};
 
 /// The rows of one function, `rows/KEY.rows`, shared by the threads of a process and by processes.
 ///
-/// In memory is only where each row's value stands. Losing the file costs time and no result. Of two values of a row
-/// the later one counts.
+/// Only the range of each row's value is in memory. Losing the file costs time and no result. Of
+/// two values of a row the later one counts.
 #[derive(Debug)]
 pub struct RowMemo {
     path: PathBuf,
@@ -23,7 +23,7 @@ pub struct RowMemo {
 #[derive(Debug, Default)]
 struct State {
     index: HashMap<Digest, ValueRange>,
-    /// How far the file was read.
+    /// Offset up to which the file was read.
     end: u64,
 }
 
@@ -34,10 +34,10 @@ impl RowMemo {
         Ok(Self { path, log, state: Mutex::default() })
     }
 
-    /// The value of a row, of those that the file held when it was last asked for.
+    /// Returns the value of a row, as of the last refresh.
     ///
     /// # Errors
-    /// Those of reading the file.
+    /// I/O errors of the file.
     pub fn get(&self, row: &Digest) -> Result<Option<Vec<u8>>, CacheError> {
         let range = self.state().index.get(row).copied();
         range
@@ -49,7 +49,7 @@ impl RowMemo {
     /// Adds rows, which then survive this process. A value of over 64 MiB is not kept.
     ///
     /// # Errors
-    /// Those of writing the file.
+    /// I/O errors of the file.
     pub fn put(&self, rows: &[(Digest, Vec<u8>)]) -> Result<(), CacheError> {
         let kept = rows.iter().filter(|(_, value)| value.len() <= MAX_VALUE);
         self.log
@@ -57,11 +57,12 @@ impl RowMemo {
             .map_err(|source| self.error("written", source))
     }
 
-    /// How many rows are known.
+    /// Returns the number of known rows.
     pub fn count(&self) -> usize {
         self.state().index.len()
     }
 
+    /// Reads the entries that were appended since the last refresh.
     pub(crate) fn refresh(&self) -> Result<(), CacheError> {
         let mut state = self.state();
         let State { index, end } = &mut *state;
@@ -76,7 +77,8 @@ impl RowMemo {
         io_error(&self.path, action, source)
     }
 
-    /// The state; every change to it is a single insertion, so a thread that panicked left it sound.
+    /// Locks the state; every change is a single insertion, so a thread that panicked left it
+    /// sound.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,4 +1,4 @@
-//! Folders on their way into the cache: scratch folders, the writer of a model folder, and the listing of one.
+//! Folders to be stored: scratch folders, the writer of a model folder, and the listing of one.
 
 use std::fs;
 use std::io;
@@ -8,11 +8,11 @@ use std::path::{Component, Path, PathBuf};
 use crate::error::{CacheError, io_error};
 use crate::write::{AtomicFile, TempFolder, create_dir, create_dir_all, parent_of};
 
-/// Why a link is not stored.
+/// The reason why a link is not stored.
 pub(crate) const NOT_A_FILE: &str =
     "it is no plain file; where it is a link, put a copy in its place";
 
-/// An empty folder of one's own in the cache's `tmp/`, removed when dropped.
+/// A scratch folder in the cache's `tmp/`, removed when dropped.
 #[derive(Debug)]
 pub struct ScratchDir {
     folder: TempFolder,
@@ -25,16 +25,17 @@ impl ScratchDir {
         Ok(Self { folder })
     }
 
-    /// Where it is.
+    /// Returns its path.
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
 }
 
-/// A folder that is being filled, outside the objects of the cache; removed when it is dropped without being stored.
+/// A folder under construction, outside the objects of the cache; removed when it is dropped
+/// without being stored.
 #[derive(Debug)]
 pub struct FolderWriter {
-    /// Holds `content/`, which is moved into the cache as a whole, so that what is dropped afterwards is an empty scratch.
+    /// Holds `content/`, which is moved into the cache as a whole: an empty scratch folder is left.
     scratch: ScratchDir,
     content: PathBuf,
 }
@@ -46,30 +47,32 @@ impl FolderWriter {
         Ok(Self { scratch, content })
     }
 
-    /// Where the files go; other programs may write there too.
+    /// Returns the path of its content; other programs may write there too.
     pub fn path(&self) -> &Path {
         &self.content
     }
 
-    /// Writes a whole file. `name` is relative, with `/` between folders, and stays inside the folder.
+    /// Writes a whole file. `name` is relative, with `/` between folders, and stays inside the
+    /// folder.
     ///
     /// # Errors
-    /// `InvalidInput` for a name that leaves the folder; those of writing.
+    /// `InvalidInput` for a name that leaves the folder; I/O errors.
     pub fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let mut file = self.create(name)?;
         file.write_all(bytes)?;
         file.commit()
     }
 
-    /// Starts a file, which is in the folder once it is committed. Names as for [`FolderWriter::write`].
+    /// Starts a file, which appears in the folder once it is committed. See [`FolderWriter::write`]
+    /// for names.
     ///
     /// # Errors
-    /// `InvalidInput` for a name that leaves the folder; those of creating files and folders.
+    /// `InvalidInput` for a name that leaves the folder; I/O errors.
     pub fn create(&self, name: &str) -> io::Result<AtomicFile> {
         let inside = !name.is_empty()
             && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
         if !inside {
-            let reason = format!("`{name}` is no name of a file inside the folder");
+            let reason = format!("`{name}` is not the name of a file inside the folder");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
         }
         let target = self.content.join(name);
@@ -78,9 +81,10 @@ impl FolderWriter {
     }
 }
 
-/// The relative paths of all files of a folder, with `/` between names, sorted by their bytes.
+/// Lists the relative paths of all files of a folder, with `/` between names, sorted by their
+/// bytes.
 ///
-/// Links are refused: what they lead to is not in the folder that is stored, and may lie anywhere.
+/// Links are refused: their targets are not in the stored folder, and may lie anywhere.
 pub(crate) fn listing(folder: &Path) -> Result<Vec<String>, CacheError> {
     let mut files = Vec::new();
     walk(folder, &mut |path, metadata| {
@@ -100,7 +104,7 @@ pub(crate) fn listing(folder: &Path) -> Result<Vec<String>, CacheError> {
     Ok(files)
 }
 
-/// Bytes of all files of a folder.
+/// Returns the bytes of all files of a folder.
 pub(super) fn total_size(folder: &Path) -> io::Result<u64> {
     let mut total = 0;
     walk(folder, &mut |_, metadata| {

@@ -1,9 +1,11 @@
-//! The part of `tmp/` that belongs to one process, and how other processes see whether it lives.
+//! Sessions: the folder of one process in `tmp/`, and how other processes see whether it lives.
 //!
-//! A session's folder holds one file, `lock`. Its owner keeps a lock on it and overwrites its content every quarter of a
-//! lease, with the boot of the machine and a counter. Where the boot is their own, others try the lock, and know of a
-//! death at once. Elsewhere, and where the owner holds no lock, they watch the content: what has not changed for a
-//! lease, by the watcher's own clock, counts as dead. No times of different machines are compared.
+//! A session's folder holds one file, `lock`. Its owner holds a lock on it and overwrites its
+//! content every quarter of a lease: the boot id of the machine, a counter, and the machine's own
+//! id. On the same machine, other processes try the lock, and notice a death at once, a restart of
+//! the machine included. Elsewhere, and where the owner holds no lock, they watch the content: a
+//! session whose content has not changed for a lease, by the watcher's own clock, counts as dead.
+//! Times of different machines are never compared.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,6 +20,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::removal_lock;
+use crate::digest::Digest;
 use crate::error::{CacheError, io_error};
 use crate::write::{PlainFile, TempFolder, parent_of, remove_dir_all};
 
@@ -27,30 +30,30 @@ const PREFIX: &str = "session-";
 /// The file inside a session's folder.
 const LOCK: &str = "lock";
 
-/// More than a session ever writes into its file.
+/// Bytes that are read of the file; a session writes fewer.
 const CONTENT: u64 = 256;
 
-/// Sessions that gave no sign of life for this long are removed.
+/// Sessions without a sign of life for this long are removed.
 const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Signs of life in a lease: a few may come late on a busy machine.
+/// Signs of life per lease: a few may come late on a busy machine.
 const BEATS: u32 = 4;
 
-/// Looks in a lease.
+/// Polls per lease.
 const LOOKS: u32 = 20;
 
-/// The longest time between two looks of a process that waits: a death is to be seen soon whatever the lease.
+/// The longest polling interval: bounds how late a death is noticed.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// What stands in place of the boot where the owner of a session has no lock on it.
+/// Takes the place of the boot id where the owner of a session has no lock on it.
 const NO_LOCK: &str = "-";
 
-/// How the processes that share a cache know of each other.
+/// The rules by which the processes that share a cache know of each other.
 #[derive(Debug, Clone, Copy)]
 pub struct Sharing {
-    /// How long a process that gives no sign of life keeps what it claimed.
+    /// Time without a sign of life after which a process loses its claims.
     pub lease: Duration,
-    /// Whether locks of files are used. Without them a dead process is known by its silence alone.
+    /// Whether file locks are used. Without them only silence tells that a process died.
     pub file_locks: bool,
 }
 
@@ -60,13 +63,25 @@ impl Default for Sharing {
     }
 }
 
-/// What identifies this start of this machine's kernel, the realm of its file locks; `None` where it cannot be known.
+/// Identifies this start of this machine's kernel, the realm of its file locks; `None` if unknown.
 static BOOT: LazyLock<Option<String>> = LazyLock::new(|| {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(boot.trim().to_owned()).filter(|boot| !boot.is_empty() && !boot.contains(' '))
 });
 
-/// The folder under `tmp/` in which one process writes; made when first needed, removed when the cache is closed.
+/// Identifies this machine across its starts; `None` if unknown.
+///
+/// Copies of one machine may share its id, and containers without ids may share a name, so both
+/// count.
+static MACHINE: LazyLock<Option<String>> = LazyLock::new(|| {
+    let read = |path| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
+    let id = read("/etc/machine-id").filter(|id| !id.is_empty())?;
+    let name = read("/proc/sys/kernel/hostname")?;
+    Some(Digest::of_bytes(format!("{id} {name}").as_bytes()).short())
+});
+
+/// The folder under `tmp/` in which one process writes; created when first needed, removed when the
+/// cache is closed.
 #[derive(Debug)]
 pub(crate) struct Session {
     parent: PathBuf,
@@ -76,7 +91,8 @@ pub(crate) struct Session {
 
 #[derive(Debug)]
 struct Open {
-    // Before the folder, so that nobody writes into it when it is removed.
+    // Before the folder, so that it is dropped first: nothing may write into a folder being
+    // removed.
     _heartbeat: Heartbeat,
     folder: TempFolder,
 }
@@ -86,18 +102,18 @@ impl Session {
         Self { parent: parent.to_path_buf(), sharing, open: OnceLock::new() }
     }
 
-    /// The folder, created by the first call.
+    /// Returns the folder, which the first call creates.
     pub(crate) fn folder(&self) -> Result<PathBuf, CacheError> {
         if let Some(open) = self.open.get() {
             return Ok(open.folder.path().to_path_buf());
         }
         let opened = Open::new(&self.parent, self.sharing)
             .map_err(|source| io_error(&self.parent, "written", source))?;
-        // When another thread was faster, its folder is taken and this one removed by its drop.
+        // When another thread was faster, its folder counts and dropping this one removes it.
         Ok(self.open.get_or_init(|| opened).folder.path().to_path_buf())
     }
 
-    /// Whose session a name in `tmp/` is, as far as can be told.
+    /// Returns whose session a name in `tmp/` is, as far as that is known.
     pub(crate) fn presence(&self, name: &str) -> Presence {
         let own = self.open.get().and_then(|open| open.folder.path().file_name());
         let folder = self.parent.join(name);
@@ -115,12 +131,12 @@ impl Session {
         }
     }
 
-    /// Whether what was last touched then is of no process that lives.
+    /// Whether an entry modified then belongs to no living process.
     pub(crate) fn is_old(&self, modified: SystemTime) -> bool {
         modified.elapsed().is_ok_and(|age| age > LEFTOVER_AGE)
     }
 
-    /// The names of the sessions of other processes that may live.
+    /// Returns the sessions of other processes that may live.
     pub(crate) fn others(&self) -> io::Result<BTreeSet<String>> {
         let own = self.open.get().and_then(|open| open.folder.path().file_name());
         let mut others = BTreeSet::new();
@@ -141,7 +157,7 @@ impl Session {
 
 impl Open {
     fn new(parent: &Path, sharing: Sharing) -> io::Result<Self> {
-        // A collection that is under way ends before, and a later one sees this session.
+        // Waits for a collection that is under way; a later one sees this session.
         let gate = removal_lock::open(parent_of(parent))?;
         let _unsupported = if sharing.file_locks { gate.lock_shared() } else { Ok(()) };
         let folder = TempFolder::create(parent, PREFIX)?;
@@ -152,15 +168,15 @@ impl Open {
     }
 }
 
-/// Whose session a name is.
+/// The owner of a name in `tmp/`.
 pub(crate) enum Presence {
-    /// It is no session.
+    /// Not a session.
     None,
-    /// This process's own.
+    /// This process.
     Own,
-    /// Another one's, who may live.
+    /// Another process, which may live.
     Other,
-    /// Another one's, who ended.
+    /// Another process, which ended.
     Ended,
 }
 
@@ -173,14 +189,15 @@ struct Heartbeat {
 
 impl Heartbeat {
     fn start(mut lock: PlainFile, boot: &'static str, every: Duration) -> io::Result<Self> {
-        let sign = move |count: u64| format!("{boot} {count}\n");
+        let machine = MACHINE.as_deref().map(|machine| format!(" {machine}")).unwrap_or_default();
+        let sign = move |count: u64| format!("{boot} {count}{machine}\n");
         lock.write_all(sign(0).as_bytes())?;
         let (stop, stopped) = mpsc::channel();
         let thread = thread::Builder::new().name("beat".into()).spawn(move || {
             let mut count = 0;
             while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
                 count += 1;
-                // What cannot be written now may be next time; until then others may compute what this process does.
+                // The next one may succeed; until then others may take over this process's claims.
                 let _missed = lock.overwrite(sign(count).as_bytes());
             }
         })?;
@@ -197,11 +214,11 @@ impl Drop for Heartbeat {
     }
 }
 
-/// What one look at another process's session tells.
+/// The state of another process's session.
 enum Liveness {
     /// It is over.
     Ended,
-    /// What its file holds, when it can be read; it may live.
+    /// It may live; the content of its file, where it can be read.
     Content(Option<Vec<u8>>),
 }
 
@@ -215,18 +232,27 @@ fn liveness(lock: &Path, sharing: Sharing) -> Liveness {
     if (&file).take(CONTENT).read_to_end(&mut content).is_err() {
         return Liveness::Content(None);
     }
-    let boot = content.split(|byte| *byte == b' ').next();
-    let ours =
-        sharing.file_locks && BOOT.as_ref().is_some_and(|ours| boot == Some(ours.as_bytes()));
     // Shared, so that two who look at once do not take each other for the owner.
-    if ours && file.try_lock_shared().is_ok() {
+    let here = sharing.file_locks && is_of_this_machine(&content);
+    if here && file.try_lock_shared().is_ok() {
         Liveness::Ended
     } else {
         Liveness::Content(Some(content))
     }
 }
 
-/// What a process knows of another one's session.
+/// Whether a session belongs to this start of this machine, whose file locks tell who lives, or to
+/// an earlier one, which no process survived.
+fn is_of_this_machine(content: &[u8]) -> bool {
+    let Ok(content) = str::from_utf8(content) else { return false };
+    let mut words = content.trim_end().split(' ');
+    let (boot, _count, machine) = (words.next(), words.next(), words.next());
+    let this_boot = BOOT.is_some() && boot == BOOT.as_deref();
+    let this_machine = MACHINE.is_some() && machine == MACHINE.as_deref();
+    this_boot || (this_machine && boot.is_some_and(|boot| boot != NO_LOCK))
+}
+
+/// One process's knowledge of another one's session.
 #[derive(Debug, Default)]
 pub(crate) struct LivenessWatch {
     content: Vec<u8>,
@@ -236,7 +262,7 @@ pub(crate) struct LivenessWatch {
 }
 
 impl LivenessWatch {
-    /// Whether the session `name` lives, as far as can be told; cheap when it was asked a moment ago.
+    /// Whether the session `name` seems to live; cheap when called again within a moment.
     pub(crate) fn lives(&mut self, tmp: &Path, name: &str, sharing: Sharing) -> bool {
         let now = Instant::now();
         let since = self.looked.map_or(Duration::MAX, |looked| now.duration_since(looked));
@@ -250,7 +276,7 @@ impl LivenessWatch {
                     self.silent = Duration::ZERO;
                 }
                 Liveness::Content(_) if first => {}
-                // A watcher that was suspended itself has not watched for all of the time.
+                // A watcher that was suspended itself has not watched all the time.
                 Liveness::Content(_) => self.silent += since.min(pace * 2),
             }
         }
@@ -258,7 +284,7 @@ impl LivenessWatch {
     }
 }
 
-/// Removes the folders of processes that ended without doing so. Nothing depends on it, so errors are no matter.
+/// Removes the folders of processes that died. Nothing depends on it, so errors are ignored.
 pub(crate) fn remove_leftovers(tmp: &Path, sharing: Sharing) {
     let Ok(entries) = fs::read_dir(tmp) else { return };
     for entry in entries.flatten() {
@@ -269,8 +295,8 @@ pub(crate) fn remove_leftovers(tmp: &Path, sharing: Sharing) {
     }
 }
 
-/// Whether nobody has given a sign of life in a session for long, by this machine's clock and by the file system's: one
-/// of them alone may be wrong by days.
+/// Whether a session has been without a sign of life for long, by this machine's clock and by the
+/// file system's: one of them alone may be wrong by days.
 fn is_abandoned(tmp: &Path, folder: &Path, sharing: Sharing) -> bool {
     let lock = folder.join(LOCK);
     let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified());
@@ -281,14 +307,14 @@ fn is_abandoned(tmp: &Path, folder: &Path, sharing: Sharing) -> bool {
         && file_system_now(tmp).is_ok_and(is_old)
 }
 
-/// Whether a process that can be seen from here holds the lock.
+/// Whether a process holds the lock, as far as this machine sees it.
 fn is_locked(lock: &Path, sharing: Sharing) -> bool {
     sharing.file_locks
         && File::open(lock)
             .is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
-/// The time that a file gets which is made now.
+/// Returns the current time of a folder's file system.
 fn file_system_now(folder: &Path) -> io::Result<SystemTime> {
     tempfile::tempfile_in(folder)?.metadata()?.modified()
 }

@@ -38,7 +38,7 @@ column_array! {
     StructArray = "a struct",
 }
 
-/// The column `name` as an array of type `T`.
+/// Returns the column `name` as an array of type `T`. Nothing is cast.
 ///
 /// # Errors
 /// [`TableError::Missing`] and [`TableError::Type`].
@@ -51,7 +51,7 @@ pub fn column<'a, T: ColumnArray>(batch: &'a RecordBatch, name: &str) -> Result<
     })
 }
 
-/// The column `name` as an array of type `T`, or `None` when there is no such column.
+/// Returns the column `name` as an array of type `T`, or `None` if there is no such column.
 ///
 /// # Errors
 /// [`TableError::Type`].
@@ -65,9 +65,10 @@ pub fn optional_column<'a, T: ColumnArray>(
     }
 }
 
-/// The column `name` as lists: the lists, which hold offsets and nulls, and their values of type `T`.
+/// Returns the column `name` as lists, which hold offsets and nulls, and their values of type `T`.
 ///
-/// The values of row `i` are those from `lists.value_offsets()[i]` to `lists.value_offsets()[i + 1]`.
+/// The values of row `i` are those from `lists.value_offsets()[i]` to `lists.value_offsets()[i +
+/// 1]`.
 ///
 /// # Errors
 /// [`TableError::Missing`] and [`TableError::Type`].
@@ -85,7 +86,7 @@ pub fn list_column<'a, T: ColumnArray>(
     })
 }
 
-/// The batch with the column `name` replaced in its position, or added behind the others.
+/// Returns the batch with the column `name` replaced in its position, or added behind the others.
 ///
 /// # Errors
 /// [`TableError::Rows`] when the array has another length than the batch.
@@ -110,7 +111,7 @@ pub fn with_column(
     Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
 }
 
-/// The batch without the column `name`; unchanged when there is none.
+/// Returns the batch without the column `name`.
 ///
 /// # Errors
 /// [`TableError::Rows`] when Arrow refuses.

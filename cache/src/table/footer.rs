@@ -1,4 +1,5 @@
-//! Looks at the footer of a Parquet file before the library does, which walks the schema by recursion without a limit, and believes it.
+//! Checks the footer of a Parquet file before the library reads it, which walks the schema by
+//! recursion without a limit, and trusts it.
 
 use std::fs::File;
 use std::io;
@@ -6,12 +7,14 @@ use std::io::{Read, Seek, SeekFrom};
 
 use super::thrift::Thrift;
 
-/// Deepest nesting of a schema. A list takes two levels of it, so that lists may be nested thirty-two times.
+/// Deepest nesting of a schema. A list takes two levels of it, so that lists may be nested
+/// thirty-two times.
 const MAX_DEPTH: usize = 64;
-/// What stands before the length of the footer and after it.
+/// The magic bytes at the end of a file.
 const MAGIC: &[u8; 4] = b"PAR1";
 
-/// Refuses a file whose schema is nested too deep to be read, in words. What else is wrong is left to the library.
+/// Returns the reason if a file's schema is nested too deep. All other faults are left to the
+/// library.
 pub(super) fn check_depth(file: &File) -> io::Result<Result<(), String>> {
     let Some(footer) = read(file)? else { return Ok(Ok(())) };
     Ok(match Footer(Thrift { bytes: &footer }).schema_fits() {
@@ -21,7 +24,7 @@ pub(super) fn check_depth(file: &File) -> io::Result<Result<(), String>> {
     })
 }
 
-/// The footer's bytes; `None` where there is none.
+/// Reads the footer's bytes; `None` if there is no footer.
 fn read(mut file: &File) -> io::Result<Option<Vec<u8>>> {
     let size = file.metadata()?.len();
     if size < 12 {
@@ -41,11 +44,12 @@ fn read(mut file: &File) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(footer))
 }
 
-/// What is left of a footer; `None` is returned for what is none.
+/// The unread bytes of a footer; methods return `None` if they are malformed.
 struct Footer<'a>(Thrift<'a>);
 
 impl Footer<'_> {
-    /// Whether every schema in the footer (there should be one, its second field) keeps to [`MAX_DEPTH`].
+    /// Whether every schema in the footer (there should be one, its second field) keeps to
+    /// [`MAX_DEPTH`].
     fn schema_fits(&mut self) -> Option<bool> {
         let mut last = 0;
         while let Some((id, kind)) = self.0.field(&mut last)? {
@@ -87,14 +91,14 @@ impl Footer<'_> {
         Some(true)
     }
 
-    /// The number of children of the next element, its fifth field.
+    /// Reads the number of children of the next element, its fifth field.
     fn children(&mut self) -> Option<u64> {
         let (mut last, mut children) = (0, 0);
         while let Some((id, kind)) = self.0.field(&mut last)? {
             match (id, kind) {
                 (5, 4..=6) => {
                     let number = self.0.varint()?;
-                    // Zigzag: an odd number is negative, which is no number of children.
+                    // Zigzag: an odd number is negative, which cannot be a number of children.
                     children = (number % 2 == 0).then_some(number / 2)?;
                 }
                 _ => self.0.skip(kind)?,

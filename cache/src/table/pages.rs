@@ -1,4 +1,5 @@
-//! Looks at the headers of a Parquet file's pages before the library does, which steps through lists of any promised length.
+//! Checks the page headers of a Parquet file before the library reads them, which steps through
+//! lists of any promised length.
 
 use std::fs::File;
 use std::io;
@@ -13,9 +14,8 @@ const FIRST: usize = 512;
 /// Bytes of the longest header, which holds the least and the greatest value of its page.
 const MOST: usize = 16 << 20;
 
-/// Refuses a column of which a page's header is none, in words. What else is wrong is left to the library.
-///
-/// The column lies within the file.
+/// Returns the reason if a page of a column has a malformed header. All other faults are left to
+/// the library. The column must lie within the file.
 pub(super) fn check_pages(
     file: &File,
     column: &ColumnChunkMetaData,
@@ -31,14 +31,15 @@ pub(super) fn check_pages(
                 path.string()
             )));
         };
-        // A page without a size, or with one that leads out of the column, is the library's to refuse.
+        // A page without a size, or with one that leads out of the column, is the library's to
+        // refuse.
         let Some(content) = content else { break };
         at += header as u64 + content;
     }
     Ok(Ok(()))
 }
 
-/// The bytes of a page's header, and those of its content as the header says.
+/// Returns the bytes of a page's header, and those of its content according to the header.
 fn page_at(file: &File, at: u64) -> io::Result<Option<(usize, Option<u64>)>> {
     let mut bytes = vec![0; FIRST];
     loop {
@@ -58,7 +59,7 @@ fn sizes(bytes: &[u8]) -> Option<(usize, Option<u64>)> {
         match (id, kind) {
             (3, 5) => {
                 let number = header.varint()?;
-                // Zigzag: an odd number is negative, which is no size.
+                // Zigzag: an odd number is negative, which cannot be a size.
                 let size = (number % 2 == 0).then_some(number / 2);
                 content = Some(size.filter(|size| *size <= i32::MAX as u64)?);
             }

@@ -1,15 +1,16 @@
-//! A reader of Thrift's compact form, in which a Parquet file describes itself; it believes no number of items.
+//! A reader of Thrift's compact protocol, the encoding of Parquet's metadata; it trusts no item
+//! count.
 
 /// Deepest nesting of structures that are skipped, which is a matter of the format.
 const MAX_STRUCTURES: usize = 16;
 
-/// What is left to read; `None` is returned for what is none.
+/// The unread bytes; methods return `None` if they are malformed.
 pub(super) struct Thrift<'a> {
     pub bytes: &'a [u8],
 }
 
 impl Thrift<'_> {
-    /// The next field's number and type; `Some(None)` at the end of the structure.
+    /// Reads the next field's number and type; `Some(None)` at the end of the structure.
     pub fn field(&mut self, last: &mut u64) -> Option<Option<(u64, u8)>> {
         let header = self.byte()?;
         if header == 0 {
@@ -23,20 +24,20 @@ impl Thrift<'_> {
         (*last <= i16::MAX as u64).then_some(Some((*last, header & 0xf)))
     }
 
-    /// A field's number that is written out. Zigzag: an odd one is negative, and no field's.
+    /// Reads an explicit field number. Zigzag: an odd one is negative, which no field has.
     fn id(&mut self) -> Option<u64> {
         let number = self.varint()?;
         (number % 2 == 0).then_some(number / 2)
     }
 
-    /// The number of a list's items, and their type.
+    /// Reads the number of a list's items, and their type.
     pub fn list(&mut self) -> Option<(u64, u8)> {
         let header = self.byte()?;
         let count = if header >> 4 == 15 { self.varint()? } else { u64::from(header >> 4) };
         Some((count, header & 0xf))
     }
 
-    /// Passes over a value.
+    /// Skips a value.
     pub fn skip(&mut self, kind: u8) -> Option<()> {
         self.skip_within(kind, MAX_STRUCTURES)
     }
@@ -77,9 +78,9 @@ impl Thrift<'_> {
         Some(())
     }
 
-    /// An item of a list or map. There a truth value has a byte of its own, which the library forgets: it would step
-    /// through two thousand million of them in no bytes, and take what follows for something else. No structure that is
-    /// read here has such a list.
+    /// An item of a list or map. There a truth value has a byte of its own, which the library
+    /// forgets: it would step through two thousand million of them in no bytes, and take what
+    /// follows for something else. No structure that is read here has such a list.
     fn item(&mut self, kind: u8, depth: usize) -> Option<()> {
         if matches!(kind, 1 | 2) { None } else { self.skip_within(kind, depth) }
     }
@@ -95,7 +96,7 @@ impl Thrift<'_> {
         Some(*byte)
     }
 
-    /// An unsigned number.
+    /// Reads an unsigned number.
     pub fn varint(&mut self) -> Option<u64> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {

@@ -9,11 +9,12 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 
 use super::TableError;
 
-/// The name that the values of a list have, in our files as in Arrow's builders.
+/// The name of a list's values, in our files as in Arrow's builders.
 const ITEM: &str = "item";
 
-/// The schema of a table after writing and reading: every column nullable, no metadata, and of the types that mean the
-/// same one (`utf8`, large `utf8`, `utf8` views and dictionaries of them, …) always the plainest.
+/// The schema of a table after writing and reading: every column nullable, no metadata, and of the
+/// types that mean the same one (`utf8`, large `utf8`, `utf8` views and dictionaries of them, …)
+/// always the plainest.
 ///
 /// # Errors
 /// [`TableError::Unsupported`] for a type that does not come back from Parquet as it was; [`TableError::Duplicate`].
@@ -33,10 +34,10 @@ pub fn normal_schema(schema: &Schema) -> Result<SchemaRef, TableError> {
     Ok(Arc::new(Schema::new(fields)))
 }
 
-/// The batch with its columns converted to [`normal_schema`]; cheap where they are normal already.
+/// Converts a batch's columns to [`normal_schema`]; cheap where they are normal already.
 ///
 /// # Errors
-/// As [`normal_schema`]; [`TableError::Rows`] when a value does not fit the normal type.
+/// See [`normal_schema`]; [`TableError::Rows`] when a value does not fit the normal type.
 pub fn normal_batch(batch: &RecordBatch) -> Result<RecordBatch, TableError> {
     let schema = normal_schema(batch.schema_ref())?;
     if &schema == batch.schema_ref() {
@@ -52,12 +53,12 @@ pub fn normal_batch(batch: &RecordBatch) -> Result<RecordBatch, TableError> {
             false => Ok(cast_with_options(column, field.data_type(), &options)?),
         })
         .collect();
-    // The row count is given, because a batch without columns has no other place for it.
+    // A batch without columns has its row count nowhere else.
     let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     Ok(RecordBatch::try_new_with_options(schema, columns?, &rows)?)
 }
 
-/// The normal form of a type; `None` where Parquet has none.
+/// Returns the normal form of a type; `None` if Parquet has none.
 fn normal_type(data_type: &DataType) -> Option<DataType> {
     use DataType as T;
     Some(match data_type {
@@ -118,7 +119,8 @@ fn at_least_millis(unit: TimeUnit) -> TimeUnit {
     if unit == TimeUnit::Second { TimeUnit::Millisecond } else { unit }
 }
 
-/// The name of a type for people, such as `utf8`, `int64` or `list<struct<role: utf8, content: utf8>>`.
+/// Returns the name of a type for people, such as `utf8`, `int64` or `list<struct<role: utf8,
+/// content: utf8>>`.
 pub fn type_name(data_type: &DataType) -> String {
     use DataType as T;
     match data_type {

@@ -1,4 +1,4 @@
-//! Keeps a panic in a library that reads untrusted files from becoming ours.
+//! Turns panics of parsers of untrusted files into errors.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -8,15 +8,16 @@ thread_local! {
     static CONTAINED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread is in a call whose panic becomes an error, so that a panic hook need not show it.
+/// Whether this thread is in a call whose panic becomes an error, which a panic hook need not
+/// print.
 ///
-/// The readers of Parquet and of tokenizers panic on some damaged files. The program that installs a panic hook asks this in it.
+/// The readers of Parquet and of tokenizers panic on some damaged files; a panic hook calls this.
 pub fn panic_is_contained() -> bool {
     CONTAINED.get()
 }
 
-/// Runs `call`, which reads a stranger's file with a library that may panic on it; a panic is returned as its text.
-/// What `call` borrows mutably must not be used after one.
+/// Runs `call`, which reads an untrusted file with a library that may panic on it; a panic is
+/// returned as its text. After a panic, nothing that `call` borrows mutably may be used.
 pub fn contained<T>(call: impl FnOnce() -> T) -> Result<T, String> {
     let before = CONTAINED.replace(true);
     let result = catch_unwind(AssertUnwindSafe(call));

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::faults::{self, Needs};
+use super::{Needs, faults};
 
 /// Opens a file for reading and appending, and creates it where there is none.
 pub(crate) fn open_append(path: &Path) -> io::Result<File> {

@@ -8,37 +8,37 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::faults::{self, Needs};
+use super::{Needs, faults};
 
-/// A file that is written where it stands, for places that are under construction as a whole.
+/// A file written in place, inside a folder that is under construction as a whole.
 #[derive(Debug)]
 pub struct PlainFile(File);
 
 impl PlainFile {
-    /// Creates a file, or empties the one that is there.
+    /// Creates a file, or empties an existing one.
     ///
     /// # Errors
-    /// Those of creating the file.
+    /// I/O errors.
     pub fn create(path: &Path) -> io::Result<Self> {
         faults::step(Needs::Space)?;
         Ok(Self(File::create(path)?))
     }
 
-    /// Creates a file that is not there yet.
+    /// Creates a file that does not exist yet.
     ///
     /// # Errors
-    /// Those of creating the file, and `AlreadyExists`.
+    /// I/O errors, and `AlreadyExists`.
     pub fn create_new(path: &Path) -> io::Result<Self> {
         faults::step(Needs::Space)?;
         Ok(Self(File::create_new(path)?))
     }
 
-    /// Replaces the first bytes. It is no step: a sign of life comes when it is time, whatever else is done.
+    /// Overwrites the start of the file. Not a fault step: heartbeats follow a clock.
     pub(crate) fn overwrite(&self, bytes: &[u8]) -> io::Result<()> {
         self.0.write_all_at(bytes, 0)
     }
 
-    /// The open file, to be looked at or locked.
+    /// Returns the open file, to be read or locked.
     pub(crate) fn open(&self) -> &File {
         &self.0
     }
@@ -54,31 +54,35 @@ impl Write for PlainFile {
     }
 }
 
-/// Writes a whole file where it stands; unlike [`write_atomic`](super::write_atomic) it may be left half written.
+/// Writes a whole file in place; unlike [`write_atomic`](super::write_atomic) it may be left half
+/// written.
 ///
 /// # Errors
-/// Those of creating and writing the file.
+/// I/O errors.
 pub fn write_plain(path: &Path, bytes: &[u8]) -> io::Result<()> {
     PlainFile::create(path)?.write_all(bytes)
 }
 
-/// Copies the content of a file into a new or an existing one, sharing blocks where the file system can; returns its size in bytes.
+/// Copies the content of a file into a new or an existing one, sharing blocks where the file system
+/// can, and returns its size in bytes.
 ///
-/// The copy is writable whatever the original is, so that a program that is handed a copy of an artifact may work on it.
+/// The copy is writable even if the original is not, so that a command may change its copy of an
+/// artifact.
 ///
 /// # Errors
-/// Those of reading `from` and writing `to`.
+/// I/O errors.
 pub fn copy_file(from: &Path, to: &Path) -> io::Result<u64> {
     let mut from = File::open(from)?;
     let mut to = PlainFile::create(to)?;
     if faults::armed() {
         return io::copy(&mut from, &mut to);
     }
-    // Between two open files the standard library lets the kernel copy, and leaves the permissions alone.
+    // Between two open files the standard library lets the kernel copy, and leaves the permissions
+    // alone.
     io::copy(&mut from, &mut to.0)
 }
 
-/// Creates a folder; one that is there already is no error.
+/// Creates a folder; an existing one is not an error.
 pub(crate) fn create_dir(folder: &Path) -> io::Result<()> {
     faults::step(Needs::Space)?;
     match fs::create_dir(folder) {
@@ -87,16 +91,16 @@ pub(crate) fn create_dir(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Creates a folder and those above it; one that is there already is no error.
+/// Creates a folder and those above it; an existing one is not an error.
 ///
 /// # Errors
-/// Those of creating a folder.
+/// I/O errors.
 pub fn create_dir_all(folder: &Path) -> io::Result<()> {
     faults::step(Needs::Space)?;
     fs::create_dir_all(folder)
 }
 
-/// Renames a file or folder; a file that has the new name is replaced at once.
+/// Renames a file or folder; a file with the new name is replaced atomically.
 pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     faults::step(Needs::Space)?;
     fs::rename(from, to)
@@ -114,10 +118,10 @@ pub(crate) fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
-/// Says that a file is used now, by its time.
+/// Sets the file's time to now, to mark it as used.
 ///
 /// # Errors
-/// Those of opening the file and setting its time.
+/// I/O errors.
 pub fn touch(path: &Path) -> io::Result<()> {
     faults::step(Needs::Nothing)?;
     File::open(path)?.set_modified(SystemTime::now())
@@ -126,33 +130,33 @@ pub fn touch(path: &Path) -> io::Result<()> {
 /// Removes a file.
 ///
 /// # Errors
-/// Those of removing it.
+/// I/O errors.
 pub fn remove_file(path: &Path) -> io::Result<()> {
     faults::step(Needs::Nothing)?;
     fs::remove_file(path)
 }
 
-/// Removes a folder and all that is in it.
+/// Removes a folder with its content.
 pub(crate) fn remove_dir_all(folder: &Path) -> io::Result<()> {
     faults::step(Needs::Nothing)?;
     fs::remove_dir_all(folder)
 }
 
-/// Puts a file on disk.
+/// Fsyncs a file.
 pub(super) fn sync_file(file: &File) -> io::Result<()> {
     faults::step(Needs::Space)?;
     file.sync_all()
 }
 
-/// Puts the entries of a folder on disk: without this a power cut may undo a rename in it.
+/// Fsyncs a directory, so that renames in it survive a power cut.
 pub(super) fn sync_dir(folder: &Path) -> io::Result<()> {
     sync_file(&File::open(folder)?)
 }
 
-/// Puts everything on disk that was written so far to the file system of `folder`: files, names and all.
+/// Syncs the file system of `folder`: everything written to it so far survives a power cut.
 ///
 /// # Errors
-/// Those of opening the folder and of writing what was still in memory.
+/// I/O errors.
 pub fn sync_all_in(folder: &Path) -> io::Result<()> {
     faults::step(Needs::Space)?;
     let folder = File::open(folder)?;

@@ -1,8 +1,9 @@
-//! Faults on request: a test counts what a run changes on disk, and has it killed or refused at each of these steps.
+//! Fault injection: kills a run, or fails it, at any step that touches the disk.
 //!
-//! Every creation, write, sync, renaming and removal of [`crate::write`] is a step; steps that put bytes into a file are
-//! counted as writes too. The binary arms a fault when the environment variable `REFRAIN_FAULT` says so, for
-//! `tests/crash.rs` and nobody else:
+//! Every creation, write, sync, renaming and removal of [`crate::write`] is a step; steps that put
+//! bytes into a file are counted as writes too. With the cargo feature `faults` the binary arms the
+//! fault that the environment variable `REFRAIN_FAULT` names, for `tests/crash.rs`; without it the
+//! steps compile to nothing.
 //!
 //! | value | what happens |
 //! |---|---|
@@ -22,13 +23,15 @@ use std::thread;
 use rustix::io::Errno;
 use rustix::process::{Signal, getpid, kill_process};
 
-/// Whether there is a fault; all that is looked at where there is none.
+use super::Needs;
+
+/// Whether a fault is armed: all that is read where none is.
 static ARMED: AtomicBool = AtomicBool::new(false);
 static FAULT: OnceLock<Fault> = OnceLock::new();
 static STEPS: AtomicU64 = AtomicU64::new(0);
 static WRITES: AtomicU64 = AtomicU64::new(0);
 
-/// What goes wrong, and where; steps and writes are counted from 1.
+/// A fault and its place; steps and writes are counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// The process is killed before this step.
@@ -43,10 +46,10 @@ pub enum Fault {
     Count,
 }
 
-/// A text that names no fault.
+/// A text that does not name a fault.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "`{0}` is no fault; write `count`, or `kill`, `torn`, `full` or `error` with a number, as in `kill:7`"
+    "`{0}` is not a fault; write `count`, or `kill`, `torn`, `full` or `error` with a number, as in `kill:7`"
 )]
 pub struct ParseFaultError(String);
 
@@ -78,14 +81,7 @@ pub fn counted() -> (u64, u64) {
     (STEPS.load(Ordering::Relaxed), WRITES.load(Ordering::Relaxed))
 }
 
-/// Whether a step needs space on the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Needs {
-    Space,
-    Nothing,
-}
-
-/// What becomes of a step.
+/// The outcome of a step.
 enum FaultAction {
     Done,
     /// The disk becomes full with it.
@@ -94,12 +90,12 @@ enum FaultAction {
     Broken,
 }
 
-/// Whether there may be a fault.
+/// Whether a fault is armed.
 pub(super) fn armed() -> bool {
     ARMED.load(Ordering::Relaxed)
 }
 
-/// Stands before every step that puts no bytes into a file.
+/// Runs before every step that puts no bytes into a file.
 pub(super) fn step(needs: Needs) -> io::Result<()> {
     if !armed() {
         return Ok(());
@@ -131,7 +127,7 @@ pub(super) fn write(mut file: impl Write, bytes: &[u8]) -> io::Result<usize> {
     }
 }
 
-/// Counts a step and says what becomes of it, unless the process ends with it.
+/// Counts a step and returns its outcome, unless the process ends with it.
 #[cold]
 fn next_action() -> FaultAction {
     let step = STEPS.fetch_add(1, Ordering::Relaxed) + 1;

@@ -17,7 +17,7 @@ impl LineFile {
     /// Creates the file.
     ///
     /// # Errors
-    /// Those of creating a file, and `AlreadyExists`.
+    /// I/O errors, and `AlreadyExists`.
     pub fn create(path: &Path) -> io::Result<Self> {
         Ok(Self { file: BufWriter::with_capacity(BUFFER, PlainFile::create_new(path)?) })
     }
@@ -25,7 +25,7 @@ impl LineFile {
     /// Adds a line; it is in memory until [`LineFile::flush`] or the end.
     ///
     /// # Errors
-    /// Those of writing.
+    /// I/O errors.
     pub fn push(&mut self, line: &str) -> io::Result<()> {
         debug_assert!(!line.contains('\n'), "a line holds no line feed");
         self.file.write_all(line.as_bytes())?;
@@ -35,7 +35,7 @@ impl LineFile {
     /// Hands all lines to the kernel.
     ///
     /// # Errors
-    /// Those of writing.
+    /// I/O errors.
     pub fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
     }

@@ -1,4 +1,4 @@
-//! Files and folders under construction, removed unless they are put in their places.
+//! Files and folders under construction, removed unless they are moved to their targets.
 
 use std::fs;
 use std::fs::{File, Permissions};
@@ -10,44 +10,50 @@ use std::time::{Duration, SystemTime};
 
 use tempfile::{NamedTempFile, TempDir};
 
-use super::faults::{self, Needs};
+use super::{Needs, faults};
 use super::{parent_of, sync_dir, sync_file};
 
 /// Bytes gathered before the file system is asked.
 pub(super) const BUFFER: usize = 128 << 10;
 
-/// What the names of temporary files begin and end with: no other file's look like that.
+/// Prefix and suffix of the names of temporary files.
 const NAME: (&str, &str) = (".refrain-", ".tmp");
 
-/// A file or folder under construction that has not been touched for so long belongs to no living process.
+/// A file or folder under construction that has not been touched for so long belongs to no living
+/// process.
 const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A file under construction, without a name of its own yet; removed when it is dropped before [`TempFile::place`].
+/// A file under construction, without a name of its own yet; removed when it is dropped before
+/// [`TempFile::place`].
 #[derive(Debug)]
 pub(crate) struct TempFile {
     file: BufWriter<Unplaced>,
 }
 
 impl TempFile {
-    /// Opens a new temporary file in `folder`, which must lie on the file system of its later place.
+    /// Opens a new temporary file in `folder`, which must lie on the file system of its later
+    /// place.
     pub(crate) fn create(folder: &Path) -> io::Result<Self> {
         faults::step(Needs::Space)?;
         let file = tempfile::Builder::new()
             .prefix(NAME.0)
             .suffix(NAME.1)
-            // The default would be readable to its owner alone; with this the process's umask decides, as for any other file.
+            // The default would be readable to its owner alone; with this the process's umask
+            // decides, as for any other file.
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(folder)?;
         Ok(Self { file: BufWriter::with_capacity(BUFFER, Unplaced { file: Some(file) }) })
     }
 
-    /// As [`TempFile::create`] in the folder of `target`, where nobody else tidies up what a killed process left.
+    /// Opens a temporary file in the folder of `target`, after removing leftovers of killed
+    /// processes there.
     pub(crate) fn beside(target: &Path) -> io::Result<Self> {
         remove_leftovers(parent_of(target));
         Self::create(parent_of(target))
     }
 
-    /// Syncs the content, renames the file to `target` and syncs the folder: after this it survives a power cut.
+    /// Syncs the content, renames the file to `target` and syncs the folder: after this it survives
+    /// a power cut.
     pub(crate) fn commit(mut self, target: &Path) -> io::Result<()> {
         self.file.flush()?;
         sync_file(self.file.get_ref().open())?;
@@ -55,8 +61,8 @@ impl TempFile {
         sync_dir(parent_of(target))
     }
 
-    /// Gives the file `mode` where one is asked for, and renames it to `target`. Nothing is synced. What the file was when
-    /// it was complete.
+    /// Sets the mode, if one is given, renames the file to `target`, and returns the metadata of
+    /// the complete file. Nothing is synced.
     pub(crate) fn place(mut self, target: &Path, mode: Option<u32>) -> io::Result<fs::Metadata> {
         self.file.flush()?;
         let metadata = self.file.get_ref().open().metadata()?;
@@ -128,7 +134,8 @@ impl TempFolder {
     /// Makes a folder in `parent` whose name begins with `prefix`.
     pub(crate) fn create(parent: &Path, prefix: &str) -> io::Result<Self> {
         faults::step(Needs::Space)?;
-        // Other users of a shared cache must see signs of life in it; the process's umask decides who they are.
+        // Other users of a shared cache must see signs of life in it; the process's umask decides
+        // who they are.
         let folder = tempfile::Builder::new()
             .prefix(prefix)
             .permissions(Permissions::from_mode(0o777))
@@ -136,7 +143,7 @@ impl TempFolder {
         Ok(Self { folder: Some(folder) })
     }
 
-    /// Where it is.
+    /// Returns its path.
     pub(crate) fn path(&self) -> &Path {
         self.folder.as_ref().expect("it is there until it is dropped").path()
     }
@@ -152,7 +159,8 @@ impl Drop for TempFolder {
     }
 }
 
-/// Removes temporary files of processes that died long ago. Nothing depends on it, so errors are no matter.
+/// Removes temporary files of processes that died long ago. Nothing depends on it, so errors are
+/// ignored.
 fn remove_leftovers(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
@@ -167,7 +175,7 @@ fn remove_leftovers(folder: &Path) {
 
 /// Whether a file or folder was not touched for [`LEFTOVER_AGE`].
 fn is_old(metadata: &fs::Metadata) -> bool {
-    // A time in the future is no age.
+    // A time in the future has no age.
     let age = metadata
         .modified()
         .ok()

@@ -113,6 +113,28 @@ fn a_log_with_damaged_lines_is_written_anew_without_them() {
     assert_eq!(cache.records().unwrap().keys(), [b.key]);
 }
 
+/// A tombstone names the offset of the record that it removes, and lines move when a log is
+/// rewritten.
+#[test]
+fn a_replaced_record_does_not_come_back_when_the_log_is_rewritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path()).unwrap();
+    let (other, old, new) = (record("b", b"b"), record("a", b"old"), record("a", b"new"));
+    let records = cache.records().unwrap();
+    records.put(&other).unwrap();
+    records.put(&old).unwrap();
+    records.forget(&old.key).unwrap();
+    records.put(&new).unwrap();
+    let log = folder.path().join("records/records.log");
+    let mut bytes = fs::read(&log).unwrap();
+    bytes[100] ^= 1;
+    fs::write(&log, &bytes).unwrap();
+    assert_eq!(cache.verify_logs().unwrap().len(), 1);
+    let records = cache.records().unwrap();
+    assert_eq!(records.get(&new.key).unwrap(), Some(new));
+    assert_eq!(records.get(&other.key).unwrap(), None);
+}
+
 #[test]
 fn a_row_memo_with_damaged_rows_is_written_anew_without_them() {
     let folder = tempfile::tempdir().unwrap();

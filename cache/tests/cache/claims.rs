@@ -1,4 +1,5 @@
-//! Claims: one process at a time computes a key, until it gives the key back, ends, or gives no sign of life for a lease.
+//! Claims: one process at a time computes a key, until it gives the key back, ends, or gives no
+//! sign of life for a lease.
 
 use std::fs;
 use std::path::Path;
@@ -92,7 +93,8 @@ fn the_log_is_emptied_by_the_next_process_that_is_alone() {
     assert_eq!(claims(folder.path()), 1);
 }
 
-/// A session as a process on another machine leaves it, whose locks nobody here sees; `beat` is its sign of life.
+/// A session as a process on another machine leaves it, whose locks nobody here sees; `beat` is its
+/// sign of life.
 fn elsewhere(folder: &Path, beat: u64) {
     let session = folder.join(".refrain/tmp/session-elsewhere");
     fs::create_dir_all(&session).unwrap();
@@ -119,7 +121,8 @@ fn a_process_on_another_machine_is_waited_for_while_it_gives_signs_of_life() {
     }
 }
 
-/// As after a suspension of the machine: that nobody was seen to live is no sign of death when nobody looked.
+/// As after a suspension of the machine: that nobody was seen to live is no sign of death when
+/// nobody looked.
 #[test]
 fn time_in_which_nobody_looks_is_no_silence() {
     let folder = tempfile::tempdir().unwrap();

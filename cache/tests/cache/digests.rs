@@ -2,10 +2,14 @@
 
 use std::fs;
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
-use refrain_cache::{Digest, FileDigests, ParseDigestError, digest_file, digest_listing};
+use refrain_cache::{
+    AppendLog, Digest, FileDigests, FileIdentity, ParseDigestError, digest_file, digest_listing,
+};
 
 /// From BLAKE3's published test vectors.
 const EMPTY: &str = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
@@ -56,68 +60,103 @@ fn a_folder_has_the_digest_of_the_lines_that_b3sum_prints() {
     assert_eq!(digest_listing(&[]), Digest::of_bytes(b""));
 }
 
-fn write_aged(path: &Path, bytes: &[u8], age: Duration) {
-    fs::write(path, bytes).unwrap();
-    File::options().write(true).open(path).unwrap().set_modified(SystemTime::now() - age).unwrap();
+/// Waits until a digest of the files written so far can be remembered.
+fn settle() {
+    thread::sleep(Duration::from_millis(2_100));
 }
 
-/// Swaps the content for another of the same size and puts the time back, which no stat can tell.
+/// Swaps the content for another of the same size and puts the time back, as `cp -p` does.
 fn forge(path: &Path, bytes: &[u8]) {
     let modified = fs::metadata(path).unwrap().modified().unwrap();
     fs::write(path, bytes).unwrap();
     File::options().write(true).open(path).unwrap().set_modified(modified).unwrap();
 }
 
+/// Remembers a wrong digest of a file, which only a second look at the file would contradict.
+fn misremember(log: &Path, right: &Digest) {
+    let (lines, _) = AppendLog::read(log).unwrap();
+    let line = lines.iter().rfind(|line| line.contains(&right.to_string())).unwrap();
+    AppendLog::open(log).unwrap().append(&line.replace(&right.to_string(), EMPTY)).unwrap();
+}
+
 #[test]
 fn a_settled_file_is_hashed_once_across_processes() {
     let folder = tempfile::tempdir().unwrap();
     let (log, path) = (folder.path().join("files.log"), folder.path().join("line\nfeed"));
-    write_aged(&path, b"one", Duration::from_secs(100));
+    fs::write(&path, b"one").unwrap();
+    settle();
     let digests = FileDigests::open(&log).unwrap();
     assert_eq!(digests.get(&path).unwrap(), (Digest::of_bytes(b"one"), 3));
+    assert!(digests.remembered(&path).is_some());
     digests.save().unwrap();
-    forge(&path, b"two");
-    assert_eq!(digests.get(&path).unwrap().0, Digest::of_bytes(b"one"), "known in this process");
+    misremember(&log, &Digest::of_bytes(b"one"));
     let reopened = FileDigests::open(&log).unwrap();
-    assert_eq!(
-        reopened.get(&path).unwrap().0,
-        Digest::of_bytes(b"one"),
-        "known in the next process"
-    );
-    write_aged(&path, b"two", Duration::from_secs(50));
-    assert_eq!(
-        reopened.get(&path).unwrap().0,
-        Digest::of_bytes(b"two"),
-        "another time is another content"
-    );
+    assert_eq!(reopened.get(&path).unwrap().0.to_string(), EMPTY, "it is not read again");
+    fs::write(&path, b"two").unwrap();
+    assert_eq!(reopened.get(&path).unwrap().0, Digest::of_bytes(b"two"));
 }
 
+#[test]
+fn a_file_replaced_by_one_of_equal_size_and_time_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, path) = (folder.path().join("files.log"), folder.path().join("file"));
+    fs::write(&path, b"one").unwrap();
+    settle();
+    let digests = FileDigests::open(&log).unwrap();
+    digests.get(&path).unwrap();
+    let before = digests.remembered(&path).unwrap();
+    digests.save().unwrap();
+    forge(&path, b"two");
+    assert_ne!(FileIdentity::of(&fs::metadata(&path).unwrap()), before);
+    for known in [digests, FileDigests::open(&log).unwrap()] {
+        assert_eq!(known.get(&path).unwrap().0, Digest::of_bytes(b"two"));
+    }
+}
+
+/// However old its content claims to be: what was written now may be written again now.
 #[test]
 fn a_young_file_is_never_remembered() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");
-    for age in [Duration::ZERO, Duration::from_millis(1_500)] {
+    let ages = [0, 100].map(|age| SystemTime::now() - Duration::from_secs(age));
+    for modified in ages.into_iter().chain([SystemTime::now() + Duration::from_secs(1_000)]) {
+        fs::write(&path, b"one").unwrap();
+        File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
         let digests = FileDigests::open(&folder.path().join("log")).unwrap();
-        write_aged(&path, b"one", age);
         assert_eq!(digests.get(&path).unwrap().0, Digest::of_bytes(b"one"));
-        forge(&path, b"two");
-        assert_eq!(digests.get(&path).unwrap().0, Digest::of_bytes(b"two"));
+        assert_eq!(digests.remembered(&path), None);
     }
-    let future = FileDigests::open(&folder.path().join("log")).unwrap();
+}
+
+/// Lines that were written before the change time was part of a file's identity.
+#[test]
+fn a_line_of_an_earlier_version_is_not_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, path) = (folder.path().join("files.log"), folder.path().join("file"));
     fs::write(&path, b"one").unwrap();
-    let later = SystemTime::now() + Duration::from_secs(1_000);
-    File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
-    future.get(&path).unwrap();
-    forge(&path, b"two");
-    assert_eq!(future.get(&path).unwrap().0, Digest::of_bytes(b"two"));
+    let metadata = fs::metadata(&path).unwrap();
+    let line = serde_json::json!({
+        "device": metadata.dev(),
+        "inode": metadata.ino(),
+        "size": metadata.size(),
+        "seconds": metadata.mtime(),
+        "nanoseconds": metadata.mtime_nsec(),
+        "digest": EMPTY,
+        "path": path,
+    });
+    AppendLog::open(&log).unwrap().append(&line.to_string()).unwrap();
+    let digests = FileDigests::open(&log).unwrap();
+    assert_eq!(digests.remembered(&path), None);
+    assert_eq!(digests.get(&path).unwrap().0, Digest::of_bytes(b"one"));
 }
 
 #[test]
 fn a_torn_or_corrupt_line_is_skipped() {
     let folder = tempfile::tempdir().unwrap();
     let (log, a, b) = (folder.path().join("log"), folder.path().join("a"), folder.path().join("b"));
-    write_aged(&a, b"a", Duration::from_secs(100));
-    write_aged(&b, b"b", Duration::from_secs(100));
+    fs::write(&a, b"a").unwrap();
+    fs::write(&b, b"b").unwrap();
+    settle();
     let digests = FileDigests::open(&log).unwrap();
     digests.get(&a).unwrap();
     digests.get(&b).unwrap();
@@ -130,10 +169,7 @@ fn a_torn_or_corrupt_line_is_skipped() {
     assert_eq!(reopened.get(&a).unwrap().0, Digest::of_bytes(b"a"));
     assert_eq!(reopened.get(&b).unwrap().0, Digest::of_bytes(b"b"));
     reopened.save().unwrap();
-    forge(&b, b"c");
-    assert_eq!(
-        FileDigests::open(&log).unwrap().get(&b).unwrap().0,
-        Digest::of_bytes(b"b"),
-        "saved behind the torn tail"
-    );
+    let saved = FileDigests::open(&log).unwrap();
+    assert_eq!(saved.remembered(&b), reopened.remembered(&b), "saved behind the torn tail");
+    assert!(saved.remembered(&b).is_some());
 }

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use refrain_cache::AppendLog;
+#[cfg(feature = "faults")]
 use refrain_cache::write::faults::Fault;
 use refrain_cache::write::{AtomicFile, copy_file, write_atomic};
 
@@ -156,6 +157,7 @@ fn every_flipped_byte_loses_its_own_line_alone() {
     }
 }
 
+#[cfg(feature = "faults")]
 #[test]
 fn faults_are_named_by_texts() {
     let named = |text: &str| text.parse::<Fault>().map_err(|error| error.to_string());
@@ -163,7 +165,10 @@ fn faults_are_named_by_texts() {
     assert_eq!(named("kill:7"), Ok(Fault::Kill(7)));
     assert_eq!(named("full:12"), Ok(Fault::Full(12)));
     for text in ["", "kill", "kill:", "kill:-1", "count:1", "Torn:1"] {
-        assert!(named(text).unwrap_err().starts_with(&format!("`{text}` is no fault")), "{text}");
+        assert!(
+            named(text).unwrap_err().starts_with(&format!("`{text}` is not a fault")),
+            "{text}"
+        );
     }
 }
 

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use refrain_cache::gc::{KeepReason, Limits, RemovalPlan, RemovalTarget, Roots, plan_removal};
 use refrain_cache::{
-    Artifact, ArtifactKind, Cache, Digest, Entry, Key, Listing, Manifest, NodeResult, Object,
-    Record, Recorded,
+    Artifact, ArtifactKind, Cache, Digest, Entry, FileIdentity, Key, Listing, Manifest, NodeResult,
+    Object, Record, Recorded,
 };
 use serde_json::json;
 
@@ -332,6 +332,32 @@ fn what_a_killed_process_left_in_tmp_goes() {
     assert!(!dead.exists() && elsewhere.exists());
 }
 
+/// The machine went down while a run was under way, and is up again.
+#[test]
+fn a_session_of_an_earlier_start_of_this_machine_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path()).unwrap();
+    cache.begin_write().unwrap();
+    let own = fs::read_dir(folder.path().join("tmp")).unwrap().next().unwrap().unwrap();
+    let content = fs::read_to_string(own.path().join("lock")).unwrap();
+    let [_, count, machine] = content.trim().split(' ').collect::<Vec<_>>()[..] else {
+        return eprintln!("skipped: this machine has no id");
+    };
+    for (name, boot, machine) in
+        [("earlier", "another-boot", machine), ("elsewhere", "another-boot", "another-machine")]
+    {
+        let session = folder.path().join(format!("tmp/session-{name}"));
+        fs::create_dir(&session).unwrap();
+        fs::write(session.join("lock"), format!("{boot} {count} {machine}\n")).unwrap();
+    }
+    let listing = cache.listing(&cache.records().unwrap()).unwrap();
+    let leftovers: Vec<&str> = listing.leftovers.iter().map(|entry| &*entry.name).collect();
+    assert_eq!(
+        (leftovers, listing.sessions),
+        (vec!["session-earlier"], vec!["session-elsewhere".to_owned()])
+    );
+}
+
 #[test]
 fn remembered_digests_of_files_that_are_gone_are_dropped_when_they_are_half() {
     let folder = tempfile::tempdir().unwrap();
@@ -342,7 +368,8 @@ fn remembered_digests_of_files_that_are_gone_are_dropped_when_they_are_half() {
         .map(|name| {
             let path = folder.path().join(name);
             fs::write(&path, name).unwrap();
-            known.adopt(&path, Digest::of_bytes(name.as_bytes()));
+            let identity = FileIdentity::of(&path.metadata().unwrap());
+            known.adopt(&path, identity, Digest::of_bytes(name.as_bytes()));
             (name, path)
         })
         .collect();

@@ -14,4 +14,6 @@ mod rows;
 mod store;
 mod tables;
 mod tables_broken;
+mod tables_foreign;
+mod tables_long;
 mod unfinished;

@@ -1,4 +1,5 @@
-//! The row memo: what was put is found, by other processes too, and no damage makes it anything else.
+//! The row memo: what was put is found, by other processes too, and no damage makes it anything
+//! else.
 
 use std::collections::HashMap;
 use std::fs;

@@ -168,7 +168,8 @@ fn the_same_artifact_is_kept_once_and_nothing_is_left_in_tmp() {
     assert_eq!(fs::read_dir(root.join("tmp")).unwrap().count(), 0);
 }
 
-/// Where the record was lost with the object's bytes nobody asked for the object before it is made again.
+/// Where the record was lost with the object's bytes nobody asked for the object before it is made
+/// again.
 #[test]
 fn a_new_artifact_replaces_a_damaged_one_of_its_size() {
     let folder = tempfile::tempdir().unwrap();

@@ -18,7 +18,8 @@ use refrain_cache::{
     type_name,
 };
 
-/// Rows with every type that stages use, nulls and empty lists among them; the values depend on the row number alone.
+/// Rows with every type that stages use, nulls and empty lists among them; the values depend on the
+/// row number alone.
 pub fn rows(start: usize, count: usize) -> RecordBatch {
     let range = start..start + count;
     let mut tokens = ListBuilder::new(Int32Builder::new());
@@ -166,7 +167,8 @@ fn batches_stream_the_columns_that_are_wanted() {
     );
 }
 
-/// A released reader must find in a lock the digest that a table has today: another one here is a new version of `table`.
+/// A released reader must find in a lock the digest that a table has today: another one here is a
+/// new version of `table`.
 #[test]
 fn the_bytes_of_this_table_never_change() {
     let bytes = written(&[3_000]);
@@ -232,7 +234,8 @@ fn batches_of_any_constant_size_leave_no_trace() {
     }
 }
 
-/// The same rows, in types that other programs choose for them, and hidden differences behind nulls and slices.
+/// The same rows, in types that other programs choose for them, and hidden differences behind nulls
+/// and slices.
 #[test]
 fn the_same_rows_in_other_types_are_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
@@ -345,7 +348,7 @@ fn columns_that_a_table_cannot_hold_are_named() {
     let empty = DataType::Struct(Vec::<Field>::new().into());
     let list = DataType::List(Arc::new(Field::new("item", empty, true)));
     let error = create(vec![Field::new("odd", list, true)]).unwrap();
-    assert_eq!(error, "the column `odd` is list<struct<>>, which a table cannot hold");
+    assert_eq!(error, "the column `odd` is of type list<struct<>>, which a table cannot hold");
     let twice = vec![Field::new("x", DataType::Int32, true), Field::new("x", DataType::Utf8, true)];
     assert_eq!(create(twice).unwrap(), "the column `x` appears twice");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);

@@ -1,4 +1,5 @@
-//! Files that are no sound tables: each gives an error that names the file, or rows, and never a panic.
+//! Files that are no sound tables: each gives an error that names the file, or rows, and never a
+//! panic.
 
 use std::fs;
 use std::panic::{catch_unwind, set_hook, take_hook};

@@ -51,7 +51,8 @@ fn a_write_that_fails_leaves_the_old_file() {
     assert_eq!(content(&unfinished), Some(b"old".to_vec()));
 }
 
-/// Another process, which had taken the key over, recorded it while this one wrote down how far it is.
+/// Another process, which had taken the key over, recorded it while this one wrote down how far it
+/// is.
 #[test]
 fn what_is_written_for_a_key_that_is_done_is_no_error() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! Finds the roots of garbage collection: the locks of the workflows that a cache has seen, and its last runs.
+//! Finds the roots of garbage collection: the locks of the workflows that a cache has seen, and its
+//! last runs.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -40,9 +41,10 @@ pub enum RootsError {
     },
 }
 
-/// Finds the roots of the cache in the folder `root`: the locks in `named`, those beside the workflows that its logs name,
-/// and those in the folder that the cache lies in, where it has its usual name. Of a workflow that is gone with its lock,
-/// what its logged runs used stays, unless it is one of `forget`.
+/// Finds the roots of the cache in the folder `root`: the locks in `named`, those beside the
+/// workflows that its logs name, and those in the folder that the cache lies in, where it has its
+/// usual name. Of a workflow that is gone with its lock, what its logged runs used stays, unless it
+/// is one of `forget`.
 ///
 /// # Errors
 /// [`RootsError`] for a lock or a log that cannot be read; a lock that is not there is none.
@@ -71,7 +73,8 @@ pub fn find(root: &Path, named: &[PathBuf], forget: &[PathBuf]) -> Result<FoundR
         if log.workflow.exists() {
             found.roots.plans.insert(log.plan);
         } else if lock.is_none() && !forget.contains(&log.workflow) {
-            // It may have been moved, with its lock: what its runs used stays until it is said to be gone.
+            // It may have been moved, with its lock: what its runs used stays until it is said to
+            // be gone.
             found.roots.keys.extend(&keys);
             gone.insert(log.workflow);
         }
@@ -98,7 +101,8 @@ impl FoundRoots {
     }
 }
 
-/// The lock of a project that was moved together with its cache, whose logs lay in `from` and lie in `to`.
+/// The lock of a project that was moved together with its cache, whose logs lay in `from` and lie
+/// in `to`.
 fn moved(lock: &Path, from: &Path, to: &Path) -> Option<PathBuf> {
     for (from, to) in from.ancestors().zip(to.ancestors()) {
         if let Ok(rest) = lock.strip_prefix(from) {
