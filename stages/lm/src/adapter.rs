@@ -22,7 +22,8 @@ const TOKENIZER_FILES: [&str; 4] =
 /// PEFT wraps the model twice, and the names say so.
 const PREFIX: &str = "base_model.model.";
 
-/// An adapter: for each adapted linear layer a product of two thin matrices that is added to its weight.
+/// An adapter: for each adapted linear layer a product of two thin matrices that is added to its
+/// weight.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Adapter {
     /// Its settings.
@@ -112,7 +113,8 @@ impl Adapter {
     /// Reads an adapter's folder. Tensors of type f16 and bf16 become f32.
     ///
     /// # Errors
-    /// A file that is absent or broken, a setting that is not supported, and tensors that do not fit together.
+    /// A file that is absent or broken, a setting that is not supported, and tensors that do not
+    /// fit together.
     pub fn load(folder: &Path) -> Result<Adapter, AdapterError> {
         let config = read_config(&folder.join(CONFIG))?;
         let path = folder.join(WEIGHTS);
@@ -139,7 +141,8 @@ impl Adapter {
         self.config.scale()
     }
 
-    /// The bytes of `adapter_config.json` and of `adapter_model.safetensors` (f32). They depend on the adapter alone.
+    /// The bytes of `adapter_config.json` and of `adapter_model.safetensors` (f32). They depend on
+    /// the adapter alone.
     ///
     /// # Errors
     /// Tensors whose lengths do not fit their sizes, in the words of the format's writer.
@@ -162,8 +165,8 @@ impl Adapter {
     }
 }
 
-/// Lists files of the tokenizer and the chat template in an adapter's folder that differ from those of its base: an
-/// adapter is applied with its base's.
+/// Lists files of the tokenizer and the chat template in an adapter's folder that differ from those
+/// of its base: an adapter is applied with its base's.
 pub fn own_tokenizer(adapter: &Path, base: &Path) -> Vec<&'static str> {
     let bytes = |folder: &Path, name: &str| read_plain(&folder.join(name), MAX_TOKENIZER).ok();
     let differs = |name: &&&'static str| {
@@ -220,8 +223,9 @@ struct ConfigFile {
     base_model_name_or_path: Option<String>,
 }
 
-/// Settings that are read here, or that say how the adapter was made and not what it computes. Any other that is set
-/// is refused: under it the tensors may mean something else than B A added to the weight.
+/// Settings that are read here, or that say how the adapter was made and not what it computes. Any
+/// other that is set is refused: under it the tensors may mean something else than B A added to the
+/// weight.
 const KNOWN: [&str; 27] = [
     "auto_mapping",
     "base_model_name_or_path",

@@ -1,4 +1,5 @@
-//! The backward pass: gradients of the trainable tensors, layer by layer from the last to the first.
+//! The backward pass: gradients of the trainable tensors, layer by layer from the last to the
+//! first.
 
 use crate::forward::{Dropout, Keys, Packed, Post, Saved};
 use crate::kernels::{matmul, pointwise};
@@ -60,8 +61,8 @@ pub struct Base<'a> {
 pub struct Sums {
     /// Of -log p(target).
     pub loss: f64,
-    /// Of the estimate k3 of the divergence from the base (Schulman, "Approximating KL divergence", 2020):
-    /// exp(r) - 1 - r with r = log p_base(target) - log p(target); zero without a base.
+    /// Of the estimate k3 of the divergence from the base (Schulman, "Approximating KL divergence",
+    /// 2020): exp(r) - 1 - r with r = log p_base(target) - log p(target); zero without a base.
     pub kl: f64,
 }
 
@@ -149,7 +150,8 @@ impl LanguageModel {
                     // d k3 / d log p = 1 - exp(r), beside the loss's -1.
                     factor = (f64::from(factor) * (1.0 + weight * excess)) as f32;
                 }
-                // The cap's slope is 1 - (z / cap)², from the capped logits, which the gradient then replaces.
+                // The cap's slope is 1 - (z / cap)², from the capped logits, which the gradient
+                // then replaces.
                 let slopes = self.config.logit_cap.map(|cap| {
                     row.iter().map(|z| 1.0 - (z / cap) * (z / cap)).collect::<Vec<f32>>()
                 });
@@ -267,7 +269,8 @@ impl LanguageModel {
         Some(dinput)
     }
 
-    /// Adds the gradient of a linear layer's input to `dx` and those of its trainable tensors to `gradients`.
+    /// Adds the gradient of a linear layer's input to `dx` and those of its trainable tensors to
+    /// `gradients`.
     fn linear_backward(
         &self,
         linear: &Linear,
@@ -292,7 +295,8 @@ impl LanguageModel {
         self.lora_backward(linear, x, dy, dropout, dx, gradients);
     }
 
-    /// DoRA: the gradient of the magnitudes, and `dy` brought before the factors (the norms count as constants).
+    /// DoRA: the gradient of the magnitudes, and `dy` brought before the factors (the norms count
+    /// as constants).
     fn dora_backward(
         &self,
         linear: &Linear,

@@ -14,7 +14,8 @@ use crate::weights::{Contents, Weights, WeightsError};
 /// The facts of a model folder, or of an adapter's.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Card {
-    /// The family as `config.json` spells it; `None` for an adapter, which is none without its base.
+    /// The family as `config.json` spells it; `None` for an adapter, which is none without its
+    /// base.
     pub family: Option<String>,
     /// The shape; `None` for an adapter and for a family that the native module does not compute.
     pub config: Option<ModelConfig>,

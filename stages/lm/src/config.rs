@@ -11,7 +11,8 @@ use crate::rope::Rope;
 
 pub use crate::fields::ConfigError;
 
-/// Largest number of parameters: ten times that of the largest of these families, more than a machine could hold.
+/// Largest number of parameters: ten times that of the largest of these families, more than a
+/// machine could hold.
 const MAX_PARAMETERS: u128 = 1 << 40;
 
 /// Largest number of layers.
@@ -80,11 +81,12 @@ impl ModelConfig {
         Ok(config)
     }
 
-    /// Reads a parsed `config.json`. What is left out takes the default that transformers has for the architecture.
+    /// Reads a parsed `config.json`. What is left out takes the default that transformers has for
+    /// the architecture.
     ///
     /// # Errors
-    /// [`ConfigError::Foreign`] for another architecture, [`ConfigError::Unsupported`] for a field that would change
-    /// the logits and is not honoured.
+    /// [`ConfigError::Foreign`] for another architecture, [`ConfigError::Unsupported`] for a field
+    /// that would change the logits and is not honoured.
     pub fn from_json(json: &Value) -> Result<ModelConfig, ConfigError> {
         let fields = Fields::new(json)?;
         let family = family::find(fields.text("model_type")?.unwrap_or("llama"))?;
@@ -196,7 +198,8 @@ fn activation(fields: &Fields<'_>, defaults: &Defaults) -> Result<Activation, Co
     }
 }
 
-/// Reads the tokens that end a text: those of `generation_config.json`, else those of `config.json`.
+/// Reads the tokens that end a text: those of `generation_config.json`, else those of
+/// `config.json`.
 pub fn end_tokens(folder: &Path) -> Result<Vec<u32>, ConfigError> {
     let generation = folder.join("generation_config.json");
     if generation.exists() {

@@ -1,7 +1,9 @@
-//! Embeddings of texts: one vector a text, from a BERT encoder or from the hidden states of a decoder.
+//! Embeddings of texts: one vector a text, from a BERT encoder or from the hidden states of a
+//! decoder.
 //!
-//! Tokens of a batch stand one after another without padding, each text is pooled on its own, and every sum has one
-//! order. So a text's vector depends neither on its neighbours nor on the batch, to the bit.
+//! Tokens of a batch stand one after another without padding, each text is pooled on its own, and
+//! every sum has one order. So a text's vector depends neither on its neighbours nor on the batch,
+//! to the bit.
 
 mod bert;
 mod pooling;
@@ -73,10 +75,12 @@ enum Network {
 }
 
 impl Embedder {
-    /// Loads a BERT model with the pooling that its `modules.json` asks for (without one: mean, scaled to unit length),
-    /// or one of the native decoders, of which the mean of the last hidden states is taken and scaled to unit length.
+    /// Loads a BERT model with the pooling that its `modules.json` asks for (without one: mean,
+    /// scaled to unit length), or one of the native decoders, of which the mean of the last hidden
+    /// states is taken and scaled to unit length.
     ///
-    /// A text is cut to the `max_seq_length` of `sentence_bert_config.json`, or to the model's positions.
+    /// A text is cut to the `max_seq_length` of `sentence_bert_config.json`, or to the model's
+    /// positions.
     pub fn load(path: &ModelPath) -> Result<Embedder, EmbedError> {
         let folder = &path.folder;
         let tokenizer = Tokenizer::load(folder)?;
@@ -182,9 +186,11 @@ fn scale_to_unit(vector: &mut [f64]) {
     }
 }
 
-/// The dot products of all rows of `a` with all rows of `b`, `[rows of a, rows of b]`; both are `width` wide.
+/// The dot products of all rows of `a` with all rows of `b`, `[rows of a, rows of b]`; both are
+/// `width` wide.
 ///
-/// For vectors of unit length these are their cosines. A row of the result depends on its row of `a` and on `b` alone.
+/// For vectors of unit length these are their cosines. A row of the result depends on its row of
+/// `a` and on `b` alone.
 pub fn products(a: &[f32], b: &[f32], width: usize) -> Vec<f32> {
     let columns = b.len() / width;
     let mut all = vec![0.0; a.len() / width * columns];

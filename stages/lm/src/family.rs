@@ -1,4 +1,5 @@
-//! The architectures that are computed natively, one file each: what sets them apart is read here and nowhere else.
+//! The architectures that are computed natively, one file each: what sets them apart is read here
+//! and nowhere else.
 
 mod gemma2;
 mod llama;
@@ -7,7 +8,8 @@ mod qwen2;
 
 use crate::fields::{ConfigError, Fields};
 
-/// An architecture: the defaults of its configuration, as transformers has them, and what its layers have or lack.
+/// An architecture: the defaults of its configuration, as transformers has them, and what its
+/// layers have or lack.
 ///
 /// The methods' own bodies describe Llama.
 pub(crate) trait Family: Sync {

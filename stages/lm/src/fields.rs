@@ -227,7 +227,8 @@ impl<'a> Fields<'a> {
         if self.get(name).is_some() { self.size(name) } else { Ok(default) }
     }
 
-    /// Refuses fields that nothing has read, unless they describe the model only or switch something off.
+    /// Refuses fields that nothing has read, unless they describe the model only or switch
+    /// something off.
     pub fn finish(&self) -> Result<(), ConfigError> {
         let read = self.read.borrow();
         let unread = self.map.iter().find(|(name, value)| {

@@ -1,7 +1,8 @@
 //! The forward pass over packed rows, with what the backward pass needs of each layer.
 //!
-//! The tokens of all rows of a batch stand one after another, `[N, width]`, without padding: linear layers and norms
-//! see N rows, attention works inside each row. So a row's bits do not depend on the rows beside it.
+//! The tokens of all rows of a batch stand one after another, `[N, width]`, without padding: linear
+//! layers and norms see N rows, attention works inside each row. So a row's bits do not depend on
+//! the rows beside it.
 
 use std::sync::Arc;
 
@@ -46,7 +47,8 @@ pub struct KeyValues {
     layers: Vec<(Vec<f32>, Vec<f32>)>,
 }
 
-/// The keys and values that a row under generation sees: a prefix, which samples may share, and its own.
+/// The keys and values that a row under generation sees: a prefix, which samples may share, and its
+/// own.
 #[derive(Debug, Clone, Default)]
 pub struct RowCache {
     /// Shared and finished.

@@ -1,7 +1,9 @@
-//! Samples continuations: continuous batching over cached keys and values, one prefill for all samples of a prompt.
+//! Samples continuations: continuous batching over cached keys and values, one prefill for all
+//! samples of a prompt.
 //!
-//! A slot that a finished row leaves is taken by the next sample at once. What a row becomes depends on its prompt
-//! and its stream of random numbers alone: not on the number of slots, not on its neighbours.
+//! A slot that a finished row leaves is taken by the next sample at once. What a row becomes
+//! depends on its prompt and its stream of random numbers alone: not on the number of slots, not on
+//! its neighbours.
 
 mod draft;
 
@@ -182,7 +184,8 @@ impl Decoder<'_> {
         }
     }
 
-    /// Begins samples until every slot is taken. The prompts that begin together are prefilled together.
+    /// Begins samples until every slot is taken. The prompts that begin together are prefilled
+    /// together.
     fn fill(&mut self, progress: OnProgress<'_>) -> Result<(), GenerateError> {
         while self.rows.len() < self.slots && self.next.0 < self.requests.len() {
             let mut begin: Vec<(usize, usize)> = Vec::new();

@@ -1,13 +1,15 @@
 //! The arithmetic: functions over slices, each with one fixed order of summation.
 //!
-//! Tensors are row-major `f32` slices. No function lets one row's bits depend on another row, on the number of
-//! rows, or on the number of threads; sums over rows (gradients of weights) run in the order of the rows.
+//! Tensors are row-major `f32` slices. No function lets one row's bits depend on another row, on
+//! the number of rows, or on the number of threads; sums over rows (gradients of weights) run in
+//! the order of the rows.
 
-/// Defines a function that runs `body` compiled for the widest instructions of the processor, chosen at run time.
+/// Defines a function that runs `body` compiled for the widest instructions of the processor,
+/// chosen at run time.
 ///
-/// A closure given to `Arch::dispatch` may end up outside the function that has those instructions, when it is too
-/// large to be inlined: nothing warns, and the loop is eight times slower. The method of a struct, always inlined
-/// like the body itself, cannot.
+/// A closure given to `Arch::dispatch` may end up outside the function that has those instructions,
+/// when it is too large to be inlined: nothing warns, and the loop is eight times slower. The
+/// method of a struct, always inlined like the body itself, cannot.
 macro_rules! vectorized {
     ($(#[$doc:meta])* $visibility:vis fn $name:ident<$($life:lifetime),+>($($argument:ident: $type:ty),+ $(,)?)
         -> $result:ty = $body:path) => {
@@ -31,8 +33,8 @@ pub mod encoder;
 pub mod matmul;
 pub mod pointwise;
 
-/// Lanes of a reduction. Sixteen independent sums fill one AVX-512 or two AVX2 registers, and since their number
-/// is fixed the result is the same whatever the registers of the machine are.
+/// Lanes of a reduction. Sixteen independent sums fill one AVX-512 or two AVX2 registers, and since
+/// their number is fixed the result is the same whatever the registers of the machine are.
 pub const LANES: usize = 16;
 
 /// The dot product of two slices of equal length.
@@ -106,8 +108,8 @@ fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
 
 /// e^x, within 2 units in the last place; the argument is held to [-87, 88].
 ///
-/// Range reduction by powers of two and a polynomial of degree six (Cephes `expf`), without branches, so that loops
-/// over it are vectorised.
+/// Range reduction by powers of two and a polynomial of degree six (Cephes `expf`), without
+/// branches, so that loops over it are vectorised.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
@@ -136,8 +138,9 @@ pub fn tanh(x: f32) -> f32 {
     if x.abs() < 0.05 { small } else { large }
 }
 
-/// The complementary error function of a value of at least 0, to 2.5e-7: `t exp(-z² + p(t))`, t = 1 / (1 + z / 2),
-/// where the polynomial p is our own Chebyshev fit. Without branches, so that loops over it are vectorised.
+/// The complementary error function of a value of at least 0, to 2.5e-7: `t exp(-z² + p(t))`, t = 1
+/// / (1 + z / 2), where the polynomial p is our own Chebyshev fit. Without branches, so that loops
+/// over it are vectorised.
 #[inline(always)]
 pub fn erfc(z: f32) -> f32 {
     const P: [f32; 10] = [

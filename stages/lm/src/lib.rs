@@ -1,4 +1,5 @@
-//! Language models: tokenizers and chat templates, forward and training, scoring, generation and embeddings.
+//! Language models: tokenizers and chat templates, forward and training, scoring, generation and
+//! embeddings.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 

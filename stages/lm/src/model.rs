@@ -1,4 +1,5 @@
-//! A language model in memory: its configuration, its tensors by name, and the adapters on its linear layers.
+//! A language model in memory: its configuration, its tensors by name, and the adapters on its
+//! linear layers.
 
 mod adapt;
 mod load;

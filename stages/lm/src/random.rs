@@ -1,8 +1,9 @@
 //! Counter-based random numbers: each is a pure function of a seed, a stream and a position.
 //!
-//! Nothing is drawn "next", so no order, batch or thread count can move a result. The generator is Philox4x32-10
-//! (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011). BLAKE3 over seed and
-//! stream gives its key and the upper half of its counter; the position is the lower half.
+//! Nothing is drawn "next", so no order, batch or thread count can move a result. The generator is
+//! Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC
+//! 2011). BLAKE3 over seed and stream gives its key and the upper half of its counter; the position
+//! is the lower half.
 
 use std::f64::consts::PI;
 
@@ -14,7 +15,8 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The stream that `seed` and `words` name. Other words, or another number of them, give an unrelated stream.
+    /// The stream that `seed` and `words` name. Other words, or another number of them, give an
+    /// unrelated stream.
     pub fn new(seed: u64, words: &[u64]) -> Stream {
         Stream::named(seed, "", words)
     }
@@ -70,8 +72,8 @@ pub fn permutation(stream: &Stream, n: usize) -> Vec<usize> {
     order
 }
 
-/// An unbiased draw from 0..bound (Lemire, "Fast random integer generation in an interval", 2019). It takes as many
-/// positions as it needs, more than one in fewer than bound / 2^64 of the cases.
+/// An unbiased draw from 0..bound (Lemire, "Fast random integer generation in an interval", 2019).
+/// It takes as many positions as it needs, more than one in fewer than bound / 2^64 of the cases.
 fn below(stream: &Stream, position: &mut u64, bound: u64) -> u64 {
     let threshold = bound.wrapping_neg() % bound;
     loop {
@@ -83,7 +85,8 @@ fn below(stream: &Stream, position: &mut u64, bound: u64) -> u64 {
     }
 }
 
-/// 52 bits, not 53: with 53 the half that keeps the result off 0 would round the largest one up to 1.
+/// 52 bits, not 53: with 53 the half that keeps the result off 0 would round the largest one up to
+/// 1.
 fn unit(bits: u64) -> f64 {
     ((bits >> 12) as f64 + 0.5) * (1.0 / (1u64 << 52) as f64)
 }

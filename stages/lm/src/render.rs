@@ -5,8 +5,8 @@ use serde_json::Value;
 use crate::chat::{self, ChatError, ChatTemplate, Message, message};
 use crate::tokenizer::{Encoding, Tokenizer, TokenizerError};
 
-/// Stands for the response in a trial rendering that shows what the template writes around it: private-use
-/// characters, which no template looks for.
+/// Stands for the response in a trial rendering that shows what the template writes around it:
+/// private-use characters, which no template looks for.
 const PLACEHOLDER: &str = "\u{F5A3}response\u{F5A4}";
 
 /// A row's prompt.
@@ -29,15 +29,16 @@ pub struct RowText<'a> {
     pub tools: Option<&'a Value>,
     /// The response; without one only the prompt is rendered.
     pub response: Option<&'a str>,
-    /// Further fields of the assistant's message, such as `tool_calls`; all that the template writes of them belongs
-    /// to the response.
+    /// Further fields of the assistant's message, such as `tool_calls`; all that the template
+    /// writes of them belongs to the response.
     pub response_fields: Option<&'a Message>,
 }
 
 /// A row as the model sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
-    /// The text, with the special tokens that the template writes, without those that the tokenizer adds.
+    /// The text, with the special tokens that the template writes, without those that the tokenizer
+    /// adds.
     pub text: String,
     /// Its tokens.
     pub token_ids: Vec<u32>,
@@ -47,9 +48,11 @@ pub struct Rendered {
     pub prompt_tokens: usize,
     /// Whether the response is empty as rendered: its tokens are the end of turn alone.
     pub empty: bool,
-    /// Whether the data itself begins with the token that would have been put before it, so that none was.
+    /// Whether the data itself begins with the token that would have been put before it, so that
+    /// none was.
     pub had_begin: bool,
-    /// Whether the data itself ends with the token that would have been put after it, so that none was.
+    /// Whether the data itself ends with the token that would have been put after it, so that none
+    /// was.
     pub had_end: bool,
 }
 
@@ -87,8 +90,8 @@ pub struct Renderer<'t> {
 }
 
 impl<'t> Renderer<'t> {
-    /// A renderer that writes rows through the tokenizer's chat template where `chat` is set, else as they are.
-    /// (`chat: auto` is `tokenizer.chat_template().is_some()`.)
+    /// A renderer that writes rows through the tokenizer's chat template where `chat` is set, else
+    /// as they are. (`chat: auto` is `tokenizer.chat_template().is_some()`.)
     ///
     /// # Errors
     /// `chat` without a template, or with one that is not valid Jinja.
@@ -103,8 +106,8 @@ impl<'t> Renderer<'t> {
         Ok(Renderer { tokenizer, template })
     }
 
-    /// Returns the tokens after which a response is generated. In a chat: the conversation and the header of the
-    /// assistant's turn. Plainly: `bos` where the tokenizer adds one, and the prompt.
+    /// Returns the tokens after which a response is generated. In a chat: the conversation and the
+    /// header of the assistant's turn. Plainly: `bos` where the tokenizer adds one, and the prompt.
     ///
     /// # Errors
     /// An error of the template or of the tokenizer.
@@ -112,9 +115,10 @@ impl<'t> Renderer<'t> {
         Ok(self.encode(&self.prompt_text(row)?)?.0.ids)
     }
 
-    /// Renders prompt, response and end of turn as a whole, then tokenises once. The end of turn belongs to the
-    /// response: the template's (the first special token after the response; what follows that is cut), else
-    /// `eos`. Plainly the three stand one after another without a separator.
+    /// Renders prompt, response and end of turn as a whole, then tokenises once. The end of turn
+    /// belongs to the response: the template's (the first special token after the response; what
+    /// follows that is cut), else `eos`. Plainly the three stand one after another without a
+    /// separator.
     ///
     /// A begin or end token that the data holds already is not added again.
     ///
@@ -143,8 +147,8 @@ impl<'t> Renderer<'t> {
         Ok(Rendered { text, token_ids: ids, offsets, prompt_tokens, empty, had_begin, had_end })
     }
 
-    /// Tokenises a response alone, after `bos` where the tokenizer adds one (that is then the prompt), without an end
-    /// of turn.
+    /// Tokenises a response alone, after `bos` where the tokenizer adds one (that is then the
+    /// prompt), without an end of turn.
     ///
     /// # Errors
     /// An error of the tokenizer.
@@ -212,8 +216,9 @@ impl<'t> Renderer<'t> {
 
     /// Renders up to the end of the assistant's turn.
     ///
-    /// A trial rendering with a placeholder shows what stands before and after the response; the real one must be
-    /// the same but for the response, of which the template may trim white space at the ends.
+    /// A trial rendering with a placeholder shows what stands before and after the response; the
+    /// real one must be the same but for the response, of which the template may trim white space
+    /// at the ends.
     fn chat_text(
         &self,
         template: &ChatTemplate,
@@ -232,8 +237,8 @@ impl<'t> Renderer<'t> {
         messages.pop();
         messages.push(answer(response, row.response_fields));
         let mut text = template.render(&messages, row.tools, false)?;
-        // Where a template opens the assistant's turn in another way than the generation prompt does, the prompt is
-        // all that stands before the response.
+        // Where a template opens the assistant's turn in another way than the generation prompt
+        // does, the prompt is all that stands before the response.
         let prompt_bytes = if text.starts_with(prompt) { prompt.len() } else { before.len() };
         let fields = row.response_fields.is_some_and(|fields| !fields.is_empty());
         let rest = if fields { text.strip_prefix(prompt) } else { text.strip_prefix(before) };
@@ -246,7 +251,8 @@ impl<'t> Renderer<'t> {
             return Err(changed());
         }
 
-        // One that trims what it writes makes the same tokens of a response of white space as of none.
+        // One that trims what it writes makes the same tokens of a response of white space as of
+        // none.
         let empty = body.is_empty();
         let ends_in = |token: &str| body.ends_with(token);
         let end = self.first_special(after);
@@ -261,7 +267,8 @@ impl<'t> Renderer<'t> {
         Ok(Whole { text, prompt_bytes, empty, had_end })
     }
 
-    /// Finds start and end of the first special token in `text`; of several that begin at one place the longest counts.
+    /// Finds start and end of the first special token in `text`; of several that begin at one place
+    /// the longest counts.
     fn first_special(&self, text: &str) -> Option<(usize, usize)> {
         let found = self.tokenizer.special_tokens().iter().filter(|(_, token)| !token.is_empty());
         let places = found.filter_map(|(_, token)| Some((text.find(token.as_str())?, token.len())));
@@ -299,8 +306,8 @@ fn with_end(mut text: String, response: &str, end: &str) -> (String, bool) {
     (text, had_end)
 }
 
-/// Tokenises a text with the tokens that the tokenizer puts before it, unless the text begins with them; whether it
-/// does.
+/// Tokenises a text with the tokens that the tokenizer puts before it, unless the text begins with
+/// them; whether it does.
 fn encode_once(tokenizer: &Tokenizer, text: &str) -> Result<(Encoding, bool), TokenizerError> {
     let encoding = tokenizer.encode(text, true)?;
     let (added, own) = encoding.ids.split_at(encoding.added);

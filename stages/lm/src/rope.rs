@@ -48,7 +48,8 @@ pub enum RopeScaling {
 }
 
 impl Rope {
-    /// Reads `rope_theta` and `rope_scaling` (transformers 4) or `rope_parameters` (transformers 5).
+    /// Reads `rope_theta` and `rope_scaling` (transformers 4) or `rope_parameters` (transformers
+    /// 5).
     pub(crate) fn read(
         fields: &Fields<'_>,
         head_dim: usize,

@@ -1,11 +1,13 @@
-//! The choice of the next token from logits: greedy, or a draw that depends on seed, stream and position alone.
+//! The choice of the next token from logits: greedy, or a draw that depends on seed, stream and
+//! position alone.
 
 use crate::random::Stream;
 
 /// Settings of sampling. The steps come in the order of the fields, `repetition_penalty` first.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SamplingParams {
-    /// Logits are divided by it; at least 0. 0 takes the largest logit, the lowest id where several are equal.
+    /// Logits are divided by it; at least 0. 0 takes the largest logit, the lowest id where several
+    /// are equal.
     pub temperature: f64,
     /// Only the so many largest logits stay; at least 1.
     pub top_k: Option<usize>,
@@ -13,7 +15,8 @@ pub struct SamplingParams {
     pub top_p: Option<f64>,
     /// Only tokens at least this fraction as probable as the most probable one stay; in [0, 1].
     pub min_p: Option<f64>,
-    /// Logits of tokens that the context holds are divided by it where positive, else multiplied; above 0.
+    /// Logits of tokens that the context holds are divided by it where positive, else multiplied;
+    /// above 0.
     pub repetition_penalty: Option<f64>,
 }
 
@@ -95,11 +98,11 @@ impl Sampler {
         Stream::named(self.seed, "sample", row)
     }
 
-    /// The token that follows `context` (prompt and what was generated so far), given its `logits` `[vocab]`.
-    /// `position` counts the generated tokens of this row from 0.
+    /// The token that follows `context` (prompt and what was generated so far), given its `logits`
+    /// `[vocab]`. `position` counts the generated tokens of this row from 0.
     ///
-    /// The draw inverts the cumulative distribution over ascending ids, with sums in f64. Without a finite
-    /// logit the answer is some id of the vocabulary; empty logits give 0.
+    /// The draw inverts the cumulative distribution over ascending ids, with sums in f64. Without a
+    /// finite logit the answer is some id of the vocabulary; empty logits give 0.
     pub fn next(
         &self,
         logits: &[f32],
@@ -124,7 +127,8 @@ impl Sampler {
         draw(&scratch.candidates, stream.uniform(position))
     }
 
-    /// The distribution that [`Sampler::next`] draws from: the ids kept, ascending, and their probabilities.
+    /// The distribution that [`Sampler::next`] draws from: the ids kept, ascending, and their
+    /// probabilities.
     pub fn distribution(&self, logits: &[f32], context: &[u32]) -> (Vec<u32>, Vec<f64>) {
         let mut scratch = Scratch::default();
         self.penalised(logits, context, &mut scratch);
@@ -192,7 +196,8 @@ impl Sampler {
 /// Keeps the shortest run of the heaviest candidates whose weights sum to at least `mass`.
 fn keep_mass(candidates: &mut Vec<Candidate>, mass: f64) {
     let (mut sorted, mut sum) = (0, 0.0);
-    // The heaviest are split off and sorted in growing pieces: most often a few of a large vocabulary suffice.
+    // The heaviest are split off and sorted in growing pieces: most often a few of a large
+    // vocabulary suffice.
     let mut piece = 64;
     let kept = 'kept: loop {
         let rest = &mut candidates[sorted..];
@@ -231,10 +236,12 @@ fn argmax(logits: impl Iterator<Item = (u32, f32)>) -> u32 {
     best.0
 }
 
-/// exp(x) for x of at most 0, within two units in the last place, from sums and products alone: the same bits on every
-/// machine, and several times as fast as a library's. Below -708, and for NaN, it is 0.
+/// exp(x) for x of at most 0, within two units in the last place, from sums and products alone: the
+/// same bits on every machine, and several times as fast as a library's. Below -708, and for NaN,
+/// it is 0.
 ///
-/// x = k ln 2 + r with |r| <= ln 2 / 2; the Taylor series of exp(r) is cut where its terms pass below rounding.
+/// x = k ln 2 + r with |r| <= ln 2 / 2; the Taylor series of exp(r) is cut where its terms pass
+/// below rounding.
 fn exp_of_distance(x: f64) -> f64 {
     // Adding it rounds to a whole number, which then stands in the lowest bits.
     const ROUND: f64 = 6_755_399_441_055_744.0;

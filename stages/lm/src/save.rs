@@ -70,8 +70,8 @@ impl View for F32Tensor<'_> {
     }
 }
 
-/// Writes `config.json` and `model.safetensors` (f32, sorted by name) into an existing folder. The bytes depend on
-/// the arguments alone.
+/// Writes `config.json` and `model.safetensors` (f32, sorted by name) into an existing folder. The
+/// bytes depend on the arguments alone.
 ///
 /// # Errors
 /// A file that cannot be written.
@@ -90,7 +90,8 @@ pub fn save_model(
     write_tensors(&path, &header, tensors).map_err(|source| SaveError::Write { path, source })
 }
 
-/// Returns the header of a safetensors file: the length of a JSON text, padded to 8 bytes, and the text.
+/// Returns the header of a safetensors file: the length of a JSON text, padded to 8 bytes, and the
+/// text.
 fn header(tensors: &BTreeMap<String, F32Tensor<'_>>) -> Result<Vec<u8>, SafeTensorError> {
     let mut end = 0;
     let infos = tensors.iter().map(|(name, tensor)| {
@@ -120,7 +121,8 @@ fn write_tensors(
     file.flush()
 }
 
-/// Copies tokenizer, chat template and generation settings of one model folder to another, as far as they are there.
+/// Copies tokenizer, chat template and generation settings of one model folder to another, as far
+/// as they are there.
 ///
 /// # Errors
 /// A file that cannot be read or written.

@@ -11,7 +11,8 @@ const TOKENS: usize = 4096;
 /// Positions whose logits are held at once: no tensor `[rows, positions, vocab]` ever exists.
 const BLOCK: usize = 128;
 
-/// Calls `on_row` for each row with the natural-log probabilities of its tokens after the first, given all before.
+/// Calls `on_row` for each row with the natural-log probabilities of its tokens after the first,
+/// given all before.
 ///
 /// `batch` rows are computed together; a row's bits do not depend on it.
 pub fn score(

@@ -22,7 +22,8 @@ pub use gguf::{GgufTokenizerError, GgufVocabulary};
 /// Largest file of a tokenizer in bytes: ten times the largest that is known.
 pub(crate) const MAX_BYTES: u64 = 512 << 20;
 
-/// The tokenizer of a model folder, with what `tokenizer_config.json` says of special tokens and chat.
+/// The tokenizer of a model folder, with what `tokenizer_config.json` says of special tokens and
+/// chat.
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: Inner,
@@ -39,8 +40,9 @@ pub struct Tokenizer {
 pub struct Encoding {
     /// The token ids.
     pub ids: Vec<u32>,
-    /// For each token the first of its bytes in the text. They ascend from 0; a token ends where the next begins,
-    /// the last one at the end of the text. A token that is not in the text is empty.
+    /// For each token the first of its bytes in the text. They ascend from 0; a token ends where
+    /// the next begins, the last one at the end of the text. A token that is not in the text is
+    /// empty.
     pub offsets: Vec<u32>,
     /// Number of leading tokens that the post-processor put before the text (`bos`).
     pub added: usize,
@@ -90,18 +92,21 @@ pub enum TokenizerError {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` of a model folder, and beside it `tokenizer_config.json`, `special_tokens_map.json` and
-    /// `chat_template.jinja` where they are. Where they name no end token, `generation_config.json` or `config.json`
-    /// does. Truncation and padding that the file asks for are off, as they are in Hugging Face.
+    /// Reads `tokenizer.json` of a model folder, and beside it `tokenizer_config.json`,
+    /// `special_tokens_map.json` and `chat_template.jinja` where they are. Where they name no end
+    /// token, `generation_config.json` or `config.json` does. Truncation and padding that the file
+    /// asks for are off, as they are in Hugging Face.
     ///
     /// # Errors
-    /// A file that is absent (`tokenizer.json` only), unreadable or invalid, or a tokenizer with dropout.
+    /// A file that is absent (`tokenizer.json` only), unreadable or invalid, or a tokenizer with
+    /// dropout.
     pub fn load(folder: &Path) -> Result<Tokenizer, TokenizerError> {
         let path = folder.join("tokenizer.json");
         let bytes = read_plain(&path, MAX_BYTES)
             .map_err(|source| TokenizerError::Read { path: path.clone(), source })?;
         let mut config = read_config(&folder.join("tokenizer_config.json"))?;
-        // As in transformers, the older file counts unless the newer one lists the added tokens itself.
+        // As in transformers, the older file counts unless the newer one lists the added tokens
+        // itself.
         if config.get("added_tokens_decoder").is_none() {
             for (name, value) in read_config(&folder.join("special_tokens_map.json"))? {
                 config.insert(name, value);
@@ -114,13 +119,15 @@ impl Tokenizer {
         if !tokenizer.special.contains_key("eos_token") {
             // A folder without a configuration, or with a broken one, is for others to refuse.
             let ids = end_tokens(folder).unwrap_or_default();
-            tokenizer.end = ids.first().and_then(|id| Some((tokenizer.id_to_token(*id)?, *id)));
+            // One that is not special would not be found again in a rendered text.
+            let id = ids.into_iter().find(|id| tokenizer.is_special(*id));
+            tokenizer.end = id.and_then(|id| Some((tokenizer.id_to_token(id)?, id)));
         }
         Ok(tokenizer)
     }
 
-    /// Whether the tokenizer of a model folder has a chat template, without reading the tokenizer itself; `None` where
-    /// the folder has none, or files that cannot be read.
+    /// Whether the tokenizer of a model folder has a chat template, without reading the tokenizer
+    /// itself; `None` where the folder has none, or files that cannot be read.
     pub fn folder_has_chat_template(folder: &Path) -> Option<bool> {
         if !folder.join("tokenizer.json").is_file() {
             return None;
@@ -134,8 +141,8 @@ impl Tokenizer {
         }
     }
 
-    /// The tokenizer of a `tokenizer.json` and a `tokenizer_config.json` (or null) in memory; `path` is where they come
-    /// from.
+    /// The tokenizer of a `tokenizer.json` and a `tokenizer_config.json` (or null) in memory;
+    /// `path` is where they come from.
     ///
     /// # Errors
     /// An invalid tokenizer, or one with dropout.
@@ -167,8 +174,9 @@ impl Tokenizer {
 
     /// Tokenises a text. Special tokens written in it are parsed as such.
     ///
-    /// With `add_special` the tokens that the post-processor puts *before* a text (`bos`) come first. Those that it
-    /// puts after one are left out: the renderer writes the end of turn itself.
+    /// With `add_special` the tokens that the post-processor puts *before* a text (`bos`) come
+    /// first. Those that it puts after one are left out: the renderer writes the end of turn
+    /// itself.
     ///
     /// # Errors
     /// A text of 2 GiB or more, or one that the tokenizer refuses (a byte-level one never does).
@@ -202,8 +210,8 @@ impl Tokenizer {
         Ok(Encoding { ids: fast.get_ids()[..within.end].to_vec(), offsets, added })
     }
 
-    /// The ids of a text with all that the post-processor puts around it, such as `[CLS]` and `[SEP]`; of a longer text
-    /// the first `most` tokens, those around it kept.
+    /// The ids of a text with all that the post-processor puts around it, such as `[CLS]` and
+    /// `[SEP]`; of a longer text the first `most` tokens, those around it kept.
     ///
     /// # Errors
     /// A text that the tokenizer refuses.
@@ -239,8 +247,8 @@ impl Tokenizer {
         }
     }
 
-    /// The bytes that one token adds to a text: what an incremental search for stop strings looks at. A character
-    /// may be spread over several tokens. Empty for an id outside the vocabulary.
+    /// The bytes that one token adds to a text: what an incremental search for stop strings looks
+    /// at. A character may be spread over several tokens. Empty for an id outside the vocabulary.
     pub fn token_bytes(&self, id: u32) -> &[u8] {
         self.spelling.bytes(id)
     }
@@ -270,7 +278,8 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
-    /// The texts of the named special tokens that the configuration gives (`bos_token`, `eos_token`, …), by name.
+    /// The texts of the named special tokens that the configuration gives (`bos_token`,
+    /// `eos_token`, …), by name.
     pub fn named_special_tokens(&self) -> &BTreeMap<String, String> {
         &self.special
     }
@@ -280,8 +289,8 @@ impl Tokenizer {
         self.end.as_ref().map(|(text, id)| (text.as_str(), *id))
     }
 
-    /// The source of the chat template: `chat_template.jinja`, else what the configuration holds (of several named
-    /// ones that called `default`).
+    /// The source of the chat template: `chat_template.jinja`, else what the configuration holds
+    /// (of several named ones that called `default`).
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()
     }
@@ -298,9 +307,9 @@ fn refused(text: &str, detail: String) -> TokenizerError {
 
 /// The tokenizer that a file describes, or what is wrong with the file.
 ///
-/// The crate panics on some files that it should refuse: JSON that breaks off within a decoder, a post-processor
-/// that names a token it does not define. So the syntax is checked first, and the rest, with a text to try it on, runs
-/// where a panic is caught.
+/// The crate panics on some files that it should refuse: JSON that breaks off within a decoder, a
+/// post-processor that names a token it does not define. So the syntax is checked first, and the
+/// rest, with a text to try it on, runs where a panic is caught.
 fn parse(bytes: &[u8]) -> Result<Inner, String> {
     serde_json::from_slice::<serde::de::IgnoredAny>(bytes).map_err(|error| error.to_string())?;
     let attempt = || -> tokenizers::Result<Inner> {

@@ -11,8 +11,8 @@ use tokenizers::{ModelWrapper, models::TrainerWrapper};
 
 use crate::save::json_file;
 
-/// The first special tokens of every trained tokenizer, ids from 0. `<|bos|>` is put before a text; `<|eos|>` ends
-/// a text or a turn.
+/// The first special tokens of every trained tokenizer, ids from 0. `<|bos|>` is put before a text;
+/// `<|eos|>` ends a text or a turn.
 pub const SPECIAL_TOKENS: [&str; 6] =
     ["<|bos|>", "<|eos|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>"];
 
@@ -23,8 +23,8 @@ pub const CHAT_TEMPLATE: &str = "{{ bos_token }}{% for m in messages %}{{ '<|' +
 /// Settings of a new tokenizer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenizerSettings {
-    /// The number of tokens: [`SPECIAL_TOKENS`], `special_tokens`, 256 bytes, merges. Texts with little variety give
-    /// fewer merges.
+    /// The number of tokens: [`SPECIAL_TOKENS`], `special_tokens`, 256 bytes, merges. Texts with
+    /// little variety give fewer merges.
     pub vocab_size: usize,
     /// More special tokens, such as those that `chat_template` writes.
     pub special_tokens: Vec<String>,
@@ -60,7 +60,8 @@ pub enum TokenizerTrainingError {
     Failed(String),
 }
 
-/// Trains a tokenizer. The order of the texts, the number of threads and the run do not change the bytes.
+/// Trains a tokenizer. The order of the texts, the number of threads and the run do not change the
+/// bytes.
 ///
 /// # Errors
 /// A vocabulary that is too small, an empty special token.

@@ -1,7 +1,8 @@
 //! Training: batches in a fixed order, one normalisation over all active tokens of a step, AdamW.
 //!
-//! Which rows a step sees and every random number are functions of the seed and the step, so what must be kept to go on
-//! later is the step, the trained tensors, the optimizer's moments and what early stopping remembers ([`CheckpointOptions`]).
+//! Which rows a step sees and every random number are functions of the seed and the step, so what
+//! must be kept to go on later is the step, the trained tensors, the optimizer's moments and what
+//! early stopping remembers ([`CheckpointOptions`]).
 
 mod checkpoint;
 mod evaluation;
@@ -76,7 +77,8 @@ pub struct TrainOptions {
     pub weight_decay: f64,
     /// Largest norm of the gradient.
     pub clip: Option<f64>,
-    /// Weight of the divergence from the model as it was given, without an adapter that is trained; `None` = not computed.
+    /// Weight of the divergence from the model as it was given, without an adapter that is trained;
+    /// `None` = not computed.
     pub kl_weight: Option<f64>,
     /// Seed of order and dropout.
     pub seed: u64,
@@ -108,7 +110,8 @@ pub struct StepLog {
     pub learning_rate: f64,
     /// Mean of -log p over the active tokens, before the step; zero without active tokens.
     pub loss: f64,
-    /// Mean over the active tokens of the estimate k3 of the divergence from the base, before the step; not part of `loss`.
+    /// Mean over the active tokens of the estimate k3 of the divergence from the base, before the
+    /// step; not part of `loss`.
     pub kl: Option<f64>,
     /// Norm of the gradient before clipping.
     pub grad_norm: f64,
@@ -116,7 +119,8 @@ pub struct StepLog {
     pub active_tokens: u64,
     /// Tokens that were computed.
     pub tokens: u64,
-    /// Mean of -log p over the active tokens of the rows to evaluate on, after the step, where it was measured.
+    /// Mean of -log p over the active tokens of the rows to evaluate on, after the step, where it
+    /// was measured.
     pub eval_loss: Option<f64>,
 }
 
@@ -168,12 +172,14 @@ pub fn steps(options: &TrainOptions, rows: usize) -> u64 {
     }
 }
 
-/// Trains the model's trainable tensors, from where an earlier run was interrupted if [`Training::keep`] has its state.
+/// Trains the model's trainable tensors, from where an earlier run was interrupted if
+/// [`Training::keep`] has its state.
 ///
 /// `progress` hears how many steps are done, after each and between the batches of an evaluation.
 ///
 /// # Errors
-/// Rows that cannot be trained on, a loss that is not finite, and `Interrupted` where `progress` breaks.
+/// Rows that cannot be trained on, a loss that is not finite, and `Interrupted` where `progress`
+/// breaks.
 pub fn train(
     model: &mut LanguageModel,
     training: &Training<'_>,
@@ -261,7 +267,8 @@ impl<'a> Trainer<'a> {
         let lengths: Vec<usize> = self.training.rows.iter().map(|r| r.ids.len()).collect();
         let mut order = order::BatchPlan::at(&lengths, self.training.options, self.step);
         loop {
-            // Before the next step, not after the last one: so an interrupted evaluation is made up for.
+            // Before the next step, not after the last one: so an interrupted evaluation is made up
+            // for.
             self.evaluate(progress)?;
             if self.step == self.total || self.is_enough() {
                 return Ok(());

@@ -1,4 +1,5 @@
-//! Reads the tensors of a model folder: one or several memory-mapped safetensors files, brought to f32.
+//! Reads the tensors of a model folder: one or several memory-mapped safetensors files, brought to
+//! f32.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -240,8 +241,8 @@ struct Files {
 }
 
 impl Files {
-    /// Finds the files of a folder. A whole file goes before an index, as in transformers, which leaves the index of
-    /// older shards behind when it saves over them.
+    /// Finds the files of a folder. A whole file goes before an index, as in transformers, which
+    /// leaves the index of older shards behind when it saves over them.
     fn of(folder: &Path) -> Result<Files, WeightsError> {
         let single = folder.join("model.safetensors");
         let index = folder.join("model.safetensors.index.json");
@@ -284,8 +285,9 @@ fn shards(folder: &Path, index: &Path) -> Result<Files, WeightsError> {
 fn map(path: &Path) -> Result<Mmap, WeightsError> {
     let io = |error| WeightsError::Io { path: path.into(), error };
     let file = open_plain(path).map_err(io)?;
-    // SAFETY: the map is only read. A file that another process truncates meanwhile ends this process with a
-    // signal, as it would any reader of mapped weights; copying instead would double the memory of a large model.
+    // SAFETY: the map is only read. A file that another process truncates meanwhile ends this
+    // process with a signal, as it would any reader of mapped weights; copying instead would double
+    // the memory of a large model.
     unsafe { Mmap::map(&file) }.map_err(io)
 }
 

@@ -1,4 +1,5 @@
-//! The model against Hugging Face and PEFT: scores, continuations and whole training runs of ten tiny models.
+//! The model against Hugging Face and PEFT: scores, continuations and whole training runs of ten
+//! tiny models.
 
 // Helpers of tests may unwrap and print as the tests themselves do.
 #![allow(clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)]

@@ -1,7 +1,8 @@
-//! The architectures and fields that mistralrs 0.8.1 computes as transformers does; all others are refused by name.
+//! The architectures and fields that mistralrs 0.8.1 computes as transformers does; all others are
+//! refused by name.
 //!
-//! mistralrs reads the fields that it knows and passes over all others, so that a model with one more feature would
-//! get wrong logits in silence.
+//! mistralrs reads the fields that it knows and passes over all others, so that a model with one
+//! more feature would get wrong logits in silence.
 
 use refrain_lm::fields::{ConfigError, Fields};
 use serde_json::Value;
@@ -194,7 +195,8 @@ fn check_rotary(fields: &Fields<'_>, known: &Architecture) -> Result<(), ConfigE
     Ok(())
 }
 
-/// Refuses a `head_dim` that mistralrs does not read and would take for the hidden size over the heads.
+/// Refuses a `head_dim` that mistralrs does not read and would take for the hidden size over the
+/// heads.
 fn check_heads(fields: &Fields<'_>) -> Result<(), ConfigError> {
     let size = |name| fields.get(name).and_then(Value::as_u64);
     if fields.was_read("head_dim") {

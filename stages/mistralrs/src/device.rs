@@ -1,4 +1,5 @@
-//! Device on which mistralrs computes: on the CPU, or in a build with the cargo feature `cuda` on the first such device.
+//! Device on which mistralrs computes: on the CPU, or in a build with the cargo feature `cuda` on
+//! the first such device.
 
 use std::sync::LazyLock;
 
@@ -8,8 +9,8 @@ use candle_core::Device;
 pub(crate) static DEVICE: LazyLock<Device> =
     LazyLock::new(|| Device::cuda_if_available(0).unwrap_or(Device::Cpu));
 
-/// Returns the device's name for the profile: the kernels of each device, and on the CPU of each instruction set, sum in an order of
-/// their own.
+/// Returns the device's name for the profile: the kernels of each device, and on the CPU of each
+/// instruction set, sum in an order of their own.
 pub(crate) fn name() -> String {
     match &*DEVICE {
         Device::Cpu => format!("cpu {}", instruction_set()),

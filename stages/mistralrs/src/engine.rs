@@ -1,4 +1,5 @@
-//! A running mistralrs engine: logits of a growing text, or of a whole one, for one caller at a time.
+//! A running mistralrs engine: logits of a growing text, or of a whole one, for one caller at a
+//! time.
 
 use std::num::NonZeroUsize;
 use std::sync::mpsc;
@@ -27,8 +28,9 @@ pub enum EngineError {
 /// An engine with its model.
 pub(crate) struct Engine {
     runner: Arc<MistralRs>,
-    /// Held for the length of a request. Two requests at once would be computed as one batch, in which mistralrs 0.8.1
-    /// gives every row the attention of the last one on a CPU; and no setting of it keeps them apart.
+    /// Held for the length of a request. Two requests at once would be computed as one batch, in
+    /// which mistralrs 0.8.1 gives every row the attention of the last one on a CPU; and no setting
+    /// of it keeps them apart.
     turn: Mutex<()>,
 }
 
@@ -46,7 +48,8 @@ impl Engine {
             false,
             None,
         )
-        // With it only what follows a known prefix would be computed, in other shapes and so with other bits.
+        // With it only what follows a known prefix would be computed, in other shapes and so with
+        // other bits.
         .with_no_prefix_cache(true)
         // Our rules say where a text ends.
         .with_disable_eos_stop(true);
@@ -55,8 +58,8 @@ impl Engine {
         Ok(Engine { runner, turn: Mutex::new(()) })
     }
 
-    /// Calls `next` with the logits that follow the prompt, `[vocab]`, then with those that follow each token that it
-    /// gives, until it gives none.
+    /// Calls `next` with the logits that follow the prompt, `[vocab]`, then with those that follow
+    /// each token that it gives, until it gives none.
     pub fn run(
         &self,
         prompt: &[u32],
@@ -70,7 +73,8 @@ impl Engine {
         let responses =
             self.send(prompt, |request| request.logits_processors = Some(vec![hook]))?;
         let mut ended = false;
-        // The engine may come back once more after the end, with nothing to be had. It drops the hook when it is done.
+        // The engine may come back once more after the end, with nothing to be had. It drops the
+        // hook when it is done.
         while let Ok(logits) = logits_out.recv() {
             let token = if ended { None } else { next(&logits) };
             ended |= token.is_none();
@@ -119,7 +123,8 @@ impl Engine {
     }
 }
 
-/// Reads responses until there are no more, as the engine fails when nobody listens; the chunks of raw logits.
+/// Reads responses until there are no more, as the engine fails when nobody listens; the chunks of
+/// raw logits.
 fn answer(
     mut responses: tokio::sync::mpsc::Receiver<Response>,
 ) -> Result<Vec<Tensor>, EngineError> {
@@ -155,7 +160,8 @@ struct Hook {
 
 impl CustomLogitsProcessor for Hook {
     fn apply(&self, logits: &Tensor, _: &[u32]) -> candle_core::Result<Tensor> {
-        // An error is the one way to end a text here whatever its last token is: end tokens cannot be chosen freely.
+        // An error is the one way to end a text here whatever its last token is: end tokens cannot
+        // be chosen freely.
         let end = || candle_core::Error::Msg("the text ends here".into());
         let values = logits.to_vec1::<f32>()?;
         let size = values.len();

@@ -3,9 +3,26 @@
 use std::path::{Path, PathBuf};
 
 use refrain_engine::source::model_folder::{ModelFolder, ModelFolderError};
-use refrain_lm::weights::weight_files;
+use refrain_lm::weights::{WeightsError, weight_files};
 
-use crate::load::LoadError;
+/// An error of finding a model's files.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    /// The path cannot be read.
+    #[error("cannot read the model `{}`: {error}", path.display())]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// The system's error.
+        error: std::io::Error,
+    },
+    /// A folder holds several models.
+    #[error("`{}` holds several GGUF files; give the path of one of them", .0.display())]
+    Several(PathBuf),
+    /// The weights.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+}
 
 /// The files of a model.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,19 +47,19 @@ impl Files {
     /// Finds the files of a model: a `.gguf` file alone, or a folder.
     ///
     /// Beside a file given alone nothing else is looked at, as nothing else is in its digest.
-    pub fn find(path: &Path) -> Result<Files, LoadError> {
+    pub fn find(path: &Path) -> Result<Files, FilesError> {
         if path.is_file() {
             return Ok(Files::Gguf { parts: vec![path.to_owned()], tokenizer: None });
         }
         let model = ModelFolder::open(path)
-            .map_err(|ModelFolderError { path, error }| LoadError::Io { path, error })?;
+            .map_err(|ModelFolderError { path, error }| FilesError::Io { path, error })?;
         let gguf: Vec<PathBuf> = model.gguf().map(Path::to_owned).collect();
         if gguf.is_empty() {
             return Ok(Files::Folder { folder: path.to_owned(), weights: weight_files(path)? });
         }
         let names: Vec<Option<&str>> = gguf.iter().map(|file| part_of(file)).collect();
         if gguf.len() > 1 && (names[0].is_none() || names.iter().any(|name| *name != names[0])) {
-            return Err(LoadError::Several(path.to_owned()));
+            return Err(FilesError::Several(path.to_owned()));
         }
         let tokenizer = path.join("tokenizer.json").is_file().then(|| path.to_owned());
         Ok(Files::Gguf { parts: gguf, tokenizer })

@@ -1,4 +1,5 @@
-//! Reads the header of a GGUF file: its tokenizer, its end tokens, and what mistralrs would pass over.
+//! Reads the header of a GGUF file: its tokenizer, its end tokens, and what mistralrs would pass
+//! over.
 
 use std::collections::HashMap;
 use std::fs::File;

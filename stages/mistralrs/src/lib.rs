@@ -1,8 +1,9 @@
-//! mistralrs as the second backend of `generate` and `score`: GGUF files, and the architectures that our module lacks.
+//! mistralrs as the second backend of `generate` and `score`: GGUF files, and the architectures
+//! that our module lacks.
 //!
-//! Prompts are rendered and tokenised by the code that serves the native backend, tokens are
-//! drawn by its sampler through mistralrs's logits hook, and its rules end a continuation. mistralrs computes logits.
-//! It is given paths, never names, so that it has nothing to ask a hub for.
+//! Prompts are rendered and tokenised by the code that serves the native backend, tokens are drawn
+//! by its sampler through mistralrs's logits hook, and its rules end a continuation. mistralrs
+//! computes logits. It is given paths, never names, so that it has nothing to ask a hub for.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
@@ -26,6 +27,7 @@ use refrain_lm::tokenizer::Tokenizer;
 use refrain_stages::backend::{Backend, BackendModel};
 
 pub use engine::EngineError;
+pub use files::FilesError;
 pub use load::{LoadError, Model};
 
 /// The backend.

@@ -1,4 +1,5 @@
-//! Loads a model for mistralrs from files alone: nothing is looked up, so nothing can be asked of a hub.
+//! Loads a model for mistralrs from files alone: nothing is looked up, so nothing can be asked of a
+//! hub.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use tokio::sync::Mutex;
 use crate::compared;
 use crate::device::DEVICE;
 use crate::engine::{Engine, EngineError};
-use crate::files::Files;
+use crate::files::{Files, FilesError};
 use crate::gguf::Header;
 use crate::panics;
 use crate::spelling;
@@ -27,17 +28,9 @@ const GROWTH: usize = 512;
 /// An error of loading or running a model.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The path cannot be read.
-    #[error("cannot read the model `{}`: {error}", path.display())]
-    Io {
-        /// The path.
-        path: PathBuf,
-        /// The system's error.
-        error: std::io::Error,
-    },
-    /// A folder holds several models.
-    #[error("`{}` holds several GGUF files; give the path of one of them", .0.display())]
-    Several(PathBuf),
+    /// The files.
+    #[error(transparent)]
+    Files(#[from] FilesError),
     /// The weights.
     #[error(transparent)]
     Weights(#[from] WeightsError),
@@ -82,8 +75,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a folder of safetensors with `config.json` and `tokenizer.json`, a folder with one GGUF file or its parts,
-    /// or a GGUF file.
+    /// Loads a folder of safetensors with `config.json` and `tokenizer.json`, a folder with one
+    /// GGUF file or its parts, or a GGUF file.
     ///
     /// A folder's `tokenizer.json` stands in for the tokenizer of its GGUF file.
     ///
@@ -92,17 +85,20 @@ impl Model {
     pub fn load(path: &Path) -> Result<Model, LoadError> {
         let files = Files::find(path)?;
         let header = check(path, &files)?;
+        let built = header.as_ref().map(|header| built_tokenizer(&files, header)).transpose()?;
+        let built = built.flatten();
         let refused = |message: String| LoadError::Refused { path: path.to_owned(), message };
-        let pipeline = panics::contained(|| pipeline(&files)).map_err(refused)?;
+        let pipeline = panics::contained(|| pipeline(&files, built.as_deref())).map_err(refused)?;
         let pipeline = pipeline.map_err(|error| refused(first_line(&error)))?;
         let longest = pipeline.blocking_lock().get_metadata().max_seq_len;
         let (tokenizer, eos) = match &files {
             Files::Folder { folder, .. } => (Tokenizer::load(folder)?, end_tokens(folder)?),
             Files::Gguf { parts, tokenizer } => {
                 let header = header.unwrap_or_default();
+                let json = built.unwrap_or_default();
                 let tokenizer = match tokenizer {
                     Some(folder) => Tokenizer::load(folder)?,
-                    None => inner_tokenizer(&parts[0], &header)?,
+                    None => Tokenizer::from_parts(&parts[0], json.as_bytes(), &header.config)?,
                 };
                 (tokenizer, header.eos)
             }
@@ -113,7 +109,8 @@ impl Model {
     }
 }
 
-/// Refuses what mistralrs would compute in another way than the model asks for; the header of a GGUF file.
+/// Refuses what mistralrs would compute in another way than the model asks for; the header of a
+/// GGUF file.
 fn check(path: &Path, files: &Files) -> Result<Option<Header>, LoadError> {
     let unhonoured = |message| Err(LoadError::Unhonoured { path: path.to_owned(), message });
     match files {
@@ -132,10 +129,9 @@ fn check(path: &Path, files: &Files) -> Result<Option<Header>, LoadError> {
             }
         }
         Files::Gguf { parts, .. } => {
-            let header = Header::read(&parts[0]).map_err(|error| LoadError::Refused {
-                path: path.to_owned(),
-                message: first_line(&error.into()),
-            })?;
+            let refused = |message| LoadError::Refused { path: path.to_owned(), message };
+            let header = panics::contained(|| Header::read(&parts[0])).map_err(refused)?;
+            let header = header.map_err(|error| refused(first_line(&error.into())))?;
             match header.unhonoured {
                 Some(message) => unhonoured(message),
                 None => Ok(Some(header)),
@@ -144,18 +140,26 @@ fn check(path: &Path, files: &Files) -> Result<Option<Header>, LoadError> {
     }
 }
 
-/// Builds the tokenizer that the header of a GGUF file describes. The one that mistralrs makes of it splits every text
-/// by one pattern, whatever the header names.
-fn inner_tokenizer(path: &Path, header: &Header) -> Result<Tokenizer, LoadError> {
-    let json = header.vocabulary.tokenizer_json(&path.display().to_string())?;
-    Ok(Tokenizer::from_parts(path, json.to_string().as_bytes(), &header.config)?)
+/// Builds the `tokenizer.json` that the header of a GGUF file alone describes. The tokenizer that
+/// mistralrs makes of it splits every text by one pattern, whatever the header names.
+fn built_tokenizer(files: &Files, header: &Header) -> Result<Option<String>, LoadError> {
+    match files {
+        Files::Gguf { parts, tokenizer: None } => {
+            let json = header.vocabulary.tokenizer_json(&parts[0].display().to_string())?;
+            Ok(Some(json.to_string()))
+        }
+        _ => Ok(None),
+    }
 }
 
 #[expect(
     clippy::disallowed_methods,
     reason = "a copy for mistralrs alone, in the system's folder and in no cache"
 )]
-fn pipeline(files: &Files) -> anyhow::Result<Arc<Mutex<dyn Pipeline + Send + Sync>>> {
+fn pipeline(
+    files: &Files,
+    built: Option<&str>,
+) -> anyhow::Result<Arc<Mutex<dyn Pipeline + Send + Sync>>> {
     let rewritten = tempfile::tempdir()?;
     let (loader, paths) = match files {
         Files::Folder { folder, weights } => {
@@ -176,9 +180,15 @@ fn pipeline(files: &Files) -> anyhow::Result<Arc<Mutex<dyn Pipeline + Send + Syn
             let config = GGUFSpecificConfig::default();
             let loader: Box<dyn Loader> =
                 GGUFLoaderBuilder::new(None, None, name, Vec::new(), config, false, None).build();
-            // No path means the tokenizer in the file.
-            let tokenizer =
-                tokenizer.as_ref().map(|folder| folder.join("tokenizer.json")).unwrap_or_default();
+            let tokenizer = match (tokenizer, built) {
+                (Some(folder), _) => folder.join("tokenizer.json"),
+                (None, Some(json)) => {
+                    let path = rewritten.path().join("tokenizer.json");
+                    std::fs::write(&path, json)?;
+                    path
+                }
+                (None, None) => PathBuf::new(),
+            };
             (loader, paths(parts.clone(), PathBuf::new(), tokenizer))
         }
     };

@@ -22,8 +22,8 @@ pub fn last() -> String {
     last.unwrap_or_else(|| "it gave no reason".into())
 }
 
-/// Puts a hook before the process's own that takes the panics of these crates, on whatever thread they are: the engine
-/// has threads of its own, whose panics nobody can catch.
+/// Puts a hook before the process's own that takes the panics of these crates, on whatever thread
+/// they are: the engine has threads of its own, whose panics nobody can catch.
 fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -1,4 +1,5 @@
-//! `config.json` as transformers 5 spells it, in the spelling of version 4, which alone mistralrs 0.8.1 reads.
+//! `config.json` as transformers 5 spells it, in the spelling of version 4, which alone mistralrs
+//! 0.8.1 reads.
 
 use serde_json::{Map, Value};
 
@@ -9,7 +10,8 @@ pub(crate) fn older(config: &Value) -> Option<Value> {
     if config.contains_key("rope_theta") {
         return None;
     }
-    // One mapping a kind of layer, as newer architectures have it, has no theta here and stays as it is.
+    // One mapping a kind of layer, as newer architectures have it, has no theta here and stays as
+    // it is.
     let theta = rope.remove("rope_theta")?;
     config.remove("rope_parameters");
     config.insert("rope_theta".into(), theta);

@@ -117,7 +117,8 @@ fn write_text(out: &mut String, text: &str) {
     out.push(quote);
 }
 
-/// Whether Python prints a character as it is; Rust's debug form goes by the same categories of Unicode.
+/// Whether Python prints a character as it is; Rust's debug form goes by the same categories of
+/// Unicode.
 fn is_printable(character: char) -> bool {
     if character.is_ascii() {
         return !character.is_ascii_control();

@@ -3,8 +3,9 @@
 /// The filter that stands in for a percent operator after a text.
 pub(super) const PERCENT: &str = "python_percent";
 
-/// Rewrites what the engine lacks: the blocks `generation`, which only mark the assistant's tokens, and the percent
-/// operator after a text. Line ends become line feeds, as Python's Jinja makes them.
+/// Rewrites what the engine lacks: the blocks `generation`, which only mark the assistant's tokens,
+/// and the percent operator after a text. Line ends become line feeds, as Python's Jinja makes
+/// them.
 pub(super) fn translate(source: &str) -> String {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut result = String::with_capacity(source.len());

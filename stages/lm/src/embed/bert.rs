@@ -1,4 +1,5 @@
-//! The BERT encoder (Devlin et al. 2019): embeddings with positions, attention over the whole row, norms after blocks.
+//! The BERT encoder (Devlin et al. 2019): embeddings with positions, attention over the whole row,
+//! norms after blocks.
 
 use std::path::Path;
 
@@ -17,7 +18,8 @@ pub(super) struct Bert {
     eps: f64,
     /// `[vocab, width]`.
     words: Vec<f32>,
-    /// `[positions, width]`, with the embedding of the first token type, the only one that a single text has.
+    /// `[positions, width]`, with the embedding of the first token type, the only one that a single
+    /// text has.
     places: Vec<f32>,
     norm: Norm,
     layers: Vec<Layer>,

@@ -1,4 +1,5 @@
-//! Pooling of hidden states into a vector, by the files that sentence-transformers writes beside a model.
+//! Pooling of hidden states into a vector, by the files that sentence-transformers writes beside a
+//! model.
 
 use std::path::Path;
 
@@ -28,7 +29,8 @@ pub(super) struct Recipe {
 }
 
 impl Recipe {
-    /// Reads `modules.json`, the configuration of its pooling, and `sentence_bert_config.json`, where they are.
+    /// Reads `modules.json`, the configuration of its pooling, and `sentence_bert_config.json`,
+    /// where they are.
     pub(super) fn load(folder: &Path) -> Result<Recipe, EmbedError> {
         let mut recipe = Recipe { pooling: Pooling::Mean, normalize: true, max_tokens: None };
         if let Some(settings) = optional(&folder.join("sentence_bert_config.json"))? {
@@ -64,8 +66,8 @@ fn pooling(folder: &Path, name: &str) -> Result<Pooling, EmbedError> {
         what,
         known: "the native poolings are `cls_token` and `mean_tokens`, one of them",
     };
-    // A name from a stranger's file must not lead out of the folder, and only folders of this name are part of a
-    // model's digest.
+    // A name from a stranger's file must not lead out of the folder, and only folders of this name
+    // are part of a model's digest.
     if Path::new(name).components().count() != 1 || !name.ends_with("_Pooling") {
         return Err(wrong(&folder.join("modules.json"), format!("a pooling at `{name}`")));
     }

@@ -1,4 +1,5 @@
-//! Gemma 2: norms around each block, soft caps, a scaled embedding and windows in every other layer.
+//! Gemma 2: norms around each block, soft caps, a scaled embedding and windows in every other
+//! layer.
 
 use crate::fields::{ConfigError, Fields};
 

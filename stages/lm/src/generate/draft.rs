@@ -1,4 +1,5 @@
-//! A continuation under way: draws its tokens from logits, whichever backend computes them, and sees where it ends.
+//! A continuation under way: draws its tokens from logits, whichever backend computes them, and
+//! sees where it ends.
 
 use crate::model::ModelError;
 use crate::random::Stream;
@@ -48,8 +49,8 @@ impl Draft {
         }
     }
 
-    /// Draws the next token from the logits that follow what is there, `[vocab]`, and sees whether it is the last. At the
-    /// most tokens nothing is drawn.
+    /// Draws the next token from the logits that follow what is there, `[vocab]`, and sees whether
+    /// it is the last. At the most tokens nothing is drawn.
     pub fn advance(&mut self, rules: &Rules<'_>, stream: &Stream, logits: &[f32]) {
         let room = rules.context.saturating_sub(self.prompt);
         let most = rules.limits.max_new_tokens.min(room);

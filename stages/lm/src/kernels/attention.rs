@@ -1,9 +1,9 @@
-//! Attention of one row after another: grouped heads, sliding windows, soft caps; forward, and backward where it is
-//! causal.
+//! Attention of one row after another: grouped heads, sliding windows, soft caps; forward, and
+//! backward where it is causal.
 //!
-//! Each row is computed at its own length, so nothing of a batch and no padding can reach its bits. The keys of a
-//! row may lie in several segments (a prefix that samples share, and a row's own tail); the segments are visited in
-//! order, which gives the same sums as one piece.
+//! Each row is computed at its own length, so nothing of a batch and no padding can reach its bits.
+//! The keys of a row may lie in several segments (a prefix that samples share, and a row's own
+//! tail); the segments are visited in order, which gives the same sums as one piece.
 
 use std::ops::Range;
 
@@ -26,7 +26,8 @@ pub struct Attention {
     pub cap: Option<f32>,
     /// Keys that a query sees, itself included.
     pub window: Option<usize>,
-    /// Whether a query sees no key behind its own; without it and without a window it sees the whole row.
+    /// Whether a query sees no key behind its own; without it and without a window it sees the
+    /// whole row.
     pub causal: bool,
 }
 
@@ -179,8 +180,9 @@ impl Attention {
         }
     }
 
-    /// Gradients of packed rows: q, dout, dq `[N, heads * head_dim]`, k, v, dk, dv `[N, kv_heads * head_dim]`; row r
-    /// holds the positions `offsets[r]..offsets[r + 1]`. dq, dk and dv are added to.
+    /// Gradients of packed rows: q, dout, dq `[N, heads * head_dim]`, k, v, dk, dv `[N, kv_heads *
+    /// head_dim]`; row r holds the positions `offsets[r]..offsets[r + 1]`. dq, dk and dv are added
+    /// to.
     #[expect(
         clippy::too_many_arguments,
         reason = "three inputs, the gradient of the output, three gradients"

@@ -7,7 +7,8 @@ use super::{LANES, sum, sum_lanes};
 /// Rows that one task computes; the same whatever the number of threads.
 const BLOCK: usize = 16;
 
-/// Layer norm of each row in place: `(x - mean) / sqrt(variance + eps) * weight + bias`; x `[rows, width]`.
+/// Layer norm of each row in place: `(x - mean) / sqrt(variance + eps) * weight + bias`; x `[rows,
+/// width]`.
 pub fn layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f64) {
     x.par_chunks_mut(BLOCK * weight.len()).for_each(|x| norm_rows(x, weight, bias, eps));
 }

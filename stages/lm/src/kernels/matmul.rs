@@ -1,16 +1,17 @@
 //! Matrix products in one order of summation, whatever the shapes, the threads and the machine.
 //!
-//! A library of matrix products chooses its path by shape and cuts its sums by cache size: with `gemm` a row got
-//! other bits as soon as rows times outputs passed 256, and others again on another processor. The kernels here
-//! read both operands as they lie, and each sum is cut in fixed places, with one fused multiply-add a term. So the
-//! bits of a result are the same on every processor that has such an instruction; without one they are still the
-//! same, but slow.
+//! A library of matrix products chooses its path by shape and cuts its sums by cache size: with
+//! `gemm` a row got other bits as soon as rows times outputs passed 256, and others again on
+//! another processor. The kernels here read both operands as they lie, and each sum is cut in fixed
+//! places, with one fused multiply-add a term. So the bits of a result are the same on every
+//! processor that has such an instruction; without one they are still the same, but slow.
 
 use rayon::prelude::*;
 
 /// Independent sums of a dot product: one AVX register.
 const LANES: usize = 8;
-/// Terms of a dot product that are summed in registers, before the sums of these blocks are added in order.
+/// Terms of a dot product that are summed in registers, before the sums of these blocks are added
+/// in order.
 const DEPTH: usize = 1024;
 /// Rows of `x` that one task multiplies.
 const ROWS: usize = 32;
@@ -48,7 +49,8 @@ pub fn forward(x: &[f32], w: &[f32], y: &mut [f32], inputs: usize, outputs: usiz
     }
 }
 
-/// `dx += dy w`, the gradient of the input: dy `[rows, outputs]`, w `[outputs, inputs]`, dx `[rows, inputs]`.
+/// `dx += dy w`, the gradient of the input: dy `[rows, outputs]`, w `[outputs, inputs]`, dx `[rows,
+/// inputs]`.
 ///
 /// A row of `dx` depends on its rows of `dx` and `dy` alone, to the bit.
 pub fn backward_input(dy: &[f32], w: &[f32], dx: &mut [f32], inputs: usize, outputs: usize) {
@@ -56,7 +58,8 @@ pub fn backward_input(dy: &[f32], w: &[f32], dx: &mut [f32], inputs: usize, outp
     blocks.for_each(|(dx, dy)| outer(dy, (outputs, 1), w, dx, inputs));
 }
 
-/// `dw += dyᵀ x`, the gradient of the weights: dy `[rows, outputs]`, x `[rows, inputs]`, dw `[outputs, inputs]`.
+/// `dw += dyᵀ x`, the gradient of the weights: dy `[rows, outputs]`, x `[rows, inputs]`, dw
+/// `[outputs, inputs]`.
 pub fn backward_weight(dy: &[f32], x: &[f32], dw: &mut [f32], inputs: usize, outputs: usize) {
     let blocks = dw.par_chunks_mut(RESULTS * inputs).enumerate();
     blocks.for_each(|(block, dw)| {
@@ -66,8 +69,8 @@ pub fn backward_weight(dy: &[f32], x: &[f32], dw: &mut [f32], inputs: usize, out
 }
 
 vectorized! {
-    /// The dot products of all rows of `x` with all rows of `w`, each `inputs` long. That of row r and output o
-    /// goes to `y` at `r * strides.0 + o * strides.1`.
+    /// The dot products of all rows of `x` with all rows of `w`, each `inputs` long. That of row r
+    /// and output o goes to `y` at `r * strides.0 + o * strides.1`.
     fn dots<'a>(x: &'a [f32], w: &'a [f32], y: &'a mut [f32], inputs: usize, strides: (usize, usize)) -> () = dots_body
 }
 
@@ -109,7 +112,8 @@ fn part(matrix: &[f32], row: usize, width: usize, from: usize, to: usize) -> &[f
     &matrix[row * width + from..row * width + to]
 }
 
-/// Dot products of M rows with four; each has its own lanes, so none depends on what else is in the tile.
+/// Dot products of M rows with four; each has its own lanes, so none depends on what else is in the
+/// tile.
 #[inline(always)]
 fn tile<const M: usize>(x: [&[f32]; M], w: [&[f32]; 4]) -> [[f32; 4]; M] {
     let length = x[0].len();
@@ -152,8 +156,8 @@ fn lanes(values: &[f32]) -> [f32; LANES] {
 }
 
 vectorized! {
-    /// `out[r] += sum over t of factors[r, t] * w[t]`: w `[terms, width]`, out `[rows, width]`; the factor of row r
-    /// and term t lies at `r * strides.0 + t * strides.1`.
+    /// `out[r] += sum over t of factors[r, t] * w[t]`: w `[terms, width]`, out `[rows, width]`; the
+    /// factor of row r and term t lies at `r * strides.0 + t * strides.1`.
     fn outer<'a>(factors: &'a [f32], strides: (usize, usize), w: &'a [f32], out: &'a mut [f32], width: usize) -> () =
         outer_body
 }
@@ -222,7 +226,8 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(60))]
-        /// The bits of a row: the same with all rows, alone, with a neighbour, on one thread and on two.
+        /// The bits of a row: the same with all rows, alone, with a neighbour, on one thread and on
+        /// two.
         #[test]
         fn a_row_does_not_see_its_neighbours(rows in 1usize..70, outputs in 1usize..200, inputs in 1usize..700, seed: u64) {
             let (x, w) = (values(rows * inputs, seed), values(outputs * inputs, seed ^ 1));

@@ -9,7 +9,8 @@ const BLOCK: usize = 16;
 /// Values that one task computes where there are no rows.
 const VALUES: usize = 1 << 13;
 
-/// Root-mean-square norm of each row: `y = x / rms(x) * (weight + plus)`; `inverse` keeps 1 / rms of each row.
+/// Root-mean-square norm of each row: `y = x / rms(x) * (weight + plus)`; `inverse` keeps 1 / rms
+/// of each row.
 ///
 /// x and y `[rows, width]`; `plus` is 1 for Gemma, whose weights are stored less one.
 pub fn rms_norm(
@@ -125,10 +126,12 @@ fn weighted_dot(x: &[f32], dy: &[f32], weight: &[f32], plus: f32) -> f32 {
     sum_lanes(lanes)
 }
 
-/// Most values of each half of a [`RopeTable`], 64 MB: a configuration may promise millions of positions.
+/// Most values of each half of a [`RopeTable`], 64 MB: a configuration may promise millions of
+/// positions.
 const ROPE_VALUES: usize = 1 << 24;
 
-/// Cosines and sines of the rotary positions, `[positions, head_dim / 2]` each; of positions beyond them made when needed.
+/// Cosines and sines of the rotary positions, `[positions, head_dim / 2]` each; of positions beyond
+/// them made when needed.
 #[derive(Debug, Clone)]
 pub struct RopeTable {
     half: usize,
@@ -139,8 +142,8 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// Makes the table of the first `positions`; frequencies in radians per position, cosines and sines times
-    /// `amplitude`.
+    /// Makes the table of the first `positions`; frequencies in radians per position, cosines and
+    /// sines times `amplitude`.
     pub fn new(frequencies: &[f64], amplitude: f64, positions: usize) -> RopeTable {
         let (half, frequencies) = (frequencies.len(), frequencies.into());
         let mut table = RopeTable { half, frequencies, amplitude, cos: [].into(), sin: [].into() };
@@ -159,9 +162,11 @@ impl RopeTable {
         sin.extend(angles.map(|angle| (libm::sin(angle) * self.amplitude) as f32));
     }
 
-    /// Rotates every head of each row by its position, in place; `back` turns the other way, which is the gradient.
+    /// Rotates every head of each row by its position, in place; `back` turns the other way, which
+    /// is the gradient.
     ///
-    /// x `[rows, heads * head_dim]`, `positions` `[rows]`. The first half of a head pairs with the second.
+    /// x `[rows, heads * head_dim]`, `positions` `[rows]`. The first half of a head pairs with the
+    /// second.
     pub fn rotate(&self, x: &mut [f32], positions: &[u32], back: bool) {
         let Some(width) = x.len().checked_div(positions.len()) else { return };
         let blocks = x.par_chunks_mut(BLOCK * width.max(1)).zip(positions.par_chunks(BLOCK));
@@ -334,7 +339,8 @@ fn log_sum_exp_body(logits: &[f32]) -> (f32, f64) {
     (top, libm::log(lanes.iter().sum()))
 }
 
-/// Replaces logits by `(softmax - one-hot of target) * factor`, the gradient of `-factor * log p(target)`.
+/// Replaces logits by `(softmax - one-hot of target) * factor`, the gradient of `-factor * log
+/// p(target)`.
 pub fn cross_entropy_gradient(
     logits: &mut [f32],
     target: usize,

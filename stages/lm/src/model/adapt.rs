@@ -1,4 +1,5 @@
-//! Adapters on a model's linear layers: merged into the weights, added for training, taken out for saving.
+//! Adapters on a model's linear layers: merged into the weights, added for training, taken out for
+//! saving.
 
 use std::collections::BTreeMap;
 
@@ -52,12 +53,13 @@ impl LanguageModel {
         }
     }
 
-    /// Puts a new adapter on every target: `a` uniform as PEFT draws it,
-    /// `b` zero, so that the model computes what it did before. Only the adapter is trainable from then on.
+    /// Puts a new adapter on every target: `a` uniform as PEFT draws it, `b` zero, so that the
+    /// model computes what it did before. Only the adapter is trainable from then on.
     pub fn add_lora(&mut self, settings: &LoraSettings, seed: u64) -> Result<(), ModelError> {
         let rank = settings.rank;
         self.put_adapters(settings, |linear, _| {
-            // Kaiming's uniform initialisation with a = sqrt(5), as PEFT draws it: bounds ±1 / sqrt(inputs).
+            // Kaiming's uniform initialisation with a = sqrt(5), as PEFT draws it: bounds ±1 /
+            // sqrt(inputs).
             let stream = Stream::named(seed, &linear.name, &[]);
             let bound = 1.0 / (linear.inputs as f64).sqrt();
             let a = (0..(rank * linear.inputs) as u64)

@@ -30,8 +30,8 @@ impl LanguageModel {
         Ok(model)
     }
 
-    /// Refuses a head of its own beside a configuration that ties it to the embedding: versions of transformers
-    /// disagree which one counts.
+    /// Refuses a head of its own beside a configuration that ties it to the embedding: versions of
+    /// transformers disagree which one counts.
     fn check_tied(&self, weights: &Weights) -> Result<(), ModelError> {
         let name = "lm_head.weight";
         if !self.config.tied || !weights.contains(name) {
@@ -49,7 +49,8 @@ impl LanguageModel {
         Err(ConfigError::Value(message).into())
     }
 
-    /// A model with random weights: matrices normal with the configuration's deviation, norms one, biases zero.
+    /// A model with random weights: matrices normal with the configuration's deviation, norms one,
+    /// biases zero.
     ///
     /// A value depends on the seed, its tensor's name and its place alone.
     pub fn random(config: &ModelConfig, seed: u64) -> LanguageModel {

@@ -150,7 +150,8 @@ impl GgufVocabulary {
     /// Returns the tokenizer as a `tokenizer.json`; `path` names the file in errors.
     ///
     /// # Errors
-    /// A pattern or a kind of tokenizer that is not known: to guess would give other tokens in silence.
+    /// A pattern or a kind of tokenizer that is not known: to guess would give other tokens in
+    /// silence.
     pub fn tokenizer_json(&self, path: &str) -> Result<Value, GgufTokenizerError> {
         let damaged = |detail: &str| {
             Err(GgufTokenizerError::Damaged { path: path.to_owned(), detail: detail.to_owned() })
@@ -216,7 +217,8 @@ impl GgufVocabulary {
         })
     }
 
-    /// SentencePiece: the pair whose token has the highest score is merged first; bytes stand in for what is lacking.
+    /// SentencePiece: the pair whose token has the highest score is merged first; bytes stand in
+    /// for what is lacking.
     fn sentence_piece(&self) -> Value {
         let vocabulary = self.vocabulary();
         let mut merges: Vec<(f32, usize, &str, &str)> = Vec::new();

@@ -2,8 +2,8 @@
 
 use super::spelling::Spelling;
 
-/// The offsets where the tokens' bytes, one after another, are the text: exact even where a token ends within a
-/// character. `None` where they are not, because the tokenizer changed the text.
+/// The offsets where the tokens' bytes, one after another, are the text: exact even where a token
+/// ends within a character. `None` where they are not, because the tokenizer changed the text.
 pub(super) fn exact(ids: &[u32], spelling: &Spelling, text: &str) -> Option<Vec<u32>> {
     let mut rest = text.as_bytes();
     let mut offsets = Vec::with_capacity(ids.len());
@@ -14,10 +14,10 @@ pub(super) fn exact(ids: &[u32], spelling: &Spelling, text: &str) -> Option<Vec<
     rest.is_empty().then_some(offsets)
 }
 
-/// The offsets from the `spans` [first byte, end) that the tokenizer gives: these count whole characters, overlap
-/// where a character is split, and leave out white space that it trims. Where a token's own bytes stand at the
-/// point reached, they are taken; elsewhere its span is, moved on where it overlaps. A gap belongs to the token
-/// before it.
+/// The offsets from the `spans` [first byte, end) that the tokenizer gives: these count whole
+/// characters, overlap where a character is split, and leave out white space that it trims. Where a
+/// token's own bytes stand at the point reached, they are taken; elsewhere its span is, moved on
+/// where it overlaps. A gap belongs to the token before it.
 pub(super) fn aligned(
     ids: &[u32],
     spelling: &Spelling,
@@ -79,7 +79,8 @@ mod tests {
         let Ok(cases) = std::fs::read_to_string(path) else {
             return eprintln!("not tested: `{path}` is absent");
         };
-        // The tokenizer's file may not be passed on; the cases show the bytes of those of its tokens that they use.
+        // The tokenizer's file may not be passed on; the cases show the bytes of those of its
+        // tokens that they use.
         let cases: Vec<Value> =
             cases.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let mut tokens = BTreeMap::new();

@@ -39,7 +39,8 @@ impl Spelling {
         let mut tokens = vec![None; size.unwrap_or(0)];
         for (token, &id) in &vocabulary {
             if let Some(slot) = tokens.get_mut(id as usize) {
-                // Two spellings of one id do not occur in good files; the smaller one wins whatever the map's order.
+                // Two spellings of one id do not occur in good files; the smaller one wins whatever
+                // the map's order.
                 *slot = Some(slot.map_or(token.as_str(), |other: &str| other.min(token)));
             }
         }
@@ -115,8 +116,8 @@ impl Alphabet {
     }
 }
 
-/// The byte that a character of GPT-2's alphabet stands for: itself where it is printable Latin-1, and the others,
-/// in ascending order, by the characters from U+0100 on.
+/// The byte that a character of GPT-2's alphabet stands for: itself where it is printable Latin-1,
+/// and the others, in ascending order, by the characters from U+0100 on.
 pub(super) fn byte_of(character: char) -> Option<u8> {
     let code = character as u32;
     let shifted = match code {

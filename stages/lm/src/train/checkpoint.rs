@@ -1,7 +1,8 @@
-//! The state of a training on disk: taken up by the next run of the same key, ignored where it does not fit.
+//! The state of a training on disk: taken up by the next run of the same key, ignored where it does
+//! not fit.
 //!
-//! One file: a line of JSON, then for each trainable tensor its values, its two moments and, with early stopping, its
-//! best values, as 32-bit floats, little-endian.
+//! One file: a line of JSON, then for each trainable tensor its values, its two moments and, with
+//! early stopping, its best values, as 32-bit floats, little-endian.
 
 use std::io;
 use std::io::{BufRead, Read, Write};

@@ -1,4 +1,5 @@
-//! The loss on rows that are not trained on, early stopping by it, and the base's log-probabilities.
+//! The loss on rows that are not trained on, early stopping by it, and the base's
+//! log-probabilities.
 
 use std::ops::ControlFlow;
 
@@ -15,13 +16,15 @@ const ROWS: usize = 32;
 pub struct Evaluation<'a> {
     /// The rows.
     pub rows: &'a [TrainRow],
-    /// Steps between two evaluations, at least 1; `None` = at the end of each epoch. The last step is always followed by one.
+    /// Steps between two evaluations, at least 1; `None` = at the end of each epoch. The last step
+    /// is always followed by one.
     pub every: Option<u64>,
     /// Whether training ends when it does not help any more.
     pub early_stopping: Option<EarlyStopping>,
 }
 
-/// Early stopping: ends training when the held-out loss stops falling, and keeps the tensors of its lowest value.
+/// Early stopping: ends training when the held-out loss stops falling, and keeps the tensors of its
+/// lowest value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EarlyStopping {
     /// Evaluations without improvement after which training ends, at least 1.
@@ -83,7 +86,8 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Keeps the tensors where they are the best so far, and counts evaluations without improvement.
+    /// Keeps the tensors where they are the best so far, and counts evaluations without
+    /// improvement.
     fn remember(&mut self, step: u64, loss: f64, min_delta: f64) {
         let improved = self.best.as_ref().is_none_or(|best| loss < best.loss - min_delta);
         let stale = if improved { 0 } else { self.best.as_ref().map_or(0, |best| best.stale + 1) };
@@ -111,7 +115,8 @@ impl Trainer<'_> {
     }
 }
 
-/// For each row the log-probabilities of its active tokens under the model without its adapter: 4 bytes an active token.
+/// For each row the log-probabilities of its active tokens under the model without its adapter: 4
+/// bytes an active token.
 pub(super) fn base_logprobs(
     model: &mut LanguageModel,
     rows: &[TrainRow],

@@ -12,7 +12,8 @@ pub enum Schedule {
 }
 
 impl Schedule {
-    /// The rate of a step: a rise from zero over `warmup` steps, then the schedule over the rest of `total`.
+    /// The rate of a step: a rise from zero over `warmup` steps, then the schedule over the rest of
+    /// `total`.
     pub fn rate(self, highest: f64, step: u64, warmup: u64, total: u64) -> f64 {
         if step < warmup {
             return highest * step as f64 / warmup as f64;

@@ -1,4 +1,5 @@
-//! Templates against Jinja for Python in the environment that transformers makes of it: the texts on the right are its.
+//! Templates against Jinja for Python in the environment that transformers makes of it: the texts
+//! on the right are its.
 
 use std::collections::BTreeMap;
 

@@ -70,7 +70,8 @@ fn tensors() -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
     all
 }
 
-/// Writes the model in the layout of sentence-transformers; `prefix` goes before each tensor's name.
+/// Writes the model in the layout of sentence-transformers; `prefix` goes before each tensor's
+/// name.
 fn write(folder: &Path, pooling: &str, normalize: bool, prefix: &str) {
     let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors()
         .into_iter()

@@ -1,4 +1,5 @@
-//! Tokenizers built from the headers of GGUF files against the `tokenizer.json` that such a header is made from.
+//! Tokenizers built from the headers of GGUF files against the `tokenizer.json` that such a header
+//! is made from.
 
 use std::path::Path;
 
@@ -82,12 +83,12 @@ fn patterns_split_as_their_models_do() {
     let Some(folder) = parity_folders().into_iter().next() else { return };
     let json = read_json(&folder.join("model/tokenizer.json"));
     let pieces = |pre: &str, text: &str| {
-        // Without merges a word that is no token falls into bytes, so the whole words are made tokens.
+        // Without merges a word that is no token falls into bytes, so the whole words are made
+        // tokens.
         let words: Vec<String> = text.split('|').map(byte_level).collect();
         let mut vocabulary = header(&json, pre);
         vocabulary.merges.clear();
-        let first = vocabulary.tokens.len();
-        vocabulary.tokens.extend(words);
+        vocabulary.tokens.extend(words.clone());
         vocabulary.kinds.resize(vocabulary.tokens.len(), 1);
         vocabulary.add_bos = Some(false);
         let mut file = vocabulary.tokenizer_json("m").unwrap();
@@ -97,16 +98,16 @@ fn patterns_split_as_their_models_do() {
             Tokenizer::from_parts(Path::new("m"), file.to_string().as_bytes(), &Value::Null)
                 .unwrap();
         let ids = tokenizer.encode(&text, false).unwrap().ids;
-        ids.iter().map(|id| *id as usize).eq(first..first + ids.len())
+        ids.iter().map(|id| &vocabulary.tokens[*id as usize]).eq(&words)
     };
     for (pre, text) in [
         ("gpt-2", "It|'s| 12345| été|,|  | two|\n|x"),
         ("llama-bpe", "It|'S| |123|45| été|,\n\n| | two|\n|x"),
         ("qwen2", "It|'S| |1|2|3| été|,\n\n| | two|\n|x"),
         ("smollm", "It|'s| |1|2|3| été|,| | two"),
-        ("tekken", "Camel|Case|HTML|Parser| |1|2|,/\n"),
+        ("tekken", "Camel|Case|HTMLParser| |1|2|,/\n"),
         ("gpt-4o", "Camel|Case's| |123|4|,/\n"),
-        ("deepseek-v3", "ab|123|4|漢字| été|!x|, |y"),
+        ("deepseek-v3", "ab|123|4|漢字| été|!x|,| y"),
         ("falcon", "It|'|s| été|123|45"),
     ] {
         assert!(pieces(pre, text), "{pre}");

@@ -1,4 +1,5 @@
-//! The text side of the crate (sampling, tokenizers, chat templates, rendering, adapters) against Hugging Face.
+//! The text side of the crate (sampling, tokenizers, chat templates, rendering, adapters) against
+//! Hugging Face.
 
 // Clippy allows these in test functions, not in the helpers that they share.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::print_stderr)]
@@ -15,7 +16,8 @@ mod training;
 
 use std::path::PathBuf;
 
-/// The folders of tiny models with references, or none (said on stderr) where the reference data is absent.
+/// The folders of tiny models with references, or none (said on stderr) where the reference data is
+/// absent.
 fn parity_folders() -> Vec<PathBuf> {
     let root = shared("parity");
     ["llama", "llama3-rope-tied", "mistral", "gemma2", "qwen2"]

@@ -141,7 +141,8 @@ fn parameters_out_of_range_are_named() {
 }
 
 proptest! {
-    /// The pieces in which the heaviest tokens are split off leave the same set as one sort of everything.
+    /// The pieces in which the heaviest tokens are split off leave the same set as one sort of
+    /// everything.
     #[test]
     fn top_p_is_the_shortest_prefix_of_a_full_sort(
         logits in prop::collection::vec(-4f32..4.0, 1..700), p in 0.01f64..1.0,

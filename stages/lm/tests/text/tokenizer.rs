@@ -1,4 +1,5 @@
-//! Token ids and byte offsets against Hugging Face's, and tokenizers that are broken or spell bytes otherwise.
+//! Token ids and byte offsets against Hugging Face's, and tokenizers that are broken or spell bytes
+//! otherwise.
 
 use std::path::Path;
 
@@ -76,7 +77,8 @@ fn offsets_survive_normalisation() {
         return;
     };
     let tokenizer = Tokenizer::load(&folder.join("model")).unwrap();
-    // `e` and a combining accent become one character of two bytes; what follows must be in its place again.
+    // `e` and a combining accent become one character of two bytes; what follows must be in its
+    // place again.
     let text = "cafe\u{301} und 日本\u{1F642}, A\u{30A} end";
     let encoding = tokenizer.encode(text, false).unwrap();
     assert_tiles(&encoding, text);
@@ -137,8 +139,8 @@ fn sentencepiece_spellings_are_bytes_of_the_text() {
     let tokenizer = Tokenizer::load(folder.path()).unwrap();
     let text = "ab é ab";
     let encoding = tokenizer.encode(text, true).unwrap();
-    // <s>, `▁ab`, `▁`, two bytes of é, `▁ab`. The </s> of the post-processor is left out, as are truncation and
-    // padding.
+    // <s>, `▁ab`, `▁`, two bytes of é, `▁ab`. The </s> of the post-processor is left out, as are
+    // truncation and padding.
     assert_eq!(encoding.ids, [1, 264, 259, 3 + 0xC3, 3 + 0xA9, 264]);
     assert_eq!((encoding.added, encoding.offsets), (1, vec![0, 0, 2, 3, 4, 5]));
     assert_eq!(tokenizer.token_bytes(3 + 0xC3), [0xC3]);
@@ -202,7 +204,8 @@ fn templates_and_tokens_are_found_in_all_spellings() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever the text, offsets tile it; for the byte-level tokenizers that do not normalise they are exact.
+    /// Whatever the text, offsets tile it; for the byte-level tokenizers that do not normalise they
+    /// are exact.
     #[test]
     fn any_text_is_tiled(text in "(\\PC|[ \\n\\t\u{301}é🙂日]|<\\|eos\\|>){0,40}") {
         for folder in parity_folders() {
@@ -218,7 +221,8 @@ proptest! {
         }
     }
 
-    /// A file with a damaged byte, or one part of which is something else, is an error or a tokenizer: no panic.
+    /// A file with a damaged byte, or one part of which is something else, is an error or a
+    /// tokenizer: no panic.
     #[test]
     fn damaged_files_do_not_panic(at in 0usize..30_000, byte in any::<u8>(), part in 0usize..200, other in 0usize..6) {
         let Some(model) = parity_folders().into_iter().last() else { return Ok(()) };
@@ -315,9 +319,10 @@ fn the_models_end_token_stands_in_for_one_that_the_tokenizer_does_not_name() {
     };
     without_names(folder.path());
     assert_eq!(Tokenizer::load(folder.path()).unwrap().eos(), None);
-    write("config.json", json!({ "eos_token_id": 2 }));
-    assert_eq!(Tokenizer::load(folder.path()).unwrap().eos(), Some(("a", 2)));
-    write("generation_config.json", json!({ "eos_token_id": [1, 2] }));
+    write("config.json", json!({ "eos_token_id": 0 }));
+    assert_eq!(Tokenizer::load(folder.path()).unwrap().eos(), Some(("<s>", 0)));
+    // A token that is not special would not be found again in a text.
+    write("generation_config.json", json!({ "eos_token_id": [2, 1] }));
     assert_eq!(Tokenizer::load(folder.path()).unwrap().eos(), Some(("</s>", 1)));
     // Templates do not see it: Hugging Face gives them what the tokenizer names.
     assert!(Tokenizer::load(folder.path()).unwrap().named_special_tokens().is_empty());

@@ -1,4 +1,5 @@
-//! Broken model folders and models that compute nonsense: an error that names the place, never a panic or half a result.
+//! Broken model folders and models that compute nonsense: an error that names the place, never a
+//! panic or half a result.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -115,10 +116,65 @@ fn no_damaged_byte_of_a_header_is_a_panic() {
     }
 }
 
+/// transformers leaves the index of older shards behind when it saves a whole file over them.
+#[test]
+fn a_whole_file_goes_before_an_index() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), |_| {});
+    let index = folder.path().join("model.safetensors.index.json");
+    std::fs::write(index, r#"{"weight_map": {"a": "absent.safetensors"}}"#).unwrap();
+    load(folder.path()).map(drop).unwrap();
+}
+
+#[test]
+fn of_a_tensor_in_two_shards_the_index_says_which_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), |_| {});
+    let whole = folder.path().join("model.safetensors");
+    let bytes = std::fs::read(&whole).unwrap();
+    let right = load(folder.path()).unwrap();
+    let name = "model.embed_tokens.weight";
+    let shape = right.tensors[right.embedding].shape.clone();
+    let zeros = vec![0u8; 4 * shape.iter().product::<usize>()];
+    let stale =
+        safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, &zeros).unwrap();
+    std::fs::write(folder.path().join("a.safetensors"), bytes).unwrap();
+    let stale = safetensors::serialize([(name, stale)], None).unwrap();
+    std::fs::write(folder.path().join("b.safetensors"), stale).unwrap();
+    std::fs::remove_file(&whole).unwrap();
+    let index = |map: &str| {
+        let index = folder.path().join("model.safetensors.index.json");
+        std::fs::write(index, format!("{{\"weight_map\": {{{map}}}}}")).unwrap();
+        load(folder.path()).map(|model| model.tensors[model.embedding].values.clone())
+    };
+    let others = r#""x": "a.safetensors", "y": "b.safetensors""#;
+    let embedding = &right.tensors[right.embedding].values;
+    assert_eq!(&index(&format!("{others}, \"{name}\": \"a.safetensors\"")).unwrap(), embedding);
+    let last = index(&format!("{others}, \"{name}\": \"b.safetensors\"")).unwrap();
+    assert!(last.iter().all(|value| *value == 0.0));
+    let error = index(others).unwrap_err();
+    assert!(error.contains("a.safetensors") && error.contains("b.safetensors"), "{error}");
+    assert!(error.contains(name), "{error}");
+}
+
+#[test]
+fn a_head_of_its_own_beside_a_tied_configuration_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), |_| {});
+    let path = folder.path().join("config.json");
+    let config = std::fs::read_to_string(&path).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config["tie_word_embeddings"] = true.into();
+    std::fs::write(&path, config.to_string()).unwrap();
+    let error = load(folder.path()).unwrap_err();
+    assert!(error.contains("`lm_head.weight` differs"), "{error}");
+}
+
 #[test]
 fn an_index_leads_to_files_beside_it_that_are_there() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), |_| {});
+    std::fs::remove_file(folder.path().join("model.safetensors")).unwrap();
     let index = folder.path().join("model.safetensors.index.json");
     let said = |text: &str| {
         std::fs::write(&index, text).unwrap();

@@ -1,4 +1,5 @@
-//! The divergence from the base: its gradient by finite differences, and that weight 0 changes no bits.
+//! The divergence from the base: its gradient by finite differences, and that weight 0 changes no
+//! bits.
 
 use refrain_lm::backward::{Base, Gradients, Pass, Targets};
 use refrain_lm::forward::Packed;
@@ -70,7 +71,8 @@ fn the_gradient_is_that_of_the_loss() {
     }
 }
 
-/// Goes along a tensor's gradient in both directions: the loss must change at the rate of the gradient's norm.
+/// Goes along a tensor's gradient in both directions: the loss must change at the rate of the
+/// gradient's norm.
 fn check_tensor(
     model: &mut LanguageModel,
     batch: &Batch,

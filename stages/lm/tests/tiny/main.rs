@@ -1,4 +1,5 @@
-//! Tiny random models: trainings that are interrupted, divergence from the base, early stopping; slots and broken folders.
+//! Tiny random models: trainings that are interrupted, divergence from the base, early stopping;
+//! slots and broken folders.
 
 // Clippy allows these in test functions, not in the helpers that they share.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]

@@ -123,7 +123,8 @@ fn interrupted_again_and_again_it_ends_with_the_same_bits() {
     panic!("it never ends");
 }
 
-/// What a killed process leaves is some earlier checkpoint, not one of the moment when it was stopped.
+/// What a killed process leaves is some earlier checkpoint, not one of the moment when it was
+/// stopped.
 #[test]
 fn a_killed_training_goes_on_from_its_last_checkpoint() {
     let (data, watched, options) = (rows(11, 1), rows(5, 2), options());

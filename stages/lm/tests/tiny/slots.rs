@@ -1,4 +1,5 @@
-//! Continuous batching: a place that a finished row leaves is taken at once, and the context's end ends a row.
+//! Continuous batching: a place that a finished row leaves is taken at once, and the context's end
+//! ends a row.
 
 use std::ops::ControlFlow;
 

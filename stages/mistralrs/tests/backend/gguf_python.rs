@@ -1,4 +1,5 @@
-//! GGUF files that PyPI's `gguf` writes of the reference models, alone and with nothing beside them.
+//! GGUF files that PyPI's `gguf` writes of the reference models, alone and with nothing beside
+//! them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +13,8 @@ use serde_json::Value;
 const FILES: [(&str, &str, &str); 3] =
     [("llama", "llama", "gpt-2"), ("qwen2", "qwen2", "qwen2"), ("qwen3", "qwen3", "qwen2")];
 
-/// Writes a reference model as GGUF; nothing, with a printed reason, where that cannot be done here.
+/// Writes a reference model as GGUF; nothing, with a printed reason, where that cannot be done
+/// here.
 fn written(name: &str, architecture: &str, pattern: &str) -> Option<(tempfile::TempDir, PathBuf)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let model = root.join("../../../shared/parity").join(name).join("model");

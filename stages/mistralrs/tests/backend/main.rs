@@ -1,4 +1,5 @@
-//! mistralrs against our own module: the same weights must give the same tokens, whoever computes the logits.
+//! mistralrs against our own module: the same weights must give the same tokens, whoever computes
+//! the logits.
 
 // Helpers of tests may unwrap and print as the tests themselves do.
 #![allow(clippy::disallowed_methods, clippy::print_stderr, clippy::unwrap_used)]

@@ -54,7 +54,8 @@ fn each_model_is_right_or_refused_by_name() {
     assert_eq!(right, RIGHT);
 }
 
-/// Phi-3 without a window: the texts of the reference that are no longer than its window do not see it.
+/// Phi-3 without a window: the texts of the reference that are no longer than its window do not see
+/// it.
 #[test]
 fn phi3_within_its_window_is_right() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/parity/phi3");

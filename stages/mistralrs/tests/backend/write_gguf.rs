@@ -1,4 +1,5 @@
-//! Writes a small Llama as a GGUF file, version 3, by the format's description: weights in f32, byte tokens within.
+//! Writes a small Llama as a GGUF file, version 3, by the format's description: weights in f32,
+//! byte tokens within.
 
 use refrain_lm::model::LanguageModel;
 
@@ -64,7 +65,8 @@ pub fn tokens() -> Vec<String> {
 pub const BOS: u32 = 256;
 pub const EOS: u32 = 257;
 
-/// The rows of a projection of queries or keys in GGUF's order, in which the two halves of a head are interleaved.
+/// The rows of a projection of queries or keys in GGUF's order, in which the two halves of a head
+/// are interleaved.
 fn interleaved(values: &[f32], width: usize, head_dim: usize) -> Vec<f32> {
     let mut out = Vec::with_capacity(values.len());
     for head in values.chunks_exact(head_dim * width) {
