@@ -19,6 +19,8 @@ mod cache; // stat, verify, gc, and the logs of runs
 mod commands; // drawings, completions, manual pages
 #[cfg(unix)]
 mod crash; // faults at every step of a run, and damage to every file of a cache
+#[cfg(unix)]
+mod events; // the run log, log lines and traces
 mod errors; // what wrong workflows and sources are told
 mod examples; // that the examples' data are what makes them
 mod hostile; // workflows and files that were made to break a reader
@@ -42,5 +44,8 @@ mod same_bytes; // what must not change a digest
 mod scale; // graphs wider than what is looked up at once
 mod schema; // the JSON Schema of the language
 mod secrets; // that no value of `${env:NAME}` is kept or shown
+#[cfg(unix)]
+mod stdout; // data that stdout refuses, and readers that leave
 mod training; // a killed training, and the reference's training runs written as workflows
+mod usage; // command lines that are wrong
 mod verify; // the lock against the workflow, the cache and a second computation

@@ -1,8 +1,13 @@
-//! What a run prints on the way: plain lines without a terminal, nothing when asked to be quiet, colour only where wanted.
+//! The display of a run: plain lines without a terminal, bars on one, nothing when asked to be quiet.
 
-use std::process::Command;
+mod screen;
+
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::space::{Space, small};
+use screen::Screen;
 
 /// Bytes with which a terminal is driven.
 fn drives_a_terminal(text: &str) -> bool {
@@ -41,29 +46,51 @@ fn quiet_leaves_the_summary_and_what_is_wrong() {
     assert!(space.run(&["run", "w.yaml", "--quiet"]).stderr.contains("there is no `train.jsonl`"));
 }
 
-/// What a command prints to a terminal, made by `script`; nothing, with a remark, where that program is absent.
-fn on_a_terminal(space: &Space, arguments: &str, variables: &[(&str, &str)]) -> Option<String> {
-    let line = format!("{} {arguments}", env!("CARGO_BIN_EXE_refrain"));
+/// Rows with responses and references.
+const ROWS: &str = "{\"prompt\": \"a\", \"response\": \"b\", \"reference\": \"b\"}\n";
+
+/// A stage per value of `x`, each of whose commands does `work`, and what judges it.
+fn sweep(work: &str, values: &str) -> String {
+    format!(
+        "refrain: 1\ndata: {{ rows: {{ path: rows.jsonl }} }}\nstages:\n  made_with_a_name_of_its_own:\n    \
+         run: {{ command: [sh, -c, '{work}; cp in/t.parquet out/t.parquet'], inputs: {{ t: rows }}, \
+         outputs: {{ t: table }} }}\n  judged: {{ evaluate: {{ data: made_with_a_name_of_its_own, \
+         task: exact_match }} }}\nsweep: {{ x: {values} }}\n"
+    )
+}
+
+/// A command on a terminal of a size, made by `script`; nothing, with a remark, where that program
+/// is absent.
+fn terminal(space: &Space, arguments: &str, columns: usize, variables: &[(&str, &str)]) -> Option<Command> {
+    if Command::new("script").arg("--version").output().is_err() {
+        eprintln!("skipped: `script` cannot be started");
+        return None;
+    }
+    let refrain = env!("CARGO_BIN_EXE_refrain");
+    let line = format!("stty cols {columns} rows 30 && exec {refrain} {arguments}");
     let mut command = Command::new("script");
-    command.args(["-qec", &line, "/dev/null"]).current_dir(space.path(""));
     command
+        .args(["-qec", &line, "/dev/null"])
+        .current_dir(space.path(""))
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
         .env("TERM", "xterm")
-        .envs(variables.iter().copied());
-    match command.stdin(std::process::Stdio::null()).output() {
-        Ok(output) => Some(String::from_utf8(output.stdout).unwrap()),
-        Err(error) => {
-            eprintln!("skipped: `script` cannot be started: {error}");
-            None
-        }
-    }
+        .env("SHELL", "/bin/sh")
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    Some(command)
+}
+
+/// What a command prints to a terminal of 100 columns.
+fn on_a_terminal(space: &Space, arguments: &str, variables: &[(&str, &str)]) -> Option<String> {
+    let output = terminal(space, arguments, 100, variables)?.output().unwrap();
+    Some(String::from_utf8(output.stdout).unwrap())
 }
 
 #[test]
-fn a_terminal_is_given_bars_and_colour_unless_no_color_is_set() {
+fn a_terminal_is_given_colour_unless_no_color_is_set() {
     let space = Space::new();
-    small(&space);
     space.write("wrong.yaml", "- refrain\n");
     let escape = '\u{1b}';
     let Some(said) = on_a_terminal(&space, "check wrong.yaml", &[]) else { return };
@@ -72,6 +99,79 @@ fn a_terminal_is_given_bars_and_colour_unless_no_color_is_set() {
     assert!(!plain.contains(escape) && plain.contains("a workflow is a mapping"), "{plain:?}");
     let help = on_a_terminal(&space, "--help", &[("NO_COLOR", "1")]).unwrap();
     assert!(!help.contains(escape), "{help:?}");
-    let bars = on_a_terminal(&space, "run w.yaml --only base", &[]).unwrap();
-    assert!(bars.contains(escape) && bars.contains("steps"), "{bars:?}");
+}
+
+#[test]
+fn bars_are_as_wide_as_the_terminal_and_leave_nothing_behind() {
+    let space = Space::new();
+    space.write("rows.jsonl", ROWS);
+    space.write("w.yaml", &sweep("sleep 2.5; : ${x}", "[a_long_value_of_the_axis, another_one]"));
+    let Some(said) = on_a_terminal(&space, "run w.yaml --jobs 2", &[]) else { return };
+    assert!(drives_a_terminal(&said), "{said:?}");
+
+    // Under way: whole names, how long each has taken, and a line for all with the time left.
+    let name = "made_with_a_name_of_its_own[x=a_long_value_of_the_axis] ";
+    assert!(said.contains(name), "{said:?}");
+    assert!(said.contains("1 of 5 nodes"), "{said:?}");
+
+    // In the end: a line per node, the table, the summary, and nothing else.
+    let lines = Screen::of(&said, 100).lines();
+    let nodes = lines.iter().take_while(|line| line.starts_with(' ')).count();
+    assert_eq!(nodes, 5, "{lines:#?}");
+    assert_eq!(lines.len(), nodes + 1 + 2 + 1, "{lines:#?}");
+    assert!(lines.last().unwrap().starts_with("5 nodes run, 0 cached, "), "{lines:#?}");
+
+    // On a narrow terminal names are shortened, and no line is longer than it.
+    let narrow = terminal(&space, "run w.yaml --force made_with_a_name_of_its_own", 50, &[]);
+    let said = String::from_utf8(narrow.unwrap().output().unwrap().stdout).unwrap();
+    assert!(!said.contains(name) && said.contains('…'), "{said:?}");
+    let lines = Screen::of(&said, 50).lines();
+    assert!(!lines.iter().any(|line| line.contains('…') || line.contains(" of ")), "{lines:#?}");
+}
+
+#[test]
+fn a_training_shows_its_rate_and_the_time_left() {
+    let space = Space::new();
+    small(&space);
+    space.edit("w.yaml", "steps: 20", "steps: 3000");
+    let Some(said) = on_a_terminal(&space, "run w.yaml --only base", &[]) else { return };
+    assert!(said.contains(" of 3000 steps, ") && said.contains("/s, "), "{said:?}");
+    assert!(said.contains(" left") && said.contains('━'), "{said:?}");
+    let lines = Screen::of(&said, 100).lines();
+    assert!(!lines.iter().any(|line| line.contains('━') || line.contains("steps,")), "{lines:#?}");
+}
+
+#[test]
+fn an_interrupted_run_leaves_its_summary_and_every_finished_trial() {
+    let space = Space::new();
+    space.write("rows.jsonl", ROWS);
+    let work = "if [ ${x} = 2 ]; then echo $PPID > new; mv new PID; sleep 60; fi";
+    let work = work.replace("new", &space.path("new").display().to_string());
+    space.write("w.yaml", &sweep(&work.replace("PID", &space.path("pid").display().to_string()), "[1, 2, 3]"));
+    let first = space.run(&["run", "w.yaml", "--only", "judged[x=1]", "judged[x=3]"]);
+    assert_eq!(first.code, 0, "{}", first.stderr);
+
+    let Some(mut command) = terminal(&space, "run w.yaml --jobs 1", 100, &[]) else { return };
+    let mut child = command.spawn().unwrap();
+    let begin = Instant::now();
+    while !space.path("pid").exists() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "the command does not start");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // A bar is there by then.
+    std::thread::sleep(Duration::from_millis(1200));
+    let refrain = space.read("pid");
+    let interrupt = ["-c", &format!("kill -INT {}", refrain.trim())];
+    assert!(Command::new("sh").args(interrupt).status().unwrap().success());
+    let mut said = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{said}");
+
+    let lines = Screen::of(&said, 100).lines();
+    assert!(lines[0].starts_with("stopping; "), "{lines:#?}");
+    assert!(lines.last().unwrap().contains(", interrupted, "), "{lines:#?}");
+    // The heading, and a row for each finished trial.
+    let rows: Vec<&str> = lines[1..lines.len() - 1].iter().map(|line| line.trim()).collect();
+    let has = |x: &str| rows.iter().any(|row| row.starts_with(x) && row.ends_with('1'));
+    assert!(has("1") && has("3"), "{lines:#?}");
 }

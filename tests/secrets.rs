@@ -77,6 +77,10 @@ fn no_command_keeps_or_shows_a_secret() {
     let text = String::from_utf8(said.stderr).unwrap();
     assert!(text.contains("out ***") && text.contains("MIXED=a***b"), "{text}");
     assert!(text.contains("attempt 1 of 2") && text.contains("its `timeout` of 300ms"), "{text}");
+    // Nor do logs and traces hold it, whatever is in them.
+    says(&space, &["run", "w.yaml", "--keep-going", "--log", "trace", "--trace", "trace.json"]);
+    let json = &["run", "w.yaml", "--keep-going", "--log", "trace", "--log-format", "json"];
+    says(&space, json);
     for command in ["plan", "explain", "results", "graph", "verify"] {
         says(&space, &[command, "w.yaml"]);
     }

@@ -247,7 +247,7 @@ impl<'a, 'o> Runner<'a, 'o> {
             self.store.cache().flush_claims();
             let busy = self.running + self.hashing.running();
             if busy == 0 && (self.stopped || self.parked.is_empty()) {
-                return;
+                return self.find_cached();
             }
             match self.receive(receiver) {
                 Some(WorkerMessage::Computed(id, pending, elapsed, result)) => {
@@ -256,6 +256,19 @@ impl<'a, 'o> Runner<'a, 'o> {
                 Some(WorkerMessage::Hashed(id, hashed)) => self.on_hashed(id, hashed),
                 // It is time to poll the parked nodes.
                 None => {}
+            }
+        }
+    }
+
+    /// Finds, after a stop, what the cache has of the rest: a report shows everything that is done.
+    fn find_cached(&mut self) {
+        while let Some((id, lookup)) = self.lookahead.next(&mut self.ready, &self.state) {
+            match lookup {
+                Ok(Some(Lookup::Done(done))) if !self.options.force.contains(&id) => {
+                    self.cached(id, *done);
+                }
+                // It is not done, and a fault of it is for the next run to find.
+                Ok(_) | Err(_) => {}
             }
         }
     }

@@ -291,6 +291,11 @@ impl Node {
         let rate = *done as f64 / elapsed.max(1e-9);
         let left = total.filter(|_| *done > 0).map(|t| t.saturating_sub(*done) as f64 / rate);
         let left = left.map(|left| format!(", {} left", seconds(left))).unwrap_or_default();
+        if unit == "bytes" {
+            let of = total.map(|total| format!(" of {}", human::size(total))).unwrap_or_default();
+            let (done, rate) = (human::size(*done), human::size(rate as u64));
+            return format!("hashed {done}{of}, {rate}/s{left}");
+        }
         let of = total.map(|total| format!(" of {total}")).unwrap_or_default();
         let rate = if rate >= 10.0 { format!("{rate:.0}") } else { format!("{rate:.2}") };
         format!("{done}{of} {unit}, {rate}/s{left}")
@@ -350,7 +355,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Progress {
         let fields = || Fields::of_span(attributes);
         match attributes.metadata().name() {
             "run" => self.begin(fields().number("nodes").unwrap_or_default()),
-            "node" => {
+            "node" | "hash" => {
                 let fields = fields();
                 let named = fields.number("node").zip(fields.text("name"));
                 if let Some((number, name)) = named {
@@ -377,7 +382,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Progress {
         let Some(span) = context.span(&id) else { return };
         match span.name() {
             "run" => self.shared.end(),
-            "node" => {
+            "node" | "hash" => {
                 let node = span.extensions().get::<NodeOf>().map(|of| of.node);
                 if let Some(node) = node {
                     self.shared.remove(node);

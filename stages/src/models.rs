@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tracing::debug_span;
+
 use refrain_cache::Digest;
 use refrain_engine::kind::{Input, StageError};
 use refrain_lm::config::ConfigError;
@@ -81,6 +83,7 @@ fn read(origin: &Origin) -> Result<Loaded, StageError> {
     }
     check_layout(&folder)?;
     let tokenizer = Tokenizer::load(&folder).map_err(tokenizer_failed)?;
+    let _load = debug_span!("load", path = %folder.display()).entered();
     let model = LanguageModel::load(&ModelPath { folder, adapters }).map_err(model_failed)?;
     Ok(Loaded { model, tokenizer })
 }

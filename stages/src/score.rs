@@ -8,6 +8,7 @@ use arrow::array::{ArrayRef, Float64Array, Int32Array, RecordBatch, StringArray}
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
+use tracing::trace_span;
 
 use refrain_cache::columns::{column, with_column, without_column};
 use refrain_cache::{Metric, TableReader};
@@ -351,6 +352,7 @@ impl<'a> Scorer<'a> {
             self.context.cancel.check()?;
             let ids: Vec<&[u32]> = step.iter().map(|piece| seen(piece)).collect();
             let mut entries = Vec::with_capacity(ids.len());
+            let _batch = trace_span!("batch", rows = ids.len()).entered();
             self.network.score(&ids, batch, &mut |at, values| {
                 entries.push((memo::digest_of_tokens(ids[at]), memo::logprobs_to_bytes(values)));
                 take(step[at], values);

@@ -4,6 +4,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use tracing::info_span;
+
 use super::plan::{RemovalPlan, RemovalTarget};
 use crate::error::{CacheError, io_error};
 use crate::logs::{FileDigests, RecordError, Records};
@@ -32,6 +34,7 @@ pub(crate) fn remove(
     records: Records,
     lock: RemovalLock,
 ) -> Result<(), RemoveError> {
+    let _gc = info_span!("gc", removals = plan.removals.len()).entered();
     let mut forgotten = false;
     for removal in &plan.removals {
         if let RemovalTarget::Record(key) = &removal.target {

@@ -1,7 +1,7 @@
 //! The spans and events of a run: their names, and their fields as a layer reads them.
 //!
-//! Spans: `run` (nodes), `node` (node, name, kind, key), `attempt` (number), `hash` (path, bytes),
-//! `import` (rows), `load` (path), `batch` (rows), `step` (step), `sync` and `gc`.
+//! Spans: `run` (nodes), `node` (node, name, kind, key), `attempt` (number), `hash` (node, name, path,
+//! bytes), `import` (rows), `load` (path), `batch` (rows), `step` (step), `sync` and `gc`.
 //!
 //! Events of a node, which starts with its span: `cached`, `progress`, `note`, `retry`, `damaged`, `waiting`,
 //! `taken_over`, `recorded`, `finished`, `failed` and `skipped`; of a training: `step`.
@@ -158,12 +158,12 @@ impl fmt::Display for NodeOf {
     }
 }
 
-/// Keeps what identifies a node in its span, for [`node_of`]; a layer calls it for every new span.
+/// Keeps what identifies a node in a span of its own, for [`node_of`]; a layer calls it for every new span.
 pub fn keep_node<S>(attributes: &Attributes<'_>, id: &Id, context: &Context<'_, S>)
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
-    if attributes.metadata().name() != "node" {
+    if !["node", "hash"].contains(&attributes.metadata().name()) {
         return;
     }
     let node = node_in(&Fields::of_span(attributes));

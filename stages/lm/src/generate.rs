@@ -11,6 +11,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use rayon::prelude::*;
+use tracing::trace_span;
 
 use crate::forward::{KeyValues, Packed, RowCache};
 use crate::model::{LanguageModel, ModelError};
@@ -178,7 +179,7 @@ impl Decoder<'_> {
             if self.rows.is_empty() {
                 return Ok(());
             }
-            self.step();
+            trace_span!("batch", rows = self.rows.len()).in_scope(|| self.step());
             self.retire(progress)?;
             go_on(progress(Progress::Tokens(self.tokens)))?;
         }

@@ -13,6 +13,7 @@ mod schedule;
 use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
+use tracing::{debug, trace_span};
 
 use crate::backward::{Base, Gradients, Pass, Sums, Targets};
 use crate::forward::{Dropout, Packed};
@@ -164,6 +165,12 @@ pub enum TrainError {
     Interrupted,
 }
 
+/// Emits what happened in a step.
+fn emit(log: &StepLog) {
+    let StepLog { step, epoch, learning_rate, loss, kl, grad_norm, tokens, .. } = *log;
+    debug!(name: "step", step, epoch, loss, kl, learning_rate, grad_norm, tokens, "step");
+}
+
 /// Counts the steps over `rows` rows.
 pub fn steps(options: &TrainOptions, rows: usize) -> u64 {
     match options.length {
@@ -274,7 +281,9 @@ impl<'a> Trainer<'a> {
                 return Ok(());
             }
             let (epoch, window) = order.next_window();
-            let log = self.one_step(epoch, &window)?;
+            let step = self.step;
+            let log = trace_span!("step", step).in_scope(|| self.one_step(epoch, &window))?;
+            emit(&log);
             self.log.push(log);
             self.step += 1;
             if progress(self.step).is_break() {
