@@ -18,6 +18,14 @@ use crate::escape::{colour, escape_controls};
 use crate::output;
 use crate::snippet::diagnostics_text;
 
+/// Returns the exit code of a command: its own, unless it succeeded and its data were lost.
+pub fn exit_code(own: ExitCode, format: Format) -> ExitCode {
+    let Some(error) = output::lost() else { return own };
+    let message = format!("cannot write to stdout: {error}");
+    let lost = CommandError::new(ErrorClass::Environment, message).report(format);
+    if own == ExitCode::SUCCESS { lost } else { own }
+}
+
 /// Why a command ends.
 #[derive(Debug)]
 pub enum CommandError {

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use refrain_engine::language::explain::ErrorClass;
 
 use crate::cli::Arguments;
-use crate::command_error::CommandError;
+use crate::command_error::{CommandError, exit_code};
 use crate::events::Observers;
 
 /// The tensors of a training step are tens of megabytes, made and dropped at every layer. The
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         // The hook has reported it.
         Err(_) => ExitCode::from(ErrorClass::Environment.exit_code()),
     };
-    let code = output::exit_code(code, arguments.format);
+    let code = exit_code(code, arguments.format);
     #[cfg(feature = "faults")]
     armed.report();
     code

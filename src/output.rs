@@ -1,21 +1,16 @@
 //! Writes data to stdout and remarks to stderr. Nothing else writes to stdout.
 
 use std::io::{self, Write};
-use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use unicode_width::UnicodeWidthStr;
 
-use refrain_engine::language::explain::ErrorClass;
-
-use crate::cli::Format;
-use crate::command_error::CommandError;
 use crate::escape::{escape_controls, is_terminal_control};
 
 /// The error with which stdout refused data; nothing is written after it.
 static REFUSED: OnceLock<io::Error> = OnceLock::new();
 
-/// Writes a text as it is. Where stdout refuses it, [`exit_code`] says so at the end.
+/// Writes a text as it is. Where stdout refuses it, [`lost`] says so.
 pub fn text(text: &str) {
     if REFUSED.get().is_some() {
         return;
@@ -27,18 +22,11 @@ pub fn text(text: &str) {
     }
 }
 
-/// Returns the exit code of a command: its own, unless data were lost that somebody waits for.
+/// Returns the error with which stdout refused data that somebody waits for.
 ///
 /// A reader that went away, as in `| head`, has what it wants.
-pub fn exit_code(own: ExitCode, format: Format) -> ExitCode {
-    match REFUSED.get() {
-        Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            let message = format!("cannot write to stdout: {error}");
-            let lost = CommandError::new(ErrorClass::Environment, message).report(format);
-            if own == ExitCode::SUCCESS { lost } else { own }
-        }
-        _ => own,
-    }
+pub fn lost() -> Option<&'static io::Error> {
+    REFUSED.get().filter(|error| error.kind() != io::ErrorKind::BrokenPipe)
 }
 
 /// Prints a line for people on stderr; control characters in it are shown, not obeyed.

@@ -10,7 +10,7 @@ use clap::{CommandFactory, Parser};
 use refrain_engine::language::explain::ErrorClass;
 
 use crate::cli::{Arguments, Command, Format};
-use crate::command_error::CommandError;
+use crate::command_error::{CommandError, exit_code};
 use crate::escape::no_color;
 use crate::output;
 
@@ -24,7 +24,7 @@ pub fn parse() -> Result<Arguments, ExitCode> {
         let page = error.render();
         let styled = std::io::stdout().is_terminal() && !no_color();
         output::text(&if styled { page.ansi().to_string() } else { page.to_string() });
-        return Err(output::exit_code(ExitCode::SUCCESS, Format::Human));
+        return Err(exit_code(ExitCode::SUCCESS, Format::Human));
     }
     if wants_json(std::env::args_os()) {
         return Err(failure(&error).report(Format::Json));

@@ -8,7 +8,9 @@ use crate::space::{Space, small};
 
 /// The JSON values of a text, one per line.
 fn lines(text: &str) -> Vec<Value> {
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")))
+        .collect()
 }
 
 /// The lines of the last run log.
@@ -35,7 +37,9 @@ fn the_run_log_has_every_training_step_and_what_became_of_each_node() {
     let steps = of(&log, "step");
     let numbers: Vec<u64> = steps.iter().map(|step| step["step"].as_u64().unwrap()).collect();
     assert_eq!(numbers, (0..20).collect::<Vec<u64>>(), "each step once, in order");
-    assert!(steps.iter().all(|step| step["node"] == "base" && step["loss"].as_f64().unwrap() > 0.0));
+    assert!(
+        steps.iter().all(|step| step["node"] == "base" && step["loss"].as_f64().unwrap() > 0.0)
+    );
     assert!(steps.iter().all(|step| step["learning_rate"].is_f64() && step["tokens"].is_u64()));
 
     let named = |event: &str| -> BTreeSet<&str> {
@@ -61,7 +65,8 @@ fn a_trace_holds_the_spans_of_a_run() {
     let space = Space::new();
     small(&space);
     space.write("trace.json", "an older one");
-    let said = space.run(&["run", "w.yaml", "--only", "scored", "answers", "--trace", "trace.json"]);
+    let said =
+        space.run(&["run", "w.yaml", "--only", "scored", "answers", "--trace", "trace.json"]);
     assert_eq!(said.code, 0, "{}", said.stderr);
 
     let trace: Vec<Value> = serde_json::from_str(&space.read("trace.json")).unwrap();
@@ -75,7 +80,10 @@ fn a_trace_holds_the_spans_of_a_run() {
     }
     let node = trace.iter().find(|event| event["cat"] == "node" && event["name"] == "base");
     let fields = &node.unwrap()["args"];
-    assert!(fields["kind"] == "finetune" && fields["key"].as_str().unwrap().len() == 64, "{fields}");
+    assert!(
+        fields["kind"] == "finetune" && fields["key"].as_str().unwrap().len() == 64,
+        "{fields}"
+    );
 
     let import = trace.iter().find(|event| event["cat"] == "import").unwrap();
     assert_eq!(import["args"]["rows"], 24);
@@ -121,7 +129,8 @@ fn a_log_is_for_people_or_for_programs() {
     assert_eq!(node.unwrap()["kind"], "finetune", "{step}");
 
     // From `info` on, and in place of the lines of progress.
-    let said = space.run(&["run", "w.yaml", "--only", "scored", "--force", "scored", "--log", "info"]);
+    let said =
+        space.run(&["run", "w.yaml", "--only", "scored", "--force", "scored", "--log", "info"]);
     let finished = said.stderr.lines().filter(|line| line.contains("finished")).count();
     assert_eq!(finished, 1, "{}", said.stderr);
     assert!(said.stderr.contains(" INFO ") && !said.stderr.contains("DEBUG"), "{}", said.stderr);

@@ -19,9 +19,9 @@ mod cache; // stat, verify, gc, and the logs of runs
 mod commands; // drawings, completions, manual pages
 #[cfg(unix)]
 mod crash; // faults at every step of a run, and damage to every file of a cache
+mod errors; // what wrong workflows and sources are told
 #[cfg(unix)]
 mod events; // the run log, log lines and traces
-mod errors; // what wrong workflows and sources are told
 mod examples; // that the examples' data are what makes them
 mod hostile; // workflows and files that were made to break a reader
 mod hostile_models; // models' folders that were made to break one

@@ -61,7 +61,12 @@ fn sweep(work: &str, values: &str) -> String {
 
 /// A command on a terminal of a size, made by `script`; nothing, with a remark, where that program
 /// is absent.
-fn terminal(space: &Space, arguments: &str, columns: usize, variables: &[(&str, &str)]) -> Option<Command> {
+fn terminal(
+    space: &Space,
+    arguments: &str,
+    columns: usize,
+    variables: &[(&str, &str)],
+) -> Option<Command> {
     if Command::new("script").arg("--version").output().is_err() {
         eprintln!("skipped: `script` cannot be started");
         return None;
@@ -147,7 +152,10 @@ fn an_interrupted_run_leaves_its_summary_and_every_finished_trial() {
     space.write("rows.jsonl", ROWS);
     let work = "if [ ${x} = 2 ]; then echo $PPID > new; mv new PID; sleep 60; fi";
     let work = work.replace("new", &space.path("new").display().to_string());
-    space.write("w.yaml", &sweep(&work.replace("PID", &space.path("pid").display().to_string()), "[1, 2, 3]"));
+    space.write(
+        "w.yaml",
+        &sweep(&work.replace("PID", &space.path("pid").display().to_string()), "[1, 2, 3]"),
+    );
     let first = space.run(&["run", "w.yaml", "--only", "judged[x=1]", "judged[x=3]"]);
     assert_eq!(first.code, 0, "{}", first.stderr);
 

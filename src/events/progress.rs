@@ -27,9 +27,8 @@ const SHOW_AFTER: Duration = Duration::from_millis(400);
 const FIRST_LINE: Duration = Duration::from_secs(2);
 /// Shortest time between two plain lines of one node.
 const LINE_EVERY: Duration = Duration::from_secs(5);
-/// Columns of a bar, and those left for the figures beside it.
+/// Columns of a bar.
 const BAR: usize = 20;
-const FIGURES: usize = 44;
 
 /// The display of a run.
 pub struct Progress {
@@ -142,10 +141,11 @@ impl Shared {
             }
         }
 
-        let longest = state.nodes.values().filter(|node| node.bar.is_some());
-        let longest = longest.map(|node| node.name.width()).max().unwrap_or(0);
-        let names = longest.min(columns.saturating_sub(BAR + FIGURES + 2).max(columns / 3));
-        for node in state.nodes.values() {
+        let shown: Vec<&Node> = state.nodes.values().filter(|node| node.bar.is_some()).collect();
+        let longest = shown.iter().map(|node| node.name.width()).max().unwrap_or(0);
+        let beside = shown.iter().map(|node| node.columns()).max().unwrap_or(0);
+        let names = longest.min(columns.saturating_sub(beside + 2).max(columns / 3));
+        for node in shown {
             node.draw(names);
         }
         overall.set_message(state.summary().unwrap_or_default());
@@ -299,6 +299,16 @@ impl Node {
         let of = total.map(|total| format!(" of {total}")).unwrap_or_default();
         let rate = if rate >= 10.0 { format!("{rate:.0}") } else { format!("{rate:.2}") };
         format!("{done}{of} {unit}, {rate}/s{left}")
+    }
+
+    /// Returns the columns that it takes beside its name.
+    fn columns(&self) -> usize {
+        let bar = if self.total().is_some() { BAR + 1 } else { 0 };
+        bar + self.figures().width()
+    }
+
+    fn total(&self) -> Option<u64> {
+        self.figures.as_ref()?.total
     }
 
     /// Draws its bar, with so many columns for its name.

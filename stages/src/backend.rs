@@ -168,9 +168,9 @@ pub(crate) fn load(input: &Input, choice: BackendChoice) -> Result<Network, Stag
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     let model = match loaded.take() {
         Some((digest, model)) if digest == artifact.digest => model,
-        _ => debug_span!("load", path = %folder.display())
-            .in_scope(|| backend.load(folder))?
-            .into(),
+        _ => {
+            debug_span!("load", path = %folder.display()).in_scope(|| backend.load(folder))?.into()
+        }
     };
     *loaded = Some((artifact.digest, model.clone()));
     Ok(Network::Mistralrs(model, backend.profile()))
