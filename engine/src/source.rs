@@ -225,10 +225,9 @@ impl SourceSpec {
         self.format == Format::Jsonl
     }
 
-    /// Returns the file's name of a column, given ours.
-    fn theirs<'s>(&'s self, ours: &'s str) -> &'s str {
-        let renamed = self.columns.iter().find(|(name, _)| name == ours);
-        renamed.map_or(ours, |(_, theirs)| theirs)
+    /// Whether a column of the file becomes the one of that name.
+    fn becomes(&self, theirs: &str, ours: &str) -> bool {
+        self.ours(theirs).any(|name| name == ours)
     }
 
     /// Returns our names of a column, given the file's.

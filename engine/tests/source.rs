@@ -339,6 +339,11 @@ fn conversations_of_every_maker_have_one_form() {
     assert_eq!(texts(&table, "response"), ["b", "d", "f"]);
     assert_eq!(texts(&table, "messages")[1], "[{role: user, content: c}]");
 
+    // Under another name they are a column like any other.
+    let moved = json!({ "columns": { "other": "messages" } });
+    let rows = "{\"messages\": [{\"speaker\": \"a\"}]}\n";
+    assert_eq!(files.column(rows, moved, "other"), ["[{speaker: a}]"]);
+
     let rows = "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": null, \
                 \"tool_calls\": [{\"n\": 12345678901234567890123}]}], \"tools\": [{\"name\": \"w\", \"x\": null}]}\n\
                 {\"messages\": [{\"role\": \"user\", \"content\": \"b\", \"name\": \"eve\"}], \"tools\": []}\n";

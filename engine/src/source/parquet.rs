@@ -1,6 +1,6 @@
 //! Opens Parquet files: what their types leave undecided, the values tell.
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, AsArray};
 use arrow::datatypes::DataType;
 
 use refrain_cache::{TableError, TableReader};
@@ -37,13 +37,13 @@ fn open(spec: &SourceSpec) -> Result<TableReader, SourceError> {
 /// Reads the columns whose types alone do not decide those of the table, up to `limit` rows of them.
 fn found(spec: &SourceSpec, reader: &TableReader, limit: usize) -> Result<Found, SourceError> {
     let schema = reader.schema().clone();
-    let conversations = spec.theirs("messages").to_string();
+    let is_messages = |name: &str| spec.becomes(name, "messages");
     let wanted: Vec<&str> = schema
         .fields()
         .iter()
         .filter(|field| {
             numbers::undecided(field.data_type())
-                || *field.name() == conversations && messages::may_have_fields(field.data_type())
+                || is_messages(field.name()) && messages::may_have_fields(field.data_type())
         })
         .map(|field| field.name().as_str())
         .collect();
@@ -56,8 +56,8 @@ fn found(spec: &SourceSpec, reader: &TableReader, limit: usize) -> Result<Found,
             for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
                 let place = schema.index_of(field.name()).expect("the column was asked for");
                 ranges[place].add(column);
+                found.turn_fields |= is_messages(field.name()) && has_turn_fields(column);
             }
-            found.turn_fields |= has_turn_fields(&batch, &conversations);
             left = left.saturating_sub(batch.num_rows());
             if left == 0 {
                 break;
@@ -69,8 +69,8 @@ fn found(spec: &SourceSpec, reader: &TableReader, limit: usize) -> Result<Found,
 }
 
 /// Whether some turn holds a value beside role and content.
-fn has_turn_fields(batch: &RecordBatch, column: &str) -> bool {
-    let turns = batch.column_by_name(column).and_then(|column| column.as_list_opt::<i32>());
+fn has_turn_fields(messages: &dyn Array) -> bool {
+    let turns = messages.as_list_opt::<i32>();
     let Some(turns) = turns.and_then(|turns| turns.values().as_struct_opt()) else { return false };
     let DataType::Struct(fields) = turns.data_type() else { return false };
     let further = fields.iter().enumerate().filter(|(i, _)| !messages::is_main(fields, *i));

@@ -89,11 +89,11 @@ impl<'a> Columns<'a> {
                 format!("the table has more than {MAX_COLUMNS} columns, which is the limit");
             return Err(Fault::new(message));
         }
-        let role = match name {
-            _ if self.spec.drop.iter().any(|dropped| dropped == name) => Role::Dropped,
-            _ if self.spec.theirs("messages") == name => Role::Messages,
-            _ if self.spec.theirs("tools") == name => Role::Tools,
-            _ if self.spec.ours(name).all(convert::is_text) => Role::Text,
+        let role = match self.spec {
+            spec if spec.drop.iter().any(|dropped| dropped == name) => Role::Dropped,
+            spec if spec.becomes(name, "messages") => Role::Messages,
+            spec if spec.becomes(name, "tools") => Role::Tools,
+            spec if spec.ours(name).all(convert::is_text) => Role::Text,
             _ => Role::Plain,
         };
         self.columns.push(Column { name: name.into(), role, shape: Shape::default() });
@@ -142,6 +142,9 @@ impl Column {
 
 /// The depth of a JSON value, 0 for one that is neither a list nor a mapping.
 fn nesting(json: &str) -> usize {
+    if !json.starts_with(['[', '{']) {
+        return 0;
+    }
     let (mut depth, mut deepest) = (0_usize, 0);
     let (mut within_text, mut escaped) = (false, false);
     for byte in json.bytes() {
