@@ -12,7 +12,7 @@ use refrain_engine::graph::{Graph, NodeId};
 use refrain_engine::kind::Cancel;
 use refrain_engine::language::explain::ErrorClass;
 use refrain_engine::ledger::lock::{self, Lock, LockError};
-use refrain_engine::ledger::up_to_date::{self, Said};
+use refrain_engine::ledger::up_to_date::{self, CachedReport};
 use refrain_engine::ledger::{reasons, run_log};
 use refrain_engine::plan::state::Done;
 use refrain_engine::report::expect::{self, ExpectResult};
@@ -39,12 +39,12 @@ pub fn run(
 ) -> Result<ExitCode, CommandError> {
     let begin = Instant::now();
     let opened = Opened::new(&arguments.workflow)?;
-    let seen = Seen::new(arguments, &opened)?;
-    let kept = Kept::new(arguments, format, &opened);
-    if let Some(said) = kept.as_ref().and_then(|kept| up_to_date::find(&kept.request())) {
-        results::print(&said.results, format);
+    let seen = LoggedRun::new(arguments, &opened)?;
+    let kept = UpToDateInput::new(arguments, format, &opened);
+    if let Some(cached_report) = kept.as_ref().and_then(|kept| up_to_date::find(&kept.request())) {
+        results::print(&cached_report.results, format);
         run_log::used(&seen.runs, &seen.run());
-        return Ok(unchanged(&said, begin));
+        return Ok(unchanged(&cached_report, begin));
     }
     let session = Session::of(opened, &arguments.workflow, Sources::Present)?;
     let lock = read_lock(&session, arguments.locked)?;
@@ -94,12 +94,12 @@ pub fn run(
         results::print(&table, format);
         if let Some(kept) = kept.filter(|_| code == 0 && report.is_complete()) {
             let cached = session.graph.nodes.len();
-            let said = Said {
+            let cached_report = CachedReport {
                 cached,
                 results: table,
                 expects: verdicts.iter().map(verdict_line).collect(),
             };
-            up_to_date::keep(&kept.request(), &session.graph, &store, &report.state, said);
+            up_to_date::keep(&kept.request(), &session.graph, &store, &report.state, cached_report);
         }
         summary(&report, &verdicts, begin, &changes);
     }
@@ -211,17 +211,17 @@ fn verdict_line(result: &ExpectResult) -> String {
     }
 }
 
-/// What a run says that did not even have to plan.
-fn unchanged(said: &Said, begin: Instant) -> ExitCode {
-    for line in &said.expects {
+/// Reports a run that found everything up to date.
+fn unchanged(cached_report: &CachedReport, begin: Instant) -> ExitCode {
+    for line in &cached_report.expects {
         output::remark(line);
     }
-    output::remark(&format!("0 nodes run, {} cached, {}", said.cached, time(begin.elapsed())));
+    output::remark(&format!("0 nodes run, {} cached, {}", cached_report.cached, time(begin.elapsed())));
     ExitCode::SUCCESS
 }
 
-/// What the event log says of the run itself.
-struct Seen {
+/// The run as its log names it.
+struct LoggedRun {
     /// The folder of the logs.
     runs: PathBuf,
     workflow: PathBuf,
@@ -230,12 +230,12 @@ struct Seen {
     plan: String,
 }
 
-impl Seen {
-    fn new(arguments: &cli::RunArgs, opened: &Opened) -> Result<Seen, CommandError> {
+impl LoggedRun {
+    fn new(arguments: &cli::RunArgs, opened: &Opened) -> Result<LoggedRun, CommandError> {
         let workflow = absolute(&opened.source.path)?;
         let set = arguments.workflow.set.clone();
         let plan = up_to_date::name(&workflow, &set);
-        Ok(Seen {
+        Ok(LoggedRun {
             runs: opened.cache.join("runs"),
             lock: absolute(&opened.lock)?,
             workflow,
@@ -244,8 +244,8 @@ impl Seen {
         })
     }
 
-    fn run(&self) -> run_log::Run<'_> {
-        run_log::Run {
+    fn run(&self) -> run_log::RunInfo<'_> {
+        run_log::RunInfo {
             workflow: &self.workflow,
             lock: &self.lock,
             set: &self.set,
@@ -254,8 +254,8 @@ impl Seen {
     }
 }
 
-/// What identifies a kept plan, for a run of the whole workflow whose report is for people.
-struct Kept {
+/// The request for a kept plan, for a run of the whole workflow whose report is for people.
+struct UpToDateInput {
     text: String,
     path: PathBuf,
     cache: PathBuf,
@@ -264,13 +264,13 @@ struct Kept {
     lock: Option<PathBuf>,
 }
 
-impl Kept {
-    fn new(arguments: &cli::RunArgs, format: Format, opened: &Opened) -> Option<Kept> {
+impl UpToDateInput {
+    fn new(arguments: &cli::RunArgs, format: Format, opened: &Opened) -> Option<UpToDateInput> {
         if !arguments.only.is_empty() || !arguments.force.is_empty() || format == Format::Json {
             return None;
         }
         let set = arguments.workflow.set.clone();
-        Some(Kept {
+        Some(UpToDateInput {
             text: opened.source.text.clone(),
             path: std::path::absolute(&opened.source.path).ok()?,
             cache: opened.cache.clone(),

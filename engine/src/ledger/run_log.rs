@@ -30,14 +30,14 @@ const LOGS: usize = 100;
 /// Most bytes of logs that are kept, beside the last one of each workflow.
 const BYTES: u64 = 64 << 20;
 
-/// What a run is of.
+/// The workflow of a run, with its files.
 #[derive(Debug, Clone, Copy)]
-pub struct Run<'a> {
+pub struct RunInfo<'a> {
     /// The workflow, as an absolute path.
     pub workflow: &'a Path,
     /// Its lock.
     pub lock: &'a Path,
-    /// What was set on the command line.
+    /// The values of `--set`.
     pub set: &'a [String],
     /// The name of the kept plan that such a run would use.
     pub plan: &'a str,
@@ -59,7 +59,7 @@ pub struct Reason {
 /// A line of a log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub enum Line {
+pub enum RunLogEntry {
     /// The run begins.
     Begin {
         /// Version of the format.
@@ -199,12 +199,12 @@ struct OpenLog {
 
 impl RunLog {
     /// Begins a log in the folder `runs`, and removes the oldest logs there.
-    pub fn begin(&self, runs: &Path, run: &Run<'_>) {
+    pub fn begin(&self, runs: &Path, run: &RunInfo<'_>) {
         remove_oldest(runs);
         let open = |file| OpenLog { begin: Instant::now(), file, running: HashMap::new() };
         *self.open() = create(runs, run).ok().map(open);
 
-        self.write(&Line::Begin {
+        self.write(&RunLogEntry::Begin {
             refrain: VERSION,
             version: env!("CARGO_PKG_VERSION").into(),
             workflow: run.workflow.into(),
@@ -217,7 +217,7 @@ impl RunLog {
     /// Writes down why nodes were computed.
     pub fn reasons(&self, reasons: Vec<Reason>) {
         for reason in reasons {
-            self.write(&Line::Why(reason));
+            self.write(&RunLogEntry::Why(reason));
         }
     }
 
@@ -226,36 +226,36 @@ impl RunLog {
         let mut open = self.open();
         let Some(log) = open.take() else { return };
         let seconds = log.begin.elapsed().as_secs_f64();
-        *open = log.write(&Line::End { seconds, complete });
+        *open = log.write(&RunLogEntry::End { seconds, complete });
         // Dropped, it is flushed and closed.
         *open = None;
     }
 
-    fn write(&self, line: &Line) {
+    fn write(&self, line: &RunLogEntry) {
         let mut open = self.open();
         *open = open.take().and_then(|log| log.write(line));
     }
 
     /// Turns an event into its line.
-    fn line(&self, name: &str, fields: &Fields, of: NodeOf) -> Option<Line> {
+    fn line(&self, name: &str, fields: &Fields, of: NodeOf) -> Option<RunLogEntry> {
         let NodeOf { node: number, name: node } = of;
         let key = || fields.text("key")?.parse::<Key>().ok();
         let text = |field: &str| fields.text(field).unwrap_or_default().to_owned();
         Some(match name {
-            "cached" => Line::Cached { node, key: key()? },
+            "cached" => RunLogEntry::Cached { node, key: key()? },
             "finished" => {
                 let key = self.open().as_mut()?.running.remove(&number)?;
-                Line::Finished { node, key, seconds: fields.float("seconds")? }
+                RunLogEntry::Finished { node, key, seconds: fields.float("seconds")? }
             }
             "failed" => {
                 let key = self.open().as_mut()?.running.remove(&number);
-                Line::Failed { node, key }
+                RunLogEntry::Failed { node, key }
             }
             "progress" => {
                 let (done, total) = (fields.number("done")?, fields.number("total"));
-                Line::Progress { node, done, total, unit: text("unit") }
+                RunLogEntry::Progress { node, done, total, unit: text("unit") }
             }
-            "step" => Line::Step {
+            "step" => RunLogEntry::Step {
                 node,
                 step: fields.number("step")?,
                 loss: fields.float("loss")?,
@@ -263,12 +263,12 @@ impl RunLog {
                 grad_norm: fields.float("grad_norm")?,
                 tokens: fields.number("tokens")?,
             },
-            "retry" => Line::Retry { node, attempt: fields.number("attempt")? },
-            "damaged" => Line::Damaged { node },
-            "waiting" => Line::Waiting { node },
-            "taken_over" => Line::TakenOver { node },
-            "recorded" => Line::Recorded { node, first: fields.is_true("first") },
-            "skipped" => Line::Skipped { node, because: text("because") },
+            "retry" => RunLogEntry::Retry { node, attempt: fields.number("attempt")? },
+            "damaged" => RunLogEntry::Damaged { node },
+            "waiting" => RunLogEntry::Waiting { node },
+            "taken_over" => RunLogEntry::TakenOver { node },
+            "recorded" => RunLogEntry::Recorded { node, first: fields.is_true("first") },
+            "skipped" => RunLogEntry::Skipped { node, because: text("because") },
             _ => return None,
         })
     }
@@ -281,10 +281,10 @@ impl RunLog {
 
 impl OpenLog {
     /// Writes a line; a log that refuses one is closed.
-    fn write(mut self, line: &Line) -> Option<OpenLog> {
+    fn write(mut self, line: &RunLogEntry) -> Option<OpenLog> {
         let text = serde_json::to_string(line).expect("names and numbers are JSON");
         // There may be very many nodes in the cache, and none of them took work.
-        let flush = !matches!(line, Line::Cached { .. } | Line::Progress { .. });
+        let flush = !matches!(line, RunLogEntry::Cached { .. } | RunLogEntry::Progress { .. });
         let written =
             self.file.push(&text).and_then(|()| if flush { self.file.flush() } else { Ok(()) });
         written.is_ok().then_some(self)
@@ -308,7 +308,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for RunLog {
         if let Some(log) = self.open().as_mut() {
             log.running.insert(number, key);
         }
-        self.write(&Line::Started { node: name.to_owned(), key });
+        self.write(&RunLogEntry::Started { node: name.to_owned(), key });
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
@@ -318,7 +318,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for RunLog {
 
         let name = event.metadata().name();
         if name == "lock_written" {
-            return self.write(&Line::Lock);
+            return self.write(&RunLogEntry::Lock);
         }
         let fields = Fields::of_event(event);
         let of = event::node_of(event, &fields, &context);
@@ -329,7 +329,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for RunLog {
 }
 
 /// Opens a log under a name that no other process has taken.
-fn create(runs: &Path, run: &Run<'_>) -> io::Result<LineFile> {
+fn create(runs: &Path, run: &RunInfo<'_>) -> io::Result<LineFile> {
     let process = std::process::id();
     let mut name = stem(run);
     loop {
@@ -340,19 +340,19 @@ fn create(runs: &Path, run: &Run<'_>) -> io::Result<LineFile> {
     }
 }
 
-fn stem(run: &Run<'_>) -> String {
+fn stem(run: &RunInfo<'_>) -> String {
     let now: DateTime<Utc> = SystemTime::now().into();
     format!("{}-{}", now.format("%Y%m%dT%H%M%S%3fZ"), tag(run))
 }
 
 /// Eight characters for the workflow and eight for what was set: the logs of one are found by name.
-fn tag(run: &Run<'_>) -> String {
+fn tag(run: &RunInfo<'_>) -> String {
     let workflow = Digest::of_bytes(run.workflow.as_os_str().as_encoded_bytes()).short();
     format!("{workflow}{}", Digest::of_bytes(run.set.join("\0").as_bytes()).short())
 }
 
-/// Notes that what the last run of this workflow used is used now, where a run need not even be planned.
-pub fn used(runs: &Path, run: &Run<'_>) {
+/// Marks the results of the workflow's last run as used now, where a run need not even be planned.
+pub fn used(runs: &Path, run: &RunInfo<'_>) {
     let tag = tag(run);
     let last = names(runs).into_iter().rev().find(|name| tag_of(name) == Some(tag.as_str()));
     if let Some(name) = last {
@@ -436,10 +436,10 @@ pub fn last_runs(runs: &Path, workflow: &Path) -> LastRuns {
                 continue;
             }
             match serde_json::from_slice(line) {
-                Ok(Line::Why(reason)) => {
+                Ok(RunLogEntry::Why(reason)) => {
                     last.reasons.entry(reason.node.clone()).or_insert(reason);
                 }
-                Ok(Line::Failed { node, .. }) if age == 0 => {
+                Ok(RunLogEntry::Failed { node, .. }) if age == 0 => {
                     last.failed.insert(node);
                 }
                 _ => {}
@@ -449,10 +449,10 @@ pub fn last_runs(runs: &Path, workflow: &Path) -> LastRuns {
     last
 }
 
-/// Reads the logs in a folder, the oldest first. A line that is cut off and a log without a begin are passed over.
+/// Reads the logs in a folder, the oldest first. Truncated lines and logs without a begin are skipped.
 ///
 /// # Errors
-/// Those of reading a log.
+/// [`io::Error`] for a log that cannot be read.
 pub fn read(runs: &Path) -> io::Result<Vec<Log>> {
     let mut logs = Vec::new();
     for name in names(runs) {
@@ -470,12 +470,14 @@ pub fn read(runs: &Path) -> io::Result<Vec<Log>> {
 fn log(name: &str, text: &[u8], used: SystemTime) -> Option<Log> {
     let mut lines =
         text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
-    let Some(Line::Begin { workflow, lock, plan, runs, .. }) = lines.next() else { return None };
+    let Some(RunLogEntry::Begin { workflow, lock, plan, runs, .. }) = lines.next() else {
+        return None;
+    };
     let began = chrono::NaiveDateTime::parse_from_str(name.split('-').next()?, "%Y%m%dT%H%M%S%3fZ");
     let began = began.map_or(used, |began| began.and_utc().into());
     let keys = lines.filter_map(|line| match line {
-        Line::Cached { key, .. } | Line::Started { key, .. } => Some(key),
-        Line::Failed { key, .. } => key,
+        RunLogEntry::Cached { key, .. } | RunLogEntry::Started { key, .. } => Some(key),
+        RunLogEntry::Failed { key, .. } => key,
         _ => None,
     });
     Some(Log { workflow, lock, plan, runs, began, used, keys: keys.collect() })

@@ -26,7 +26,7 @@ const VERSION: u32 = 2;
 /// Files that one thread looks at in a row.
 const FILES: usize = 1024;
 
-/// All that decides what a run of a workflow would do, beside files.
+/// Everything beside files that decides what a run of a workflow would do.
 pub struct Request<'a> {
     /// The workflow, its whole text.
     pub text: &'a [u8],
@@ -34,17 +34,17 @@ pub struct Request<'a> {
     pub path: &'a Path,
     /// The folder of the cache.
     pub cache: &'a Path,
-    /// What was set on the command line.
+    /// The values of `--set`.
     pub set: &'a [String],
-    /// What identifies this build of Refrain: another may make other keys.
+    /// The identity of this build of Refrain: another may make other keys.
     pub build: &'a str,
     /// The lock that the run would write; `None` when it would not.
     pub lock: Option<&'a Path>,
 }
 
-/// What a run that does nothing has to say.
+/// The report of a run that finds everything up to date.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Said {
+pub struct CachedReport {
     /// The number of nodes that are in the cache.
     pub cached: usize,
     /// The table of results.
@@ -54,10 +54,10 @@ pub struct Said {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Kept<'a> {
+struct UpToDate<'a> {
     version: u32,
     request: [u8; 32],
-    said: Said,
+    report: CachedReport,
     /// Absolute paths, sorted.
     #[serde(borrow)]
     files: Vec<(&'a str, FileIdentity)>,
@@ -87,31 +87,37 @@ pub fn name(workflow: &Path, set: &[String]) -> String {
     Digest::of_bytes(format!("{}\0{}", workflow.display(), set.join("\0")).as_bytes()).to_string()
 }
 
-/// What the last complete run said, when nothing that it rested on has changed since.
-pub fn find(request: &Request<'_>) -> Option<Said> {
+/// Returns the last complete run's report, if none of the files behind it has changed.
+pub fn find(request: &Request<'_>) -> Option<CachedReport> {
     let bytes = fs::read(request.file()).ok()?;
     let (sum, bytes) = bytes.split_at_checked(32)?;
     if Digest::of_bytes(bytes).as_bytes() != sum {
         return None;
     }
-    let kept: Kept<'_> = postcard::from_bytes(bytes).ok()?;
+    let kept: UpToDate<'_> = postcard::from_bytes(bytes).ok()?;
     let same = |(path, identity): &(&str, FileIdentity)| {
         fs::metadata(path).is_ok_and(|metadata| FileIdentity::of(&metadata) == *identity)
     };
     let holds = kept.version == VERSION
         && kept.request == request.digest()
         && kept.files.par_chunks(FILES).all(|files| files.iter().all(same));
-    holds.then_some(kept.said)
+    holds.then_some(kept.report)
 }
 
-/// Keeps what a complete run of the whole workflow said. Nothing is kept when a file is not remembered, because it was
-/// hashed when it was too young, or cannot be written down.
-pub fn keep(request: &Request<'_>, graph: &Graph, store: &Store, state: &State<'_>, said: Said) {
+/// Keeps the report of a complete run of the whole workflow. Nothing is kept when a file was too young when it was hashed,
+/// so that its digest is not remembered.
+pub fn keep(
+    request: &Request<'_>,
+    graph: &Graph,
+    store: &Store,
+    state: &State<'_>,
+    report: CachedReport,
+) {
     let Some(files) = files(request, graph, store, state) else { return };
-    let kept = Kept {
+    let kept = UpToDate {
         version: VERSION,
         request: request.digest(),
-        said,
+        report,
         files: files.iter().map(|(path, identity)| (path.as_str(), *identity)).collect(),
     };
     let Ok(bytes) = postcard::to_stdvec(&kept) else { return };
