@@ -122,10 +122,15 @@ impl Session {
         sources: Sources,
     ) -> Result<ManuallyDrop<Session>, CommandError> {
         let Opened { source, cache, lock } = opened;
-        let workflow =
-            Workflow::parse(source, &refrain_stages::kinds(), &overrides(&arguments.set)?)?;
+        let kinds = refrain_stages::kinds();
+        let workflow = Workflow::parse(source, &kinds, &overrides(&arguments.set)?)?;
         let mut problems = Vec::new();
-        let expects = expect::parse(&workflow, &mut problems);
+        let declared = match arguments.set.is_empty() {
+            true => None,
+            false => Workflow::parse(workflow.source.clone(), &kinds, &[]).ok().map(|w| w.axes),
+        };
+        let declared = declared.as_deref().unwrap_or(&workflow.axes);
+        let expects = expect::parse(&workflow, declared, &mut problems);
         let columns = results::parse(&workflow, &mut problems);
         let source = workflow.source.clone();
         // Read only where a source is absent.

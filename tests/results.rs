@@ -139,3 +139,21 @@ fn without_a_cache_the_lock_has_the_figures_of_its_keys() {
     assert_eq!(edited[0]["figures"]["judged"]["status"], "missing", "it is another key's figure");
     assert_eq!(edited[0]["figures"]["alone"]["value"], 0.5);
 }
+
+#[test]
+fn a_metric_that_no_kind_has_is_found_before_anything_runs() {
+    let space = space();
+    space.edit("w.yaml", "alone.accuracy }", "alone.acuracy }");
+    let expect = "expect:\n  - { stage: judged, metric: accurate, at_least: 0.5 }\n  - { stage: made, metric: accuracy, at_least: 0.5 }\n";
+    space.edit("w.yaml", "results:", &format!("{expect}results:"));
+    let said = space.fails(&["check", "w.yaml"]);
+    assert!(said.starts_with("exit code 2"), "{said}");
+    for words in [
+        "stage `alone` has no metric `acuracy`",
+        "did you mean `accuracy`?",
+        "stage `judged` has no metric `accurate`",
+        "stage `made` has no metrics",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+}

@@ -356,9 +356,15 @@ fn a_cause_comes_before_its_consequences() {
 fn one_point_alone_is_no_stale_lock() {
     let space = Space::new();
     judged(&space);
+    // A condition on a point that is left out is left out too; one on a value that no axis has is wrong.
+    let other = ", { stage: a_then, at: { trim: false }, metric: accuracy, at_most: 0 }]";
+    space.edit("w.yaml", "at_least: 0.5 }]", &format!("at_least: 0.5 }}{other}"));
+    assert_eq!(json(&space, &["verify", "w.yaml"], 3)["expects"], 2);
     let found = json(&space, &["verify", "w.yaml", "--set", "trim=true"], 0);
-    assert_eq!(found["keys"], 3);
+    assert_eq!((&found["keys"], &found["expects"]), (&3.into(), &1.into()));
     assert_eq!(space.run(&["run", "w.yaml", "--set", "trim=true", "--locked"]).code, 0);
+    space.edit("w.yaml", "at: { trim: false }", "at: { trim: maybe }");
+    assert_eq!(space.run(&["verify", "w.yaml", "--set", "trim=true"]).code, 2);
 }
 
 #[test]

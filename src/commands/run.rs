@@ -216,7 +216,11 @@ fn unchanged(cached_report: &CachedReport, begin: Instant) -> ExitCode {
     for line in &cached_report.expects {
         output::remark(line);
     }
-    output::remark(&format!("0 nodes run, {} cached, {}", cached_report.cached, time(begin.elapsed())));
+    output::remark(&format!(
+        "0 nodes run, {} cached, {}",
+        cached_report.cached,
+        time(begin.elapsed())
+    ));
     ExitCode::SUCCESS
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::graph::{Graph, NodeId};
 use crate::kind::{Param, Type, canonical, coerce};
 use crate::language::diagnostic::{Diagnostic, Span, suggest};
-use crate::language::workflow::Workflow;
+use crate::language::workflow::{Axis, Workflow};
 use crate::plan::state::Done;
 use crate::report::metric_names::MetricReference;
 
@@ -100,13 +100,22 @@ pub struct ExpectResult {
     pub text: String,
 }
 
-/// Reads the conditions of a workflow.
-pub fn parse(workflow: &Workflow, problems: &mut Vec<Diagnostic>) -> Vec<Expect> {
-    workflow.expect.iter().filter_map(|(node, span)| one(workflow, node, span, problems)).collect()
+/// Reads the conditions of a workflow; `declared` has its axes with all their values. Conditions on points that `--set`
+/// leaves out are left out too.
+pub fn parse(
+    workflow: &Workflow,
+    declared: &[Axis],
+    problems: &mut Vec<Diagnostic>,
+) -> Vec<Expect> {
+    let read = |(node, span): &(crate::language::yaml::Node, Span)| {
+        one(workflow, declared, node, span, problems)
+    };
+    workflow.expect.iter().filter_map(read).collect()
 }
 
 fn one(
     workflow: &Workflow,
+    declared: &[Axis],
     node: &crate::language::yaml::Node,
     span: &Span,
     problems: &mut Vec<Diagnostic>,
@@ -128,15 +137,16 @@ fn one(
                 .maybe_hint(suggest(&stage, known, "stages are")),
         );
     }
+    let mut is_left_out = false;
     let mut point = |name: &str| -> Option<Vec<(String, String)>> {
         let map: &Map<String, Value> = values.get(name)?.as_object()?;
         let mut point = Vec::new();
         for (axis, value) in map {
             let label = canonical(value);
             let place = place(&format!("{name}.{axis}"));
-            match workflow.axes.iter().find(|a| a.name == *axis) {
+            match declared.iter().find(|a| a.name == *axis) {
                 None => {
-                    let known = workflow.axes.iter().map(|a| a.name.as_str());
+                    let known = declared.iter().map(|a| a.name.as_str());
                     problems.push(
                         Diagnostic::at(place, format!("there is no axis `{axis}`"))
                             .maybe_hint(suggest(axis, known, "axes are")),
@@ -149,7 +159,11 @@ fn one(
                             .maybe_hint(suggest(&label, known, "its values are")),
                     );
                 }
-                Some(_) => point.push((axis.clone(), label)),
+                Some(_) => {
+                    let axes = workflow.axes.iter().filter(|a| a.name == *axis);
+                    is_left_out |= !axes.flat_map(|a| &a.values).any(|(l, _)| *l == label);
+                    point.push((axis.clone(), label));
+                }
             }
         }
         Some(point)
@@ -171,6 +185,9 @@ fn one(
         }
     };
     let metric = text("metric").unwrap_or_default();
+    if is_left_out {
+        return None;
+    }
     let metric_span = place("metric");
     let source = text("source");
     Some(Expect { stage, metric, at, rule, source, span: span.clone(), metric_span })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use refrain_cache::{Artifact, ArtifactKind, Artifacts, OnHashed};
 
-use crate::graph::{Node, NodeId, Work};
+use crate::graph::{NodeId, Work};
 use crate::kind::MAIN;
 use crate::source::seen::{HashError, SeenSource};
 use crate::store::{Store, StoreError};
