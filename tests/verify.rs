@@ -445,3 +445,34 @@ expect: [{ stage: judged, metric: accuracy, at_least: 0.5 }]
     // What runs needs its files.
     assert_eq!(clone.run(&["run", "w.yaml"]).code, 2);
 }
+
+/// `chat: true` is the default of a model with a chat template, which only its files say, or the lock.
+#[test]
+fn defaults_that_rest_on_an_absent_model_are_resolved_by_the_lock() {
+    let space = Space::new();
+    small(&space);
+    space.report("w.yaml", &["--only", "base"]);
+    let trained = space.run(&["show", "w.yaml", "base", "--path"]).stdout;
+    std::fs::create_dir(space.path("model")).unwrap();
+    for file in std::fs::read_dir(trained.trim()).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), space.path("model").join(file.file_name())).unwrap();
+    }
+    let stage = "  scored: { score: { model: m, data: train, chat: true, backend: native } }\n";
+    let head =
+        "refrain: 1\nmodels: { m: { path: model } }\ndata: { train: { path: train.jsonl } }\n";
+    space.write("s.yaml", &format!("{head}stages:\n{stage}"));
+    space.report("s.yaml", &[]);
+    let written = space.read("s.lock");
+    assert!(written.contains("\"chat_template\":true"), "{written}");
+
+    let clone = Space::new();
+    clone.write("s.yaml", &space.read("s.yaml"));
+    clone.write("s.lock", &written);
+    json(&clone, &["verify", "s.yaml", "--no-data"], 0);
+    // Written out or not, it is one key.
+    clone.edit("s.yaml", "chat: true, backend: native", "chat: auto");
+    json(&clone, &["verify", "s.yaml", "--no-data"], 0);
+    clone.edit("s.yaml", "chat: auto", "chat: false");
+    json(&clone, &["verify", "s.yaml", "--no-data"], 3);
+}

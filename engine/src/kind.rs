@@ -10,7 +10,7 @@ mod metrics;
 pub(crate) mod metrics_table;
 mod values;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, SchemaRef};
@@ -271,9 +271,12 @@ pub struct Expansion {
 /// Decides, from the values that the workflow gives as they are written, whether a stage is planned as two.
 pub type Expand = fn(&Map<String, Value>) -> Option<Expansion>;
 
-/// Brings typed parameters that mean the same to one form; the callback finds the folder of the source
-/// model from which the model at an input descends.
-pub type Canonicalize = fn(&mut Map<String, Value>, &dyn Fn(&str) -> Option<PathBuf>);
+/// Brings typed parameters that mean the same to one form; the callback has the facts of the source model
+/// from which the model at an input descends.
+pub type Canonicalize = fn(&mut Map<String, Value>, &dyn Fn(&str) -> Option<ModelFacts>);
+
+/// All that defaults depend on in the files of a model. A lock keeps them, for when the files are absent.
+pub type ModelFacts = Map<String, Value>;
 
 /// A kind of stage.
 #[derive(Clone, Copy)]
@@ -318,12 +321,24 @@ impl std::fmt::Debug for Kind {
 #[derive(Debug, Clone)]
 pub struct Kinds {
     all: Arc<[Kind]>,
+    model_facts: fn(&Path) -> ModelFacts,
 }
 
 impl Kinds {
     /// A registry of the given kinds.
     pub fn new(kinds: Vec<Kind>) -> Kinds {
-        Kinds { all: kinds.into() }
+        Kinds { all: kinds.into(), model_facts: |_| Map::new() }
+    }
+
+    /// Adds the function that reads a model's facts from its folder.
+    pub fn with_model_facts(mut self, read: fn(&Path) -> ModelFacts) -> Kinds {
+        self.model_facts = read;
+        self
+    }
+
+    /// Reads the facts of the model in a folder.
+    pub fn model_facts(&self, folder: &Path) -> ModelFacts {
+        (self.model_facts)(folder)
     }
 
     /// The kind with that name.

@@ -297,7 +297,7 @@ mod tests {
         let settled = |word: &str, model: Option<&Path>| {
             let mut params = Map::from_iter([("backend".to_owned(), Value::from(word))]);
             canonicalize(&mut params, &|path| {
-                model.filter(|_| path == "model").map(Path::to_owned)
+                model.filter(|_| path == "model").map(canonical::model_facts)
             });
             params["backend"].as_str().unwrap().to_owned()
         };

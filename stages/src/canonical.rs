@@ -3,16 +3,17 @@
 //! Defaults that are constants are in a kind's table. Here are those that depend on other values: on a second
 //! parameter, or on the files of the model. The form that stays is the one that a workflow without the parameter has.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use refrain_engine::kind::ModelFacts;
 use refrain_lm::tokenizer::Tokenizer;
 
 use crate::backend;
 
-/// Finds the folder of the source model from which the model at an input descends.
-pub(crate) type FindModel<'a> = &'a dyn Fn(&str) -> Option<PathBuf>;
+/// Finds the facts of the source model from which the model at an input descends.
+pub(crate) type FindModel<'a> = &'a dyn Fn(&str) -> Option<ModelFacts>;
 
 /// Removes a parameter that is given as its default.
 pub(crate) fn remove_default(params: &mut Map<String, Value>, name: &str, default: &Value) {
@@ -44,11 +45,11 @@ pub(crate) fn has_template(model: FindModel<'_>) -> Option<bool> {
 
 /// Returns a fact of the source from which the input `model` descends; `None` where it is unknown.
 pub(crate) fn model_fact(model: FindModel<'_>, name: &str) -> Option<bool> {
-    model_facts(&model("model")?).get(name)?.as_bool()
+    model("model")?.get(name)?.as_bool()
 }
 
 /// Reads all that defaults depend on from the files of a model.
-pub fn model_facts(folder: &Path) -> Map<String, Value> {
+pub fn model_facts(folder: &Path) -> ModelFacts {
     let native = ("native".to_owned(), backend::is_native(folder).into());
     let template = Tokenizer::folder_has_chat_template(folder);
     let template = template.map(|has| ("chat_template".to_owned(), has.into()));

@@ -55,4 +55,5 @@ pub fn kinds() -> Kinds {
         evaluate::EVALUATE,
         run::RUN,
     ])
+    .with_model_facts(model_facts)
 }

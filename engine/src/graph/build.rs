@@ -7,13 +7,13 @@ mod hint;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use petgraph::graph::{DiGraph, NodeIndex};
 use serde_json::{Map, Value};
 
-use crate::kind::{ArtifactKind, Kind, MAIN, OutputDecl, Reference, Resolved, coerce};
+use crate::kind::{ArtifactKind, Kind, MAIN, ModelFacts, OutputDecl, Reference, Resolved, coerce};
 use crate::language::diagnostic::{Diagnostic, Diagnostics, Span, suggest};
 use crate::language::interpolate::{AxisSet, MAX_AXES, Scope};
 use crate::language::workflow::{Settings, Stage, Workflow};
@@ -475,7 +475,9 @@ impl<'a> Builder<'a> {
             None => {
                 let stage = &self.workflow.stages[frame.decl - sources.len()];
                 if let Some(canonicalize) = stage.kind.canonicalize {
-                    canonicalize(&mut values, &|path| self.model_source(&frame.edges, path));
+                    canonicalize(&mut values, &|path| {
+                        Some(self.model_facts(&self.model_source(&frame.edges, path)?))
+                    });
                 }
                 let shared = &mut self.shared[frame.decl - sources.len()];
                 let outputs = shared.outputs((stage.kind.outputs)(&values));
@@ -538,6 +540,16 @@ impl<'a> Builder<'a> {
                 (Work::Stage { .. }, _) => node.inputs.iter().find(|edge| edge.path == path)?,
                 _ => return None,
             };
+        }
+    }
+
+    /// The facts of the model at a path: from its files, or as they were recorded.
+    fn model_facts(&self, path: &Path) -> ModelFacts {
+        let is_there =
+            |id: &NodeId| matches!(&self.nodes[id.index()].work, Work::Model(p) if p == path);
+        match self.absent.iter().find(|(id, _)| is_there(id)) {
+            Some((_, recorded)) => recorded.facts.clone(),
+            None => self.workflow.kinds.model_facts(path),
         }
     }
 

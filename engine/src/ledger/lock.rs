@@ -204,14 +204,22 @@ impl Lock {
 
             let entry = self.entries.get(&node.name);
             let same = entry.is_some_and(|entry| entry.says(node.kind_name(), done));
-            // The first format had no columns.
-            let is_table = matches!(node.work, Work::Source(_));
-            if same && !(is_table && entry.is_some_and(|entry| entry.columns.is_none())) {
+            // The first format had neither columns nor facts.
+            let lacks = |entry: &LockEntry| match &node.work {
+                Work::Source(_) => entry.columns.is_none(),
+                Work::Model(_) => entry.facts.is_empty(),
+                _ => false,
+            };
+            if same && !entry.is_some_and(lacks) {
                 continue;
             }
             changed |= !same;
             let mut new = LockEntry::new(&node.name, node.kind_name(), done);
-            new.columns = if is_table { source_columns(report, id) } else { None };
+            match &node.work {
+                Work::Source(_) => new.columns = source_columns(report, id),
+                Work::Model(path) => new.facts = graph.workflow.kinds.model_facts(path),
+                _ => {}
+            }
             new.other = entry.map(|entry| entry.other.clone()).unwrap_or_default();
             self.entries.insert(node.name.clone(), new);
         }

@@ -4,6 +4,8 @@ use arrow::datatypes::SchemaRef;
 
 use refrain_cache::{Artifact, Digest};
 
+use crate::kind::ModelFacts;
+
 /// A source as a lock names it.
 #[derive(Debug, Clone)]
 pub struct RecordedSource {
@@ -13,6 +15,8 @@ pub struct RecordedSource {
     pub artifact: Artifact,
     /// The columns of its table, where they are known.
     pub columns: Option<SchemaRef>,
+    /// The facts of a model.
+    pub facts: ModelFacts,
 }
 
 /// Finds the record of a source by the name of its node.

@@ -382,7 +382,7 @@ fn a_resolved_default_written_out_makes_the_same_key() {
     ] {
         std::fs::write(folder.path().join(name), content).unwrap();
     }
-    let model = |path: &str| (path == "model").then(|| folder.path().to_owned());
+    let model = |path: &str| (path == "model").then(|| kinds().model_facts(folder.path()));
     let canonical = |kind: &Kind, given: &Value| {
         let mut problems = Vec::new();
         let node = yaml::parse(&given.to_string()).unwrap();

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use refrain_cache::{Artifacts, Digest, Key, Metric};
 
-use crate::kind::MAIN;
+use crate::kind::{MAIN, ModelFacts};
 use crate::plan::state::Done;
 use crate::source::recorded::RecordedSource;
 
@@ -26,6 +26,9 @@ pub struct LockEntry {
     /// The columns of a source's table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub columns: Option<SourceColumns>,
+    /// The facts of a model on which defaults depend.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub facts: ModelFacts,
     /// Its outputs.
     pub outputs: Artifacts,
     /// Its metrics.
@@ -48,6 +51,7 @@ impl LockEntry {
             key: done.key,
             file: done.file,
             columns: None,
+            facts: Map::new(),
             outputs: done.artifacts.clone(),
             metrics: done.metrics.clone(),
             profile: done.profile.clone(),
@@ -72,6 +76,7 @@ impl LockEntry {
             digest: self.file?,
             artifact: self.outputs.get(MAIN)?.clone(),
             columns: self.columns.as_ref().and_then(SourceColumns::schema),
+            facts: self.facts.clone(),
         })
     }
 

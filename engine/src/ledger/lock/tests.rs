@@ -14,6 +14,7 @@ fn entry(node: &str, value: f64) -> LockEntry {
         key: Manifest::new(node).key(),
         file: None,
         columns: None,
+        facts: Map::new(),
         outputs: [("y".to_string(), artifact.clone()), (MAIN.to_string(), artifact)].into(),
         metrics: vec![Metric { metric: "m".into(), value, n: 1, low: None, high: None }],
         profile: String::new(),
