@@ -34,7 +34,7 @@ pub fn workflow(bytes: &[u8], world: &Path) {
     let source = SourceText { path, text: text.to_owned() };
     let Ok(workflow) = Workflow::parse(source, &refrain_stages::kinds(), &set) else { return };
     let mut problems = Vec::new();
-    let _ = expect::parse(&workflow, &mut problems);
+    let _ = expect::parse(&workflow, &workflow.axes, &mut problems);
     let _ = results::parse(&workflow, &mut problems);
     if let Ok(graph) = Graph::build(workflow) {
         for id in graph.ids() {
