@@ -18,7 +18,8 @@ fn column(space: &Space, workflow: &str, node: &str, name: &str) -> Vec<String> 
     texts
 }
 
-/// A space with the model folder `model`, whose chat template writes what it says of tools and calls.
+/// A space with the model folder `model`, whose chat template writes what it says of tools and
+/// calls.
 fn with_chat_model(template: &str) -> Space {
     let space = Space::new();
     small(&space);

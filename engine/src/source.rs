@@ -1,7 +1,7 @@
 //! Imports tables that the workflow reads, and finds the models and files that it names.
 //!
-//! Every source becomes a Parquet table with `id`, and `prompt` or `messages` where it has them, so that the stages see
-//! the same bytes whatever format the rows came in.
+//! Every source becomes a Parquet table with `id`, and `prompt` or `messages` where it has them, so
+//! that the stages see the same bytes whatever format the rows came in.
 
 mod convert;
 mod error;
@@ -117,7 +117,8 @@ impl SourceSpec {
     /// Makes the source that a checked mapping describes.
     ///
     /// # Errors
-    /// A format that cannot be told, a range or a selection that is malformed, a column both renamed and left out.
+    /// A format that cannot be told, a range or a selection that is malformed, a column both
+    /// renamed and left out.
     pub fn new(path: PathBuf, values: &Map<String, Value>) -> Result<SourceSpec, OptionProblem> {
         let text = |name: &str| values.get(name).and_then(Value::as_str);
         let format = match (text("format"), path.extension().and_then(|e| e.to_str())) {
@@ -193,7 +194,8 @@ impl SourceSpec {
     /// Reads the rows and writes them as a table of the cache.
     ///
     /// # Errors
-    /// A file that cannot be read or changes meanwhile, rows that are wrong, a cache that cannot be written.
+    /// A file that cannot be read or changes meanwhile, rows that are wrong, a cache that cannot be
+    /// written.
     pub fn import(&self, cache: &Cache) -> Result<Artifact, SourceError> {
         self.guarded(|| {
             let before = self.identity()?;

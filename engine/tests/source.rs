@@ -1,4 +1,5 @@
-//! Tables from JSON Lines and Parquet: one form, values as they stand in the file, faults with their places.
+//! Tables from JSON Lines and Parquet: one form, values as they stand in the file, faults with
+//! their places.
 
 // Helpers of tests may unwrap as the tests themselves do.
 #![allow(clippy::unwrap_used)]
@@ -16,6 +17,8 @@ use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Fields};
 use arrow::util::display::array_value_to_string;
 use parquet::arrow::ArrowWriter;
+use parquet::basic::Compression;
+use parquet::file::properties::WriterProperties;
 use serde_json::{Map, Value, json};
 
 use refrain_cache::{Artifact, Cache, TableReader};
@@ -89,8 +92,8 @@ fn strings(values: &[&str]) -> ArrayRef {
     Arc::new(StringArray::from(values.to_vec()))
 }
 
-/// Turns with a role, a content in parts, and calls of tools, as Hugging Face's datasets write them to Parquet: every
-/// field of every turn is there, if as null.
+/// Turns with a role, a content in parts, and calls of tools, as Hugging Face's datasets write them
+/// to Parquet: every field of every turn is there, if as null.
 fn conversation() -> ArrayRef {
     let part: Fields =
         vec![Field::new("type", DataType::Utf8, true), Field::new("text", DataType::Utf8, true)]
@@ -188,6 +191,32 @@ fn the_same_rows_from_both_formats_are_the_same_table() {
         let (a, b) = (files.table(&from_jsonl), files.table(&from_parquet));
         assert_eq!(a, b, "{jsonl}");
         assert_eq!(from_jsonl.digest, from_parquet.digest, "{jsonl}");
+    }
+}
+
+#[test]
+fn every_usual_codec_of_parquet_is_read() {
+    let files = Files::new();
+    let rows = "{\"prompt\": \"a\"}\n".to_owned() + &"{\"prompt\": \"b\"}\n".repeat(500);
+    let expected = files.jsonl(&rows, json!({})).unwrap().digest;
+    let prompts: Vec<&str> = std::iter::once("a").chain(std::iter::repeat_n("b", 500)).collect();
+    let table = batch(vec![("prompt", strings(&prompts))]);
+    for codec in [
+        Compression::UNCOMPRESSED,
+        Compression::SNAPPY,
+        Compression::GZIP(Default::default()),
+        Compression::BROTLI(Default::default()),
+        Compression::LZ4_RAW,
+        Compression::LZ4,
+        Compression::ZSTD(Default::default()),
+    ] {
+        let properties = WriterProperties::builder().set_compression(codec).build();
+        let file = File::create(files.path("rows.parquet")).unwrap();
+        let mut writer = ArrowWriter::try_new(file, table.schema(), Some(properties)).unwrap();
+        writer.write(&table).unwrap();
+        writer.close().unwrap();
+        let read = files.spec("rows.parquet", json!({})).import(&files.cache).unwrap();
+        assert_eq!(read.digest, expected, "{codec}");
     }
 }
 

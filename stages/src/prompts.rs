@@ -1,4 +1,5 @@
-//! Turns the rows of a table into what a model is given: a prompt or messages, with template, system text and shots.
+//! Turns the rows of a table into what a model is given: a prompt or messages, with template,
+//! system text and shots.
 
 mod shots;
 mod template;
@@ -36,7 +37,7 @@ pub(crate) const ABOUT_CHAT: &str =
 choices! {
     /// The word that leaves a choice to the program.
     pub(crate) enum Auto {
-        /// What the model decides.
+        /// As the model decides.
         Auto = "auto",
     }
 }
@@ -64,7 +65,8 @@ impl Chat {
     }
 }
 
-/// Returns the types of `messages`: turns with role and content, and perhaps what else they hold as JSON.
+/// Returns the types of `messages`: turns with role and content, and perhaps what else they hold as
+/// JSON.
 pub(crate) fn messages_types() -> [DataType; 2] {
     [&["role", "content"][..], &["role", "content", "fields"]].map(|names| {
         let text = |name: &&str| Field::new(*name, DataType::Utf8, true);
@@ -116,7 +118,7 @@ pub(crate) struct RowPrompt {
     response_fields: Option<Message>,
 }
 
-/// How rows become prompts, for one node.
+/// Makes the prompts of one node's rows.
 #[derive(Debug)]
 pub(crate) struct Prompts {
     template: Option<Template>,
@@ -200,7 +202,8 @@ impl Prompts {
         }
     }
 
-    /// Notes the fields of turns that the rendering does not write, with the number of rows that have them.
+    /// Notes the fields of turns that the rendering does not write, with the number of rows that
+    /// have them.
     pub fn note_left_out(&self, renderer: &Renderer<'_>, progress: &Progress) {
         let fields = self.fields.lock().unwrap_or_else(PoisonError::into_inner);
         let all = fields.keys().filter(|name| *name != "tools");
@@ -256,8 +259,8 @@ impl Prompts {
         .collect()
     }
 
-    /// The prompt with system text and shots before it: as turns, or plainly as blocks with a blank line between,
-    /// each shot as it would be read together with its answer.
+    /// The prompt with system text and shots before it: as turns, or plainly as blocks with a blank
+    /// line between, each shot as it would be read together with its answer.
     fn complete(&self, asked: Prompt) -> Prompt {
         let mut own = own_turns(asked);
         let brings_system = own.first().is_some_and(|turn| role(turn) == "system");
@@ -375,7 +378,7 @@ pub(crate) fn cell(column: &StringArray, row: usize) -> Option<&str> {
     column.is_valid(row).then(|| column.value(row))
 }
 
-/// What is wrong with a row of a batch whose first row is number `first` of its table.
+/// Makes the error of a row of a batch whose first row is number `first` of its table.
 pub(crate) fn row_error(batch: &RecordBatch, row: usize, first: u64, what: &str) -> StageError {
     StageError::failed(format!("{}: {what}", row_name(batch, first, row)))
 }

@@ -1,4 +1,5 @@
-//! Brings the columns of a source to the types of Refrain's tables, never from one kind of value to another.
+//! Brings the columns of a source to the types of Refrain's tables, never from one kind of value to
+//! another.
 
 use std::sync::Arc;
 
@@ -19,8 +20,9 @@ pub(super) fn is_text(name: &str) -> bool {
     TEXTS.contains(&name)
 }
 
-/// Returns the type that a column has in our tables: the one that its name asks for, if its values are of that kind, else
-/// `general`. A kind of stage that needs another refuses the column by its name.
+/// Returns the type that a column has in our tables: the one that its name asks for, if its values
+/// are of that kind, else `general`. A kind of stage that needs another refuses the column by its
+/// name.
 pub(super) fn target(name: &str, found: &DataType, general: &DataType) -> DataType {
     let list = |item| DataType::List(Arc::new(Field::new("item", item, true)));
     let ours = match name {
@@ -41,8 +43,8 @@ fn is_list_of_mappings(found: &DataType) -> bool {
     matches!(found, DataType::List(item) if matches!(item.data_type(), DataType::Struct(_)))
 }
 
-/// Whether values of the found type are of the kind of `ours`: whole numbers are numbers, and whatever is neither a list nor
-/// a mapping has a text.
+/// Whether values of the found type are of the kind of `ours`: whole numbers are numbers, and
+/// whatever is neither a list nor a mapping has a text.
 fn is_same_kind(found: &DataType, ours: &DataType) -> bool {
     match (found, ours) {
         (DataType::Null, _) => true,
@@ -56,8 +58,9 @@ fn is_same_kind(found: &DataType, ours: &DataType) -> bool {
     }
 }
 
-/// Returns one width for numbers and one kind of text, so that the same rows from two formats are the same table. Where the
-/// type alone does not tell the numbers' width, `ranges` does; without them the type stays.
+/// Returns one width for numbers and one kind of text, so that the same rows from two formats are
+/// the same table. Where the type alone does not tell the numbers' width, `ranges` does; without
+/// them the type stays.
 pub(super) fn general(found: &DataType, ranges: Option<&Ranges>) -> DataType {
     match found {
         DataType::Null => DataType::Utf8,
@@ -83,7 +86,8 @@ pub(super) fn general(found: &DataType, ranges: Option<&Ranges>) -> DataType {
     }
 }
 
-/// Returns the number of single columns of a type, and the levels of lists and mappings around them.
+/// Returns the number of single columns of a type, and the levels of lists and mappings around
+/// them.
 pub(super) fn size(found: &DataType) -> (usize, usize) {
     let deeper = |(columns, depth)| (columns, depth + 1);
     match found {
@@ -158,8 +162,8 @@ fn first_misfit(
     (row, Fault::new(message).hint(super::error::left_out(name)))
 }
 
-/// The texts of floats, those of whole numbers as whole numbers: programs that have one type for all numbers of a column
-/// write 18 as 18.0 where another is 2.5.
+/// The texts of floats, those of whole numbers as whole numbers: programs that have one type for
+/// all numbers of a column write 18 as 18.0 where another is 2.5.
 fn whole_floats(texts: &StringArray) -> StringArray {
     let mut whole = StringBuilder::with_capacity(texts.len(), texts.value_data().len());
     for text in texts {

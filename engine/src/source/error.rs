@@ -6,7 +6,7 @@ use refrain_cache::{CacheError, TableError};
 
 use crate::language::explain::{ErrorClass, Explain};
 
-/// Why a source cannot be read.
+/// An error of reading a source.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// The file cannot be opened or read.

@@ -11,7 +11,7 @@ use refrain_cache::Digest;
 
 use super::error::Fault;
 
-/// What to do about ids that are not unique.
+/// The remedy for ids that are missing or not unique.
 const OWN_IDS: &str = "to have ids made, rename the column: `columns: { old_id: id }`";
 
 /// The ids of the rows so far.
@@ -23,8 +23,9 @@ pub(super) struct Ids {
 }
 
 impl Ids {
-    /// Checks the source's own ids, which are never null; (id, sample) is unique. `number` gives the number of a row in
-    /// the file, `place` where such a number stands. The fault comes with its row in the batch.
+    /// Checks the source's own ids, which are never null; (id, sample) is unique. `number` gives
+    /// the number of a row in the file, `place` where such a number stands. The fault comes with
+    /// its row in the batch.
     pub fn check(
         &mut self,
         ids: &StringArray,

@@ -1,4 +1,5 @@
-//! Reads JSON Lines: types are inferred from all rows, and every fault is named with line and column.
+//! Reads JSON Lines: types are inferred from all rows, and every fault is named with line and
+//! column.
 
 mod columns;
 mod json_text;

@@ -1,4 +1,5 @@
-//! Plans how the columns of a file become those of a table: renamed, left out, completed, in one order.
+//! Plans how the columns of a file become those of a table: renamed, left out, completed, in one
+//! order.
 
 use std::sync::Arc;
 
@@ -14,7 +15,8 @@ use super::{SourceError, SourceSpec, convert, messages};
 const FIRST: [&str; 7] =
     ["id", "sample", "prompt", "messages", "response", "response_fields", "reference"];
 
-/// Limit on the columns of a source, where a mapping counts as many as it has entries: each costs a writer's buffers.
+/// Limit on the columns of a source, where a mapping counts as many as it has entries: each costs a
+/// writer's buffers.
 pub(super) const MAX_COLUMNS: usize = 10_000;
 /// Limit on the nesting of a column.
 pub(super) const MAX_DEPTH: usize = 64;
@@ -39,7 +41,7 @@ pub(super) enum Origin {
     Made,
 }
 
-/// How the columns of a file become those of the table.
+/// The table's columns, each with its origin in the file.
 #[derive(Debug)]
 pub(super) struct Layout {
     pub schema: SchemaRef,
@@ -156,8 +158,8 @@ fn names(found: &Schema, spec: &SourceSpec) -> Result<Vec<(String, usize)>, Sour
     Ok(named)
 }
 
-/// Refuses a table with more columns, or deeper ones, than can be written in bounded memory; names the column to leave out
-/// where it is one.
+/// Refuses a table with more columns, or deeper ones, than can be written in bounded memory; names
+/// the column to leave out where it is one.
 fn check_size(schema: &Schema) -> Result<(), (String, Option<String>)> {
     normal_schema(schema).map_err(|error| (error.to_string(), unsupported(&error)))?;
     let mut single = 0;

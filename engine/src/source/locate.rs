@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::model_folder::ModelFolder;
 use super::{OptionProblem, SourceSpec};
 
-/// What an entry of `models` or `data` names.
+/// The referent of an entry of `models` or `data`.
 #[derive(Debug)]
 pub enum Located {
     /// A table, to be read.

@@ -1,8 +1,9 @@
-//! Brings conversations to one form: turns with `role` and `content`, and what else a turn holds as JSON.
+//! Brings conversations to one form: turns with `role` and `content`, and what else a turn holds as
+//! JSON.
 //!
-//! A turn's further fields (`tool_calls`, `reasoning_content`, `name`, …) are kept as the text of a JSON mapping in
-//! `fields`, a column that only tables with such fields have. Fields that are null count as absent, since Parquet
-//! cannot tell the two apart.
+//! A turn's further fields (`tool_calls`, `reasoning_content`, `name`, …) are kept as the text of a
+//! JSON mapping in `fields`, a column that only tables with such fields have. Fields that are null
+//! count as absent, since Parquet cannot tell the two apart.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -58,7 +59,8 @@ const OTHER_NAMES: [(&str, &str); 10] = [
     ("bard", "assistant"),
 ];
 
-/// Returns the type of `messages`: `list<struct<role, content>>`, with `fields` where some turn has further ones.
+/// Returns the type of `messages`: `list<struct<role, content>>`, with `fields` where some turn has
+/// further ones.
 pub(super) fn messages_type(fields: bool) -> DataType {
     DataType::List(Arc::new(Field::new("item", DataType::Struct(turn_fields(fields)), true)))
 }
@@ -316,7 +318,8 @@ pub(super) fn to_json(array: &ArrayRef) -> Result<StringArray, ArrowError> {
     Ok(values.collect())
 }
 
-/// A conversation column without the last turn of those that end with the assistant's, and these turns.
+/// A conversation column without the last turn of those that end with the assistant's, and these
+/// turns.
 pub(super) struct Split {
     pub messages: ListArray,
     pub responses: StringArray,

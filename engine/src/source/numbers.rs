@@ -1,4 +1,5 @@
-//! Chooses the narrowest type that holds all whole numbers of a column: int64, uint64, else their text.
+//! Chooses the narrowest type that holds all whole numbers of a column: int64, uint64, else their
+//! text.
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{DataType, Decimal128Type, UInt64Type};
@@ -33,7 +34,8 @@ impl Range {
     }
 }
 
-/// The ranges of the numbers in a column whose type alone does not tell them, one per type inside of it.
+/// The ranges of the numbers in a column whose type alone does not tell them, one per type inside
+/// of it.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Ranges {
     own: Range,
@@ -88,7 +90,8 @@ impl Ranges {
         self.inside.get(at).cloned().unwrap_or_default()
     }
 
-    /// Returns the narrowest type for the numbers of an undecided column that is neither a list nor a mapping.
+    /// Returns the narrowest type for the numbers of an undecided column that is neither a list nor
+    /// a mapping.
     pub fn data_type(&self) -> DataType {
         self.own.data_type()
     }

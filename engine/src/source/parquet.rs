@@ -34,7 +34,8 @@ fn open(spec: &SourceSpec) -> Result<TableReader, SourceError> {
     })
 }
 
-/// Reads the columns whose types alone do not decide those of the table, up to `limit` rows of them.
+/// Reads the columns whose types alone do not decide those of the table, up to `limit` rows of
+/// them.
 fn found(spec: &SourceSpec, reader: &TableReader, limit: usize) -> Result<Found, SourceError> {
     let schema = reader.schema().clone();
     let is_messages = |name: &str| spec.becomes(name, "messages");
@@ -78,8 +79,8 @@ fn has_turn_fields(messages: &dyn Array) -> bool {
     filled.any(|filled| filled)
 }
 
-/// Counts the rows. A draw goes over all of them before the first is read, so that they are read for it: the header may
-/// promise billions.
+/// Counts the rows. A draw goes over all of them before the first is read, so that they are read
+/// for it: the header may promise billions.
 fn count(spec: &SourceSpec, reader: &TableReader) -> Result<u64, SourceError> {
     if matches!(spec.rows, Rows::Range(..)) {
         return Ok(reader.rows());

@@ -34,7 +34,8 @@ impl Rows {
     }
 }
 
-/// The lines of the rows of a text file: a row stands in its own number's line, further down by the blank lines before it.
+/// The lines of the rows of a text file: a row stands in its own number's line, further down by the
+/// blank lines before it.
 #[derive(Debug, Default, Clone)]
 pub(super) struct LineNumbers {
     /// The first row after each run of blank lines, and the blank lines before it in all.

@@ -111,8 +111,8 @@ impl<'a> Columns<'a> {
         self.columns.iter().map(|column| column.name.clone()).collect()
     }
 
-    /// Returns the schema to read the file with, without the columns that are left out; the misfit, with its column's
-    /// name, is a number that no type holds.
+    /// Returns the schema to read the file with, without the columns that are left out; the misfit,
+    /// with its column's name, is a number that no type holds.
     pub fn schema(&self) -> Result<Schema, (String, Misfit)> {
         let kept = self.columns.iter().filter(|column| column.role != Role::Dropped);
         let fields: Result<Vec<Field>, _> = kept

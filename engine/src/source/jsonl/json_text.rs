@@ -1,4 +1,5 @@
-//! Reads a JSON value of any form as its text, numbers as they are written, without what is null in mappings.
+//! Reads a JSON value of any form as its text, numbers as they are written, without what is null in
+//! mappings.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Infers the type of a JSON Lines column from its values, and finds the first value that does not fit.
+//! Infers the type of a JSON Lines column from its values, and finds the first value that does not
+//! fit.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -58,8 +59,8 @@ impl Misfit {
 }
 
 impl Shape {
-    /// Notes a value. A misfit is a mapping, a list or a single value where an earlier line has another of these; single
-    /// values of different types make a column of text, or of floats.
+    /// Notes a value. A misfit is a mapping, a list or a single value where an earlier line has
+    /// another of these; single values of different types make a column of text, or of floats.
     pub fn add(&mut self, json: &str, line: usize) -> Result<(), Misfit> {
         let misfit = |message: String| Misfit {
             path: String::new(),
