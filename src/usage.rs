@@ -55,7 +55,9 @@ fn wants_json(arguments: impl Iterator<Item = OsString>) -> bool {
 
 /// Turns clap's message, `error: …`, and its paragraphs of advice into a failure.
 fn failure(error: &clap::Error) -> CommandError {
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+    let missing =
+        [ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, ErrorKind::MissingSubcommand];
+    if missing.contains(&error.kind()) {
         let hint = "`refrain --help` lists the commands";
         return CommandError::with_hint(ErrorClass::Input, "a command is missing", hint);
     }

@@ -118,15 +118,13 @@ fn a_log_is_for_people_or_for_programs() {
     let said = space.run(&[&arguments[..], &["--log", "debug", "--log-format", "json"]].concat());
     assert_eq!(said.code, 0, "{}", said.stderr);
     let log = lines(&said.stderr);
-    let messages: Vec<&str> =
-        log.iter().map(|line| line["fields"]["message"].as_str().unwrap()).collect();
-    for message in ["finished", "recorded", "step", "progress", "lock written"] {
-        assert!(messages.contains(&message), "no `{message}` in {messages:?}");
+    let events: Vec<&str> = log.iter().map(|line| line["event"].as_str().unwrap()).collect();
+    for event in ["finished", "recorded", "step", "progress", "lock_written"] {
+        assert!(events.contains(&event), "no `{event}` in {events:?}");
     }
     assert!(log.iter().all(|line| line["target"].as_str().unwrap().starts_with("refrain")));
-    let step = log.iter().find(|line| line["fields"]["message"] == "step").unwrap();
-    let node = step["spans"].as_array().unwrap().iter().find(|span| span["name"] == "base");
-    assert_eq!(node.unwrap()["kind"], "finetune", "{step}");
+    let step = log.iter().find(|line| line["event"] == "step").unwrap();
+    assert!(step["node"] == "base" && step["step"] == 0 && step["level"] == "debug", "{step}");
 
     // From `info` on, and in place of the lines of progress.
     let said =

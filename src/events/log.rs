@@ -2,15 +2,21 @@
 
 use std::io::{self, Write};
 
-use tracing::Subscriber;
+use serde_json::{Map, Value, json};
 use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id};
+use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::fmt::format::FmtSpan;
+use tracing_subscriber::fmt::format::{FmtSpan, Writer};
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
+use refrain_engine::run::event::{self, Fields};
+
 use crate::cli::LogFormat;
-use crate::escape::colour;
+use crate::escape::escape_controls;
 use crate::output::escaped;
 use crate::terminal::Terminal;
 
@@ -26,21 +32,53 @@ where
     if level == LevelFilter::OFF {
         return None;
     }
+    if format == LogFormat::Json {
+        return Some(JsonLines { terminal }.with_filter(level).boxed());
+    }
     // Only who wants everything wants the end of every span.
     let spans = if level == LevelFilter::TRACE { FmtSpan::CLOSE } else { FmtSpan::NONE };
     let layer = tracing_subscriber::fmt::layer()
-        .with_writer(Lines { terminal, json: format == LogFormat::Json })
-        .with_span_events(spans);
-    Some(match format {
-        LogFormat::Human => layer.with_ansi(colour()).with_filter(level).boxed(),
-        LogFormat::Json => layer.json().with_filter(level).boxed(),
-    })
+        .with_writer(Lines { terminal })
+        .with_span_events(spans)
+        .with_ansi(false);
+    Some(layer.with_filter(level).boxed())
+}
+
+/// Writes an object per event: time, level, target, event, node, and the event's own fields.
+struct JsonLines {
+    terminal: Terminal,
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JsonLines {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        event::keep_node(attributes, id, &context);
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let metadata = event.metadata();
+        let fields = Fields::of_event(event);
+        let mut time = String::new();
+        // Writing to a string does not fail.
+        let _written = SystemTime.format_time(&mut Writer::new(&mut time));
+
+        let mut line = Map::new();
+        line.insert("time".into(), time.into());
+        line.insert("level".into(), metadata.level().as_str().to_lowercase().into());
+        line.insert("target".into(), metadata.target().into());
+        line.insert("event".into(), metadata.name().into());
+        if let Some(of) = event::node_of(event, &fields, &context) {
+            line.insert("node".into(), of.name.into());
+        }
+        for (name, value) in fields.iter().filter(|(name, _)| !["node", "name"].contains(name)) {
+            line.insert(name.to_owned(), json!(value));
+        }
+        self.terminal.write(&format!("{}\n", escaped(&Value::Object(line).to_string())));
+    }
 }
 
 /// Writes log lines above the bars.
 struct Lines {
     terminal: Terminal,
-    json: bool,
 }
 
 /// A line that is being written.
@@ -71,9 +109,9 @@ impl Write for Line<'_> {
 impl Drop for Line<'_> {
     fn drop(&mut self) {
         let text = String::from_utf8_lossy(&self.text);
-        let text = if self.to.json { escaped(&text) } else { text.into_owned() };
         if !text.is_empty() {
-            self.to.terminal.write(&text);
+            // Messages hold what commands printed.
+            self.to.terminal.write(&escape_controls(&text));
         }
     }
 }

@@ -95,9 +95,9 @@ impl Fields {
         self.get(name) == Some(&FieldValue::Bool(true))
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Goes over names and values.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &FieldValue)> {
+        self.0.iter().map(|(name, value)| (*name, value))
     }
 
     fn push(&mut self, field: &Field, value: FieldValue) {
