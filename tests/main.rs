@@ -44,6 +44,7 @@ mod same_bytes; // what must not change a digest
 mod scale; // graphs wider than what is looked up at once
 mod schema; // the JSON Schema of the language
 mod secrets; // that no value of `${env:NAME}` is kept or shown
+mod sources; // files that change during a run, or without their time
 #[cfg(unix)]
 mod stdout; // data that stdout refuses, and readers that leave
 mod training; // a killed training, and the reference's training runs written as workflows

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::artifact::Artifacts;
+use crate::artifact::{Artifact, Artifacts};
 
 /// Everything that a node produced.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -13,6 +13,17 @@ pub struct NodeResult {
     pub metrics: Vec<Metric>,
     /// Everything that can move the last bits: backend, device, instruction set.
     pub profile: String,
+}
+
+/// The name of a node's main output.
+pub const MAIN: &str = "main";
+
+impl NodeResult {
+    /// A result of one main artifact.
+    pub fn main(artifact: Artifact) -> Self {
+        let artifacts = [(MAIN.to_owned(), artifact)].into();
+        Self { artifacts, ..Self::default() }
+    }
 }
 
 /// One metric of a node.

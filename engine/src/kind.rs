@@ -16,7 +16,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, SchemaRef};
 use serde_json::{Map, Value};
 
-pub use context::{Cancel, Context, Input, Outputs, Progress, Resources, StageError};
+pub use context::{Cancel, Context, Input, Progress, Resources, StageError};
 pub use declare::{
     Anything, Bounds, CommandText, Model, Number, Numbers, Parameter, Parameters, Referent,
     SecretText, Table, choices, one_of, parameters, trimmed,
@@ -36,7 +36,7 @@ pub struct Component {
 }
 
 /// What an artifact is.
-pub use refrain_cache::ArtifactKind;
+pub use refrain_cache::{ArtifactKind, MAIN, NodeResult};
 
 /// The type of a parameter's value.
 #[derive(Debug, Clone, Copy)]
@@ -140,9 +140,6 @@ pub struct OutputDecl {
     /// What it is.
     pub kind: ArtifactKind,
 }
-
-/// The name of a node's main output.
-pub const MAIN: &str = "main";
 
 /// What the static check of a kind sees of one node.
 pub struct Check<'a> {
@@ -308,7 +305,7 @@ pub struct Kind {
     /// The figure that counts the tokens it computed.
     pub tokens: Option<&'static str>,
     /// Runs one node.
-    pub run: fn(&Context<'_>) -> Result<Outputs, StageError>,
+    pub run: fn(&Context<'_>) -> Result<NodeResult, StageError>,
 }
 
 impl std::fmt::Debug for Kind {

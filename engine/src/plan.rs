@@ -8,7 +8,7 @@ use serde_json::Value;
 use refrain_cache::{Difference, Key, Manifest, RecordSummary};
 
 use crate::graph::{Edge, Graph, Node, NodeId, Work};
-use crate::plan::state::{Done, Lookup, State, StateError};
+use crate::plan::state::{Lookup, NodeState, State, StateError};
 use crate::store::Store;
 
 mod estimate;
@@ -131,7 +131,7 @@ fn plan_of<'a>(
     Ok(plan)
 }
 
-type Planned = (Step, Option<Took>, Option<Box<Done>>);
+type Planned = (Step, Option<Took>, Option<Box<NodeState>>);
 
 /// What would be done with a node when what it reads is planned; `before` is its key in the last run.
 fn planned(

@@ -30,7 +30,7 @@ use refrain_cache::Stored;
 
 use crate::graph::{Graph, NodeId, Work};
 use crate::kind::{Cancel, StageError};
-use crate::plan::state::{Done, Hashed, Lookup, PendingNode, State, StateError};
+use crate::plan::state::{Hashed, Lookup, NodeState, PendingNode, State, StateError};
 use crate::store::{Store, StoreError};
 
 use hashing::Hashing;
@@ -165,7 +165,7 @@ fn sync_in_groups(store: &Store, stopped: &Receiver<()>) -> Result<(), StoreErro
 /// A worker's result, with its node.
 enum WorkerMessage {
     /// A node was computed.
-    Computed(NodeId, Box<PendingNode>, Duration, Result<Done, NodeError>),
+    Computed(NodeId, Box<PendingNode>, Duration, Result<NodeState, NodeError>),
     /// Files of a node were hashed.
     Hashed(NodeId, Result<Hashed, StateError>),
 }
@@ -325,7 +325,7 @@ impl<'a, 'o> Runner<'a, 'o> {
             Lookup::Done(done) => {
                 let manifest = self.state.manifest(node, done.file);
                 let manifest = manifest.expect("a ready node's inputs are done");
-                let Done { key, seen, .. } = *done;
+                let NodeState { key, seen, .. } = *done;
                 Box::new(PendingNode { key, manifest, seen, damaged: None })
             }
         };
@@ -406,7 +406,7 @@ impl<'a, 'o> Runner<'a, 'o> {
         id: NodeId,
         pending: &PendingNode,
         elapsed: Duration,
-        result: Result<Done, NodeError>,
+        result: Result<NodeState, NodeError>,
     ) {
         self.running -= 1;
         self.resources.release(id);
@@ -446,9 +446,9 @@ impl<'a, 'o> Runner<'a, 'o> {
         &mut self,
         id: NodeId,
         pending: &PendingNode,
-        done: Done,
+        done: NodeState,
         elapsed: Duration,
-    ) -> Result<(Done, bool), NodeError> {
+    ) -> Result<(NodeState, bool), NodeError> {
         let record = node::record(self.graph.node(id), pending, &done, elapsed);
         let stored = self.store.put(&record).map_err(StateError::from)?;
         self.computed_twice += usize::from(stored != Stored::First);
@@ -468,7 +468,7 @@ impl<'a, 'o> Runner<'a, 'o> {
     }
 
     /// Sets a node's outputs and makes ready what waited for it alone.
-    fn finish(&mut self, id: NodeId, done: Done) {
+    fn finish(&mut self, id: NodeId, done: NodeState) {
         self.state.set(id, done);
         for dependent in self.graph.dependents(id) {
             if let Some(waiting) = &mut self.waiting[dependent.index()] {

@@ -17,7 +17,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::SubscriberExt;
 
 use refrain_engine::graph::Graph;
-use refrain_engine::kind::{Cancel, Context, Kind, Kinds, Outputs, Param, StageError, Type};
+use refrain_engine::kind::{Cancel, Context, Kind, Kinds, NodeResult, Param, StageError, Type};
 use refrain_engine::language::diagnostic::SourceText;
 use refrain_engine::language::workflow::Workflow;
 use refrain_engine::plan::{Step, plan};
@@ -29,15 +29,15 @@ use refrain_engine::store::Store;
 static PARAMS: &[Param] = &[Param::optional("n", Type::Int { min: 0, max: 99 }, "a number")];
 
 /// A kind whose stages may be tried again, and may be told apart.
-fn kind(name: &'static str, run: fn(&Context<'_>) -> Result<Outputs, StageError>) -> Kind {
+fn kind(name: &'static str, run: fn(&Context<'_>) -> Result<NodeResult, StageError>) -> Kind {
     Kind { params: PARAMS, retryable: true, ..kind::kind(name, run) }
 }
 
-fn writes(context: &Context<'_>) -> Result<Outputs, StageError> {
+fn writes(context: &Context<'_>) -> Result<NodeResult, StageError> {
     let scratch = context.cache.scratch_dir()?;
     let path = scratch.path().join("file");
     std::fs::write(&path, format!("{:?}", context.params)).unwrap();
-    Ok(Outputs::main(context.cache.store_file(&path)?))
+    Ok(NodeResult::main(context.cache.store_file(&path)?))
 }
 
 /// What a run of stages of one kind came to: a word for each node, and the notes.
@@ -107,7 +107,7 @@ fn never(_: &str) -> bool {
 }
 
 /// Fails at every attempt but the third.
-fn third(context: &Context<'_>) -> Result<Outputs, StageError> {
+fn third(context: &Context<'_>) -> Result<NodeResult, StageError> {
     static ATTEMPTS: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
     let n = context.params.get("n").and_then(|n| n.as_u64()).unwrap() as usize;
     match ATTEMPTS[n].fetch_add(1, Ordering::SeqCst) {
@@ -156,7 +156,7 @@ fn what_is_wrong_with_the_machine_is_not_tried_again() {
 }
 
 /// Works until it is asked to stop.
-fn endless(context: &Context<'_>) -> Result<Outputs, StageError> {
+fn endless(context: &Context<'_>) -> Result<NodeResult, StageError> {
     loop {
         context.cancel.check()?;
         sleep(Duration::from_millis(1));
@@ -176,7 +176,7 @@ fn a_stage_that_takes_too_long_fails_each_attempt_for_itself() {
 
 #[test]
 fn an_interruption_is_no_timeout() {
-    fn notes(context: &Context<'_>) -> Result<Outputs, StageError> {
+    fn notes(context: &Context<'_>) -> Result<NodeResult, StageError> {
         context.progress.note("stop");
         endless(context)
     }
@@ -191,7 +191,7 @@ static BUSY: [(AtomicUsize, AtomicUsize); 5] =
     [const { (AtomicUsize::new(0), AtomicUsize::new(0)) }; 5];
 
 /// Works for a while in the group of the tens of its number; in group 4 until two work at once.
-fn busy(context: &Context<'_>) -> Result<Outputs, StageError> {
+fn busy(context: &Context<'_>) -> Result<NodeResult, StageError> {
     let group = context.params.get("n").and_then(|n| n.as_u64()).unwrap() as usize / 10;
     let (now, most) = &BUSY[group];
     most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);

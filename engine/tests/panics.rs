@@ -9,7 +9,7 @@ mod kind;
 use std::collections::HashSet;
 
 use refrain_engine::graph::Graph;
-use refrain_engine::kind::{Cancel, Context, Kinds, Outputs, StageError};
+use refrain_engine::kind::{Cancel, Context, Kinds, NodeResult, StageError};
 use refrain_engine::language::diagnostic::SourceText;
 use refrain_engine::language::workflow::Workflow;
 use refrain_engine::run::{Outcome, RunOptions, run};
@@ -18,11 +18,11 @@ use refrain_engine::store::Store;
 use kind::kind;
 
 /// A stage that writes a small file.
-fn writes(context: &Context<'_>) -> Result<Outputs, StageError> {
+fn writes(context: &Context<'_>) -> Result<NodeResult, StageError> {
     let scratch = context.cache.scratch_dir()?;
     let path = scratch.path().join("file");
     std::fs::write(&path, "x").unwrap();
-    Ok(Outputs::main(context.cache.store_file(&path)?))
+    Ok(NodeResult::main(context.cache.store_file(&path)?))
 }
 
 #[test]

@@ -9,7 +9,7 @@ mod kind;
 use std::collections::HashSet;
 
 use refrain_engine::graph::Graph;
-use refrain_engine::kind::{Cancel, Component, Context, Kind, Kinds, Outputs, StageError};
+use refrain_engine::kind::{Cancel, Component, Context, Kind, Kinds, NodeResult, StageError};
 use refrain_engine::language::diagnostic::SourceText;
 use refrain_engine::language::workflow::Workflow;
 use refrain_engine::ledger::lock::Lock;
@@ -20,11 +20,11 @@ use refrain_engine::store::Store;
 static OLD: [Component; 1] = [Component { name: "ink", version: 1 }];
 static NEW: [Component; 1] = [Component { name: "ink", version: 2 }];
 
-fn writes(context: &Context<'_>) -> Result<Outputs, StageError> {
+fn writes(context: &Context<'_>) -> Result<NodeResult, StageError> {
     let scratch = context.cache.scratch_dir()?;
     let path = scratch.path().join("file");
     std::fs::write(&path, "x").unwrap();
-    Ok(Outputs::main(context.cache.store_file(&path)?))
+    Ok(NodeResult::main(context.cache.store_file(&path)?))
 }
 
 /// One stage of a kind that is made of these components.

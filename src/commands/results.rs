@@ -32,7 +32,7 @@ pub fn results(arguments: &cli::ResultsArgs, format: Format) -> Result<ExitCode,
         columns.mean_over = Vec::new();
     }
     let mut table = collect(&session, &columns, |id| match &known[id.index()] {
-        Some(done) => NodeStatus::Done(done),
+        Some(done) => NodeStatus::NodeState(done),
         None if failed.contains(&graph.node(id).name) => NodeStatus::Failed,
         None => NodeStatus::Missing,
     });

@@ -14,7 +14,7 @@ use refrain_engine::language::explain::ErrorClass;
 use refrain_engine::ledger::lock::{self, Lock, LockError};
 use refrain_engine::ledger::up_to_date::{self, CachedReport};
 use refrain_engine::ledger::{reasons, run_log};
-use refrain_engine::plan::state::Done;
+use refrain_engine::plan::state::NodeState;
 use refrain_engine::report::expect::{self, ExpectResult};
 use refrain_engine::report::outcome;
 use refrain_engine::report::results::NodeStatus;
@@ -150,7 +150,7 @@ fn status<'r>(report: &'r Report<'_>, wanted: Option<&[bool]>, id: NodeId) -> No
         return NodeStatus::Unwanted;
     }
     match (&report.outcomes[id.index()], report.state.done(id)) {
-        (_, Some(done)) => NodeStatus::Done(done),
+        (_, Some(done)) => NodeStatus::NodeState(done),
         (Outcome::Failed(_), None) => NodeStatus::Failed,
         (_, None) => NodeStatus::Missing,
     }
@@ -355,7 +355,7 @@ impl RunJson {
     }
 }
 
-fn node_json(graph: &Graph, id: NodeId, outcome: &Outcome, done: Option<&Done>) -> Value {
+fn node_json(graph: &Graph, id: NodeId, outcome: &Outcome, done: Option<&NodeState>) -> Value {
     let (word, seconds, error) = match outcome {
         Outcome::NotRun => ("not_run", None, None),
         Outcome::Cached => ("cached", None, None),
@@ -370,7 +370,7 @@ fn node_json(graph: &Graph, id: NodeId, outcome: &Outcome, done: Option<&Done>) 
         "seconds": seconds,
         "error": error,
         "key": done.map(|d| d.key.to_string()),
-        "outputs": done.map(|d| &d.artifacts),
-        "metrics": done.map(|d| &d.metrics),
+        "outputs": done.map(|d| &d.result.artifacts),
+        "metrics": done.map(|d| &d.result.metrics),
     })
 }

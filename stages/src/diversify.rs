@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use refrain_cache::columns::column;
 use refrain_cache::{Artifact, Metric, TableReader};
 use refrain_engine::kind::{
-    Check, Columns, Component, Context, Kind, MetricContext, MetricDecl, Model, Outputs,
+    Check, Columns, Component, Context, Kind, MetricContext, MetricDecl, Model, NodeResult,
     Parameters, Problem, StageError, Table, choices, parameters,
 };
 
@@ -176,7 +176,7 @@ fn check_embeddings(check: &Check<'_>, problems: &mut Vec<Problem>) {
     }
 }
 
-fn run(ctx: &Context<'_>) -> Result<Outputs, StageError> {
+fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
     let params: DiversifyParams = ctx.parameters()?;
     let data = ctx.input("data")?.artifact();
     let mut metrics = Vec::new();
@@ -199,7 +199,7 @@ fn run(ctx: &Context<'_>) -> Result<Outputs, StageError> {
     metrics.extend(measure(ctx, &params.measure, &table)?);
     let profile =
         if ctx.inputs.contains_key("embeddings") { models::profile() } else { String::new() };
-    Ok(Outputs { metrics, profile, ..Outputs::main(table) })
+    Ok(NodeResult { metrics, profile, ..NodeResult::main(table) })
 }
 
 fn rows_of(table: &Artifact) -> Result<u64, StageError> {

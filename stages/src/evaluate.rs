@@ -9,8 +9,8 @@ use regex::Regex;
 use serde_json::{Map, Value};
 
 use refrain_engine::kind::{
-    Check, Columns, Component, Context, Expansion, Kind, MetricContext, MetricDecl, Model, Outputs,
-    Parameters, Problem, StageError, Table, choices, one_of, parameters,
+    Check, Columns, Component, Context, Expansion, Kind, MetricContext, MetricDecl, Model,
+    NodeResult, Parameters, Problem, StageError, Table, choices, one_of, parameters,
 };
 
 use crate::canonical::{self, FindModel};
@@ -281,7 +281,7 @@ fn compile(pattern: &str) -> Result<Regex, String> {
     })
 }
 
-fn run(ctx: &Context<'_>) -> Result<Outputs, StageError> {
+fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
     let params: EvaluateParams = ctx.parameters()?;
     if params.task == Task::Perplexity {
         return perplexity::run(ctx, params.bootstrap);

@@ -10,7 +10,9 @@ mod start;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use refrain_engine::kind::{Component, Context, Kind, MetricDecl, Outputs, Parameters, StageError};
+use refrain_engine::kind::{
+    Component, Context, Kind, MetricDecl, NodeResult, Parameters, StageError,
+};
 use refrain_lm::model::LanguageModel;
 use refrain_lm::train::{
     CheckpointOptions, Evaluation, Length, TrainError, TrainOptions, TrainRow, Trained, Training,
@@ -84,7 +86,7 @@ pub const FINETUNE: Kind = Kind {
     run,
 };
 
-fn run(context: &Context<'_>) -> Result<Outputs, StageError> {
+fn run(context: &Context<'_>) -> Result<NodeResult, StageError> {
     let params: FinetuneParams = context.parameters()?;
     models::on_threads(context.resources.threads, || {
         let mut start = start::start(context, &params)?;

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use refrain_cache::{Digest, Metric, TableReader};
 use refrain_engine::kind::{
-    Bounds, Check, Columns, Component, Context, Kind, MetricDecl, Model, Outputs, Parameters,
+    Bounds, Check, Columns, Component, Context, Kind, MetricDecl, Model, NodeResult, Parameters,
     Problem, StageError, Table, parameters,
 };
 use refrain_lm::generate::{Finish, Generated, Limits, Progress, Request};
@@ -164,7 +164,7 @@ fn canonicalize(params: &mut Map<String, Value>, model: FindModel<'_>) {
     backend::canonicalize(params, model);
 }
 
-fn run(context: &Context<'_>) -> Result<Outputs, StageError> {
+fn run(context: &Context<'_>) -> Result<NodeResult, StageError> {
     let params: GenerateParams = context.parameters()?;
     remarks::note_adapter_files(context, context.input("model")?);
     let network = backend::load(context.input("model")?, params.backend)?;
@@ -267,7 +267,7 @@ impl<'a> Generator<'a> {
         })
     }
 
-    fn table(mut self) -> Result<Outputs, StageError> {
+    fn table(mut self) -> Result<NodeResult, StageError> {
         let input = TableReader::open(self.context.table("data")?)?;
         let mut writer = self.context.cache.new_table(table::schema(input.schema()))?;
         let total = input.rows() * self.samples as u64;
@@ -293,7 +293,7 @@ impl<'a> Generator<'a> {
                 .note(format!("{} of {total} responses were made by earlier runs", self.known));
         }
         self.prompts.note_left_out(&self.renderer, self.context.progress);
-        let mut outputs = Outputs::main(self.context.cache.store_table(writer)?);
+        let mut outputs = NodeResult::main(self.context.cache.store_table(writer)?);
         outputs.metrics = self.totals.metrics();
         outputs.profile = self.network.profile();
         Ok(outputs)

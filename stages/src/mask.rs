@@ -16,8 +16,8 @@ use arrow::datatypes::{DataType, Field};
 use refrain_cache::Metric;
 use refrain_cache::columns::column;
 use refrain_engine::kind::{
-    Check, Columns, Component, Context, Kind, MetricDecl, Outputs, Parameters, Problem, StageError,
-    Table, choices, parameters,
+    Check, Columns, Component, Context, Kind, MetricDecl, NodeResult, Parameters, Problem,
+    StageError, Table, choices, parameters,
 };
 
 use crate::draw::RowDraws;
@@ -132,7 +132,7 @@ fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     Some(tables::with_fields(&schema, &[("loss_mask", list_of(DataType::Boolean))]))
 }
 
-fn run(ctx: &Context<'_>) -> Result<Outputs, StageError> {
+fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
     let params: MaskParams = ctx.parameters()?;
     let mut rule = choose_rule(ctx, &params)?;
     let found = rule.threshold().filter(|_| params.quantile.or(params.budget).is_some());
@@ -160,7 +160,7 @@ fn run(ctx: &Context<'_>) -> Result<Outputs, StageError> {
         ctx.progress
             .note(format!("no response token is left to train on in {count} of {rows} rows"));
     }
-    Ok(Outputs { metrics: counts.metrics(found), ..Outputs::main(table) })
+    Ok(NodeResult { metrics: counts.metrics(found), ..NodeResult::main(table) })
 }
 
 /// The rule for the whole table; a quantile and a budget are found in a first pass over its scores.

@@ -21,8 +21,8 @@ use serde_json::{Map, Value};
 use refrain_cache::write::{copy_file, create_dir_all};
 use refrain_cache::{Artifact, ArtifactKind, TableReader};
 use refrain_engine::kind::{
-    Anything, Check, Columns, CommandText, Component, Context, Input, Kind, MAIN, OutputDecl,
-    Outputs, Parameters, Problem, SecretText, StageError, parameters, placeholders,
+    Anything, Check, Columns, CommandText, Component, Context, Input, Kind, MAIN, NodeResult,
+    OutputDecl, Parameters, Problem, SecretText, StageError, parameters, placeholders,
 };
 use refrain_engine::source::model_folder::{CopyError, ModelFolder, ModelFolderError};
 
@@ -34,7 +34,7 @@ use process::{Ended, Job};
 
 /// What the command sees of the environment beside what it is given.
 const PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TMPDIR"];
-/// Outputs that every stage may have, which a command cannot name its own.
+/// NodeResult that every stage may have, which a command cannot name its own.
 const TAKEN: [&str; 3] = [MAIN, "metrics", "log"];
 
 /// The kind `run`.
@@ -147,7 +147,7 @@ fn check_placeholder(
     }
 }
 
-fn run(ctx: &Context<'_>) -> Result<Outputs, StageError> {
+fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
     let params: RunParams = ctx.parameters()?;
     let scratch = ctx.cache.scratch_dir()?;
     let folder = scratch.path();
@@ -180,7 +180,7 @@ fn run(ctx: &Context<'_>) -> Result<Outputs, StageError> {
         artifacts.insert(MAIN.into(), artifact.clone());
     }
     let profile = format!("{} {}", std::env::consts::OS, std::env::consts::ARCH);
-    Ok(Outputs { artifacts, metrics: Vec::new(), profile })
+    Ok(NodeResult { artifacts: artifacts.into(), metrics: Vec::new(), profile })
 }
 
 fn failed(program: &str, how: &str, tail: &str, memory: Option<u64>) -> StageError {

@@ -13,7 +13,7 @@ use tracing::trace_span;
 use refrain_cache::columns::{column, with_column, without_column};
 use refrain_cache::{Metric, TableReader};
 use refrain_engine::kind::{
-    Check, Columns, Component, Context, Kind, MetricDecl, Model, Outputs, Parameters, Problem,
+    Check, Columns, Component, Context, Kind, MetricDecl, Model, NodeResult, Parameters, Problem,
     StageError, Table, choices, parameters,
 };
 use refrain_lm::render::Renderer;
@@ -199,7 +199,7 @@ fn output_schema(input: &Schema) -> SchemaRef {
     with_fields(&Schema::new(kept), &added())
 }
 
-fn run(context: &Context<'_>) -> Result<Outputs, StageError> {
+fn run(context: &Context<'_>) -> Result<NodeResult, StageError> {
     let params: ScoreParams = context.parameters()?;
     remarks::note_adapter_files(context, context.input("model")?);
     let network = backend::load(context.input("model")?, params.backend)?;
@@ -257,7 +257,7 @@ impl<'a> Scorer<'a> {
         })
     }
 
-    fn table(&self) -> Result<Outputs, StageError> {
+    fn table(&self) -> Result<NodeResult, StageError> {
         let input = TableReader::open(self.context.table("data")?)?;
         let mut writer = self.context.cache.new_table(output_schema(input.schema()))?;
         let mut totals = Totals::default();
@@ -281,7 +281,7 @@ impl<'a> Scorer<'a> {
                 .note(format!("{known} of {total} rows were scored by earlier runs"));
         }
         self.prompts.note_left_out(&self.renderer, self.context.progress);
-        let mut outputs = Outputs::main(self.context.cache.store_table(writer)?);
+        let mut outputs = NodeResult::main(self.context.cache.store_table(writer)?);
         outputs.metrics = totals.metrics();
         outputs.profile = self.network.profile();
         Ok(outputs)

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Index;
 
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -21,7 +22,13 @@ impl Artifacts {
         self.0.iter().find(|(known, _)| known == name).map(|(_, artifact)| artifact)
     }
 
-    /// Whether an output has that name.
+    /// Adds the artifact of an output, in place of an earlier one of that name.
+    pub fn insert(&mut self, name: String, artifact: Artifact) {
+        let all = std::mem::take(&mut self.0).into_iter().chain([(name, artifact)]);
+        *self = all.collect();
+    }
+
+    /// Whether there is an output of that name.
     pub fn contains_key(&self, name: &str) -> bool {
         self.get(name).is_some()
     }
@@ -44,6 +51,15 @@ impl Artifacts {
     /// Iterates over the artifacts, sorted by name.
     pub fn values(&self) -> impl ExactSizeIterator<Item = &Artifact> {
         self.0.iter().map(|(_, artifact)| artifact)
+    }
+}
+
+impl<S: AsRef<str> + ?Sized> Index<&S> for Artifacts {
+    type Output = Artifact;
+
+    /// The artifact of an output that is there.
+    fn index(&self, name: &S) -> &Artifact {
+        self.get(name.as_ref()).expect("the output is there")
     }
 }
 

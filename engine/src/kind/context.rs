@@ -11,9 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tracing::{Span, debug, dispatcher, info};
 
-use refrain_cache::{Artifact, Cache, Digest, Metric, Unfinished};
-
-use super::MAIN;
+use refrain_cache::{Artifact, Cache, Digest, Unfinished};
 
 use crate::language::explain::{ErrorClass, Explain};
 
@@ -220,24 +218,6 @@ impl Context<'_> {
             Input::Table { path, .. } => Ok(path),
             _ => Err(StageError::bug(format!("input `{path}` is not a table"))),
         }
-    }
-}
-
-/// What a stage made.
-#[derive(Debug, Default)]
-pub struct Outputs {
-    /// The artifacts by output name.
-    pub artifacts: BTreeMap<String, Artifact>,
-    /// The figures.
-    pub metrics: Vec<Metric>,
-    /// What can move the last bits: backend, version, instruction set; empty where nothing can.
-    pub profile: String,
-}
-
-impl Outputs {
-    /// One main artifact and nothing else.
-    pub fn main(artifact: Artifact) -> Outputs {
-        Outputs { artifacts: BTreeMap::from([(MAIN.to_string(), artifact)]), ..Outputs::default() }
     }
 }
 

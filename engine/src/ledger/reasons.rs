@@ -11,7 +11,7 @@ use crate::graph::{Graph, NodeId, Work};
 use crate::kind::MAIN;
 use crate::ledger::run_log::Reason;
 use crate::plan;
-use crate::plan::state::Done;
+use crate::plan::state::NodeState;
 use crate::run::{Outcome, Report};
 use crate::store::{Store, StoreError};
 
@@ -54,7 +54,7 @@ fn changed(
     store: &Store,
     id: NodeId,
     before: &Key,
-    done: &Done,
+    done: &NodeState,
 ) -> Result<String, StoreError> {
     let (Some(old), Some(new)) = (store.record(before)?, store.record(&done.key)?) else {
         return Ok("its key changed; the cache no longer has the old record to compare".into());
@@ -62,7 +62,7 @@ fn changed(
     let node = graph.node(id);
     let words = |difference: &Difference| match &node.work {
         Work::Source(spec) if difference.path == "inputs.file" => {
-            let (before, now) = (&old.result.artifacts, &done.artifacts);
+            let (before, now) = (&old.result.artifacts, &done.result.artifacts);
             let digests = before.get(MAIN).zip(now.get(MAIN)).map(|(a, b)| (a.digest, b.digest));
             let rows = digests.and_then(|(before, now)| changed_rows(store, &before, &now));
             file_words(&spec.path, rows)

@@ -16,7 +16,7 @@ use refrain_cache::write::{create_dir_all, write_atomic};
 use refrain_cache::{ArtifactKind, Digest, FileIdentity};
 
 use crate::graph::{Graph, Work};
-use crate::plan::state::{Done, State};
+use crate::plan::state::{NodeState, State};
 use crate::report::results::Results;
 use crate::source::model_folder::ModelFolder;
 use crate::store::Store;
@@ -144,7 +144,7 @@ fn files(request: &Request<'_>, graph: &Graph, store: &Store, state: &State<'_>)
         if matches!(graph.node(id).work, Work::File(_) | Work::Model(_)) {
             continue;
         }
-        for artifact in done.artifacts.values() {
+        for artifact in done.result.artifacts.values() {
             let path = store.object_path(&artifact.digest);
             match artifact.kind {
                 ArtifactKind::Table | ArtifactKind::File => hashed(store, &path, &mut files)?,
@@ -182,7 +182,7 @@ fn folder(store: &Store, path: &Path, files: &mut Files) -> Option<()> {
 }
 
 /// A source, which must still be what was seen when its key was made.
-fn source(store: &Store, done: &Done, files: &mut Files) -> Option<()> {
+fn source(store: &Store, done: &NodeState, files: &mut Files) -> Option<()> {
     let seen = done.seen.as_ref()?;
     for (path, identity) in seen.files() {
         let path = std::path::absolute(path).ok()?;

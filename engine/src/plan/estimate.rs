@@ -91,7 +91,7 @@ pub fn estimate(
         let (rows, models) = inputs(graph, id, |input| {
             plan.state
                 .done(input)
-                .map(|done| &done.artifacts)
+                .map(|done| &done.result.artifacts)
                 .or_else(|| outputs_before(graph, lock, input))
         });
         if let Some(took) = plan.last[id.index()] {

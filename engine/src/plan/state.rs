@@ -7,7 +7,7 @@ mod place;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use refrain_cache::{Artifacts, Digest, Key, Manifest, Metric};
+use refrain_cache::{Artifacts, Digest, Key, Manifest, NodeResult};
 
 use crate::graph::{Edge, Graph, Node, NodeId, Work};
 use crate::kind::{ArtifactKind, Input};
@@ -21,15 +21,11 @@ pub use place::Inputs;
 
 /// A node whose outputs are known.
 #[derive(Debug, Clone)]
-pub struct Done {
+pub struct NodeState {
     /// Its key.
     pub key: Key,
-    /// Its outputs by name.
-    pub artifacts: Artifacts,
-    /// Its metrics.
-    pub metrics: Vec<Metric>,
-    /// What could move the last bits; empty where nothing can.
-    pub profile: String,
+    /// Its outputs, metrics and profile.
+    pub result: NodeResult,
     /// For a source the digest of its file or folder.
     pub file: Option<Digest>,
     /// What was seen of a source when it was hashed; `None` where the lock alone says its digest.
@@ -64,7 +60,7 @@ pub struct PendingNode {
 pub struct State<'a> {
     graph: &'a Graph,
     store: &'a Store,
-    done: Vec<Option<Done>>,
+    done: Vec<Option<NodeState>>,
     /// What was hashed for the nodes that are being looked up.
     hashed: HashMap<NodeId, Hashed>,
 }
@@ -76,12 +72,12 @@ impl<'a> State<'a> {
     }
 
     /// Returns a node's outputs, when they are known.
-    pub fn done(&self, id: NodeId) -> Option<&Done> {
+    pub fn done(&self, id: NodeId) -> Option<&NodeState> {
         self.done[id.index()].as_ref()
     }
 
     /// Sets a node's outputs, for those that read them.
-    pub fn set(&mut self, id: NodeId, done: Done) {
+    pub fn set(&mut self, id: NodeId, done: NodeState) {
         self.hashed.remove(&id);
         self.done[id.index()] = Some(done);
     }
@@ -110,7 +106,7 @@ impl<'a> State<'a> {
     }
 
     fn outputs(&self, id: NodeId) -> Option<&Artifacts> {
-        Some(&self.done(id)?.artifacts)
+        Some(&self.done(id)?.result.artifacts)
     }
 
     /// Returns an output of a node as its readers receive it.

@@ -8,7 +8,7 @@ use crate::graph::{Graph, NodeId};
 use crate::kind::{Param, Type, canonical, coerce};
 use crate::language::diagnostic::{Diagnostic, Span, suggest};
 use crate::language::workflow::{Axis, Workflow};
-use crate::plan::state::Done;
+use crate::plan::state::NodeState;
 use crate::report::metric_names::MetricReference;
 
 const NUMBER: Type = Type::Float { min: f64::NEG_INFINITY, max: f64::INFINITY, open: false };
@@ -197,7 +197,7 @@ fn one(
 pub fn check<'d>(
     expects: &[Expect],
     graph: &Graph,
-    done: impl Fn(NodeId) -> Option<&'d Done>,
+    done: impl Fn(NodeId) -> Option<&'d NodeState>,
 ) -> Vec<ExpectResult> {
     let mut stages: HashMap<&str, Vec<NodeId>> =
         expects.iter().map(|expect| (expect.stage.as_str(), Vec::new())).collect();
@@ -213,7 +213,7 @@ fn result<'d>(
     expect: &Expect,
     graph: &Graph,
     nodes: &[NodeId],
-    done: &impl Fn(NodeId) -> Option<&'d Done>,
+    done: &impl Fn(NodeId) -> Option<&'d NodeState>,
 ) -> ExpectResult {
     let mean = |at: &[(String, String)]| {
         let mut values = Vec::new();
@@ -269,6 +269,6 @@ fn result<'d>(
 }
 
 /// Returns a metric of a node by name.
-pub fn metric_of(done: &Done, metric: &str) -> Option<f64> {
-    done.metrics.iter().find(|m| m.metric == metric).map(|m| m.value)
+pub fn metric_of(done: &NodeState, metric: &str) -> Option<f64> {
+    done.result.metrics.iter().find(|m| m.metric == metric).map(|m| m.value)
 }

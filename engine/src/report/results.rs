@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use crate::graph::{Graph, NodeId};
-use crate::plan::state::Done;
+use crate::plan::state::NodeState;
 use crate::report::expect::{Expect, Rule, metric_of};
 
 pub(crate) use columns::PARAMS;
@@ -25,7 +25,7 @@ use place::Places;
 #[derive(Debug, Clone, Copy)]
 pub enum NodeStatus<'d> {
     /// Its result is known.
-    Done(&'d Done),
+    NodeState(&'d NodeState),
     /// It failed.
     Failed,
     /// It has not run.
@@ -168,9 +168,9 @@ fn all_columns(graph: &Graph, statuses: &[NodeStatus<'_>]) -> Vec<Column> {
     let mut seen: HashSet<(&str, &str)> = HashSet::new();
     let mut columns = Vec::new();
     for id in graph.ids() {
-        let NodeStatus::Done(done) = statuses[id.index()] else { continue };
+        let NodeStatus::NodeState(done) = statuses[id.index()] else { continue };
         let stage = &graph.node(id).stage;
-        for metric in &done.metrics {
+        for metric in &done.result.metrics {
             if seen.insert((stage, &metric.metric)) {
                 let heading = format!("{stage}.{}", metric.metric);
                 columns.push((heading, stage.clone(), metric.metric.clone()));
@@ -206,7 +206,7 @@ impl Table<'_, '_> {
         for id in nodes {
             debug_assert_eq!(self.graph.node(*id).stage, *stage);
             match self.statuses[id.index()] {
-                NodeStatus::Done(done) => values.extend(metric_of(done, metric)),
+                NodeStatus::NodeState(done) => values.extend(metric_of(done, metric)),
                 NodeStatus::Failed => failed += 1,
                 NodeStatus::Missing => missing += 1,
                 NodeStatus::Unwanted => {}

@@ -15,7 +15,7 @@ use refrain_cache::{FileDigests, Key};
 
 use crate::graph::{Graph, Node, NodeId};
 use crate::ledger::lock::{Lock, LockEntry};
-use crate::plan::state::Done;
+use crate::plan::state::NodeState;
 use crate::report::expect::{self, Expect};
 use crate::store::Store;
 
@@ -145,7 +145,7 @@ fn conditions(
     if expects.is_empty() {
         return;
     }
-    let done: Vec<Option<Done>> =
+    let done: Vec<Option<NodeState>> =
         entries.iter().map(|entry| entry.map(LockEntry::to_done)).collect();
     let of = |id: NodeId| done[id.index()].as_ref();
     for result in expect::check(expects, graph, of) {

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use tracing::{Span, debug_span, error, field, info_span};
 
-use refrain_cache::{Cache, Key, NodeResult, Record};
+use refrain_cache::{Cache, Key, Record};
 
 use crate::graph::gather;
 use crate::graph::{Node, NodeId, Work};
 use crate::kind::metrics_table;
-use crate::kind::{Cancel, Context, Input, MAIN, Outputs, Progress, Resources, StageError};
-use crate::plan::state::{Done, Inputs, PendingNode, StateError};
+use crate::kind::{
+    Cancel, Context, Input, MAIN, NodeResult, OutputDecl, Progress, Resources, StageError,
+};
+use crate::plan::state::{Inputs, NodeState, PendingNode, StateError};
 use crate::source::SourceError;
 use crate::source::seen::HashError;
 
@@ -84,7 +86,7 @@ pub(super) struct NodeJob<'a> {
 impl NodeJob<'_> {
     /// Computes the node until `cancel` asks to stop, and checks that nothing which it read in its own
     /// place has changed since the key was made.
-    pub fn run(&self, pending: &PendingNode, cancel: &Cancel) -> Result<Done, NodeError> {
+    pub fn run(&self, pending: &PendingNode, cancel: &Cancel) -> Result<NodeState, NodeError> {
         let result = self.run_unchecked(pending, cancel);
         // A change explains a failure too.
         let mut seen = self.inputs.seen.iter().chain(&pending.seen);
@@ -95,8 +97,12 @@ impl NodeJob<'_> {
     }
 
     /// Computes the node. A panic in a dependency becomes an error that asks for a report.
-    fn run_unchecked(&self, pending: &PendingNode, cancel: &Cancel) -> Result<Done, NodeError> {
-        let outputs = catch_unwind(AssertUnwindSafe(|| self.compute(pending, cancel)))
+    fn run_unchecked(
+        &self,
+        pending: &PendingNode,
+        cancel: &Cancel,
+    ) -> Result<NodeState, NodeError> {
+        let mut result = catch_unwind(AssertUnwindSafe(|| self.compute(pending, cancel)))
             .unwrap_or_else(|panic| {
                 let text = panic.downcast_ref::<String>().map(String::as_str);
                 let text =
@@ -107,41 +113,39 @@ impl NodeJob<'_> {
                 .into())
             })?;
 
-        let mut artifacts = outputs.artifacts;
-        if !outputs.metrics.is_empty() {
+        if !result.metrics.is_empty() {
             let table =
-                metrics_table::store(self.cache, &outputs.metrics).map_err(StageError::from)?;
-            artifacts.insert("metrics".into(), table);
+                metrics_table::store(self.cache, &result.metrics).map_err(StageError::from)?;
+            result.artifacts.insert("metrics".into(), table);
         }
-        if let Some(missing) = self.node.outputs.iter().find(|o| !artifacts.contains_key(&o.name)) {
+        let is_made = |output: &OutputDecl| result.artifacts.contains_key(&output.name);
+        if let Some(missing) = self.node.outputs.iter().find(|output| !is_made(output)) {
             return Err(
                 StageError::bug(format!("the output `{}` was not made", missing.name)).into()
             );
         }
-        Ok(Done {
+        Ok(NodeState {
             key: pending.key,
-            artifacts: artifacts.into(),
-            metrics: outputs.metrics,
-            profile: outputs.profile,
+            result,
             file: pending.seen.as_ref().map(|seen| seen.digest()),
             seen: pending.seen.clone(),
         })
     }
 
-    fn compute(&self, pending: &PendingNode, cancel: &Cancel) -> Result<Outputs, NodeError> {
+    fn compute(&self, pending: &PendingNode, cancel: &Cancel) -> Result<NodeResult, NodeError> {
         let settings = &self.node.settings;
         match &self.node.work {
             Work::Source(spec) => {
                 let span = debug_span!("import", rows = field::Empty).entered();
                 let table = spec.import(self.cache)?;
                 span.record("rows", table.rows);
-                Ok(Outputs::main(table))
+                Ok(NodeResult::main(table))
             }
             Work::Gather { axes, rows } => {
                 let tables: Vec<&Input> = (0..rows.len())
                     .filter_map(|i| self.inputs.by_path.get(&format!("tables[{i}]")))
                     .collect();
-                Ok(Outputs::main(gather::gather(self.cache, axes, rows, &tables)?))
+                Ok(NodeResult::main(gather::gather(self.cache, axes, rows, &tables)?))
             }
             Work::Stage { kind, params } => Ok((kind.run)(&Context {
                 params,
@@ -166,12 +170,13 @@ impl NodeJob<'_> {
 }
 
 /// Makes the record of a computed node.
-pub(super) fn record(node: &Node, pending: &PendingNode, done: &Done, elapsed: Duration) -> Record {
-    let result = NodeResult {
-        artifacts: done.artifacts.clone(),
-        metrics: done.metrics.clone(),
-        profile: done.profile.clone(),
-    };
+pub(super) fn record(
+    node: &Node,
+    pending: &PendingNode,
+    done: &NodeState,
+    elapsed: Duration,
+) -> Record {
+    let result = done.result.clone();
     let has_main = result.artifacts.contains_key(MAIN);
     debug_assert!(has_main || node.outputs.iter().all(|o| o.name != MAIN));
     Record {

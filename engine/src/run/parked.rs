@@ -7,7 +7,7 @@ use tracing::{debug, info, warn};
 use refrain_cache::{Holder, Key};
 
 use crate::graph::NodeId;
-use crate::plan::state::{Done, Lookup, PendingNode, StateError};
+use crate::plan::state::{Lookup, NodeState, PendingNode, StateError};
 
 use super::{Outcome, Runner};
 
@@ -131,7 +131,7 @@ impl Runner<'_, '_> {
     }
 
     /// Finishes a node whose outputs the cache has.
-    pub(super) fn cached(&mut self, id: NodeId, done: Done) {
+    pub(super) fn cached(&mut self, id: NodeId, done: NodeState) {
         let name = self.graph.node(id).name.as_str();
         debug!(name: "cached", node = id.0, name, key = %done.key, "cached");
         self.outcomes[id.index()] = Outcome::Cached;

@@ -8,7 +8,7 @@ use refrain_cache::Cache;
 
 use crate::graph::{Graph, NodeId};
 use crate::kind::{Cancel, StageError};
-use crate::plan::state::{Done, PendingNode, State};
+use crate::plan::state::{NodeState, PendingNode, State};
 
 use super::node::{self, NodeError, NodeJob};
 use super::{RunOptions, retry};
@@ -24,7 +24,7 @@ pub fn recompute_node(
     cache: &Cache,
     options: &RunOptions<'_>,
     cancel: &Cancel,
-) -> Result<Done, NodeError> {
+) -> Result<NodeState, NodeError> {
     let node = graph.node(id);
     let ready = || Some((state.inputs(node)?, state.manifest(node, None)?));
     let Some((inputs, manifest)) = ready() else {

@@ -4,12 +4,12 @@ use tracing::{debug_span, warn};
 
 use crate::kind::StageError;
 use crate::language::units;
-use crate::plan::state::{Done, PendingNode};
+use crate::plan::state::{NodeState, PendingNode};
 
 use super::node::{NodeError, NodeJob};
 
 /// Computes a node, in as many attempts as its stage allows.
-pub(super) fn attempts(job: &NodeJob<'_>, pending: &PendingNode) -> Result<Done, NodeError> {
+pub(super) fn attempts(job: &NodeJob<'_>, pending: &PendingNode) -> Result<NodeState, NodeError> {
     let _node = job.span.enter();
     let mut attempt = 1;
     loop {
@@ -39,7 +39,7 @@ pub(super) fn attempts(job: &NodeJob<'_>, pending: &PendingNode) -> Result<Done,
 }
 
 /// Makes one attempt within the stage's time limit.
-fn once(job: &NodeJob<'_>, pending: &PendingNode) -> Result<Done, NodeError> {
+fn once(job: &NodeJob<'_>, pending: &PendingNode) -> Result<NodeState, NodeError> {
     let Some(limit) = job.node.settings.timeout else { return job.run(pending, job.cancel) };
     let cancel = job.cancel.within(limit);
     let result = job.run(pending, &cancel);

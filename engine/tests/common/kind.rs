@@ -1,10 +1,10 @@
 //! A kind of stage as small as may be, of which a test states what it is about: `Kind { retryable: true, ..kind(…) }`.
 
 use refrain_cache::ArtifactKind;
-use refrain_engine::kind::{Context, Kind, MAIN, OutputDecl, Outputs, StageError};
+use refrain_engine::kind::{Context, Kind, MAIN, NodeResult, OutputDecl, StageError};
 
 /// A kind without parameters whose stages make a file.
-pub fn kind(name: &'static str, run: fn(&Context<'_>) -> Result<Outputs, StageError>) -> Kind {
+pub fn kind(name: &'static str, run: fn(&Context<'_>) -> Result<NodeResult, StageError>) -> Kind {
     Kind {
         name,
         about: "For this test",

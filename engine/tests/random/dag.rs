@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use refrain_cache::{ArtifactKind, TableReader};
 use refrain_engine::graph::Graph;
 use refrain_engine::kind::{
-    Context, Kind, Kinds, MAIN, OutputDecl, Outputs, Param, StageError, Type,
+    Context, Kind, Kinds, MAIN, NodeResult, OutputDecl, Param, StageError, Type,
 };
 use refrain_engine::language::diagnostic::SourceText;
 use refrain_engine::language::workflow::Workflow;
@@ -434,7 +434,7 @@ fn kinds() -> Kinds {
 
 /// One row: the sum of all values of all inputs, each input by its place, and the salt; small, so that other inputs
 /// often make the same.
-fn mix(context: &Context<'_>) -> Result<Outputs, StageError> {
+fn mix(context: &Context<'_>) -> Result<NodeResult, StageError> {
     let number = |name: &str| context.params[name].as_i64().unwrap();
     let mut sum = number("salt");
     for (path, input) in context.inputs {
@@ -447,5 +447,5 @@ fn mix(context: &Context<'_>) -> Result<Outputs, StageError> {
     let batch = RecordBatch::try_from_iter([("value", Arc::new(value) as _)]).unwrap();
     let mut table = context.cache.new_table(batch.schema())?;
     table.write(&batch)?;
-    Ok(Outputs::main(context.cache.store_table(table)?))
+    Ok(NodeResult::main(context.cache.store_table(table)?))
 }

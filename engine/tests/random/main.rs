@@ -80,7 +80,7 @@ fn run_in(dag: &Dag, graph: &Graph, cache: &Path, jobs: usize, forced: &HashSet<
             }
         }
         if let Some(done) = report.state.done(id) {
-            let digest = done.artifacts.get(MAIN).unwrap().digest;
+            let digest = done.result.artifacts.get(MAIN).unwrap().digest;
             ran.done.insert(identity(), digest);
             ran.digests.insert(name, digest);
         }

@@ -7,7 +7,7 @@ use arrow::datatypes::DataType;
 
 use refrain_cache::Metric;
 use refrain_cache::columns::column;
-use refrain_engine::kind::{Cancel, Context, Outputs, StageError};
+use refrain_engine::kind::{Cancel, Context, NodeResult, StageError};
 
 use super::bootstrap::{interval, pass_at};
 use super::compare::{Compare, Normal};
@@ -70,7 +70,7 @@ pub(super) fn run(
     rule: &Rule,
     ks: &[u64],
     resamples: u64,
-) -> Result<Outputs, StageError> {
+) -> Result<NodeResult, StageError> {
     let mut prompts: Prompts<Tally> = Prompts::default();
     let mut no_answer = 0;
     let table = tables::add_columns(ctx, "data", &ADDED, |batch, first_row| {
@@ -82,9 +82,9 @@ pub(super) fn run(
             no_answer += u64::from(verdict == Verdict::NoAnswer);
         })
     })?;
-    Ok(Outputs {
+    Ok(NodeResult {
         metrics: metrics(&prompts, no_answer, ks, resamples, ctx.cancel)?,
-        ..Outputs::main(table)
+        ..NodeResult::main(table)
     })
 }
 

@@ -3,7 +3,7 @@
 use arrow::array::{Array, Float32Array, Float64Array, Int32Array};
 
 use refrain_cache::columns::{column, list_column};
-use refrain_engine::kind::{Context, Outputs, StageError};
+use refrain_engine::kind::{Context, NodeResult, StageError};
 
 use super::bootstrap::interval;
 use super::judge::with_interval;
@@ -25,7 +25,7 @@ struct Sums {
 
 /// Passes the table on unchanged and gives `perplexity`, the exponential of the mean over tokens, and
 /// `mean_perplexity`, the mean over rows. Rows without a perplexity (empty responses) do not count.
-pub(super) fn run(ctx: &Context<'_>, resamples: u64) -> Result<Outputs, StageError> {
+pub(super) fn run(ctx: &Context<'_>, resamples: u64) -> Result<NodeResult, StageError> {
     let columns = tables::present(ctx, "data", &["id", "prompt_tokens", "logprobs", "perplexity"])?;
     let mut prompts: Prompts<Sums> = Prompts::default();
     tables::scan(ctx, "data", Some(&columns), |batch, first_row| {
@@ -77,5 +77,5 @@ pub(super) fn run(ctx: &Context<'_>, resamples: u64) -> Result<Outputs, StageErr
         .unzip();
     let mean = metric("mean_perplexity", total.perplexity / total.rows as f64, total.rows);
     let metrics = vec![perplexity, with_interval(mean, &over_rows, resamples, ctx.cancel)?];
-    Ok(Outputs { metrics, ..Outputs::main(ctx.input("data")?.artifact().clone()) })
+    Ok(NodeResult { metrics, ..NodeResult::main(ctx.input("data")?.artifact().clone()) })
 }

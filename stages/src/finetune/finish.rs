@@ -8,7 +8,7 @@ use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch};
 use serde_json::{Map, Value};
 
 use refrain_cache::{Artifact, ArtifactKind, FolderWriter, Metric};
-use refrain_engine::kind::{Context, Input, MAIN, OutputDecl, Outputs, StageError};
+use refrain_engine::kind::{Context, Input, MAIN, NodeResult, OutputDecl, StageError};
 use refrain_lm::model::{LanguageModel, LoraSettings};
 use refrain_lm::save::{F32Tensor, SaveError, copy_tokenizer, save_model};
 use refrain_lm::train::{StepLog, Trained};
@@ -37,7 +37,7 @@ pub(super) fn finish(
     start: Start,
     counts: &Counted,
     trained: &Trained,
-) -> Result<Outputs, StageError> {
+) -> Result<NodeResult, StageError> {
     let metrics = metrics(&start.model, counts, trained);
     let Start { mut model, lora, files, .. } = start;
     let main = match (&lora, files) {
@@ -51,7 +51,7 @@ pub(super) fn finish(
             store_model(context, &model, files)?
         }
     };
-    let mut outputs = Outputs::main(main);
+    let mut outputs = NodeResult::main(main);
     outputs.artifacts.insert("log".into(), store_log(context, &trained.log)?);
     outputs.metrics = metrics;
     outputs.profile = models::profile();

@@ -15,8 +15,8 @@ use tracing_subscriber::layer::SubscriberExt;
 
 use refrain_cache::{Artifact, ArtifactKind, Cache, Digest, Manifest, TableReader};
 use refrain_engine::kind::{
-    Cancel, Check, Context, Input, Kind, MAIN, MetricContext, Outputs, Problem, Progress, Resolved,
-    Resources, StageError, coerce,
+    Cancel, Check, Context, Input, Kind, MAIN, MetricContext, NodeResult, Problem, Progress,
+    Resolved, Resources, StageError, coerce,
 };
 use refrain_engine::language::yaml;
 use refrain_engine::run::event::Fields;
@@ -93,7 +93,7 @@ impl Bench {
         kind: &str,
         parameters: &str,
         inputs: &[(&str, &Input)],
-    ) -> Result<Outputs, StageError> {
+    ) -> Result<NodeResult, StageError> {
         let kind = self::kind(kind);
         let typed = typed(&kind, parameters);
         let inputs: BTreeMap<String, Input> =
@@ -294,7 +294,7 @@ pub fn ids(value: &Value) -> Vec<i64> {
 }
 
 /// The message of an error, which must not be one of ours.
-pub fn message(result: Result<Outputs, StageError>) -> String {
+pub fn message(result: Result<NodeResult, StageError>) -> String {
     match result.expect_err("it should have failed") {
         StageError::Failed { message, .. } => message,
         other => panic!("{other}"),

@@ -1,6 +1,6 @@
 //! `finetune` with `evaluate_on`, `early_stopping` and `kl`, and what an interruption leaves behind.
 
-use refrain_engine::kind::{Input, MAIN, Outputs, StageError};
+use refrain_engine::kind::{Input, MAIN, NodeResult, StageError};
 
 use crate::bench::*;
 
@@ -30,14 +30,14 @@ impl Desk {
         Some(Desk { base: model(&folder.join("model")), data, watched, bench })
     }
 
-    fn run(&self, parameters: &str) -> Result<Outputs, StageError> {
+    fn run(&self, parameters: &str) -> Result<NodeResult, StageError> {
         let mut inputs = vec![("model", &self.base), ("data", &self.data)];
         inputs.extend(parameters.contains("evaluate_on").then_some(("evaluate_on", &self.watched)));
         self.bench.run("finetune", &format!("{LEARN}, {parameters}"), &inputs)
     }
 
     /// The mean of -log p over the responses' tokens of the held-out rows.
-    fn loss(&self, outputs: &Outputs) -> f64 {
+    fn loss(&self, outputs: &NodeResult) -> f64 {
         let model = self.bench.adapted(&self.base, &outputs.artifacts[MAIN]);
         let scored = self.bench.made(
             "score",
@@ -53,7 +53,7 @@ impl Desk {
     }
 }
 
-fn figure(outputs: &Outputs, name: &str) -> Option<f64> {
+fn figure(outputs: &NodeResult, name: &str) -> Option<f64> {
     outputs.metrics.iter().find(|metric| metric.metric == name).map(|metric| metric.value)
 }
 

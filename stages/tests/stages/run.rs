@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use arrow::array::{Int32Array, RecordBatch, StringArray};
 use refrain_cache::{Artifact, ArtifactKind, Cache, Digest, TableReader, TableWriter};
 use refrain_engine::kind::{
-    Cancel, Check, Context, Input, MAIN, Outputs, Progress, Resources, StageError, coerce,
+    Cancel, Check, Context, Input, MAIN, NodeResult, Progress, Resources, StageError, coerce,
 };
 use refrain_engine::language::yaml::{self, Node, Yaml};
 use refrain_stages::kinds;
@@ -91,11 +91,11 @@ impl Desk {
         self.inputs.insert(format!("inputs.{name}"), model);
     }
 
-    fn run(&self, parameters: &str) -> Result<Outputs, StageError> {
+    fn run(&self, parameters: &str) -> Result<NodeResult, StageError> {
         self.run_typed(&typed(parameters))
     }
 
-    fn run_typed(&self, params: &Map<String, Value>) -> Result<Outputs, StageError> {
+    fn run_typed(&self, params: &Map<String, Value>) -> Result<NodeResult, StageError> {
         let kinds = kinds();
         let kind = kinds.get("run").unwrap();
         let environment = |name: &str| match name {

@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use refrain_cache::{Artifacts, Digest, Key, Metric};
+use refrain_cache::{Artifacts, Digest, Key, Metric, NodeResult};
 
 use crate::kind::{MAIN, ModelFacts};
-use crate::plan::state::Done;
+use crate::plan::state::NodeState;
 use crate::source::recorded::RecordedSource;
 
 use super::SourceColumns;
@@ -44,7 +44,7 @@ pub struct LockEntry {
 
 impl LockEntry {
     /// The entry of a node with these results.
-    pub fn new(node: &str, kind: &str, done: &Done) -> LockEntry {
+    pub fn new(node: &str, kind: &str, done: &NodeState) -> LockEntry {
         LockEntry {
             node: node.to_string(),
             kind: kind.to_string(),
@@ -52,16 +52,17 @@ impl LockEntry {
             file: done.file,
             columns: None,
             facts: Map::new(),
-            outputs: done.artifacts.clone(),
-            metrics: done.metrics.clone(),
-            profile: done.profile.clone(),
+            outputs: done.result.artifacts.clone(),
+            metrics: done.result.metrics.clone(),
+            profile: done.result.profile.clone(),
             other: Map::new(),
         }
     }
 
     /// Whether it is the entry of a node of this kind with these results.
-    pub(crate) fn says(&self, kind: &str, done: &Done) -> bool {
-        let Done { key, artifacts, metrics, profile, file, seen: _ } = done;
+    pub(crate) fn says(&self, kind: &str, done: &NodeState) -> bool {
+        let NodeState { key, result, file, seen: _ } = done;
+        let NodeResult { artifacts, metrics, profile } = result;
         self.key == *key
             && self.kind == kind
             && self.file == *file
@@ -81,12 +82,14 @@ impl LockEntry {
     }
 
     /// The results that the entry names.
-    pub fn to_done(&self) -> Done {
-        Done {
+    pub fn to_done(&self) -> NodeState {
+        NodeState {
             key: self.key,
-            artifacts: self.outputs.clone(),
-            metrics: self.metrics.clone(),
-            profile: self.profile.clone(),
+            result: NodeResult {
+                artifacts: self.outputs.clone(),
+                metrics: self.metrics.clone(),
+                profile: self.profile.clone(),
+            },
             file: self.file,
             seen: None,
         }

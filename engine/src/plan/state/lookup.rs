@@ -3,14 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use refrain_cache::{Artifact, ArtifactKind, Artifacts, OnHashed};
+use refrain_cache::{Artifact, ArtifactKind, Artifacts, NodeResult, OnHashed};
 
 use crate::graph::{NodeId, Work};
-use crate::kind::MAIN;
 use crate::source::seen::{HashError, SeenSource};
 use crate::store::{Store, StoreError};
 
-use super::{Done, PendingNode, State, StateError};
+use super::{NodeState, PendingNode, State, StateError};
 
 /// Bytes up to which files are hashed where a node is looked up: handing them on would take longer.
 const SMALL: u64 = 1 << 20;
@@ -19,7 +18,7 @@ const SMALL: u64 = 1 << 20;
 #[derive(Debug)]
 pub enum Lookup {
     /// Its outputs are there.
-    Done(Box<Done>),
+    Done(Box<NodeState>),
     /// It must be computed.
     Pending(Box<PendingNode>),
     /// Files must be hashed before the answer is known.
@@ -167,14 +166,7 @@ impl State<'_> {
                 (None, Some(recorded)) => recorded.artifact.clone(),
                 (None, None) => return Ok(None),
             };
-            let done = Done {
-                key,
-                artifacts: Artifacts::from([(MAIN.to_string(), artifact)]),
-                metrics: Vec::new(),
-                profile: String::new(),
-                file,
-                seen,
-            };
+            let done = NodeState { key, result: NodeResult::main(artifact), file, seen };
             return Ok(Some(Lookup::Done(Box::new(done))));
         }
 
@@ -184,14 +176,7 @@ impl State<'_> {
                 Needed::Unhashed(task) => return Ok(Some(Lookup::Unhashed(task))),
                 Needed::There(Err(damage)) => damaged = Some(damage),
                 Needed::There(Ok(())) => {
-                    let done = Done {
-                        key,
-                        artifacts: record.result.artifacts,
-                        metrics: record.result.metrics,
-                        profile: record.result.profile,
-                        file,
-                        seen,
-                    };
+                    let done = NodeState { key, result: record.result, file, seen };
                     return Ok(Some(Lookup::Done(Box::new(done))));
                 }
             }

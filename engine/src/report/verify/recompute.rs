@@ -11,7 +11,7 @@ use crate::graph::{Graph, NodeId, Work};
 use crate::kind::{Cancel, MAIN, StageError};
 use crate::ledger::lock::{Lock, LockEntry};
 use crate::plan::node_manifest::base_edge;
-use crate::plan::state::{Done, State, StateError};
+use crate::plan::state::{NodeState, State, StateError};
 use crate::report::compare::{self, Strictness, first_difference};
 use crate::run::{self, NodeError, RunOptions};
 use crate::source::seen::SeenSource;
@@ -154,12 +154,13 @@ impl Recomputation<'_, '_> {
 
     /// The nodes that a node reads, with the outputs of each, and what adapters among them are based on.
     fn reads(&self, id: NodeId) -> Vec<(NodeId, Artifact)> {
-        let output = |id: NodeId, name: &str| self.state.done(id)?.artifacts.get(name).cloned();
+        let output =
+            |id: NodeId, name: &str| self.state.done(id)?.result.artifacts.get(name).cloned();
         let inputs = self.graph.node(id).inputs.iter();
         let mut reads: Vec<(NodeId, Artifact)> =
             inputs.filter_map(|e| Some((e.node, output(e.node, &e.output)?))).collect();
         let mut next = 0;
-        let outputs = |id: NodeId| Some(&self.state.done(id)?.artifacts);
+        let outputs = |id: NodeId| Some(&self.state.done(id)?.result.artifacts);
         while let Some((id, artifact)) = reads.get(next) {
             next += 1;
             let Some(base) = artifact.base else { continue };
@@ -258,7 +259,7 @@ impl Recomputation<'_, '_> {
     fn compare(
         &mut self,
         id: NodeId,
-        done: &Done,
+        done: &NodeState,
         cache: &Cache,
     ) -> Result<Comparison, StateError> {
         let Some(line) = self.line(id).cloned() else { return Ok(Comparison::Different) };
@@ -267,10 +268,12 @@ impl Recomputation<'_, '_> {
             _ => true,
         };
         let strictness =
-            if line.profile == done.profile { Strictness::Bytes } else { Strictness::Close };
+            if line.profile == done.result.profile { Strictness::Bytes } else { Strictness::Close };
         if strictness == Strictness::Close && !close {
-            let message =
-                format!("made under `{}`, computed again under `{}`", line.profile, done.profile);
+            let message = format!(
+                "made under `{}`, computed again under `{}`",
+                line.profile, done.result.profile
+            );
             return Ok(Comparison::NotComparable(message));
         }
         if strictness == Strictness::Close {
@@ -287,7 +290,7 @@ impl Recomputation<'_, '_> {
         // An only output of a command is its main one too.
         outputs.dedup_by_key(|(_, artifact)| artifact.digest);
         for (name, locked) in outputs {
-            let Some(made) = done.artifacts.get(name) else {
+            let Some(made) = done.result.artifacts.get(name) else {
                 self.differs(
                     id,
                     format!("output `{name}` was not made"),
@@ -335,9 +338,10 @@ impl Recomputation<'_, '_> {
     }
 
     /// Compares the figures of a node with those of the lock, within the tolerance.
-    fn figures(&mut self, id: NodeId, line: &LockEntry, done: &Done) {
+    fn figures(&mut self, id: NodeId, line: &LockEntry, done: &NodeState) {
         for metric in &line.metrics {
-            let value = done.metrics.iter().find(|m| m.metric == metric.metric).map(|m| m.value);
+            let value =
+                done.result.metrics.iter().find(|m| m.metric == metric.metric).map(|m| m.value);
             if !value.is_some_and(|value| compare::is_close(metric.value, value)) {
                 let is = value.map_or("absent".into(), |value| value.to_string());
                 let message = format!("figure `{}` was {}, is {is}", metric.metric, metric.value);
