@@ -55,7 +55,7 @@ fn a_change_above_is_followed_down() {
     let plan = json(&space, &["plan", "w.yaml"]);
     let tuned = node(&plan, "tuned[threshold=40]");
     assert_eq!(tuned["step"], "depends");
-    let why = "on `base`, `masked[threshold=40]`; `parameters.lora.alpha` was 4, is 8";
+    let why = "on `base`, `masked[threshold=40]`; `parameters.lora.alpha` changed from 4 to 8";
     assert_eq!(tuned["why"], why, "{tuned:#}");
     // Where the source has run, what reads it differs by an input, which has a name.
     space.report("w.yaml", &["--only", "train"]);
@@ -104,7 +104,7 @@ fn estimates_say_what_they_rest_on() {
         (&Value::from(12), &Value::from(12))
     );
     let said = space.run(&["plan", "w.yaml"]);
-    assert!(said.stdout.contains("no earlier run says what that takes"), "{}", said.stdout);
+    assert!(said.stdout.contains("no estimate: nothing like it has run yet"), "{}", said.stdout);
     space.report("w.yaml", &[]);
     let done = json(&space, &["plan", "w.yaml"]);
     assert_eq!(

@@ -204,7 +204,7 @@ fn explain_names_the_parameter() {
     space.edit("w.yaml", "samples: 2", "samples: 3");
     let said = space.run(&["explain", "w.yaml", "answers"]);
     assert_eq!(said.code, 0);
-    assert!(said.stdout.contains("`parameters.samples` was 2, is 3"), "{}", said.stdout);
+    assert!(said.stdout.contains("`parameters.samples` changed from 2 to 3"), "{}", said.stdout);
 }
 
 /// What was computed row by row is used by row: an edit costs the edited rows alone, and what is forced uses nothing.

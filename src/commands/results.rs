@@ -60,27 +60,17 @@ pub fn results(arguments: &cli::ResultsArgs, format: Format) -> Result<ExitCode,
 
 /// Sorts by a heading; a `-` before it turns the order round.
 fn sort(table: &mut Results, heading: &str) -> Result<(), CommandError> {
-    let descending = heading.strip_prefix('-').filter(|_| !table.sort_by(heading, false));
-    match descending {
-        None if has_heading(table, heading) => Ok(()),
-        Some(heading) if table.sort_by(heading, true) => Ok(()),
-        _ => {
-            let heading = heading.trim_start_matches('-');
-            let known = headings(table);
-            let message = format!("the table has no column `{heading}`");
-            let hint = suggest(heading, known.iter().map(String::as_str), "its columns are");
-            Err(CommandError::Plain { message, hint, class: ErrorClass::Input })
-        }
+    let reversed = heading.strip_prefix('-');
+    if table.sort_by(heading, false) || reversed.is_some_and(|name| table.sort_by(name, true)) {
+        return Ok(());
     }
-}
 
-fn headings(table: &Results) -> Vec<String> {
-    let columns = table.columns.iter().map(|(heading, ..)| heading);
-    table.axes.iter().chain(columns).cloned().collect()
-}
-
-fn has_heading(table: &Results, heading: &str) -> bool {
-    headings(table).iter().any(|known| known == heading)
+    let heading = heading.trim_start_matches('-');
+    let columns = table.columns.iter().map(|(heading, ..)| heading.as_str());
+    let known = table.axes.iter().map(String::as_str).chain(columns);
+    let hint = suggest(heading, known, "its columns are");
+    let message = format!("the table has no column `{heading}`");
+    Err(CommandError::Plain { message, hint, class: ErrorClass::Input })
 }
 
 /// Collects the table of a session.
