@@ -71,7 +71,7 @@ impl Opened {
             ),
             ErrorKind::InvalidInput | ErrorKind::FileTooLarge => CommandError::new(
                 ErrorClass::Input,
-                format!("`{}` is no workflow: {e}", path.display()),
+                format!("`{}` is not a workflow: {e}", path.display()),
             ),
             _ => CommandError::new(
                 ErrorClass::Environment,
@@ -104,7 +104,7 @@ pub fn cache_folder(named: Option<&Path>, beside: PathBuf) -> Result<PathBuf, Co
 /// A path from the root.
 pub fn absolute(path: &Path) -> Result<PathBuf, CommandError> {
     std::path::absolute(path).map_err(|e| {
-        CommandError::new(ErrorClass::Environment, format!("`{}` is no path: {e}", path.display()))
+        CommandError::new(ErrorClass::Environment, format!("`{}` is not a path: {e}", path.display()))
     })
 }
 

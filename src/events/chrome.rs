@@ -1,6 +1,6 @@
 //! Layer: writes a trace for Chrome's tracing page or Perfetto, an event a line.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,10 +34,11 @@ struct Written {
     failed: Option<std::io::Error>,
 }
 
-/// The fields of a span, and the time at which a thread entered it.
-struct Entered {
-    fields: Fields,
-    since: Option<f64>,
+thread_local! {
+    /// The number of this thread, 0 until it is first asked for.
+    static THREAD: Cell<u64> = const { Cell::new(0) };
+    /// The spans that this thread is in, the innermost last, and the time at which it entered each.
+    static ENTERED: RefCell<Vec<(u64, f64)>> = const { RefCell::new(Vec::new()) };
 }
 
 impl ChromeTrace {
@@ -93,7 +94,6 @@ impl ChromeTrace {
     /// Returns the number of this thread, whose name is written when it is first seen.
     fn thread(&self) -> u64 {
         static THREADS: AtomicU64 = AtomicU64::new(1);
-        thread_local!(static THREAD: Cell<u64> = const { Cell::new(0) });
 
         let known = THREAD.get();
         if known > 0 {
@@ -119,38 +119,38 @@ fn cannot_write(path: &Path, error: &std::io::Error) -> CommandError {
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for ChromeTrace {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         let Some(span) = context.span(id) else { return };
-        let entered = Entered { fields: Fields::of_span(attributes), since: None };
-        span.extensions_mut().replace(entered);
+        span.extensions_mut().replace(Fields::of_span(attributes));
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
         let Some(span) = context.span(id) else { return };
-        if let Some(entered) = span.extensions_mut().get_mut::<Entered>() {
-            entered.fields.add(values);
+        if let Some(fields) = span.extensions_mut().get_mut::<Fields>() {
+            fields.add(values);
         }
     }
 
-    fn on_enter(&self, id: &Id, context: Context<'_, S>) {
-        let Some(span) = context.span(id) else { return };
-        if let Some(entered) = span.extensions_mut().get_mut::<Entered>() {
-            entered.since = Some(self.now());
-        }
+    fn on_enter(&self, id: &Id, _: Context<'_, S>) {
+        let now = self.now();
+        ENTERED.with_borrow_mut(|entered| entered.push((id.into_u64(), now)));
     }
 
     fn on_exit(&self, id: &Id, context: Context<'_, S>) {
-        let Some(span) = context.span(id) else { return };
-        let mut extensions = span.extensions_mut();
-        let Some(entered) = extensions.get_mut::<Entered>() else { return };
-        let Some(since) = entered.since.take() else { return };
+        let since = ENTERED.with_borrow_mut(|entered| {
+            let place = entered.iter().rposition(|(span, _)| *span == id.into_u64())?;
+            Some(entered.remove(place).1)
+        });
+        let (Some(since), Some(span)) = (since, context.span(id)) else { return };
 
         let kind = span.name();
-        let name = match entered.fields.text("name") {
+        let extensions = span.extensions();
+        let fields = extensions.get::<Fields>();
+        let name = match fields.and_then(|fields| fields.text("name")) {
             Some(name) if kind == "node" => name,
             _ => kind,
         };
         self.add(&json!({
             "name": name, "cat": kind, "ph": "X", "ts": since, "dur": self.now() - since,
-            "pid": 1, "tid": self.thread(), "args": entered.fields,
+            "pid": 1, "tid": self.thread(), "args": fields,
         }));
     }
 

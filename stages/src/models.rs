@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tracing::debug_span;
+use tracing::{Span, debug_span};
 
 use refrain_cache::Digest;
 use refrain_engine::kind::{Input, StageError};
@@ -156,7 +156,9 @@ pub(crate) fn on_threads<T: Send>(
                 hint: None,
             }
         })?;
-    pool.install(work)
+    // What is emitted there belongs to the node too.
+    let node = Span::current();
+    pool.install(|| node.in_scope(work))
 }
 
 /// What can move the last bits of what a model computes: our kernels sum in one order on every processor, so that is their
