@@ -104,7 +104,10 @@ pub fn cache_folder(named: Option<&Path>, beside: PathBuf) -> Result<PathBuf, Co
 /// A path from the root.
 pub fn absolute(path: &Path) -> Result<PathBuf, CommandError> {
     std::path::absolute(path).map_err(|e| {
-        CommandError::new(ErrorClass::Environment, format!("`{}` is not a path: {e}", path.display()))
+        CommandError::new(
+            ErrorClass::Environment,
+            format!("`{}` is not a path: {e}", path.display()),
+        )
     })
 }
 
