@@ -1,7 +1,7 @@
 //! Which code computes a model's logits: our own module, or a backend that the binary brings.
 //!
-//! The kinds know backends by the trait [`Backend`] alone. The binary registers the one it was built with; a build
-//! without it says so when a node needs it.
+//! The kinds know backends by the trait [`Backend`] alone. The binary registers the one it was
+//! built with; a build without it says so when a node needs it.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -36,7 +36,7 @@ pub trait BackendModel: Send + Sync {
     /// Its tokenizer.
     fn tokenizer(&self) -> &Tokenizer;
 
-    /// Most tokens of a row.
+    /// Limit of the tokens of a row.
     fn context(&self) -> usize;
 
     /// Continues every prompt once for each of its samples.
@@ -48,7 +48,8 @@ pub trait BackendModel: Send + Sync {
         progress: OnProgress<'_>,
     ) -> Result<Vec<Vec<Generated>>, StageError>;
 
-    /// The natural-log probabilities of a row's tokens after the first, given all before; at least two tokens.
+    /// The natural-log probabilities of a row's tokens after the first, given all before; at least
+    /// two tokens.
     fn score(&self, ids: &[u32]) -> Result<Vec<f32>, StageError>;
 }
 
@@ -60,9 +61,9 @@ pub fn register_mistralrs(backend: &'static dyn Backend) {
 }
 
 choices! {
-    /// What computes a model.
+    /// The backend that computes a model.
     pub(crate) enum BackendChoice {
-        /// What the model's files decide.
+        /// The model's files decide.
         Auto = "auto",
         /// Our own module.
         Native = "native",
@@ -72,12 +73,13 @@ choices! {
 }
 
 /// The help of the parameter `backend`.
-pub(crate) const ABOUT_BACKEND: &str = "What computes; `auto` chooses by the model's folder alone: safetensors of Llama, Mistral, Gemma 2 and Qwen 2 are \
-     native, all else is mistralrs's";
+pub(crate) const ABOUT_BACKEND: &str =
+    "The backend; `auto` chooses by the model's folder alone: safetensors of Llama, Mistral, \
+     Gemma 2 and Qwen 2 are native, everything else is mistralrs's";
 
 impl BackendChoice {
-    /// What computes the model at a path. It is a function of the model's files, so that a key is the same in every
-    /// build.
+    /// Returns the backend of the model at a path. It is a function of the model's files, so that a
+    /// key is the same in every build.
     fn resolve(self, path: &Path) -> BackendChoice {
         match self {
             BackendChoice::Auto if is_native(path) => BackendChoice::Native,
@@ -87,8 +89,8 @@ impl BackendChoice {
     }
 }
 
-/// Whether our own module computes such a model. A broken one of our families, and an adapter alone, are its own to
-/// refuse.
+/// Whether our own module computes such a model. A broken one of our families, and an adapter
+/// alone, are its own to refuse.
 pub(crate) fn is_native(path: &Path) -> bool {
     match ModelConfig::load(path) {
         Err(ConfigError::Foreign(_) | ConfigError::Unsupported(_)) => false,
@@ -111,9 +113,9 @@ fn why_not_native(path: &Path) -> String {
     }
 }
 
-/// Writes `auto` in a stage's parameters where what is given is what `auto` would choose, so that both make one key: the
-/// model's digest is in it, and with that what `auto` chooses. A model that another stage makes is taken for native,
-/// as what is trained here is.
+/// Writes `auto` in a stage's parameters where what is given is what `auto` would choose, so that
+/// both make one key: the model's digest is in it, and with that what `auto` chooses. A model that
+/// another stage makes is taken for native, as what is trained here is.
 pub(crate) fn canonicalize(params: &mut Map<String, Value>, model: FindModel<'_>) {
     let native = || canonical::model_fact(model, "native").unwrap_or(true);
     let usual = match params.get("backend").and_then(Value::as_str) {
@@ -127,7 +129,7 @@ pub(crate) fn canonicalize(params: &mut Map<String, Value>, model: FindModel<'_>
 }
 
 /// A model, loaded by what computes it.
-pub(crate) enum Network {
+pub(crate) enum LoadedModel {
     /// Our own module.
     Native(Arc<Loaded>),
     /// mistralrs, and its profile.
@@ -138,12 +140,12 @@ pub(crate) enum Network {
 static LOADED: Mutex<Option<(Digest, Arc<dyn BackendModel>)>> = Mutex::new(None);
 
 /// Loads the model of an input.
-pub(crate) fn load(input: &Input, choice: BackendChoice) -> Result<Network, StageError> {
+pub(crate) fn load(input: &Input, choice: BackendChoice) -> Result<LoadedModel, StageError> {
     let Input::Model { folder, adapters, artifact, .. } = input else {
         return Err(StageError::bug("an input that should be a model is none"));
     };
     if choice.resolve(folder) != BackendChoice::Mistralrs {
-        return Ok(Network::Native(models::load(input)?));
+        return Ok(LoadedModel::Native(models::load(input)?));
     }
     let Some(backend) = MISTRALRS.get() else {
         return Err(StageError::Environment {
@@ -173,33 +175,33 @@ pub(crate) fn load(input: &Input, choice: BackendChoice) -> Result<Network, Stag
         }
     };
     *loaded = Some((artifact.digest, model.clone()));
-    Ok(Network::Mistralrs(model, backend.profile()))
+    Ok(LoadedModel::Mistralrs(model, backend.profile()))
 }
 
-impl Network {
+impl LoadedModel {
     /// Its tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         match self {
-            Network::Native(loaded) => &loaded.tokenizer,
-            Network::Mistralrs(model, _) => model.tokenizer(),
+            LoadedModel::Native(loaded) => &loaded.tokenizer,
+            LoadedModel::Mistralrs(model, _) => model.tokenizer(),
         }
     }
 
-    /// Most tokens of a row, and how many tokens there are to choose from.
+    /// Limit of the tokens of a row, and size of the vocabulary.
     pub fn sizes(&self) -> (usize, usize) {
         match self {
-            Network::Native(loaded) => {
+            LoadedModel::Native(loaded) => {
                 (loaded.model.config.max_positions, loaded.model.config.vocab)
             }
-            Network::Mistralrs(model, _) => (model.context(), model.tokenizer().vocab_size()),
+            LoadedModel::Mistralrs(model, _) => (model.context(), model.tokenizer().vocab_size()),
         }
     }
 
-    /// What can move the last bits.
+    /// Returns its profile: whatever can move the last bits.
     pub fn profile(&self) -> String {
         match self {
-            Network::Native(_) => models::profile(),
-            Network::Mistralrs(_, profile) => profile.clone(),
+            LoadedModel::Native(_) => models::profile(),
+            LoadedModel::Mistralrs(_, profile) => profile.clone(),
         }
     }
 
@@ -213,7 +215,7 @@ impl Network {
         progress: OnProgress<'_>,
     ) -> Result<Vec<Vec<Generated>>, StageError> {
         match self {
-            Network::Native(loaded) => {
+            LoadedModel::Native(loaded) => {
                 let Loaded { model, tokenizer } = loaded.as_ref();
                 generate(model, tokenizer, requests, sampler, limits, batch, progress).map_err(
                     |error| match error {
@@ -223,11 +225,12 @@ impl Network {
                     },
                 )
             }
-            Network::Mistralrs(model, _) => model.generate(requests, sampler, limits, progress),
+            LoadedModel::Mistralrs(model, _) => model.generate(requests, sampler, limits, progress),
         }
     }
 
-    /// Calls `on_row` for each row of at least two tokens with the log-probabilities of its tokens after the first.
+    /// Calls `on_row` for each row of at least two tokens with the log-probabilities of its tokens
+    /// after the first.
     pub fn score(
         &self,
         rows: &[&[u32]],
@@ -235,10 +238,10 @@ impl Network {
         on_row: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), StageError> {
         match self {
-            Network::Native(loaded) => {
+            LoadedModel::Native(loaded) => {
                 score(&loaded.model, rows, batch, on_row).map_err(model_failed)
             }
-            Network::Mistralrs(model, _) => {
+            LoadedModel::Mistralrs(model, _) => {
                 for (row, ids) in rows.iter().enumerate() {
                     on_row(row, &model.score(ids)?);
                 }

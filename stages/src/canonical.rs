@@ -1,7 +1,9 @@
-//! Brings parameters that mean the same to one form, so that a default written out makes the key of an absent one.
+//! Brings parameters that mean the same to one form, so that a default written out makes the key of
+//! an absent one.
 //!
-//! Defaults that are constants are in a kind's table. Here are those that depend on other values: on a second
-//! parameter, or on the files of the model. The form that stays is the one that a workflow without the parameter has.
+//! Defaults that are constants are in a kind's table. Here are those that depend on other values:
+//! on a second parameter, or on the files of the model. The form that stays is the one that a
+//! workflow without the parameter has.
 
 use std::path::Path;
 

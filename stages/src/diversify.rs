@@ -1,7 +1,7 @@
 //! The kind `diversify`: keeps some rows of a table, and measures how diverse its responses are.
 //!
-//! At most one way to choose rows (`keep` or `dedupe`), then any metrics (`measure`). Without a way to choose the table
-//! passes unchanged, and is only measured.
+//! At most one way to choose rows (`keep` or `dedupe`), then any metrics (`measure`). Without a way
+//! to choose the table passes unchanged, and is only measured.
 
 use arrow::array::StringArray;
 use arrow::datatypes::DataType;
@@ -91,10 +91,12 @@ parameters! {
         keep: Option<KeepRule>,
         /// Keeps the first of equal rows: equal in prompt and response, in columns, or in meaning
         dedupe: Option<Dedupe>,
-        /// Metrics of the kept rows: different n-grams by all n-grams of the responses, split at white space; and by
-        /// the cosines of their embeddings the Vendi score, DCScore and the mean distance of two
+        /// Metrics of the kept rows: different n-grams by all n-grams of the responses, split at
+        /// white space; and by the cosines of their embeddings the Vendi score, DCScore and the
+        /// mean distance of two
         measure: Vec<Measure> = [],
-        /// The model that embeds responses: a BERT of sentence-transformers, or the mean of a decoder's last states
+        /// The model that embeds responses: a BERT of sentence-transformers, or the mean of a
+        /// decoder's last states
         embeddings: Option<&Model>,
         /// The seed of `keep: { random: true }`
         #[range(0..)]
@@ -147,7 +149,7 @@ fn canonicalize(params: &mut Map<String, Value>, _: FindModel<'_>) {
     }
 }
 
-/// What needs embeddings must have a model for them, and nothing else.
+/// Checks that `embeddings` is given where something needs it, and only there.
 fn check_embeddings(check: &Check<'_>, problems: &mut Vec<Problem>) {
     let measure = check.params.get("measure").and_then(Value::as_array).into_iter().flatten();
     let names: Vec<&str> = measure.filter_map(Value::as_str).collect();

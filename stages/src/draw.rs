@@ -1,4 +1,5 @@
-//! Counter-based random numbers: a draw is a pure function of what it is for, never of the order of drawing.
+//! Counter-based random numbers: a draw is a pure function of what it is for, never of the order of
+//! drawing.
 
 use arrow::array::{Array, Int32Array, RecordBatch, StringArray};
 
@@ -12,7 +13,8 @@ pub struct Draws {
 }
 
 impl Draws {
-    /// The stream for a purpose, a seed and the texts that tell it from others, such as a row's `id` and `sample`.
+    /// The stream for a purpose, a seed and the texts that tell it from others, such as a row's
+    /// `id` and `sample`.
     pub fn new(purpose: &str, seed: u64, parts: &[&[u8]]) -> Draws {
         let mut hasher = blake3::Hasher::new();
         let mut field = |bytes: &[u8]| {
@@ -29,7 +31,8 @@ impl Draws {
 
     /// The number `index` of the stream, uniform over all 64 bits.
     ///
-    /// This is the output function of SplitMix64 (Steele, Lea and Flood 2014), whose state is a plain counter.
+    /// This is the output function of SplitMix64 (Steele, Lea and Flood 2014), whose state is a
+    /// plain counter.
     pub fn at(&self, index: u64) -> u64 {
         let mut z =
             self.state.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -44,7 +47,8 @@ impl Draws {
     }
 }
 
-/// Gives each row of a batch its own stream: by `id` and `sample`, or by its number in a table without ids.
+/// Gives each row of a batch its own stream: by `id` and `sample`, or by its number in a table
+/// without ids.
 #[derive(Debug)]
 pub struct RowDraws<'a> {
     purpose: &'static str,

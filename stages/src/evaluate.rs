@@ -1,8 +1,9 @@
 //! The kind `evaluate`: judges responses against references, or sums up their perplexities.
 //!
-//! With a model the stage is planned as two: `NAME/answers` generates (or scores), and this one judges what it made, so
-//! that another rule of judging generates nothing again. A task is a preset of how the answer is found in the response
-//! ([`extract`]) and how it is compared with the reference ([`compare`]).
+//! With a model the stage is planned as two: `NAME/answers` generates (or scores), and this one
+//! judges what it made, so that another rule of judging generates nothing again. A task is a preset
+//! of how the answer is found in the response ([`extract`]) and how it is compared with the
+//! reference ([`compare`]).
 
 use arrow::datatypes::DataType;
 use regex::Regex;
@@ -24,7 +25,7 @@ pub mod number;
 mod perplexity;
 mod prompts;
 
-use compare::{Compare, Normal};
+use compare::{Compare, Normalization};
 use extract::Extract;
 
 /// The metrics of `evaluate`.
@@ -87,19 +88,20 @@ pub const EVALUATE: Kind = Kind {
 parameters! {
     /// The parameters of `evaluate`.
     struct EvaluateParams {
-        /// Generates (or scores) the responses first, with the parameters of `generate` (or `score`)
+        /// Generates (or scores) the responses first, with the parameters of `generate` (or
+        /// `score`)
         model: Option<&Model>,
         /// The table; without `model` with responses
         #[alias("dataset")]
         data: &Table,
-        /// How responses are judged: as whole texts, by their final number, by a pattern, or by their perplexity
+        /// The preset: whole texts, the final number, a pattern, or the perplexity
         #[alias("metric")]
         task: Task,
         /// The pattern of `task: regex`; its first group is the answer
         pattern: Option<String>,
-        /// How the answer is found, in place of the task's own way
+        /// Finds the answer in another way than the task does
         extract: Option<ExtractParam>,
-        /// How it is compared, in place of the task's own way
+        /// Compares the answer in another way than the task does
         compare: Option<CompareParam>,
         /// White space around texts does not count
         trim: bool = true,
@@ -109,7 +111,7 @@ parameters! {
         #[each(1..)]
         #[alias("k")]
         pass_at: Vec<u64> = [],
-        /// How often prompts are drawn anew for the 95 % intervals; 0 gives none
+        /// Bootstrap resamples for the 95 % intervals; 0 turns them off
         #[range(0..=1_000_000)]
         #[alias("bootstrap_iters")]
         bootstrap: u64 = 1000,
@@ -127,7 +129,7 @@ choices! {
 }
 
 one_of! {
-    /// How the answer is found.
+    /// A way to find the answer.
     enum ExtractParam {
         Way(ExtractWay),
         Place(ExtractPlace),
@@ -146,15 +148,15 @@ choices! {
 parameters! {
     /// Where the answer is; exactly one of the two.
     struct ExtractPlace {
-        /// What follows the last occurrence of this text on its line
+        /// Takes the rest of the line behind the last occurrence of this text
         after: Option<String>,
-        /// The first group of the first match of this pattern
+        /// Takes the first group of the first match of this pattern
         regex: Option<String>,
     }
 }
 
 choices! {
-    /// How an answer is compared.
+    /// A way to compare an answer.
     enum CompareParam {
         Text = "text",
         Number = "number",
@@ -162,7 +164,7 @@ choices! {
 }
 
 fn expand(params: &Map<String, Value>) -> Option<Expansion> {
-    /// What is not this kind's own goes to the first stage, and so does what both would read.
+    /// Parameters of the other kind go to the first stage, and so do the inputs.
     fn moved(name: &str) -> bool {
         matches!(name, "model" | "data")
             || !EvaluateParams::PARAMS.iter().any(|param| param.name == name)
@@ -253,7 +255,7 @@ fn check_extract(params: &Map<String, Value>, problems: &mut Vec<Problem>) {
     }
     for (path, pattern) in patterns {
         if let Some(Err(reason)) = pattern.and_then(Value::as_str).map(compile) {
-            problems.push(Problem::at(path, format!("it is no regular expression: {reason}")));
+            problems.push(Problem::at(path, format!("it is not a regular expression: {reason}")));
         }
     }
 }
@@ -286,13 +288,13 @@ fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
     if params.task == Task::Perplexity {
         return perplexity::run(ctx, params.bootstrap);
     }
-    let rule = judge::Rule {
+    let rule = judge::JudgeRule {
         extract: extract_of(&params)?,
         compare: match (params.compare, params.task) {
             (Some(CompareParam::Number), _) | (None, Task::Number) => Compare::Number,
             _ => Compare::Text,
         },
-        normal: Normal { trim: params.trim, ignore_case: params.ignore_case },
+        normal: Normalization { trim: params.trim, ignore_case: params.ignore_case },
     };
     judge::run(ctx, &rule, &params.pass_at, params.bootstrap)
 }

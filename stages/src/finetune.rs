@@ -23,9 +23,10 @@ use crate::models::{self, failed, model_failed};
 use crate::tables::TABLE;
 
 use params::{FinetuneParams, Recompute, Warmup};
-use rows::{Counts, Rows};
+use rows::{Counts, TrainingRows};
 
-/// Bytes of activations above which they are computed again in the backward pass; no result depends on it.
+/// Bytes of activations above which they are computed again in the backward pass; no result depends
+/// on it.
 const MOST_ACTIVATIONS: usize = 2 << 30;
 
 /// The metrics of `finetune`.
@@ -104,7 +105,7 @@ fn run(context: &Context<'_>) -> Result<NodeResult, StageError> {
     })
 }
 
-/// What was read.
+/// Counts of the tables that were read.
 struct Counted {
     data: Counts,
     /// Of `evaluate_on`.
@@ -126,8 +127,8 @@ fn learn(
     context: &Context<'_>,
     params: &FinetuneParams,
     model: &mut LanguageModel,
-    data: &Rows,
-    watched: Option<&Rows>,
+    data: &TrainingRows,
+    watched: Option<&TrainingRows>,
 ) -> Result<Trained, StageError> {
     let options = options(params, model, &data.rows);
     let total = steps(&options, data.rows.len());

@@ -1,8 +1,8 @@
 //! The kind `generate`: continues the prompts of a table with a model.
 //!
-//! The random number of a token is a function of (seed, p, k, sample, position): p is the digest of the prompt's tokens, and
-//! k counts the earlier rows with the same prompt. So a response depends on nothing else in the table, and is known again
-//! by the same three in another one.
+//! The random number of a token is a function of (seed, p, k, sample, position): p is the digest of
+//! the prompt's tokens, and k counts the earlier rows with the same prompt. So a response depends
+//! on nothing else in the table, and is known again by the same three in another one.
 
 mod table;
 
@@ -25,12 +25,12 @@ use refrain_lm::render::{self, Renderer, RowText};
 use refrain_lm::sampling::{Sampler, SamplingParams};
 use refrain_lm::tokenizer::Tokenizer;
 
-use crate::backend::{self, ABOUT_BACKEND, BackendChoice, Network};
+use crate::backend::{self, ABOUT_BACKEND, BackendChoice, LoadedModel};
 use crate::canonical::{self, FindModel};
 use crate::memo::{self, Memo};
 use crate::models::{self, failed};
 use crate::prompts::{
-    self, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Chat, Prompts, Shots, row_error, with_row,
+    self, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Chat, PromptRenderer, Shots, row_error, with_row,
 };
 use crate::remarks::{self, Remarks, RowRemarks};
 use crate::tables::{self, TABLE, metric, share};
@@ -39,10 +39,10 @@ use crate::tokens::{MOST_TOKENS, check_tokens};
 /// Responses that are made before they are written: enough to keep all slots of the model busy.
 const WINDOW: usize = 1024;
 
-/// What to do about a prompt that leaves no room.
+/// The hint for a prompt that leaves no room.
 const SHORTEN: &str = "shorten the prompt, or take a model with a longer context";
 
-/// What makes a response of a prompt's tokens.
+/// The components that make a response of a prompt's tokens.
 const ROW: [Component; 3] = [
     Component { name: "generate", version: 1 },
     Component { name: "lm", version: 1 },
@@ -88,22 +88,22 @@ parameters! {
         #[range(1..=1_000_000)]
         #[alias("n", "num_return_sequences")]
         samples: usize = 1,
-        /// What logits are divided by; 0 takes the likeliest token
+        /// Sampling temperature; 0 takes the likeliest token
         #[range(0.0..)]
         temperature: f64 = 0.0,
-        /// Draws among so many likeliest tokens
+        /// Samples among the k likeliest tokens
         #[range(1..=MOST_TOKENS)]
         top_k: Option<usize>,
-        /// Draws among the fewest tokens that have this probability together
+        /// Samples among the fewest tokens that together have this probability
         #[range(SHARE_ABOVE_ZERO)]
         top_p: Option<f64>,
-        /// Draws among tokens at least this fraction as probable as the likeliest one
+        /// Samples among tokens at least this fraction as probable as the likeliest one
         #[range(0.0..=1.0)]
         min_p: Option<f64>,
         /// Lowers the logits of tokens that occurred; 1 changes nothing
         #[range(above 0.0)]
         repetition_penalty: Option<f64>,
-        /// Most tokens of a response
+        /// Limit of the tokens of a response
         #[range(1..=MOST_TOKENS)]
         #[alias("max_tokens", "max_length")]
         max_new_tokens: usize = 256,
@@ -173,8 +173,9 @@ fn run(context: &Context<'_>) -> Result<NodeResult, StageError> {
     })
 }
 
-/// The token with which rendered responses end, and which training teaches as the end: the chat template's end of turn,
-/// else eos. A model's folder does not always name it among the tokens that end a text.
+/// The token with which rendered responses end, and which training teaches as the end: the chat
+/// template's end of turn, else eos. A model's folder does not always name it among the tokens that
+/// end a text.
 fn end_of_turn(renderer: &Renderer<'_>, tokenizer: &Tokenizer) -> Option<u32> {
     let any = RowText {
         prompt: render::Prompt::Text("a"),
@@ -191,14 +192,14 @@ fn end_of_turn(renderer: &Renderer<'_>, tokenizer: &Tokenizer) -> Option<u32> {
 /// One node's work.
 struct Generator<'a> {
     context: &'a Context<'a>,
-    network: &'a Network,
+    network: &'a LoadedModel,
     samples: usize,
-    prompts: Prompts,
+    prompts: PromptRenderer,
     renderer: Renderer<'a>,
     sampler: Sampler,
     limits: Limits,
     memo: Memo,
-    /// How many rows with each prompt came so far.
+    /// Number of rows so far with each prompt.
     earlier: HashMap<Digest, u64>,
     totals: Totals,
     /// Responses that are known from earlier runs.
@@ -210,7 +211,7 @@ struct Asked {
     prompt: Vec<u32>,
     /// The digest of the prompt.
     p: Digest,
-    /// How many rows with the same prompt came before.
+    /// Number of earlier rows with the same prompt.
     k: u64,
 }
 
@@ -233,12 +234,12 @@ impl<'a> Generator<'a> {
     fn new(
         context: &'a Context<'a>,
         params: &GenerateParams,
-        network: &'a Network,
+        network: &'a LoadedModel,
     ) -> Result<Generator<'a>, StageError> {
         let chat = params.chat.resolve(network.tokenizer())?;
         let &GenerateParams { temperature, top_k, top_p, min_p, repetition_penalty, .. } = params;
         let sampling = SamplingParams { temperature, top_k, top_p, min_p, repetition_penalty };
-        let prompts = Prompts::new(params.prompt.as_deref(), params.system.clone(), chat)?;
+        let prompts = PromptRenderer::new(params.prompt.as_deref(), params.system.clone(), chat)?;
         let renderer = Renderer::new(network.tokenizer(), chat).map_err(failed)?;
         let end_of_turn =
             end_of_turn(&renderer, network.tokenizer()).filter(|_| !params.ignore_eos);
@@ -299,7 +300,7 @@ impl<'a> Generator<'a> {
         Ok(outputs)
     }
 
-    /// What is asked of the model for each row.
+    /// Renders the prompts of a batch and numbers equal ones.
     fn asked(&mut self, batch: &RecordBatch, first: u64) -> Result<Vec<Asked>, StageError> {
         self.context.cancel.check()?;
         let prompts = self.prompts.of_batch(batch, first)?;
@@ -401,7 +402,7 @@ impl<'a> Generator<'a> {
     }
 }
 
-/// What is counted over the responses.
+/// Counts over the responses.
 #[derive(Default)]
 struct Totals {
     rows: u64,

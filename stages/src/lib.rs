@@ -1,7 +1,8 @@
 //! The kinds of stages that a workflow can use.
 //!
-//! Each kind is one constant, a [`Kind`](refrain_engine::kind::Kind): the table of its parameters, the components whose
-//! versions its key holds, a check of what types cannot express, and the function that runs one node.
+//! Each kind is one constant, a [`Kind`](refrain_engine::kind::Kind): the table of its parameters,
+//! the components whose versions its key holds, a check of what types cannot express, and the
+//! function that runs one node.
 //!
 //! | kind | module | in → out |
 //! |---|---|---|
@@ -13,9 +14,10 @@
 //! | `evaluate` | [`evaluate`] | responses and references → verdicts and accuracy |
 //! | `run` | [`run`] | anything → anything, by a command |
 //!
-//! Three rules hold for all of them. A stage passes on every column of its input and adds or replaces its own. Tables are
-//! read and written batch by batch, so that memory does not grow with them unless a kind says so. Nothing here depends on
-//! time, host, thread count or batch size: random choices come from [`draw`], sums are added in the order of the rows.
+//! Three rules hold for all of them. A stage passes on every column of its input and adds or
+//! replaces its own. Tables are read and written batch by batch, so that memory does not grow with
+//! them unless a kind says so. Nothing here depends on time, host, thread count or batch size:
+//! random choices come from [`draw`], sums are added in the order of the rows.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 

@@ -1,8 +1,9 @@
 //! The kind `mask`: marks which tokens of a scored table are trained on.
 //!
-//! A token's perplexity is `exp(-logprob)`, in f64. What is masked is a token of the response whose perplexity is above
-//! (or below) a threshold, strictly: "Selective Token Masking", arXiv 2501.14315. The prompt is never trained on; a token
-//! of the response without a prediction always is. See [`rule`] for the other ways to choose.
+//! A token's perplexity is `exp(-logprob)`, in f64. What is masked is a token of the response whose
+//! perplexity is above (or below) a threshold, strictly: "Selective Token Masking", arXiv
+//! 2501.14315. The prompt is never trained on; a token of the response without a prediction always
+//! is. See [`rule`] for the other ways to choose.
 
 use std::sync::Arc;
 
@@ -27,7 +28,7 @@ use crate::tables::{self, TABLE, arrow_bug, list_of, metric, row_name, share};
 
 pub mod rule;
 
-use rule::Rule;
+use rule::MaskRule;
 
 /// The metrics of `mask`.
 const METRICS: &[MetricDecl] = &[
@@ -63,8 +64,8 @@ pub const MASK: Kind = Kind {
 parameters! {
     /// The parameters of `mask`.
     ///
-    /// A perplexity is never below 1, so that no threshold of the authors' "-1 switches it off" is taken: it would mask
-    /// all tokens.
+    /// A perplexity is never below 1, so that no threshold of the authors' "-1 switches it off" is
+    /// taken: it would mask all tokens.
     struct MaskParams {
         /// The scored table
         data: &Table,
@@ -164,17 +165,17 @@ fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
 }
 
 /// The rule for the whole table; a quantile and a budget are found in a first pass over its scores.
-fn choose_rule(ctx: &Context<'_>, params: &MaskParams) -> Result<Rule, StageError> {
+fn choose_rule(ctx: &Context<'_>, params: &MaskParams) -> Result<MaskRule, StageError> {
     match *params {
         MaskParams { above: Some(threshold), control, .. } => Ok(match control {
-            None => Rule::Above(threshold),
-            Some(Control::Lowest) => Rule::Lowest(threshold),
-            Some(Control::Random) => Rule::Random(threshold),
+            None => MaskRule::Above(threshold),
+            Some(Control::Lowest) => MaskRule::Lowest(threshold),
+            Some(Control::Random) => MaskRule::Random(threshold),
         }),
-        MaskParams { below: Some(threshold), .. } => Ok(Rule::Below(threshold)),
+        MaskParams { below: Some(threshold), .. } => Ok(MaskRule::Below(threshold)),
         MaskParams { quantile: Some(q), .. } => {
             let (mut predicted, _) = all_perplexities(ctx)?;
-            Ok(quantile(&mut predicted, q).map_or(Rule::Nothing, Rule::Above))
+            Ok(quantile(&mut predicted, q).map_or(MaskRule::Nothing, MaskRule::Above))
         }
         MaskParams { budget: Some(share), .. } => {
             let (mut predicted, tokens) = all_perplexities(ctx)?;
@@ -184,7 +185,8 @@ fn choose_rule(ctx: &Context<'_>, params: &MaskParams) -> Result<Rule, StageErro
     }
 }
 
-/// The perplexities of all predicted response tokens of the table, and the number of all its response tokens.
+/// The perplexities of all predicted response tokens of the table, and the number of all its
+/// response tokens.
 fn all_perplexities(ctx: &Context<'_>) -> Result<(Vec<f64>, u64), StageError> {
     let columns = tables::present(
         ctx,
@@ -242,8 +244,8 @@ impl<'a> Scored<'a> {
         })
     }
 
-    /// Puts the perplexities of a row's response into `out`, NaN where there is no prediction; returns the length of
-    /// its prompt in tokens.
+    /// Puts the perplexities of a row's response into `out`, NaN where there is no prediction;
+    /// returns the length of its prompt in tokens.
     fn response(&self, row: usize, out: &mut Vec<f64>) -> Result<usize, StageError> {
         let name = || row_name(self.batch, self.first_row, row);
         let missing = [
@@ -305,7 +307,7 @@ fn list_of_bools(values: Vec<bool>, ends: Vec<i32>) -> Result<ArrayRef, StageErr
     Ok(Arc::new(ListArray::try_new(item, offsets, values, None::<NullBuffer>).map_err(arrow_bug)?))
 }
 
-/// What the metrics are made of.
+/// Counts over the rows.
 #[derive(Debug, Default)]
 struct Counts {
     rows: u64,

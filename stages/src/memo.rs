@@ -1,8 +1,8 @@
-//! What earlier runs computed row by row, so that a changed table costs its changed rows alone.
+//! Reuses rows that earlier runs computed, so that a changed table costs its changed rows alone.
 //!
-//! `generate` and `score` are functions of one row, the model and few parameters. The function's part of that names a
-//! file of the row memo, the row's part an entry in it. What is finished is written at once, so that a run that is
-//! killed loses what was under way and no more.
+//! `generate` and `score` are functions of one row, the model and few parameters. The function's
+//! part of that names a file of the row memo, the row's part an entry in it. What is finished is
+//! written at once, so that a run that is killed loses what was under way and no more.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use refrain_engine::kind::{Component, Context, Input, StageError};
 use refrain_lm::generate::{Finish, Generated, Limits};
 use refrain_lm::tokenizer::Tokenizer;
 
-use crate::backend::Network;
+use crate::backend::LoadedModel;
 
 /// The rows of one function.
 pub(crate) struct Memo {
@@ -23,11 +23,11 @@ pub(crate) struct Memo {
 }
 
 impl Memo {
-    /// The rows that `model` computed with components of these versions and with `parameters`, which hold all that a row
-    /// depends on beside its own part.
+    /// The rows that `model` computed with components of these versions and with `parameters`,
+    /// which hold all that a row depends on beside its own part.
     pub fn open(
         context: &Context<'_>,
-        network: &Network,
+        network: &LoadedModel,
         components: &[Component],
         parameters: Value,
     ) -> Result<Memo, StageError> {
@@ -47,7 +47,7 @@ impl Memo {
         Ok(Memo { rows: context.cache.rows(&function.key())?, fresh: context.fresh })
     }
 
-    /// What was computed for a row.
+    /// Returns the stored result of a row.
     pub fn get(&self, row: &Digest) -> Result<Option<Vec<u8>>, StageError> {
         if self.fresh { Ok(None) } else { Ok(self.rows.get(row)?) }
     }
@@ -76,7 +76,8 @@ pub(crate) fn logprobs(bytes: &[u8], expected: usize) -> Option<Vec<f32>> {
         .then(|| values.iter().map(|v| f32::from_le_bytes(*v)).collect())
 }
 
-/// A continuation as an entry holds it: 1 where it ended by itself, else 0; its tokens; their log-probabilities.
+/// A continuation as an entry holds it: 1 where it ended by itself, else 0; its tokens; their
+/// log-probabilities.
 pub(crate) fn continuation_to_bytes(generated: &Generated) -> Vec<u8> {
     let mut bytes = vec![u8::from(generated.finish == Finish::Stop)];
     bytes.extend(generated.token_ids.iter().flat_map(|id| id.to_le_bytes()));
@@ -84,7 +85,8 @@ pub(crate) fn continuation_to_bytes(generated: &Generated) -> Vec<u8> {
     bytes
 }
 
-/// The continuation of an entry under other limits of length; `None` when it was cut off earlier than they would.
+/// The continuation of an entry under other limits of length; `None` when it was cut off earlier
+/// than they would.
 ///
 /// No token depends on where a continuation is cut, so a longer one begins with each shorter one.
 ///

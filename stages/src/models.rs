@@ -1,4 +1,5 @@
-//! Loads the models that stages read, and keeps the last few, so that stages of one model do not load it anew.
+//! Loads the models that stages read, and keeps the last few, so that stages of one model do not
+//! load it anew.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +13,7 @@ use refrain_lm::model::{LanguageModel, ModelError, ModelPath};
 use refrain_lm::tokenizer::{Tokenizer, TokenizerError};
 use refrain_lm::weights::WeightsError;
 
-/// How many models stay in memory after their stages end: the base of a sweep and the one that is being judged.
+/// Models that stay in memory after their stages end: the base of a sweep and the one being judged.
 const KEPT: usize = 2;
 
 /// A model with its tokenizer.
@@ -21,7 +22,8 @@ pub(crate) struct Loaded {
     pub tokenizer: Tokenizer,
 }
 
-/// What a loaded model was made from. The paths are part of it, because an adapter's digest does not tell its base.
+/// The origin of a loaded model. The paths are part of it, because an adapter's digest does not
+/// tell its base.
 #[derive(PartialEq, Clone)]
 struct Origin {
     digest: Digest,
@@ -88,7 +90,7 @@ fn read(origin: &Origin) -> Result<Loaded, StageError> {
     Ok(Loaded { model, tokenizer })
 }
 
-/// Of the models that a workflow may name our own module does not read those without a configuration.
+/// Rejects folders without `config.json`: the native module needs it.
 pub(crate) fn check_layout(folder: &Path) -> Result<(), StageError> {
     if folder.join("config.json").is_file() {
         return Ok(());
@@ -100,7 +102,8 @@ pub(crate) fn check_layout(folder: &Path) -> Result<(), StageError> {
     ))
 }
 
-/// The model's error as a stage's; an architecture that is not native is a lack of this build, not of the data.
+/// The model's error as a stage's; an architecture that is not native is a lack of this build, not
+/// of the data.
 pub(crate) fn model_failed(error: ModelError) -> StageError {
     match error {
         ModelError::Config(ConfigError::Foreign(_)) => {
@@ -135,7 +138,7 @@ fn tokenizer_failed(error: TokenizerError) -> StageError {
     StageError::with_hint(error.to_string(), hint)
 }
 
-/// What to do about a folder that is not a whole model.
+/// The hint for a folder that is not a whole model.
 const A_MODEL: &str =
     "a model is a folder with `config.json`, `*.safetensors` and `tokenizer.json`";
 
@@ -161,8 +164,8 @@ pub(crate) fn on_threads<T: Send>(
     pool.install(|| node.in_scope(work))
 }
 
-/// What can move the last bits of what a model computes: our kernels sum in one order on every processor, so that is their
-/// version and the architecture alone.
+/// What can move the last bits of what a model computes: our kernels sum in one order on every
+/// processor, so that is their version and the architecture alone.
 pub(crate) fn profile() -> String {
     format!("native 1 {}", std::env::consts::ARCH)
 }

@@ -24,7 +24,9 @@ use template::Template;
 pub(crate) use shots::Shots;
 
 /// The help of the parameter `prompt`.
-pub(crate) const ABOUT_PROMPT: &str = "A minijinja template over the row's columns that makes the prompt; without it the column `prompt`, else `messages`";
+pub(crate) const ABOUT_PROMPT: &str =
+    "A minijinja template over the row's columns that makes the prompt; without it the column \
+     `prompt`, else `messages`";
 
 /// The help of the parameter `system`.
 pub(crate) const ABOUT_SYSTEM: &str =
@@ -120,7 +122,7 @@ pub(crate) struct RowPrompt {
 
 /// Makes the prompts of one node's rows.
 #[derive(Debug)]
-pub(crate) struct Prompts {
+pub(crate) struct PromptRenderer {
     template: Option<Template>,
     system: Option<String>,
     /// Examples before each prompt: what was asked, and the answer.
@@ -130,7 +132,7 @@ pub(crate) struct Prompts {
     fields: Mutex<BTreeMap<String, u64>>,
 }
 
-impl Prompts {
+impl PromptRenderer {
     /// The prompts of a node with these parameters.
     ///
     /// # Errors
@@ -139,12 +141,12 @@ impl Prompts {
         template: Option<&str>,
         system: Option<String>,
         chat: bool,
-    ) -> Result<Prompts, StageError> {
+    ) -> Result<PromptRenderer, StageError> {
         let template = template.map(Template::new).transpose();
         let template = template.map_err(|e| {
             StageError::failed(format!("the template `prompt` cannot be read: {e}"))
         })?;
-        Ok(Prompts { template, system, shots: Vec::new(), chat, fields: Mutex::default() })
+        Ok(PromptRenderer { template, system, shots: Vec::new(), chat, fields: Mutex::default() })
     }
 
     /// The same with examples drawn from the table `shots.data`.
@@ -152,7 +154,7 @@ impl Prompts {
         mut self,
         context: &Context<'_>,
         shots: Option<&Shots>,
-    ) -> Result<Prompts, StageError> {
+    ) -> Result<PromptRenderer, StageError> {
         if let Some(shots) = shots {
             self.shots = shots.draw(context, &self)?;
         }
@@ -391,8 +393,8 @@ mod tests {
 
     use super::*;
 
-    fn prompts(system: Option<&str>, chat: bool) -> Prompts {
-        let mut prompts = Prompts::new(None, system.map(String::from), chat).unwrap();
+    fn prompts(system: Option<&str>, chat: bool) -> PromptRenderer {
+        let mut prompts = PromptRenderer::new(None, system.map(String::from), chat).unwrap();
         prompts.shots = vec![(Prompt::Text("1+1=".into()), "2".into())];
         prompts
     }

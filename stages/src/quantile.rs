@@ -1,7 +1,8 @@
 //! Quantiles as numpy computes them by default.
 
-/// The `q`-quantile of values without NaN, interpolated linearly between the two nearest, as numpy's default does it:
-/// at position `q * (n - 1)` of the sorted values. `None` when there are no values. Reorders them.
+/// The `q`-quantile of values without NaN, interpolated linearly between the two nearest, as
+/// numpy's default does it: at position `q * (n - 1)` of the sorted values. `None` when there are
+/// no values. Reorders them.
 pub fn quantile(values: &mut [f64], q: f64) -> Option<f64> {
     let last = values.len().checked_sub(1)?;
     let position = q * last as f64;

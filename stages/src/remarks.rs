@@ -1,11 +1,12 @@
-//! Remarks on the rows of a node, each noted once with how many: empty responses, cut rows, special tokens in the data.
+//! Remarks on the rows of a node, each noted once with how many: empty responses, cut rows, special
+//! tokens in the data.
 
 use std::path::Path;
 
 use refrain_engine::kind::{Context, Input, Progress};
 use refrain_lm::adapter::own_tokenizer;
 
-/// What is remarkable about one row.
+/// The remarks on one row.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RowRemarks {
     /// Whether its response is empty.
@@ -20,7 +21,8 @@ pub(crate) struct RowRemarks {
     pub had_end: bool,
 }
 
-/// Notes the files of a model's adapters that would change its tokens, were they not those of its base.
+/// Notes the files of a model's adapters that would change its tokens, were they not those of its
+/// base.
 pub(crate) fn note_adapter_files(context: &Context<'_>, input: &Input) {
     let Input::Model { folder, adapters, .. } = input else { return };
     for adapter in adapters {

@@ -1,7 +1,8 @@
 //! The kind `run`: any command, in a scratch folder, from declared inputs to declared outputs.
 //!
-//! The command runs in a folder of its own that holds copies of its inputs, and writes its outputs there. All lie side
-//! by side: folders that live for milliseconds cost a file system more than the commands of many a sweep.
+//! The command runs in a folder of its own that holds copies of its inputs, and writes its outputs
+//! there. All lie side by side: folders that live for milliseconds cost a file system more than the
+//! commands of many a sweep.
 //!
 //! | declared | where |
 //! |---|---|
@@ -9,8 +10,9 @@
 //! | model `NAME` | the folder `in.NAME`, `out.NAME`; of an adapter its own files, its base is an input of its own |
 //! | file `NAME` | `in.NAME`, `out.NAME` |
 //!
-//! `${in.NAME}` and `${out.NAME}` in the command become these paths. Output tables are read and written anew, so that
-//! their bytes are those of every other table with the same rows. An only output is the stage's main one too.
+//! `${in.NAME}` and `${out.NAME}` in the command become these paths. Output tables are read and
+//! written anew, so that their bytes are those of every other table with the same rows. An only
+//! output is the stage's main one too.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -32,7 +34,7 @@ mod process;
 
 use process::{Ended, Job};
 
-/// What the command sees of the environment beside what it is given.
+/// Variables of the environment that are passed on to the command.
 const PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TMPDIR"];
 /// NodeResult that every stage may have, which a command cannot name its own.
 const TAKEN: [&str; 3] = [MAIN, "metrics", "log"];
@@ -62,9 +64,9 @@ parameters! {
     struct RunParams {
         /// The program and its arguments; no shell is involved
         command: Vec<CommandText>,
-        /// What the command reads, as `${in.NAME}`
+        /// Inputs of the command, as `${in.NAME}`
         inputs: Map<&Anything>,
-        /// What the command writes, as `${out.NAME}`
+        /// Outputs of the command, as `${out.NAME}`
         outputs: BTreeMap<String, ArtifactKind>,
         /// Variables that the command sees
         environment: BTreeMap<String, SecretText> = {},
@@ -197,7 +199,8 @@ fn failed(program: &str, how: &str, tail: &str, memory: Option<u64>) -> StageErr
     StageError::Failed { message, hint }
 }
 
-/// The text with its placeholders filled in and `$${` become `${`; the name of a placeholder that `value` does not know.
+/// The text with its placeholders filled in and `$${` become `${`; the name of a placeholder that
+/// `value` does not know.
 fn fill(text: &str, value: impl Fn(&str) -> Option<String>) -> Result<String, String> {
     let (mut filled, mut rest) = (String::with_capacity(text.len()), text);
     while let Some(at) = rest.find("${") {
@@ -320,9 +323,9 @@ fn store_table(ctx: &Context<'_>, name: &str, path: &Path) -> Result<Artifact, S
         // The file lies in a scratch folder, whose path tells nobody anything.
         let message = match error {
             refrain_cache::TableError::Unreadable { reason, .. } => {
-                format!("the command's output `{name}` is no readable Parquet file: {reason}")
+                format!("the command's output `{name}` is not a readable Parquet file: {reason}")
             }
-            other => format!("the command's output `{name}` is no usable table: {other}"),
+            other => format!("the command's output `{name}` is not a usable table: {other}"),
         };
         StageError::with_hint(message, format!("`${{out.{name}}}` must become a Parquet file"))
     };
@@ -344,7 +347,8 @@ fn store_model(ctx: &Context<'_>, name: &str, path: &Path) -> Result<Artifact, S
         false => Some("`config.json`"),
     };
     if let Some(missing) = missing {
-        let message = format!("the command's output `{name}` is no model: it holds no {missing}");
+        let message =
+            format!("the command's output `{name}` is not a model: it holds no {missing}");
         return Err(StageError::with_hint(
             message,
             "a model is a folder with `config.json` and `*.safetensors`",

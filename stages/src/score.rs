@@ -18,13 +18,13 @@ use refrain_engine::kind::{
 };
 use refrain_lm::render::Renderer;
 
-use crate::backend::{self, ABOUT_BACKEND, BackendChoice, Network};
+use crate::backend::{self, ABOUT_BACKEND, BackendChoice, LoadedModel};
 use crate::canonical::{self, FindModel};
 use crate::lists::{float_lists, int_lists};
 use crate::memo::{self, Memo};
 use crate::models::{self, failed};
 use crate::prompts::{
-    self, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Chat, Prompts, cell, row_error, with_row,
+    self, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Chat, PromptRenderer, cell, row_error, with_row,
 };
 use crate::remarks::{self, Remarks};
 use crate::tables::{self, TABLE, list_of, metric, with_fields};
@@ -35,17 +35,18 @@ use window::{Piece, Window, pieces};
 /// Rows that are rendered and scored together before they are written.
 const WINDOW_ROWS: usize = 512;
 
-/// Rows that are scored between two looks at whether to stop, where the workflow does not say how many go together.
+/// Rows that are scored between two looks at whether to stop, where the workflow does not say how
+/// many go together.
 const PIECE_ROWS: usize = 32;
 
-/// What to do about a row that is too long.
+/// The hint for a row that is too long.
 const FIT: &str =
     "set `max_tokens` to cut such rows, or `window` for the model to see them part by part";
 
 /// Columns that describe other tokens than those that are written here.
 const STALE: [&str; 2] = ["loss_mask", "perplexities"];
 
-/// What makes log-probabilities of tokens.
+/// The components that make log-probabilities of tokens.
 const ROW: [Component; 1] = [Component { name: "lm", version: 1 }];
 
 /// The metrics of `score`.
@@ -89,7 +90,8 @@ parameters! {
         /// The table with prompts and responses
         #[alias("dataset")]
         data: &Table,
-        /// `response`: prompt and response as rendered, the end of turn included; `text`: the response alone
+        /// `response`: prompt and response as rendered, the end of turn included; `text`: the
+        /// response alone
         of: ScoreTarget = "response",
         #[about(ABOUT_PROMPT)]
         prompt: Option<String>,
@@ -100,18 +102,19 @@ parameters! {
         chat: Chat = "auto",
         #[about(ABOUT_BACKEND)]
         backend: BackendChoice = "auto",
-        /// A longer row is cut to so many tokens; without it a row longer than the model's context is an error
+        /// Cuts longer rows to this many tokens; without it a row longer than the model's context
+        /// is an error
         #[range(2..=MOST_TOKENS)]
         #[alias("max_length", "max_seq_length")]
         max_tokens: Option<usize>,
-        /// A longer row is seen through overlapping windows; a token's probability is that in the first one that
-        /// reaches it
+        /// A longer row is seen through overlapping windows; a token's probability is that in the
+        /// first one that reaches it
         window: Option<Window>,
     }
 }
 
 choices! {
-    /// What is scored.
+    /// The tokens to score.
     enum ScoreTarget {
         /// Prompt and response as rendered.
         Response = "response",
@@ -188,7 +191,8 @@ fn added() -> [(&'static str, DataType); 6] {
     ]
 }
 
-/// The columns of the scored table: those of the input but for the ones that describe other tokens, and ours.
+/// The columns of the scored table: those of the input but for the ones that describe other tokens,
+/// and ours.
 fn output_schema(input: &Schema) -> SchemaRef {
     let kept: Vec<_> = input
         .fields()
@@ -214,13 +218,14 @@ struct Scorer<'a> {
     of: ScoreTarget,
     max_tokens: Option<usize>,
     window: Option<Window>,
-    network: &'a Network,
-    prompts: Prompts,
+    network: &'a LoadedModel,
+    prompts: PromptRenderer,
     renderer: Renderer<'a>,
     memo: Memo,
 }
 
-/// A row with its tokens and the natural logarithm of each one's probability; not-a-number for the first.
+/// A row with its tokens and the natural logarithm of each one's probability; not-a-number for the
+/// first.
 struct Scored {
     tokens: Tokens,
     logprobs: Vec<f32>,
@@ -230,7 +235,7 @@ impl<'a> Scorer<'a> {
     fn new(
         context: &'a Context<'a>,
         params: &ScoreParams,
-        network: &'a Network,
+        network: &'a LoadedModel,
     ) -> Result<Scorer<'a>, StageError> {
         let chat =
             params.of == ScoreTarget::Response && params.chat.resolve(network.tokenizer())?;
@@ -251,7 +256,7 @@ impl<'a> Scorer<'a> {
             max_tokens: params.max_tokens,
             window: params.window,
             network,
-            prompts: Prompts::new(params.prompt.as_deref(), params.system.clone(), chat)?,
+            prompts: PromptRenderer::new(params.prompt.as_deref(), params.system.clone(), chat)?,
             renderer: Renderer::new(network.tokenizer(), chat).map_err(failed)?,
             memo: Memo::open(context, network, &ROW, json!({}))?,
         })
@@ -320,8 +325,9 @@ impl<'a> Scorer<'a> {
         rows.into_iter().collect()
     }
 
-    /// Scores the rows, of whose table `before` of `total` rows are done, and says how many of them were known. It does so
-    /// in steps, after each of which what is done is kept, a stop is heard and progress is seen.
+    /// Scores the rows, of whose table `before` of `total` rows are done, and says how many of them
+    /// were known. It does so in steps, after each of which what is done is kept, a stop is heard
+    /// and progress is seen.
     fn score(
         &self,
         rows: Vec<Tokens>,
@@ -369,7 +375,7 @@ impl<'a> Scorer<'a> {
         Ok((rows.map(|(tokens, logprobs)| Scored { tokens, logprobs }).collect(), known))
     }
 
-    /// What an earlier run found for these tokens, at least two.
+    /// Looks up the log-probabilities of these tokens, at least two, from an earlier run.
     fn known(&self, ids: &[u32]) -> Result<Option<Vec<f32>>, StageError> {
         let entry = self.memo.get(&memo::digest_of_tokens(ids))?;
         Ok(entry.and_then(|bytes| memo::logprobs(&bytes, ids.len() - 1)))
@@ -404,7 +410,7 @@ fn scored_batch(
     Ok(batch)
 }
 
-/// What is summed over the rows, in their order.
+/// Sums over the rows, in their order.
 #[derive(Default)]
 struct Totals {
     rows: u64,
@@ -418,8 +424,9 @@ struct Totals {
 }
 
 impl Totals {
-    /// Adds a row and returns its perplexity; `None` where no token of the response has a probability. The end of turn is
-    /// a token of the response, so that an empty one has the perplexity of its end.
+    /// Adds a row and returns its perplexity; `None` where no token of the response has a
+    /// probability. The end of turn is a token of the response, so that an empty one has the
+    /// perplexity of its end.
     fn add(&mut self, row: &Scored) -> Option<f64> {
         self.rows += 1;
         self.tokens += row.tokens.ids.len() as u64;

@@ -1,6 +1,6 @@
 //! Checks of scores, which another program may have made.
 
-/// How far rounding may carry a log-probability above zero.
+/// Tolerance for log-probabilities that rounding carries above zero.
 const ROUNDING: f64 = 1e-3;
 
 /// Checks a log-probability.

@@ -1,4 +1,5 @@
-//! Streams tables through stages: reading in batches, adding columns, picking rows, and the words that all kinds share.
+//! Streams tables through stages: reading in batches, adding columns, picking rows, and the words
+//! that all kinds share.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -53,7 +54,7 @@ pub fn with_fields(schema: &Schema, fields: &[(&str, DataType)]) -> SchemaRef {
     Arc::new(Schema::new(all))
 }
 
-/// What a row is called in messages: its number from 0, and its `id` where it has one.
+/// Names a row in messages: its number from 0, and its `id` where it has one.
 pub fn row_name(batch: &RecordBatch, first_row: u64, row: usize) -> String {
     let number = first_row + row as u64;
     match optional_column::<StringArray>(batch, "id") {
@@ -62,8 +63,8 @@ pub fn row_name(batch: &RecordBatch, first_row: u64, row: usize) -> String {
     }
 }
 
-/// Calls `visit` with the wanted columns of a table, batch by batch, and the number of each batch's first row.
-/// `None` means all columns. Returns the number of rows.
+/// Calls `visit` with the wanted columns of a table, batch by batch, and the number of each batch's
+/// first row. `None` means all columns. Returns the number of rows.
 pub fn scan(
     ctx: &Context<'_>,
     input: &str,
@@ -92,7 +93,8 @@ pub fn present<'n>(
     Ok(wanted.iter().filter(has).copied().collect())
 }
 
-/// Passes a table on with columns added or replaced; `compute` makes them, in the order of `added`, for one batch.
+/// Passes a table on with columns added or replaced; `compute` makes them, in the order of `added`,
+/// for one batch.
 pub fn add_columns(
     ctx: &Context<'_>,
     input: &str,
@@ -115,8 +117,9 @@ pub fn add_columns(
 
 /// Writes the rows of a table whose numbers are in `order`, each at most once, in that order.
 ///
-/// The table is read once. What waits in memory are wanted rows that are read before their turn: few when rows that
-/// belong together are near each other, as the samples of one prompt are, and at most the wanted rows.
+/// The table is read once. What waits in memory are wanted rows that are read before their turn:
+/// few when rows that belong together are near each other, as the samples of one prompt are, and at
+/// most the wanted rows.
 pub fn pick_rows(ctx: &Context<'_>, input: &str, order: &[u64]) -> Result<Artifact, StageError> {
     let reader = TableReader::open(ctx.table(input)?)?;
     let mut by_row: Vec<(u64, usize)> = order.iter().copied().zip(0..).collect();
@@ -151,7 +154,8 @@ struct Picker {
 }
 
 impl Picker {
-    /// Takes the wanted rows of a batch, given as row and position in the output, and writes what is complete.
+    /// Takes the wanted rows of a batch, given as row and position in the output, and writes what
+    /// is complete.
     fn take(
         &mut self,
         batch: &RecordBatch,

@@ -19,14 +19,15 @@ pub(crate) struct Tokens {
     pub ids: Vec<u32>,
     /// First byte of each token in `text`.
     pub offsets: Vec<u32>,
-    /// How many tokens at the start are the prompt's.
+    /// Number of leading tokens that are the prompt's.
     pub prompt_tokens: usize,
-    /// What is remarkable about the row.
+    /// Remarks on the row.
     pub remarks: RowRemarks,
 }
 
 impl Tokens {
-    /// The row with at most `max_tokens` tokens. The cut is made where a character ends, so that the text stays one.
+    /// The row with at most `max_tokens` tokens. The cut is made where a character ends, so that
+    /// the text stays one.
     pub fn new(rendered: Rendered, max_tokens: Option<usize>) -> Tokens {
         let Rendered { text, token_ids: ids, offsets, prompt_tokens, empty, had_begin, had_end } =
             rendered;
@@ -49,7 +50,7 @@ impl Tokens {
 
 /// Why a model cannot take a row.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Unfit {
+pub(crate) enum RowError {
     /// It has more tokens than the model's context.
     #[error("it has {tokens} tokens, and the model's context ends at {limit}")]
     TooLong { tokens: usize, limit: usize },
@@ -58,15 +59,15 @@ pub(crate) enum Unfit {
     Foreign { id: u32, vocab: usize },
 }
 
-impl Unfit {
+impl RowError {
     /// The stage's error, with the row's name and what to do about a row that is too long.
     pub fn of_row(self, batch: &RecordBatch, row: usize, first: u64, hint: &str) -> StageError {
         let name = row_name(batch, first, row);
         match self {
-            Unfit::TooLong { .. } => {
+            RowError::TooLong { .. } => {
                 StageError::with_hint(format!("{name} is too long: {self}"), hint)
             }
-            Unfit::Foreign { .. } => StageError::with_hint(
+            RowError::Foreign { .. } => StageError::with_hint(
                 format!("{name}: {self}"),
                 "give the model the tokenizer that it was made with, and tables that were scored with it",
             ),
@@ -74,20 +75,20 @@ impl Unfit {
     }
 }
 
-/// What to do about rows that are too long where they can be cut.
+/// The hint for rows that are too long where they can be cut.
 pub(crate) const CUT: &str =
     "set `max_tokens` to cut such rows, or leave the row out of the source";
 
 /// Whether a model can take the tokens.
 ///
 /// `sizes`: most tokens of a row, and how many tokens there are to choose from.
-pub(crate) fn check_tokens(ids: &[u32], sizes: (usize, usize)) -> Result<(), Unfit> {
+pub(crate) fn check_tokens(ids: &[u32], sizes: (usize, usize)) -> Result<(), RowError> {
     let (limit, vocab) = sizes;
     if ids.len() > limit {
-        return Err(Unfit::TooLong { tokens: ids.len(), limit });
+        return Err(RowError::TooLong { tokens: ids.len(), limit });
     }
     match ids.iter().find(|id| **id as usize >= vocab) {
-        Some(&id) => Err(Unfit::Foreign { id, vocab }),
+        Some(&id) => Err(RowError::Foreign { id, vocab }),
         None => Ok(()),
     }
 }

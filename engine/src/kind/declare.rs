@@ -1,4 +1,5 @@
-//! One declaration of a kind's parameters, from which their table, the typed struct and the docs come.
+//! One declaration of a kind's parameters, from which their table, the typed struct and the docs
+//! come.
 //!
 //! ```
 //! use refrain_engine::kind::{Model, Parameters, Table, choices, parameters};
@@ -31,9 +32,9 @@
 //! assert_eq!(ScoreParams::PARAMS.len(), 4);
 //! ```
 //!
-//! The type of a field is the type of its parameter, so that table and struct cannot disagree. `Option` may be absent,
-//! `= JSON` is a default, and `&Model` is a reference: it makes an edge of the graph and is no field of the struct.
-//! A number without `#[range(…)]` does not compile.
+//! The type of a field is the type of its parameter, so that table and struct cannot disagree.
+//! `Option` may be absent, `= JSON` is a default, and `&Model` is a reference: it makes an edge of
+//! the graph and is no field of the struct. A number without `#[range(…)]` does not compile.
 
 use std::collections::BTreeMap;
 
@@ -200,9 +201,10 @@ pub const fn trimmed(text: &'static str) -> &'static str {
 
 /// Declares a struct of parameters; see the [module](self).
 ///
-/// Each field has, in this order: its doc comment or `#[about(CONSTANT)]`, which is its help; `#[range(…)]`, with
-/// `1..`, `0.0..=1.0`, `above 0.0` or a constant [`Bounds`], or `#[each(…)]` for the items of a list; `#[knob]` where
-/// it cannot change a result; and `#[alias("NAME")]` for its names in other tools.
+/// Each field has, in this order: its doc comment or `#[about(CONSTANT)]`, which is its help;
+/// `#[range(…)]`, with `1..`, `0.0..=1.0`, `above 0.0` or a constant [`Bounds`], or `#[each(…)]`
+/// for the items of a list; `#[knob]` where it cannot change a result; and `#[alias("NAME")]` for
+/// its names in other tools.
 #[macro_export]
 #[doc(hidden)]
 macro_rules! __parameters {
@@ -347,7 +349,8 @@ macro_rules! __choices {
     };
 }
 
-/// Declares an enum of the types that a value may have, tried in this order; see the [module](self).
+/// Declares an enum of the types that a value may have, tried in this order; see the
+/// [module](self).
 #[macro_export]
 #[doc(hidden)]
 macro_rules! __one_of {

@@ -1,4 +1,5 @@
-//! The metrics that a kind declares, so that a name in `expect` or `results` is checked before anything runs.
+//! The metrics that a kind declares, so that a name in `expect` or `results` is checked before
+//! anything runs.
 
 use serde_json::{Map, Value};
 

@@ -1,4 +1,5 @@
-//! `dedupe`: keeps the first, in the order of the table, of rows that are equal in some columns or in meaning.
+//! `dedupe`: keeps the first, in the order of the table, of rows that are equal in some columns or
+//! in meaning.
 
 use std::collections::HashSet;
 
@@ -12,7 +13,7 @@ use crate::tables::{self, arrow_bug};
 
 use super::embedded;
 
-/// What is compared when no columns are named, as far as the table has them.
+/// Columns that are compared when none are named, where the table has them.
 const USUAL: [&str; 3] = ["prompt", "messages", "response"];
 
 const NOTHING_USUAL: &str = "the table has neither `prompt`, `messages` nor `response`";
@@ -33,7 +34,7 @@ choices! {
 }
 
 parameters! {
-    /// What makes rows equal; exactly one of the two.
+    /// A way in which rows are equal; exactly one of the two.
     pub(super) struct DedupeBy {
         /// The columns that are compared
         exact: Option<ColumnNames>,
@@ -98,7 +99,8 @@ pub(super) fn check(check: &Check<'_>, dedupe: &Value, problems: &mut Vec<Proble
 
 /// The numbers of the rows to keep.
 ///
-/// Rows are equal when BLAKE3 of their columns' values is: 32 bytes a different row are held in memory.
+/// Rows are equal when BLAKE3 of their columns' values is: 32 bytes a different row are held in
+/// memory.
 pub(super) fn choose(ctx: &Context<'_>, dedupe: &Dedupe) -> Result<Vec<u64>, StageError> {
     if let Dedupe::Named(DedupeBy { semantic: Some(semantic), .. }) = dedupe {
         return embedded::unlike(ctx, *semantic);

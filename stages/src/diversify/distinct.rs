@@ -1,4 +1,5 @@
-//! Distinct-n: different n-grams by all n-grams of a set of texts (Li and others 2016), n from 1 to 4.
+//! Distinct-n: different n-grams by all n-grams of a set of texts (Li and others 2016), n from 1 to
+//! 4.
 //!
 //! Texts are split at Unicode white space, case kept. N-grams stay inside one text.
 

@@ -24,7 +24,7 @@ struct Embedded {
     vectors: Vectors,
     /// For each vector the number of its row; rows without a response have none.
     rows: Vec<u64>,
-    /// How many rows the table has.
+    /// Number of rows of the table.
     all: u64,
 }
 
@@ -47,8 +47,8 @@ pub(super) fn measure(
     })
 }
 
-/// The numbers of the rows to keep: the first of those whose responses have a cosine of at least `threshold`, and all
-/// that have no response.
+/// The numbers of the rows to keep: the first of those whose responses have a cosine of at least
+/// `threshold`, and all that have no response.
 pub(super) fn unlike(ctx: &Context<'_>, threshold: f64) -> Result<Vec<u64>, StageError> {
     models::on_threads(ctx.resources.threads, || {
         let Embedded { vectors, rows, all } = embed(ctx, ctx.table("data")?)?;

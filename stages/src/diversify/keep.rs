@@ -55,7 +55,7 @@ fn ranking(keep: &KeepRule) -> Option<&String> {
 }
 
 impl KeepRule {
-    /// How many rows of a group are kept.
+    /// Number of rows to keep of a group.
     fn count(&self) -> usize {
         self.count.unwrap_or(if self.only_filters() { usize::MAX } else { 1 })
     }
@@ -107,7 +107,8 @@ pub(super) fn check(check: &Check<'_>, keep: &Map<String, Value>, problems: &mut
     }
 }
 
-/// Removes what is given as it is by default. Of a condition alone all rows are kept, so that a count of 1 then counts.
+/// Removes what is given as it is by default. Of a condition alone all rows are kept, so that a
+/// count of 1 then counts.
 pub(super) fn canonicalize(keep: &mut Map<String, Value>) {
     canonical::remove_default(keep, "random", &Value::Bool(false));
     if ["per", "lowest", "highest", "median", "random"]
@@ -142,7 +143,8 @@ fn check_value(check: &Check<'_>, column: &str, value: &Value, problems: &mut Ve
 
 /// The rows to keep.
 pub(super) struct Chosen {
-    /// Their numbers: groups in the order of their first rows, within a group by rank; with `where` alone in order.
+    /// Their numbers: groups in the order of their first rows, within a group by rank; with `where`
+    /// alone in order.
     pub order: Vec<u64>,
     /// Rows of the table.
     pub rows: u64,
@@ -370,8 +372,8 @@ impl Ranks {
     }
 }
 
-/// For each row a number that orders as its value does, none where it is missing or not a number; `None` for a column
-/// that holds no numbers.
+/// For each row a number that orders as its value does, none where it is missing or not a number;
+/// `None` for a column that holds no numbers.
 fn ranks(column: &ArrayRef) -> Option<Vec<Option<u64>>> {
     // Whole numbers are ranked as such: f64 cannot tell large ones apart.
     if *column.data_type() == DataType::Int64 {

@@ -1,4 +1,5 @@
-//! Diversity of a set of embeddings by their cosines: Vendi score, DCScore, mean distance; and the choice of unlike rows.
+//! Diversity of a set of embeddings by their cosines: Vendi score, DCScore, mean distance; and the
+//! choice of unlike rows.
 
 use nalgebra::DMatrix;
 use rayon::prelude::*;
@@ -30,7 +31,7 @@ impl Vectors {
         Some(Vectors { width, values })
     }
 
-    /// How many there are.
+    /// Number of vectors.
     pub fn rows(&self) -> usize {
         self.values.len().checked_div(self.width).unwrap_or(0)
     }
@@ -39,11 +40,11 @@ impl Vectors {
         &self.values[row * self.width..][..self.width]
     }
 
-    /// The Vendi score (Friedman and Dieng 2023): e to the entropy of the eigenvalues of the cosines divided by n. From
-    /// 1, all alike, to n, all at right angles; NaN for no rows.
+    /// The Vendi score (Friedman and Dieng 2023): e to the entropy of the eigenvalues of the
+    /// cosines divided by n. From 1, all alike, to n, all at right angles; NaN for no rows.
     ///
-    /// The n x n matrix of cosines and the sum of the outer products have the same eigenvalues but for zeros: the
-    /// smaller of the two is taken.
+    /// The n x n matrix of cosines and the sum of the outer products have the same eigenvalues but
+    /// for zeros: the smaller of the two is taken.
     pub fn vendi(&self) -> f64 {
         let n = self.rows();
         if n == 0 {
@@ -85,8 +86,9 @@ impl Vectors {
         DMatrix::from_vec(width, width, values)
     }
 
-    /// DCScore (Zhu and others 2025) with the cosine and a temperature of 1: the trace of the row-wise softmax of the
-    /// cosines, which takes each row for a class of its own. 1 where all are alike; NaN for no rows.
+    /// DCScore (Zhu and others 2025) with the cosine and a temperature of 1: the trace of the
+    /// row-wise softmax of the cosines, which takes each row for a class of its own. 1 where all
+    /// are alike; NaN for no rows.
     pub fn dcscore(&self) -> f64 {
         if self.rows() == 0 {
             return f64::NAN;
@@ -127,7 +129,8 @@ impl Vectors {
         }
     }
 
-    /// The rows whose cosine with every row that was taken before stays below the threshold, in their order.
+    /// The rows whose cosine with every row that was taken before stays below the threshold, in
+    /// their order.
     pub fn unlike(&self, threshold: f64) -> Vec<usize> {
         let alike = |cosines: &[f32]| cosines.iter().any(|cosine| f64::from(*cosine) >= threshold);
         let (mut taken, mut values) = (Vec::new(), Vec::new());

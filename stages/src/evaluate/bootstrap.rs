@@ -7,12 +7,13 @@ use refrain_engine::kind::{Cancel, StageError};
 use crate::draw::Draws;
 use crate::quantile::quantile;
 
-/// The 95 % percentile interval (Efron 1979) of `sum of values / sum of weights` over prompts, each given as value and
-/// weight: prompts are drawn with replacement, as many as there are, `resamples` times.
+/// The 95 % percentile interval (Efron 1979) of `sum of values / sum of weights` over prompts, each
+/// given as value and weight: prompts are drawn with replacement, as many as there are, `resamples`
+/// times.
 ///
-/// The samples of one prompt depend on each other, so it is prompts that are drawn and not rows. The draws depend on
-/// nothing but `resamples` and the number of prompts, and each sum is added in the order of its draws. `None` without
-/// resamples or prompts.
+/// The samples of one prompt depend on each other, so it is prompts that are drawn and not rows.
+/// The draws depend on nothing but `resamples` and the number of prompts, and each sum is added in
+/// the order of its draws. `None` without resamples or prompts.
 ///
 /// # Errors
 /// [`StageError::Cancelled`] when a stop is asked for.
@@ -43,8 +44,9 @@ pub fn interval(
     Ok(quantile(&mut ratios, 0.025).zip(quantile(&mut ratios, 0.975)))
 }
 
-/// The probability that one of `k` samples is correct, estimated without bias from `correct` of `samples`, `k` of them
-/// at most: `1 - C(n - c, k) / C(n, k)`, as a product (Chen and others 2021).
+/// The probability that one of `k` samples is correct, estimated without bias from `correct` of
+/// `samples`, `k` of them at most: `1 - C(n - c, k) / C(n, k)`, as a product (Chen and others
+/// 2021).
 pub fn pass_at(k: u64, samples: u64, correct: u64) -> f64 {
     if samples - correct < k {
         return 1.0;

@@ -4,18 +4,19 @@ use std::borrow::Cow;
 
 use super::number::Number;
 
-/// How an answer is compared with the reference.
+/// A way to compare an answer with the reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compare {
     /// As text.
     Text,
-    /// By exact value where both are numbers, else as text; currency and percent signs do not count.
+    /// By exact value where both are numbers, else as text; currency and percent signs do not
+    /// count.
     Number,
 }
 
-/// What does not count when texts are compared.
+/// Differences between texts that do not count.
 #[derive(Debug, Clone, Copy)]
-pub struct Normal {
+pub struct Normalization {
     /// White space around them.
     pub trim: bool,
     /// Upper and lower case.
@@ -24,7 +25,7 @@ pub struct Normal {
 
 impl Compare {
     /// Whether the two are equal.
-    pub fn equal(self, answer: &str, reference: &str, normal: Normal) -> bool {
+    pub fn equal(self, answer: &str, reference: &str, normal: Normalization) -> bool {
         match self {
             Compare::Text => normal.apply(answer) == normal.apply(reference),
             Compare::Number => match (Number::parse(answer), Number::parse(reference)) {
@@ -35,7 +36,7 @@ impl Compare {
     }
 }
 
-impl Normal {
+impl Normalization {
     fn apply(self, text: &str) -> Cow<'_, str> {
         let text = if self.trim { text.trim() } else { text };
         if self.ignore_case { text.to_lowercase().into() } else { text.into() }
@@ -46,7 +47,7 @@ impl Normal {
 mod tests {
     use super::*;
 
-    const PLAIN: Normal = Normal { trim: true, ignore_case: false };
+    const PLAIN: Normalization = Normalization { trim: true, ignore_case: false };
 
     #[test]
     fn numbers_are_equal_by_value() {
@@ -71,7 +72,11 @@ mod tests {
     fn texts_are_equal_after_what_does_not_count() {
         assert!(Compare::Text.equal(" Paris\n", "Paris", PLAIN));
         assert!(!Compare::Text.equal("paris", "Paris", PLAIN));
-        assert!(Compare::Text.equal("PARIS", "Paris", Normal { ignore_case: true, ..PLAIN }));
-        assert!(!Compare::Text.equal("Paris ", "Paris", Normal { trim: false, ..PLAIN }));
+        assert!(Compare::Text.equal(
+            "PARIS",
+            "Paris",
+            Normalization { ignore_case: true, ..PLAIN }
+        ));
+        assert!(!Compare::Text.equal("Paris ", "Paris", Normalization { trim: false, ..PLAIN }));
     }
 }

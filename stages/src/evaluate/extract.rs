@@ -7,14 +7,15 @@ use super::number::numbers;
 /// A way to find the answer in a text.
 #[derive(Debug, Clone)]
 pub enum Extract {
-    /// The whole text; one of white space alone is no answer.
+    /// The whole text, unless it is white space alone.
     Whole,
     /// The last number.
     LastNumber,
-    /// The number directly behind the last `####` that has one, as GSM8K marks its answers (Cobbe and others 2021);
-    /// without such a mark the last number. A heading (`#### Step 2`) is not a mark.
+    /// The number directly behind the last `####` that has one, as GSM8K marks its answers (Cobbe
+    /// and others 2021); without such a mark the last number. A heading (`#### Step 2`) is not a
+    /// mark.
     Marked,
-    /// What follows the last occurrence of a text, up to the end of its line.
+    /// The text behind the last occurrence of a mark, up to the end of its line.
     After(String),
     /// The first group of the first match, or the whole match of a pattern without groups.
     Regex(Regex),
@@ -53,8 +54,8 @@ fn last_number(text: &str) -> Option<&str> {
     numbers(text).last().map(|found| found.text)
 }
 
-/// Finds the number with which a line begins, be it behind markup, a colon or an equals sign. A list of numbers is an
-/// answer as a whole.
+/// Finds the number with which a line begins, be it behind markup, a colon or an equals sign. A
+/// list of numbers is an answer as a whole.
 fn marked_number(line: &str) -> Option<&str> {
     let mut found = numbers(line);
     let mut number = found.next()?;

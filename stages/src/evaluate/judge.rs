@@ -10,26 +10,27 @@ use refrain_cache::columns::column;
 use refrain_engine::kind::{Cancel, Context, NodeResult, StageError};
 
 use super::bootstrap::{interval, pass_at};
-use super::compare::{Compare, Normal};
+use super::compare::{Compare, Normalization};
 use super::extract::Extract;
-use super::prompts::Prompts;
+use super::prompts::PerPrompt;
 use crate::tables::{self, metric, row_name, share};
 
 /// The columns of a verdict.
 pub(super) const ADDED: [(&str, DataType); 3] =
     [("prediction", DataType::Utf8), ("correct", DataType::Boolean), ("reason", DataType::Utf8)];
 
-/// How an answer is found and compared.
-pub(super) struct Rule {
+/// A way to find an answer and to compare it.
+pub(super) struct JudgeRule {
     pub extract: Extract,
     pub compare: Compare,
-    pub normal: Normal,
+    pub normal: Normalization,
 }
 
-impl Rule {
+impl JudgeRule {
     /// The answer in a response, and whether it is right.
     ///
-    /// The reference's answer is found by the same rule; a reference in which it finds none is the answer as a whole.
+    /// The reference's answer is found by the same rule; a reference in which it finds none is the
+    /// answer as a whole.
     fn judge<'t>(&self, response: &'t str, reference: &str) -> (Option<&'t str>, Verdict) {
         let Some(answer) = self.extract.find(response) else {
             return (None, Verdict::NoAnswer);
@@ -67,14 +68,14 @@ struct Tally {
 
 pub(super) fn run(
     ctx: &Context<'_>,
-    rule: &Rule,
+    rule: &JudgeRule,
     ks: &[u64],
     resamples: u64,
 ) -> Result<NodeResult, StageError> {
-    let mut prompts: Prompts<Tally> = Prompts::default();
+    let mut prompts: PerPrompt<Tally> = PerPrompt::default();
     let mut no_answer = 0;
     let table = tables::add_columns(ctx, "data", &ADDED, |batch, first_row| {
-        let ids = Prompts::<Tally>::ids(batch)?;
+        let ids = PerPrompt::<Tally>::ids(batch)?;
         judge_batch(batch, first_row, rule, |row, verdict| {
             let tally = prompts.of_row(ids, row);
             tally.samples += 1;
@@ -91,7 +92,7 @@ pub(super) fn run(
 fn judge_batch(
     batch: &RecordBatch,
     first_row: u64,
-    rule: &Rule,
+    rule: &JudgeRule,
     mut note: impl FnMut(usize, Verdict),
 ) -> Result<Vec<ArrayRef>, StageError> {
     let responses = column::<StringArray>(batch, "response")?;
@@ -119,7 +120,7 @@ fn judge_batch(
 }
 
 fn metrics(
-    prompts: &Prompts<Tally>,
+    prompts: &PerPrompt<Tally>,
     no_answer: u64,
     ks: &[u64],
     resamples: u64,
@@ -175,9 +176,9 @@ mod tests {
 
     #[test]
     fn a_reference_without_a_mark_is_the_answer_as_a_whole() {
-        let normal = Normal { trim: true, ignore_case: false };
+        let normal = Normalization { trim: true, ignore_case: false };
         let rule =
-            Rule { extract: Extract::After("Answer:".into()), compare: Compare::Text, normal };
+            JudgeRule { extract: Extract::After("Answer:".into()), compare: Compare::Text, normal };
         assert_eq!(rule.judge("So.\nAnswer: blue", "blue"), (Some("blue"), Verdict::Equal));
         assert_eq!(rule.judge("Answer: red", "Answer: blue"), (Some("red"), Verdict::Different));
         assert_eq!(rule.judge("blue", "blue"), (None, Verdict::NoAnswer));

@@ -7,12 +7,12 @@ use refrain_engine::kind::{Context, NodeResult, StageError};
 
 use super::bootstrap::interval;
 use super::judge::with_interval;
-use super::prompts::Prompts;
+use super::prompts::PerPrompt;
 use crate::prompts::row_error;
 use crate::scores::check_logprob;
 use crate::tables::{self, metric, row_name};
 
-/// What the rows of one prompt add up to.
+/// Sums over the rows of one prompt.
 #[derive(Debug, Default)]
 struct Sums {
     /// Of -log p over predicted tokens of the responses.
@@ -23,13 +23,14 @@ struct Sums {
     rows: u64,
 }
 
-/// Passes the table on unchanged and gives `perplexity`, the exponential of the mean over tokens, and
-/// `mean_perplexity`, the mean over rows. Rows without a perplexity (empty responses) do not count.
+/// Passes the table on unchanged and gives `perplexity`, the exponential of the mean over tokens,
+/// and `mean_perplexity`, the mean over rows. Rows without a perplexity (empty responses) do not
+/// count.
 pub(super) fn run(ctx: &Context<'_>, resamples: u64) -> Result<NodeResult, StageError> {
     let columns = tables::present(ctx, "data", &["id", "prompt_tokens", "logprobs", "perplexity"])?;
-    let mut prompts: Prompts<Sums> = Prompts::default();
+    let mut prompts: PerPrompt<Sums> = PerPrompt::default();
     tables::scan(ctx, "data", Some(&columns), |batch, first_row| {
-        let ids = Prompts::<Sums>::ids(batch)?;
+        let ids = PerPrompt::<Sums>::ids(batch)?;
         let prompt_tokens = column::<Int32Array>(batch, "prompt_tokens")?;
         let perplexities = column::<Float64Array>(batch, "perplexity")?;
         let (lists, logprobs) = list_column::<Float32Array>(batch, "logprobs")?;

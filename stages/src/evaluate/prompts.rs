@@ -10,13 +10,13 @@ use refrain_cache::columns::optional_column;
 /// Sums for each prompt, in the order in which prompts first appear. Rows of one `id` are samples of one prompt; a row
 /// without an id is a prompt of its own.
 #[derive(Debug, Default)]
-pub(super) struct Prompts<T> {
+pub(super) struct PerPrompt<T> {
     numbers: HashMap<Box<str>, usize>,
     sums: Vec<T>,
 }
 
-impl<T: Default> Prompts<T> {
-    /// The ids of a batch, to be given to [`Prompts::of_row`].
+impl<T: Default> PerPrompt<T> {
+    /// The ids of a batch, to be given to [`PerPrompt::of_row`].
     pub fn ids(batch: &RecordBatch) -> Result<Option<&StringArray>, TableError> {
         optional_column(batch, "id")
     }

@@ -1,4 +1,4 @@
-//! What is checked of `finetune` before anything runs.
+//! Checks the parameters and columns of `finetune` before anything runs.
 
 use arrow::datatypes::DataType;
 use serde_json::{Map, Value};
@@ -131,7 +131,7 @@ fn check_lora(check: &Check<'_>, lora: &Value, problems: &mut Vec<Problem>) {
 fn check_watching(check: &Check<'_>, problems: &mut Vec<Problem>) {
     if check.params.contains_key("kl") && check.params.contains_key("from") {
         let problem =
-            Problem::at("kl", "a new model has random weights, which are nothing to stay near");
+            Problem::at("kl", "`kl` needs `model`: with `from` there is no base to stay near");
         problems.push(problem.hint("leave `kl` out"));
     }
     if !check.inputs.iter().any(|input| input == "evaluate_on") {
@@ -166,7 +166,7 @@ fn check_table(check: &Check<'_>, input: &str, problems: &mut Vec<Problem>) -> b
     }
 }
 
-/// How rows are rendered means nothing where none is.
+/// Rejects rendering options when rows are already tokens.
 fn check_rendering(check: &Check<'_>, problems: &mut Vec<Problem>) {
     let chat = check.params.get("chat").filter(|chat| chat.is_boolean()).map(|_| "chat");
     let given = ["prompt", "system"].into_iter().filter(|name| check.params.contains_key(*name));

@@ -1,4 +1,5 @@
-//! What `finetune` leaves behind: the adapter or the model, the log of the steps, and the metrics.
+//! Stores the results of `finetune`: the adapter or the model, the log of the steps, and the
+//! metrics.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -66,7 +67,7 @@ fn store_adapter(
     settings: &LoraSettings,
 ) -> Result<Artifact, StageError> {
     let Input::Model { artifact, .. } = context.input("model")? else {
-        return Err(StageError::bug("the input `model` is no model"));
+        return Err(StageError::bug("the input `model` is not a model"));
     };
     let base = artifact.digest.to_string();
     let (config, weights) = model.adapter(settings, &base).to_files().map_err(failed)?;

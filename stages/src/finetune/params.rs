@@ -11,7 +11,7 @@ const COUNT: Bounds<i64> = Bounds { min: 1, max: i32::MAX as i64, open: false };
 parameters! {
     /// The parameters of `finetune`.
     pub(super) struct FinetuneParams {
-        /// The model that is trained; or else `from`
+        /// The model to train, or `from` for a new one
         #[alias("model_name_or_path", "base_model")]
         model: Option<&Model>,
         /// A new model with random weights, and a tokenizer trained on the data
@@ -19,34 +19,34 @@ parameters! {
         /// The table with the rows to train on
         #[alias("train_dataset", "dataset")]
         data: &Table,
-        /// Trains a low-rank adapter; or else `full: true`
+        /// Trains a low-rank adapter, unless `full: true`
         lora: Option<Lora>,
         /// Whether all weights are trained
         full: bool = false,
-        /// How often all rows are gone through; 1 where neither this nor `steps` is given
+        /// Passes over all rows; 1 if neither this nor `steps` is given
         #[range(COUNT)]
         #[alias("num_train_epochs", "num_epochs")]
         epochs: Option<u64>,
-        /// How many steps are made
+        /// Optimizer steps, in place of `epochs`
         #[range(COUNT)]
         #[alias("max_steps")]
         steps: Option<u64>,
-        /// Rows that are computed together
+        /// Rows per batch
         #[range(COUNT)]
         #[alias("per_device_train_batch_size", "micro_batch_size")]
         batch_size: usize = 8,
-        /// Batches whose gradients make one step
+        /// Batches per optimizer step, whose gradients are added
         #[range(COUNT)]
         #[alias("gradient_accumulation_steps")]
         accumulate: usize = 1,
         /// The order of the rows: a new random one each epoch, the longest first, or as given
         #[alias("group_by_length")]
         order: Order = "shuffled",
-        /// The highest learning rate
+        /// Peak learning rate
         #[range(above 0.0)]
         #[alias("lr")]
         learning_rate: f64 = 2e-4,
-        /// How the learning rate falls after the warm-up
+        /// Decay of the learning rate after the warm-up
         #[alias("lr_scheduler_type", "lr_scheduler")]
         schedule: Schedule = "cosine",
         /// Steps, or a share of them below 1, over which the learning rate rises from zero
@@ -56,22 +56,22 @@ parameters! {
         #[each(0.0..=0.999_999_9)]
         #[alias("adam_beta1", "adam_beta2")]
         betas: Vec<f64> = [0.9, 0.999],
-        /// What AdamW adds to the root of the second moment
+        /// AdamW epsilon
         #[range(above 0.0)]
         #[alias("adam_epsilon")]
         eps: f64 = 1e-8,
         /// AdamW's decoupled weight decay
         #[range(0.0..)]
         weight_decay: f64 = 0.0,
-        /// The largest norm of the gradient; 0 does not clip
+        /// Limit of the gradient norm; 0 does not clip
         #[range(0.0..)]
         #[alias("max_grad_norm")]
         clip: f64 = 1.0,
         /// The seed of initial weights, order and dropout
         #[range(0..)]
         seed: u64 = 0,
-        /// Keeps the model near the one that it was before: adds the k3 estimate of the divergence on the trained tokens
-        /// to the loss
+        /// Keeps the model near the one that it was before: adds the k3 estimate of the divergence
+        /// on the trained tokens to the loss
         kl: Option<Kl>,
         /// A table, made like `data`, on whose trained tokens the loss is measured meanwhile
         #[alias("eval_dataset")]
@@ -80,7 +80,8 @@ parameters! {
         #[range(COUNT)]
         #[alias("eval_steps")]
         evaluate_every: Option<u64>,
-        /// Ends when the loss on `evaluate_on` falls no more; the result is the model where it was lowest
+        /// Stops when the loss on `evaluate_on` no longer falls; the result is the model at its
+        /// lowest loss
         early_stopping: Option<EarlyStopping>,
         #[about(ABOUT_PROMPT)]
         prompt: Option<String>,
@@ -88,13 +89,15 @@ parameters! {
         system: Option<String>,
         #[about(ABOUT_CHAT)]
         chat: Chat = "auto",
-        /// A longer row is cut to so many tokens; without it a row longer than the model's context is an error
+        /// Cuts longer rows to this many tokens; without it a row longer than the model's context
+        /// is an error
         #[range(2..=MOST_TOKENS)]
         #[alias("max_seq_length", "max_length", "sequence_len", "cutoff_len")]
         max_tokens: Option<usize>,
         /// Whether the result is a whole model in place of an adapter
         merge: bool = false,
-        /// Whether activations are computed again in place of being kept: slower, in less memory, the same bits
+        /// Whether activations are computed again in place of being kept: slower, in less memory,
+        /// the same bits
         #[knob]
         gradient_checkpointing: Recompute = "auto",
         /// Seconds between two writes of the state from which an interrupted training goes on
@@ -112,7 +115,7 @@ parameters! {
     /// The parameter `kl`.
     #[derive(Copy)]
     pub(super) struct Kl {
-        /// What the divergence is multiplied with
+        /// Weight of the divergence in the loss
         #[range(0.0..)]
         #[alias("kl_coef")]
         weight: f64,
@@ -144,7 +147,7 @@ parameters! {
         #[range(above 0.0)]
         #[alias("lora_alpha")]
         alpha: Option<f64>,
-        /// The share of inputs dropped
+        /// Dropout of the adapter's inputs
         #[range(0.0..=0.99)]
         #[alias("lora_dropout")]
         dropout: f64 = 0.0,
@@ -240,7 +243,7 @@ choices! {
 parameters! {
     /// The parameter `from.tokenizer`.
     pub(super) struct TokenizerShape {
-        /// Most tokens, 256 bytes and special ones included
+        /// Size limit of the vocabulary, including 256 bytes and special tokens
         #[range(1..=16_777_216)]
         vocab_size: usize,
         /// Special tokens beside the usual ones
@@ -260,7 +263,7 @@ one_of! {
 }
 
 one_of! {
-    /// How long the learning rate rises.
+    /// Length of the warm-up.
     #[derive(Copy)]
     pub(super) enum Warmup {
         #[range(0..=MOST_STEPS)]
@@ -282,7 +285,7 @@ choices! {
 }
 
 choices! {
-    /// How the learning rate falls.
+    /// Decay of the learning rate.
     pub(super) enum Schedule {
         Cosine = "cosine",
         Linear = "linear",

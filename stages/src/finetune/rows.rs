@@ -12,14 +12,14 @@ use refrain_lm::tokenizer::Tokenizer;
 use refrain_lm::train::TrainRow;
 
 use crate::models::failed;
-use crate::prompts::{Prompt, Prompts, RowPrompt, cell, row_error, with_row};
+use crate::prompts::{Prompt, PromptRenderer, RowPrompt, cell, row_error, with_row};
 use crate::remarks::{Remarks, RowRemarks};
 use crate::tables::scan;
 use crate::tokens::{CUT, Tokens, check_tokens};
 
 use super::params::FinetuneParams;
 
-/// What is counted over the rows.
+/// Counts over the rows.
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
 pub(super) struct Counts {
     pub rows: u64,
@@ -45,19 +45,20 @@ impl Counts {
 }
 
 /// The rows of a table.
-pub(super) struct Rows {
+pub(super) struct TrainingRows {
     pub rows: Vec<TrainRow>,
     pub counts: Counts,
 }
 
-/// Reads the table at `input`. All rows are held in memory, five bytes a token, because training goes through them in another order.
+/// Reads the table at `input`. All rows are held in memory, five bytes a token, because training
+/// goes through them in another order.
 pub(super) fn rows(
     context: &Context<'_>,
     params: &FinetuneParams,
     input: &str,
     tokenizer: &Tokenizer,
     config: &ModelConfig,
-) -> Result<Rows, StageError> {
+) -> Result<TrainingRows, StageError> {
     let masked =
         TableReader::open(context.table(input)?)?.schema().field_with_name("loss_mask").is_ok();
     let source =
@@ -94,7 +95,7 @@ pub(super) fn rows(
 
     remarks.without_trained_token(counts.rows_without_active_tokens);
     remarks.note(context.progress, input);
-    Ok(Rows { rows, counts })
+    Ok(TrainingRows { rows, counts })
 }
 
 /// The texts that a new tokenizer is trained on: prompts and responses.
@@ -102,7 +103,7 @@ pub(super) fn texts(
     context: &Context<'_>,
     params: &FinetuneParams,
 ) -> Result<Vec<String>, StageError> {
-    let prompts = Prompts::new(params.prompt.as_deref(), params.system.clone(), false)?;
+    let prompts = PromptRenderer::new(params.prompt.as_deref(), params.system.clone(), false)?;
     let mut texts = Vec::new();
     scan(context, "data", None, |batch, first| {
         let asked = prompts.of_batch(batch, first)?;
@@ -122,7 +123,7 @@ pub(super) fn texts(
 #[expect(clippy::large_enum_variant, reason = "one value exists for a whole training")]
 enum Source<'a> {
     Masked { tokenizer: &'a Tokenizer },
-    Rendered { prompts: Prompts, renderer: Renderer<'a> },
+    Rendered { prompts: PromptRenderer, renderer: Renderer<'a> },
 }
 
 /// The columns of one batch that rows are made from.
@@ -145,7 +146,7 @@ impl<'a> Source<'a> {
         tokenizer: &'a Tokenizer,
     ) -> Result<Source<'a>, StageError> {
         let chat = params.chat.resolve(tokenizer)?;
-        let prompts = Prompts::new(params.prompt.as_deref(), params.system.clone(), chat)?;
+        let prompts = PromptRenderer::new(params.prompt.as_deref(), params.system.clone(), chat)?;
         let renderer = Renderer::new(tokenizer, chat).map_err(failed)?;
         Ok(Source::Rendered { prompts, renderer })
     }
@@ -209,7 +210,7 @@ impl<'a> Source<'a> {
                     && !spells(tokenizer, text, &ids, &offsets)
                 {
                     let hint = "score and mask the table with the model that is trained, or one with the same tokenizer";
-                    let what = "its tokens do not spell its text: the mask was made with another tokenizer";
+                    let what = "its `token_ids` do not decode to its text: the mask was made with another tokenizer";
                     return Err(StageError::with_hint(wrong(what).to_string(), hint));
                 }
                 let kept = max_tokens.unwrap_or(usize::MAX);
@@ -225,7 +226,8 @@ impl<'a> Source<'a> {
     }
 }
 
-/// A row of a list of whole numbers from 0; `None` where the list or a value is missing or negative.
+/// A row of a list of whole numbers from 0; `None` where the list or a value is missing or
+/// negative.
 fn whole_numbers((lists, values): (&ListArray, &Int32Array), row: usize) -> Option<Vec<u32>> {
     let range = range(lists, row)?;
     range
@@ -244,7 +246,8 @@ fn range(lists: &ListArray, row: usize) -> Option<std::ops::Range<usize>> {
 
 /// Whether the tokens are this tokenizer's for the text.
 ///
-/// Most tokenizers spell a text byte for byte. Where one changes the text before it cuts it, tokenising it again decides.
+/// Most tokenizers spell a text byte for byte. Where one changes the text before it cuts it,
+/// tokenising it again decides.
 fn spells(tokenizer: &Tokenizer, text: &str, ids: &[u32], offsets: &[u32]) -> bool {
     let bytes = text.as_bytes();
     let ends = offsets.iter().skip(1).copied().chain([bytes.len() as u32]);

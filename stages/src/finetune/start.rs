@@ -1,4 +1,5 @@
-//! The model that training begins with: a loaded one, one with an adapter, or a new one with its tokenizer.
+//! The model that training begins with: a loaded one, one with an adapter, or a new one with its
+//! tokenizer.
 
 use std::io;
 use std::path::PathBuf;
@@ -19,7 +20,7 @@ use crate::remarks;
 use super::params::{Architecture, FinetuneParams, Lora, ModelShape, NewModel, TokenizerShape};
 use super::rows;
 
-/// What training begins with.
+/// The model, tokenizer and files with which training begins.
 pub(super) struct Start {
     pub model: LanguageModel,
     pub tokenizer: Tokenizer,
@@ -141,7 +142,8 @@ fn new_model(
     let generation = json!({ "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2 });
     write("generation_config.json", format!("{generation:#}\n").as_bytes())?;
     let config = ModelConfig::from_json(&json).map_err(failed)?;
-    // Asked for before it is filled: what the system refuses here is an error, later it would be the end.
+    // Asked for before it is filled: what the system refuses here is an error, later it would be
+    // the end.
     let bytes =
         usize::try_from(config.parameters() * size_of::<f32>() as u128).unwrap_or(usize::MAX);
     Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| {
@@ -154,8 +156,8 @@ fn new_model(
     Ok(Start { model, tokenizer, lora: None, files: Files::New(folder, json) })
 }
 
-/// Returns the whole `config.json` of a new model. Every field that other programs read is written, because their
-/// defaults differ. The special tokens are those with which trained tokenizers begin.
+/// Returns the whole `config.json` of a new model. Every field that other programs read is written,
+/// because their defaults differ. The special tokens are those with which trained tokenizers begin.
 pub(super) fn config_json(shape: &ModelShape, vocab_size: usize) -> Value {
     let class = match shape.model_type {
         Architecture::Llama => "LlamaForCausalLM",

@@ -1,4 +1,5 @@
-//! The table that `generate` writes: every input row once for each sample, with the response in place of an older one.
+//! The table that `generate` writes: every input row once for each sample, with the response in
+//! place of an older one.
 
 use std::sync::Arc;
 
@@ -13,8 +14,8 @@ use refrain_lm::generate::{Finish, Generated};
 use crate::lists::{float_lists, int_lists};
 use crate::tables::{arrow_bug, list_of, row_name, with_fields};
 
-/// Columns that say something of the response that was there before. They are ours where their first one is there;
-/// else a source may have a column of that name.
+/// Columns that say something of the response that was there before. They are ours where their
+/// first one is there; else a source may have a column of that name.
 const STALE: [&[&str]; 4] = [
     &["token_ids", "text", "logprobs", "offsets", "prompt_tokens", "perplexity", "loss_mask"],
     &["perplexities", "token_ids", "prompt_tokens", "perplexity", "loss_mask"],
@@ -33,8 +34,8 @@ fn added() -> [(&'static str, DataType); 5] {
     ]
 }
 
-/// The columns of the table, given those of the input: all but the stale ones, an older response as `reference` where there
-/// is none, and ours.
+/// The columns of the table, given those of the input: all but the stale ones, an older response as
+/// `reference` where there is none, and ours.
 pub(super) fn schema(input: &Schema) -> SchemaRef {
     let has = |name: &str| input.field_with_name(name).is_ok();
     let stale = |name: &str| STALE.iter().any(|group| has(group[0]) && group.contains(&name));
@@ -83,8 +84,8 @@ pub(super) fn batch(
     RecordBatch::try_new(schema, columns).map_err(arrow_bug)
 }
 
-/// The number of each response. Rows that are samples themselves are numbered through, so that (`id`, `sample`) stays
-/// unique.
+/// The number of each response. Rows that are samples themselves are numbered through, so that
+/// (`id`, `sample`) stays unique.
 fn sample_numbers(
     input: &RecordBatch,
     first: u64,

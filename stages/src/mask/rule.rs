@@ -1,45 +1,49 @@
 //! Which tokens of a response are masked, given their perplexities.
 //!
-//! A token without a prediction has the perplexity NaN, which is neither above nor below anything: it is never masked.
+//! A token without a prediction has the perplexity NaN, which is neither above nor below anything:
+//! it is never masked.
 
 use crate::draw::Draws;
 
-/// How the masked tokens of a response are chosen.
+/// A way to choose the masked tokens of a response.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Rule {
-    /// Those above the threshold.
+pub enum MaskRule {
+    /// Tokens above the threshold.
     Above(f64),
-    /// Those below the threshold.
+    /// Tokens below the threshold.
     Below(f64),
-    /// As many as are above the threshold, but the lowest ones; equal ones in the order of the response.
+    /// As many as are above the threshold, but the lowest ones; equal ones in the order of the
+    /// response.
     Lowest(f64),
     /// As many as are above the threshold, but drawn evenly and without replacement.
     Random(f64),
-    /// Those above the threshold, and the first `equal` ones of the table that lie on it.
+    /// Tokens above the threshold, and the first `equal` ones of the table that lie on it.
     Budget {
         /// The lowest perplexity that is masked.
         threshold: f64,
-        /// How many on the threshold are still to be masked.
+        /// Number of tokens on the threshold that are still to be masked.
         equal: usize,
     },
     /// None.
     Nothing,
 }
 
-impl Rule {
+impl MaskRule {
     /// The threshold; `None` where nothing is compared.
     pub fn threshold(&self) -> Option<f64> {
         match self {
-            Rule::Above(t) | Rule::Below(t) | Rule::Lowest(t) | Rule::Random(t) => Some(*t),
-            Rule::Budget { threshold, .. } => Some(*threshold),
-            Rule::Nothing => None,
+            MaskRule::Above(t) | MaskRule::Below(t) | MaskRule::Lowest(t) | MaskRule::Random(t) => {
+                Some(*t)
+            }
+            MaskRule::Budget { threshold, .. } => Some(*threshold),
+            MaskRule::Nothing => None,
         }
     }
 
     /// Sets `kept` to false for the masked tokens of a response and returns how many they are.
     ///
-    /// `kept` is all true and as long as `perplexities`. Responses come in the order of the table. `draws` gives the
-    /// random numbers of the row.
+    /// `kept` is all true and as long as `perplexities`. Responses come in the order of the table.
+    /// `draws` gives the random numbers of the row.
     pub fn mark(
         &mut self,
         perplexities: &[f64],
@@ -47,22 +51,22 @@ impl Rule {
         kept: &mut [bool],
     ) -> usize {
         match self {
-            Rule::Nothing => 0,
-            Rule::Above(threshold) => mark_where(perplexities, kept, |p| p > *threshold),
-            Rule::Below(threshold) => mark_where(perplexities, kept, |p| p < *threshold),
-            Rule::Budget { threshold, equal } => mark_where(perplexities, kept, |p| {
+            MaskRule::Nothing => 0,
+            MaskRule::Above(threshold) => mark_where(perplexities, kept, |p| p > *threshold),
+            MaskRule::Below(threshold) => mark_where(perplexities, kept, |p| p < *threshold),
+            MaskRule::Budget { threshold, equal } => mark_where(perplexities, kept, |p| {
                 let on_threshold = p == *threshold && *equal > 0;
                 *equal -= usize::from(on_threshold);
                 p > *threshold || on_threshold
             }),
-            Rule::Lowest(threshold) => {
+            MaskRule::Lowest(threshold) => {
                 let (count, mut predicted) = candidates(perplexities, *threshold);
                 // The sort is stable, so that equal ones stay in the order of the response.
                 predicted.sort_by(|&a, &b| perplexities[a].total_cmp(&perplexities[b]));
                 predicted[..count].iter().for_each(|&i| kept[i] = false);
                 count
             }
-            Rule::Random(threshold) => {
+            MaskRule::Random(threshold) => {
                 let (count, mut predicted) = candidates(perplexities, *threshold);
                 let draws = draws();
                 // The first steps of a Fisher-Yates shuffle.
@@ -90,14 +94,15 @@ fn mark_where(
     count
 }
 
-/// How many tokens are above the threshold, and the positions of all that have a prediction.
+/// Returns the number of tokens above the threshold, and the positions of all that have a
+/// prediction.
 fn candidates(perplexities: &[f64], threshold: f64) -> (usize, Vec<usize>) {
     let count = perplexities.iter().filter(|p| **p > threshold).count();
     (count, (0..perplexities.len()).filter(|&i| !perplexities[i].is_nan()).collect())
 }
 
-/// `share * n`, rounded down. A product within rounding of a whole number is that number: 0.29 of 100 is 29, although the
-/// f64 nearest to 0.29 is a little less.
+/// `share * n`, rounded down. A product within rounding of a whole number is that number: 0.29 of
+/// 100 is 29, although the f64 nearest to 0.29 is a little less.
 pub fn whole_part(share: f64, n: u64) -> usize {
     let product = share * n as f64;
     let whole = product.round();
@@ -105,17 +110,18 @@ pub fn whole_part(share: f64, n: u64) -> usize {
     (if within_rounding { whole } else { product.floor() }) as usize
 }
 
-/// The rule that masks exactly `count` tokens of a table (all predicted ones when they are fewer), the most perplexing
-/// first and equal ones in the order of the table. Reorders the values, which are those of the predicted tokens.
-pub fn budget(values: &mut [f64], count: usize) -> Rule {
+/// The rule that masks exactly `count` tokens of a table (all predicted ones when they are fewer),
+/// the most perplexing first and equal ones in the order of the table. Reorders the values, which
+/// are those of the predicted tokens.
+pub fn budget(values: &mut [f64], count: usize) -> MaskRule {
     let count = count.min(values.len());
     let Some(first) = count.checked_sub(1) else {
-        return Rule::Nothing;
+        return MaskRule::Nothing;
     };
     let (above, threshold, _) = values.select_nth_unstable_by(first, |a, b| b.total_cmp(a));
     let threshold = *threshold;
     let equal = count - above.iter().filter(|value| **value > threshold).count();
-    Rule::Budget { threshold, equal }
+    MaskRule::Budget { threshold, equal }
 }
 
 #[cfg(test)]
@@ -125,7 +131,7 @@ mod tests {
 
     use super::*;
 
-    fn marked(mut rule: Rule, perplexities: &[f64]) -> Vec<bool> {
+    fn marked(mut rule: MaskRule, perplexities: &[f64]) -> Vec<bool> {
         let mut kept = vec![true; perplexities.len()];
         let count = rule.mark(perplexities, || Draws::new("test", 1, &[]), &mut kept);
         assert_eq!(count, kept.iter().filter(|kept| !**kept).count());
@@ -135,9 +141,9 @@ mod tests {
     #[test]
     fn thresholds_are_strict_and_spare_what_has_no_prediction() {
         let row = [1.0, 2.5, 2.6, f64::NAN];
-        assert_eq!(marked(Rule::Above(2.5), &row), [false, false, true, false]);
-        assert_eq!(marked(Rule::Below(2.5), &row), [true, false, false, false]);
-        assert_eq!(marked(Rule::Lowest(2.5), &row), [true, false, false, false]);
+        assert_eq!(marked(MaskRule::Above(2.5), &row), [false, false, true, false]);
+        assert_eq!(marked(MaskRule::Below(2.5), &row), [true, false, false, false]);
+        assert_eq!(marked(MaskRule::Lowest(2.5), &row), [true, false, false, false]);
     }
 
     #[test]
@@ -167,10 +173,10 @@ mod tests {
         fn controls_mask_as_many_as_above_in_every_row(rows in rows(), threshold in 0.5..6.0) {
             for row in rows {
                 let count = |masked: Vec<bool>| masked.iter().filter(|m| **m).count();
-                let above = count(marked(Rule::Above(threshold), &row));
-                prop_assert_eq!(above, count(marked(Rule::Random(threshold), &row)));
-                prop_assert_eq!(above, count(marked(Rule::Lowest(threshold), &row)));
-                let random = marked(Rule::Random(threshold), &row);
+                let above = count(marked(MaskRule::Above(threshold), &row));
+                prop_assert_eq!(above, count(marked(MaskRule::Random(threshold), &row)));
+                prop_assert_eq!(above, count(marked(MaskRule::Lowest(threshold), &row)));
+                let random = marked(MaskRule::Random(threshold), &row);
                 prop_assert!(row.iter().zip(random).all(|(p, masked)| !(masked && p.is_nan())));
             }
         }

@@ -9,14 +9,14 @@ use refrain_lm::random::{Stream, permutation};
 
 use crate::tables::scan;
 
-use super::{Prompt, Prompts, cell, row_error};
+use super::{Prompt, PromptRenderer, cell, row_error};
 
 parameters! {
     /// The parameter `shots`.
     pub(crate) struct Shots {
         /// The table with the examples: prompts and responses
         data: &Table,
-        /// How many examples stand before each prompt
+        /// Examples before each prompt
         #[range(1..=1000)]
         count: u64,
         /// Which examples, and in which order
@@ -30,7 +30,7 @@ impl Shots {
     pub fn draw(
         &self,
         context: &Context<'_>,
-        prompts: &Prompts,
+        prompts: &PromptRenderer,
     ) -> Result<Vec<(Prompt, String)>, StageError> {
         let table = TableReader::open(context.table("shots.data")?)?;
         if self.count > table.rows() {

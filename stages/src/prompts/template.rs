@@ -10,7 +10,8 @@ use arrow::datatypes::{
 use arrow::util::display::array_value_to_string;
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, escape_formatter};
 
-/// Steps that one rendering may take: far more than any prompt needs, and an end for a loop without one.
+/// Steps that one rendering may take: far more than any prompt needs, and an end for a loop without
+/// one.
 const FUEL: u64 = 1_000_000;
 
 /// A checked template and the columns that it reads.

@@ -1,4 +1,5 @@
-//! Runs a process in a group of its own, keeps the end of what it prints, and ends the group when asked to stop.
+//! Runs a process in a group of its own, keeps the end of what it prints, and ends the group when
+//! asked to stop.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, PipeReader, Read};
@@ -19,16 +20,18 @@ use refrain_engine::kind::{Cancel, StageError};
 const TAIL: usize = 8 * 1024;
 /// Longest time between two looks at a process.
 const POLL: Duration = Duration::from_millis(50);
-/// How long the last output is waited for once the process has ended: a process that left the group may hold the pipe.
+/// Wait for the last output once the process has ended: a process that left the group may hold the
+/// pipe.
 const LINGER: Duration = Duration::from_secs(1);
-/// How long a process that took too long may take to end by itself.
+/// Grace period between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
-/// Starts a program with its private memory limited to the kibibytes of `$1`, or to less where less is allowed.
+/// Starts a program with its private memory limited to the kibibytes of `$1`, or to less where less
+/// is allowed.
 ///
-/// What is limited is what the process writes to alone, not its address space: of that many programs reserve far more
-/// than they use. Each process of the command has the limit for itself.
+/// What is limited is what the process writes to alone, not its address space: of that many
+/// programs reserve far more than they use. Each process of the command has the limit for itself.
 const LIMITED: &str = "ulimit -d \"$1\" 2>/dev/null; shift; exec \"$@\"";
-/// What stands in place of a secret.
+/// The mask of a secret.
 const MASK: &str = "***";
 
 /// A command and all that it is given.
@@ -39,13 +42,13 @@ pub(super) struct Job<'a> {
     pub folder: &'a Path,
     /// All variables that it sees.
     pub environment: &'a BTreeMap<String, String>,
-    /// What must not be shown, each at least one byte.
+    /// Texts that must not be shown, each at least one byte.
     pub secrets: &'a [String],
     /// Bytes of memory that each of its processes may take for itself.
     pub memory: Option<u64>,
 }
 
-/// How a process ended.
+/// The end of a process.
 #[derive(Debug, PartialEq)]
 pub(super) enum Ended {
     /// With exit status 0.
@@ -120,11 +123,11 @@ fn spawn(job: &Job<'_>) -> Result<(Child, PipeReader), StageError> {
     Ok((child, reader))
 }
 
-/// Where a program lies: a relative path with a slash is one in the scratch folder, whatever the current folder is; a
-/// bare name is looked for in the folders of the command's own PATH.
+/// Where a program lies: a relative path with a slash is one in the scratch folder, whatever the
+/// current folder is; a bare name is looked for in the folders of the command's own PATH.
 ///
-/// The system would look a bare name up as well, but only in a copy of this process made for the purpose, which takes
-/// longer than most of what is started.
+/// The system would look a bare name up as well, but only in a copy of this process made for the
+/// purpose, which takes longer than most of what is started.
 fn place_of(program: &str, job: &Job<'_>) -> PathBuf {
     if program.contains('/') {
         return job.folder.join(program);
@@ -142,10 +145,12 @@ fn place_of(program: &str, job: &Job<'_>) -> PathBuf {
     places.into_iter().find(executable).unwrap_or_else(|| program.into())
 }
 
-/// Waits for the end of the process, or for a request to stop; then kills whatever is left of its group. Says whether
-/// it ended within its time; when that is over, it is first asked to end by itself.
+/// Waits for the end of the process, or for a request to stop; then kills whatever is left of its
+/// group. Says whether it ended within its time; when that is over, it is first asked to end by
+/// itself.
 ///
-/// The group is killed before the process is reaped: until then its number cannot become that of another group.
+/// The group is killed before the process is reaped: until then its number cannot become that of
+/// another group.
 fn wait(
     child: &mut Child,
     output: &mut Output<'_>,
@@ -200,7 +205,7 @@ fn has_ended(child: Pid) -> io::Result<bool> {
     }
 }
 
-/// What the process prints.
+/// The output of the process.
 struct Output<'a> {
     /// `None` once nobody can write to it any more.
     pipe: Option<PipeReader>,
@@ -250,7 +255,8 @@ impl Tail {
 
     /// The text for people: secrets masked, control characters escaped.
     ///
-    /// Where the start was cut off a secret may be cut in two. So one more byte than a secret can leave is not shown.
+    /// Where the start was cut off a secret may be cut in two. So one more byte than a secret can
+    /// leave is not shown.
     fn show(&self, secrets: &[String], longest_secret: usize) -> String {
         let bytes: Vec<u8> = self.bytes.iter().copied().collect();
         let secret = secret_bytes(&bytes, secrets);
@@ -359,7 +365,8 @@ mod tests {
         );
     }
 
-    /// What is late is asked to end first, and killed when it does not; success that comes too late is none.
+    /// What is late is asked to end first, and killed when it does not; success that comes too late
+    /// is none.
     #[test]
     fn what_takes_too_long_is_asked_to_end_and_then_killed() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! Windows over rows that are longer than a model should see at once: the strided perplexity of long texts.
+//! Windows over rows that are longer than a model should see at once: the strided perplexity of
+//! long texts.
 
 use std::ops::Range;
 
@@ -10,7 +11,7 @@ parameters! {
     /// The parameter `window`.
     #[derive(Copy)]
     pub(super) struct Window {
-        /// Most tokens that the model sees at once
+        /// Limit of the tokens that the model sees at once
         #[range(2..=MOST_TOKENS)]
         length: usize,
         /// Tokens from the beginning of one window to that of the next, fewer than `length`
@@ -26,12 +27,13 @@ pub(super) struct Piece {
     pub row: usize,
     /// The tokens that are seen.
     pub seen: Range<usize>,
-    /// The first of them whose probability is taken from this piece; that of all before is known from earlier ones.
+    /// The first of them whose probability is taken from this piece; that of all before is known
+    /// from earlier ones.
     pub first: usize,
 }
 
-/// The pieces of a row of so many tokens. Every token after the first is taken from exactly one piece, the first that
-/// reaches it; a row of fewer than two tokens has none.
+/// Cuts a row of that many tokens into pieces. Every token after the first is taken from exactly
+/// one piece, the first that reaches it; a row of fewer than two tokens has none.
 pub(super) fn pieces(row: usize, tokens: usize, window: Option<Window>) -> Vec<Piece> {
     let Window { length, stride } = window.unwrap_or(Window { length: tokens, stride: tokens });
     let mut pieces = Vec::new();

@@ -219,8 +219,7 @@ fn a_mask_of_another_tokenizer_is_refused() {
     let parameters = format!("{SHORT}, lora: {{ rank: 2 }}");
     bench.run("finetune", &parameters, &[("model", &llama), ("data", &table)]).unwrap();
     let error = message(bench.run("finetune", &parameters, &[("model", &qwen), ("data", &table)]));
-    let expected =
-        "row 0: its tokens do not spell its text: the mask was made with another tokenizer";
+    let expected = "row 0: its `token_ids` do not decode to its text: the mask was made with another tokenizer";
     assert_eq!(error, expected);
 }
 

@@ -169,7 +169,7 @@ fn of_new_models() {
     );
     assert_eq!(
         of("", "vocab_size: 300", ", kl: { weight: 1 }"),
-        ["kl: a new model has random weights, which are nothing to stay near"]
+        ["kl: `kl` needs `model`: with `from` there is no base to stay near"]
     );
     assert_eq!(
         of("", "vocab_size: 300", ", model: m"),

@@ -1,6 +1,6 @@
 //! `score` against the reference log-probabilities, and what must not change its bytes.
 
-use refrain_engine::kind::{Input, MAIN, StageError};
+use refrain_engine::kind::{Input, MAIN, NodeResult, StageError};
 use refrain_lm::model::{LanguageModel, ModelPath};
 use refrain_lm::score::score;
 
@@ -118,7 +118,9 @@ fn cut_empty_and_long_rows() {
     let scored = bench.made("score", "model: m, data: d, max_tokens: 14", &inputs);
     assert!(scored.column_by_name("loss_mask").is_none(), "a mask of other tokens stayed");
     let perplexities = float64(&scored, "perplexity");
-    assert!(perplexities[0].is_none() && perplexities[1].is_some());
+    assert!(perplexities[0].is_some() && perplexities[1].is_some());
+    let notes = bench.notes();
+    assert!(notes.iter().any(|note| note.contains("rows are cut to `max_tokens`")), "{notes:?}");
     for (row, text) in strings(&scored, "text").iter().enumerate() {
         let offsets = &int_lists(&scored, "offsets")[row];
         assert!(offsets.len() <= 14 && offsets.windows(2).all(|pair| pair[0] <= pair[1]));
@@ -128,6 +130,32 @@ fn cut_empty_and_long_rows() {
     let StageError::Failed { message, hint } = error else { panic!("{error}") };
     assert!(message.starts_with("row 2 (`c`) is too long: it has "), "{message}");
     assert!(hint.unwrap().contains("max_tokens"));
+}
+
+/// The end of turn is a token of the response: the only one of an empty response, which `finetune` trains on.
+#[test]
+fn score_and_finetune_agree_on_an_empty_response() {
+    let Some(folder) = shared("parity/llama") else { return };
+    let model = model(&folder.join("model"));
+    let bench = Bench::new();
+    let rows = texts(&[("prompt", &["Hi", "Hi", "Hi"]), ("response", &["", " ", "ok"])]);
+    let table = bench.table(&rows);
+    let inputs = [("model", &model), ("data", &table)];
+    let metric = |outputs: &NodeResult, name: &str| {
+        outputs.metrics.iter().find(|metric| metric.metric == name).unwrap().value
+    };
+
+    let scored = bench.run("score", "model: m, data: d", &inputs).unwrap();
+    let table = bench.read(&scored.artifacts[MAIN]);
+    let (ids, perplexities) = (int_lists(&table, "token_ids"), float64(&table, "perplexity"));
+    assert!(perplexities.iter().all(Option::is_some), "{perplexities:?}");
+    assert!(ids[0] != ids[1] || perplexities[0] == perplexities[1], "{perplexities:?}");
+    let notes = bench.notes();
+    assert!(notes.iter().any(|note| note.starts_with("the response is empty in ")), "{notes:?}");
+
+    let parameters = "model: m, data: d, lora: { rank: 2 }, steps: 1, batch_size: 3";
+    let trained = bench.run("finetune", parameters, &inputs).unwrap();
+    assert_eq!(metric(&trained, "active_tokens"), metric(&scored, "response_tokens"));
 }
 
 #[test]

@@ -245,7 +245,7 @@ fn wrong_parameters_are_named() {
     assert_eq!(only("task: number, extract: { after: '' }"), "extract.after: `after` is empty");
     assert_eq!(
         only("task: regex, pattern: '(a'"),
-        "pattern: it is no regular expression: unclosed group"
+        "pattern: it is not a regular expression: unclosed group"
     );
     assert_eq!(
         problems("task: perplexity"),

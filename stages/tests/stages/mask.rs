@@ -288,3 +288,15 @@ fn rows_that_do_not_fit_are_named() {
     cancel.cancel();
     assert!(matches!(bench.run_until("above: 2", &table, &cancel), Err(StageError::Cancelled)));
 }
+
+/// Scores that another program made are looked at before they are believed.
+#[test]
+fn scores_out_of_their_range_are_refused_with_their_row() {
+    let bench = Bench::new("mask");
+    let error = |score: f32| {
+        message(bench.run("above: 2", &scored(&[&[Some(-1.0)], &[Some(-1.0), Some(score)]], 0)))
+    };
+    assert_eq!(error(1.0), "row 1 (`r1`): a log-probability is 1, which is above 0");
+    assert_eq!(error(f32::NEG_INFINITY), "row 1 (`r1`): a log-probability is -inf");
+    assert_eq!(error(f32::NAN), "row 1 (`r1`): a log-probability is NaN");
+}

@@ -231,8 +231,11 @@ fn outputs_of_another_nature_are_refused() {
     );
     assert_eq!(message("echo x > ${out.o}", "model"), "the command's output `o` is not a folder");
     let table = message("echo x > ${out.o}", "table");
-    assert!(table.starts_with("the command's output `o` is no readable Parquet file: "), "{table}");
-    let no_model = "the command's output `o` is no model: it holds no";
+    assert!(
+        table.starts_with("the command's output `o` is not a readable Parquet file: "),
+        "{table}"
+    );
+    let no_model = "the command's output `o` is not a model: it holds no";
     assert_eq!(message("mkdir ${out.o}", "model"), format!("{no_model} weights"));
     let adapter =
         "mkdir ${out.o}; touch ${out.o}/adapter_config.json ${out.o}/adapter_model.safetensors";

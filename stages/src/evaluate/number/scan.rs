@@ -2,7 +2,7 @@
 
 use super::value::{Decimal, Number};
 
-/// What may stand between groups of three digits.
+/// Separators of groups of three digits.
 const SEPARATORS: [&str; 11] =
     [",", "'", "\u{2019}", " ", "\u{a0}", "\u{202f}", "\u{2009}", "\u{2007}", "_", "{,}", "\\,"];
 
@@ -32,7 +32,8 @@ const VULGAR: [(char, u8, u8); 18] = [
 const OPERATORS: [&str; 13] =
     ["/", "\u{2044}", ":", "^", "**", "*", "×", "·", "÷", "\\times", "\\cdot", "+", "x"];
 
-/// Characters that join digits without space into something that is not a list of numbers: dates, versions, `5'10`.
+/// Characters that join digits without space into something that is not a list of numbers: dates,
+/// versions, `5'10`.
 const JOINTS: [char; 5] = [',', '.', '\'', '\u{2019}', '_'];
 
 /// Reads numbers at places of a text; all places are offsets in bytes.
@@ -109,7 +110,8 @@ impl<'t> Scanner<'t> {
         let operator = OPERATORS.iter().find(|sign| rest.starts_with(**sign));
         let behind = operator.map(|sign| at + sign.len()).or_else(|| self.minus(at))?;
 
-        // `7 -8` are two numbers, and so are those of `Step 2: 3`; `7 - 8`, `7-8` and `2 : 3` are expressions.
+        // `7 -8` are two numbers, and so are those of `Step 2: 3`; `7 - 8`, `7-8` and `2 : 3` are
+        // expressions.
         let operand = self.spaces(behind);
         let balanced = (at > end) == (operand > behind) || rest.starts_with('/');
         let (operand, _) = self.signs(operand);
@@ -236,7 +238,8 @@ impl<'t> Scanner<'t> {
         Some((end, above?, below?))
     }
 
-    /// Reads `1,234.5e6`: its end, its value unless its exponent is out of range, and whether it is digits alone.
+    /// Reads `1,234.5e6`: its end, its value unless its exponent is out of range, and whether it is
+    /// digits alone.
     fn decimal(&self, start: usize) -> Option<(usize, Option<Decimal>, bool)> {
         let (mut end, whole) = self.grouped(start);
         let mut fraction = "";
@@ -271,7 +274,8 @@ impl<'t> Scanner<'t> {
                 self.rest(at).starts_with(separator).then(|| self.digits(at + separator.len()))?;
             (digits.len() == 3).then_some(digits)
         };
-        // A space before three digits is a separator only where the digits before it begin a number.
+        // A space before three digits is a separator only where the digits before it begin a
+        // number.
         let possible = |separator: &str| {
             separator.chars().all(|c| !c.is_whitespace()) || !first.starts_with('0')
         };

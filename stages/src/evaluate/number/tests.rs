@@ -6,7 +6,8 @@ fn found(text: &str) -> Vec<&str> {
     numbers(text).map(|found| found.text).collect()
 }
 
-/// A text, its last number as written, and a plain spelling of the same value; `None` where it equals no number.
+/// A text, its last number as written, and a plain spelling of the same value; `None` where it
+/// equals no number.
 const CASES: &[(&str, &str, Option<&str>)] = &[
     // Signs and currencies.
     ("it is -5", "-5", Some("-5")),

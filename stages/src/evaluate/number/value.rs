@@ -72,7 +72,8 @@ impl Number {
         Number { negative: false, magnitude: Magnitude::Decimal(decimal) }
     }
 
-    /// Returns `whole + numerator / denominator`; `None` where the denominator is zero or a part is too long.
+    /// Returns `whole + numerator / denominator`; `None` where the denominator is zero or a part is
+    /// too long.
     pub(super) fn fraction(
         whole: &Decimal,
         numerator: &Decimal,
