@@ -73,8 +73,7 @@ choices! {
 }
 
 /// The help of the parameter `backend`.
-pub(crate) const ABOUT_BACKEND: &str =
-    "The backend; `auto` chooses by the model's folder alone: safetensors of Llama, Mistral, \
+pub(crate) const ABOUT_BACKEND: &str = "The backend; `auto` chooses by the model's folder alone: safetensors of Llama, Mistral, \
      Gemma 2 and Qwen 2 are native, everything else is mistralrs's";
 
 impl BackendChoice {

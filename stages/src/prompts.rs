@@ -24,8 +24,7 @@ use template::Template;
 pub(crate) use shots::Shots;
 
 /// The help of the parameter `prompt`.
-pub(crate) const ABOUT_PROMPT: &str =
-    "A minijinja template over the row's columns that makes the prompt; without it the column \
+pub(crate) const ABOUT_PROMPT: &str = "A minijinja template over the row's columns that makes the prompt; without it the column \
      `prompt`, else `messages`";
 
 /// The help of the parameter `system`.
