@@ -120,7 +120,7 @@ fn header(model: &LanguageModel) -> Vec<(&'static str, Value)> {
         ("llama.attention.head_count_kv", size(config.kv_heads)),
         ("llama.attention.layer_norm_rms_epsilon", Value::F32(config.norm_eps as f32)),
         ("llama.rope.dimension_count", size(config.head_dim)),
-        ("llama.rope.freq_base", Value::F32(config.rope_theta as f32)),
+        ("llama.rope.freq_base", Value::F32(config.rope.theta as f32)),
         ("tokenizer.ggml.model", Value::Text("gpt2")),
         ("tokenizer.ggml.pre", Value::Text("llama-bpe")),
         ("tokenizer.ggml.tokens", Value::Texts(tokens())),
