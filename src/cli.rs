@@ -138,6 +138,10 @@ pub enum Command {
     #[command(subcommand)]
     #[command(after_help = "Example:\n  refrain cache stat sweep.yaml")]
     Cache(Cache),
+    /// List the kinds of stages, or print the parameters, columns and metrics of one
+    #[command(after_help = "Examples:\n  refrain kind\n  refrain kind mask\n  \
+                            refrain kind --all --format markdown > language.md")]
+    Kind(KindArgs),
     /// Print the JSON Schema of the workflow language, for editors
     #[command(after_help = "Example:\n  refrain schema > refrain.schema.json")]
     Schema,
@@ -149,6 +153,16 @@ pub enum Command {
     #[command(after_help = "Examples:\n  refrain man | man -l -\n  \
                             refrain man --dir /usr/local/share/man/man1")]
     Man(ManArgs),
+}
+
+/// Arguments of `refrain kind`.
+#[derive(Debug, Args)]
+pub struct KindArgs {
+    /// Name of a kind
+    pub name: Option<String>,
+    /// Print the whole reference of the language
+    #[arg(long, conflicts_with = "name")]
+    pub all: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use refrain_cache::gc::RemoveError;
 use refrain_cache::{CacheError, ListingError, RecordError, TableError};
-use refrain_engine::language::diagnostic::{Diagnostic, Diagnostics};
+use refrain_engine::language::diagnostic::{Diagnostic, Diagnostics, Positions};
 use refrain_engine::language::explain::{ErrorClass, Explain};
 use refrain_engine::ledger::lock::LockError;
 use refrain_engine::ledger::roots::RootsError;
@@ -16,7 +16,7 @@ use refrain_engine::store::StoreError;
 use crate::cli::Format;
 use crate::escape::{colour, escape_controls};
 use crate::output;
-use crate::snippet::diagnostics_text;
+use crate::snippet::{Severity, diagnostics_text};
 
 /// Returns the exit code of a command: its own, unless it succeeded and its data were lost.
 pub fn exit_code(own: ExitCode, format: Format) -> ExitCode {
@@ -77,7 +77,13 @@ impl CommandError {
 
     fn text(&self, colour: bool) -> String {
         match self {
-            CommandError::Workflow(diagnostics) => diagnostics_text(diagnostics, colour),
+            CommandError::Workflow(diagnostics) => {
+                let count = diagnostics.items.len();
+                let path = escape_controls(&diagnostics.source_text.path.display().to_string());
+                let plural = if count == 1 { "" } else { "s" };
+                let total = format!("error: {count} problem{plural} in `{path}`");
+                format!("{}\n\n{total}", diagnostics_text(diagnostics, Severity::Error, colour))
+            }
             CommandError::Plain { message, hint, .. } => {
                 let hint = hint.as_ref().map(|h| format!("\n  = help: {h}")).unwrap_or_default();
                 escape_controls(&format!("error: {message}{hint}"))
@@ -87,7 +93,10 @@ impl CommandError {
 
     fn json(&self) -> serde_json::Value {
         let errors: Vec<_> = match self {
-            CommandError::Workflow(d) => d.items.iter().map(|item| error_json(d, item)).collect(),
+            CommandError::Workflow(d) => {
+                let mut positions = d.source_text.positions();
+                d.items.iter().map(|item| error_json(d, item, &mut positions)).collect()
+            }
             CommandError::Plain { message, hint, .. } => {
                 let hints: Vec<&String> = hint.iter().collect();
                 vec![
@@ -99,9 +108,21 @@ impl CommandError {
     }
 }
 
-fn error_json(diagnostics: &Diagnostics, item: &Diagnostic) -> serde_json::Value {
+/// Prints problems that do not stop a command to stderr.
+pub fn warn(diagnostics: &Diagnostics, format: Format) {
+    if format != Format::Json && !diagnostics.items.is_empty() {
+        let text = diagnostics_text(diagnostics, Severity::Warning, colour());
+        output::progress(&format!("{text}\n\n"));
+    }
+}
+
+fn error_json(
+    diagnostics: &Diagnostics,
+    item: &Diagnostic,
+    positions: &mut Positions<'_>,
+) -> serde_json::Value {
     let source = &diagnostics.source_text;
-    let place = item.span.as_ref().map(|span| source.position(span.start));
+    let place = item.span.as_ref().map(|span| positions.of(span.start));
     json!({
         "message": item.message,
         "hints": item.hints,

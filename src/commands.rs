@@ -5,6 +5,7 @@ mod check;
 mod completions;
 mod explain;
 mod graph;
+mod kind;
 mod man;
 mod plan;
 mod results;
@@ -32,6 +33,7 @@ pub fn dispatch(arguments: &Arguments, observers: &Observers) -> Result<ExitCode
         Command::Graph(arguments) => graph::graph(arguments, format),
         Command::Verify(verify) => verify::verify(verify, format),
         Command::Cache(command) => cache::cache(command, format),
+        Command::Kind(arguments) => kind::kind(arguments, format),
         Command::Schema => schema::schema(),
         Command::Completions(completions) => completions::completions(completions, format),
         Command::Man(man) => man::man(man, format),

@@ -168,6 +168,11 @@ impl Session {
         Ok(ManuallyDrop::new(Session { graph, expects, columns, lock, cache, overridden }))
     }
 
+    /// Returns the axes, params and sources that nothing reads, as problems.
+    pub fn unread(&self) -> Diagnostics {
+        Diagnostics::new(self.graph.workflow.source.clone(), self.graph.unread.clone())
+    }
+
     /// Opens the cache, which makes it where it is not there.
     pub fn store(&self) -> Result<Store, CommandError> {
         Ok(Store::open_shared(&self.cache, sharing())?)

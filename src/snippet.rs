@@ -13,8 +13,17 @@ const MESSAGE: usize = 1000;
 /// Most problems that are shown to people; JSON holds all.
 const MOST_SHOWN: usize = 200;
 
+/// Whether problems stop a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// They do.
+    Error,
+    /// They do not.
+    Warning,
+}
+
 /// Formats the problems of a workflow for people.
-pub fn diagnostics_text(diagnostics: &Diagnostics, colour: bool) -> String {
+pub fn diagnostics_text(diagnostics: &Diagnostics, severity: Severity, colour: bool) -> String {
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
     let source = &diagnostics.source_text;
     let path = escape_controls(&source.path.display().to_string());
@@ -24,7 +33,8 @@ pub fn diagnostics_text(diagnostics: &Diagnostics, colour: bool) -> String {
         let message = shortened(escape_controls(&item.message).replace('\n', "\\n"));
         let label = item.label.as_deref().map(escape_controls);
         let place = item.span.as_ref().map(|span| SourceLine::new(&source.text, span));
-        let mut group = Group::with_title(Level::ERROR.primary_title(message.as_str()));
+        let level = if severity == Severity::Error { Level::ERROR } else { Level::WARNING };
+        let mut group = Group::with_title(level.primary_title(message.as_str()));
         if let Some(place) = &place {
             let annotation =
                 AnnotationKind::Primary.span(place.within.clone()).label(label.as_deref());
@@ -41,8 +51,6 @@ pub fn diagnostics_text(diagnostics: &Diagnostics, colour: bool) -> String {
     if count > MOST_SHOWN {
         reports.push(format!("{} more problems are not shown", count - MOST_SHOWN));
     }
-    reports
-        .push(format!("error: {count} problem{} in `{path}`", if count == 1 { "" } else { "s" }));
     reports.join("\n\n")
 }
 

@@ -36,8 +36,12 @@ pub fn parse() -> Result<Arguments, ExitCode> {
 
 /// Refuses a format that the command does not have.
 fn check(arguments: Arguments) -> Result<Arguments, clap::Error> {
-    let has_table = matches!(arguments.command, Command::Results(_) | Command::Run(_));
-    if arguments.format.is_of_tables() && !has_table {
+    let has_format = match arguments.command {
+        Command::Results(_) | Command::Run(_) => true,
+        Command::Kind(_) => arguments.format == Format::Markdown,
+        _ => false,
+    };
+    if arguments.format.is_of_tables() && !has_format {
         let format = if arguments.format == Format::Csv { "csv" } else { "markdown" };
         let message =
             format!("`--format {format}` works only with `refrain results` and `refrain run`");

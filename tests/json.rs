@@ -82,6 +82,8 @@ fn space() -> Space {
 fn every_command_prints_what_is_documented() {
     let space = space();
     let json = |arguments: &[&str]| space.run(&[arguments, &["--format", "json"]].concat());
+    compare("kind", &json(&["kind"]).stdout);
+    compare("kind NAME", &json(&["kind", "evaluate"]).stdout);
     compare("check", &json(&["check", "w.yaml"]).stdout);
     compare("graph", &json(&["graph", "w.yaml"]).stdout);
     let run = json(&["run", "w.yaml"]);

@@ -29,6 +29,7 @@ mod hostile_tables; // tables that were made to break one
 #[cfg(unix)]
 mod interrupt; // Ctrl-C
 mod json; // the JSON output against its documentation
+mod language; // values, sweeps and names
 mod layers; // which crate may import which
 mod lock; // the lock's format, and its writers
 mod look_ahead; // what plan and explain say before a run

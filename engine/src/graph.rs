@@ -1,9 +1,10 @@
-//! The graph of nodes: what will be computed from what, with every parameter resolved.
+//! The graph of nodes: their inputs, with every parameter resolved.
 
 pub(crate) mod build;
 mod columns;
 pub mod drawing;
 pub(crate) mod gather;
+mod params;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -11,20 +12,21 @@ use std::sync::Arc;
 
 use petgraph::Direction;
 use petgraph::graph::{DiGraph, NodeIndex};
-use serde_json::{Map, Value};
 
 use crate::kind::{ArtifactKind, Kind, OutputDecl};
-use crate::language::diagnostic::{Diagnostics, Span};
+use crate::language::diagnostic::{Diagnostic, Diagnostics, Span};
 use crate::language::workflow::{Settings, Workflow};
 use crate::source::SourceSpec;
 use crate::source::recorded::{FindRecorded, RecordedSource};
+
+pub use params::Params;
 
 /// A node's number: dense, and every input of a node has a smaller one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u32);
 
 impl NodeId {
-    /// The number as an index.
+    /// Returns the number as an index.
     pub fn index(self) -> usize {
         self.0 as usize
     }
@@ -37,11 +39,11 @@ pub struct Edge {
     pub path: String,
     /// The node.
     pub node: NodeId,
-    /// Which of its outputs.
+    /// The name of its output.
     pub output: String,
 }
 
-/// What a node does.
+/// The work of a node.
 #[derive(Debug, Clone)]
 pub enum Work {
     /// Reads a table from files.
@@ -61,8 +63,8 @@ pub enum Work {
     Stage {
         /// The kind.
         kind: Arc<Kind>,
-        /// Its parameters, typed, with defaults, references removed.
-        params: Map<String, Value>,
+        /// Its parameters.
+        params: Params,
     },
 }
 
@@ -87,25 +89,25 @@ pub struct Node {
     pub stage: String,
     /// Its point: names of axes and labels, in the order of the file.
     pub point: Vec<(String, String)>,
-    /// What it does.
+    /// Its work.
     pub work: Work,
-    /// What it reads.
+    /// The outputs that it reads.
     pub inputs: Vec<Edge>,
-    /// What it makes.
+    /// Its own outputs.
     pub outputs: Arc<[OutputDecl]>,
-    /// What it may use.
+    /// The settings of its stage.
     pub settings: Arc<Settings>,
-    /// Where its stage or source stands in the workflow.
+    /// The place of its stage or source in the workflow.
     pub span: Span,
 }
 
 impl Node {
-    /// Whether the node stands for something that the workflow reads but does not make.
+    /// Whether the node is a source: read but not made by the workflow.
     pub fn is_source(&self) -> bool {
         self.work.source().is_some()
     }
 
-    /// The name of the kind, for people.
+    /// Names the kind, for people.
     pub fn kind_name(&self) -> &'static str {
         match &self.work {
             Work::Source(_) => "source",
@@ -116,23 +118,25 @@ impl Node {
         }
     }
 
-    /// What the output of that name is.
+    /// Returns the kind of artifact of an output.
     pub fn output_kind(&self, output: &str) -> Option<ArtifactKind> {
         self.outputs.iter().find(|o| o.name == output).map(|o| o.kind)
     }
 }
 
-/// A workflow with everything resolved: only this can be planned and run.
+/// A resolved workflow, ready to be planned and run.
 #[derive(Debug, Clone)]
 pub struct Graph {
-    /// The workflow that it was made from.
+    /// Its workflow.
     pub workflow: Workflow,
-    /// The nodes; inputs come before what reads them.
+    /// The nodes, inputs before their readers.
     pub nodes: Vec<Node>,
     /// The edges once more, for order and export.
     pub edges: DiGraph<NodeId, ()>,
-    /// What an earlier run recorded of the sources whose files are absent.
+    /// The records of an earlier run of the sources whose files are absent.
     pub absent: HashMap<NodeId, RecordedSource>,
+    /// Axes, params and sources that nothing reads: problems for `check`, warnings elsewhere.
+    pub unread: Vec<Diagnostic>,
 }
 
 impl Graph {
@@ -149,34 +153,33 @@ impl Graph {
         build::graph(workflow, recorded)
     }
 
-    /// The node's data.
+    /// Returns a node by its number.
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.index()]
     }
 
-    /// All numbers, inputs before what reads them.
+    /// Iterates over all numbers, inputs before their readers.
     pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
         (0..self.nodes.len() as u32).map(NodeId)
     }
 
-    /// The node of that name.
+    /// Finds a node by its name.
     pub fn find(&self, name: &str) -> Option<NodeId> {
         self.ids().find(|id| self.node(*id).name == name)
     }
 
-    /// The nodes that read an output of `id`.
+    /// Iterates over the nodes that read an output of `id`.
     pub fn dependents(&self, id: NodeId) -> impl Iterator<Item = NodeId> + '_ {
         self.edges.neighbors(NodeIndex::new(id.index())).map(|n| self.edges[n])
     }
 
-    /// The nodes that `id` reads an output of, each once.
+    /// Iterates over the nodes that `id` reads an output of, each once.
     pub fn inputs(&self, id: NodeId) -> impl Iterator<Item = NodeId> + '_ {
         let node = NodeIndex::new(id.index());
         self.edges.neighbors_directed(node, Direction::Incoming).map(|n| self.edges[n])
     }
 
-    /// The nodes in groups in which none reads another, each after all groups that its nodes read: what can be told of
-    /// a group can be told of all its nodes at once.
+    /// Groups the nodes by depth: no node reads another of its group, and each group follows those that it reads.
     pub fn levels(&self) -> Vec<Vec<NodeId>> {
         let mut level_of = vec![0; self.nodes.len()];
         let mut levels: Vec<Vec<NodeId>> = Vec::new();
@@ -197,7 +200,7 @@ impl Graph {
         levels
     }
 
-    /// The node and everything that it is made from, as flags by number.
+    /// Marks nodes and everything upstream of them, by number.
     pub fn upstream(&self, targets: &[NodeId]) -> Vec<bool> {
         let mut wanted = vec![false; self.nodes.len()];
         for id in targets {

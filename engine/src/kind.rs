@@ -6,8 +6,10 @@
 
 mod context;
 mod declare;
+mod describe;
 mod metrics;
 pub(crate) mod metrics_table;
+mod placeholders;
 mod values;
 
 use std::path::Path;
@@ -21,8 +23,13 @@ pub use declare::{
     Anything, Bounds, CommandText, Model, Number, Numbers, Parameter, Parameters, Referent,
     SecretText, Table, choices, one_of, parameters, trimmed,
 };
+pub use describe::describe;
 pub use metrics::{MetricContext, MetricDecl};
-pub use values::{Reference, Resolved, canonical, check_name, coerce, describe, placeholders};
+pub use placeholders::placeholders;
+pub(crate) use values::written_as_placeholder;
+pub use values::{Reference, Resolved, check_keys, coerce, coerce_param};
+
+pub use crate::language::scalar::{canonical, check_name};
 
 /// A component whose bytes a kind's results depend on, with the version of those bytes.
 ///
@@ -35,7 +42,7 @@ pub struct Component {
     pub version: u32,
 }
 
-/// What an artifact is.
+/// The kind of an artifact.
 pub use refrain_cache::{ArtifactKind, MAIN, NodeResult};
 
 /// The type of a parameter's value.
@@ -81,7 +88,7 @@ pub enum Type {
     Any,
 }
 
-/// What a parameter is when the workflow does not give it.
+/// The value of a parameter that the workflow does not give.
 #[derive(Debug, Clone, Copy)]
 pub enum Default {
     /// The workflow must give it.
@@ -99,7 +106,7 @@ pub struct Param {
     pub name: &'static str,
     /// The type of its value.
     pub ty: Type,
-    /// What holds when it is not given.
+    /// Its value where it is not given.
     pub default: Default,
     /// Whether it can change a result. A knob cannot, and stays out of the key; it stands at the top of its kind's
     /// table, not in a record.
@@ -137,11 +144,11 @@ impl Param {
 pub struct OutputDecl {
     /// Name, as in `NAME.metrics`; [`MAIN`] for the output that the bare name means.
     pub name: String,
-    /// What it is.
+    /// The kind of artifact.
     pub kind: ArtifactKind,
 }
 
-/// What the static check of a kind sees of one node.
+/// One node as the static check of its kind sees it.
 pub struct Check<'a> {
     /// The parameters, typed and with defaults; references removed.
     pub params: &'a Map<String, Value>,
@@ -204,7 +211,7 @@ pub fn same_type(a: &DataType, b: &DataType) -> bool {
     }
 }
 
-/// The name of a column type for people.
+/// Names a column type for people.
 pub fn type_name(ty: &DataType) -> String {
     match ty {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "text".into(),
@@ -222,40 +229,40 @@ pub fn type_name(ty: &DataType) -> String {
     }
 }
 
-/// Something wrong with a node that its parameters' types cannot express.
+/// A problem of a node that its parameters' types cannot express.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// Path of the parameter, for example `keep.where`; empty for the stage as a whole.
     pub at: String,
-    /// What is wrong, as a lowercase fragment.
+    /// The fault, as a lowercase fragment.
     pub message: String,
-    /// What to do.
+    /// The way to mend it.
     pub hint: Option<String>,
-    /// The columns that the table at `at` lacks, where that is the problem: the engine makes one problem of all that
-    /// one table lacks, and names the kinds that add them.
+    /// The columns that the table at `at` lacks, if that is the problem: the engine joins the problems of one
+    /// table, and names the kinds that add the columns.
     pub lacks: Vec<String>,
 }
 
 impl Problem {
-    /// A problem with the parameter at a path.
+    /// Creates a problem of the parameter at a path.
     pub fn at(at: impl Into<String>, message: impl Into<String>) -> Problem {
         Problem { at: at.into(), message: message.into(), hint: None, lacks: Vec::new() }
     }
 
-    /// Adds what to do about it.
+    /// Adds a hint.
     pub fn hint(mut self, hint: impl Into<String>) -> Problem {
         self.hint = Some(hint.into());
         self
     }
 }
 
-/// What a kind's static check says of its main table.
+/// The columns of a kind's main table, where its static check knows them.
 pub type Columns = Option<SchemaRef>;
 
 /// A stage that is planned as two: the first is named `STAGE/suffix` and takes the moved parameters.
 #[derive(Debug, Clone, Copy)]
 pub struct Expansion {
-    /// What follows the stage's name and a slash.
+    /// The part of the first stage's name behind the stage's own and a slash.
     pub suffix: &'static str,
     /// Name of the kind of the first stage.
     pub kind: &'static str,
@@ -282,7 +289,7 @@ pub struct Kind {
     pub name: &'static str,
     /// One sentence on what it does.
     pub about: &'static str,
-    /// What its bytes depend on, beside its parameters and inputs.
+    /// The components whose versions its bytes depend on, beside its parameters and inputs.
     pub components: &'static [Component],
     /// Its parameters.
     pub params: &'static [Param],
@@ -322,7 +329,7 @@ pub struct Kinds {
 }
 
 impl Kinds {
-    /// A registry of the given kinds.
+    /// Creates a registry of the given kinds.
     pub fn new(kinds: Vec<Kind>) -> Kinds {
         Kinds { all: kinds.into(), model_facts: |_| Map::new() }
     }
@@ -338,12 +345,12 @@ impl Kinds {
         (self.model_facts)(folder)
     }
 
-    /// The kind with that name.
+    /// Finds a kind by its name.
     pub fn get(&self, name: &str) -> Option<&Kind> {
         self.all.iter().find(|k| k.name == name)
     }
 
-    /// All kinds, in the order of their registration.
+    /// Iterates over all kinds, in the order of their registration.
     pub fn iter(&self) -> impl Iterator<Item = &Kind> {
         self.all.iter()
     }

@@ -33,8 +33,11 @@ fn outputs_that_depend_on_the_point_are_those_of_the_point() {
     assert_eq!(graph.nodes.len(), 2);
     for node in &graph.nodes {
         let Work::Stage { params, .. } = &node.work else { panic!("`{}` is no stage", node.name) };
-        let wanted =
-            if params["what"] == "table" { ArtifactKind::Table } else { ArtifactKind::Model };
+        let wanted = if params.get("what").is_some_and(|what| what == "table") {
+            ArtifactKind::Table
+        } else {
+            ArtifactKind::Model
+        };
         assert_eq!(node.output_kind(MAIN), Some(wanted), "{}", node.name);
     }
 }

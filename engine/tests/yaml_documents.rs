@@ -17,16 +17,18 @@ fn theirs(text: &str) -> Result<Value, String> {
     serde_yaml::from_str::<serde_yaml::Value>(text).map_err(|e| e.to_string()).and_then(to_json)
 }
 
-/// As the tree of workflows becomes JSON: a float that is not finite has no JSON and is null.
+/// As the tree of workflows becomes JSON: a float that is not finite has no JSON and is a word.
 fn to_json(value: serde_yaml::Value) -> Result<Value, String> {
     Ok(match value {
         serde_yaml::Value::Null => Value::Null,
         serde_yaml::Value::Bool(b) => Value::Bool(b),
         serde_yaml::Value::Number(n) => match n.as_i64() {
             Some(i) => i.into(),
-            None => {
-                n.as_f64().and_then(serde_json::Number::from_f64).map_or(Value::Null, Value::Number)
-            }
+            None => match n.as_f64() {
+                Some(f) if f.is_nan() => "nan".into(),
+                Some(f) if f.is_infinite() => (if f > 0.0 { "inf" } else { "-inf" }).into(),
+                other => other.into(),
+            },
         },
         serde_yaml::Value::String(text) => Value::String(text),
         serde_yaml::Value::Sequence(items) => {
@@ -288,8 +290,8 @@ fn what_the_language_leaves_out_is_refused_by_ours_alone() {
     assert!(ours(&deep(64)).is_ok());
     // Both refuse these, ours with the place.
     for (document, words) in [
-        ("a: 1\na: 2\n", "`a` stands here twice"),
-        ("{a: 1, b: 2, a: 3}\n", "`a` stands here twice"),
+        ("a: 1\na: 2\n", "duplicate key `a`"),
+        ("{a: 1, b: 2, a: 3}\n", "duplicate key `a`"),
         ("a: 1\n---\nb: 2\n", "one YAML document"),
         ("a: !custom 1\n", "tags"),
         ("", "is empty"),

@@ -11,7 +11,7 @@ use refrain_engine::graph::{Graph, Node, NodeId};
 use refrain_engine::plan::{self, Estimate, Plan, Step, Total, Why};
 
 use crate::cli::{self, Format};
-use crate::command_error::CommandError;
+use crate::command_error::{self, CommandError};
 use crate::human::time;
 use crate::session::Session;
 use crate::{machine, output};
@@ -19,6 +19,7 @@ use crate::{machine, output};
 /// Plans the workflow and runs nothing.
 pub fn plan(arguments: &cli::PlanArgs, format: Format) -> Result<ExitCode, CommandError> {
     let session = Session::open(&arguments.workflow)?;
+    command_error::warn(&session.unread(), format);
     let store = session.store()?;
     let lock = session.lock()?;
     let graph = &session.graph;

@@ -22,7 +22,7 @@ use refrain_engine::report::verify::{self, Mismatch};
 use refrain_engine::run::{self, Outcome, Report, RunOptions};
 
 use crate::cli::{self, Format};
-use crate::command_error::CommandError;
+use crate::command_error::{self, CommandError};
 use crate::events::Observers;
 use crate::human::time;
 use crate::session::{Opened, Session, Sources, absolute};
@@ -47,6 +47,7 @@ pub fn run(
         return Ok(unchanged(&cached_report, begin));
     }
     let session = Session::of(opened, &arguments.workflow, Sources::Present)?;
+    command_error::warn(&session.unread(), format);
     let lock = read_lock(&session, arguments.locked)?;
     let store = session.store_for_run()?;
     let options = options(arguments, &session)?;

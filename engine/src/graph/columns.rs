@@ -3,34 +3,34 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema};
+use serde_json::{Map, Value};
 
 use refrain_cache::contained;
 
 use crate::kind::metrics_table;
-use crate::kind::{Check, Columns, Kinds, MAIN, Problem, Resolved};
+use crate::kind::{Check, Columns, Kinds, MAIN, Problem};
 use crate::language::diagnostic::{Diagnostic, Span};
-
 use crate::source::recorded::RecordedSource;
 
-use super::{Node, Work};
+use super::{Node, Work, gather};
 
-/// The columns of the main tables of the nodes so far, and what is wrong with them.
+/// The columns of the main tables of the nodes so far, and their problems.
 #[derive(Default)]
 pub(super) struct Checked {
     columns: Vec<Columns>,
-    /// In the order of the nodes.
+    /// The problems in the order of the nodes.
     pub problems: Vec<Diagnostic>,
 }
 
 impl Checked {
-    /// Takes in the next node, after those that it reads, and checks it where that is asked for; `places` says where its
-    /// values stand in the workflow.
+    /// Adds the next node, after those that it reads, and checks it if `checked`; `place` finds a value in the workflow.
     ///
     /// Node by node, so that the places of a hundred thousand nodes need not be held at once.
     pub fn node(
         &mut self,
         node: &Node,
-        places: &Resolved,
+        params: &Map<String, Value>,
+        place: &dyn Fn(&str) -> Option<Span>,
         before: &[Node],
         kinds: &Kinds,
         recorded: Option<&RecordedSource>,
@@ -39,18 +39,19 @@ impl Checked {
         if !checked {
             return self.columns.push(None);
         }
-        let (of_node, found) = of_node(node, places, &self.columns, recorded, &mut self.problems);
+        let known = &self.columns;
+        let (of_node, found) = of_node(node, params, place, known, recorded, &mut self.problems);
         self.columns.push(of_node);
         for problem in together(found) {
             let input =
                 node.inputs.iter().find(|e| e.path == problem.at).map(|e| &before[e.node.index()]);
-            let place = places.place(&problem.at).unwrap_or(node.span.clone());
+            let place = place(&problem.at).unwrap_or(node.span.clone());
             self.problems.push(diagnostic(node, problem, input, kinds, place));
         }
     }
 }
 
-/// One problem of all the columns that one table lacks.
+/// Joins the problems of all the columns that one table lacks.
 fn together(found: Vec<Problem>) -> Vec<Problem> {
     let mut problems: Vec<Problem> = Vec::new();
     for problem in found {
@@ -72,7 +73,7 @@ fn together(found: Vec<Problem>) -> Vec<Problem> {
     problems
 }
 
-/// The problem of a node, whose table `input` it may be about.
+/// Formats the problem of a node, whose table `input` it may be about.
 fn diagnostic(
     node: &Node,
     problem: Problem,
@@ -91,7 +92,7 @@ fn diagnostic(
     diagnostic.maybe_hint(who_adds(kinds, &lacks)).maybe_hint(renamed).maybe_hint(hint)
 }
 
-/// Which kinds add the columns.
+/// Lists the kinds that add the columns.
 fn who_adds(kinds: &Kinds, columns: &[String]) -> Option<String> {
     let words: Vec<String> = kinds
         .iter()
@@ -106,7 +107,7 @@ fn who_adds(kinds: &Kinds, columns: &[String]) -> Option<String> {
     (!words.is_empty()).then(|| words.join(", "))
 }
 
-/// `a`, `b` and `c`.
+/// Lists names: `a`, `b` and `c`.
 fn listed(names: &[impl std::fmt::Display]) -> String {
     let names: Vec<String> = names.iter().map(|n| format!("`{n}`")).collect();
     match names.as_slice() {
@@ -115,10 +116,16 @@ fn listed(names: &[impl std::fmt::Display]) -> String {
     }
 }
 
-/// The columns of a node's main table, and what its kind says is wrong; a source that cannot be read is a problem too.
+fn has_column(schema: &Schema, name: &str) -> bool {
+    schema.fields().iter().any(|field| field.name() == name)
+}
+
+/// Returns the columns of a node's main table and the problems that its kind finds; a source that cannot be read is a
+/// problem too.
 fn of_node(
     node: &Node,
-    places: &Resolved,
+    params: &Map<String, Value>,
+    place: &dyn Fn(&str) -> Option<Span>,
     known: &[Columns],
     recorded: Option<&RecordedSource>,
     problems: &mut Vec<Diagnostic>,
@@ -132,38 +139,41 @@ fn of_node(
         }
     };
     let mut found: Vec<Problem> = Vec::new();
-    let columns = match &node.work {
-        Work::Model(_) | Work::File(_) => None,
-        Work::Source(_) if recorded.is_some() => recorded.and_then(|r| r.columns.clone()),
-        Work::Source(spec) => match spec.schema() {
-            Ok(schema) => Some(schema),
-            Err(error) => {
-                let place = places.place(error.option()).unwrap_or(node.span.clone());
-                let problem = Diagnostic::at(place, error.to_string());
-                problems.push(problem.maybe_hint(error.hint()));
-                None
+    let columns =
+        match &node.work {
+            Work::Model(_) | Work::File(_) => None,
+            Work::Source(_) if recorded.is_some() => recorded.and_then(|r| r.columns.clone()),
+            Work::Source(spec) => match spec.schema() {
+                Ok(schema) => Some(schema),
+                Err(error) => {
+                    let place = place(error.option()).unwrap_or(node.span.clone());
+                    let problem = Diagnostic::at(place, error.to_string());
+                    problems.push(problem.maybe_hint(error.hint()));
+                    None
+                }
+            },
+            Work::Gather { axes, .. } => of_input("tables[0]").map(|first| {
+                found.extend(axes.iter().filter(|axis| has_column(&first, axis)).map(|axis| {
+                    Problem::at("", gather::collision(axis)).hint(gather::COLLISION_HINT)
+                }));
+                let axes = axes.iter().map(|a| Arc::new(Field::new(a, DataType::Utf8, false)));
+                let mut fields: Vec<Arc<Field>> = axes.collect();
+                fields.extend(first.fields().iter().cloned());
+                Arc::new(Schema::new(fields))
+            }),
+            Work::Stage { kind, .. } => {
+                let inputs: Vec<String> = node.inputs.iter().map(|e| e.path.clone()).collect();
+                let check = Check { params, columns: &of_input, inputs: &inputs };
+                // A panic over a stranger's columns is reported like any other problem.
+                contained(|| (kind.check)(&check, &mut found)).unwrap_or_else(|panic| {
+                    let message = format!("internal error ({panic}); please report it");
+                    problems.push(Diagnostic::at(
+                        node.span.clone(),
+                        format!("stage `{}`: {message}", node.stage),
+                    ));
+                    None
+                })
             }
-        },
-        Work::Gather { axes, .. } => of_input("tables[0]").map(|first| {
-            let mut fields: Vec<Arc<Field>> =
-                axes.iter().map(|a| Arc::new(Field::new(a, DataType::Utf8, false))).collect();
-            fields.extend(first.fields().iter().filter(|f| !axes.contains(f.name())).cloned());
-            Arc::new(Schema::new(fields))
-        }),
-        Work::Stage { kind, params } => {
-            let inputs: Vec<String> = node.inputs.iter().map(|e| e.path.clone()).collect();
-            let check = Check { params, columns: &of_input, inputs: &inputs };
-            // A panic in what is not to be trusted with a stranger's columns is told like any other problem.
-            contained(|| (kind.check)(&check, &mut found)).unwrap_or_else(|panic| {
-                let message =
-                    format!("a part of Refrain gave up on it ({panic}); please report this");
-                problems.push(Diagnostic::at(
-                    node.span.clone(),
-                    format!("stage `{}`: {message}", node.stage),
-                ));
-                None
-            })
-        }
-    };
+        };
     (columns, found)
 }

@@ -1,4 +1,4 @@
-//! The graph as it is drawn: one box a stage, however many nodes it has.
+//! Drawings of the graph: one box per stage, however many nodes it has.
 
 pub mod dot;
 pub mod mermaid;
@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::graph::Graph;
 
-/// The stages and sources in the order of the graph, and what each reads.
+/// The stages and sources in the order of the graph, and the edges between them.
 pub struct StageGraph<'a> {
     /// The boxes.
     pub boxes: Vec<StageBox<'a>>,
@@ -21,12 +21,12 @@ pub struct StageBox<'a> {
     pub name: &'a str,
     /// Its kind.
     pub kind: &'static str,
-    /// How many nodes it has.
+    /// The number of its nodes.
     pub nodes: usize,
 }
 
 impl StageBox<'_> {
-    /// The kind, with the number of nodes where there are several.
+    /// Returns the kind, with the number of nodes where there are several.
     pub fn caption(&self) -> String {
         if self.nodes > 1 {
             format!("{} ×{}", self.kind, self.nodes)
@@ -37,7 +37,7 @@ impl StageBox<'_> {
 }
 
 impl<'a> StageGraph<'a> {
-    /// The stages of a graph.
+    /// Collects the stages of a graph.
     pub fn of(graph: &'a Graph) -> StageGraph<'a> {
         let mut boxes: Vec<StageBox<'a>> = Vec::new();
         let mut places: BTreeMap<&str, usize> = BTreeMap::new();

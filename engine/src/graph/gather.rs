@@ -1,4 +1,4 @@
-//! Puts the tables of all nodes of a stage under each other, with the axes as their first columns.
+//! Concatenates the tables of all nodes of a stage, with the axes as first columns.
 
 use std::sync::Arc;
 
@@ -9,8 +9,17 @@ use refrain_cache::{Artifact, Cache, TableReader};
 
 use crate::kind::{Input, StageError, same_type, type_name};
 
-/// Rows that are held at once.
+/// Rows per batch.
 const BATCH_ROWS: usize = 4096;
+
+/// The hint at an axis that is named like a column.
+pub(super) const COLLISION_HINT: &str =
+    "rename the axis, or the column in the stage or source that makes it";
+
+/// The message at an axis that is named like a column.
+pub(super) fn collision(axis: &str) -> String {
+    format!("gathering adds the axis `{axis}` as a column, but the tables have a column `{axis}`")
+}
 
 /// Writes the gathered table; `labels` has the axes' values for each table.
 pub(crate) fn gather(
@@ -20,17 +29,18 @@ pub(crate) fn gather(
     tables: &[&Input],
 ) -> Result<Artifact, StageError> {
     let first = tables.first().ok_or_else(|| StageError::bug("there is nothing to gather"))?;
-    let columns: Vec<FieldRef> = TableReader::open(first.path())?
-        .schema()
-        .fields()
-        .iter()
-        .filter(|f| !axes.contains(f.name()))
-        .map(|f| Arc::new(f.as_ref().clone().with_nullable(true)))
-        .collect();
+    let reader = TableReader::open(first.path())?;
+    let read = reader.schema();
+    if let Some(axis) = axes.iter().find(|axis| read.column_with_name(axis).is_some()) {
+        return Err(StageError::with_hint(collision(axis), COLLISION_HINT));
+    }
+    let columns: Vec<FieldRef> =
+        read.fields().iter().map(|f| Arc::new(f.as_ref().clone().with_nullable(true))).collect();
     let mut fields: Vec<FieldRef> =
         axes.iter().map(|a| Arc::new(Field::new(a, DataType::Utf8, false))).collect();
     fields.extend(columns.iter().cloned());
     let schema = Arc::new(Schema::new(fields));
+
     let mut writer = cache.new_table(schema.clone())?;
     for (table, labels) in tables.iter().zip(labels) {
         let reader = TableReader::open(table.path())?;

@@ -1,4 +1,4 @@
-//! What a stage sees while it runs: parameters, inputs, a place for its outputs, progress and cancellation.
+//! The context of a running stage: parameters, inputs, a place for its outputs, progress and cancellation.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use refrain_cache::{Artifact, Cache, Digest, Unfinished};
 
 use crate::language::explain::{ErrorClass, Explain};
 
-/// The longest that a request to stop goes unnoticed by who waits.
+/// How soon a waiting thread notices cancellation.
 const NOTICED: Duration = Duration::from_millis(50);
 
 /// A request to stop, shared by everything that runs; what has a time limit is asked to stop by it too.
@@ -75,9 +75,9 @@ impl Cancel {
 pub enum Input {
     /// A Parquet file.
     Table {
-        /// Where it lies.
+        /// Its path.
         path: PathBuf,
-        /// What it is.
+        /// Its artifact.
         artifact: Artifact,
     },
     /// A model: a folder in Hugging Face layout, and adapters to apply to it in order.
@@ -94,15 +94,15 @@ pub enum Input {
     },
     /// Any other file.
     File {
-        /// Where it lies.
+        /// Its path.
         path: PathBuf,
-        /// What it is.
+        /// Its artifact.
         artifact: Artifact,
     },
 }
 
 impl Input {
-    /// What the input is.
+    /// Returns the artifact of the input.
     pub fn artifact(&self) -> &Artifact {
         match self {
             Input::Table { artifact, .. }
@@ -120,7 +120,7 @@ impl Input {
     }
 }
 
-/// What a node may use. Nothing in it can change a result.
+/// The resources of a node. They cannot change a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resources {
     /// Threads, at least 1.
@@ -178,21 +178,21 @@ impl Progress {
     }
 }
 
-/// What a stage's function is given.
+/// The argument of a stage's function.
 pub struct Context<'a> {
     /// Semantic parameters and knobs, typed, with defaults, references removed.
     pub params: &'a Map<String, Value>,
     /// The inputs by the path of their parameter: `data`, `inputs.tool`, `mix[0].data`.
     pub inputs: &'a BTreeMap<String, Input>,
-    /// Where outputs are written.
+    /// The cache that outputs are written to.
     pub cache: &'a Cache,
-    /// Where a long run keeps what it has done, for the next run of the same key; emptied when the node is done.
+    /// The checkpoints of a long run, for the next run of the same key; removed when the node is done.
     pub unfinished: Unfinished<'a>,
     /// Whether all is computed again, also what the row memo knows (`--force`).
     pub fresh: bool,
-    /// What the node may use.
+    /// The resources of the node.
     pub resources: Resources,
-    /// Where progress goes.
+    /// The sink of its progress.
     pub progress: &'a Progress,
     /// Asked at every batch.
     pub cancel: &'a Cancel,
@@ -227,23 +227,23 @@ pub enum StageError {
     /// The input data or the model is wrong for this stage.
     #[error("{message}")]
     Failed {
-        /// What is wrong, as a lowercase fragment.
+        /// The fault, as a lowercase fragment.
         message: String,
-        /// What to do.
+        /// The way to mend it.
         hint: Option<String>,
     },
     /// The disk, the system or a missing backend.
     #[error("{message}")]
     Environment {
-        /// What failed.
+        /// The failure, as a lowercase fragment.
         message: String,
-        /// What to do.
+        /// The way to mend it.
         hint: Option<String>,
     },
     /// A stop was asked for.
     #[error("interrupted")]
     Cancelled,
-    /// Refrain itself is wrong.
+    /// A bug in Refrain.
     #[error("internal error: {0}")]
     Bug(String),
 }
@@ -259,7 +259,7 @@ impl StageError {
         StageError::Failed { message: message.into(), hint: Some(hint.into()) }
     }
 
-    /// Refrain itself is wrong.
+    /// A bug in Refrain.
     pub fn bug(message: impl Into<String>) -> StageError {
         StageError::Bug(message.into())
     }

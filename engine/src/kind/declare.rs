@@ -72,7 +72,7 @@ pub trait Numbers {
     type Item: Number;
 }
 
-/// What a reference names.
+/// The referent of a reference.
 pub trait Referent {
     /// The kind of artifact; `None` for any.
     const ARTIFACT: Option<ArtifactKind>;

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::Kind;
 
-/// What decides which metrics a node writes.
+/// The facts that decide which metrics a node writes.
 #[derive(Debug, Clone, Copy)]
 pub struct MetricContext<'a> {
     /// The parameters, typed and with defaults; references removed.

@@ -10,7 +10,7 @@ use refrain_cache::{Artifact, Cache, CacheError, Digest, Metric, TableError, Tab
 /// The name of the output that holds it.
 pub const OUTPUT: &str = "metrics";
 
-/// Its columns.
+/// Returns its columns.
 pub fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("metric", DataType::Utf8, false),

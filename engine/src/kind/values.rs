@@ -4,20 +4,22 @@ use serde_json::{Map, Number, Value};
 
 use refrain_cache::ArtifactKind;
 
-use super::{Default, Param, Type};
-use crate::language::diagnostic::{Diagnostic, Span, suggest};
-use crate::language::yaml::{Node, Yaml};
+use super::placeholders::check_placeholders;
+use super::{Default, Param, Type, describe};
+use crate::language::diagnostic::{Diagnostic, Span, similar, suggest};
+use crate::language::scalar::{check_name, label};
+use crate::language::yaml::{Key, Node, Yaml};
 
 /// A name that a parameter gives where an artifact is wanted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reference {
     /// Path of the parameter, for example `mix[0].data`.
     pub path: String,
-    /// What is written there.
+    /// The name as written.
     pub name: String,
-    /// Where.
+    /// Its place.
     pub span: Span,
-    /// What it must be; `None` = any kind.
+    /// The kind of artifact that it must name; `None` = any kind.
     pub kind: Option<ArtifactKind>,
 }
 
@@ -33,7 +35,7 @@ pub struct Resolved {
 }
 
 impl Resolved {
-    /// The place of a path, or of the nearest part of it that the workflow gives.
+    /// Returns the place of a path, or of the nearest part of it that the workflow gives.
     pub fn place(&self, path: &str) -> Option<Span> {
         let mut path = path;
         loop {
@@ -54,123 +56,166 @@ pub fn coerce(
     owner: &str,
     problems: &mut Vec<Diagnostic>,
 ) -> Resolved {
-    let mut walk = Walk { resolved: Resolved::default(), problems, owner };
-    walk.resolved.values = walk.record(params, node, "");
+    let mut walk = Walk { resolved: Resolved::default(), problems };
+    walk.resolved.values = walk.record(params, node, "", owner);
     walk.resolved
+}
+
+/// Checks one parameter of a mapping; `written` is its value, if the mapping has one, and `mapping` its place.
+pub fn coerce_param(
+    param: &Param,
+    written: Option<&Node>,
+    mapping: &Span,
+    owner: &str,
+    problems: &mut Vec<Diagnostic>,
+) -> Resolved {
+    let mut walk = Walk { resolved: Resolved::default(), problems };
+    let value = walk.param(param, written, mapping, "", owner);
+    walk.resolved.values = value.map(|value| (param.name.to_owned(), value)).into_iter().collect();
+    walk.resolved
+}
+
+/// Checks that a mapping has no keys but the parameters of a table.
+pub fn check_keys(
+    params: &[Param],
+    entries: &[(Key, Node)],
+    owner: &str,
+    problems: &mut Vec<Diagnostic>,
+) {
+    for (key, value) in entries {
+        if !params.iter().any(|p| p.name == key.text) {
+            let message = format!("{owner} has no parameter `{}`", key.text);
+            let hint = alias(params, &key.text, value).or_else(|| {
+                suggest(&key.text, params.iter().map(|p| p.name), "its parameters are")
+            });
+            problems.push(Diagnostic::at(key.span.clone(), message).maybe_hint(hint));
+        }
+    }
+}
+
+/// Returns the hint at a name that a parameter, here or in a record below, has in other tools.
+fn alias(params: &[Param], given: &str, value: &Node) -> Option<String> {
+    let value = value.text().unwrap_or("…".into());
+    params
+        .iter()
+        .find_map(|param| path_of_alias(param, given, &value))
+        .map(|here| format!("write `{here}`: what other tools call `{given}`"))
+}
+
+/// Returns how a parameter with that alias is written here: `rank: 16`, or `lora: { rank: 16 }` around it.
+fn path_of_alias(param: &Param, given: &str, value: &str) -> Option<String> {
+    if param.aliases.contains(&given) {
+        return Some(format!("{}: {value}", param.name));
+    }
+    let inner = records(&param.ty)
+        .find_map(|params| params.iter().find_map(|param| path_of_alias(param, given, value)))?;
+    Some(format!("{}: {{ {inner} }}", param.name))
+}
+
+/// Iterates over the records that a value of a type may be.
+fn records(ty: &Type) -> impl Iterator<Item = &'static [Param]> {
+    let types: &[Type] = match ty {
+        Type::OneOf(types) => types,
+        ty => std::slice::from_ref(ty),
+    };
+    types.iter().filter_map(|ty| match ty {
+        Type::Record(params) => Some(*params),
+        _ => None,
+    })
 }
 
 struct Walk<'a> {
     resolved: Resolved,
     problems: &'a mut Vec<Diagnostic>,
-    owner: &'a str,
 }
 
-/// Why a value does not fit its type.
-type Misfit = Diagnostic;
-
 impl Walk<'_> {
-    fn record(&mut self, params: &[Param], node: &Node, path: &str) -> Map<String, Value> {
-        let mut values = Vec::with_capacity(params.len());
+    fn record(
+        &mut self,
+        params: &[Param],
+        node: &Node,
+        path: &str,
+        owner: &str,
+    ) -> Map<String, Value> {
         let entries: &[_] = match &node.value {
             Yaml::Map(entries) => entries,
-            Yaml::Null if path.is_empty() => &[],
+            Yaml::Null | Yaml::Absent if path.is_empty() => &[],
             _ => {
-                self.problems.push(Diagnostic::at(
-                    node.span.clone(),
-                    format!("expected a mapping, found {}", node.type_name()),
-                ));
+                let message = format!("expected a mapping, found {}", node.type_name());
+                self.problems.push(Diagnostic::at(node.span.clone(), message));
                 return Map::new();
             }
         };
-        let shown = if path.is_empty() { self.owner.to_string() } else { format!("`{path}`") };
-        for (key, _) in entries {
-            if !params.iter().any(|p| p.name == key.text) {
-                let known = params.iter().map(|p| p.name);
-                self.problems.push(
-                    Diagnostic::at(
-                        key.span.clone(),
-                        format!("{shown} has no parameter `{}`", key.text),
-                    )
-                    .maybe_hint(suggest(
-                        &key.text,
-                        known,
-                        "its parameters are",
-                    )),
-                );
-            }
-        }
+        check_keys(params, entries, owner, self.problems);
+
+        let mut values = Vec::with_capacity(params.len());
         for param in params {
-            let path = join(path, param.name);
-            match (entries.iter().find(|(k, _)| k.text == param.name), param.default) {
-                (Some((_, value)), _) => {
-                    self.resolved.places.push((path.clone(), value.span.clone()));
-                    match self.value(&param.ty, value, &path) {
-                        Ok(Some(value)) => values.push((param.name.to_owned(), value)),
-                        Ok(None) => {}
-                        Err(misfit) => self.problems.push(misfit),
-                    }
-                }
-                (None, Default::Required) => {
-                    self.problems.push(
-                        Diagnostic::at(
-                            node.span.clone(),
-                            format!("{shown} needs `{}`", param.name),
-                        )
-                        .hint(format!("`{}`: {}", param.name, param.about)),
-                    );
-                }
-                (None, Default::Absent) => {}
-                (None, Default::Json(text)) => {
-                    let value =
-                        serde_json::from_str(text).expect("a default of a kind's table is JSON");
-                    values.push((param.name.to_owned(), value));
-                }
-            }
+            let written = entries.iter().find(|(k, _)| k.text == param.name).map(|(_, v)| v);
+            let value = self.param(param, written, &node.span, path, owner);
+            values.extend(value.map(|value| (param.name.to_owned(), value)));
         }
         exact(values)
     }
 
-    /// The typed value; `None` for a reference, which is noted instead.
-    fn value(&mut self, ty: &Type, node: &Node, path: &str) -> Result<Option<Value>, Misfit> {
-        let misfit =
-            || Diagnostic::at(node.span.clone(), format!("`{path}` must be {}", describe(ty)));
-        let found = || misfit().label(format!("this is {}", node.type_name()));
-        // Behind a `${…}` the value is not to be seen in the line.
-        let outside = || misfit().label(format!("this is {}", canonical(&node.to_json())));
+    /// Checks a parameter of the mapping at `path`. A value that a param or an axis leaves out counts as not written.
+    fn param(
+        &mut self,
+        param: &Param,
+        written: Option<&Node>,
+        mapping: &Span,
+        path: &str,
+        owner: &str,
+    ) -> Option<Value> {
+        let path = join(path, param.name);
+        let written = written.filter(|node| node.value != Yaml::Absent);
+        match (written, param.default) {
+            (Some(node), _) => {
+                self.resolved.places.push((path.clone(), node.span.clone()));
+                let value = self.value(&param.ty, node, &path);
+                value.unwrap_or_else(|problem| {
+                    self.problems.push(problem);
+                    None
+                })
+            }
+            (None, Default::Required) => {
+                let message = format!("{owner} needs `{}`", param.name);
+                let hint = format!("`{}`: {}", param.name, param.about);
+                self.problems.push(Diagnostic::at(mapping.clone(), message).hint(hint));
+                None
+            }
+            (None, Default::Absent) => None,
+            (None, Default::Json(text)) => {
+                Some(serde_json::from_str(text).expect("a default of a kind's table is JSON"))
+            }
+        }
+    }
+
+    /// Returns the typed value; `None` for a reference, which is noted instead.
+    fn value(&mut self, ty: &Type, node: &Node, path: &str) -> Result<Option<Value>, Diagnostic> {
         match (ty, &node.value) {
-            (Type::Text, Yaml::Deferred(_)) => Err(Diagnostic::at(
-                node.span.clone(),
-                format!("`{path}` may not hold `${{in.…}}`, `${{out.…}}` or `${{env:…}}`"),
-            )
-            .hint("they stand in the command and environment of `run` only; write `$${` for a literal `${`")),
-            (Type::Bool, Yaml::Bool(b)) => Ok(Some(Value::Bool(*b))),
-            (Type::Int { min, max }, Yaml::Int(i)) if (min..=max).contains(&i) => Ok(Some(Value::from(*i))),
-            (Type::Int { .. }, Yaml::Int(_)) => Err(outside()),
-            (Type::Int { min, max }, Yaml::Float(f)) if f.fract() == 0.0 && f.abs() < 9e15 => {
-                let whole = *f as i64;
-                if (*min..=*max).contains(&whole) { Ok(Some(Value::from(whole))) } else { Err(outside()) }
+            (Type::Bool, Yaml::Bool(b, _)) => Ok(Some(Value::Bool(*b))),
+            (Type::Int { .. } | Type::Float { .. }, Yaml::Int(..) | Yaml::Float(..)) => {
+                number(ty, &node.value).map(Some).ok_or_else(|| {
+                    // Behind a `${…}` the value is not to be seen in the line.
+                    misfit(ty, node, path).label(format!("this is {}", label(&node.to_json())))
+                })
             }
-            (Type::Int { .. }, Yaml::Float(_)) => Err(outside()),
-            (Type::Float { .. }, Yaml::Int(i)) => float(ty, *i as f64).ok_or_else(outside).map(Some),
-            (Type::Float { .. }, Yaml::Float(f)) => float(ty, *f).ok_or_else(outside).map(Some),
-            (Type::Text, Yaml::Text(t)) => Ok(Some(Value::String(t.clone()))),
-            (Type::Text, Yaml::Int(_) | Yaml::Float(_) | Yaml::Bool(_)) => {
-                Ok(Some(Value::String(canonical(&node.to_json()))))
+            (
+                Type::Text | Type::Command | Type::Secret,
+                Yaml::Text(_)
+                | Yaml::Deferred(_)
+                | Yaml::Int(..)
+                | Yaml::Float(..)
+                | Yaml::Bool(..),
+            ) => text(ty, node, path).map(Some),
+            (Type::Choice(words), Yaml::Text(word)) if words.contains(&word.as_str()) => {
+                Ok(Some(Value::String(word.clone())))
             }
-            (Type::Command | Type::Secret, Yaml::Deferred(t)) => {
-                check_placeholders(ty, t, node, path)?;
-                Ok(Some(Value::String(t.clone())))
-            }
-            (Type::Command | Type::Secret, Yaml::Text(_) | Yaml::Int(_) | Yaml::Float(_) | Yaml::Bool(_)) => {
-                Ok(Some(Value::String(canonical(&node.to_json()).replace("${", "$${"))))
-            }
-            (Type::Choice(words), Yaml::Text(t)) => {
-                if words.contains(&t.as_str()) {
-                    Ok(Some(Value::String(t.clone())))
-                } else {
-                    Err(Diagnostic::at(node.span.clone(), format!("`{path}` cannot be `{t}`"))
-                        .maybe_hint(suggest(t, words.iter().copied(), "it is one of")))
-                }
+            (Type::Choice(words), Yaml::Text(word)) => {
+                let hint = written_as_placeholder(word)
+                    .or_else(|| suggest(word, words.iter().copied(), "it is one of"));
+                let message = format!("`{path}` cannot be `{word}`");
+                Err(Diagnostic::at(node.span.clone(), message).maybe_hint(hint))
             }
             (Type::Reference(kind), Yaml::Text(name)) => {
                 let (path, name, span) = (path.to_string(), name.clone(), node.span.clone());
@@ -178,26 +223,22 @@ impl Walk<'_> {
                 Ok(None)
             }
             (Type::List(item), Yaml::List(nodes)) => self.list(item, nodes, path).map(Some),
-            (Type::Record(params), Yaml::Map(_)) => Ok(Some(Value::Object(self.record(params, node, path)))),
-            (Type::Map(item), Yaml::Map(entries)) => {
-                let mut values = Vec::with_capacity(entries.len());
-                for (key, value) in entries {
-                    check_name(&key.text).map_err(|m| Diagnostic::at(key.span.clone(), m))?;
-                    let path = join(path, &key.text);
-                    self.resolved.places.push((path.clone(), value.span.clone()));
-                    if let Some(value) = self.value(item, value, &path)? {
-                        values.push((key.text.clone(), value));
-                    }
-                }
-                Ok(Some(Value::Object(exact(values))))
+            (Type::Record(params), Yaml::Map(_)) => {
+                let owner = format!("`{path}`");
+                Ok(Some(Value::Object(self.record(params, node, path, &owner))))
             }
+            (Type::Map(item), Yaml::Map(entries)) => self.map(item, entries, path).map(Some),
             (Type::OneOf(types), _) => self.one_of(types, node, path, ty),
+            (Type::Any, Yaml::Deferred(_)) => Err(placeholder_outside(node, path)),
             (Type::Any, _) => Ok(Some(node.to_json())),
-            _ => Err(found()),
+            _ => {
+                let problem = misfit(ty, node, path);
+                Err(problem.label(format!("this is {}", node.type_name())))
+            }
         }
     }
 
-    fn list(&mut self, item: &Type, nodes: &[Node], path: &str) -> Result<Value, Misfit> {
+    fn list(&mut self, item: &Type, nodes: &[Node], path: &str) -> Result<Value, Diagnostic> {
         let mut values = Vec::with_capacity(nodes.len());
         for (i, node) in nodes.iter().enumerate() {
             let path = format!("{path}[{i}]");
@@ -207,19 +248,36 @@ impl Walk<'_> {
         Ok(Value::Array(values))
     }
 
-    /// The first type that fits; when none does, the complaint of the only one of the value's shape.
+    fn map(
+        &mut self,
+        item: &Type,
+        entries: &[(Key, Node)],
+        path: &str,
+    ) -> Result<Value, Diagnostic> {
+        let mut values = Vec::with_capacity(entries.len());
+        for (key, value) in entries.iter().filter(|(_, node)| node.value != Yaml::Absent) {
+            check_name(&key.text).map_err(|m| Diagnostic::at(key.span.clone(), m))?;
+            let path = join(path, &key.text);
+            self.resolved.places.push((path.clone(), value.span.clone()));
+            if let Some(value) = self.value(item, value, &path)? {
+                values.push((key.text.clone(), value));
+            }
+        }
+        Ok(Value::Object(exact(values)))
+    }
+
+    /// Takes the first type that fits; when none does, the problem is that of the only one of the value's shape.
     fn one_of(
         &mut self,
         types: &[Type],
         node: &Node,
         path: &str,
         all: &Type,
-    ) -> Result<Option<Value>, Misfit> {
+    ) -> Result<Option<Value>, Diagnostic> {
         let mut alike = Vec::new();
         for ty in types.iter().filter(|ty| same_shape(ty, node)) {
             let mut problems = Vec::new();
-            let mut trial =
-                Walk { resolved: Resolved::default(), problems: &mut problems, owner: self.owner };
+            let mut trial = Walk { resolved: Resolved::default(), problems: &mut problems };
             match trial.value(ty, node, path) {
                 Ok(value) if trial.problems.is_empty() => {
                     let trial = trial.resolved;
@@ -227,21 +285,109 @@ impl Walk<'_> {
                     self.resolved.places.extend(trial.places);
                     return Ok(value);
                 }
-                Ok(_) => alike.push(problems),
+                Ok(_) => alike.push((ty, problems)),
                 Err(misfit) => {
                     problems.push(misfit);
-                    alike.push(problems);
+                    alike.push((ty, problems));
                 }
             }
         }
-        if alike.len() == 1 {
-            let mut problems = alike.remove(0);
+
+        // Of a word that is none of the words, all that may stand there is of interest.
+        if alike.len() == 1 && !matches!(alike[0].0, Type::Choice(_)) {
+            let (_, mut problems) = alike.remove(0);
             let last = problems.pop().expect("a type that does not fit has a problem");
             self.problems.extend(problems);
             return Err(last);
         }
-        Err(Diagnostic::at(node.span.clone(), format!("`{path}` must be {}", describe(all)))
-            .label(format!("this is {}", node.type_name())))
+        Err(misfit(all, node, path).label(format!("this is {}", node.type_name())))
+    }
+}
+
+/// The problem of a value whose type is another, with a hint where its spelling tells what was meant.
+fn misfit(ty: &Type, node: &Node, path: &str) -> Diagnostic {
+    let word = match &node.value {
+        Yaml::Text(word) => Some(word.as_str()),
+        _ => None,
+    };
+    let near = |word| match ty {
+        Type::OneOf(types) => types.iter().find_map(|ty| match ty {
+            Type::Choice(words) => similar(word, words.iter().copied()),
+            _ => None,
+        }),
+        _ => None,
+    };
+    let hint = word.and_then(|word| {
+        let truth = truth_value(word).filter(|_| takes_bool(ty));
+        truth
+            .map(|b| format!("write `{b}`: in YAML 1.2 `{word}` is text"))
+            .or_else(|| written_as_placeholder(word))
+            .or_else(|| near(word))
+    });
+    let message = format!("`{path}` must be {}", describe(ty));
+    Diagnostic::at(node.span.clone(), message).maybe_hint(hint)
+}
+
+/// Returns the truth value that a word has in YAML 1.1.
+fn truth_value(word: &str) -> Option<bool> {
+    match word.to_ascii_lowercase().as_str() {
+        "yes" | "y" | "on" => Some(true),
+        "no" | "n" | "off" => Some(false),
+        _ => None,
+    }
+}
+
+fn takes_bool(ty: &Type) -> bool {
+    match ty {
+        Type::Bool => true,
+        Type::OneOf(types) => types.iter().any(takes_bool),
+        _ => false,
+    }
+}
+
+/// The hint at a text such as `$threshold`.
+pub(crate) fn written_as_placeholder(text: &str) -> Option<String> {
+    let name = text.strip_prefix('$')?;
+    let name = name.strip_prefix('{').and_then(|n| n.strip_suffix('}')).unwrap_or(name);
+    check_name(name.split('.').next()?).ok()?;
+    Some(format!("write `${{{name}}}` for the value of a param or an axis"))
+}
+
+/// Returns the text of a scalar as it was written, checked for what may stand in a parameter of that type.
+fn text(ty: &Type, node: &Node, path: &str) -> Result<Value, Diagnostic> {
+    let written = node.text().unwrap_or_default();
+    match (ty, &node.value) {
+        (Type::Text, Yaml::Deferred(_)) => Err(placeholder_outside(node, path)),
+        (Type::Text, _) => Ok(Value::String(written.into_owned())),
+        (_, Yaml::Deferred(text)) => {
+            check_placeholders(ty, text, node, path)?;
+            Ok(Value::String(written.into_owned()))
+        }
+        _ => Ok(Value::String(written.replace("${", "$${"))),
+    }
+}
+
+fn placeholder_outside(node: &Node, path: &str) -> Diagnostic {
+    let message = format!("`{path}` may not hold `${{in.…}}`, `${{out.…}}` or `${{env:…}}`");
+    Diagnostic::at(node.span.clone(), message).hint(
+        "they stand in the command and environment of `run` only; write `$${` for a literal `${`",
+    )
+}
+
+/// Returns a number as the type has it; `None` outside of its range.
+fn number(ty: &Type, value: &Yaml) -> Option<Value> {
+    match (ty, value) {
+        (Type::Int { min, max }, Yaml::Int(i, _)) => {
+            (min..=max).contains(&i).then(|| Value::from(*i))
+        }
+        (Type::Int { min, max }, Yaml::Float(f, _)) => {
+            let whole = *f as i64;
+            let is_whole = f.fract() == 0.0 && f.abs() < 9e15;
+            (is_whole && (*min..=*max).contains(&whole)).then(|| Value::from(whole))
+        }
+        (Type::Float { .. }, Yaml::Int(i, _)) => float(ty, *i as f64),
+        (Type::Float { .. }, Yaml::Float(f, _)) => float(ty, *f),
+        _ => None,
     }
 }
 
@@ -258,9 +404,9 @@ fn float(ty: &Type, value: f64) -> Option<Value> {
 
 fn same_shape(ty: &Type, node: &Node) -> bool {
     match ty {
-        Type::Bool => matches!(node.value, Yaml::Bool(_)),
+        Type::Bool => matches!(node.value, Yaml::Bool(..)),
         Type::Int { .. } | Type::Float { .. } => {
-            matches!(node.value, Yaml::Int(_) | Yaml::Float(_))
+            matches!(node.value, Yaml::Int(..) | Yaml::Float(..))
         }
         Type::Text | Type::Command | Type::Secret | Type::Choice(_) | Type::Reference(_) => {
             matches!(node.value, Yaml::Text(_) | Yaml::Deferred(_))
@@ -272,109 +418,8 @@ fn same_shape(ty: &Type, node: &Node) -> bool {
     }
 }
 
-/// The placeholders that stay in a text until its node runs.
-pub fn placeholders(text: &str) -> impl Iterator<Item = &str> {
-    let mut rest = text;
-    std::iter::from_fn(move || {
-        loop {
-            let at = rest.find("${")?;
-            let escaped = rest[..at].ends_with('$');
-            let after = &rest[at + 2..];
-            let Some(end) = after.find('}') else {
-                rest = "";
-                return None;
-            };
-            rest = &after[end + 1..];
-            if !escaped {
-                return Some(&after[..end]);
-            }
-        }
-    })
-}
-
-fn check_placeholders(ty: &Type, text: &str, node: &Node, path: &str) -> Result<(), Misfit> {
-    for name in placeholders(text) {
-        let secret = name.starts_with("env:");
-        if secret != matches!(ty, Type::Secret) {
-            let hint = if secret {
-                "secrets may stand in `environment` only, so that they never reach a key or a log"
-            } else {
-                "`${in.…}` and `${out.…}` may stand in `command` only"
-            };
-            return Err(Diagnostic::at(
-                node.span.clone(),
-                format!("`{path}` may not hold `${{{name}}}`"),
-            )
-            .hint(hint));
-        }
-    }
-    Ok(())
-}
-
-/// Whether a free name may be used in references, paths and columns.
-pub fn check_name(name: &str) -> Result<(), String> {
-    let mut chars = name.chars();
-    let first = chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
-    if first
-        && chars.all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
-        && name.len() <= 100
-    {
-        Ok(())
-    } else {
-        Err(format!(
-            "`{name}` is not a name: letters, digits, `_` and `-`, beginning with a letter"
-        ))
-    }
-}
-
 fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_string() } else { format!("{path}.{name}") }
-}
-
-/// The one text of a scalar: `1`, `1.0` and `1e0` are all `1`.
-pub fn canonical(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Number(n) => match (n.as_i64(), n.as_f64()) {
-            (None, Some(f)) if f.fract() == 0.0 && f.abs() < 9e15 => format!("{}", f as i64),
-            _ => n.to_string(),
-        },
-        other => other.to_string(),
-    }
-}
-
-/// What a type admits, for people.
-pub fn describe(ty: &Type) -> String {
-    let list =
-        |words: &[&str]| words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", ");
-    match ty {
-        Type::Bool => "`true` or `false`".into(),
-        Type::Int { min, max: i64::MAX } => format!("a whole number of at least {min}"),
-        Type::Int { min: i64::MIN, max } => format!("a whole number of at most {max}"),
-        Type::Int { min, max } => format!("a whole number from {min} to {max}"),
-        Type::Float { min, max, open } => match (min.is_finite(), max.is_finite(), open) {
-            (true, true, true) => format!("a number above {min} and at most {max}"),
-            (true, true, false) => format!("a number from {min} to {max}"),
-            (true, false, true) => format!("a number above {min}"),
-            (true, false, false) => format!("a number of at least {min}"),
-            (false, true, _) => format!("a number of at most {max}"),
-            (false, false, _) => "a number".into(),
-        },
-        Type::Text | Type::Command | Type::Secret => "text".into(),
-        Type::Choice(words) => format!("one of {}", list(words)),
-        Type::Reference(Some(ArtifactKind::Table)) => "the name of a table".into(),
-        Type::Reference(Some(ArtifactKind::Model)) => "the name of a model".into(),
-        Type::Reference(Some(ArtifactKind::File)) => "the name of a file".into(),
-        Type::Reference(None) => "the name of a stage or source".into(),
-        Type::List(item) => format!("a list (each {})", describe(item)),
-        Type::Record(params) => {
-            let names: Vec<_> = params.iter().map(|p| p.name).collect();
-            format!("a mapping with {}", list(&names))
-        }
-        Type::Map(item) => format!("a mapping (each value {})", describe(item)),
-        Type::OneOf(types) => types.iter().map(describe).collect::<Vec<_>>().join(", or "),
-        Type::Any => "any value".into(),
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What is wrong with a workflow: a message, the place in the file, and what to do about it.
+//! The problems of a workflow: a message, a place in the file, and hints.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// A place in the workflow's text, in bytes.
 pub type Span = Range<usize>;
 
-/// The text of a workflow and where it came from.
+/// The text of a workflow and its path.
 #[derive(Debug, Clone, Default)]
 pub struct SourceText {
     /// The path as the user gave it.
@@ -16,43 +16,69 @@ pub struct SourceText {
 }
 
 impl SourceText {
-    /// Line and column of a byte, both from 1; columns count characters.
-    pub fn position(&self, byte: usize) -> (usize, usize) {
-        let mut end = byte.min(self.text.len());
-        while !self.text.is_char_boundary(end) {
-            end -= 1;
-        }
-        let before = &self.text[..end];
-        let line_start = before.rfind('\n').map_or(0, |i| i + 1);
-        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    /// Returns a cursor that finds the lines and columns of places.
+    pub fn positions(&self) -> Positions<'_> {
+        Positions { text: &self.text, byte: 0, line: 1, column: 1 }
     }
 
-    /// The folder that relative paths of the workflow start from; empty for the current one.
+    /// Returns the folder that relative paths of the workflow start from; empty for the current one.
     pub fn folder(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new(""))
     }
 }
 
-/// One thing that is wrong.
+/// A cursor over a text: places in the order of the text are found in one pass over it.
+pub struct Positions<'a> {
+    text: &'a str,
+    byte: usize,
+    line: usize,
+    column: usize,
+}
+
+impl Positions<'_> {
+    /// Returns the line and column of a byte, both from 1; columns count characters.
+    pub fn of(&mut self, byte: usize) -> (usize, usize) {
+        let mut end = byte.min(self.text.len());
+        while !self.text.is_char_boundary(end) {
+            end -= 1;
+        }
+        if end < self.byte {
+            (self.byte, self.line, self.column) = (0, 1, 1);
+        }
+
+        let between = &self.text[self.byte..end];
+        match between.rfind('\n') {
+            None => self.column += between.chars().count(),
+            Some(last) => {
+                self.line += between.matches('\n').count();
+                self.column = between[last + 1..].chars().count() + 1;
+            }
+        }
+        self.byte = end;
+        (self.line, self.column)
+    }
+}
+
+/// One problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// What is wrong, as a lowercase fragment.
+    /// The fault, as a lowercase fragment.
     pub message: String,
-    /// Where, when it is a place in the workflow.
+    /// Its place in the workflow, where it has one.
     pub span: Option<Span>,
     /// A word or two beside the place.
     pub label: Option<String>,
-    /// What to do.
+    /// The ways to mend it.
     pub hints: Vec<String>,
 }
 
 impl Diagnostic {
-    /// A diagnostic at a place.
+    /// Creates a diagnostic at a place.
     pub fn at(span: Span, message: impl Into<String>) -> Diagnostic {
         Diagnostic { message: message.into(), span: Some(span), label: None, hints: Vec::new() }
     }
 
-    /// A diagnostic of the workflow as a whole.
+    /// Creates a diagnostic of the workflow as a whole.
     pub fn general(message: impl Into<String>) -> Diagnostic {
         Diagnostic { message: message.into(), span: None, label: None, hints: Vec::new() }
     }
@@ -63,26 +89,26 @@ impl Diagnostic {
         self
     }
 
-    /// Adds what to do.
+    /// Adds a hint.
     pub fn hint(mut self, hint: impl Into<String>) -> Diagnostic {
         self.hints.push(hint.into());
         self
     }
 
-    /// Adds what to do, where something is known.
+    /// Adds a hint, if there is one.
     pub fn maybe_hint(mut self, hint: Option<String>) -> Diagnostic {
         self.hints.extend(hint);
         self
     }
 }
 
-/// Everything that is wrong with a workflow, found in one go.
+/// All problems of a workflow, found in one go.
 #[derive(Debug, Clone, Default, thiserror::Error)]
 #[error("{} problem(s) in `{}`", .items.len(), .source_text.path.display())]
 pub struct Diagnostics {
     /// The workflow.
     pub source_text: SourceText,
-    /// What is wrong, in the order of the file.
+    /// The problems, in the order of the file.
     pub items: Vec<Diagnostic>,
 }
 
@@ -99,16 +125,25 @@ impl Diagnostics {
 /// Longest name in bytes that is likened to another: the comparison takes the product of both lengths.
 const MAX_COMPARED: usize = 200;
 
-/// `did you mean …`, or else the list of what there is; where nothing was given the list alone.
+/// Names listed in one hint.
+const MAX_LISTED: usize = 30;
+
+/// Suggests the nearest of the known names; lists them where none is near or nothing was given.
 pub fn suggest<'a>(
     given: &str,
     known: impl IntoIterator<Item = &'a str>,
     what: &str,
 ) -> Option<String> {
     let known: Vec<&str> = known.into_iter().collect();
+    similar(given, known.iter().copied())
+        .or_else(|| (!known.is_empty()).then(|| format!("{what} {}", listed(known))))
+}
+
+/// Suggests the nearest of the known names: `did you mean …`.
+pub fn similar<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let comparable = |name: &str| name.len() <= MAX_COMPARED;
     let nearest = known
-        .iter()
+        .into_iter()
         .filter(|k| comparable(given) && comparable(k))
         .map(|k| (strsim::damerau_levenshtein(&given.to_lowercase(), &k.to_lowercase()), k))
         .filter(|(distance, k)| {
@@ -116,18 +151,18 @@ pub fn suggest<'a>(
             *distance <= (longest / 3).max(1) && *distance < longest
         })
         .min_by_key(|(distance, _)| *distance);
-    match nearest {
-        Some((_, name)) => Some(format!("did you mean `{name}`?")),
-        None if known.is_empty() => None,
-        None => {
-            let mut names: Vec<String> =
-                known.iter().filter(|k| comparable(k)).take(30).map(|k| format!("`{k}`")).collect();
-            if known.len() > names.len() {
-                names.push("…".into());
-            }
-            Some(format!("{what} {}", names.join(", ")))
-        }
+    nearest.map(|(_, name)| format!("did you mean `{name}`?"))
+}
+
+/// Lists names in backticks, as many as a reader takes in.
+pub fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let all: Vec<&str> = names.into_iter().collect();
+    let short = all.iter().filter(|name| name.len() <= MAX_COMPARED);
+    let mut names: Vec<String> = short.take(MAX_LISTED).map(|name| format!("`{name}`")).collect();
+    if all.len() > names.len() {
+        names.push("…".into());
     }
+    names.join(", ")
 }
 
 #[cfg(test)]
@@ -137,9 +172,10 @@ mod tests {
     #[test]
     fn positions_count_lines_and_characters() {
         let text = SourceText { path: "w.yaml".into(), text: "a\nüb: c\n".into() };
-        assert_eq!(text.position(0), (1, 1));
-        assert_eq!(text.position(4), (2, 2));
-        assert_eq!(text.position(99), (3, 1));
+        let mut positions = text.positions();
+        for (byte, place) in [(0, (1, 1)), (4, (2, 2)), (5, (2, 3)), (99, (3, 1)), (2, (2, 1))] {
+            assert_eq!(positions.of(byte), place, "byte {byte}");
+        }
     }
 
     #[test]

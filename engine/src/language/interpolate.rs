@@ -1,11 +1,11 @@
-//! Puts params and axis values in place of `${…}`, and notes on which axes the result depends.
+//! Substitutes params and axis values for `${…}` and records the axes that the result depends on.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
 
-use crate::kind::canonical;
 use crate::language::diagnostic::{Diagnostic, Span, suggest};
-use crate::language::workflow::{RESERVED, Workflow};
-use crate::language::yaml::{Node, Yaml};
+use crate::language::workflow::{NO_PARAMS, RESERVED, Workflow};
+use crate::language::yaml::{MAX_BYTES, Node, Yaml};
 
 /// A point of the sweep: the index of the chosen value of each axis.
 pub type Point = [u32];
@@ -13,48 +13,141 @@ pub type Point = [u32];
 /// The axes that something depends on, one bit each.
 pub type AxisSet = u64;
 
-/// Most axes of one sweep.
+/// The largest number of axes of one sweep.
 pub const MAX_AXES: usize = 64;
 
-/// Deepest chain of params that refer to params.
+/// The largest size of one mapping after substitution: the bytes of its texts and [`VALUE`] per value.
+pub const MAX_SIZE: usize = MAX_BYTES;
+
+/// The deepest chain of params that refer to params.
 const MAX_CHAIN: usize = 32;
 
-/// Most bytes that one mapping may become, its texts as they are and each value as [`VALUE`].
-const MAX_SIZE: usize = crate::language::yaml::MAX_BYTES;
 /// Bytes that a value is counted as.
 const VALUE: usize = 4;
 
 /// Names among which one like a given one is looked for.
 const MOST_COMPARED: usize = 2000;
 
-/// What to do about a name where the workflow has no params and no axes.
-pub(crate) const NO_PARAMS: &str = "declare it under `params`, or as an axis under `sweep`";
+/// Unknown names for which a similar one is looked for: who has more reads the first ones.
+const MOST_HINTS: usize = 100;
+
+/// The params and axes of a workflow by name, and which of them were read.
+pub struct Names<'a> {
+    params: HashMap<&'a str, &'a Node>,
+    axes: HashMap<&'a str, Axis<'a>>,
+    /// The axis whose points replace params, if the sweep is a list of points.
+    points: Option<(u32, &'a [(String, Node)])>,
+    artifacts: HashSet<&'a str>,
+    known: Vec<&'a str>,
+    read: RefCell<HashSet<String>>,
+    hints: Cell<usize>,
+}
+
+/// An axis: its place among the axes, and its values.
+type Axis<'a> = (u32, &'a [(String, Node)]);
+
+impl<'a> Names<'a> {
+    /// Indexes the params and axes of a workflow.
+    pub fn new(workflow: &'a Workflow) -> Names<'a> {
+        let params = workflow.params.iter().map(|(key, node)| (key.text.as_str(), node)).collect();
+        let (mut axes, mut points) = (HashMap::new(), None);
+        for (i, axis) in workflow.axes.iter().enumerate() {
+            let entry = (i as u32, axis.values.as_slice());
+            match axis.points {
+                true => points = Some(entry),
+                false => _ = axes.insert(axis.name.as_str(), entry),
+            }
+        }
+
+        let declared = workflow.params.iter().map(|(key, _)| key.text.as_str());
+        let known = declared.chain(workflow.axes.iter().map(|axis| axis.name.as_str()));
+        Names {
+            params,
+            axes,
+            points,
+            artifacts: workflow.artifact_names().collect(),
+            known: known.take(MOST_COMPARED).collect(),
+            read: RefCell::default(),
+            hints: Cell::new(0),
+        }
+    }
+
+    /// Whether a param, an axis or an entry of the points was read under this name.
+    pub fn was_read(&self, name: &str) -> bool {
+        self.read.borrow().contains(name)
+    }
+
+    /// Returns the value of a name at a point, not yet substituted.
+    fn value(&self, name: &str, point: &Point, axes: &mut AxisSet) -> Option<&'a Node> {
+        if !self.read.borrow().contains(name) {
+            self.read.borrow_mut().insert(name.to_string());
+        }
+
+        let chosen = |(axis, values): Axis<'a>| values.get(point[axis as usize] as usize);
+        if let Some(axis) = self.axes.get(name) {
+            *axes |= 1 << axis.0;
+            return chosen(*axis).map(|(_, node)| node);
+        }
+        if let Some(axis) = self.points
+            && axis.1.iter().any(|(_, node)| node.get(name).is_some())
+        {
+            *axes |= 1 << axis.0;
+            if let Some(node) = chosen(axis).and_then(|(_, node)| node.get(name)) {
+                return Some(node);
+            }
+        }
+        self.params.get(name).copied()
+    }
+
+    fn unknown(&self, name: &str, span: &Span) -> Diagnostic {
+        self.hints.set(self.hints.get() + 1);
+        let hint = if self.artifacts.contains(name) {
+            format!("`{name}` is a stage or source: refer to it by its bare name, without `${{}}`")
+        } else if self.hints.get() > MOST_HINTS {
+            NO_PARAMS.into()
+        } else {
+            suggest(name, self.known.iter().copied(), "there are").unwrap_or(NO_PARAMS.into())
+        };
+        Diagnostic::at(span.clone(), format!("there is no param or axis `{name}`")).hint(hint)
+    }
+}
 
 /// The values of params and axes at one point.
 pub struct Scope<'a> {
-    workflow: &'a Workflow,
+    names: &'a Names<'a>,
     point: &'a Point,
     /// Values and bytes that may still be made: a param may hold another twice, that one a third twice, and so on.
     left: Cell<usize>,
 }
 
+/// A place in which a name stands, and how many params were followed to it.
+#[derive(Clone, Copy)]
+struct Use<'s> {
+    span: &'s Span,
+    depth: usize,
+}
+
 impl<'a> Scope<'a> {
-    /// The scope of a point.
-    pub fn new(workflow: &'a Workflow, point: &'a Point) -> Scope<'a> {
-        Scope { workflow, point, left: Cell::new(MAX_SIZE) }
+    /// The scope of a point, in which values of up to `left` bytes may be made.
+    pub fn new(names: &'a Names<'a>, point: &'a Point, left: usize) -> Scope<'a> {
+        Scope { names, point, left: Cell::new(left) }
     }
 
-    /// A value with everything put in; axes that were read are added to `axes`.
+    /// Returns how many bytes may still be made.
+    pub fn left(&self) -> usize {
+        self.left.get()
+    }
+
+    /// Returns a value with everything substituted, and adds the axes that were read to `axes`.
+    ///
+    /// # Errors
+    /// A name that is not declared, a chain of params without end, a result that is too large.
     pub fn resolve(&self, node: &Node, axes: &mut AxisSet) -> Result<Node, Diagnostic> {
         self.node(node, axes, 0)
     }
 
     fn spend(&self, size: usize, span: &Span) -> Result<(), Diagnostic> {
-        let left = self.left.get().checked_sub(size).ok_or_else(|| {
-            let message =
-                format!("with the params put in, this is larger than {} MB", MAX_SIZE >> 20);
-            Diagnostic::at(span.clone(), message)
-        })?;
+        let left = self.left.get().checked_sub(size).ok_or_else(|| too_large(span))?;
         self.left.set(left);
         Ok(())
     }
@@ -88,152 +181,165 @@ impl<'a> Scope<'a> {
         if !text.contains("${") {
             return Ok(Node { span: span.clone(), value: Yaml::Text(text.to_string()) });
         }
-        let pieces = split(text).map_err(|m| Diagnostic::at(span.clone(), m))?;
-        if let [Piece::Name(name)] = pieces.as_slice()
-            && !deferred(name)
+        let parts = split(text).map_err(|m| Diagnostic::at(span.clone(), m))?;
+        let usage = Use { span, depth };
+        if let [TextPart::Name(name)] = parts.as_slice()
+            && !is_deferred(name)
         {
-            let mut value = self.lookup(name, span, axes, depth)?;
-            place(&mut value, span);
+            let mut value = self.lookup(name, usage, axes)?;
+            substitute(&mut value, span);
             return Ok(value);
         }
-        let keep = pieces.iter().any(|p| matches!(p, Piece::Name(name) if deferred(name)));
-        let mut out = String::new();
-        for piece in &pieces {
-            match piece {
-                // Where placeholders stay, a literal `${` must stay told apart from them.
-                Piece::Literal(text) if keep => out.push_str(&text.replace("${", "$${")),
-                Piece::Literal(text) => out.push_str(text),
-                Piece::Name(name) if deferred(name) => out.push_str(&format!("${{{name}}}")),
-                Piece::Name(name) => {
-                    let value = self.lookup(name, span, axes, depth)?;
-                    if matches!(value.value, Yaml::List(_) | Yaml::Map(_) | Yaml::Null) {
-                        return Err(Diagnostic::at(
-                            span.clone(),
-                            format!(
-                                "`{name}` is {} and cannot stand inside a text",
-                                value.type_name()
-                            ),
-                        ));
-                    }
-                    let value = canonical(&value.to_json());
-                    self.spend(value.len(), span)?;
-                    out.push_str(&if keep { value.replace("${", "$${") } else { value });
-                }
-            }
+
+        let mut inserted = Vec::with_capacity(parts.len());
+        for part in &parts {
+            inserted.push(match part {
+                TextPart::Name(name) if !is_deferred(name) => Some(self.insert(name, usage, axes)?),
+                _ => None,
+            });
         }
-        let value = if keep { Yaml::Deferred(out) } else { Yaml::Text(out) };
+        let value = joined(&parts, &inserted);
         Ok(Node { span: span.clone(), value })
     }
 
-    /// The value of `name` or `name.field.field`.
-    fn lookup(
+    /// Looks up a name that stands inside a longer text, where it must be a scalar.
+    fn insert(&self, name: &str, usage: Use<'_>, axes: &mut AxisSet) -> Result<Node, Diagnostic> {
+        let value = self.lookup(name, usage, axes)?;
+        let Some(text) = value.text() else {
+            let message =
+                format!("`{name}` is {} and cannot stand inside a text", value.type_name());
+            return Err(Diagnostic::at(usage.span.clone(), message));
+        };
+        self.spend(text.len(), usage.span)?;
+        Ok(value)
+    }
+
+    /// Looks up `name` or `name.field.field`.
+    fn lookup(&self, path: &str, usage: Use<'_>, axes: &mut AxisSet) -> Result<Node, Diagnostic> {
+        let mut fields = path.split('.');
+        let name = fields.next().unwrap_or_default();
+        let fields: Vec<&str> = fields.collect();
+        self.follow(path, name, &fields, usage, axes)
+    }
+
+    /// Follows the fields of a name before anything is substituted, so that only the axes of that field are read.
+    fn follow(
         &self,
         path: &str,
-        span: &Span,
+        name: &str,
+        fields: &[&str],
+        usage: Use<'_>,
         axes: &mut AxisSet,
-        depth: usize,
     ) -> Result<Node, Diagnostic> {
-        if depth > MAX_CHAIN {
-            return Err(Diagnostic::at(
-                span.clone(),
-                format!("`{path}` refers to itself, directly or through others"),
-            ));
+        if usage.depth > MAX_CHAIN {
+            let message = format!("`{path}` refers to itself, directly or through others");
+            return Err(Diagnostic::at(usage.span.clone(), message));
         }
-        let mut parts = path.split('.');
-        let name = parts.next().unwrap_or_default();
-        let Some(node) = self.base(name, axes) else {
-            let known: Vec<&str> = self.names();
-            let hint = if self.workflow.artifact_names().any(|n| n == name) {
-                Some(format!(
-                    "`{name}` is a stage or source: refer to it by its bare name, without `${{}}`"
-                ))
-            } else {
-                suggest(name, known, "there are").or(Some(NO_PARAMS.into()))
-            };
-            return Err(Diagnostic::at(
-                span.clone(),
-                format!("there is no param or axis `{name}`"),
-            )
-            .maybe_hint(hint));
-        };
-        let mut node = self.node(node, axes, depth + 1).map_err(|d| {
-            if depth == 0 { Diagnostic { span: Some(span.clone()), ..d } } else { d }
-        })?;
-        for part in parts {
-            let known: Vec<String> = match &node.value {
-                Yaml::Map(entries) => entries.iter().map(|(k, _)| k.text.clone()).collect(),
-                _ => Vec::new(),
-            };
-            node = match node.get(part) {
-                Some(found) => found.clone(),
-                None => {
-                    return Err(Diagnostic::at(
-                        span.clone(),
-                        format!("`{path}`: there is no `{part}`"),
-                    )
-                    .maybe_hint(suggest(
-                        part,
-                        known.iter().map(String::as_str),
-                        "there are",
-                    )));
-                }
-            };
-        }
-        Ok(node)
-    }
+        let found = self.names.value(name, self.point, axes);
+        let mut node = found.ok_or_else(|| self.names.unknown(name, usage.span))?;
 
-    fn base(&self, name: &str, axes: &mut AxisSet) -> Option<&'a Node> {
-        for (i, axis) in self.workflow.axes.iter().enumerate() {
-            let value = || axis.values.get(self.point[i] as usize).map(|(_, node)| node);
-            if !axis.points && axis.name == name {
-                *axes |= 1 << i;
-                return value();
+        let mut rest = fields;
+        while let [field, after @ ..] = rest {
+            if let Some(found) = node.get(field) {
+                (node, rest) = (found, after);
+                continue;
             }
-            if axis.points && axis.values.iter().any(|(_, node)| node.get(name).is_some()) {
-                *axes |= 1 << i;
-                if let Some(node) = value().and_then(|v| v.get(name)) {
-                    return Some(node);
-                }
-            }
+            let Some(other) = only_name(node) else {
+                return Err(no_field(path, field, node, usage.span));
+            };
+            let chain: Vec<&str> = other.split('.').chain(rest.iter().copied()).collect();
+            let deeper = Use { depth: usage.depth + 1, ..usage };
+            return self.follow(path, chain[0], &chain[1..], deeper, axes);
         }
-        self.workflow.params.iter().find(|(k, _)| k.text == name).map(|(_, node)| node)
-    }
 
-    fn names(&self) -> Vec<&'a str> {
-        let params = self.workflow.params.iter().map(|(k, _)| k.text.as_str());
-        params
-            .chain(self.workflow.axes.iter().map(|a| a.name.as_str()))
-            .take(MOST_COMPARED)
-            .collect()
+        let resolved = self.node(node, axes, usage.depth + 1);
+        resolved.map_err(|problem| match usage.depth {
+            0 => Diagnostic { span: Some(usage.span.clone()), ..problem },
+            _ => problem,
+        })
     }
 }
 
-fn deferred(name: &str) -> bool {
+/// The problem of a mapping that substitution makes too large.
+pub fn too_large(span: &Span) -> Diagnostic {
+    let message = format!("larger than {} MB after params are substituted", MAX_SIZE >> 20);
+    Diagnostic::at(span.clone(), message)
+}
+
+fn no_field(path: &str, field: &str, node: &Node, span: &Span) -> Diagnostic {
+    let known: Vec<&str> = match &node.value {
+        Yaml::Map(entries) => entries.iter().map(|(key, _)| key.text.as_str()).collect(),
+        _ => Vec::new(),
+    };
+    Diagnostic::at(span.clone(), format!("`{path}`: there is no `{field}`")).maybe_hint(suggest(
+        field,
+        known,
+        "there are",
+    ))
+}
+
+/// Joins the parts of a text. Where a placeholder stays, also one that a param brought, all literal `${` are escaped.
+fn joined(parts: &[TextPart], inserted: &[Option<Node>]) -> Yaml {
+    let brought = |node: &Option<Node>| matches!(node, Some(Node { value: Yaml::Deferred(_), .. }));
+    let stays = |part: &TextPart| matches!(part, TextPart::Name(name) if is_deferred(name));
+    let deferred = parts.iter().any(stays) || inserted.iter().any(brought);
+
+    let mut out = String::new();
+    let push = |out: &mut String, text: &str| match deferred {
+        true => out.push_str(&text.replace("${", "$${")),
+        false => out.push_str(text),
+    };
+    for (part, value) in parts.iter().zip(inserted) {
+        match (part, value) {
+            (_, Some(Node { value: Yaml::Deferred(text), .. })) => out.push_str(text),
+            (_, Some(node)) => push(&mut out, &node.text().unwrap_or_default()),
+            (TextPart::Literal(text), None) => push(&mut out, text),
+            (TextPart::Name(name), None) => out.push_str(&format!("${{{name}}}")),
+        }
+    }
+    if deferred { Yaml::Deferred(out) } else { Yaml::Text(out) }
+}
+
+/// Whether a name stays as it is until the node runs.
+fn is_deferred(name: &str) -> bool {
     let head = name.split(['.', ':']).next().unwrap_or_default();
     RESERVED.contains(&head)
 }
 
-fn place(node: &mut Node, span: &Span) {
+/// Returns the name of a text that is exactly one `${…}`.
+fn only_name(node: &Node) -> Option<String> {
+    let Yaml::Text(text) = &node.value else { return None };
+    let mut parts = split(text).ok()?;
+    match (parts.pop()?, parts.is_empty()) {
+        (TextPart::Name(name), true) if !is_deferred(&name) => Some(name),
+        _ => None,
+    }
+}
+
+/// Gives a value the place of the `${…}` that it stands for, and makes its nulls absent.
+fn substitute(node: &mut Node, span: &Span) {
     node.span = span.clone();
     match &mut node.value {
-        Yaml::List(items) => items.iter_mut().for_each(|n| place(n, span)),
+        Yaml::Null => node.value = Yaml::Absent,
+        Yaml::List(items) => items.iter_mut().for_each(|n| substitute(n, span)),
         Yaml::Map(entries) => entries.iter_mut().for_each(|(k, n)| {
             k.span = span.clone();
-            place(n, span);
+            substitute(n, span);
         }),
         _ => {}
     }
 }
 
+/// A part of a text with `${…}` in it.
 #[derive(Debug, PartialEq)]
-enum Piece {
+enum TextPart {
     Literal(String),
     Name(String),
 }
 
 /// Splits a text at its `${…}`; `$${` is a literal `${`.
-fn split(text: &str) -> Result<Vec<Piece>, String> {
-    let mut pieces = Vec::new();
+fn split(text: &str) -> Result<Vec<TextPart>, String> {
+    let mut parts = Vec::new();
     let mut literal = String::new();
     let mut rest = text;
     while let Some(at) = rest.find("${") {
@@ -253,16 +359,16 @@ fn split(text: &str) -> Result<Vec<Piece>, String> {
             return Err(format!("`${{{name}}}` is not a name; write `$${{` for a literal `${{`"));
         }
         if !literal.is_empty() {
-            pieces.push(Piece::Literal(std::mem::take(&mut literal)));
+            parts.push(TextPart::Literal(std::mem::take(&mut literal)));
         }
-        pieces.push(Piece::Name(name.to_string()));
+        parts.push(TextPart::Name(name.to_string()));
         rest = &after[end + 1..];
     }
     literal.push_str(rest);
     if !literal.is_empty() {
-        pieces.push(Piece::Literal(literal));
+        parts.push(TextPart::Literal(literal));
     }
-    Ok(pieces)
+    Ok(parts)
 }
 
 #[cfg(test)]
@@ -271,8 +377,8 @@ mod tests {
 
     #[test]
     fn a_text_is_split_at_its_names() {
-        let name = |n: &str| Piece::Name(n.into());
-        let lit = |n: &str| Piece::Literal(n.into());
+        let name = |n: &str| TextPart::Name(n.into());
+        let lit = |n: &str| TextPart::Literal(n.into());
         assert_eq!(split("a${b}c").unwrap(), [lit("a"), name("b"), lit("c")]);
         assert_eq!(split("$${b} ${ c.d }").unwrap(), [lit("${b} "), name("c.d")]);
         assert!(split("${open").is_err() && split("${a b}").is_err() && split("${}").is_err());

@@ -1,4 +1,4 @@
-//! The JSON Schema of the language, made from the tables that also parse it.
+//! The JSON Schema of the language, generated from the tables that also check a workflow.
 
 use serde_json::{Map, Value, json};
 
@@ -10,7 +10,7 @@ use crate::source;
 /// A free name, as [`check_name`](crate::kind::check_name) takes it.
 const NAME: &str = "^[A-Za-z_][A-Za-z0-9_-]{0,99}$";
 
-/// The schema (draft 2020-12) of workflows with these kinds.
+/// Returns the schema (draft 2020-12) of workflows with these kinds.
 ///
 /// It takes every workflow that is right, and refuses what the tables refuse: unknown keys, missing parameters, wrong
 /// types and ranges. Of names, columns and the values behind `${…}` it knows nothing.
@@ -118,7 +118,7 @@ fn stage(kinds: &Kinds) -> Value {
 /// A parameter's name with the types that it may have.
 type Parameter = (&'static Param, Vec<Type>);
 
-/// The parameters of a kind, and, where it may be planned as two stages, those that then go to the first.
+/// Lists the parameters of a kind and, where it may be planned as two stages, those that then go to the first.
 fn parameters(kind: &Kind, kinds: &Kinds) -> Vec<Parameter> {
     let mut parameters: Vec<Parameter> =
         kind.params.iter().map(|param| (param, vec![param.ty])).collect();
@@ -137,8 +137,8 @@ fn parameters(kind: &Kind, kinds: &Kinds) -> Vec<Parameter> {
     parameters
 }
 
-/// Values on which the expansion of a kind may depend: all references given, and each word of each choice.
-fn probes(kind: &Kind) -> Vec<Map<String, Value>> {
+/// Lists values on which the expansion of a kind may depend: all references given, and each word of each choice.
+pub(super) fn probes(kind: &Kind) -> Vec<Map<String, Value>> {
     let given = |param: &&Param| matches!(param.ty, Type::Reference(_));
     let references = kind.params.iter().filter(given);
     let base: Map<String, Value> =
@@ -197,7 +197,7 @@ fn of(ty: &Type, values: Values) -> Value {
     if values == Values::Put { put(schema, ty) } else { schema }
 }
 
-/// Lets `${…}` stand in place of a value; what takes any text takes it already.
+/// Admits `${…}` in place of a value; a type that takes any text takes it already.
 fn put(schema: Value, ty: &Type) -> Value {
     match ty {
         _ if takes_text(ty) => schema,

@@ -1,4 +1,4 @@
-//! Durations and sizes as people write them: a whole number and its unit, `90s` or `4GB`.
+//! Reads durations and sizes as people write them: a whole number and its unit, `90s` or `4GB`.
 
 use std::time::Duration;
 
@@ -26,10 +26,10 @@ const SIZES: [(&str, u64); 9] = [
 /// The longest duration: a year. What is added to a clock stays within its range.
 const LONGEST: u64 = 366 * 86_400_000;
 
-/// A duration above nothing and of a year at most, such as `500ms`, `90s`, `30m`, `2h`, `1d`.
+/// Reads a duration above zero and of a year or less, such as `500ms`, `90s`, `30m`, `2h`, `1d`.
 ///
 /// # Errors
-/// What is wrong with the text, as a fragment.
+/// The fault of the text, as a fragment.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let millis = quantity(text, &TIMES, "`90s`, `30m` or `2h`")?;
     if millis > LONGEST {
@@ -39,15 +39,15 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A number of bytes above nothing, such as `512MB`, `4GB`, `4GiB`.
+/// Reads a number of bytes above zero, such as `512MB`, `4GB`, `4GiB`.
 ///
 /// # Errors
-/// What is wrong with the text, as a fragment.
+/// The fault of the text, as a fragment.
 pub fn size(text: &str) -> Result<u64, String> {
     quantity(text, &SIZES, "`512MB` or `4GB`")
 }
 
-/// A duration in the largest unit that holds it in whole numbers: what [`duration`] reads.
+/// Formats a duration in the largest unit that holds it in whole numbers; [`duration`] reads it back.
 pub fn show(duration: Duration) -> String {
     let millis = duration.as_millis() as u64;
     let (unit, factor) =

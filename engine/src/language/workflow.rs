@@ -1,7 +1,8 @@
-//! A workflow as its file says it: sections, names and places, before any value is resolved.
+//! A workflow as written: sections, names and places, before any value is resolved.
 
 mod parse;
 mod settings;
+mod sweep;
 
 pub(crate) use settings::{RESOURCES, RETRY};
 
@@ -14,12 +15,15 @@ pub use settings::{Retry, Settings};
 /// Names that mean something inside `${…}` and cannot be given to anything else.
 pub const RESERVED: [&str; 3] = ["in", "out", "env"];
 
+/// The hint at a name where the workflow has no params and no axes.
+pub(crate) const NO_PARAMS: &str = "declare it under `params`, or as an axis under `sweep`";
+
 /// A workflow whose sections are known, with its values as written.
 #[derive(Debug, Clone)]
 pub struct Workflow {
-    /// The file.
+    /// Its text and path.
     pub source: SourceText,
-    /// Its name, shown to people; no key knows it.
+    /// Its name, for people; in no key.
     pub name: String,
     /// The params in the order of the file, `--set` applied.
     pub params: Vec<(Key, Node)>,
@@ -29,10 +33,12 @@ pub struct Workflow {
     pub stages: Vec<Stage>,
     /// The axes of the sweep, in the order of the file.
     pub axes: Vec<Axis>,
-    /// What must hold after a run.
+    /// The conditions that are checked after a run.
     pub expect: Vec<(Node, Span)>,
-    /// Which figures the table of results shows.
+    /// The section `results`, as written.
     pub results: Option<Node>,
+    /// The names that `--set` gave a value.
+    pub set: Vec<String>,
     /// The kinds that its stages could choose from.
     pub kinds: Kinds,
 }
@@ -57,7 +63,7 @@ pub struct Stage {
     pub kind: Kind,
     /// The mapping of its parameters.
     pub params: Node,
-    /// What it may use and how it is run; cannot change a result.
+    /// Its resources, retries and time limit; they cannot change a result.
     pub settings: Settings,
 }
 
@@ -66,10 +72,21 @@ pub struct Stage {
 pub struct Axis {
     /// Its name; it replaces a param of the same name.
     pub name: String,
+    /// Its place.
+    pub span: Span,
     /// Its values with the label of each.
     pub values: Vec<(String, Node)>,
     /// Whether the values are mappings whose entries replace params (a sweep of named points).
     pub points: bool,
+}
+
+impl Axis {
+    /// Whether the axis is a sweep of named points of which one replaces the param of this name.
+    pub fn has_field(&self, name: &str) -> bool {
+        self.points
+            && name != "name"
+            && self.values.iter().any(|(_, point)| point.get(name).is_some())
+    }
 }
 
 /// A value given on the command line in place of the workflow's.
@@ -82,7 +99,10 @@ pub struct Override {
 }
 
 impl Workflow {
-    /// Reads the sections of a workflow; all that is wrong with them is reported together.
+    /// Reads the sections of a workflow.
+    ///
+    /// # Errors
+    /// All problems of the sections together.
     pub fn parse(
         source: SourceText,
         kinds: &Kinds,
@@ -91,7 +111,7 @@ impl Workflow {
         parse::workflow(source, kinds, overrides)
     }
 
-    /// All names that can be referred to as an artifact.
+    /// Iterates over all names that can be referred to as an artifact.
     pub fn artifact_names(&self) -> impl Iterator<Item = &str> {
         self.sources
             .iter()

@@ -1,47 +1,57 @@
-//! The span-keeping YAML tree: what a workflow says, with the place of every word.
+//! The YAML tree of a workflow, with the place of every value.
 //!
 //! Events come from `saphyr-parser`; plain scalars are typed by `serde_yaml`, so that `yes`, `1e3` or `~` mean
 //! here what they mean in all other YAML that Refrain reads.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use saphyr_parser::{Event, Parser, ScalarStyle};
 
 use crate::language::diagnostic::{Diagnostic, Span};
+use crate::language::scalar::canonical;
 
-/// Largest workflow, in bytes.
+/// The largest workflow, in bytes.
 pub const MAX_BYTES: usize = 16 << 20;
-/// Deepest nesting.
+/// The deepest nesting.
 pub const MAX_DEPTH: usize = 64;
-/// Most nodes after aliases are expanded.
+/// The largest number of nodes after aliases are expanded.
 const MAX_NODES: usize = 4_000_000;
 
-/// Longest plain scalar that may be a number, in bytes. To a whole document a longer text may be a bomb.
+/// The longest plain scalar that is read as a number, in bytes. A longer text, read as a document, may be a bomb.
 const MAX_TYPED: usize = 1024;
 
-/// A value and where it stands.
+/// A value and its place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
     /// Place in the file, in bytes.
     pub span: Span,
-    /// What stands there.
+    /// The value.
     pub value: Yaml,
 }
+
+/// The spelling of a plain scalar where it is not the canonical one: `3.10`, `1e3`, `.inf`, `True`.
+///
+/// The value decides wherever a number or a truth value is wanted, the spelling wherever text is.
+pub type Spelling = Option<Arc<str>>;
 
 /// A YAML value.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Yaml {
     /// `null`, `~` or nothing.
     Null,
+    /// A `null` that came from a param or an axis: the value is as good as not written.
+    Absent,
     /// `true` or `false`.
-    Bool(bool),
+    Bool(bool, Spelling),
     /// A whole number.
-    Int(i64),
+    Int(i64, Spelling),
     /// Any other number.
-    Float(f64),
+    Float(f64, Spelling),
     /// Text.
     Text(String),
-    /// Text that still holds `${in.…}`, `${out.…}` or `${env:…}`; literal `${` is written `$${` in it.
+    /// Text that still holds `${in.…}`, `${out.…}` or `${env:…}`; in it, `$${` stands for `${`.
     Deferred(String),
     /// A sequence.
     List(Vec<Node>),
@@ -49,7 +59,7 @@ pub enum Yaml {
     Map(Vec<(Key, Node)>),
 }
 
-/// A mapping's key and where it stands.
+/// A mapping's key and its place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Key {
     /// Place in the file, in bytes.
@@ -59,34 +69,57 @@ pub struct Key {
 }
 
 impl Node {
-    /// The entry of a mapping.
+    /// Returns the entry of a mapping.
     pub fn get(&self, key: &str) -> Option<&Node> {
+        self.entries().iter().find(|(k, _)| k.text == key).map(|(_, v)| v)
+    }
+
+    /// Returns the entries of a mapping; none of another value.
+    pub fn entries(&self) -> &[(Key, Node)] {
         match &self.value {
-            Yaml::Map(entries) => entries.iter().find(|(k, _)| k.text == key).map(|(_, v)| v),
-            _ => None,
+            Yaml::Map(entries) => entries,
+            _ => &[],
         }
     }
 
-    /// What the value is, for people.
+    /// Names the type of the value, for people.
     pub fn type_name(&self) -> &'static str {
         match self.value {
-            Yaml::Null => "nothing",
-            Yaml::Bool(_) => "true or false",
-            Yaml::Int(_) | Yaml::Float(_) => "a number",
+            Yaml::Null | Yaml::Absent => "nothing",
+            Yaml::Bool(..) => "true or false",
+            Yaml::Int(..) | Yaml::Float(..) => "a number",
             Yaml::Text(_) | Yaml::Deferred(_) => "text",
             Yaml::List(_) => "a list",
             Yaml::Map(_) => "a mapping",
         }
     }
 
-    /// The value as JSON, spans dropped.
+    /// Returns a scalar as it was written; `None` for `null`, lists and mappings.
+    pub fn text(&self) -> Option<Cow<'_, str>> {
+        let spelling = match &self.value {
+            Yaml::Text(text) | Yaml::Deferred(text) => return Some(text.into()),
+            Yaml::Bool(_, spelling) | Yaml::Int(_, spelling) | Yaml::Float(_, spelling) => spelling,
+            Yaml::Null | Yaml::Absent | Yaml::List(_) | Yaml::Map(_) => return None,
+        };
+        Some(match spelling {
+            Some(written) => Cow::Borrowed(&**written),
+            None => canonical(&self.to_json()).into(),
+        })
+    }
+
+    /// Converts the value to JSON without its spans.
+    ///
+    /// JSON has no infinity: `.inf`, `-.inf` and `.nan` become the texts `inf`, `-inf` and `nan`.
     pub fn to_json(&self) -> serde_json::Value {
         use serde_json::Value;
         match &self.value {
-            Yaml::Null => Value::Null,
-            Yaml::Bool(b) => Value::Bool(*b),
-            Yaml::Int(i) => Value::from(*i),
-            Yaml::Float(f) => serde_json::Number::from_f64(*f).map_or(Value::Null, Value::Number),
+            Yaml::Null | Yaml::Absent => Value::Null,
+            Yaml::Bool(b, _) => Value::Bool(*b),
+            Yaml::Int(i, _) => Value::from(*i),
+            Yaml::Float(f, _) => match serde_json::Number::from_f64(*f) {
+                Some(number) => Value::Number(number),
+                None => Value::String(f.to_string().to_lowercase()),
+            },
             Yaml::Text(t) | Yaml::Deferred(t) => Value::String(t.clone()),
             Yaml::List(items) => Value::Array(items.iter().map(Node::to_json).collect()),
             Yaml::Map(entries) => {
@@ -108,8 +141,7 @@ pub fn parse(text: &str) -> Result<Node, Diagnostic> {
     // YAML's printable characters; the parser lets others pass.
     let control = |c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{85}');
     if let Some((at, c)) = text.char_indices().find(|(_, c)| control(*c)) {
-        let message =
-            format!("the control character `{}` may not stand in YAML", c.escape_default());
+        let message = format!("control character `{}` in YAML", c.escape_default());
         return Err(Diagnostic::at(at..at + c.len_utf8(), message)
             .hint("inside double quotes it can be written as `\\x..`"));
     }
@@ -218,10 +250,7 @@ impl<'a> Builder<'a> {
             Event::MappingStart(anchor, _) => (self.mapping(span, depth)?, anchor),
             Event::Alias(id) => {
                 let node = self.anchors.get(&id).cloned().ok_or_else(|| {
-                    Diagnostic::at(
-                        span.clone(),
-                        "an alias may not stand inside the value that it names",
-                    )
+                    Diagnostic::at(span.clone(), "an alias inside the value that it names")
                 })?;
                 let (nodes, levels) = size(&node);
                 self.nodes += nodes;
@@ -234,7 +263,7 @@ impl<'a> Builder<'a> {
             _ => return Err(Diagnostic::at(span, "a value is missing here")),
         };
         if anchor != 0 {
-            // What is kept for aliases is a copy, and one in another is copied at each level.
+            // The value of an anchor is a copy, and one in another is copied at each level.
             self.nodes += size(&node).0;
             self.anchors.insert(anchor, node.clone());
         }
@@ -276,11 +305,8 @@ impl<'a> Builder<'a> {
             }
             let key = Key { text: text.into_owned(), span: span.clone() };
             if places.insert(key.text.clone(), span).is_some() {
-                return Err(Diagnostic::at(
-                    key.span,
-                    format!("the key `{}` stands here twice", key.text),
-                )
-                .hint("remove one of them"));
+                return Err(Diagnostic::at(key.span, format!("duplicate key `{}`", key.text))
+                    .hint("remove one of them"));
             }
             let (event, span) = self.next()?;
             let value = self.node(event, span, depth + 1)?;
@@ -318,22 +344,35 @@ fn plain(text: &str) -> Result<Yaml, String> {
     if !may_be_typed {
         return Ok(as_text());
     }
-    Ok(match serde_yaml::from_str::<serde_yaml::Value>(text) {
+    let typed = match serde_yaml::from_str::<serde_yaml::Value>(text) {
         // To a whole document some texts are more than a scalar: `---` begins an empty one.
         Ok(serde_yaml::Value::Null) if matches!(text, "" | "~" | "null" | "Null" | "NULL") => {
-            Yaml::Null
+            return Ok(Yaml::Null);
         }
-        Ok(serde_yaml::Value::Bool(b)) => Yaml::Bool(b),
+        Ok(serde_yaml::Value::Bool(b)) => Yaml::Bool(b, None),
         Ok(serde_yaml::Value::Number(n)) => match (n.as_i64(), n.as_f64()) {
-            (Some(i), _) => Yaml::Int(i),
-            (None, Some(f)) => Yaml::Float(f),
-            (None, None) => as_text(),
+            (Some(i), _) => Yaml::Int(i, None),
+            (None, Some(f)) => Yaml::Float(f, None),
+            (None, None) => return Ok(as_text()),
         },
         Err(_) if is_whole_number(text) => {
             return Err(format!("`{text}` is too large for a whole number"));
         }
-        _ => as_text(),
-    })
+        _ => return Ok(as_text()),
+    };
+    Ok(spelled(typed, text))
+}
+
+/// Keeps the spelling of a number or a truth value, unless it is the canonical one.
+fn spelled(value: Yaml, text: &str) -> Yaml {
+    let node = Node { span: 0..0, value };
+    let spelling = (node.text().as_deref() != Some(text)).then(|| text.into());
+    match node.value {
+        Yaml::Bool(b, _) => Yaml::Bool(b, spelling),
+        Yaml::Int(i, _) => Yaml::Int(i, spelling),
+        Yaml::Float(f, _) => Yaml::Float(f, spelling),
+        other => other,
+    }
 }
 
 /// Whether a text is a whole number: decimal, `0x…` or `0o…`.
@@ -378,25 +417,55 @@ mod tests {
     #[test]
     fn values_are_typed_and_placed() {
         let node = parse("a: 1\nü: [2.5, no, \"3\", ~, 1e3]\n").unwrap();
-        assert_eq!(node.get("a").unwrap().value, Yaml::Int(1));
+        assert_eq!(node.get("a").unwrap().value, Yaml::Int(1, None));
         let Yaml::List(items) = &node.get("ü").unwrap().value else { panic!("not a list") };
         let values: Vec<_> = items.iter().map(|n| n.value.clone()).collect();
         assert_eq!(
             values,
             [
-                Yaml::Float(2.5),
+                Yaml::Float(2.5, None),
                 Yaml::Text("no".into()),
                 Yaml::Text("3".into()),
                 Yaml::Null,
-                Yaml::Float(1000.0)
+                Yaml::Float(1000.0, Some("1e3".into()))
             ]
         );
         assert_eq!(items[0].span, 10..13);
     }
 
     #[test]
+    fn a_scalar_keeps_its_spelling_and_is_never_lost() {
+        for (written, json) in [
+            ("3.10", "3.1"),
+            ("1.0", "1.0"),
+            ("7e10", "70000000000.0"),
+            ("+1", "1"),
+            ("0x1F", "31"),
+            (".inf", "\"inf\""),
+            ("-.INF", "\"-inf\""),
+            (".NaN", "\"nan\""),
+            ("True", "true"),
+        ] {
+            let node = parse(written).unwrap();
+            assert_eq!(node.text().as_deref(), Some(written));
+            assert_eq!(node.to_json().to_string(), json, "{written}");
+        }
+        for canonical in ["0.1", "-2", "true", "1e300"] {
+            let value = parse(canonical).unwrap().value;
+            let spelling = match &value {
+                Yaml::Bool(_, spelling) | Yaml::Int(_, spelling) | Yaml::Float(_, spelling) => {
+                    spelling
+                }
+                _ => panic!("`{canonical}` has no type"),
+            };
+            assert_eq!(*spelling, None, "{canonical}");
+        }
+        assert_eq!(parse("null").unwrap().text(), None);
+    }
+
+    #[test]
     fn what_the_language_excludes_is_refused() {
-        assert!(error("a: 1\na: 2\n").contains("stands here twice"));
+        assert!(error("a: 1\na: 2\n").contains("duplicate key"));
         assert!(error("a: &x {b: 1}\nc:\n  <<: *x\n").contains("merge keys"));
         assert!(error("a: 1\n---\nb: 2\n").contains("one YAML document"));
         assert!(

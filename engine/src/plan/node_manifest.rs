@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use refrain_cache::{Artifacts, Digest, Manifest};
 
-use crate::graph::{Edge, Graph, Node, NodeId, Work};
+use crate::graph::{Edge, Graph, Node, NodeId, Params, Work};
 use crate::kind::{ArtifactKind, Kind};
 use crate::source;
 
@@ -108,9 +108,9 @@ fn versions(kind: &Kind) -> Value {
 }
 
 /// The parameters that can change a result.
-fn semantic(kind: &Kind, params: &Map<String, Value>) -> Map<String, Value> {
+fn semantic(kind: &Kind, params: &Params) -> Map<String, Value> {
     let knob = |name: &str| kind.params.iter().any(|p| p.name == name && !p.semantic);
-    params.iter().filter(|(name, _)| !knob(name)).map(|(n, v)| (n.clone(), v.clone())).collect()
+    params.iter().filter(|(name, _)| !knob(name)).map(|(n, v)| (n.into(), v.clone())).collect()
 }
 
 fn inputs(node: &Node, input: impl Fn(&Edge) -> Option<Value>) -> Option<Value> {

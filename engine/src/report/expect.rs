@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 
 use crate::graph::{Graph, NodeId};
-use crate::kind::{Param, Type, canonical, coerce};
+use crate::kind::{Param, Type, coerce};
 use crate::language::diagnostic::{Diagnostic, Span, suggest};
+use crate::language::scalar::label;
 use crate::language::workflow::{Axis, Workflow};
 use crate::plan::state::NodeState;
 use crate::report::metric_names::MetricReference;
@@ -142,7 +143,7 @@ fn one(
         let map: &Map<String, Value> = values.get(name)?.as_object()?;
         let mut point = Vec::new();
         for (axis, value) in map {
-            let label = canonical(value);
+            let label = label(value);
             let place = place(&format!("{name}.{axis}"));
             match declared.iter().find(|a| a.name == *axis) {
                 None => {

@@ -61,5 +61,5 @@ fn of_node(graph: &Graph, id: NodeId) -> Vec<String> {
     let node = graph.node(id);
     let Work::Stage { kind, params } = &node.work else { return Vec::new() };
     let inputs: Vec<String> = node.inputs.iter().map(|edge| edge.path.clone()).collect();
-    kind.metric_names(MetricContext { params, inputs: &inputs })
+    kind.metric_names(MetricContext { params: &params.to_map(), inputs: &inputs })
 }

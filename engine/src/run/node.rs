@@ -148,7 +148,7 @@ impl NodeJob<'_> {
                 Ok(NodeResult::main(gather::gather(self.cache, axes, rows, &tables)?))
             }
             Work::Stage { kind, params } => Ok((kind.run)(&Context {
-                params,
+                params: &params.to_map(),
                 inputs: &self.inputs.by_path,
                 cache: self.cache,
                 unfinished: self.cache.unfinished(&pending.key),

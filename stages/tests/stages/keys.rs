@@ -50,7 +50,7 @@ impl Stage {
             point: vec![("axis".into(), self.name.into())],
             inputs: paths.enumerate().map(edge).collect(),
             outputs: (self.kind.outputs)(&resolved.values).into(),
-            work: Work::Stage { kind: self.kind.into(), params: resolved.values },
+            work: Work::Stage { kind: self.kind.into(), params: resolved.values.into() },
             settings: self.settings.clone().into(),
             span: 0..0,
         };

@@ -1,17 +1,27 @@
-//! What to write in place of a name that refers to nothing, or to another kind of artifact.
+//! Hints at references to nothing, or to another kind of artifact.
 
 use serde_json::Map;
 
 use crate::kind::{ArtifactKind, MAIN};
 use crate::language::diagnostic::suggest;
+use crate::language::yaml::Yaml;
 
 use super::{Builder, Decl};
 
-/// Problems for which a name like the given one is looked for.
+/// After this many problems no similar name is suggested.
 const MOST_COMPARED: usize = 100;
 
 impl<'a> Builder<'a> {
-    /// What to write in place of a name that does not fit: one like it, or all that there are, or where to declare one.
+    /// Adds the hint at a source that is written as its path alone: `mine: ./llama`.
+    pub(super) fn hint_at_path(&mut self, decl: Decl, problem: usize) {
+        let Some(source) = self.workflow.sources.get(decl) else { return };
+        if let Yaml::Text(path) = &source.node.value {
+            let hint = format!("write `{}: {{ path: {path} }}`", source.name.text);
+            self.problems[problem].hints.push(hint);
+        }
+    }
+
+    /// Returns the hint at a name that does not fit: one like it, or all that there are, or where to declare one.
     pub(super) fn hint(&self, name: &str, kind: Option<ArtifactKind>) -> String {
         let declare = match kind {
             Some(ArtifactKind::Model) => "declare one under `models`: `NAME: { path: FOLDER }`",
@@ -27,11 +37,11 @@ impl<'a> Builder<'a> {
         suggest(name, self.names_for(kind), "there are").unwrap_or(declare.into())
     }
 
-    /// The names that may stand where an artifact of a kind is wanted.
+    /// Lists the names that may stand where an artifact of a kind is wanted.
     fn names_for(&self, kind: Option<ArtifactKind>) -> Vec<&'a str> {
         let fits = |decl: Decl| match (self.workflow.sources.get(decl), kind) {
-            // What is being evaluated would refer to itself.
-            _ if self.known[decl].under_way => false,
+            // A stage under evaluation would refer to itself.
+            _ if self.declared[decl].under_way => false,
             (_, None) => true,
             (Some(source), Some(ArtifactKind::Model)) => source.model,
             (Some(source), Some(_)) => !source.model,
@@ -43,7 +53,7 @@ impl<'a> Builder<'a> {
         names
     }
 
-    /// What a stage makes, as far as the values that it is given as they are written tell.
+    /// Returns the kind of a stage's main output, judged by its unresolved parameters.
     fn main_output(&self, decl: Decl) -> Option<ArtifactKind> {
         let stage = &self.workflow.stages[decl - self.workflow.sources.len()];
         let params = stage.params.to_json();

@@ -1,14 +1,16 @@
 //! Reads the sections of a workflow into [`Workflow`] and checks their shape and names.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-use crate::kind::{Kinds, canonical, check_name};
-use crate::language::diagnostic::{Diagnostic, Diagnostics, SourceText, Span, suggest};
-use crate::language::interpolate::NO_PARAMS;
+use crate::kind::{Kind, Kinds};
+use crate::language::diagnostic::{
+    Diagnostic, Diagnostics, SourceText, Span, listed, similar, suggest,
+};
+use crate::language::scalar::check_name;
 use crate::language::yaml::{self, Key, Node, Yaml};
 
 use super::settings::{self, NAMES as SETTINGS};
-use super::{Axis, Override, RESERVED, SourceDecl, Stage, Workflow};
+use super::{Override, RESERVED, SourceDecl, Stage, Workflow};
 
 const SECTIONS: [&str; 10] = [
     "refrain",
@@ -48,19 +50,20 @@ pub(super) fn workflow(
     }
 }
 
-struct Reader {
+/// Reads the sections one by one and collects their problems.
+pub(super) struct Reader {
     problems: Vec<Diagnostic>,
-    /// Every name of the shared namespace and what bears it.
+    /// Every name of the shared namespace, with its bearer.
     names: HashMap<String, (&'static str, Span)>,
 }
 
 impl Reader {
-    fn problem(&mut self, problem: Diagnostic) {
+    pub(super) fn problem(&mut self, problem: Diagnostic) {
         self.problems.push(problem);
     }
 
     fn sections(&mut self, root: &Node, kinds: &Kinds) -> Workflow {
-        for (key, _) in entries(root) {
+        for (key, _) in root.entries() {
             if !SECTIONS.contains(&key.text.as_str()) {
                 self.problem(
                     Diagnostic::at(
@@ -111,13 +114,14 @@ impl Reader {
         };
         let results = root.get("results").cloned();
         let (source, kinds) = (SourceText::default(), kinds.clone());
-        Workflow { source, name, params, sources, stages, axes, expect, results, kinds }
+        let set = Vec::new();
+        Workflow { source, name, params, sources, stages, axes, expect, results, set, kinds }
     }
 
     fn version(&mut self, root: &Node) {
         match root.get("refrain").map(|n| (&n.value, n.span.clone())) {
-            Some((Yaml::Int(1), _)) => {}
-            Some((Yaml::Int(v), span)) => self.problem(
+            Some((Yaml::Int(1, _), _)) => {}
+            Some((Yaml::Int(v, _), span)) => self.problem(
                 Diagnostic::at(
                     span,
                     format!("this build reads version 1 of the language, not {v}"),
@@ -147,8 +151,8 @@ impl Reader {
         }
     }
 
-    /// Notes a name of the shared namespace.
-    fn name(&mut self, key: &Key, what: &'static str) {
+    /// Records a name of the shared namespace.
+    pub(super) fn name(&mut self, key: &Key, what: &'static str) {
         if let Err(message) = check_name(&key.text) {
             self.problem(Diagnostic::at(key.span.clone(), message));
         } else if RESERVED.contains(&key.text.as_str()) {
@@ -189,206 +193,84 @@ impl Reader {
     }
 
     fn stage(&mut self, name: Key, node: &Node, kinds: &Kinds) -> Option<Stage> {
-        let names = kinds.iter().map(|k| k.name).collect::<Vec<_>>();
         let Yaml::Map(entries) = &node.value else {
-            self.problem(
-                Diagnostic::at(
-                    node.span.clone(),
-                    format!("stage `{}` must be a mapping", name.text),
-                )
-                .maybe_hint(suggest("", names, "its one key is a kind:")),
-            );
+            let message = format!("stage `{}` must be a mapping", name.text);
+            let hint = format!("its one key is a kind: {}", kind_names(kinds));
+            self.problem(Diagnostic::at(node.span.clone(), message).hint(hint));
             return None;
         };
         let settings = settings::read(entries, &mut self.problems);
-        let others: Vec<_> =
-            entries.iter().filter(|(k, _)| !SETTINGS.contains(&k.text.as_str())).collect();
-        let mut found = None;
-        for (key, params) in &others {
-            let Some(kind) = kinds.get(&key.text) else {
-                let known = names.iter().copied().chain(SETTINGS);
-                self.problem(
-                    Diagnostic::at(key.span.clone(), format!("there is no kind `{}`", key.text))
-                        .maybe_hint(suggest(&key.text, known, "kinds are")),
-                );
-                continue;
-            };
-            if let Some((other, _)) = &found {
-                let other: &crate::kind::Kind = other;
-                self.problem(
-                    Diagnostic::at(
-                        key.span.clone(),
-                        format!(
-                            "stage `{}` has two kinds, `{}` and `{}`",
-                            name.text, other.name, kind.name
-                        ),
-                    )
-                    .hint("make two stages of it"),
-                );
-                continue;
-            }
-            found = Some((*kind, params));
-        }
-        if others.is_empty() {
-            self.problem(
-                Diagnostic::at(name.span.clone(), format!("stage `{}` has no kind", name.text))
-                    .maybe_hint(suggest("", names, "kinds are")),
-            );
-        }
-        let (kind, params) = found?;
+        let (kind, params) = self.kind_of(&name, entries, kinds)?;
+
         if let Some((key, _)) = entries.iter().find(|(k, _)| k.text == "retry" && !kind.retryable) {
-            let may = kinds.iter().filter(|k| k.retryable).map(|k| format!("`{}`", k.name));
+            let message = format!("`{}` cannot be retried: it would fail again", kind.name);
+            let may = listed(kinds.iter().filter(|k| k.retryable).map(|k| k.name));
             self.problem(
-                Diagnostic::at(
-                    key.span.clone(),
-                    format!("`{}` cannot be retried: it would fail again", kind.name),
-                )
-                .hint(format!("remove `retry`; it is for {}", may.collect::<Vec<_>>().join(", "))),
+                Diagnostic::at(key.span.clone(), message)
+                    .hint(format!("remove `retry`; it is for {may}")),
             );
         }
         Some(Stage { name, kind, params: params.clone(), settings })
     }
 
-    fn sweep(&mut self, node: Option<&Node>) -> Vec<Axis> {
-        let Some(node) = node else { return Vec::new() };
-        match &node.value {
-            Yaml::Null => Vec::new(),
-            Yaml::Map(entries) => {
-                let mut axes = Vec::new();
-                for (key, values) in entries {
-                    self.name(key, "an axis");
-                    if let Yaml::List(values) = &values.value {
-                        let values = self.axis(&key.text, values, &key.span);
-                        axes.push(Axis { name: key.text.clone(), values, points: false });
-                    } else {
-                        self.problem(
-                            Diagnostic::at(
-                                values.span.clone(),
-                                format!("axis `{}` must be a list", key.text),
-                            )
-                            .hint(format!("write `{}: [first, second]`", key.text)),
-                        );
-                    }
-                }
-                axes
-            }
-            Yaml::List(points) => {
-                let values = self.axis("point", points, &node.span);
-                if let Some((_, bad)) =
-                    values.iter().find(|(_, v)| !matches!(v.value, Yaml::Map(_)))
-                {
-                    self.problem(Diagnostic::at(
-                        bad.span.clone(),
-                        "a sweep of points is a list of mappings",
-                    ));
-                    return Vec::new();
-                }
-                vec![Axis { name: "point".into(), values, points: true }]
-            }
-            _ => {
-                self.problem(
-                    Diagnostic::at(
-                        node.span.clone(),
-                        "`sweep` must be a mapping of lists, or a list of mappings",
-                    )
-                    .hint("for example `sweep: { threshold: [2, 2.5] }`"),
-                );
-                Vec::new()
-            }
+    /// Finds the one key of a stage that is a kind.
+    fn kind_of<'n>(
+        &mut self,
+        stage: &Key,
+        entries: &'n [(Key, Node)],
+        kinds: &Kinds,
+    ) -> Option<(Kind, &'n Node)> {
+        let others: Vec<_> =
+            entries.iter().filter(|(k, _)| !SETTINGS.contains(&k.text.as_str())).collect();
+        if others.is_empty() {
+            let message = format!("stage `{}` has no kind", stage.text);
+            let hint = format!("kinds are {}", kind_names(kinds));
+            self.problem(Diagnostic::at(stage.span.clone(), message).hint(hint));
         }
-    }
+        if let Some((key, kind)) = kind_as_value(entries, kinds) {
+            let message = format!("the kind of a stage is a key, not the value of `{}`", key.text);
+            let hint = format!("write `{}: {{ {}: {{ … }} }}`", stage.text, kind.name);
+            self.problem(Diagnostic::at(key.span.clone(), message).hint(hint));
+            return None;
+        }
 
-    fn axis(&mut self, name: &str, nodes: &[Node], span: &Span) -> Vec<(String, Node)> {
-        if nodes.is_empty() {
-            self.problem(Diagnostic::at(span.clone(), format!("axis `{name}` has no values")));
-        }
-        let mut values: Vec<(String, Node)> = Vec::with_capacity(nodes.len());
-        let mut seen: HashSet<String> = HashSet::with_capacity(nodes.len());
-        for node in nodes {
-            let label = match &node.value {
-                Yaml::Map(_) => match node.get("name").map(|n| n.to_json()) {
-                    Some(name) if !name.is_array() && !name.is_object() => canonical(&name),
-                    _ => {
-                        self.problem(
-                            Diagnostic::at(
-                                node.span.clone(),
-                                format!("a mapping on axis `{name}` needs a `name`"),
-                            )
-                            .hint("the name stands in the nodes' names and in the results"),
-                        );
-                        continue;
-                    }
-                },
-                _ => canonical(&node.to_json()),
+        let mut found: Option<(Kind, &Node)> = None;
+        for (key, params) in others {
+            let Some(kind) = kinds.get(&key.text) else {
+                let known = kinds.iter().map(|k| k.name).chain(SETTINGS);
+                let hint = similar(&key.text, known)
+                    .unwrap_or_else(|| format!("kinds are {}", kind_names(kinds)));
+                let message = format!("there is no kind `{}`", key.text);
+                self.problem(Diagnostic::at(key.span.clone(), message).hint(hint));
+                continue;
             };
-            if label.contains([',', '[', ']', '=']) && !matches!(node.value, Yaml::List(_)) {
-                self.problem(Diagnostic::at(
-                    node.span.clone(),
-                    format!("`{label}` on axis `{name}` may not hold `,`, `=`, `[` or `]`"),
-                ));
-            }
-            if !seen.insert(label.clone()) {
-                self.problem(Diagnostic::at(
-                    node.span.clone(),
-                    format!("axis `{name}` has the value `{label}` twice"),
-                ));
-            }
-            values.push((label, node.clone()));
-        }
-        values
-    }
-
-    fn overrides(&mut self, workflow: &mut Workflow, overrides: &[Override]) {
-        for Override { name, value } in overrides {
-            let node = match yaml::parse_value(value) {
-                Ok(node) => node,
-                Err(problem) => {
-                    self.problem(Diagnostic::general(format!(
-                        "`--set {name}={value}`: {}",
-                        problem.message
-                    )));
-                    continue;
-                }
-            };
-            if let Some(axis) = workflow.axes.iter_mut().find(|a| a.name == *name) {
-                let label = canonical(&node.to_json());
-                let labels: Vec<String> =
-                    axis.values.iter().map(|(l, _)| format!("`{l}`")).collect();
-                axis.values.retain(|(l, _)| *l == label);
-                if axis.values.is_empty() {
-                    self.problem(
-                        Diagnostic::general(format!(
-                            "`--set {name}={value}`: the axis has no such value"
-                        ))
-                        .hint(format!("its values are {}", labels.join(", "))),
-                    );
-                }
-            } else if let Some((_, param)) =
-                workflow.params.iter_mut().find(|(k, _)| k.text == *name)
-            {
-                let span = param.span.clone();
-                *param = Node { span, ..node };
-            } else {
-                let known = workflow.params.iter().map(|(k, _)| k.text.as_str());
-                let known: Vec<_> =
-                    known.chain(workflow.axes.iter().map(|a| a.name.as_str())).collect();
-                let hint = suggest(name, known, "there are").unwrap_or(NO_PARAMS.into());
+            if let Some((other, _)) = &found {
+                let two = format!("`{}` and `{}`", other.name, kind.name);
+                let message = format!("stage `{}` has two kinds, {two}", stage.text);
                 self.problem(
-                    Diagnostic::general(format!(
-                        "`--set {name}={value}`: there is no param or axis `{name}`"
-                    ))
-                    .hint(hint),
+                    Diagnostic::at(key.span.clone(), message).hint("make two stages of it"),
                 );
+                continue;
             }
+            found = Some((*kind, params));
         }
+        found
     }
 }
 
-fn entries(node: &Node) -> &[(Key, Node)] {
-    match &node.value {
-        Yaml::Map(entries) => entries,
-        _ => &[],
-    }
+/// Lists the kinds for a hint.
+fn kind_names(kinds: &Kinds) -> String {
+    listed(kinds.iter().map(|kind| kind.name))
+}
+
+/// Finds a stage written as in other tools: `kind: score` beside its parameters.
+fn kind_as_value<'n, 'k>(
+    entries: &'n [(Key, Node)],
+    kinds: &'k Kinds,
+) -> Option<(&'n Key, &'k Kind)> {
+    let named = ["kind", "type", "stage", "uses"];
+    let (key, value) = entries.iter().find(|(key, _)| named.contains(&key.text.as_str()))?;
+    Some((key, kinds.get(&value.text()?)?))
 }
 
 /// Adds a stage, or the two stages that its kind says it is planned as.
@@ -398,13 +280,14 @@ fn expand(stage: Stage, kinds: &Kinds, stages: &mut Vec<Stage>) {
         _ => serde_json::Map::new(),
     };
     let expansion = stage.kind.expand.and_then(|expand| expand(&literal));
+
     let Some((expansion, first_kind)) = expansion.and_then(|e| Some((e, kinds.get(e.kind)?)))
     else {
         stages.push(stage);
         return;
     };
     let (moved, mut kept): (Vec<_>, Vec<_>) =
-        entries(&stage.params).iter().cloned().partition(|(key, _)| (expansion.moved)(&key.text));
+        stage.params.entries().iter().cloned().partition(|(key, _)| (expansion.moved)(&key.text));
     let name = Key {
         text: format!("{}/{}", stage.name.text, expansion.suffix),
         span: stage.name.span.clone(),

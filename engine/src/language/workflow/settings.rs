@@ -1,4 +1,4 @@
-//! What stands beside a stage's kind: words, resources, retries, a time limit. Nothing in it can change a result.
+//! Reads the settings beside a stage's kind: description, resources, retries, a time limit. None can change a result.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::language::yaml::{Key, Node, Yaml};
 /// The keys of the settings.
 pub const NAMES: [&str; 4] = ["description", "resources", "retry", "timeout"];
 
-/// What `resources` takes.
+/// The parameters of `resources`.
 pub static RESOURCES: &[Param] = &[
     Param::optional("threads", Type::Int { min: 1, max: 4096 }, "threads that the stage may use"),
     Param::optional(
@@ -24,7 +24,7 @@ pub static RESOURCES: &[Param] = &[
     Param::optional("batch", Type::Int { min: 1, max: 1_000_000 }, "rows computed together"),
 ];
 
-/// What `retry` takes, where it is no number.
+/// The parameters of `retry`, if it is not a number.
 pub static RETRY: &[Param] = &[
     Param::required(
         "times",
@@ -43,7 +43,7 @@ pub static RETRY: &[Param] = &[
 /// The longest wait between two attempts.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
-/// What stands beside a stage's kind.
+/// The settings beside a stage's kind.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Settings {
     /// A sentence for people.
@@ -56,25 +56,25 @@ pub struct Settings {
     pub gpus: Option<usize>,
     /// Rows that are computed together.
     pub batch: Option<usize>,
-    /// Whether and how it is tried again after a failure.
+    /// Its retries after a failure.
     pub retry: Option<Retry>,
     /// The longest that one attempt may take.
     pub timeout: Option<Duration>,
 }
 
-/// How a failed stage is tried again.
+/// The retries of a failed stage.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Retry {
-    /// How often at most, beside the first attempt.
+    /// The largest number of retries.
     pub times: u32,
-    /// How long before the second attempt.
+    /// The wait before the first retry.
     pub wait: Duration,
-    /// By how much longer before each further one, at least 1.
+    /// The factor by which each further wait is longer, at least 1.
     pub factor: f64,
 }
 
 impl Retry {
-    /// How long to wait after the failed attempt of that number, from 1; `None` when it was the last.
+    /// Returns the wait after the failed attempt of that number, from 1; `None` after the last.
     pub fn pause(&self, attempt: u32) -> Option<Duration> {
         let longer = self.factor.powi(attempt.saturating_sub(1) as i32);
         let seconds = (self.wait.as_secs_f64() * longer).min(LONGEST_WAIT.as_secs_f64());
@@ -100,27 +100,27 @@ pub(super) fn read(entries: &[(Key, Node)], problems: &mut Vec<Diagnostic>) -> S
                 settings.batch = number("batch");
                 let place = resolved.place("memory").unwrap_or(node.span.clone());
                 settings.memory = quantity(values, "memory", units::size)
-                    .and_then(|read| noted(read, "`memory` is no size", place, problems));
+                    .and_then(|read| noted(read, "`memory` is not a size", place, problems));
             }
             ("retry", _) => settings.retry = retry(node, problems),
-            ("timeout", Yaml::Text(_) | Yaml::Int(_) | Yaml::Float(_)) => {
-                let text = crate::kind::canonical(&node.to_json());
+            ("timeout", Yaml::Text(_) | Yaml::Int(..) | Yaml::Float(..)) => {
+                let text = node.text().unwrap_or_default();
                 let read = units::duration(&text);
                 settings.timeout =
-                    noted(read, "`timeout` is no duration", node.span.clone(), problems);
+                    noted(read, "`timeout` is not a duration", node.span.clone(), problems);
             }
-            ("timeout", _) => {
-                problems.push(Diagnostic::at(node.span.clone(), "`timeout` is no duration").hint(
+            ("timeout", _) => problems.push(
+                Diagnostic::at(node.span.clone(), "`timeout` is not a duration").hint(
                     "write a whole number above 0 and its unit, such as `90s`, `30m` or `2h`",
-                ))
-            }
+                ),
+            ),
             _ => {}
         }
     }
     settings
 }
 
-/// `retry: 3`, or a mapping.
+/// Reads `retry: 3`, or a mapping.
 fn retry(node: &Node, problems: &mut Vec<Diagnostic>) -> Option<Retry> {
     let short = Node {
         span: node.span.clone(),
@@ -139,7 +139,7 @@ fn retry(node: &Node, problems: &mut Vec<Diagnostic>) -> Option<Retry> {
     let place = resolved.place("wait").unwrap_or(node.span.clone());
     let wait = noted(
         quantity(values, "wait", units::duration)?,
-        "`wait` is no duration",
+        "`wait` is not a duration",
         place,
         problems,
     )?;
@@ -147,12 +147,12 @@ fn retry(node: &Node, problems: &mut Vec<Diagnostic>) -> Option<Retry> {
     Some(Retry { times, wait, factor: values.get("factor").and_then(Value::as_f64)? })
 }
 
-/// A text of the mapping, read by `read`; `None` where it is not given.
+/// Reads a text of the mapping with `read`; `None` where it is not given.
 fn quantity<T>(values: &Map<String, Value>, name: &str, read: fn(&str) -> T) -> Option<T> {
     values.get(name).and_then(Value::as_str).map(read)
 }
 
-/// What was read, or nothing and a problem.
+/// Returns the value that was read, or reports the problem.
 fn noted<T>(
     read: Result<T, String>,
     message: &str,

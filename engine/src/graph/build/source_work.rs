@@ -1,0 +1,115 @@
+//! Turns the declaration of a source into its work: a table, a model or a file that is there.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::graph::{Edge, NodeId, Work};
+use crate::kind::{ArtifactKind, ModelFacts};
+use crate::language::diagnostic::Diagnostic;
+use crate::source::recorded::RecordedSource;
+use crate::source::{self, Located, SourceSpec};
+
+use super::Builder;
+use super::template::Values;
+
+impl Builder<'_> {
+    /// Returns the work of a source and the kind of its artifact.
+    pub(super) fn source_work(
+        &self,
+        model: bool,
+        params: &Map<String, Value>,
+        edges: &[Edge],
+        values: &Values,
+        absent: Option<&RecordedSource>,
+    ) -> Result<(Work, ArtifactKind), Diagnostic> {
+        if let Some(edge) = edges.iter().find(|edge| !self.is_model_source(edge)) {
+            return Err(self.not_a_model(edge, values));
+        }
+        if let Some(recorded) = absent {
+            return self.absent_work(recorded, params, values);
+        }
+        let based = edges.iter().any(|edge| edge.path == "base");
+        let located = source::locate(self.workflow.source.folder(), model, params, based);
+        let located = located.map_err(|(at, message, hint)| {
+            let span = values.place(at).or(values.place("path")).unwrap_or(0..0);
+            Diagnostic::at(span, message).maybe_hint(hint)
+        })?;
+        Ok(match located {
+            Located::Table(spec) => (Work::Source(spec), ArtifactKind::Table),
+            Located::Model(path) => (Work::Model(path), ArtifactKind::Model),
+            Located::File(path) => (Work::File(path), ArtifactKind::File),
+        })
+    }
+
+    /// Returns the work of a source whose files are absent.
+    fn absent_work(
+        &self,
+        recorded: &RecordedSource,
+        params: &Map<String, Value>,
+        values: &Values,
+    ) -> Result<(Work, ArtifactKind), Diagnostic> {
+        let kind = recorded.artifact.kind;
+        let written = params.get("path").and_then(Value::as_str).unwrap_or_default();
+        let path = self.workflow.source.folder().join(written);
+        let work = match kind {
+            ArtifactKind::Model => Work::Model(path),
+            ArtifactKind::File => Work::File(path),
+            ArtifactKind::Table => {
+                let spec = SourceSpec::new(path, params).map_err(|(at, message, hint)| {
+                    let span = values.place(at).unwrap_or(0..0);
+                    Diagnostic::at(span, message).maybe_hint(hint)
+                })?;
+                Work::Source(spec)
+            }
+        };
+        Ok((work, kind))
+    }
+
+    /// Returns the facts of the model at a path: from its files, or as they were recorded.
+    pub(super) fn model_facts(&self, path: &Path) -> ModelFacts {
+        let is_there =
+            |id: &NodeId| matches!(&self.nodes[id.index()].work, Work::Model(p) if p == path);
+        match self.absent.iter().find(|(id, _)| is_there(id)) {
+            Some((_, recorded)) => recorded.facts.clone(),
+            None => self.workflow.kinds.model_facts(path),
+        }
+    }
+
+    /// Returns what was recorded of a source whose file or folder is absent.
+    pub(super) fn absent(&self, name: &str, params: &Map<String, Value>) -> Option<RecordedSource> {
+        let path = params.get("path").and_then(Value::as_str)?;
+        if self.workflow.source.folder().join(path).exists() {
+            return None;
+        }
+        (self.recorded)(name)
+    }
+
+    fn is_model_source(&self, edge: &Edge) -> bool {
+        matches!(self.nodes[edge.node.index()].work, Work::Model(_))
+    }
+
+    /// The problem of a model whose base is made by a stage.
+    fn not_a_model(&self, edge: &Edge, values: &Values) -> Diagnostic {
+        let base = &self.nodes[edge.node.index()].stage;
+        let span = values.place(&edge.path).unwrap_or(0..0);
+        let message = format!("`base` must be an entry of `models`, but `{base}` is a stage");
+        Diagnostic::at(span, message)
+            .hint("the adapter that a stage trains knows its base: use that stage as the model")
+    }
+
+    /// Finds the source from which the model at an input descends: itself, its base where it is an
+    /// adapter, or the one at the same input of the stage that makes it, and so on.
+    pub(super) fn model_source(&self, edges: &[Edge], path: &str) -> Option<PathBuf> {
+        let mut edge = edges.iter().find(|edge| edge.path == path)?;
+        loop {
+            let node = &self.nodes[edge.node.index()];
+            edge = match (&node.work, node.inputs.first()) {
+                (Work::Model(_), Some(base)) => base,
+                (Work::Model(path), None) => return Some(path.clone()),
+                (Work::Stage { .. }, _) => node.inputs.iter().find(|edge| edge.path == path)?,
+                _ => return None,
+            };
+        }
+    }
+}

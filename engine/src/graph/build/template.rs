@@ -1,0 +1,213 @@
+//! The parameters of a declaration as written, and their values at each point of the sweep.
+//!
+//! Every parameter is resolved once for all points that agree on the axes that it reads, and its value is shared.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::graph::params::Params;
+use crate::kind::{Param, Reference, Resolved, check_keys, coerce, coerce_param};
+use crate::language::diagnostic::{Diagnostic, Span};
+use crate::language::interpolate::{AxisSet, MAX_SIZE, Names, Point, Scope, too_large};
+use crate::language::yaml::{Node, Yaml};
+
+use super::by_axes::ByAxes;
+
+/// The parameters of a stage or source as the workflow gives them.
+pub(super) struct Template<'a> {
+    params: Vec<ParamTemplate<'a>>,
+    table: &'static [Param],
+    node: &'a Node,
+    /// The owner of the parameters in messages: `` `generate` ``.
+    owner: String,
+    keys_checked: bool,
+}
+
+struct ParamTemplate<'a> {
+    param: &'static Param,
+    name: Arc<str>,
+    written: Option<&'a Node>,
+    values: ByAxes<Arc<Entry>>,
+}
+
+/// One parameter at a point.
+struct Entry {
+    name: Arc<str>,
+    /// Its value; `None` where it is absent or a reference.
+    value: Option<Arc<Value>>,
+    references: Vec<Reference>,
+    places: Vec<(String, Span)>,
+    axes: AxisSet,
+    /// What it takes of [`MAX_SIZE`].
+    size: usize,
+}
+
+/// The parameters of a declaration at a point.
+#[derive(Default)]
+pub(super) struct Values {
+    entries: Vec<Arc<Entry>>,
+    /// The axes that they depend on.
+    pub axes: AxisSet,
+}
+
+impl<'a> Template<'a> {
+    pub fn new(table: &'static [Param], node: &'a Node, owner: String) -> Template<'a> {
+        let params = table.iter().map(|param| ParamTemplate {
+            param,
+            name: param.name.into(),
+            written: node.get(param.name),
+            values: ByAxes::default(),
+        });
+        Template { params: params.collect(), table, node, owner, keys_checked: false }
+    }
+
+    /// Resolves the parameters at a point; where there are problems, some values are missing.
+    pub fn at(
+        &mut self,
+        names: &Names<'_>,
+        point: &Point,
+        problems: &mut Vec<Diagnostic>,
+    ) -> Values {
+        let Yaml::Map(entries) = &self.node.value else {
+            return self.whole(names, point, problems);
+        };
+        if !std::mem::replace(&mut self.keys_checked, true) {
+            check_keys(self.table, entries, &self.owner, problems);
+        }
+
+        let mut values = Values::default();
+        let mut left = MAX_SIZE;
+        for template in &mut self.params {
+            let entry = match template.values.get(point) {
+                Some(entry) => Some(entry.clone()),
+                None => {
+                    template.resolve(names, point, left, &self.node.span, &self.owner, problems)
+                }
+            };
+            let Some(entry) = entry else { continue };
+            let Some(rest) = left.checked_sub(entry.size) else {
+                problems.push(too_large(template.written.map_or(&self.node.span, |n| &n.span)));
+                break;
+            };
+            left = rest;
+            values.axes |= entry.axes;
+            values.entries.push(entry);
+        }
+        values
+    }
+
+    /// Resolves parameters that are not a mapping but `${…}`, or nothing.
+    fn whole(&self, names: &Names<'_>, point: &Point, problems: &mut Vec<Diagnostic>) -> Values {
+        let mut axes = 0;
+        let node = match Scope::new(names, point, MAX_SIZE).resolve(self.node, &mut axes) {
+            Ok(node) => node,
+            Err(problem) => {
+                problems.push(problem);
+                return Values::default();
+            }
+        };
+        let Yaml::Map(entries) = &node.value else {
+            let resolved = coerce(self.table, &node, &self.owner, problems);
+            let entries = resolved.values.into_iter().map(|(name, value)| {
+                Arc::new(Entry {
+                    name: name.into(),
+                    value: Some(Arc::new(value)),
+                    references: Vec::new(),
+                    places: Vec::new(),
+                    axes,
+                    size: 0,
+                })
+            });
+            return Values { entries: entries.collect(), axes };
+        };
+
+        check_keys(self.table, entries, &self.owner, problems);
+        let entries = self.params.iter().map(|template| {
+            let written = node.get(template.param.name);
+            let resolved = coerce_param(template.param, written, &node.span, &self.owner, problems);
+            Arc::new(Entry::new(template.name.clone(), resolved, axes, 0))
+        });
+        Values { entries: entries.collect(), axes }
+    }
+}
+
+impl ParamTemplate<'_> {
+    /// Resolves the parameter at a point and remembers it; `None` where it has a problem.
+    fn resolve(
+        &mut self,
+        names: &Names<'_>,
+        point: &Point,
+        left: usize,
+        mapping: &Span,
+        owner: &str,
+        problems: &mut Vec<Diagnostic>,
+    ) -> Option<Arc<Entry>> {
+        let before = problems.len();
+        let mut axes = 0;
+        let scope = Scope::new(names, point, left);
+        let written = self.written.map(|node| scope.resolve(node, &mut axes)).transpose();
+        let resolved = written
+            .map(|written| coerce_param(self.param, written.as_ref(), mapping, owner, problems))
+            .map_err(|problem| problems.push(problem))
+            .ok()?;
+        if problems.len() > before {
+            return None;
+        }
+
+        let size = left - scope.left();
+        let entry = Arc::new(Entry::new(self.name.clone(), resolved, axes, size));
+        self.values.insert(axes, point, entry.clone());
+        Some(entry)
+    }
+}
+
+impl Entry {
+    fn new(name: Arc<str>, resolved: Resolved, axes: AxisSet, size: usize) -> Entry {
+        let Resolved { mut values, references, places } = resolved;
+        let value = values.remove(&*name).map(Arc::new);
+        Entry { name, value, references, places, axes, size }
+    }
+}
+
+impl Values {
+    /// Returns the references among the values.
+    pub fn references(&self) -> Vec<Reference> {
+        self.entries.iter().flat_map(|entry| entry.references.iter().cloned()).collect()
+    }
+
+    /// Returns the place of a path, or of the nearest part of it that the workflow gives.
+    pub fn place(&self, path: &str) -> Option<Span> {
+        let name = path.split(['.', '[']).next().unwrap_or_default();
+        let entry = self.entries.iter().find(|entry| *entry.name == *name)?;
+        let mut path = path;
+        loop {
+            if let Some((_, span)) = entry.places.iter().find(|(p, _)| p == path) {
+                return Some(span.clone());
+            }
+            path = &path[..path.rfind(['.', '['])?];
+        }
+    }
+
+    /// Copies the values into a mapping.
+    pub fn to_map(&self) -> Map<String, Value> {
+        let values = self.entries.iter();
+        values
+            .filter_map(|entry| Some((entry.name.to_string(), Value::clone(entry.value.as_ref()?))))
+            .collect()
+    }
+
+    /// Returns the parameters of `map`, each shared with the entry that it was copied from and still equals.
+    pub fn shared(&self, map: &Map<String, Value>) -> Params {
+        let share = |(name, value): (&String, &Value)| {
+            let entry = self.entries.iter().find(|entry| *entry.name == **name);
+            let known = entry.and_then(|entry| entry.value.as_ref());
+            let name = entry.map_or_else(|| name.as_str().into(), |entry| entry.name.clone());
+            match known {
+                Some(known) if **known == *value => (name, known.clone()),
+                _ => (name, Arc::new(value.clone())),
+            }
+        };
+        map.iter().map(share).collect()
+    }
+}
