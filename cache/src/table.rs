@@ -28,7 +28,7 @@ pub enum TableError {
     /// An I/O error.
     #[error("the table `{}` could not be {action}: {source}", path.display())]
     Io {
-        /// The file.
+        /// Its path.
         path: PathBuf,
         /// `created`, `opened` or `written`.
         action: &'static str,
@@ -38,7 +38,7 @@ pub enum TableError {
     /// The file is not a readable table.
     #[error("`{}` is no readable Parquet file: {reason}", path.display())]
     Unreadable {
-        /// The file.
+        /// Its path.
         path: PathBuf,
         /// The reason.
         reason: String,

@@ -16,7 +16,7 @@ const CHECK: usize = 16;
 /// Bytes read at once when a log is scanned.
 const BUFFER: u64 = 1 << 20;
 
-/// How often a process tries, every millisecond, to join a log that another one empties.
+/// Tries, one per millisecond, of a process to join a log that another one empties.
 const JOIN_TRIES: u32 = 100;
 /// Bytes read at once for one line: most records are shorter.
 const LINE: usize = 2048;

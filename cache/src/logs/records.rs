@@ -23,7 +23,7 @@ pub struct Record {
     pub key: Key,
     /// The kind of the stage, or `source`.
     pub kind: String,
-    /// What the node produced.
+    /// The result of the node.
     pub result: NodeResult,
     /// Duration of the node in seconds.
     pub seconds: f64,
@@ -37,7 +37,7 @@ pub struct Record {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(from = "SummaryLine")]
 pub struct RecordSummary {
-    /// What the node produced.
+    /// The result of the node.
     pub result: NodeResult,
     /// Duration of the node in seconds.
     pub seconds: f64,
