@@ -35,7 +35,7 @@ fn a_change_above_is_followed_down() {
     small(&space);
     space.report("w.yaml", &[]);
     let said = space.run(&["explain", "w.yaml"]);
-    assert_eq!(said.stdout, "nothing differs from the last run\n");
+    assert!(said.stdout.starts_with("nothing differs from the last run\n"), "{}", said.stdout);
     // A row of a source, and a parameter of a stage below what must run first.
     space.edit("train.jsonl", "it is 8.", "it is 9.");
     space.edit("w.yaml", "rank: 2, alpha: 4", "rank: 2, alpha: 8");
