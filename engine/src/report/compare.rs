@@ -1,4 +1,4 @@
-//! Where two artifacts that should be the same first differ: row and column, tensor, or byte.
+//! Finds the first difference between two artifacts: row and column, tensor, or byte.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -14,16 +14,16 @@ use refrain_cache::{ArtifactKind, TableError, TableReader};
 
 /// Rows that are compared at once.
 const BATCH_ROWS: usize = 4096;
-/// Characters of a value that are shown.
+/// Longest value that is shown, in characters.
 const SHOWN: usize = 60;
 /// Bytes of the longest header of a safetensors file that is read.
 const HEADER: u64 = 100 << 20;
-/// How far two floating-point numbers may be apart under different profiles, beside [`RELATIVE`].
+/// Absolute tolerance of floating-point numbers under different profiles, added to [`RELATIVE`].
 pub const ABSOLUTE: f64 = 1e-3;
-/// How far they may be apart as a share of the larger one.
+/// Relative tolerance, as a share of the larger number.
 pub const RELATIVE: f64 = 1e-2;
 
-/// What counts as the same.
+/// The measure by which artifacts are the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strictness {
     /// Every bit.
@@ -43,15 +43,15 @@ pub enum CompareError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system says.
+        /// The system's reason.
         error: io::Error,
     },
 }
 
-/// The first difference in words, such as ``row 3, column `text`: was a, is b``; `None` where there is none.
+/// Describes the first difference, such as ``row 3, column `text`: was a, is b``; `None` where there is none.
 ///
 /// # Errors
-/// When one of the two cannot be read.
+/// [`CompareError`] where one of the two cannot be read.
 pub fn first_difference(
     kind: ArtifactKind,
     before: &Path,
@@ -77,7 +77,7 @@ fn table(before: &Path, now: &Path, strictness: Strictness) -> Result<Option<Str
     for field in a.schema().fields() {
         match b.schema().field_with_name(field.name()) {
             Ok(other) if other.data_type() == field.data_type() => {}
-            Ok(_) => return Ok(Some(format!("column `{}` is of another type", field.name()))),
+            Ok(_) => return Ok(Some(format!("column `{}` has another type", field.name()))),
             Err(_) => return Ok(Some(format!("column `{}` is gone", field.name()))),
         }
     }
@@ -101,7 +101,7 @@ fn table(before: &Path, now: &Path, strictness: Strictness) -> Result<Option<Str
     Ok((a.rows() != b.rows()).then(|| format!("it had {} rows, has {}", a.rows(), b.rows())))
 }
 
-/// What follows the first rows of a batch.
+/// Returns the rows of a batch after the first ones, or the next batch.
 fn rest(
     batch: &RecordBatch,
     rows: usize,
@@ -113,7 +113,7 @@ fn rest(
     }
 }
 
-/// The first row of two batches that differs, and the first column in which it does.
+/// Finds the first row of two batches that differs, and its first column that does.
 fn in_batch(
     a: &RecordBatch,
     b: &RecordBatch,
@@ -225,7 +225,7 @@ fn files(folder: &Path, prefix: &str, names: &mut BTreeSet<String>) -> io::Resul
     Ok(())
 }
 
-/// The first byte in which two files differ: the shorter one's end where it is the start of the other.
+/// Finds the first byte in which two files differ: the shorter one's end where it is the start of the other.
 fn file(before: &Path, now: &Path) -> Result<Option<u64>, CompareError> {
     let open = |path: &Path| {
         File::open(path)
@@ -246,7 +246,7 @@ fn file(before: &Path, now: &Path) -> Result<Option<u64>, CompareError> {
     }
 }
 
-/// The tensor of a safetensors file that holds a byte; `None` in its header, and in other files.
+/// Finds the tensor of a safetensors file that holds a byte; `None` in its header, and in other files.
 fn tensor_at(path: &Path, byte: u64) -> io::Result<Option<String>> {
     if path.extension().is_none_or(|extension| extension != "safetensors") {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! What must hold after a run: published values with a tolerance, orders between points, bounds.
+//! Conditions on results: published values with a tolerance, orders between points, bounds.
 
 use std::collections::HashMap;
 
@@ -40,11 +40,11 @@ pub(crate) static PARAMS: &[Param] = &[
 pub struct Expect {
     /// The stage.
     pub stage: String,
-    /// The figure.
+    /// The metric.
     pub metric: String,
     /// Axes and labels that choose among the stage's nodes.
     pub at: Vec<(String, String)>,
-    /// What must hold.
+    /// The condition.
     pub rule: Rule,
     /// Where the value was published.
     pub source: Option<String>,
@@ -62,21 +62,21 @@ impl Expect {
     }
 }
 
-/// What must hold for a figure.
+/// The condition on a metric.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Rule {
-    /// As far from a value as the tolerance at most.
+    /// Within a tolerance of a value.
     Within {
         /// The value.
         value: f64,
         /// The tolerance.
         within: f64,
     },
-    /// Above the same figure at another point by at least so much.
+    /// Above the same metric at another point by a margin.
     Above {
         /// The other point.
         at: Vec<(String, String)>,
-        /// By how much.
+        /// The margin.
         by: f64,
     },
     /// Between two bounds.
@@ -93,7 +93,7 @@ pub enum Rule {
 pub struct ExpectResult {
     /// The condition.
     pub expect: Expect,
-    /// The figure, a mean where several nodes match; `None` when it is not there.
+    /// The value, a mean where several nodes match; `None` where a node has none.
     pub obtained: Option<f64>,
     /// Whether it holds.
     pub holds: bool,

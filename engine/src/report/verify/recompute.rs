@@ -1,4 +1,4 @@
-//! Computes a sample of the nodes once more, in an empty cache, and compares with what the lock says.
+//! Recomputes a sample of the nodes in an empty cache and compares the results with the lock.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -19,7 +19,7 @@ use crate::store::{Store, StoreError};
 
 use super::mismatch::{Mismatch, Remedy};
 
-/// How many nodes are computed again.
+/// The nodes that are recomputed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Sample {
     /// Every one.
@@ -47,7 +47,7 @@ impl FromStr for Sample {
     }
 }
 
-/// What became of a node that was computed again.
+/// The comparison of a recomputed node with the lock.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Comparison {
     /// The same bytes.
@@ -60,25 +60,25 @@ pub enum Comparison {
     Different,
 }
 
-/// What was computed again, and what was found.
+/// The outcome of a recomputation.
 #[derive(Debug, Default)]
 pub struct Recomputed {
     /// Nodes that could have been chosen.
     pub of: usize,
     /// The nodes that were chosen, in the order of the workflow, with what became of each.
     pub nodes: Vec<(String, Comparison)>,
-    /// What differs.
+    /// The differences.
     pub mismatches: Vec<Mismatch>,
     /// Whether it was interrupted.
     pub interrupted: bool,
 }
 
-/// Computes a sample of the nodes again. Which ones, `seed` and their names decide.
+/// Recomputes a sample of the nodes; `seed` and their names decide which.
 ///
 /// Inputs come from the cache; those that it lacks are made there first.
 ///
 /// # Errors
-/// Those of the cache.
+/// [`StateError`] where the cache fails.
 pub fn recompute(
     graph: &Graph,
     lock: &Lock,
@@ -133,7 +133,7 @@ struct Recomputation<'a, 'o> {
     graph: &'a Graph,
     lock: &'a Lock,
     store: &'a Store,
-    /// What the lock says of every node.
+    /// The lock's results of every node.
     state: State<'a>,
     options: &'o RunOptions<'o>,
     cancel: &'o Cancel,
