@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use tracing::debug_span;
 
 use refrain_cache::Digest;
-use refrain_engine::kind::{Input, StageError, choices};
+use refrain_engine::kind::{Input, ModelFacts, StageError, choices};
 use refrain_engine::source::model_folder::ModelFolder;
 use refrain_lm::config::{ConfigError, ModelConfig};
 use refrain_lm::generate::{GenerateError, Generated, Limits, OnProgress, Request, generate};
@@ -110,6 +110,14 @@ fn why_not_native(path: &Path) -> String {
         }
         _ => String::new(),
     }
+}
+
+/// Reads all that defaults depend on from the files of a model.
+pub fn model_facts(folder: &Path) -> ModelFacts {
+    let native = ("native".to_owned(), is_native(folder).into());
+    let template = Tokenizer::folder_has_chat_template(folder);
+    let template = template.map(|has| ("chat_template".to_owned(), has.into()));
+    [native].into_iter().chain(template).collect()
 }
 
 /// Writes `auto` in a stage's parameters where what is given is what `auto` would choose, so that
@@ -298,9 +306,7 @@ mod tests {
         let foreign = folder(LLAMA, &["model.gguf"]);
         let settled = |word: &str, model: Option<&Path>| {
             let mut params = Map::from_iter([("backend".to_owned(), Value::from(word))]);
-            canonicalize(&mut params, &|path| {
-                model.filter(|_| path == "model").map(canonical::model_facts)
-            });
+            canonicalize(&mut params, &|path| model.filter(|_| path == "model").map(model_facts));
             params["backend"].as_str().unwrap().to_owned()
         };
         let (native, foreign) = (Some(native.path()), Some(foreign.path()));

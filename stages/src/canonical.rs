@@ -5,14 +5,9 @@
 //! on a second parameter, or on the files of the model. The form that stays is the one that a
 //! workflow without the parameter has.
 
-use std::path::Path;
-
 use serde_json::{Map, Value};
 
 use refrain_engine::kind::ModelFacts;
-use refrain_lm::tokenizer::Tokenizer;
-
-use crate::backend;
 
 /// Finds the facts of the source model from which the model at an input descends.
 pub(crate) type FindModel<'a> = &'a dyn Fn(&str) -> Option<ModelFacts>;
@@ -48,12 +43,4 @@ pub(crate) fn has_template(model: FindModel<'_>) -> Option<bool> {
 /// Returns a fact of the source from which the input `model` descends; `None` where it is unknown.
 pub(crate) fn model_fact(model: FindModel<'_>, name: &str) -> Option<bool> {
     model("model")?.get(name)?.as_bool()
-}
-
-/// Reads all that defaults depend on from the files of a model.
-pub fn model_facts(folder: &Path) -> ModelFacts {
-    let native = ("native".to_owned(), backend::is_native(folder).into());
-    let template = Tokenizer::folder_has_chat_template(folder);
-    let template = template.map(|has| ("chat_template".to_owned(), has.into()));
-    [native].into_iter().chain(template).collect()
 }

@@ -43,7 +43,7 @@ mod tokens;
 
 use refrain_engine::kind::Kinds;
 
-pub use canonical::model_facts;
+pub use backend::model_facts;
 pub use refrain_lm::card;
 
 /// All kinds.
