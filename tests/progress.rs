@@ -151,12 +151,10 @@ fn a_training_shows_its_rate_and_the_time_left() {
 fn an_interrupted_run_leaves_its_summary_and_every_finished_trial() {
     let space = Space::new();
     space.write("rows.jsonl", ROWS);
-    let work = "if [ ${x} = 2 ]; then echo $PPID > new; mv new PID; sleep 60; fi";
-    let work = work.replace("new", &space.path("new").display().to_string());
-    space.write(
-        "w.yaml",
-        &sweep(&work.replace("PID", &space.path("pid").display().to_string()), "[1, 2, 4, 3]"),
-    );
+    let (new, pid) = (space.path("new"), space.path("pid"));
+    let (new, pid) = (new.display(), pid.display());
+    let work = format!("if [ ${{x}} = 2 ]; then echo $PPID > {new}; mv {new} {pid}; sleep 60; fi");
+    space.write("w.yaml", &sweep(&work, "[1, 2, 4, 3]"));
     let first = space.run(&["run", "w.yaml", "--only", "judged[x=1]", "judged[x=3]"]);
     assert_eq!(first.code, 0, "{}", first.stderr);
 
