@@ -36,7 +36,7 @@ pub enum Format {
     Json,
     /// Only for the tables of `results` and `run`
     Csv,
-    /// Only for the tables of `results` and `run`
+    /// Only for the tables of `results` and `run`, and the pages of `kind`
     Markdown,
 }
 

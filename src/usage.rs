@@ -42,9 +42,13 @@ fn check(arguments: Arguments) -> Result<Arguments, clap::Error> {
         _ => false,
     };
     if arguments.format.is_of_tables() && !has_format {
-        let format = if arguments.format == Format::Csv { "csv" } else { "markdown" };
-        let message =
-            format!("`--format {format}` works only with `refrain results` and `refrain run`");
+        let message = match arguments.format {
+            Format::Csv => "`--format csv` works only with `refrain results` and `refrain run`",
+            _ => {
+                "`--format markdown` works only with `refrain results`, `refrain run` and \
+                 `refrain kind`"
+            }
+        };
         return Err(Arguments::command().error(ErrorKind::ArgumentConflict, message));
     }
     Ok(arguments)
