@@ -124,7 +124,12 @@ impl SourceError {
 
 /// The remedy for a column that no table can hold.
 pub(super) fn left_out(column: &str) -> String {
-    format!("leave the column out: `drop: [{column}]`")
+    let plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if !column.is_empty() && column.chars().all(plain) {
+        return format!("leave the column out: `drop: [{column}]`");
+    }
+    // Quoted as JSON, which YAML reads too.
+    format!("leave the column out: `drop: [{}]`", serde_json::Value::from(column))
 }
 
 /// The fault of a part of a row, whose place the caller knows.
