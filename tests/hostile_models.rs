@@ -114,6 +114,8 @@ fn weights() {
     refused("weights_type_unknown", &tensors(&one("F31", "[16]", "[0, 64]"), None, 64));
     let two = "{\"a\": {\"dtype\": \"F32\", \"shape\": [8], \"data_offsets\": [0, 32]}, \"b\": {\"dtype\": \"F32\", \"shape\": [8], \"data_offsets\": [16, 48]}}";
     refused("weights_overlap", &tensors(two, None, 48));
+    // A whole file would go before an index.
+    fs::rename(models.file("model.safetensors"), models.file("shard.safetensors")).unwrap();
     let index = |name: &str| json!({ "weight_map": { "model.norm.weight": name } }).to_string();
     for (name, file) in [
         ("index_leads_out", "../train.jsonl"),

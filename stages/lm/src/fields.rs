@@ -188,7 +188,10 @@ impl<'a> Fields<'a> {
     pub fn positive(&self, name: &'static str, default: f64) -> Result<f64, ConfigError> {
         match self.number(name)? {
             Some(number) if number > 0.0 => Ok(number),
-            Some(_) => Err(ConfigError::Value(format!("`{}{name}` must be above 0", self.within))),
+            Some(_) => Err(ConfigError::Value(format!(
+                "`{}{name}` must be a positive number",
+                self.within
+            ))),
             None => Ok(default),
         }
     }

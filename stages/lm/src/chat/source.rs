@@ -3,6 +3,9 @@
 /// The filter that stands in for a percent operator after a text.
 pub(super) const PERCENT: &str = "python_percent";
 
+/// Deepest nesting of percent operators that is rewritten.
+const DEPTH: usize = 32;
+
 /// Rewrites what the engine lacks: the blocks `generation`, which only mark the assistant's tokens,
 /// and the percent operator after a text. Line ends become line feeds, as Python's Jinja makes
 /// them.
@@ -42,7 +45,7 @@ pub(super) fn translate(source: &str) -> String {
         } else if close == "%}" && is_alone(inside, "endgeneration") {
             result.push_str(&inside.replacen("endgeneration", "endif", 1));
         } else {
-            result.push_str(&expression(inside));
+            result.push_str(&expression(inside, 0));
         }
         result.push_str(close);
         rest = &after[2..];
@@ -92,9 +95,8 @@ fn end_of_raw(after: &str) -> usize {
     let mut from = 0;
     while let Some(at) = after[from..].find("{%") {
         let tag = from + at;
-        let ends = after[tag..].find("%}").map_or(after.len(), |length| tag + length + 2);
-        if word(&after[tag + 2..ends]) == "endraw" {
-            return ends;
+        if word(&after[tag + 2..]) == "endraw" {
+            return after[tag..].find("%}").map_or(after.len(), |length| tag + length + 2);
         }
         from = tag + 2;
     }
@@ -116,8 +118,12 @@ fn text_length(rest: &str) -> usize {
     rest.len()
 }
 
-/// Rewrites `'text' % operand` as a filter, which binds as strongly.
-fn expression(inside: &str) -> String {
+/// Rewrites `'text' % operand` as a filter, which binds as strongly; operands within operands up to
+/// [`DEPTH`].
+fn expression(inside: &str, depth: usize) -> String {
+    if depth == DEPTH {
+        return inside.to_owned();
+    }
     let mut result = String::with_capacity(inside.len());
     let mut rest = inside;
     while let Some(at) = rest.find(['\'', '"']) {
@@ -132,7 +138,8 @@ fn expression(inside: &str) -> String {
         }
         let (operand, after) = operand.split_at(length);
         let items = tuple(operand);
-        let arguments = expression(items.unwrap_or(operand).trim_end().trim_end_matches(','));
+        let items = items.unwrap_or(operand).trim_end().trim_end_matches(',');
+        let arguments = expression(items, depth + 1);
         result.push_str(&format!("|{PERCENT}({arguments})"));
         rest = after;
     }
@@ -237,6 +244,15 @@ mod tests {
             ("'%s' % (a, b) { x }", "'%s' % (a, b) { x }"),
         ] {
             assert_eq!(translate(source), expected, "{source}");
+        }
+    }
+
+    /// Nested and unclosed to the hundred thousandth: in bounded time and depth.
+    #[test]
+    fn endless_nesting_is_passed_over() {
+        for unit in ["'%s' % (", "{% raw %}{%", "{{ '", "{% if x", "{# ", "'a' % b|"] {
+            translate(&format!("{{{{ {}", unit.repeat(100_000)));
+            translate(&format!("{{{{ {} }}}}", unit.repeat(100_000)));
         }
     }
 
