@@ -148,8 +148,8 @@ pub fn digest_file(path: &Path) -> io::Result<(Digest, u64)> {
     digest_open_file(&open_plain(path)?, &|_| Ok(()))
 }
 
-/// Called with the number of bytes after each piece of a file is hashed, from several threads. An
-/// error ends the hashing with it.
+/// Called with the number of bytes after each piece of a file is hashed, and with 0 before it is
+/// read, from several threads. An error ends the hashing with it.
 pub type OnHashed<'a> = &'a (dyn Fn(u64) -> io::Result<()> + Sync);
 
 /// Hashes a file that was just opened, as [`digest_file`] does.

@@ -46,6 +46,8 @@ fn subtree(
     length: u64,
     on_hashed: OnHashed<'_>,
 ) -> io::Result<ChainingValue> {
+    // Asked before anything is read: of two halves each is begun whatever became of the other.
+    on_hashed(0)?;
     if length > PIECE {
         let (left, right) = halves(file, offset, length, on_hashed)?;
         return Ok(merge_subtrees_non_root(&left, &right, Mode::Hash));

@@ -74,6 +74,9 @@ pub(super) fn hash(
         if cancel.is_cancelled() || stop.load(Ordering::Acquire) {
             return Err(io::Error::other("interrupted"));
         }
+        if bytes == 0 {
+            return Ok(());
+        }
         let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         progress.set(done, Some(task.bytes), "bytes");
         Ok(())
