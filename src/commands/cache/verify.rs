@@ -50,7 +50,7 @@ pub fn verify(opened: &Opened, format: Format) -> Result<ExitCode, CommandError>
         return Ok(ExitCode::from(code));
     }
     for damage in &damages {
-        let (path, fault, aside) = told(cache, damage);
+        let (path, fault, aside) = damage_parts(cache, damage);
         let aside = match aside {
             Some(aside) => format!("set aside as `{aside}`"),
             None => "left, because another process works with the cache".into(),
@@ -59,8 +59,9 @@ pub fn verify(opened: &Opened, format: Format) -> Result<ExitCode, CommandError>
     }
     if missing > 0 {
         let artifacts = output::count(missing, "artifact");
+        let them = if missing == 1 { "it" } else { "them" };
         output::line(&format!(
-            "missing  {artifacts} that records name; a run that needs it makes it again"
+            "missing  {artifacts} that records name; a run that needs {them} will recompute {them}"
         ));
     }
     let rate = total as f64 / elapsed.as_secs_f64().max(1e-9);
@@ -72,7 +73,8 @@ pub fn verify(opened: &Opened, format: Format) -> Result<ExitCode, CommandError>
         human::size(rate as u64),
         match damages.len() {
             0 => "nothing is damaged".into(),
-            n => format!("{n} damaged; a run that needs it makes it again"),
+            1 => "1 damaged; a run that needs it will recompute it".into(),
+            n => format!("{n} damaged; a run that needs them will recompute them"),
         }
     ));
     Ok(ExitCode::from(code))
@@ -86,8 +88,8 @@ fn missing(listing: &Listing) -> usize {
     named.difference(&there).count()
 }
 
-/// The path in the cache folder, what is wrong there, and where it is now.
-fn told(cache: &Cache, damage: &Damage) -> (String, String, Option<String>) {
+/// Returns the path in the cache folder, the fault, and where the file is now.
+fn damage_parts(cache: &Cache, damage: &Damage) -> (String, String, Option<String>) {
     match damage {
         Damage::Object { digest, fault, aside } => {
             let fault = match fault {
@@ -108,7 +110,7 @@ fn told(cache: &Cache, damage: &Damage) -> (String, String, Option<String>) {
 }
 
 fn to_json(cache: &Cache, damage: &Damage) -> Value {
-    let (path, fault, aside) = told(cache, damage);
+    let (path, fault, aside) = damage_parts(cache, damage);
     json!({ "path": path, "message": fault, "aside": aside })
 }
 
