@@ -55,7 +55,8 @@ pub struct LogArgs {
     #[arg(long = "log", global = true, value_enum, value_name = "LEVEL")]
     pub level: Option<LogLevel>,
     /// Format of the log lines; `json` without `--log` logs from `info`
-    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Human)]
+    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
+    #[arg(default_value_t = LogFormat::Human)]
     pub log_format: LogFormat,
     /// Write a trace to this file, for Chrome's tracing page or Perfetto
     #[arg(long, global = true, value_name = "FILE")]

@@ -1,7 +1,8 @@
 //! The log of a run: a line of JSON for its begin, for each event of a node, and for its end.
 //!
-//! Logs lie in the cache's `runs/`, named by the time at which the run began, so that their names sort by age. They say
-//! which results were used when, for garbage collection, and hold keys and names only: nothing that a command printed.
+//! Logs lie in the cache's `runs/`, named by the time at which the run began, so that their names
+//! sort by age. They say which results were used when, for garbage collection, and hold names, keys
+//! and figures only: nothing that a command printed.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -183,7 +184,8 @@ pub enum RunLogEntry {
 
 /// Layer: writes the events of a run to its log, from [`RunLog::begin`] to [`RunLog::end`].
 ///
-/// A log that cannot be written is no reason to end a run, so nothing here fails. Clones share one log.
+/// A log that cannot be written is no reason to end a run, so nothing here fails. Clones share one
+/// log.
 #[derive(Debug, Clone, Default)]
 pub struct RunLog {
     open: Arc<Mutex<Option<OpenLog>>>,
@@ -376,7 +378,7 @@ fn names(runs: &Path) -> Vec<String> {
     names
 }
 
-/// Keeps the newest logs, and of each workflow the last: by it garbage collection finds the workflow's lock.
+/// Keeps the newest logs, and the last of each workflow, by which garbage collection finds its lock.
 fn remove_oldest(runs: &Path) {
     let (mut kept, mut bytes, mut workflows) = (0, 0, HashSet::new());
     for name in names(runs).into_iter().rev() {
@@ -449,7 +451,8 @@ pub fn last_runs(runs: &Path, workflow: &Path) -> LastRuns {
     last
 }
 
-/// Reads the logs in a folder, the oldest first. Truncated lines and logs without a begin are skipped.
+/// Reads the logs in a folder, the oldest first. Truncated lines and logs without a begin are
+/// skipped.
 ///
 /// # Errors
 /// [`io::Error`] for a log that cannot be read.

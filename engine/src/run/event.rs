@@ -1,10 +1,10 @@
 //! The spans and events of a run: their names, and their fields as a layer reads them.
 //!
-//! Spans: `run` (nodes), `node` (node, name, kind, key), `attempt` (number), `hash` (node, name, path,
-//! bytes), `import` (rows), `load` (path), `batch` (rows), `step` (step), `sync` and `gc`.
+//! Spans: `run` (nodes), `node` (node, name, kind, key), `attempt` (number), `hash` (node, name,
+//! path, bytes), `import` (rows), `load` (path), `batch` (rows), `step` (step), `sync` and `gc`.
 //!
-//! Events of a node, which starts with its span: `cached`, `progress`, `note`, `retry`, `damaged`, `waiting`,
-//! `taken_over`, `recorded`, `finished`, `failed` and `skipped`; of a training: `step`.
+//! Events of a node, which starts with its span: `cached`, `progress`, `note`, `retry`, `damaged`,
+//! `waiting`, `taken_over`, `recorded`, `finished`, `failed` and `skipped`; of a training: `step`.
 //! An event that the scheduler emits names its node in the fields `node` and `name`; any other one
 //! belongs to the node in whose span it was emitted.
 
@@ -158,7 +158,8 @@ impl fmt::Display for NodeOf {
     }
 }
 
-/// Keeps what identifies a node in a span of its own, for [`node_of`]; a layer calls it for every new span.
+/// Keeps what identifies a node in a span of its own, for [`node_of`]; a layer calls it for every
+/// new span.
 pub fn keep_node<S>(attributes: &Attributes<'_>, id: &Id, context: &Context<'_, S>)
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -172,7 +173,8 @@ where
     }
 }
 
-/// Returns the node that an event is about: the one that it names, or else that of the span around it.
+/// Returns the node that an event is about: the one that it names, or else that of the span around
+/// it.
 pub fn node_of<S>(event: &Event<'_>, fields: &Fields, context: &Context<'_, S>) -> Option<NodeOf>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
