@@ -53,7 +53,7 @@ fn an_adapter_with_its_base_is_the_model_that_finetune_made() {
     for file in ["config.json", "model.safetensors", "tokenizer.json"] {
         std::fs::copy(space.path("base").join(file), space.path("other").join(file)).unwrap();
     }
-    space.edit("other/config.json", "\"rms_norm_eps\": 1e-06", "\"rms_norm_eps\": 1e-05");
+    space.edit("other/config.json", "\"rms_norm_eps\": 1e-6", "\"rms_norm_eps\": 1e-5");
     space.edit("e.yaml", "ours: { path: base }", "ours: { path: other }");
     assert_eq!(space.ran("e.yaml", &[]).len(), 1);
     assert_ne!(space.digests("e.yaml", &[])["seen"], there["seen"]);
