@@ -23,7 +23,8 @@ const SCORED: &str = r#"{"id": "r0", "prompt": "p", "response": "r", "reference"
 fn space() -> Space {
     let space = Space::new();
     space.write("w.yaml", WORKFLOW);
-    let row = |i| format!("{{\"id\": \"r{i}\", \"prompt\": \"p{i}\", \"response\": \"a b {i}\"}}\n");
+    let row =
+        |i| format!("{{\"id\": \"r{i}\", \"prompt\": \"p{i}\", \"response\": \"a b {i}\"}}\n");
     space.write("rows.jsonl", &(0..3).map(row).collect::<String>());
     space.write("scored.jsonl", &format!("{}\n", SCORED.replace('\n', " ")));
     space.write("tool.py", "print(1)\n");
