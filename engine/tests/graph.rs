@@ -41,3 +41,31 @@ fn outputs_that_depend_on_the_point_are_those_of_the_point() {
         assert_eq!(node.output_kind(MAIN), Some(wanted), "{}", node.name);
     }
 }
+
+static SEEDED: &[Param] = &[
+    Param::required("text", Type::Text, "A text"),
+    Param::optional("seed", Type::Int { min: 0, max: 9 }, "A seed"),
+];
+
+#[test]
+fn a_value_is_held_once_for_all_points_that_share_it() {
+    let seeded = Kind {
+        params: SEEDED,
+        ..kind::kind("seeded", |_| Err(StageError::failed("it is not run")))
+    };
+    let text = "refrain: 1\nparams: { long: \"a long text\" }\n\
+                stages: { a: { seeded: { text: \"${long}\", seed: \"${seed}\" } } }\nsweep: { seed: [1, 2, 3] }\n";
+    let source = SourceText { path: "w.yaml".into(), text: text.into() };
+    let graph =
+        Graph::build(Workflow::parse(source, &Kinds::new(vec![seeded]), &[]).unwrap()).unwrap();
+    let values: Vec<_> = graph
+        .nodes
+        .iter()
+        .map(|node| match &node.work {
+            Work::Stage { params, .. } => params.get("text").unwrap(),
+            _ => panic!("`{}` is no stage", node.name),
+        })
+        .collect();
+    assert_eq!(values.len(), 3);
+    assert!(values.iter().all(|value| std::ptr::eq(*value, values[0])));
+}
