@@ -2,7 +2,7 @@
 //! their places.
 
 // Helpers of tests may unwrap as the tests themselves do.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 use std::fs::File;
 use std::path::PathBuf;
