@@ -108,7 +108,7 @@ impl NodeJob<'_> {
                 let text =
                     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
                 Err(StageError::bug(format!(
-                    "a part of Refrain gave up ({text}); please report this"
+                    "panicked: {text}; please report it"
                 ))
                 .into())
             })?;
