@@ -107,10 +107,7 @@ impl NodeJob<'_> {
                 let text = panic.downcast_ref::<String>().map(String::as_str);
                 let text =
                     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-                Err(StageError::bug(format!(
-                    "panicked: {text}; please report it"
-                ))
-                .into())
+                Err(StageError::bug(format!("panicked: {text}; please report it")).into())
             })?;
 
         if !result.metrics.is_empty() {
