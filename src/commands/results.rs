@@ -26,7 +26,9 @@ pub fn results(arguments: &cli::ResultsArgs, format: Format) -> Result<ExitCode,
     let plan = store.as_ref().map(|store| plan::plan(graph, store, &lock.keys())).transpose()?;
     let known = results::known(graph, &lock, plan.as_ref());
 
-    let failed = session.last_runs().failed;
+    // The logs are read only where a result is missing.
+    let missing = known.iter().any(Option::is_none);
+    let failed = missing.then(|| session.last_runs().failed).unwrap_or_default();
     let mut columns = session.columns.clone();
     if arguments.each {
         columns.mean_over = Vec::new();

@@ -79,9 +79,7 @@ fn show(plan: &RemovalPlan, found: &FoundRoots, dry_run: bool, now: SystemTime) 
     }
     for (why, Amount { count, bytes }) in &plan.kept {
         let why = match why {
-            KeepReason::Locked => {
-                format!("{} names them", output::count(found.locks.len(), "lock"))
-            }
+            KeepReason::Locked => locked_words(found),
             KeepReason::Used => format!("the last {} used them", output::count(found.runs, "run")),
             KeepReason::Within => "they are within the limits".into(),
             KeepReason::AtWork => format!("{} at work", output::process(plan.sessions.len())),
@@ -106,6 +104,17 @@ fn show(plan: &RemovalPlan, found: &FoundRoots, dry_run: bool, now: SystemTime) 
         if dry_run { "would go" } else { "removed" },
         human::size(plan.bytes()),
     ));
+}
+
+/// Says what keeps results whatever the limits.
+fn locked_words(found: &FoundRoots) -> String {
+    let locks = output::count(found.locks.len(), "lock");
+    match found.gone.len() {
+        0 => format!("in {locks}"),
+        gone => {
+            format!("in {locks}, or of {} that may have moved", output::count(gone, "workflow"))
+        }
+    }
 }
 
 fn word(target: &RemovalTarget) -> &'static str {
