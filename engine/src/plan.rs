@@ -24,7 +24,7 @@ const PART: usize = 4096;
 /// Nodes that one thread plans in a row.
 const CHUNK: usize = 16;
 
-/// What a run would do with a node.
+/// The step of a run for one node.
 #[derive(Debug, Clone)]
 pub enum Step {
     /// Its outputs are in the cache.
@@ -33,50 +33,53 @@ pub enum Step {
     Run {
         /// Its key.
         key: Key,
-        /// Why.
+        /// The reason.
         why: Why,
     },
     /// Its key is not known before others have run.
     Waits {
         /// The nodes that it reads and that must run.
         on: Vec<NodeId>,
-        /// What differs from the last run as far as it is known now.
+        /// The known differences from the last run.
         differences: Vec<Difference>,
     },
 }
 
-/// Why a node would be computed.
+/// The reason for computing a node.
 #[derive(Debug, Clone)]
 pub enum Why {
     /// The last run, if any, did not get to it.
     New,
     /// Its artifact is lost or damaged.
     Damaged(String),
-    /// What its key is made of has changed since the last run.
+    /// Its manifest has changed since the last run.
     Changed(Vec<Difference>),
     /// It has run before with just these inputs, but the cache no longer holds the record.
     Forgotten,
 }
 
-/// What a node took in the last run.
+/// The cost of a node in the last run.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Took {
+pub struct LastCost {
     /// Seconds.
     pub seconds: f64,
     /// Tokens that were computed, for kinds that count them.
     pub tokens: Option<f64>,
 }
 
-impl Took {
-    /// What the record of a node of this kind says.
-    fn of(node: &Node, made: &RecordSummary) -> Took {
+impl LastCost {
+    /// Reads the cost of a node from its record.
+    fn of(node: &Node, made: &RecordSummary) -> LastCost {
         let counts = match &node.work {
             Work::Stage { kind, .. } => kind.tokens,
             _ => None,
         };
         let figure =
             |name: &str| made.result.metrics.iter().find(|m| m.metric == name).map(|m| m.value);
-        Took { seconds: made.seconds, tokens: counts.and_then(figure).filter(|t| t.is_finite()) }
+        LastCost {
+            seconds: made.seconds,
+            tokens: counts.and_then(figure).filter(|t| t.is_finite()),
+        }
     }
 }
 
@@ -84,8 +87,8 @@ impl Took {
 pub struct Plan<'a> {
     /// The steps by node number.
     pub steps: Vec<Step>,
-    /// What the nodes took in the last run, where known.
-    pub last: Vec<Option<Took>>,
+    /// The costs of the nodes in the last run, where known.
+    pub last: Vec<Option<LastCost>>,
     /// The outputs that are known.
     pub state: State<'a>,
 }
@@ -131,9 +134,9 @@ fn plan_of<'a>(
     Ok(plan)
 }
 
-type Planned = (Step, Option<Took>, Option<Box<NodeState>>);
+type Planned = (Step, Option<LastCost>, Option<Box<NodeState>>);
 
-/// What would be done with a node when what it reads is planned; `before` is its key in the last run.
+/// Plans a node whose inputs are planned; `before` is its key in the last run.
 fn planned(
     graph: &Graph,
     store: &Store,
@@ -143,7 +146,7 @@ fn planned(
 ) -> Result<Planned, StateError> {
     let node = graph.node(id);
     let made = before.map(|key| store.made(key)).transpose()?.flatten();
-    let took = made.map(|made| Took::of(node, &made));
+    let took = made.map(|made| LastCost::of(node, &made));
     // Only nodes that differ need the whole record.
     let record = || before.map(|key| store.record(key)).transpose().map(Option::flatten);
     let (step, done) = match plan.state.look_up_now(id)? {
@@ -193,7 +196,7 @@ pub fn difference(d: &Difference) -> String {
     format!("`{}` changed from {} to {}", d.path, show(&d.before), show(&d.after))
 }
 
-/// The node from which the input comes that a difference is about.
+/// Finds the node of the input that a difference is about.
 pub fn origin(node: &Node, difference: &Difference) -> Option<NodeId> {
     let path = difference.path.strip_prefix("inputs.")?;
     let is_of = |name: &str| {

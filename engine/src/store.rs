@@ -15,7 +15,7 @@ pub struct Store {
     cache: Cache,
     records: Records,
     digests: FileDigests,
-    /// Whether anything was written since the last sync.
+    /// Whether something was written since the last sync.
     unsynced: AtomicBool,
 }
 
@@ -39,12 +39,12 @@ impl Store {
         Store::open_shared(root, Sharing::default())
     }
 
-    /// As [`Store::open`], with other rules for the processes that share the cache.
+    /// Opens a cache as [`Store::open`] does, with other rules for the processes that share it.
     pub fn open_shared(root: &Path, sharing: Sharing) -> Result<Store, StoreError> {
         Self::of(Cache::open_shared(root, sharing)?)
     }
 
-    /// As [`Store::open_shared`], for a run: what it finds in the cache stays there until it ends.
+    /// Opens a cache for a run: nothing that the run finds in it is removed before the run ends.
     pub fn open_for_run(root: &Path, sharing: Sharing) -> Result<Store, StoreError> {
         let cache = Cache::open_shared(root, sharing)?;
         // A cache that cannot be written to can be read: nobody removes anything from it.
@@ -68,7 +68,7 @@ impl Store {
         &self.digests
     }
 
-    /// Where an artifact lies.
+    /// Returns the path of an artifact, whether or not it is there.
     pub fn object_path(&self, digest: &Digest) -> PathBuf {
         self.cache.object_path(digest)
     }
@@ -78,7 +78,7 @@ impl Store {
         Ok(self.records.get(key)?)
     }
 
-    /// What the record of a key says of the node's outputs.
+    /// Returns the summary of the record of a key: the part that readers of the node need.
     pub fn made(&self, key: &Key) -> Result<Option<RecordSummary>, StoreError> {
         Ok(self.records.summary(key)?)
     }

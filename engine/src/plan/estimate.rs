@@ -9,12 +9,12 @@ use crate::graph::{Graph, NodeId};
 use crate::ledger::lock::Lock;
 use crate::store::{Store, StoreError};
 
-use super::{Plan, Step, Took};
+use super::{LastCost, Plan, Step};
 
-/// Most earlier nodes of a stage or kind that are looked at.
+/// The limit of earlier nodes of a stage or kind that are read.
 const RECORDS: usize = 64;
 
-/// What an estimate rests on.
+/// The basis of an estimate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Basis {
     /// The node itself in the last run.
@@ -36,27 +36,27 @@ impl Basis {
     }
 }
 
-/// What a node would take.
+/// The estimated cost of a node.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
     /// Seconds.
     pub seconds: f64,
     /// Tokens that would be computed, for kinds that count them.
     pub tokens: Option<f64>,
-    /// What it rests on.
+    /// Its basis.
     pub basis: Basis,
-    /// How many earlier nodes it rests on.
+    /// The number of earlier nodes that it is the mean of.
     pub records: usize,
     /// Whether it is scaled by the rows that are read.
     pub scaled: bool,
 }
 
-/// What all nodes that would run take together.
+/// The estimated cost of all nodes that would run.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Total {
     /// Nodes that would run, or may have to.
     pub nodes: usize,
-    /// Those among them without an estimate, which count as nothing.
+    /// The nodes among them without an estimate, which count as nothing.
     pub unknown: usize,
     /// Seconds until the last one ends.
     pub seconds: f64,
@@ -66,7 +66,7 @@ pub struct Total {
 
 /// An earlier node.
 struct Earlier {
-    took: Took,
+    took: LastCost,
     rows: Option<u64>,
     models: Vec<Digest>,
 }
@@ -74,7 +74,7 @@ struct Earlier {
 /// Estimates every node that would run, where earlier runs say anything of it.
 ///
 /// # Errors
-/// Those of reading records.
+/// [`StoreError`].
 pub fn estimate(
     graph: &Graph,
     plan: &Plan<'_>,
@@ -115,12 +115,12 @@ pub fn estimate(
     Ok(estimates)
 }
 
-/// What a node made in the last run.
+/// Returns the outputs of a node in the last run.
 fn outputs_before<'l>(graph: &Graph, lock: &'l Lock, id: NodeId) -> Option<&'l Artifacts> {
     lock.entries.get(&graph.node(id).name).map(|line| &line.outputs)
 }
 
-/// The rows of all tables that a node reads, where they are known, and the models.
+/// Counts the rows of all tables that a node reads, where known, and lists its models.
 fn inputs<'o>(
     graph: &Graph,
     id: NodeId,
@@ -175,7 +175,7 @@ impl<'a> Past<'a> {
                 let Some(made) = self.store.made(&line.key)? else { continue };
                 let (rows, models) =
                     inputs(self.graph, *id, |input| outputs_before(self.graph, self.lock, input));
-                found.push(Earlier { took: Took::of(node, &made), rows, models });
+                found.push(Earlier { took: LastCost::of(node, &made), rows, models });
                 if found.len() == RECORDS {
                     break;
                 }
@@ -210,7 +210,7 @@ fn mean(earlier: &[&Earlier], rows: Option<u64>, basis: Basis) -> Option<Estimat
     })
 }
 
-/// What all nodes that would run take together, at most `jobs` (at least 1) at once, started in the order of a run.
+/// Sums the estimates of all nodes that would run, `jobs` (1 or more) at once, in the order of a run.
 pub fn total(graph: &Graph, steps: &[Step], estimates: &[Option<Estimate>], jobs: usize) -> Total {
     let runs = |id: NodeId| !matches!(steps[id.index()], Step::Cached(_));
     let mut total = Total::default();

@@ -25,18 +25,18 @@ pub struct Explanation {
     /// The manifest now, when its inputs are known and this node alone is explained: of a large graph all would fill the
     /// memory.
     pub manifest: Option<Manifest>,
-    /// What differs, as far as it is known now; empty when nothing does or the cache has no record of the last run.
+    /// The known differences; empty where there are none, or no record of the last run.
     pub differences: Vec<Difference>,
     /// Whether the cache holds its outputs.
     pub cached: bool,
-    /// What is wrong with its outputs in the cache.
+    /// The damage of its outputs in the cache.
     pub damaged: Option<String>,
     /// The inputs that must run before its key is known.
     pub waits: Vec<NodeId>,
 }
 
 impl Explanation {
-    /// Whether the node is other than in the last run, or would be computed, or may have to be.
+    /// Whether the node differs from the last run, or would or may have to be computed.
     pub fn differs(&self) -> bool {
         !self.cached || self.before != self.now
     }

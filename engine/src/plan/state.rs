@@ -32,7 +32,7 @@ pub struct NodeState {
     pub seen: Option<Arc<SeenSource>>,
 }
 
-/// Why the state of a node cannot be told.
+/// Why a node cannot be looked up.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// A source cannot be hashed.
