@@ -351,10 +351,13 @@ impl<'a> Builder<'a> {
     ) -> NodeId {
         let id = NodeId(self.nodes.len() as u32);
         // Beside other problems columns are not reported: their problems may follow from those.
-        let checked = self.problems.is_empty();
-        let kinds = &self.workflow.kinds;
-        let recorded = self.absent.get(&id);
-        self.columns.node(&node, params, place, &self.nodes, kinds, recorded, checked);
+        if self.problems.is_empty() {
+            let kinds = &self.workflow.kinds;
+            let recorded = self.absent.get(&id);
+            self.columns.node(&node, params, place, &self.nodes, kinds, recorded);
+        } else {
+            self.columns.skip();
+        }
         self.nodes.push(node);
         self.axes.push(axes);
         id

@@ -23,7 +23,12 @@ pub(super) struct Checked {
 }
 
 impl Checked {
-    /// Adds the next node, after those that it reads, and checks it if `checked`; `place` finds a value in the workflow.
+    /// Adds the next node unchecked: its columns stay unknown.
+    pub fn skip(&mut self) {
+        self.columns.push(None);
+    }
+
+    /// Adds and checks the next node, after those that it reads; `place` finds a value in the workflow.
     ///
     /// Node by node, so that the places of a hundred thousand nodes need not be held at once.
     pub fn node(
@@ -34,11 +39,7 @@ impl Checked {
         before: &[Node],
         kinds: &Kinds,
         recorded: Option<&RecordedSource>,
-        checked: bool,
     ) {
-        if !checked {
-            return self.columns.push(None);
-        }
         let known = &self.columns;
         let (of_node, found) = of_node(node, params, place, known, recorded, &mut self.problems);
         self.columns.push(of_node);

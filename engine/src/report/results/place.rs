@@ -16,8 +16,11 @@ pub(super) struct Places<'g> {
     places: HashMap<NodeId, Place>,
 }
 
+/// The nodes of a stage by their values on some axes.
+type ByValues = HashMap<Vec<u32>, Vec<NodeId>>;
+
 /// The nodes of a stage by the axes that they depend on, and their values there.
-pub(super) struct StageNodes(Vec<(Vec<usize>, HashMap<Vec<u32>, Vec<NodeId>>)>);
+pub(super) struct StageNodes(Vec<(Vec<usize>, ByValues)>);
 
 impl<'g> Places<'g> {
     /// Finds the place of every shown node; averaged axes have no part in it.
