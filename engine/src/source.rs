@@ -35,7 +35,7 @@ pub use locate::{Located, locate};
 pub use rows::Rows;
 
 /// Version of the rows that a source becomes: raised when they change for some file.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 const PATH: Param =
     Param::required("path", Type::Text, "a file or folder, relative to the workflow");

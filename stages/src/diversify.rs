@@ -10,13 +10,14 @@ use serde_json::{Map, Value};
 use refrain_cache::columns::column;
 use refrain_cache::{Artifact, Metric, TableReader};
 use refrain_engine::kind::{
-    Check, Columns, Component, Context, Kind, MetricContext, MetricDecl, Model, NodeResult,
-    Parameters, Problem, StageError, Table, choices, parameters,
+    Check, Columns, Context, Kind, MetricContext, MetricDecl, Model, NodeResult, Parameters,
+    Problem, StageError, Table, choices, parameters,
 };
 
 use crate::canonical::FindModel;
+use crate::components;
 use crate::models;
-use crate::tables::{self, TABLE, metric, share};
+use crate::tables::{self, metric, share};
 
 mod dedupe;
 mod distinct;
@@ -63,12 +64,7 @@ fn measured(context: MetricContext<'_>, wanted: fn(&str) -> bool) -> Vec<String>
 pub const DIVERSIFY: Kind = Kind {
     name: "diversify",
     about: "Keeps some rows of a table, and measures how diverse its responses are",
-    components: &[
-        Component { name: "diversify", version: 1 },
-        Component { name: "embed", version: 1 },
-        Component { name: "lm", version: 1 },
-        TABLE,
-    ],
+    components: &[components::DIVERSIFY, components::EMBED, components::LM, components::TABLE],
     params: DiversifyParams::PARAMS,
     adds: &[],
     outputs: tables::table_and_metrics,

@@ -10,12 +10,13 @@ use regex::Regex;
 use serde_json::{Map, Value};
 
 use refrain_engine::kind::{
-    Check, Columns, Component, Context, Expansion, Kind, MetricContext, MetricDecl, Model,
-    NodeResult, Parameters, Problem, StageError, Table, choices, one_of, parameters,
+    Check, Columns, Context, Expansion, Kind, MetricContext, MetricDecl, Model, NodeResult,
+    Parameters, Problem, StageError, Table, choices, one_of, parameters,
 };
 
 use crate::canonical::{self, FindModel};
-use crate::tables::{self, TABLE, list_of};
+use crate::components;
+use crate::tables::{self, list_of};
 
 pub mod bootstrap;
 pub mod compare;
@@ -71,7 +72,7 @@ fn judges_perplexity(context: MetricContext<'_>) -> bool {
 pub const EVALUATE: Kind = Kind {
     name: "evaluate",
     about: "Judges responses against references, or sums up their perplexities",
-    components: &[Component { name: "evaluate", version: 1 }, TABLE],
+    components: &[components::EVALUATE, components::TABLE],
     params: EvaluateParams::PARAMS,
     adds: &["prediction", "correct", "reason"],
     outputs: tables::table_and_metrics,

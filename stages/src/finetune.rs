@@ -10,17 +10,15 @@ mod start;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use refrain_engine::kind::{
-    Component, Context, Kind, MetricDecl, NodeResult, Parameters, StageError,
-};
+use refrain_engine::kind::{Context, Kind, MetricDecl, NodeResult, Parameters, StageError};
 use refrain_lm::model::LanguageModel;
 use refrain_lm::train::{
     CheckpointOptions, Evaluation, Length, TrainError, TrainOptions, TrainRow, Trained, Training,
     steps, train,
 };
 
+use crate::components;
 use crate::models::{self, failed, model_failed};
-use crate::tables::TABLE;
 
 use params::{FinetuneParams, Recompute, Warmup};
 use rows::{Counts, TrainingRows};
@@ -68,11 +66,11 @@ pub const FINETUNE: Kind = Kind {
     name: "finetune",
     about: "Trains a model, or an adapter of one, on the responses of a table",
     components: &[
-        Component { name: "finetune", version: 1 },
-        Component { name: "lm", version: 1 },
-        Component { name: "render", version: 1 },
-        Component { name: "train", version: 1 },
-        TABLE,
+        components::FINETUNE,
+        components::LM,
+        components::RENDER,
+        components::TRAIN,
+        components::TABLE,
     ],
     params: FinetuneParams::PARAMS,
     adds: &[],

@@ -27,13 +27,14 @@ use refrain_lm::tokenizer::Tokenizer;
 
 use crate::backend::{self, ABOUT_BACKEND, BackendChoice, LoadedModel};
 use crate::canonical::{self, FindModel};
+use crate::components;
 use crate::memo::{self, Memo};
 use crate::models::{self, failed};
 use crate::prompts::{
     self, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Chat, PromptRenderer, Shots, row_error, with_row,
 };
 use crate::remarks::{self, Remarks, RowRemarks};
-use crate::tables::{self, TABLE, metric, share};
+use crate::tables::{self, metric, share};
 use crate::tokens::{MOST_TOKENS, check_tokens};
 
 /// Responses that are made before they are written: enough to keep all slots of the model busy.
@@ -43,11 +44,7 @@ const WINDOW: usize = 1024;
 const SHORTEN: &str = "shorten the prompt, or take a model with a longer context";
 
 /// The components that make a response of a prompt's tokens.
-const ROW: [Component; 3] = [
-    Component { name: "generate", version: 1 },
-    Component { name: "lm", version: 1 },
-    Component { name: "sample", version: 1 },
-];
+const ROW: [Component; 3] = [components::GENERATE, components::LM, components::SAMPLE];
 
 /// The metrics of `generate`.
 const METRICS: &[MetricDecl] = &[
@@ -61,7 +58,13 @@ const METRICS: &[MetricDecl] = &[
 pub const GENERATE: Kind = Kind {
     name: "generate",
     about: "Continues the prompts of a table with a model",
-    components: &[ROW[0], ROW[1], ROW[2], Component { name: "render", version: 1 }, TABLE],
+    components: &[
+        components::GENERATE,
+        components::LM,
+        components::SAMPLE,
+        components::RENDER,
+        components::TABLE,
+    ],
     params: GenerateParams::PARAMS,
     adds: &["response", "sample", "finish_reason", "response_token_ids", "response_logprobs"],
     outputs: tables::table_and_metrics,

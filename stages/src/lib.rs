@@ -23,6 +23,7 @@
 
 pub mod backend;
 mod canonical;
+mod components;
 pub mod diversify;
 pub mod draw;
 pub mod evaluate;

@@ -17,14 +17,15 @@ use arrow::datatypes::{DataType, Field};
 use refrain_cache::Metric;
 use refrain_cache::columns::column;
 use refrain_engine::kind::{
-    Check, Columns, Component, Context, Kind, MetricDecl, NodeResult, Parameters, Problem,
-    StageError, Table, choices, parameters,
+    Check, Columns, Context, Kind, MetricDecl, NodeResult, Parameters, Problem, StageError, Table,
+    choices, parameters,
 };
 
+use crate::components;
 use crate::draw::RowDraws;
 use crate::quantile::quantile;
 use crate::scores::{check_logprob, check_perplexity};
-use crate::tables::{self, TABLE, arrow_bug, list_of, metric, row_name, share};
+use crate::tables::{self, arrow_bug, list_of, metric, row_name, share};
 
 pub mod rule;
 
@@ -47,7 +48,7 @@ const METRICS: &[MetricDecl] = &[
 pub const MASK: Kind = Kind {
     name: "mask",
     about: "Marks which tokens of a scored table are trained on",
-    components: &[Component { name: "mask", version: 1 }, TABLE],
+    components: &[components::MASK, components::TABLE],
     params: MaskParams::PARAMS,
     adds: &["loss_mask"],
     outputs: tables::table_and_metrics,

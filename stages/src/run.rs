@@ -23,12 +23,13 @@ use serde_json::{Map, Value};
 use refrain_cache::write::{copy_file, create_dir_all};
 use refrain_cache::{Artifact, ArtifactKind, TableReader};
 use refrain_engine::kind::{
-    Anything, Check, Columns, CommandText, Component, Context, Input, Kind, MAIN, NodeResult,
-    OutputDecl, Parameters, Problem, SecretText, StageError, parameters, placeholders,
+    Anything, Check, Columns, CommandText, Context, Input, Kind, MAIN, NodeResult, OutputDecl,
+    Parameters, Problem, SecretText, StageError, parameters, placeholders,
 };
 use refrain_engine::source::model_folder::{CopyError, ModelFolder, ModelFolderError};
 
-use crate::tables::{BATCH_ROWS, TABLE};
+use crate::components;
+use crate::tables::BATCH_ROWS;
 
 mod process;
 
@@ -43,7 +44,7 @@ const TAKEN: [&str; 3] = [MAIN, "metrics", "log"];
 pub const RUN: Kind = Kind {
     name: "run",
     about: "Runs any command",
-    components: &[Component { name: "run", version: 1 }, TABLE],
+    components: &[components::RUN, components::TABLE],
     params: RunParams::PARAMS,
     adds: &[],
     outputs,

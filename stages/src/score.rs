@@ -20,6 +20,7 @@ use refrain_lm::render::Renderer;
 
 use crate::backend::{self, ABOUT_BACKEND, BackendChoice, LoadedModel};
 use crate::canonical::{self, FindModel};
+use crate::components;
 use crate::lists::{float_lists, int_lists};
 use crate::memo::{self, Memo};
 use crate::models::{self, failed};
@@ -27,7 +28,7 @@ use crate::prompts::{
     self, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Chat, PromptRenderer, cell, row_error, with_row,
 };
 use crate::remarks::{self, Remarks};
-use crate::tables::{self, TABLE, list_of, metric, with_fields};
+use crate::tables::{self, list_of, metric, with_fields};
 use crate::tokens::{MOST_TOKENS, Tokens, check_tokens};
 
 use window::{Piece, Window, pieces};
@@ -47,7 +48,7 @@ const FIT: &str =
 const STALE: [&str; 2] = ["loss_mask", "perplexities"];
 
 /// The components that make log-probabilities of tokens.
-const ROW: [Component; 1] = [Component { name: "lm", version: 1 }];
+const ROW: [Component; 1] = [components::LM];
 
 /// The metrics of `score`.
 const METRICS: &[MetricDecl] = &[
@@ -62,12 +63,7 @@ const METRICS: &[MetricDecl] = &[
 pub const SCORE: Kind = Kind {
     name: "score",
     about: "Writes the tokens of each response and how probable a model finds each of them",
-    components: &[
-        Component { name: "score", version: 1 },
-        ROW[0],
-        Component { name: "render", version: 1 },
-        TABLE,
-    ],
+    components: &[components::SCORE, components::LM, components::RENDER, components::TABLE],
     params: ScoreParams::PARAMS,
     adds: &["text", "token_ids", "logprobs", "offsets", "prompt_tokens", "perplexity"],
     outputs: tables::table_and_metrics,

@@ -13,10 +13,7 @@ use serde_json::{Map, Value};
 
 use refrain_cache::columns::{optional_column, with_column};
 use refrain_cache::{Artifact, Metric, TableReader, TableWriter};
-use refrain_engine::kind::{ArtifactKind, Component, Context, MAIN, OutputDecl, StageError};
-
-/// The tables' format, which every kind that writes one depends on.
-pub const TABLE: Component = Component { name: "table", version: 1 };
+use refrain_engine::kind::{ArtifactKind, Context, MAIN, OutputDecl, StageError};
 
 /// Rows read together. It cannot change a result: the writer slices on its own.
 pub const BATCH_ROWS: usize = 1024;
