@@ -171,7 +171,7 @@ fn caches_and_locks() {
     let lock = space.read("w.lock");
     space.write("w.lock", "<<<<<<< ours\n");
     snapshot("lock_garbage", &space, &run);
-    space.write("w.lock", &lock.replacen("{\"refrain_lock\":1", "{\"refrain_lock\":7", 1));
+    space.write("w.lock", &lock.replacen("{\"refrain_lock\":2", "{\"refrain_lock\":7", 1));
     snapshot("lock_newer", &space, &["verify", "w.yaml"]);
     std::fs::remove_file(space.path("w.lock")).unwrap();
     snapshot("lock_absent", &space, &["verify", "w.yaml"]);
