@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 
 use crate::language::diagnostic::{Diagnostic, Span, suggest};
-use crate::language::workflow::{NO_PARAMS, RESERVED, Workflow};
+use crate::language::workflow::{Axis as SweepAxis, NO_PARAMS, RESERVED, Workflow};
 use crate::language::yaml::{MAX_BYTES, Node, Yaml};
 
 /// A point of the sweep: the index of the chosen value of each axis.
@@ -36,7 +36,7 @@ pub struct Names<'a> {
     params: HashMap<&'a str, &'a Node>,
     axes: HashMap<&'a str, Axis<'a>>,
     /// The axis whose points replace params, if the sweep is a list of points.
-    points: Option<(u32, &'a [(String, Node)])>,
+    points: Option<(Axis<'a>, &'a SweepAxis)>,
     artifacts: HashSet<&'a str>,
     known: Vec<&'a str>,
     read: RefCell<HashSet<String>>,
@@ -54,7 +54,7 @@ impl<'a> Names<'a> {
         for (i, axis) in workflow.axes.iter().enumerate() {
             let entry = (i as u32, axis.values.as_slice());
             match axis.points {
-                true => points = Some(entry),
+                true => points = Some((entry, axis)),
                 false => _ = axes.insert(axis.name.as_str(), entry),
             }
         }
@@ -88,8 +88,8 @@ impl<'a> Names<'a> {
             *axes |= 1 << axis.0;
             return chosen(*axis).map(|(_, node)| node);
         }
-        if let Some(axis) = self.points
-            && axis.1.iter().any(|(_, node)| node.get(name).is_some())
+        if let Some((axis, points)) = self.points
+            && points.has_field(name)
         {
             *axes |= 1 << axis.0;
             if let Some(node) = chosen(axis).and_then(|(_, node)| node.get(name)) {

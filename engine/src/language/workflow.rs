@@ -6,6 +6,8 @@ mod sweep;
 
 pub(crate) use settings::{RESOURCES, RETRY};
 
+use std::collections::BTreeSet;
+
 use crate::kind::{Kind, Kinds};
 use crate::language::diagnostic::{Diagnostics, SourceText, Span};
 use crate::language::yaml::{Key, Node};
@@ -78,14 +80,14 @@ pub struct Axis {
     pub values: Vec<(String, Node)>,
     /// Whether the values are mappings whose entries replace params (a sweep of named points).
     pub points: bool,
+    /// The entries of all points as written, also of those that `--set` leaves out.
+    pub fields: BTreeSet<String>,
 }
 
 impl Axis {
     /// Whether the axis is a sweep of named points of which one replaces the param of this name.
     pub fn has_field(&self, name: &str) -> bool {
-        self.points
-            && name != "name"
-            && self.values.iter().any(|(_, point)| point.get(name).is_some())
+        self.points && name != "name" && self.fields.contains(name)
     }
 }
 

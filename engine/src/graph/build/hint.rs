@@ -11,6 +11,9 @@ use super::{Builder, Decl};
 /// After this many problems no similar name is suggested.
 const MOST_COMPARED: usize = 100;
 
+/// The largest number of names that are compared for all suggestions together.
+const MAX_COMPARISONS: usize = 500_000;
+
 impl<'a> Builder<'a> {
     /// Adds the hint at a source that is written as its path alone: `mine: ./llama`.
     pub(super) fn hint_at_path(&mut self, decl: Decl, problem: usize) {
@@ -31,7 +34,8 @@ impl<'a> Builder<'a> {
             _ => "declare one under `data`: `NAME: { path: FILE }`",
         };
         // Names are compared with all others. Who has so many problems reads the first ones.
-        if self.problems.len() >= MOST_COMPARED {
+        let before = self.problems.len();
+        if before >= MOST_COMPARED || before * self.names.len() > MAX_COMPARISONS {
             return declare.into();
         }
         suggest(name, self.names_for(kind), "there are").unwrap_or(declare.into())

@@ -1,6 +1,6 @@
 //! Reads the axes of a sweep, and the values that `--set` gives in place of the workflow's.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use crate::language::diagnostic::{Diagnostic, Span, suggest};
 use crate::language::scalar::label;
@@ -22,7 +22,8 @@ impl Reader {
                     if let Yaml::List(values) = &values.value {
                         let values = self.axis(&key.text, values, &key.span);
                         let (name, span) = (key.text.clone(), key.span.clone());
-                        axes.push(Axis { name, span, values, points: false });
+                        let fields = BTreeSet::new();
+                        axes.push(Axis { name, span, values, points: false, fields });
                     } else {
                         let message = format!("axis `{}` must be a list", key.text);
                         let hint = format!("write `{}: [first, second]`", key.text);
@@ -39,7 +40,10 @@ impl Reader {
                     self.problem(Diagnostic::at(bad.span.clone(), message));
                     return Vec::new();
                 }
-                vec![Axis { name: "point".into(), span: node.span.clone(), values, points: true }]
+                let entries = values.iter().flat_map(|(_, point)| point.entries());
+                let fields = entries.map(|(key, _)| key.text.clone()).collect();
+                let (name, span) = ("point".into(), node.span.clone());
+                vec![Axis { name, span, values, points: true, fields }]
             }
             _ => {
                 let message = "`sweep` must be a mapping of lists, or a list of mappings";
