@@ -89,7 +89,7 @@ impl<'a> Names<'a> {
             return chosen(*axis).map(|(_, node)| node);
         }
         if let Some((axis, points)) = self.points
-            && points.has_field(name)
+            && points.fields.contains(name)
         {
             *axes |= 1 << axis.0;
             if let Some(node) = chosen(axis).and_then(|(_, node)| node.get(name)) {
