@@ -102,10 +102,10 @@ fn what_is_large_and_right_is_read() {
     let space = space();
     let million = vec!["1"; 1_000_000].join(", ");
     space.write("w.yaml", &workflow(&format!("params: {{ many: [{million}] }}\n")));
-    space.accepts(&["check", "w.yaml"]);
+    space.accepts(&["plan", "w.yaml"]);
     let names: String = (0..20_000).map(|i| format!("  p{i}: {i}\n")).collect();
     space.write("w.yaml", &workflow(&format!("params:\n{names}")));
-    space.accepts(&["check", "w.yaml"]);
+    space.accepts(&["plan", "w.yaml"]);
     let name = "x".repeat(100);
     space.write("w.yaml", &workflow("").replace("  s:", &format!("  {name}:")));
     space.accepts(&["run", "w.yaml", "--quiet"]);

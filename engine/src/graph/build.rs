@@ -10,6 +10,7 @@ mod source_work;
 mod template;
 mod unread;
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use petgraph::graph::{DiGraph, NodeIndex};
 use serde_json::{Map, Value};
 
 use crate::graph::params::Params;
-use crate::kind::{Kind, MAIN, OutputDecl, Reference};
+use crate::kind::{ArtifactKind, Kind, MAIN, OutputDecl, Reference};
 use crate::language::diagnostic::{Diagnostic, Diagnostics, Span};
 use crate::language::interpolate::{AxisSet, MAX_AXES, Names, Point};
 use crate::language::workflow::{Settings, Stage, Workflow};
@@ -91,6 +92,8 @@ struct Declared<'a> {
     under_way: bool,
     /// Whether it failed; its problems are reported once.
     failed: bool,
+    /// The kind of a stage's main output, for hints.
+    main_output: OnceCell<Option<ArtifactKind>>,
 }
 
 /// The state of the evaluation.
@@ -102,6 +105,8 @@ struct Builder<'a> {
     /// For each stage what its nodes share.
     shared: Vec<Shared>,
     names: HashMap<&'a str, Decl>,
+    /// The names in order, for hints.
+    sorted: OnceCell<Vec<(&'a str, Decl)>>,
     declared: Vec<Declared<'a>>,
     gathers: HashMap<(Decl, String), GatherProgress>,
     nodes: Vec<Node>,
@@ -153,6 +158,7 @@ impl<'a> Builder<'a> {
             nodes: ByAxes::default(),
             under_way: false,
             failed: false,
+            main_output: OnceCell::new(),
         };
         let sources = workflow.sources.iter().map(|s| {
             let (table, owner) = match s.model {
@@ -171,6 +177,7 @@ impl<'a> Builder<'a> {
             sizes: workflow.axes.iter().map(|axis| axis.values.len() as u32).collect(),
             shared: workflow.stages.iter().map(Shared::new).collect(),
             names: workflow.artifact_names().enumerate().map(|(i, name)| (name, i)).collect(),
+            sorted: OnceCell::new(),
             declared: sources.chain(stages).collect(),
             gathers: HashMap::new(),
             nodes: Vec::new(),

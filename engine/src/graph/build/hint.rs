@@ -11,9 +11,6 @@ use super::{Builder, Decl};
 /// After this many problems no similar name is suggested.
 const MOST_COMPARED: usize = 100;
 
-/// The largest number of names that are compared for all suggestions together.
-const MAX_COMPARISONS: usize = 500_000;
-
 impl<'a> Builder<'a> {
     /// Adds the hint at a source that is written as its path alone: `mine: ./llama`.
     pub(super) fn hint_at_path(&mut self, decl: Decl, problem: usize) {
@@ -34,8 +31,7 @@ impl<'a> Builder<'a> {
             _ => "declare one under `data`: `NAME: { path: FILE }`",
         };
         // Names are compared with all others. Who has so many problems reads the first ones.
-        let before = self.problems.len();
-        if before >= MOST_COMPARED || before * self.names.len() > MAX_COMPARISONS {
+        if self.problems.len() >= MOST_COMPARED {
             return declare.into();
         }
         suggest(name, self.names_for(kind), "there are").unwrap_or(declare.into())
@@ -49,12 +45,17 @@ impl<'a> Builder<'a> {
             (_, None) => true,
             (Some(source), Some(ArtifactKind::Model)) => source.model,
             (Some(source), Some(_)) => !source.model,
-            (None, Some(kind)) => self.main_output(decl) == Some(kind),
+            (None, Some(kind)) => {
+                let output = &self.declared[decl].main_output;
+                *output.get_or_init(|| self.main_output(decl)) == Some(kind)
+            }
         };
-        let mut names: Vec<&str> =
-            self.names.iter().filter(|(_, d)| fits(**d)).map(|(n, _)| *n).collect();
-        names.sort_unstable();
-        names
+        let sorted = self.sorted.get_or_init(|| {
+            let mut sorted: Vec<_> = self.names.iter().map(|(name, decl)| (*name, *decl)).collect();
+            sorted.sort_unstable();
+            sorted
+        });
+        sorted.iter().filter(|(_, decl)| fits(*decl)).map(|(name, _)| *name).collect()
     }
 
     /// Returns the kind of a stage's main output, judged by its unresolved parameters.

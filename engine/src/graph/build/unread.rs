@@ -1,9 +1,14 @@
 //! Finds axes, params and sources that nothing reads: a misspelt one changes nothing, and is found in no other way.
 
+use std::collections::HashSet;
+
 use crate::language::diagnostic::{Diagnostic, Span, similar};
 use crate::language::workflow::Axis;
 
 use super::Builder;
+
+/// After this many unread names no similar one is suggested.
+const MAX_HINTS: usize = 100;
 
 /// A declaration that nothing reads.
 pub(super) struct Unread {
@@ -18,15 +23,16 @@ impl Builder<'_> {
         if !self.problems.is_empty() {
             return Vec::new();
         }
+        let dollars = dollar_names(&self.workflow.source.text);
         let mut unread = Vec::new();
         for axis in &self.workflow.axes {
-            unread.extend(self.unread_axis(axis));
+            self.unread_axis(axis, &dollars, &mut unread);
         }
         let is_axis =
             |name: &str| self.workflow.axes.iter().any(|axis| !axis.points && axis.name == name);
         for (key, _) in &self.workflow.params {
             if !self.values.was_read(&key.text) && !is_axis(&key.text) {
-                unread.push(self.unread_value("param", &key.text, key.span.clone()));
+                self.unread_value("param", &key.text, &key.span, &dollars, &mut unread);
             }
         }
         for (decl, source) in self.workflow.sources.iter().enumerate() {
@@ -42,35 +48,49 @@ impl Builder<'_> {
         unread
     }
 
-    fn unread_axis(&self, axis: &Axis) -> Vec<Unread> {
+    fn unread_axis(&self, axis: &Axis, dollars: &HashSet<&str>, unread: &mut Vec<Unread>) {
         if !axis.points {
-            let read = self.values.was_read(&axis.name);
-            let unread = (!read).then(|| self.unread_value("axis", &axis.name, axis.span.clone()));
-            return unread.into_iter().collect();
+            if !self.values.was_read(&axis.name) {
+                self.unread_value("axis", &axis.name, &axis.span, dollars, unread);
+            }
+            return;
         }
-        let mut unread: Vec<Unread> = Vec::new();
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         for (key, _) in axis.values.iter().flat_map(|(_, point)| point.entries()) {
             let known = key.text == "name" || self.values.was_read(&key.text);
             if !known && seen.insert(key.text.as_str()) {
                 let what = "entry of the sweep's points";
-                unread.push(self.unread_value(what, &key.text, key.span.clone()));
+                self.unread_value(what, &key.text, &key.span, dollars, unread);
             }
         }
-        unread
     }
 
-    fn unread_value(&self, what: &str, name: &str, span: Span) -> Unread {
+    fn unread_value(
+        &self,
+        what: &str,
+        name: &str,
+        span: &Span,
+        dollars: &HashSet<&str>,
+        unread: &mut Vec<Unread>,
+    ) {
         let params = self.workflow.params.iter().map(|(key, _)| key.text.as_str());
         let axes = self.workflow.axes.iter().map(|axis| axis.name.as_str());
         let read = params.chain(axes).filter(|known| *known != name && self.values.was_read(known));
-        let hint = match self.workflow.source.text.contains(&format!("${name}")) {
+        let near = if unread.len() < MAX_HINTS { similar(name, read) } else { None };
+        let hint = match dollars.contains(name) {
             true => format!("`${name}` is text: write `${{{name}}}` for its value"),
-            false => similar(name, read)
+            false => near
                 .unwrap_or_else(|| format!("write `${{{name}}}` where it is wanted, or remove it")),
         };
         let message = format!("nothing reads the {what} `{name}`");
         let set = self.workflow.set.iter().any(|given| given == name);
-        Unread { diagnostic: Diagnostic::at(span, message).hint(hint), set }
+        unread.push(Unread { diagnostic: Diagnostic::at(span.clone(), message).hint(hint), set });
     }
+}
+
+/// Collects the names that follow a bare `$` in a text.
+fn dollar_names(text: &str) -> HashSet<&str> {
+    let in_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let rests = text.match_indices('$').map(|(at, _)| &text[at + 1..]);
+    rests.map(|rest| &rest[..rest.find(|c| !in_name(c)).unwrap_or(rest.len())]).collect()
 }
