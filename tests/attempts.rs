@@ -47,7 +47,7 @@ fn a_command_that_takes_too_long_is_stopped_with_what_it_started() {
     for words in [
         "stage `s` failed: it was stopped after its `timeout` of 300ms: `sh` was ended by signal 15",
         "at work",
-        "help: allow it more time",
+        "help: raise `timeout`, or reduce the work",
     ] {
         assert!(said.stderr.contains(words), "{words}: {}", said.stderr);
     }

@@ -70,7 +70,7 @@ fn compared(folder: &Path) -> Result<f64, String> {
         return Err(said.stderr);
     }
     let path = space.run(&["show", "parity.yaml", "scored", "--path"]).stdout;
-    let rows = logprobs(&PathBuf::from(space.path(path.trim())));
+    let rows = logprobs(&space.path(path.trim()));
     assert_eq!(rows.len(), texts.len());
     let mut worst = 0.0f64;
     for (ours, text) in rows.iter().zip(texts) {

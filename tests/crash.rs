@@ -216,6 +216,10 @@ fn a_cache_that_is_damaged_anywhere_is_healed() {
 /// The state of a training that was killed anywhere, damaged before the next run would take it up.
 #[test]
 fn a_state_that_is_damaged_is_not_taken_up() {
+    if !with_faults() {
+        return;
+    }
+
     let world = World::new(tiny(), None);
     let (steps, _) = counted(&world);
     let damaged = all_points(steps, |number| {

@@ -55,7 +55,7 @@ fn a_change_above_is_followed_down() {
     let plan = json(&space, &["plan", "w.yaml"]);
     let tuned = node(&plan, "tuned[threshold=40]");
     assert_eq!(tuned["step"], "depends");
-    let why = "on `base`, `masked[threshold=40]`; `parameters.lora.alpha` changed from 4 to 8";
+    let why = "on `base`, `masked[threshold=40]`; `parameters.lora.alpha` changed from absent to 8";
     assert_eq!(tuned["why"], why, "{tuned:#}");
     // Where the source has run, what reads it differs by an input, which has a name.
     space.report("w.yaml", &["--only", "train"]);

@@ -120,7 +120,7 @@ fn whole_numbers_keep_their_digits() {
         "w.yaml",
         "refrain: 1\ndata: { rows: { path: rows.jsonl } }\n\
          stages: { j: { evaluate: { data: rows, task: exact_match } } }\n\
-         expect: [{ stage: j, metric: accuracy, value: 1.0 }]\n",
+         expect: [{ stage: j, metric: accuracy, value: 1.0, within: 0.0 }]\n",
     );
     space.report("w.yaml", &[]);
     let ids = column(&space, "w.yaml", "j", "id");

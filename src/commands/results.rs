@@ -28,7 +28,7 @@ pub fn results(arguments: &cli::ResultsArgs, format: Format) -> Result<ExitCode,
 
     // The logs are read only where a result is missing.
     let missing = known.iter().any(Option::is_none);
-    let failed = missing.then(|| session.last_runs().failed).unwrap_or_default();
+    let failed = if missing { session.last_runs().failed } else { Default::default() };
     let mut columns = session.columns.clone();
     if arguments.each {
         columns.mean_over = Vec::new();

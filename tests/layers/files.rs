@@ -197,5 +197,5 @@ fn a_circle_across_folders_is_found() {
     assert_eq!(Imports::read(folder.path()).circles(), [["a", "b"]]);
 
     write("b.rs", "use crate::Renamed;");
-    assert_eq!(Imports::read(folder.path()).circles(), [["a", "b", "lib"]]);
+    assert_eq!(Imports::read(folder.path()).circles(), [["a", "a::inner", "b", "b::deep", "lib"]]);
 }

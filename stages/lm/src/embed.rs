@@ -71,7 +71,7 @@ pub struct Embedder {
 
 enum Network {
     Bert(Bert),
-    Decoder(LanguageModel),
+    Decoder(Box<LanguageModel>),
 }
 
 impl Embedder {
@@ -95,7 +95,7 @@ impl Embedder {
         } else {
             let model = LanguageModel::load(path)?;
             let positions = model.config.max_positions;
-            (Network::Decoder(model), positions)
+            (Network::Decoder(Box::new(model)), positions)
         };
         let max_tokens = recipe.max_tokens.map_or(positions, |most| most.min(positions));
         Ok(Embedder { network, tokenizer, recipe, max_tokens })

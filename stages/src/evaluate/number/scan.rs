@@ -159,7 +159,7 @@ impl<'t> Scanner<'t> {
     pub fn start_with_sign(&self, digits: usize) -> usize {
         let trimmed = |at: usize| {
             let before = &self.text[..at];
-            before.trim_end_matches(|c: char| c == ' ' || c == '\u{a0}').len()
+            before.trim_end_matches([' ', '\u{a0}']).len()
         };
         let mut at = digits;
         if let Some(c) = self.before(trimmed(at)).filter(|c| is_currency(*c)) {
