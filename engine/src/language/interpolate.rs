@@ -16,7 +16,7 @@ pub type AxisSet = u64;
 /// The largest number of axes of one sweep.
 pub const MAX_AXES: usize = 64;
 
-/// The largest size of one mapping after substitution: the bytes of its texts and [`VALUE`] per value.
+/// The largest size of one mapping after substitution: the bytes of its texts and a fixed number per value.
 pub const MAX_SIZE: usize = MAX_BYTES;
 
 /// The deepest chain of params that refer to params.
