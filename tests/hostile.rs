@@ -189,13 +189,13 @@ expect: [{ stage: s, metric: accuracy, at_least: 0.1, source: \"\\e[31m\\u202e\"
         &["run", "w.yaml"][..],
         &["run", "w.yaml"],
         &["show", "w.yaml", "rows"],
-        &["show", "w.yaml", "t[a=x\u{1b}\u{202e}]"],
+        &["show", "w.yaml", "t[a=\"x\\u001b\u{202e}\"]"],
         &["results", "w.yaml"],
         &["results", "w.yaml", "--format", "json"],
         &["plan", "w.yaml"],
         &["graph", "w.yaml"],
         &["verify", "w.yaml"],
-        &["explain", "w.yaml", "t[a=x\u{1b}\u{202e}]"],
+        &["explain", "w.yaml", "t[a=\"x\\u001b\u{202e}\"]"],
         &["show", "w.yaml", "rows", "--format", "json"],
     ] {
         let said = space.survives(arguments);

@@ -13,6 +13,7 @@ use super::SourceColumns;
 
 /// The entry of a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(expecting = "a mapping with `node`")]
 pub struct LockEntry {
     /// The node's name.
     pub node: String,
