@@ -157,6 +157,10 @@ fn tree(base: &[String], rest: &str, found: &mut Vec<String>) -> usize {
 
 /// The file that a path leads into: the longest part of it that names a module, else the root of the crate.
 fn owner(path: &str, modules: &BTreeSet<&String>) -> Option<String> {
+    // An exported macro has its name at the root, wherever it is written.
+    if path.starts_with("__") {
+        return None;
+    }
     let mut names: Vec<&str> = path.split("::").collect();
     while !names.is_empty() {
         let module = names.join("::");
