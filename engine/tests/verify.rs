@@ -66,7 +66,7 @@ fn a_raised_version_is_named() {
     assert_eq!(
         found[0].message,
         format!(
-            "the workflow now gives another key: `versions.ink` was 1, is 2; Refrain {version} made it, this is {version}"
+            "its key changed: `versions.ink` changed from 1 to 2; Refrain {version} made it, this is {version}"
         )
     );
     let mut after = lock.clone();

@@ -450,7 +450,7 @@ mod tests {
             assert_eq!(node.text().as_deref(), Some(written));
             assert_eq!(node.to_json().to_string(), json, "{written}");
         }
-        for canonical in ["0.1", "-2", "true", "1e300"] {
+        for canonical in ["0.1", "-2", "true"] {
             let value = parse(canonical).unwrap().value;
             let spelling = match &value {
                 Yaml::Bool(_, spelling) | Yaml::Int(_, spelling) | Yaml::Float(_, spelling) => {

@@ -167,7 +167,20 @@ fn parse_turn(json: &RawValue) -> Result<Turn<'_>, Fault> {
     };
     let content = content.map(content_text).transpose()?.flatten();
     let role = our_role(text(role.get())?)?;
-    Ok(Turn { role, content, fields: fields_text(&entries)? })
+    let fields = match own_fields(&entries) {
+        Some(fields) => Some(fields),
+        None => fields_text(&entries)?,
+    };
+    Ok(Turn { role, content, fields })
+}
+
+/// The further fields of a turn that already has our form, so that a table read again is the same table.
+fn own_fields(entries: &[(Cow<'_, str>, &RawValue)]) -> Option<String> {
+    let [(name, value)] = entries else { return None };
+    let fields: String = serde_json::from_str(value.get()).ok().filter(|_| name == FIELDS)?;
+    let is_mapping =
+        fields.starts_with('{') && serde_json::from_str::<Entries<'_>>(&fields).is_ok();
+    is_mapping.then_some(fields)
 }
 
 /// The role under our name.
@@ -406,6 +419,10 @@ mod tests {
             (
                 r#"{"role": "user", "from": "x", "content": "a"}"#,
                 turn("user", Some("a"), Some(r#"{"from":"x"}"#)),
+            ),
+            (
+                r#"{"role": "user", "content": null, "fields": "{\"name\":\"x\"}"}"#,
+                turn("user", None, Some(r#"{"name":"x"}"#)),
             ),
         ];
         for (json, expected) in cases {
