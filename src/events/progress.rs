@@ -411,7 +411,7 @@ mod tests {
     fn a_name_is_shortened_in_its_middle() {
         assert_eq!(shortened("tuned[arm=masked]", 17), "tuned[arm=masked]");
         assert_eq!(shortened("tuned[arm=masked,threshold=2]", 16), "tuned…reshold=2]");
-        assert_eq!(shortened("模型模型模型", 7), "模…型型");
+        assert_eq!(shortened("模型模型模型", 7), "模…模型");
         assert_eq!(shortened("abc", 0), "…");
     }
 
