@@ -5,6 +5,8 @@ use arrow::datatypes::DataType;
 
 use refrain_cache::{TableError, TableReader};
 
+use crate::kind::same_type;
+
 use super::import::Opened;
 use super::layout::Found;
 use super::numbers::{self, Ranges};
@@ -48,7 +50,13 @@ fn found(spec: &SourceSpec, reader: &TableReader, limit: usize) -> Result<Found,
         })
         .map(|field| field.name().as_str())
         .collect();
-    let mut found = Found { schema: schema.clone(), ranges: None, turn_fields: false };
+    // A column in our form keeps it, so that a table read again is the same table.
+    let ours = messages::messages_type(true);
+    let turn_fields = schema
+        .fields()
+        .iter()
+        .any(|field| is_messages(field.name()) && same_type(field.data_type(), &ours));
+    let mut found = Found { schema: schema.clone(), ranges: None, turn_fields };
     let mut ranges = vec![Ranges::default(); schema.fields().len()];
     if !wanted.is_empty() {
         let mut left = limit;
