@@ -15,7 +15,7 @@ use refrain_cache::{Artifact, Cache, Digest, Unfinished};
 
 use crate::language::explain::{ErrorClass, Explain};
 
-/// How soon a waiting thread notices cancellation.
+/// Longest time before a waiting thread notices cancellation.
 const NOTICED: Duration = Duration::from_millis(50);
 
 /// A request to stop, shared by everything that runs; what has a time limit is asked to stop by it too.

@@ -97,7 +97,7 @@ pub enum RunLogEntry {
         node: String,
         /// Its key.
         key: Key,
-        /// How long it took.
+        /// Its duration.
         seconds: f64,
     },
     /// A node failed.
@@ -175,7 +175,7 @@ pub enum RunLogEntry {
     Lock,
     /// The run ends.
     End {
-        /// How long it took.
+        /// Its duration.
         seconds: f64,
         /// Whether every wanted node is done.
         complete: bool,
@@ -415,7 +415,7 @@ pub struct Log {
     pub keys: Vec<Key>,
 }
 
-/// What the last runs of a workflow say of its nodes.
+/// The nodes of a workflow in its last runs.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LastRuns {
     /// Why each node was computed when it last was, by name.

@@ -48,7 +48,7 @@ pub enum StateError {
 pub struct PendingNode {
     /// Its key.
     pub key: Key,
-    /// What the key is made of.
+    /// The manifest of its key.
     pub manifest: Manifest,
     /// What was seen of a source when it was hashed.
     pub seen: Option<Arc<SeenSource>>,

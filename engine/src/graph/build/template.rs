@@ -39,7 +39,7 @@ struct Entry {
     references: Vec<Reference>,
     places: Vec<(String, Span)>,
     axes: AxisSet,
-    /// What it takes of [`MAX_SIZE`].
+    /// Its share of [`MAX_SIZE`].
     size: usize,
 }
 

@@ -72,7 +72,7 @@ impl LockEntry {
             && self.profile == *profile
     }
 
-    /// What the entry of a source says of it.
+    /// Returns the source as its entry records it.
     pub fn recorded(&self) -> Option<RecordedSource> {
         Some(RecordedSource {
             digest: self.file?,

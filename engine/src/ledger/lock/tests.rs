@@ -1,3 +1,5 @@
+//! Tests of the lock: its lines, its versions, and two writers at once.
+
 use refrain_cache::{Artifact, ArtifactKind, Digest, Manifest, Metric};
 
 use super::*;
