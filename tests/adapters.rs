@@ -48,6 +48,11 @@ fn an_adapter_with_its_base_is_the_model_that_finetune_made() {
     let verified = space.run(&["verify", "e.yaml"]);
     assert_eq!(verified.code, 0, "{}{}", verified.stdout, verified.stderr);
 
+    // The one other model is the base of an adapter that names none.
+    space.edit("e.yaml", ", base: ours }", " }");
+    assert!(space.ran("e.yaml", &[]).is_empty());
+    space.edit("e.yaml", "path: adapter }", "path: adapter, base: ours }");
+
     // Another base is another model, whose rows are computed.
     std::fs::create_dir(space.path("other")).unwrap();
     for file in ["config.json", "model.safetensors", "tokenizer.json"] {

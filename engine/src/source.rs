@@ -46,7 +46,8 @@ pub static MODEL_PARAMS: &[Param] = &[
     Param::optional(
         "base",
         Type::Reference(Some(ArtifactKind::Model)),
-        "the model that an adapter was trained on, by its name in `models`",
+        "the model that an adapter was trained on, by its name in `models`; where there is one other \
+         model, that one",
     ),
 ];
 

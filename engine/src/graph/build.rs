@@ -29,7 +29,7 @@ use crate::source::recorded::{FindRecorded, RecordedSource};
 use super::{Edge, Graph, Node, NodeId, Work, columns};
 use by_axes::{ByAxes, advance};
 use reference::{GatherProgress, Unresolved};
-use template::{Template, Values};
+use template::{Defaults, Template, Values};
 
 /// The largest number of points of a sweep.
 pub(crate) const MAX_POINTS: usize = 1_000_000;
@@ -108,6 +108,7 @@ struct Builder<'a> {
     /// The names in order, for hints.
     sorted: OnceCell<Vec<(&'a str, Decl)>>,
     declared: Vec<Declared<'a>>,
+    defaults: Defaults,
     gathers: HashMap<(Decl, String), GatherProgress>,
     nodes: Vec<Node>,
     columns: columns::Checked,
@@ -179,6 +180,7 @@ impl<'a> Builder<'a> {
             names: workflow.artifact_names().enumerate().map(|(i, name)| (name, i)).collect(),
             sorted: OnceCell::new(),
             declared: sources.chain(stages).collect(),
+            defaults: Defaults::default(),
             gathers: HashMap::new(),
             nodes: Vec::new(),
             columns: columns::Checked::default(),
@@ -274,12 +276,14 @@ impl<'a> Builder<'a> {
         let declared = &mut self.declared[decl];
         declared.under_way = true;
         let before = self.problems.len();
-        let values = declared.template.at(&self.values, &point, &mut self.problems);
+        let values =
+            declared.template.at(&self.values, &point, &mut self.defaults, &mut self.problems);
         if self.problems.len() > before {
             declared.failed = true;
             self.hint_at_path(decl, before);
         }
-        let (references, axes) = (values.references(), values.axes);
+        let (mut references, axes) = (values.references(), values.axes);
+        references.extend(self.only_base(decl, &values));
         let edges = Vec::with_capacity(references.len());
         Frame { decl, point, values, axes, references, next: 0, edges }
     }

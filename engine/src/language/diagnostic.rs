@@ -141,14 +141,21 @@ pub fn suggest<'a>(
 
 /// Suggests the nearest of the known names: `did you mean …`.
 pub fn similar<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    let comparable = |name: &str| name.len() <= MAX_COMPARED;
+    if given.len() > MAX_COMPARED {
+        return None;
+    }
+    let (lower, length) = (given.to_lowercase(), given.chars().count());
     let nearest = known
         .into_iter()
-        .filter(|k| comparable(given) && comparable(k))
-        .map(|k| (strsim::damerau_levenshtein(&given.to_lowercase(), &k.to_lowercase()), k))
-        .filter(|(distance, k)| {
-            let longest = k.chars().count().max(given.chars().count());
-            *distance <= (longest / 3).max(1) && *distance < longest
+        .filter(|k| k.len() <= MAX_COMPARED)
+        .filter_map(|k| {
+            let other = k.chars().count();
+            let (longest, shortest) = (length.max(other), length.min(other));
+            let most = (longest / 3).max(1).min(longest.saturating_sub(1));
+            // A distance is never below the difference of the lengths, which costs nothing.
+            let near = longest - shortest <= most;
+            let distance = near.then(|| strsim::damerau_levenshtein(&lower, &k.to_lowercase()))?;
+            (distance <= most).then_some((distance, k))
         })
         .min_by_key(|(distance, _)| *distance);
     nearest.map(|(_, name)| format!("did you mean `{name}`?"))

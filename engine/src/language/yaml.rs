@@ -337,6 +337,9 @@ fn size(node: &Node) -> (usize, usize) {
 
 /// Types a plain scalar as the YAML 1.2 core schema does; the error is a number that nothing can hold.
 fn plain(text: &str) -> Result<Yaml, String> {
+    if let Some(number) = canonical_whole_number(text) {
+        return Ok(Yaml::Int(number, None));
+    }
     let first = text.bytes().next().unwrap_or(b'~');
     let may_be_typed = first.is_ascii_digit() || b"~+-.nNtTfF".contains(&first);
     let may_be_typed = may_be_typed && text.len() <= MAX_TYPED;
@@ -361,6 +364,13 @@ fn plain(text: &str) -> Result<Yaml, String> {
         _ => return Ok(as_text()),
     };
     Ok(spelled(typed, text))
+}
+
+/// Reads the commonest scalar, a whole number in its canonical spelling, without a parser of documents.
+fn canonical_whole_number(text: &str) -> Option<i64> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let canonical = digits && (text == "0" || !text.starts_with('0'));
+    if canonical { text.parse().ok() } else { None }
 }
 
 /// Keeps the spelling of a number or a truth value, unless it is the canonical one.

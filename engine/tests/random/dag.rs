@@ -1,8 +1,9 @@
 //! A random workflow, the edits of it, and what its nodes are made from, worked out without the engine.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, UNIX_EPOCH};
 
 use arrow::array::{AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::Int64Type;
@@ -11,10 +12,10 @@ use proptest::prelude::*;
 use refrain_cache::{ArtifactKind, TableReader};
 use refrain_engine::graph::Graph;
 use refrain_engine::kind::{
-    Context, Kind, Kinds, MAIN, NodeResult, OutputDecl, Param, StageError, Type,
+    Context, Input, Kind, Kinds, MAIN, NodeResult, OutputDecl, Param, StageError, Type,
 };
 use refrain_engine::language::diagnostic::SourceText;
-use refrain_engine::language::workflow::Workflow;
+use refrain_engine::language::workflow::{Override, Workflow};
 
 use crate::kind::kind;
 
@@ -47,18 +48,31 @@ pub struct Dag {
     /// A stage after which one fails.
     broken: Option<usize>,
     renamed: usize,
+    /// A value that the command line gives: of a param, or of an axis the one point that is left.
+    set: Option<Set>,
+    /// The configurations of the models, and for each adapter the model that it is trained on. All adapters have the
+    /// same bytes.
+    models: [i64; 2],
+    adapters: [usize; 2],
+}
+
+/// A value of the command line.
+#[derive(Debug, Clone, Copy)]
+enum Set {
+    Param(usize, i64),
+    Axis(usize, i64),
 }
 
 #[derive(Debug, Clone)]
 struct Stage {
     name: String,
-    inputs: Vec<Input>,
+    inputs: Vec<Read>,
     salt: Salt,
     modulus: i64,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Input {
+enum Read {
     Source(usize),
     /// An earlier stage; all its nodes as one table where `gathered`.
     Stage {
@@ -98,6 +112,14 @@ pub enum Edit {
     Force(usize),
     Lose(usize),
     Break(usize),
+    /// A run with `--set`: of the param, or the axis, at this place.
+    Set(bool, usize, i64),
+    Model(usize, i64),
+    Adapter(usize, usize),
+    /// A run during which a row changes.
+    During(usize, usize, i64),
+    /// One of the files of records is damaged at a place.
+    Damage(usize, usize),
 }
 
 fn drawn() -> impl Strategy<Value = Drawn> {
@@ -117,7 +139,20 @@ pub fn any_dag() -> impl Strategy<Value = Dag> {
     (sources, params, axes, prop::collection::vec(drawn(), 1..10), any::<u64>()).prop_map(
         |(sources, params, axes, drawn, order)| {
             let stages = Vec::new();
-            let mut dag = Dag { sources, params, axes, stages, order, broken: None, renamed: 0 };
+            let (models, adapters) = ([1, 2], [0, 1]);
+            let (broken, set, renamed) = (None, None, 0);
+            let mut dag = Dag {
+                sources,
+                params,
+                axes,
+                stages,
+                order,
+                broken,
+                renamed,
+                set,
+                models,
+                adapters,
+            };
             drawn.iter().for_each(|stage| dag.add(stage));
             dag
         },
@@ -141,6 +176,11 @@ pub fn any_edit() -> impl Strategy<Value = (Edit, usize)> {
         n().prop_map(Edit::Force),
         n().prop_map(Edit::Lose),
         n().prop_map(Edit::Break),
+        (any::<bool>(), n(), 0i64..6).prop_map(|(axis, i, v)| Edit::Set(axis, i, v)),
+        (n(), 0i64..3).prop_map(|(i, v)| Edit::Model(i, v)),
+        (n(), n()).prop_map(|(i, model)| Edit::Adapter(i, model)),
+        (n(), n(), 0i64..6).prop_map(|(i, row, v)| Edit::During(i, row, v)),
+        (n(), n()).prop_map(|(file, at)| Edit::Damage(file, at)),
     ];
     (edit, 1usize..5)
 }
@@ -149,8 +189,8 @@ impl Dag {
     fn add(&mut self, drawn: &Drawn) {
         let known = self.sources.len() + self.stages.len();
         let inputs = drawn.inputs.iter().map(|(i, gathered)| match i % known {
-            i if i < self.sources.len() => Input::Source(i),
-            i => Input::Stage { index: i - self.sources.len(), gathered: *gathered },
+            i if i < self.sources.len() => Read::Source(i),
+            i => Read::Stage { index: i - self.sources.len(), gathered: *gathered },
         });
         let salt = match drawn.salt {
             (0, i, _) => Salt::Param(i % self.params.len()),
@@ -170,7 +210,7 @@ impl Dag {
                 let i = i % self.params.len();
                 self.params[i] = value;
             }
-            Edit::Row(i, row, value) => {
+            Edit::Row(i, row, value) | Edit::During(i, row, value) => {
                 let i = i % self.sources.len();
                 let row = row % self.sources[i].len();
                 self.sources[i][row] = value;
@@ -181,6 +221,8 @@ impl Dag {
             }
             Edit::Salt(i, value) => self.stages[i % stages].salt = Salt::Value(value),
             Edit::Modulus(i, value) => self.stages[i % stages].modulus = value,
+            Edit::Model(i, value) => self.models[i % 2] = value,
+            Edit::Adapter(i, model) => self.adapters[i % 2] = model % 2,
             Edit::Reorder(order) => self.order = order,
             Edit::Remove(i) if stages > 1 => self.remove(i % stages),
             Edit::Add(ref drawn) => self.add(drawn),
@@ -207,9 +249,9 @@ impl Dag {
         self.stages.remove(removed);
         for input in self.stages.iter_mut().flat_map(|stage| &mut stage.inputs) {
             *input = match *input {
-                Input::Stage { index, .. } if index == removed => Input::Source(0),
-                Input::Stage { index, gathered } if index > removed => {
-                    Input::Stage { index: index - 1, gathered }
+                Read::Stage { index, .. } if index == removed => Read::Source(0),
+                Read::Stage { index, gathered } if index > removed => {
+                    Read::Stage { index: index - 1, gathered }
                 }
                 other => other,
             };
@@ -221,16 +263,73 @@ impl Dag {
         Dag { broken: Some(after % self.stages.len()), ..self.clone() }
     }
 
+    /// The same with a value of the command line: any of a param, one that is there of an axis. Of those that nothing
+    /// reads none is taken, since that is refused.
+    pub fn with_set(&self, axis: bool, i: usize, value: i64) -> Dag {
+        let read = self.stages.iter().filter_map(|stage| match stage.salt {
+            Salt::Axis(i) if axis => Some(i),
+            Salt::Param(i) if !axis => Some(i),
+            _ => None,
+        });
+        let read: BTreeSet<usize> = read.collect();
+        let chosen = read.iter().nth(i % read.len().max(1));
+        let set = chosen.map(|&i| match axis {
+            false => Set::Param(i, value),
+            true => {
+                let values = &self.axes[i];
+                Set::Axis(i, *values.iter().nth(value as usize % values.len()).unwrap())
+            }
+        });
+        Dag { set, ..self.clone() }
+    }
+
+    /// The same, as the value of the command line makes it.
+    fn as_set(&self) -> Dag {
+        let mut dag = self.clone();
+        match self.set {
+            Some(Set::Param(i, value)) => dag.params[i] = value,
+            Some(Set::Axis(i, value)) => dag.axes[i] = BTreeSet::from([value]),
+            None => {}
+        }
+        dag
+    }
+
     /// The same, declared in another order.
     pub fn reordered(&self) -> Dag {
         Dag { order: self.order.wrapping_mul(31).wrapping_add(7), ..self.clone() }
     }
 
+    /// Lets the next stage that runs write a source as it is in this workflow.
+    pub fn write_during(&self, i: usize, folder: &Path) {
+        let i = i % self.sources.len();
+        *DURING.lock().unwrap() = Some((folder.join(format!("d{i}.jsonl")), self.rows(i)));
+    }
+
+    /// The text of a source.
+    fn rows(&self, i: usize) -> String {
+        let row = |(n, value)| format!("{{\"id\": \"r{n}\", \"value\": {value}}}\n");
+        self.sources[i].iter().enumerate().map(row).collect()
+    }
+
+    /// Writes the sources and models. All have one time and, where no row was added, one size: a change is to be
+    /// noticed all the same.
     pub fn write_sources(&self, folder: &Path) {
-        for (i, values) in self.sources.iter().enumerate() {
-            let row = |(n, value)| format!("{{\"id\": \"r{n}\", \"value\": {value}}}\n");
-            let rows: String = values.iter().enumerate().map(row).collect();
-            std::fs::write(folder.join(format!("d{i}.jsonl")), rows).unwrap();
+        let write = |path: &str, text: String| {
+            let path = folder.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let known = std::fs::read(&path).is_ok_and(|known| known == text.as_bytes());
+            if !known {
+                std::fs::write(&path, text).unwrap();
+                let file = std::fs::File::options().write(true).open(&path).unwrap();
+                file.set_modified(UNIX_EPOCH + Duration::from_secs(1_700_000_000)).unwrap();
+            }
+        };
+        for i in 0..self.sources.len() {
+            write(&format!("d{i}.jsonl"), self.rows(i));
+        }
+        for (i, value) in self.models.iter().enumerate() {
+            write(&format!("m{i}/config.json"), format!("{{\"value\": {value}}}"));
+            write(&format!("m{i}/model.safetensors"), "weights".into());
         }
     }
 
@@ -243,9 +342,13 @@ impl Dag {
         for i in 0..self.sources.len() {
             text.push_str(&format!("  d{i}: {{ path: d{i}.jsonl }}\n"));
         }
-        text.push_str("stages:\n");
+        text.push_str("models: { m0: { path: m0 }, m1: { path: m1 } }\nstages:\n");
         let mut stages: Vec<String> =
             self.stages.iter().map(|stage| self.stage_yaml(stage)).collect();
+        for (i, model) in self.adapters.iter().enumerate() {
+            stages.push(format!("  t{i}: {{ train: {{ model: m{model} }} }}\n"));
+            stages.push(format!("  u{i}: {{ apply: {{ model: t{i} }} }}\n"));
+        }
         if let Some(after) = self.broken {
             let after = &self.stages[after].name;
             stages.push(format!("  broken: {{ breaks: {{ inputs: {{ i0: {after} }} }} }}\n"));
@@ -284,10 +387,10 @@ impl Dag {
         )
     }
 
-    fn reference(&self, input: &Input) -> String {
+    fn reference(&self, input: &Read) -> String {
         match *input {
-            Input::Source(i) => format!("d{i}"),
-            Input::Stage { index, gathered } => {
+            Read::Source(i) => format!("d{i}"),
+            Read::Stage { index, gathered } => {
                 format!("{}{}", self.stages[index].name, if gathered { "[*]" } else { "" })
             }
         }
@@ -296,7 +399,11 @@ impl Dag {
     /// The graph that the engine makes of it, its sources in a folder.
     pub fn graph(&self, folder: &Path) -> Graph {
         let source = SourceText { path: folder.join("w.yaml"), text: self.yaml() };
-        let workflow = Workflow::parse(source, &kinds(), &[])
+        let set = self.set.map(|set| match set {
+            Set::Param(i, value) => Override { name: format!("p{i}"), value: value.to_string() },
+            Set::Axis(i, value) => Override { name: format!("a{i}"), value: value.to_string() },
+        });
+        let workflow = Workflow::parse(source, &kinds(), set.as_slice())
             .unwrap_or_else(|e| panic!("{e:?}\n{}", self.yaml()));
         Graph::build(workflow).unwrap_or_else(|e| panic!("{e:?}\n{}", self.yaml()))
     }
@@ -304,6 +411,20 @@ impl Dag {
     /// What every node is made from, by name.
     pub fn evaluate(&self) -> BTreeMap<String, Identity> {
         let mut nodes = BTreeMap::new();
+        self.as_set().evaluate_into(&mut nodes);
+        nodes
+    }
+
+    fn evaluate_into(&self, nodes: &mut BTreeMap<String, Identity>) {
+        for (i, model) in self.adapters.iter().enumerate() {
+            let base = format!("model {}", self.models[*model]);
+            let identity = |kind, input: String| {
+                let params = String::new();
+                Identity { kind, params, inputs: vec![input] }
+            };
+            nodes.insert(format!("t{i}"), identity("train", base.clone()));
+            nodes.insert(format!("u{i}"), identity("apply", format!("adapter of {base}")));
+        }
         let mut made: Vec<Made> = Vec::new();
         for stage in &self.stages {
             let mut axes: BTreeSet<usize> = match stage.salt {
@@ -311,7 +432,7 @@ impl Dag {
                 _ => BTreeSet::new(),
             };
             for input in &stage.inputs {
-                if let Input::Stage { index, gathered: false } = input {
+                if let Read::Stage { index, gathered: false } = input {
                     axes.extend(&made[*index].0);
                 }
             }
@@ -324,12 +445,12 @@ impl Dag {
                     .inputs
                     .iter()
                     .map(|input| match *input {
-                        Input::Source(i) => self.source(i, &mut nodes),
-                        Input::Stage { index, gathered: false } => {
+                        Read::Source(i) => self.source(i, nodes),
+                        Read::Stage { index, gathered: false } => {
                             made[index].1[&at(&made[index].0)].clone()
                         }
-                        Input::Stage { index, gathered: true } => {
-                            self.gather(index, &made[index], &mut nodes)
+                        Read::Stage { index, gathered: true } => {
+                            self.gather(index, &made[index], nodes)
                         }
                     })
                     .collect();
@@ -355,7 +476,6 @@ impl Dag {
             }
             made.push((axes, contents));
         }
-        nodes
     }
 
     fn source(&self, i: usize, nodes: &mut BTreeMap<String, Identity>) -> Content {
@@ -404,6 +524,9 @@ impl Dag {
     }
 }
 
+/// A file, and what the next stage that runs writes there: an edit during a run.
+pub static DURING: Mutex<Option<(PathBuf, String)>> = Mutex::new(None);
+
 const INPUTS: Param = Param::default(
     "inputs",
     Type::Map(&Type::Reference(Some(ArtifactKind::Table))),
@@ -426,15 +549,41 @@ fn kinds() -> Kinds {
         Param::required("modulus", WHOLE, "Divides"),
     ];
     static BREAKS: &[Param] = &[INPUTS];
+    static MODEL: &[Param] =
+        &[Param::required("model", Type::Reference(Some(ArtifactKind::Model)), "A model")];
+    let adapter = |_: &_| vec![OutputDecl { name: MAIN.into(), kind: ArtifactKind::Model }];
     Kinds::new(vec![
         kind("mix", MIX, mix),
+        Kind { outputs: adapter, ..kind("train", MODEL, train) },
+        kind("apply", MODEL, apply),
         kind("breaks", BREAKS, |_| Err(StageError::failed("it fails as it was told"))),
     ])
+}
+
+/// An adapter, the same for every model.
+fn train(context: &Context<'_>) -> Result<NodeResult, StageError> {
+    let folder = context.cache.new_folder()?;
+    folder.write("adapter_config.json", b"{}").unwrap();
+    folder.write("adapter_model.safetensors", b"weights").unwrap();
+    let base = context.input("model")?.artifact().digest;
+    Ok(NodeResult::main(context.cache.store_folder(folder, ArtifactKind::Model, Some(base))?))
+}
+
+/// One row with the value of the base model of an adapter.
+fn apply(context: &Context<'_>) -> Result<NodeResult, StageError> {
+    let Input::Model { folder, adapters, .. } = context.input("model")? else { panic!("no model") };
+    assert_eq!(adapters.len(), 1);
+    let config = std::fs::read(folder.join("config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    table(context, config["value"].as_i64().unwrap())
 }
 
 /// One row: the sum of all values of all inputs, each input by its place, and the salt; small, so that other inputs
 /// often make the same.
 fn mix(context: &Context<'_>) -> Result<NodeResult, StageError> {
+    if let Some((path, rows)) = DURING.lock().unwrap().take() {
+        std::fs::write(path, rows).unwrap();
+    }
     let number = |name: &str| context.params[name].as_i64().unwrap();
     let mut sum = number("salt");
     for (path, input) in context.inputs {
@@ -443,7 +592,11 @@ fn mix(context: &Context<'_>) -> Result<NodeResult, StageError> {
         let values: &Int64Array = batch.column(0).as_primitive::<Int64Type>();
         sum += (place + 1) * values.values().iter().sum::<i64>();
     }
-    let value = Int64Array::from(vec![sum % number("modulus")]);
+    table(context, sum % number("modulus"))
+}
+
+fn table(context: &Context<'_>, value: i64) -> Result<NodeResult, StageError> {
+    let value = Int64Array::from(vec![value]);
     let batch = RecordBatch::try_from_iter([("value", Arc::new(value) as _)]).unwrap();
     let mut table = context.cache.new_table(batch.schema())?;
     table.write(&batch)?;

@@ -14,7 +14,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use refrain_cache::Digest;
-use refrain_engine::graph::{Graph, NodeId};
+use refrain_engine::graph::{Graph, NodeId, Work};
 use refrain_engine::kind::{Cancel, MAIN};
 use refrain_engine::run::{Outcome, RunOptions, run};
 use refrain_engine::store::Store;
@@ -48,9 +48,8 @@ struct Ran {
     complete: bool,
 }
 
-fn run_in(dag: &Dag, graph: &Graph, cache: &Path, jobs: usize, forced: &HashSet<NodeId>) -> Ran {
-    let store = Store::open(cache).unwrap();
-    let options = RunOptions {
+fn options(jobs: usize, forced: &HashSet<NodeId>) -> RunOptions<'static> {
+    RunOptions {
         jobs,
         threads: 2,
         memory: u64::MAX,
@@ -59,8 +58,12 @@ fn run_in(dag: &Dag, graph: &Graph, cache: &Path, jobs: usize, forced: &HashSet<
         only: None,
         force: forced.clone(),
         environment: &|_| None,
-    };
-    let report = run(graph, &store, &options, &Cancel::default()).unwrap();
+    }
+}
+
+fn run_in(dag: &Dag, graph: &Graph, cache: &Path, jobs: usize, forced: &HashSet<NodeId>) -> Ran {
+    let store = Store::open(cache).unwrap();
+    let report = run(graph, &store, &options(jobs, forced), &Cancel::default()).unwrap();
     let expected = dag.evaluate();
     let mut ran = Ran {
         computed: Vec::new(),
@@ -68,7 +71,7 @@ fn run_in(dag: &Dag, graph: &Graph, cache: &Path, jobs: usize, forced: &HashSet<
         digests: BTreeMap::new(),
         complete: report.is_complete(),
     };
-    for id in graph.ids() {
+    for id in graph.ids().filter(|id| !matches!(graph.node(*id).work, Work::Model(_))) {
         let name = graph.node(id).name.clone();
         let identity =
             || expected.get(&name).unwrap_or_else(|| panic!("`{name}` is not expected")).clone();
@@ -98,6 +101,7 @@ fn check(
     jobs: usize,
     force: Option<usize>,
     seen: &mut BTreeMap<Identity, Table>,
+    disturbed: &BTreeSet<Identity>,
 ) {
     let graph = dag.graph(place);
     let stages: Vec<NodeId> = graph.ids().filter(|id| !graph.node(*id).is_source()).collect();
@@ -119,7 +123,9 @@ fn check(
     }
     for identity in ran.done.keys() {
         assert!(
-            seen.contains_key(identity) || computed.contains(identity),
+            seen.contains_key(identity)
+                || computed.contains(identity)
+                || disturbed.contains(identity),
             "{identity:?} is done and never ran"
         );
     }
@@ -136,8 +142,8 @@ fn check(
     let store = Store::open(&place.join("cache")).unwrap();
     for (identity, digest) in ran.done {
         assert!(
-            store.object_path(&digest).is_file(),
-            "{identity:?} is done and its table is not there"
+            store.object_path(&digest).exists(),
+            "{identity:?} is done and its artifact is not there"
         );
         // Where two made the same table, either may have made it again.
         seen.values_mut()
@@ -152,13 +158,52 @@ fn lose(place: &Path, which: usize, seen: &mut BTreeMap<Identity, Table>) {
     let tables: BTreeSet<Digest> =
         seen.values().filter(|table| table.there).map(|table| table.digest).collect();
     let lost = tables.into_iter().nth(which % seen.len().max(1));
-    if let Some(lost) = lost {
-        std::fs::remove_file(Store::open(&place.join("cache")).unwrap().object_path(&lost))
-            .unwrap();
-        seen.values_mut()
-            .filter(|table| table.digest == lost)
-            .for_each(|table| table.there = false);
+    let Some(lost) = lost else { return };
+    let path = Store::open(&place.join("cache")).unwrap().object_path(&lost);
+    if path.is_dir() {
+        std::fs::remove_dir_all(path).unwrap();
+    } else {
+        std::fs::remove_file(path).unwrap();
     }
+    seen.values_mut().filter(|table| table.digest == lost).for_each(|table| table.there = false);
+}
+
+/// Damages a byte of one of the logs: all may run again, and nothing may be wrong.
+fn damage(place: &Path, file: usize, at: usize, seen: &mut BTreeMap<Identity, Table>) {
+    let logs = std::fs::read_dir(place.join("cache/records")).unwrap();
+    let mut logs: Vec<_> = logs.map(|log| log.unwrap().path()).collect();
+    logs.sort();
+    let log = &logs[file % logs.len()];
+    let mut bytes = std::fs::read(log).unwrap();
+    if bytes.is_empty() {
+        return;
+    }
+    let at = at % bytes.len();
+    bytes[at] ^= 1;
+    std::fs::write(log, bytes).unwrap();
+    seen.values_mut().for_each(|table| table.there = false);
+}
+
+/// Runs the workflow while a source changes into that of another one. What it makes may be of either.
+fn disturb(
+    dag: &Dag,
+    edited: &Dag,
+    source: usize,
+    place: &Path,
+    jobs: usize,
+) -> BTreeSet<Identity> {
+    edited.write_during(source, place);
+    let (graph, store) = (dag.graph(place), Store::open(&place.join("cache")).unwrap());
+    let options = options(jobs, &HashSet::new());
+    let report = run(&graph, &store, &options, &Cancel::default()).unwrap();
+    *dag::DURING.lock().unwrap() = None;
+
+    for outcome in &report.outcomes {
+        if let Outcome::Failed(failure) = outcome {
+            assert!(failure.to_string().contains("changed"), "{failure}");
+        }
+    }
+    [dag.evaluate(), edited.evaluate()].into_iter().flat_map(BTreeMap::into_values).collect()
 }
 
 proptest! {
@@ -174,28 +219,35 @@ proptest! {
         edits in prop::collection::vec(dag::any_edit(), 1..5),
     ) {
         let place = folder();
-        let mut seen = BTreeMap::new();
+        let (mut seen, mut disturbed) = (BTreeMap::new(), BTreeSet::new());
         dag.write_sources(place.path());
-        check(&dag, place.path(), jobs, None, &mut seen);
+        check(&dag, place.path(), jobs, None, &mut seen, &disturbed);
         for (edit, jobs) in edits {
-            let force = match edit {
-                Edit::Force(which) => Some(which),
-                Edit::Lose(which) => {
-                    lose(place.path(), which, &mut seen);
-                    None
-                }
+            let mut force = None;
+            match edit {
+                Edit::Force(which) => force = Some(which),
+                Edit::Lose(which) => lose(place.path(), which, &mut seen),
+                Edit::Damage(file, at) => damage(place.path(), file, at, &mut seen),
                 Edit::Break(which) => {
                     // A run that a failing stage ends, then one without it.
-                    check(&dag.broken(which), place.path(), jobs, None, &mut seen);
-                    None
+                    check(&dag.broken(which), place.path(), jobs, None, &mut seen, &disturbed);
+                }
+                Edit::Set(axis, i, value) => {
+                    let set = dag.with_set(axis, i, value);
+                    check(&set, place.path(), jobs, None, &mut seen, &disturbed);
+                }
+                Edit::During(source, ..) => {
+                    let before = dag.clone();
+                    dag.apply(&edit);
+                    disturbed.extend(disturb(&before, &dag, source, place.path(), jobs));
+                    dag.write_sources(place.path());
                 }
                 ref other => {
                     dag.apply(other);
                     dag.write_sources(place.path());
-                    None
                 }
             };
-            check(&dag, place.path(), jobs, force, &mut seen);
+            check(&dag, place.path(), jobs, force, &mut seen, &disturbed);
         }
     }
 }

@@ -1,17 +1,19 @@
 //! Turns the declaration of a source into its work: a table, a model or a file that is there.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use crate::graph::{Edge, NodeId, Work};
-use crate::kind::{ArtifactKind, ModelFacts};
+use crate::kind::{ArtifactKind, ModelFacts, Reference};
 use crate::language::diagnostic::Diagnostic;
+use crate::source::model_folder::ModelFolder;
 use crate::source::recorded::RecordedSource;
 use crate::source::{self, Located, SourceSpec};
 
-use super::Builder;
 use super::template::Values;
+use super::{Builder, Decl};
 
 impl Builder<'_> {
     /// Returns the work of a source and the kind of its artifact.
@@ -87,6 +89,37 @@ impl Builder<'_> {
 
     fn is_model_source(&self, edge: &Edge) -> bool {
         matches!(self.nodes[edge.node.index()].work, Work::Model(_))
+    }
+
+    /// Refers an adapter that names no base to the one other model that the workflow has, if there is
+    /// one.
+    pub(super) fn only_base(&self, decl: Decl, values: &Values) -> Option<Reference> {
+        let source = self.workflow.sources.get(decl).filter(|source| source.model)?;
+        let given = values.references().iter().any(|reference| reference.path == "base");
+        let path = values.to_map().get("path")?.as_str()?.to_owned();
+        if given || !self.is_adapter(&source.name.text, &path) {
+            return None;
+        }
+        let others = self.workflow.sources.iter().filter(|other| {
+            let path = other.node.get("path").and_then(|path| path.text().map(Cow::into_owned));
+            other.model && path.is_some_and(|path| !self.is_adapter(&other.name.text, &path))
+        });
+        let [base] = others.collect::<Vec<_>>()[..] else { return None };
+        Some(Reference {
+            path: "base".into(),
+            name: base.name.text.clone(),
+            span: source.name.span.clone(),
+            kind: Some(ArtifactKind::Model),
+        })
+    }
+
+    /// Whether a model is an adapter, by its folder, or as it was recorded where the folder is absent.
+    fn is_adapter(&self, name: &str, path: &str) -> bool {
+        let path = self.workflow.source.folder().join(path);
+        match path.exists() {
+            true => ModelFolder::open(&path).is_ok_and(|folder| folder.is_adapter()),
+            false => (self.recorded)(name).is_some_and(|model| model.artifact.base.is_some()),
+        }
     }
 
     /// The problem of a model whose base is made by a stage.

@@ -2,6 +2,7 @@
 //!
 //! Every parameter is resolved once for all points that agree on the axes that it reads, and its value is shared.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -26,7 +27,6 @@ pub(super) struct Template<'a> {
 
 struct ParamTemplate<'a> {
     param: &'static Param,
-    name: Arc<str>,
     written: Option<&'a Node>,
     values: ByAxes<Arc<Entry>>,
 }
@@ -43,6 +43,10 @@ struct Entry {
     size: usize,
 }
 
+/// The entries of parameters that are not written, shared by all declarations: a kind has dozens.
+#[derive(Default)]
+pub(super) struct Defaults(HashMap<*const Param, Arc<Entry>>);
+
 /// The parameters of a declaration at a point.
 #[derive(Default)]
 pub(super) struct Values {
@@ -55,7 +59,6 @@ impl<'a> Template<'a> {
     pub fn new(table: &'static [Param], node: &'a Node, owner: String) -> Template<'a> {
         let params = table.iter().map(|param| ParamTemplate {
             param,
-            name: param.name.into(),
             written: node.get(param.name),
             values: ByAxes::default(),
         });
@@ -67,6 +70,7 @@ impl<'a> Template<'a> {
         &mut self,
         names: &Names<'_>,
         point: &Point,
+        defaults: &mut Defaults,
         problems: &mut Vec<Diagnostic>,
     ) -> Values {
         let Yaml::Map(entries) = &self.node.value else {
@@ -79,18 +83,22 @@ impl<'a> Template<'a> {
         let mut values = Values::default();
         let mut left = MAX_SIZE;
         for template in &mut self.params {
-            let entry = match template.values.get(point) {
-                Some(entry) => Some(entry.clone()),
-                None => {
-                    template.resolve(names, point, left, &self.node.span, &self.owner, problems)
-                }
+            let known = match template.written {
+                None => defaults.0.get(&std::ptr::from_ref(template.param)),
+                Some(_) => template.values.get(point),
             };
+            let entry = known.cloned().or_else(|| {
+                template.resolve(names, point, left, &self.node.span, &self.owner, problems)
+            });
             let Some(entry) = entry else { continue };
             let Some(rest) = left.checked_sub(entry.size) else {
                 problems.push(too_large(template.written.map_or(&self.node.span, |n| &n.span)));
                 break;
             };
             left = rest;
+            if template.written.is_none() {
+                defaults.0.entry(template.param).or_insert_with(|| entry.clone());
+            }
             values.axes |= entry.axes;
             values.entries.push(entry);
         }
@@ -126,14 +134,14 @@ impl<'a> Template<'a> {
         let entries = self.params.iter().map(|template| {
             let written = node.get(template.param.name);
             let resolved = coerce_param(template.param, written, &node.span, &self.owner, problems);
-            Arc::new(Entry::new(template.name.clone(), resolved, axes, 0))
+            Arc::new(Entry::new(template.param.name, resolved, axes, 0))
         });
         Values { entries: entries.collect(), axes }
     }
 }
 
 impl ParamTemplate<'_> {
-    /// Resolves the parameter at a point and remembers it; `None` where it has a problem.
+    /// Resolves the parameter at a point and remembers it if it is written; `None` where it has a problem.
     fn resolve(
         &mut self,
         names: &Names<'_>,
@@ -156,17 +164,19 @@ impl ParamTemplate<'_> {
         }
 
         let size = left - scope.left();
-        let entry = Arc::new(Entry::new(self.name.clone(), resolved, axes, size));
-        self.values.insert(axes, point, entry.clone());
+        let entry = Arc::new(Entry::new(self.param.name, resolved, axes, size));
+        if self.written.is_some() {
+            self.values.insert(axes, point, entry.clone());
+        }
         Some(entry)
     }
 }
 
 impl Entry {
-    fn new(name: Arc<str>, resolved: Resolved, axes: AxisSet, size: usize) -> Entry {
+    fn new(name: &str, resolved: Resolved, axes: AxisSet, size: usize) -> Entry {
         let Resolved { mut values, references, places } = resolved;
-        let value = values.remove(&*name).map(Arc::new);
-        Entry { name, value, references, places, axes, size }
+        let value = values.remove(name).map(Arc::new);
+        Entry { name: name.into(), value, references, places, axes, size }
     }
 }
 
