@@ -29,7 +29,7 @@ pub const SCORE: Component = component("score", 2);
 /// The format of tables, which every kind that writes one depends on.
 pub const TABLE: Component = component("table", 1);
 /// Steps of an optimizer.
-pub const TRAIN: Component = component("train", 1);
+pub const TRAIN: Component = component("train", 2);
 
 const fn component(name: &'static str, version: u32) -> Component {
     Component { name, version }

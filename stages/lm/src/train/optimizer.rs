@@ -39,6 +39,9 @@ impl AdamW {
     }
 
     /// One update with gradients times `factor`.
+    ///
+    /// Values and moments are kept in f32 and computed in f64: in f32, `1 - beta2` and `beta2` are each rounded, and all
+    /// steps err to the same side.
     pub fn step(
         &mut self,
         model: &mut LanguageModel,
@@ -50,14 +53,11 @@ impl AdamW {
         self.steps += 1;
         let (beta1, beta2) = options.betas;
         let power = |beta: f64| 1.0 - libm::pow(beta, self.steps as f64);
-        let root = power(beta2).sqrt() as f32;
-        let pace = (rate / power(beta1)) as f32;
-        let (b1, b2, eps, factor) = (beta1 as f32, beta2 as f32, options.eps as f32, factor as f32);
+        let (root, pace) = (power(beta2).sqrt(), rate / power(beta1));
         for (id, first, second) in &mut self.moments {
             let Some(gradient) = gradients.get(*id) else { continue };
             let tensor = &mut model.tensors[*id];
-            let shrink =
-                if tensor.decays { (1.0 - rate * options.weight_decay) as f32 } else { 1.0 };
+            let shrink = if tensor.decays { 1.0 - rate * options.weight_decay } else { 1.0 };
             let chunks = tensor
                 .values
                 .par_chunks_mut(CHUNK)
@@ -66,10 +66,12 @@ impl AdamW {
                 .zip(gradient.par_chunks(CHUNK));
             chunks.for_each(|(((values, first), second), gradient)| {
                 for (((p, m), v), g) in values.iter_mut().zip(first).zip(second).zip(gradient) {
-                    let g = g * factor;
-                    *m = b1 * *m + (1.0 - b1) * g;
-                    *v = b2 * *v + (1.0 - b2) * g * g;
-                    *p = *p * shrink - pace * *m / (v.sqrt() / root + eps);
+                    let g = f64::from(*g) * factor;
+                    let mean = beta1 * f64::from(*m) + (1.0 - beta1) * g;
+                    let square = beta2 * f64::from(*v) + (1.0 - beta2) * g * g;
+                    let step = pace * mean / (square.sqrt() / root + options.eps);
+                    *p = (f64::from(*p) * shrink - step) as f32;
+                    (*m, *v) = (mean as f32, square as f32);
                 }
             });
         }
