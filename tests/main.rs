@@ -8,6 +8,7 @@
     clippy::unwrap_used
 )]
 
+mod artifacts;
 mod space;
 mod thrift; // Parquet files written by hand
 
@@ -16,6 +17,7 @@ mod attempts; // retries, time limits and memory of commands
 mod backends; // which code computes a model
 mod bad_input; // what a run is told of data, models and caches that are wrong
 mod cache; // stat, verify, gc, and the logs of runs
+mod choosing; // rows that are kept, joined and measured
 mod commands; // drawings, completions, manual pages
 #[cfg(unix)]
 mod crash; // faults at every step of a run, and damage to every file of a cache
@@ -34,6 +36,7 @@ mod language; // values, sweeps and names
 mod layers; // which crate may import which
 mod lock; // the lock's format, and its writers
 mod look_ahead; // what plan and explain say before a run
+mod masking; // the first paper's masks and distributions
 mod models; // model cards
 mod own_tables; // conversations, samples and numbers of one's own
 #[cfg(unix)]

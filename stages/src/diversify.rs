@@ -1,17 +1,19 @@
 //! The kind `diversify`: keeps some rows of a table, and measures how diverse its responses are.
 //!
-//! At most one way to choose rows (`keep` or `dedupe`), then any metrics (`measure`). Without a way
-//! to choose the table passes unchanged, and is only measured.
+//! At most one way to choose rows or columns (`keep`, `dedupe` or `join`), then any metrics
+//! (`measure`). Without a way to choose the table passes unchanged, and is only measured.
+
+use std::path::PathBuf;
 
 use arrow::array::StringArray;
 use arrow::datatypes::DataType;
 use serde_json::{Map, Value};
 
 use refrain_cache::columns::column;
-use refrain_cache::{Artifact, Metric, TableReader};
+use refrain_cache::{Artifact, ArtifactKind, Metric, TableReader};
 use refrain_engine::kind::{
-    Check, Columns, Context, Kind, MetricContext, MetricDecl, Model, NodeResult, Parameters,
-    Problem, StageError, Table, choices, parameters,
+    Check, Columns, Context, Kind, MetricContext, MetricDecl, Model, NodeResult, OutputDecl,
+    Parameters, Problem, StageError, Table, choices, one_of, parameters,
 };
 
 use crate::canonical::FindModel;
@@ -19,14 +21,20 @@ use crate::components;
 use crate::models;
 use crate::tables::{self, metric, share};
 
+mod chosen;
+mod column_statistics;
 mod dedupe;
 mod distinct;
 mod embedded;
+mod groups;
+mod join;
 mod keep;
 mod similarity;
 
+use column_statistics::{ColumnMeasure, ColumnValues, of_measure};
 use dedupe::Dedupe;
 use distinct::Distinct;
+use join::Join;
 use keep::KeepRule;
 
 /// The metrics of `diversify`.
@@ -36,6 +44,18 @@ const METRICS: &[MetricDecl] = &[
     MetricDecl::given("groups", "Groups of `keep`", |context| with_keep(context, "groups")),
     MetricDecl::given("groups_kept", "Groups of which a row is kept", |context| {
         with_keep(context, "groups_kept")
+    }),
+    MetricDecl::given("from_reference", "Rows whose response is the reference", |context| {
+        let keep = context.params.get("keep");
+        let fallback = keep.is_some_and(|keep| keep.get("fallback").is_some());
+        fallback.then(|| "from_reference".to_owned()).into_iter().collect()
+    }),
+    MetricDecl::given("unmatched", "Rows that the second table has not", |context| {
+        context.params.get("join").map(|_| "unmatched".to_owned()).into_iter().collect()
+    }),
+    MetricDecl::given("COLUMN_STATISTIC", "Statistics of columns", |context| {
+        let columns = of_measure(context.params.get("measure"));
+        columns.iter().flat_map(|(_, column)| column.metric_names()).collect()
     }),
     MetricDecl::given("distinct_N", "Distinct n-grams of the responses per n-gram", |context| {
         measured(context, |name| name.starts_with("distinct_"))
@@ -67,7 +87,7 @@ pub const DIVERSIFY: Kind = Kind {
     components: &[components::DIVERSIFY, components::EMBED, components::LM, components::TABLE],
     params: DiversifyParams::PARAMS,
     adds: &[],
-    outputs: tables::table_and_metrics,
+    outputs,
     metrics: METRICS,
     check,
     expand: None,
@@ -87,16 +107,29 @@ parameters! {
         keep: Option<KeepRule>,
         /// Keeps the first of equal rows: equal in prompt and response, in columns, or in meaning
         dedupe: Option<Dedupe>,
+        /// Adds the columns of a second table, row by row of equal keys
+        join: Option<Join>,
         /// Metrics of the kept rows: different n-grams by all n-grams of the responses, split at
-        /// white space; and by the cosines of their embeddings the Vendi score, DCScore and the
-        /// mean distance of two
-        measure: Vec<Measure> = [],
+        /// white space; by the cosines of their embeddings the Vendi score, DCScore and the mean
+        /// distance of two; and statistics of columns, `{ column: perplexity, of: [mean, q90] }`
+        measure: Vec<MeasureParam> = [],
+        /// Columns whose equal values make a group: the statistics of columns are measured for each
+        /// too, in a second table `NAME.groups`
+        per: Option<Vec<String>>,
         /// The model that embeds responses: a BERT of sentence-transformers, or the mean of a
         /// decoder's last states
         embeddings: Option<&Model>,
         /// The seed of `keep: { random: true }`
         #[range(0..)]
         seed: u64 = 0,
+    }
+}
+
+one_of! {
+    /// An item of `measure`.
+    enum MeasureParam {
+        Word(Measure),
+        Column(ColumnMeasure),
     }
 }
 
@@ -113,30 +146,65 @@ choices! {
     }
 }
 
+fn outputs(params: &Map<String, Value>) -> Vec<OutputDecl> {
+    let mut outputs = tables::table_and_metrics(params);
+    if params.contains_key("per") {
+        outputs.push(OutputDecl { name: "groups".into(), kind: ArtifactKind::Table });
+    }
+    outputs
+}
+
 fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
-    let given = |name: &str| check.params.contains_key(name);
-    let measures =
-        check.params.get("measure").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
-    if given("keep") && given("dedupe") {
-        let problem = Problem::at("dedupe", "`dedupe` cannot stand beside `keep`");
+    let record = |name: &str| check.params.get(name).and_then(Value::as_object);
+    let ways: Vec<&str> = ["keep", "dedupe", "join"]
+        .into_iter()
+        .filter(|name| check.params.contains_key(*name))
+        .collect();
+    if let [first, second, ..] = ways.as_slice() {
+        let problem = Problem::at(*second, format!("`{second}` cannot stand beside `{first}`"));
         problems.push(problem.hint("make two stages, one reading the other"));
     }
-    if !given("keep") && !given("dedupe") && !measures {
-        problems.push(
-            Problem::at("", "it has nothing to do").hint("give `keep`, `dedupe` or `measure`"),
-        );
-    }
-    if let Some(keep) = check.params.get("keep").and_then(Value::as_object) {
+    if let Some(keep) = record("keep") {
         keep::check(check, keep, problems);
     }
     if let Some(dedupe) = check.params.get("dedupe") {
         dedupe::check(check, dedupe, problems);
     }
-    if measures {
+    check_measure(check, ways.is_empty(), problems);
+    check_embeddings(check, problems);
+
+    let columns = match (record("keep"), record("join")) {
+        (_, Some(join)) => join::check(check, join, problems)?,
+        (Some(keep), None) => {
+            let ranks = keep.get("ranks") == Some(&Value::Bool(true));
+            let schema = (check.columns)("data")?;
+            chosen::schema(&schema, ranks, keep.contains_key("fallback"))
+        }
+        (None, None) => return (check.columns)("data"),
+    };
+    Some(columns)
+}
+
+fn check_measure(check: &Check<'_>, alone: bool, problems: &mut Vec<Problem>) {
+    let measures = check.params.get("measure").and_then(Value::as_array);
+    let measures = measures.map(Vec::as_slice).unwrap_or_default();
+    if alone && measures.is_empty() {
+        let problem = Problem::at("", "it has nothing to do");
+        problems.push(problem.hint("give `keep`, `dedupe`, `join` or `measure`"));
+    }
+    if measures.iter().any(Value::is_string) {
         check.need(problems, "data", "response", &[DataType::Utf8]);
     }
-    check_embeddings(check, problems);
-    (check.columns)("data")
+    let columns = of_measure(check.params.get("measure"));
+    for (i, column) in &columns {
+        column.check(&format!("measure[{i}]"), check, problems);
+    }
+    let per = check.params.get("per").and_then(Value::as_array).into_iter().flatten();
+    per.filter_map(Value::as_str).for_each(|name| check.need(problems, "data", name, &[]));
+    if check.params.contains_key("per") && columns.is_empty() {
+        let problem = Problem::at("per", "`per` needs a column in `measure`");
+        problems.push(problem.hint("for example `measure: [{ column: perplexity, of: [mean] }]`"));
+    }
 }
 
 fn canonicalize(params: &mut Map<String, Value>, _: FindModel<'_>) {
@@ -179,14 +247,14 @@ fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
     let data = ctx.input("data")?.artifact();
     let mut metrics = Vec::new();
     let table = match &params {
-        DiversifyParams { keep: Some(keep), .. } => {
-            let chosen = keep::choose(ctx, keep, params.seed)?;
-            metrics.push(metric("groups", chosen.groups as f64, chosen.rows));
-            metrics.push(metric("groups_kept", chosen.groups_kept as f64, chosen.groups));
-            tables::pick_rows(ctx, "data", &chosen.order)?
-        }
+        DiversifyParams { keep: Some(keep), .. } => kept(ctx, keep, params.seed, &mut metrics)?,
         DiversifyParams { dedupe: Some(dedupe), .. } => {
             tables::pick_rows(ctx, "data", &dedupe::choose(ctx, dedupe)?)?
+        }
+        DiversifyParams { join: Some(join), .. } => {
+            let joined = join::join(ctx, join)?;
+            metrics.push(metric("unmatched", joined.unmatched as f64, rows_of(data)?));
+            joined.table
         }
         _ => data.clone(),
     };
@@ -194,10 +262,54 @@ fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
     let rows_out = rows_of(&table)?;
     metrics.insert(0, metric("rows_in", rows_in as f64, rows_in));
     metrics.insert(1, metric("rows_out", rows_out as f64, rows_in));
-    metrics.extend(measure(ctx, &params.measure, &table)?);
+
+    let path = match table.digest == data.digest {
+        true => ctx.table("data")?.clone(),
+        false => ctx.cache.object_path(&table.digest),
+    };
+    let (mut words, mut columns) = (Vec::new(), Vec::new());
+    for item in params.measure {
+        match item {
+            MeasureParam::Word(word) => words.push(word),
+            MeasureParam::Column(column) => columns.push(column),
+        }
+    }
+    metrics.extend(measure(ctx, &words, &path)?);
     let profile =
         if ctx.inputs.contains_key("embeddings") { models::profile() } else { String::new() };
-    Ok(NodeResult { metrics, profile, ..NodeResult::main(table) })
+    let mut result = NodeResult { profile, ..NodeResult::main(table) };
+    if !columns.is_empty() {
+        let per = params.per.unwrap_or_default();
+        let values = ColumnValues::read(ctx, &path, &columns, &per)?;
+        metrics.extend(values.metrics());
+        if !per.is_empty() {
+            result.artifacts.insert("groups".into(), values.store_groups(ctx)?);
+        }
+    }
+    result.metrics = metrics;
+    Ok(result)
+}
+
+/// Writes the rows that `keep` chooses.
+fn kept(
+    ctx: &Context<'_>,
+    keep: &KeepRule,
+    seed: u64,
+    metrics: &mut Vec<Metric>,
+) -> Result<Artifact, StageError> {
+    let chosen = keep::choose(ctx, keep, seed)?;
+    let (rows, groups, groups_kept) = (chosen.rows, chosen.groups, chosen.groups_kept);
+    metrics.push(metric("groups", groups as f64, rows));
+    metrics.push(metric("groups_kept", groups_kept as f64, groups));
+    let chosen = chosen::store(ctx, keep, chosen)?;
+    if keep.fallback.is_some() {
+        metrics.push(metric("from_reference", chosen.from_reference as f64, groups));
+    }
+    if chosen.left_out > 0 {
+        let left_out = chosen.left_out;
+        ctx.progress.note(format!("{left_out} groups have neither a candidate nor a reference"));
+    }
+    Ok(chosen.table)
 }
 
 fn rows_of(table: &Artifact) -> Result<u64, StageError> {
@@ -208,19 +320,14 @@ fn rows_of(table: &Artifact) -> Result<u64, StageError> {
 fn measure(
     ctx: &Context<'_>,
     measures: &[Measure],
-    table: &Artifact,
+    path: &PathBuf,
 ) -> Result<Vec<Metric>, StageError> {
     if measures.is_empty() {
         return Ok(Vec::new());
     }
-    let data = ctx.input("data")?.artifact();
-    let path = match table.digest == data.digest {
-        true => ctx.table("data")?.clone(),
-        false => ctx.cache.object_path(&table.digest),
-    };
 
     let mut distinct = Distinct::new(measures.iter().filter_map(|measure| measure.length()));
-    for batch in TableReader::open(&path)?.batches(Some(&["response"]), tables::BATCH_ROWS)? {
+    for batch in TableReader::open(path)?.batches(Some(&["response"]), tables::BATCH_ROWS)? {
         ctx.cancel.check()?;
         let batch = batch?;
         column::<StringArray>(&batch, "response")?
@@ -236,7 +343,7 @@ fn measure(
     let embedded: Vec<Measure> =
         measures.iter().copied().filter(|measure| measure.length().is_none()).collect();
     if !embedded.is_empty() {
-        metrics.extend(embedded::measure(ctx, &embedded, &path)?);
+        metrics.extend(embedded::measure(ctx, &embedded, path)?);
     }
     Ok(metrics)
 }

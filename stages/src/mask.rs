@@ -3,33 +3,36 @@
 //! A token's perplexity is `exp(-logprob)`, in f64. What is masked is a token of the response whose
 //! perplexity is above (or below) a threshold, strictly: "Selective Token Masking", arXiv
 //! 2501.14315. The prompt is never trained on; a token of the response without a prediction always
-//! is. See [`rule`] for the other ways to choose.
+//! is. See [`rule`] for the other ways to choose, and `relative` for the difference of two models.
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int32Array, ListArray, RecordBatch,
-};
+use arrow::array::{ArrayRef, BooleanArray, ListArray, RecordBatch};
 use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
-use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field};
+use serde_json::{Map, Value};
 
-use refrain_cache::Metric;
-use refrain_cache::columns::column;
+use refrain_cache::{ArtifactKind, Metric};
 use refrain_engine::kind::{
-    Check, Columns, Context, Kind, MetricDecl, NodeResult, Parameters, Problem, StageError, Table,
-    choices, parameters,
+    Check, Columns, Context, Kind, MetricContext, MetricDecl, NodeResult, OutputDecl, Parameters,
+    Problem, StageError, Table, choices, one_of, parameters,
 };
 
+use crate::canonical::{self, FindModel};
 use crate::components;
 use crate::draw::RowDraws;
 use crate::quantile::quantile;
-use crate::scores::{check_logprob, check_perplexity};
-use crate::tables::{self, arrow_bug, list_of, metric, row_name, share};
+use crate::tables::{self, arrow_bug, list_of, metric, share};
 
+mod relative;
 pub mod rule;
+mod scored;
+mod statistics;
 
+use relative::Second;
 use rule::MaskRule;
+use scored::Scored;
+use statistics::{Histogram, HistogramParams, RowStatistics};
 
 /// The metrics of `mask`.
 const METRICS: &[MetricDecl] = &[
@@ -42,7 +45,35 @@ const METRICS: &[MetricDecl] = &[
         let found = ["quantile", "budget"].into_iter().any(|way| context.params.contains_key(way));
         found.then(|| "threshold".to_owned()).into_iter().collect()
     }),
+    MetricDecl::given("histogram_tokens", "Tokens that `histogram` counts", |context| {
+        histogram_metric(context, |name| name == "histogram_tokens")
+    }),
+    MetricDecl::given("histogram_mean", "Mean of their perplexities", |context| {
+        histogram_metric(context, |name| name == "histogram_mean")
+    }),
+    MetricDecl::given("histogram_max", "Highest of their perplexities", |context| {
+        histogram_metric(context, |name| name == "histogram_max")
+    }),
+    MetricDecl::given("histogram_mean_nll", "Mean of their negative log-likelihoods", |context| {
+        histogram_metric(context, |name| name == "histogram_mean_nll")
+    }),
+    MetricDecl::given("histogram_perplexity", "exp of `histogram_mean_nll`", |context| {
+        histogram_metric(context, |name| name == "histogram_perplexity")
+    }),
+    MetricDecl::given("histogram_qN", "Quantile of their perplexities, in per cent", |context| {
+        histogram_metric(context, |name| name.starts_with("histogram_q"))
+    }),
 ];
+
+fn histogram_metric(context: MetricContext<'_>, wanted: fn(&str) -> bool) -> Vec<String> {
+    let names = histogram(context.params).map(|histogram| histogram.metric_names());
+    names.into_iter().flatten().filter(|name| wanted(name)).collect()
+}
+
+/// Reads the parameter `histogram`, if it is given.
+fn histogram(params: &Map<String, Value>) -> Option<HistogramParams> {
+    serde_json::from_value(params.get("histogram")?.clone()).ok()
+}
 
 /// The kind `mask`.
 pub const MASK: Kind = Kind {
@@ -51,11 +82,11 @@ pub const MASK: Kind = Kind {
     components: &[components::MASK, components::TABLE],
     params: MaskParams::PARAMS,
     adds: &["loss_mask"],
-    outputs: tables::table_and_metrics,
+    outputs,
     metrics: METRICS,
     check,
     expand: None,
-    canonicalize: None,
+    canonicalize: Some(canonicalize),
     close_elsewhere: true,
     retryable: false,
     tokens: None,
@@ -64,15 +95,11 @@ pub const MASK: Kind = Kind {
 
 parameters! {
     /// The parameters of `mask`.
-    ///
-    /// A perplexity is never below 1, so that no threshold of the authors' "-1 switches it off" is
-    /// taken: it would mask all tokens.
     struct MaskParams {
         /// The scored table
         data: &Table,
-        /// Masks response tokens whose perplexity is above this
-        #[range(above 0.0)]
-        above: Option<f64>,
+        /// Masks response tokens whose perplexity is above this; `off`, 0 and less mask none
+        above: Option<Above>,
         /// Masks response tokens whose perplexity is below this
         #[range(above 0.0)]
         below: Option<f64>,
@@ -82,11 +109,44 @@ parameters! {
         /// Masks this share of the table's response tokens, the most perplexing ones
         #[range(0.0..=1.0)]
         budget: Option<f64>,
-        /// Masks as many response tokens of each row as `above` would, but others
+        /// Masks other tokens in place of those that `above` would mask: of each row as many of the
+        /// lowest or as many drawn ones, or drawn as the paper did, from the whole text and with
+        /// replacement
         control: Option<Control>,
-        /// The seed of `control: random`
+        /// The same table scored by a second model, such as one that was tuned on it. In place of
+        /// perplexities their differences are compared, second minus first (DPF, for which every
+        /// threshold counts)
+        relative_to: Option<&Table>,
+        /// Beside `relative_to`: compares the first model's perplexities, and masks every token
+        /// whose perplexity the second one raises
+        hybrid: Option<bool>,
+        /// Adds columns with each row's statistics: `response_tokens`, `masked_share`, mean, median
+        /// and highest perplexity, the response's negative log-likelihood, and the perplexities of
+        /// response and whole text
+        statistics: Option<bool>,
+        /// Counts perplexities into bins: a second table `NAME.histogram`, and metrics
+        histogram: Option<HistogramParams>,
+        /// The seed of `control: random` and `random_paper`
         #[range(0..)]
         seed: u64 = 0,
+    }
+}
+
+one_of! {
+    /// A threshold, or none.
+    #[derive(Copy)]
+    enum Above {
+        Word(Off),
+        #[range(-1.7976931348623157e308..=1.7976931348623157e308)]
+        Value(f64),
+    }
+}
+
+choices! {
+    /// No threshold.
+    enum Off {
+        /// Nothing is masked.
+        Off = "off",
     }
 }
 
@@ -97,7 +157,23 @@ choices! {
         Lowest = "lowest",
         /// Drawn ones.
         Random = "random",
+        /// Drawn ones of the whole text, with replacement.
+        RandomPaper = "random_paper",
     }
+}
+
+/// Removes what is given as it is by default.
+fn canonicalize(params: &mut Map<String, Value>, _: FindModel<'_>) {
+    canonical::remove_default(params, "hybrid", &Value::Bool(false));
+    canonical::remove_default(params, "statistics", &Value::Bool(false));
+}
+
+fn outputs(params: &Map<String, Value>) -> Vec<OutputDecl> {
+    let mut outputs = tables::table_and_metrics(params);
+    if params.contains_key("histogram") {
+        outputs.push(OutputDecl { name: "histogram".into(), kind: ArtifactKind::Table });
+    }
+    outputs
 }
 
 fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
@@ -120,184 +196,207 @@ fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
                 .hint("it masks as many tokens of each row as `above` would"),
         );
     }
-    check.need(problems, "data", "token_ids", &[list_of(DataType::Int32)]);
-    check.need(problems, "data", "prompt_tokens", &[DataType::Int32]);
-    let scores = [list_of(DataType::Float32), list_of(DataType::Float64)];
-    if check.has("data", "logprobs") == Some(false)
-        && check.has("data", "perplexities") == Some(true)
-    {
-        check.need(problems, "data", "perplexities", &scores);
-    } else {
-        check.need(problems, "data", "logprobs", &scores);
+    let relative = check.inputs.iter().any(|input| input == relative::INPUT);
+    if check.params.get("hybrid") == Some(&Value::Bool(true)) && !relative {
+        problems.push(
+            Problem::at("hybrid", "`hybrid` needs `relative_to`")
+                .hint("name the same table, scored by the second model"),
+        );
     }
+    if let Some(histogram) = histogram(check.params) {
+        histogram.check(problems);
+    }
+    need_scores(check, "data", problems);
+    if relative {
+        need_scores(check, relative::INPUT, problems);
+    }
+
+    let statistics = check.params.get("statistics") == Some(&Value::Bool(true));
     let schema = (check.columns)("data")?;
-    Some(tables::with_fields(&schema, &[("loss_mask", list_of(DataType::Boolean))]))
+    Some(tables::with_fields(&schema, &added(statistics)))
+}
+
+/// The columns that the table gets.
+fn added(statistics: bool) -> Vec<(&'static str, DataType)> {
+    let mut added = vec![("loss_mask", list_of(DataType::Boolean))];
+    if statistics {
+        added.extend(statistics::COLUMNS);
+    }
+    added
+}
+
+fn need_scores(check: &Check<'_>, input: &str, problems: &mut Vec<Problem>) {
+    check.need(problems, input, "token_ids", &[list_of(DataType::Int32)]);
+    check.need(problems, input, "prompt_tokens", &[DataType::Int32]);
+    let scores = [list_of(DataType::Float32), list_of(DataType::Float64)];
+    let elsewhere = check.has(input, "logprobs") == Some(false)
+        && check.has(input, "perplexities") == Some(true);
+    check.need(problems, input, if elsewhere { "perplexities" } else { "logprobs" }, &scores);
 }
 
 fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
     let params: MaskParams = ctx.parameters()?;
     let mut rule = choose_rule(ctx, &params)?;
     let found = rule.threshold().filter(|_| params.quantile.or(params.budget).is_some());
+    let mut histogram = params.histogram.as_ref().map(Histogram::new);
+    let statistics = params.statistics == Some(true);
+    let mut rows = Rows::open(ctx, &params)?;
     let mut counts = Counts::default();
-    let added = [("loss_mask", list_of(DataType::Boolean))];
-    let table = tables::add_columns(ctx, "data", &added, |batch, first_row| {
-        let scored = Scored::new(batch, first_row)?;
+
+    let table = tables::add_columns(ctx, "data", &added(statistics), |batch, first_row| {
         let draws = RowDraws::new("mask", params.seed, batch, first_row)?;
-        let mut kept: Vec<bool> = Vec::with_capacity(scored.values.len());
+        let mut kept: Vec<bool> = Vec::new();
         let mut ends: Vec<i32> = vec![0];
-        let mut perplexities = Vec::new();
-        for row in 0..batch.num_rows() {
-            let prompt = scored.response(row, &mut perplexities)?;
-            kept.resize(kept.len() + prompt, false);
-            let response = kept.len();
-            kept.resize(response + perplexities.len(), true);
-            let masked = rule.mark(&perplexities, || draws.of(row), &mut kept[response..]);
-            counts.add(masked, perplexities.len());
-            ends.push(kept.len() as i32);
+        let mut row_statistics = RowStatistics::default();
+        rows.visit(batch, first_row, |scored, row| {
+            let (start, end) = (kept.len(), kept.len() + row.place.tokens);
+            kept.resize(start + row.place.prompt, false);
+            kept.resize(end, true);
+            let response = &mut kept[start + row.place.prompt..];
+            let masked = rule.mark(row.values, || draws.of(row.number), response);
+            counts.add(masked, row.place.tokens - row.place.prompt);
+            ends.push(end as i32);
+            if let Some(histogram) = &mut histogram {
+                histogram.add(scored, row.place, row.perplexities);
+            }
+            if statistics {
+                let response = row.perplexities.len() - (row.place.tokens - row.place.prompt);
+                let mut response = row.perplexities[response..].to_vec();
+                row_statistics.add(scored, row.place, masked, &mut response);
+            }
+        })?;
+        let mut columns = vec![list_of_bools(kept, ends)?];
+        if statistics {
+            columns.extend(row_statistics.finish());
         }
-        Ok(vec![list_of_bools(kept, ends)?])
+        Ok(columns)
     })?;
+    rows.finish()?;
+
     if counts.rows_without_kept_token > 0 {
         let (count, rows) = (counts.rows_without_kept_token, counts.rows);
         ctx.progress
             .note(format!("no response token is left to train on in {count} of {rows} rows"));
     }
-    Ok(NodeResult { metrics: counts.metrics(found), ..NodeResult::main(table) })
+    let mut result = NodeResult { metrics: counts.metrics(found), ..NodeResult::main(table) };
+    if let Some(mut histogram) = histogram {
+        result.metrics.extend(histogram.metrics());
+        result.artifacts.insert("histogram".into(), histogram.store(ctx)?);
+    }
+    Ok(result)
 }
 
 /// The rule for the whole table; a quantile and a budget are found in a first pass over its scores.
 fn choose_rule(ctx: &Context<'_>, params: &MaskParams) -> Result<MaskRule, StageError> {
+    // Perplexities are never below 1, so that the authors' "-1 switches it off" is unambiguous;
+    // differences may be.
+    let differences = ctx.inputs.contains_key(relative::INPUT) && params.hybrid != Some(true);
     match *params {
-        MaskParams { above: Some(threshold), control, .. } => Ok(match control {
+        MaskParams { above: Some(Above::Word(Off::Off)), .. } => Ok(MaskRule::Nothing),
+        MaskParams { above: Some(Above::Value(threshold)), .. }
+            if threshold <= 0.0 && !differences =>
+        {
+            Ok(MaskRule::Nothing)
+        }
+        MaskParams { above: Some(Above::Value(threshold)), control, .. } => Ok(match control {
             None => MaskRule::Above(threshold),
             Some(Control::Lowest) => MaskRule::Lowest(threshold),
             Some(Control::Random) => MaskRule::Random(threshold),
+            Some(Control::RandomPaper) => MaskRule::RandomPaper(threshold),
         }),
         MaskParams { below: Some(threshold), .. } => Ok(MaskRule::Below(threshold)),
         MaskParams { quantile: Some(q), .. } => {
-            let (mut predicted, _) = all_perplexities(ctx)?;
+            let (mut predicted, _) = all_values(ctx, params)?;
             Ok(quantile(&mut predicted, q).map_or(MaskRule::Nothing, MaskRule::Above))
         }
         MaskParams { budget: Some(share), .. } => {
-            let (mut predicted, tokens) = all_perplexities(ctx)?;
+            let (mut predicted, tokens) = all_values(ctx, params)?;
             Ok(rule::budget(&mut predicted, rule::whole_part(share, tokens)))
         }
         _ => Err(StageError::bug("`mask` was run without a threshold")),
     }
 }
 
-/// The perplexities of all predicted response tokens of the table, and the number of all its
-/// response tokens.
-fn all_perplexities(ctx: &Context<'_>) -> Result<(Vec<f64>, u64), StageError> {
-    let columns = tables::present(
-        ctx,
-        "data",
-        &["id", "token_ids", "prompt_tokens", "logprobs", "perplexities"],
-    )?;
-    let (mut all, mut tokens, mut row_values) = (Vec::new(), 0, Vec::new());
+/// The values of all predicted response tokens of the table, and the number of all its response
+/// tokens.
+fn all_values(ctx: &Context<'_>, params: &MaskParams) -> Result<(Vec<f64>, u64), StageError> {
+    let columns = tables::present(ctx, "data", &scored::COLUMNS)?;
+    let (mut all, mut tokens) = (Vec::new(), 0);
+    let mut rows = Rows::open(ctx, params)?;
     tables::scan(ctx, "data", Some(&columns), |batch, first_row| {
-        let scored = Scored::new(batch, first_row)?;
-        for row in 0..batch.num_rows() {
-            scored.response(row, &mut row_values)?;
-            tokens += row_values.len() as u64;
-            all.extend(row_values.iter().filter(|value| !value.is_nan()));
-        }
-        Ok(())
+        rows.visit(batch, first_row, |_, row| {
+            let response = row.place.tokens - row.place.prompt;
+            let values = &row.values[row.values.len() - response..];
+            tokens += response as u64;
+            all.extend(values.iter().filter(|value| !value.is_nan()));
+        })
     })?;
+    rows.finish()?;
     Ok((all, tokens))
 }
 
-/// The scores of a batch.
-struct Scored<'a> {
-    batch: &'a RecordBatch,
-    first_row: u64,
-    token_ids: &'a ListArray,
-    prompt_tokens: &'a Int32Array,
-    scores: &'a ListArray,
-    /// The values of `scores`.
-    values: Float64Array,
-    /// Whether they are log-probabilities rather than perplexities.
-    logarithms: bool,
-    name: &'static str,
+/// The rows of the table, each with the values that are compared.
+struct Rows {
+    second: Option<Second>,
+    /// Whether the values of the prompts are read too.
+    whole: bool,
+    perplexities: Vec<f64>,
+    values: Vec<f64>,
 }
 
-impl<'a> Scored<'a> {
-    fn new(batch: &'a RecordBatch, first_row: u64) -> Result<Scored<'a>, StageError> {
-        let logarithms = batch.column_by_name("logprobs").is_some();
-        let name = if logarithms { "logprobs" } else { "perplexities" };
-        let scores = column::<ListArray>(batch, name)?;
-        if !matches!(scores.value_type(), DataType::Float32 | DataType::Float64) {
-            let found = refrain_cache::type_name(scores.data_type());
-            return Err(StageError::failed(format!(
-                "the column `{name}` is {found}, expected list<float32>"
-            )));
-        }
-        let values = cast(scores.values(), &DataType::Float64).map_err(arrow_bug)?;
-        Ok(Scored {
-            batch,
-            first_row,
-            token_ids: column(batch, "token_ids")?,
-            prompt_tokens: column(batch, "prompt_tokens")?,
-            scores,
-            values: values.as_primitive().clone(),
-            logarithms,
-            name,
-        })
+/// The values of one row: of the whole text where something needs it, else of the response.
+struct Row<'r> {
+    /// Its number in the batch.
+    number: usize,
+    place: scored::Place,
+    /// The perplexities under the first model.
+    perplexities: &'r [f64],
+    /// What is compared: perplexities, or their differences.
+    values: &'r [f64],
+}
+
+impl Rows {
+    fn open(ctx: &Context<'_>, params: &MaskParams) -> Result<Rows, StageError> {
+        let second = Second::open(ctx, params.hybrid == Some(true))?;
+        let whole = params.control == Some(Control::RandomPaper) || params.histogram.is_some();
+        Ok(Rows { second, whole, perplexities: Vec::new(), values: Vec::new() })
     }
 
-    /// Puts the perplexities of a row's response into `out`, NaN where there is no prediction;
-    /// returns the length of its prompt in tokens.
-    fn response(&self, row: usize, out: &mut Vec<f64>) -> Result<usize, StageError> {
-        let name = || row_name(self.batch, self.first_row, row);
-        let missing = [
-            ("token_ids", self.token_ids.is_null(row)),
-            ("prompt_tokens", self.prompt_tokens.is_null(row)),
-            (self.name, self.scores.is_null(row)),
-        ];
-        if let Some((column, _)) = missing.iter().find(|(_, null)| *null) {
-            return Err(StageError::failed(format!("{} has no `{column}`", name())));
-        }
-        let tokens = self.token_ids.value_length(row) as usize;
-        let scores = self.scores.value_length(row) as usize;
-        if tokens != scores {
-            let message =
-                format!("{} has {tokens} `token_ids` and {scores} `{}`", name(), self.name);
-            return Err(StageError::with_hint(
-                message,
-                "there must be one score, or null, for each token",
-            ));
-        }
-        let prompt = self.prompt_tokens.value(row);
-        let prompt =
-            usize::try_from(prompt).ok().filter(|prompt| *prompt <= tokens).ok_or_else(|| {
-                StageError::failed(format!(
-                    "{} has {tokens} tokens, but `prompt_tokens` is {prompt}",
-                    name()
-                ))
-            })?;
-        let start = self.scores.value_offsets()[row] as usize;
-        let wrong = |message| {
-            let hint =
-                "`logprobs` are natural logarithms of probabilities, `perplexities` their inverses";
-            StageError::with_hint(format!("{}: {message}", name()), hint)
+    /// Visits the rows of the next batch.
+    fn visit(
+        &mut self,
+        batch: &RecordBatch,
+        first_row: u64,
+        mut visit: impl FnMut(&Scored<'_>, Row<'_>),
+    ) -> Result<(), StageError> {
+        let scored = Scored::new(batch, first_row)?;
+        let other = match &mut self.second {
+            Some(second) if batch.num_rows() > 0 => Some(second.take(batch.num_rows())?),
+            _ => None,
         };
-        for value in (start + prompt..start + tokens)
-            .filter(|&i| self.values.is_valid(i))
-            .map(|i| self.values.value(i))
-        {
-            let check = if self.logarithms { check_logprob } else { check_perplexity };
-            check(value).map_err(wrong)?;
-        }
-
-        out.clear();
-        out.extend((start + prompt..start + tokens).map(|i| {
-            match (self.values.is_null(i), self.logarithms) {
-                (true, _) => f64::NAN,
-                (false, true) => libm::exp(-self.values.value(i)),
-                (false, false) => self.values.value(i),
+        let second = other.as_ref().map(|other| Scored::new(other, first_row)).transpose()?;
+        let mut of_second = Vec::new();
+        for number in 0..batch.num_rows() {
+            let place = scored.place(number)?;
+            let from = if self.whole { 0 } else { place.prompt };
+            scored.perplexities(place, from, &mut self.perplexities);
+            let mut values = self.perplexities.as_slice();
+            if let (Some(relation), Some(second), Some(other)) = (&self.second, &second, &other) {
+                let there = second.place(number)?;
+                relative::check_same((&scored, batch), (second, other), number, (place, there))?;
+                second.perplexities(there, from, &mut of_second);
+                self.values.clone_from(&self.perplexities);
+                relation.relate(&of_second, &mut self.values);
+                values = &self.values;
             }
-        }));
-        Ok(prompt)
+            visit(&scored, Row { number, place, perplexities: &self.perplexities, values });
+        }
+        Ok(())
+    }
+
+    /// Checks that the second table has no further rows.
+    fn finish(self) -> Result<(), StageError> {
+        self.second.map_or(Ok(()), Second::finish)
     }
 }
 

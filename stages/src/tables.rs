@@ -118,11 +118,24 @@ pub fn add_columns(
 /// few when rows that belong together are near each other, as the samples of one prompt are, and at
 /// most the wanted rows.
 pub fn pick_rows(ctx: &Context<'_>, input: &str, order: &[u64]) -> Result<Artifact, StageError> {
+    pick_rows_with(ctx, input, order, &[], |batch, _| Ok(batch))
+}
+
+/// Writes rows as [`pick_rows`] does; `finish` is given them with their places in the output, and
+/// adds the columns of `added`.
+pub fn pick_rows_with(
+    ctx: &Context<'_>,
+    input: &str,
+    order: &[u64],
+    added: &[(&str, DataType)],
+    finish: impl FnMut(RecordBatch, Range<usize>) -> Result<RecordBatch, StageError>,
+) -> Result<Artifact, StageError> {
     let reader = TableReader::open(ctx.table(input)?)?;
     let mut by_row: Vec<(u64, usize)> = order.iter().copied().zip(0..).collect();
     by_row.sort_unstable();
     let mut picker = Picker {
-        writer: ctx.cache.new_table(reader.schema().clone())?,
+        writer: ctx.cache.new_table(with_fields(reader.schema(), added))?,
+        finish,
         places: vec![None; order.len()],
         written: 0,
         waiting: BTreeMap::new(),
@@ -140,8 +153,9 @@ pub fn pick_rows(ctx: &Context<'_>, input: &str, order: &[u64]) -> Result<Artifa
 }
 
 /// Puts rows that come in the order of the table into another order.
-struct Picker {
+struct Picker<F> {
     writer: TableWriter,
+    finish: F,
     /// For each row of the output: the number of its batch in `waiting`, and its position there.
     places: Vec<Option<(usize, usize)>>,
     /// Rows of the output that are written.
@@ -150,7 +164,7 @@ struct Picker {
     waiting: BTreeMap<usize, (RecordBatch, usize)>,
 }
 
-impl Picker {
+impl<F: FnMut(RecordBatch, Range<usize>) -> Result<RecordBatch, StageError>> Picker<F> {
     /// Takes the wanted rows of a batch, given as row and position in the output, and writes what
     /// is complete.
     fn take(
@@ -186,7 +200,8 @@ impl Picker {
             .map(|(number, i)| (numbers.partition_point(|known| known < number), *i))
             .collect();
         let batches: Vec<&RecordBatch> = self.waiting.values().map(|(batch, _)| batch).collect();
-        self.writer.write(&interleave_record_batch(&batches, &places).map_err(arrow_bug)?)?;
+        let picked = interleave_record_batch(&batches, &places).map_err(arrow_bug)?;
+        self.writer.write(&(self.finish)(picked, rows.clone())?)?;
         for (index, _) in places {
             if let Some((_, left)) = self.waiting.get_mut(&numbers[index]) {
                 *left -= 1;

@@ -7,15 +7,17 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int32Array, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
-use arrow::row::{RowConverter, SortField};
 use serde_json::{Map, Value};
 
 use refrain_cache::columns::optional_column;
-use refrain_engine::kind::{Check, Context, Problem, StageError, one_of, parameters, type_name};
+use refrain_engine::kind::{
+    Check, Context, Problem, StageError, choices, one_of, parameters, type_name,
+};
 
+use super::groups::Groups;
 use crate::canonical;
 use crate::draw::RowDraws;
-use crate::tables::{self, arrow_bug};
+use crate::tables;
 
 const NUMBERS: [DataType; 4] =
     [DataType::Float64, DataType::Float32, DataType::Int64, DataType::Int32];
@@ -38,6 +40,21 @@ parameters! {
         /// Rows kept of each group (1; with `where` alone all, in their order)
         #[range(1..)]
         count: Option<usize>,
+        /// Adds the columns `rank`, from 0 in the order of the group's candidates, and `candidates`,
+        /// the number of rows among which was chosen
+        ranks: Option<bool>,
+        /// With `where`: keeps of a group without a candidate its first row, with the `reference` as
+        /// its response, marked in the column `from_reference`. What belonged to the old response is
+        /// left out
+        fallback: Option<Fallback>,
+    }
+}
+
+choices! {
+    /// A response in place of none.
+    pub(super) enum Fallback {
+        /// The reference.
+        Reference = "reference",
     }
 }
 
@@ -95,6 +112,14 @@ pub(super) fn check(check: &Check<'_>, keep: &Map<String, Value>, problems: &mut
     if let Some(per) = text("per") {
         check.need(problems, "data", per, &[]);
     }
+    if keep.contains_key("fallback") {
+        check.need(problems, "data", "response", &[DataType::Utf8]);
+        check.need(problems, "data", "reference", &[DataType::Utf8]);
+        if !keep.contains_key("where") || !keep.contains_key("per") {
+            let problem = Problem::at("keep.fallback", "`fallback` needs `per` and `where`");
+            problems.push(problem.hint("only then can a group be without a candidate"));
+        }
+    }
     for column in ["lowest", "highest", "median"].into_iter().filter_map(text) {
         check.need(problems, "data", column, &NUMBERS);
     }
@@ -111,6 +136,7 @@ pub(super) fn check(check: &Check<'_>, keep: &Map<String, Value>, problems: &mut
 /// count of 1 then counts.
 pub(super) fn canonicalize(keep: &mut Map<String, Value>) {
     canonical::remove_default(keep, "random", &Value::Bool(false));
+    canonical::remove_default(keep, "ranks", &Value::Bool(false));
     if ["per", "lowest", "highest", "median", "random"]
         .into_iter()
         .any(|name| keep.contains_key(name))
@@ -146,6 +172,9 @@ pub(super) struct Chosen {
     /// Their numbers: groups in the order of their first rows, within a group by rank; with `where`
     /// alone in order.
     pub order: Vec<u64>,
+    /// The place of each among the candidates of its group, and their number. A row that falls back
+    /// to its reference is among none.
+    pub ranks: Vec<(u32, u32)>,
     /// Rows of the table.
     pub rows: u64,
     /// Groups of the table.
@@ -180,7 +209,8 @@ pub(super) fn choose(ctx: &Context<'_>, keep: &KeepRule, seed: u64) -> Result<Ch
 
     let (mut groups, mut ids, mut candidates) = (Groups::default(), Ids::default(), Vec::new());
     let rows = tables::scan(ctx, "data", Some(&wanted), |batch, first_row| {
-        let group_of = groups.of_rows(batch, keep.per.as_deref())?;
+        let per: Vec<&str> = keep.per.iter().map(String::as_str).collect();
+        let group_of = groups.of_rows(batch, first_row, &per)?;
         let allowed =
             keep.r#where.as_ref().map(|condition| allowed(batch, condition)).transpose()?;
         let ranks = Ranks::new(batch, first_row, keep, seed)?;
@@ -207,13 +237,35 @@ pub(super) fn choose(ctx: &Context<'_>, keep: &KeepRule, seed: u64) -> Result<Ch
     if !keep.only_filters() {
         candidates.sort_unstable_by(|a, b| order(a, b, &ids));
     }
-    let mut chosen = Chosen { order: Vec::new(), rows, groups: groups.count(rows), groups_kept: 0 };
+    let mut chosen = Chosen {
+        order: Vec::new(),
+        ranks: Vec::new(),
+        rows,
+        groups: groups.count(),
+        groups_kept: 0,
+    };
+    let first_rows = groups.first_rows();
+    let mut next_group = 0;
+    let mut fall_back = |chosen: &mut Chosen, until: usize| {
+        if keep.fallback.is_some() {
+            chosen.order.extend(&first_rows[next_group..until]);
+            chosen.ranks.resize(chosen.order.len(), (0, 0));
+        }
+        next_group = until + 1;
+    };
     for group in candidates.chunk_by(|a, b| a.group == b.group) {
+        if !keep.only_filters() {
+            fall_back(&mut chosen, group[0].group as usize);
+        }
         let first = if keep.median.is_some() { (group.len() - 1) / 2 } else { 0 };
-        chosen
-            .order
-            .extend(group[first..].iter().take(keep.count()).map(|candidate| candidate.row));
+        for (rank, candidate) in group.iter().enumerate().skip(first).take(keep.count()) {
+            chosen.order.push(candidate.row);
+            chosen.ranks.push((rank as u32, group.len() as u32));
+        }
         chosen.groups_kept += 1;
+    }
+    if !keep.only_filters() {
+        fall_back(&mut chosen, first_rows.len());
     }
     Ok(chosen)
 }
@@ -247,40 +299,6 @@ impl Ids {
 
     fn text(&self, number: u32) -> &str {
         &self.texts[number as usize]
-    }
-}
-
-/// The groups met so far, numbered in the order of their first rows.
-#[derive(Default)]
-struct Groups {
-    numbers: HashMap<Box<[u8]>, u32>,
-    whole_table: bool,
-}
-
-impl Groups {
-    /// The group of each row of a batch. Rows without a value make one group of their own.
-    fn of_rows(&mut self, batch: &RecordBatch, per: Option<&str>) -> Result<Vec<u32>, StageError> {
-        let Some(column) = per.and_then(|name| batch.column_by_name(name)) else {
-            self.whole_table = true;
-            return Ok(vec![0; batch.num_rows()]);
-        };
-        let fields = vec![SortField::new(column.data_type().clone())];
-        let converter = RowConverter::new(fields).map_err(arrow_bug)?;
-        let keys = converter.convert_columns(std::slice::from_ref(column)).map_err(arrow_bug)?;
-        let mut numbers = Vec::with_capacity(batch.num_rows());
-        for key in keys.iter() {
-            let next = self.numbers.len() as u32;
-            let number = match self.numbers.get(key.as_ref()) {
-                Some(number) => *number,
-                None => *self.numbers.entry(key.as_ref().into()).or_insert(next),
-            };
-            numbers.push(number);
-        }
-        Ok(numbers)
-    }
-
-    fn count(&self, rows: u64) -> u64 {
-        if self.whole_table { u64::from(rows > 0) } else { self.numbers.len() as u64 }
     }
 }
 

@@ -17,6 +17,10 @@ pub enum MaskRule {
     Lowest(f64),
     /// As many as are above the threshold, but drawn evenly and without replacement.
     Random(f64),
+    /// As many draws as the whole text has tokens above the threshold, each from all of its tokens
+    /// and with replacement: what is drawn of the prompt, or twice, masks nothing. The control of
+    /// arXiv 2501.14315, which so masks fewer tokens than `Above`.
+    RandomPaper(f64),
     /// Tokens above the threshold, and the first `equal` ones of the table that lie on it.
     Budget {
         /// The lowest perplexity that is masked.
@@ -32,9 +36,11 @@ impl MaskRule {
     /// The threshold; `None` where nothing is compared.
     pub fn threshold(&self) -> Option<f64> {
         match self {
-            MaskRule::Above(t) | MaskRule::Below(t) | MaskRule::Lowest(t) | MaskRule::Random(t) => {
-                Some(*t)
-            }
+            MaskRule::Above(t)
+            | MaskRule::Below(t)
+            | MaskRule::Lowest(t)
+            | MaskRule::Random(t)
+            | MaskRule::RandomPaper(t) => Some(*t),
             MaskRule::Budget { threshold, .. } => Some(*threshold),
             MaskRule::Nothing => None,
         }
@@ -42,14 +48,17 @@ impl MaskRule {
 
     /// Sets `kept` to false for the masked tokens of a response and returns how many they are.
     ///
-    /// `kept` is all true and as long as `perplexities`. Responses come in the order of the table.
-    /// `draws` gives the random numbers of the row.
+    /// `values` are those of the whole text, the last ones the response's; `kept` is all true and as
+    /// long as the response. Rows come in the order of the table. `draws` gives the random numbers
+    /// of the row.
     pub fn mark(
         &mut self,
-        perplexities: &[f64],
+        values: &[f64],
         draws: impl FnOnce() -> Draws,
         kept: &mut [bool],
     ) -> usize {
+        let prompt = values.len() - kept.len();
+        let perplexities = &values[prompt..];
         match self {
             MaskRule::Nothing => 0,
             MaskRule::Above(threshold) => mark_where(perplexities, kept, |p| p > *threshold),
@@ -76,6 +85,17 @@ impl MaskRule {
                     kept[predicted[i]] = false;
                 }
                 count
+            }
+            MaskRule::RandomPaper(threshold) => {
+                let count = values.iter().filter(|value| **value > *threshold).count() as u64;
+                let draws = draws();
+                for i in 0..count {
+                    let drawn = draws.below(i, values.len() as u64) as usize;
+                    if let Some(drawn) = drawn.checked_sub(prompt) {
+                        kept[drawn] = false;
+                    }
+                }
+                kept.iter().filter(|kept| !**kept).count()
             }
         }
     }
