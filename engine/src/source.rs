@@ -3,20 +3,26 @@
 //! Every source becomes a Parquet table with `id`, and `prompt` or `messages` where it has them, so
 //! that the stages see the same bytes whatever format the rows came in.
 
+mod columnar;
 mod convert;
+mod csv;
 mod error;
+mod filter;
+mod format;
 mod ids;
 mod import;
-mod jsonl;
+mod json;
 mod layout;
 mod locate;
 mod messages;
 pub mod model_folder;
 mod numbers;
-mod parquet;
+mod piece;
 pub mod recorded;
 mod rows;
 pub mod seen;
+mod shards;
+mod text;
 
 use std::path::PathBuf;
 
@@ -28,21 +34,26 @@ use refrain_cache::{Artifact, Cache, FileIdentity, contained};
 use crate::kind::{ArtifactKind, Param, Type};
 use crate::language::diagnostic::suggest;
 
-use layout::Layout;
+use self::csv::Csv;
+use columnar::Columnar;
+use filter::Filter;
+use json::Json;
+use layout::{Found, Layout};
+use piece::Opened;
+use shards::{Shards, ShardsError};
 
 pub use error::SourceError;
+pub use format::Format;
 pub use locate::{Located, locate};
 pub use rows::Rows;
+pub use shards::exists;
 
 /// Version of the rows that a source becomes: raised when they change for some file.
 pub const VERSION: u32 = 2;
 
-const PATH: Param =
-    Param::required("path", Type::Text, "a file or folder, relative to the workflow");
-
 /// The parameters of an entry of `models`.
 pub static MODEL_PARAMS: &[Param] = &[
-    PATH,
+    Param::required("path", Type::Text, "a file or folder, relative to the workflow"),
     Param::optional(
         "base",
         Type::Reference(Some(ArtifactKind::Model)),
@@ -58,11 +69,22 @@ static ROWS: &[Param] = &[
         "that many rows drawn at random, in order",
     ),
     Param::default("seed", Type::Int { min: 0, max: i64::MAX }, "0", "seed of the draw"),
+    Param::optional(
+        "where",
+        Type::OneOf(&[Type::Text, Type::Map(&Type::Any)]),
+        "keeps, before the others count, the rows in which a column is true, or each column is as \
+         given: a value, `not_null`, `null`, or a mapping of `=`, `!=`, `>`, `>=`, `<`, `<=` and `in`",
+    ),
 ];
 
 /// The parameters of an entry of `data`.
 pub static PARAMS: &[Param] = &[
-    PATH,
+    Param::required(
+        "path",
+        Type::Text,
+        "a file, a folder of files, a pattern such as `data/*.jsonl`, or a folder that Hugging Face \
+         `datasets` saved, relative to the workflow",
+    ),
     Param::optional(
         "type",
         Type::Choice(&["table", "model", "file"]),
@@ -70,8 +92,14 @@ pub static PARAMS: &[Param] = &[
     ),
     Param::optional(
         "format",
-        Type::Choice(&["jsonl", "parquet"]),
-        "inferred from the file's name by default",
+        Type::Choice(format::WORDS),
+        "told from the file's name and first bytes by default",
+    ),
+    Param::optional("split", Type::Text, "the split of a folder that `datasets` saved"),
+    Param::optional(
+        "explode",
+        Type::Text,
+        "a column of lists, by its name in the file, of whose elements each becomes a row",
     ),
     Param::optional("columns", Type::Map(&Type::Text), "renames columns: `new: old`"),
     Param::optional(
@@ -86,27 +114,24 @@ pub static PARAMS: &[Param] = &[
     ),
 ];
 
-/// The format of a source's file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// One JSON object per line.
-    Jsonl,
-    /// Apache Parquet.
-    Parquet,
-}
-
 /// A table source with its options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceSpec {
-    /// The file.
+    /// The file or folder, or a pattern.
     pub path: PathBuf,
-    /// Its format.
-    pub format: Format,
+    /// The split of a saved data set.
+    pub split: Option<String>,
+    /// The format that the workflow or the name says.
+    pub format: Option<Format>,
+    /// The column of lists that is exploded, by the file's name.
+    pub explode: Option<String>,
     /// Renamed columns: the new name and the file's.
     pub columns: Vec<(String, String)>,
     /// Columns of the file that are left out, sorted.
     pub drop: Vec<String>,
-    /// The selected rows.
+    /// The conditions of rows.
+    pub filter: Filter,
+    /// The rows that are selected of those.
     pub rows: Rows,
 }
 
@@ -114,27 +139,14 @@ pub struct SourceSpec {
 pub type OptionProblem = (&'static str, String, Option<String>);
 
 impl SourceSpec {
-    /// Makes the source that a checked mapping describes.
+    /// Makes the source that a checked mapping describes; its files may be absent.
     ///
     /// # Errors
-    /// A format that cannot be told, a range or a selection that is malformed, a column both
-    /// renamed and left out.
+    /// A format that cannot be told, a split that does not exist, a range or a selection that is
+    /// malformed, a column both renamed and left out.
     pub fn new(path: PathBuf, values: &Map<String, Value>) -> Result<SourceSpec, OptionProblem> {
-        let text = |name: &str| values.get(name).and_then(Value::as_str);
-        let format = match (text("format"), path.extension().and_then(|e| e.to_str())) {
-            (Some("jsonl"), _) | (None, Some("jsonl" | "ndjson")) => Format::Jsonl,
-            (Some("parquet"), _) | (None, Some("parquet")) => Format::Parquet,
-            _ => {
-                let message =
-                    format!("the format of `{}` cannot be told from its name", path.display());
-                let hint = "give `format: jsonl` or `format: parquet`";
-                return Err(("path", message, Some(hint.into())));
-            }
-        };
-        if path.is_dir() {
-            return Err(("path", format!("`{}` is a folder, not a file", path.display()), None));
-        }
-
+        let text = |name: &str| values.get(name).and_then(Value::as_str).map(str::to_owned);
+        let given = text("format").as_deref().and_then(Format::of_word);
         let columns: Vec<(String, String)> = match values.get("columns") {
             Some(Value::Object(map)) => map
                 .iter()
@@ -150,15 +162,61 @@ impl SourceSpec {
             let message = format!("column `{theirs}` is left out, but renamed to `{ours}` too");
             return Err(("drop", message, None));
         }
-        Ok(SourceSpec { path, format, columns, drop, rows: selected(values.get("rows"))? })
+        let filter = filter::of_rows(values.get("rows"));
+        let spec = SourceSpec {
+            format: given.or_else(|| Format::of_name(&path)),
+            path,
+            split: text("split"),
+            explode: text("explode"),
+            columns,
+            drop,
+            filter: filter.map_err(|(message, hint)| ("rows", message, hint))?,
+            rows: selected(values.get("rows"))?,
+        };
+        if spec.path.exists() || shards::is_glob(&spec.path) && exists(&spec.path) {
+            let shards =
+                spec.shards().map_err(|error| (error.option, error.message, error.hint))?;
+            spec.format_of(&shards).map_err(|error| ("path", error.to_string(), error.hint()))?;
+        }
+        Ok(spec)
+    }
+
+    /// Finds the files.
+    fn shards(&self) -> Result<Shards, ShardsError> {
+        let shards = Shards::find(&self.path, self.split.as_deref())?;
+        if self.format == Some(Format::Hf) && !shards.is_saved {
+            return Err(ShardsError {
+                option: "format",
+                message: format!(
+                    "`{}` is not a folder that `datasets` saved: it has no `state.json`",
+                    self.path.display()
+                ),
+                hint: Some("`dataset.save_to_disk(…)` writes such a folder".into()),
+            });
+        }
+        Ok(shards)
+    }
+
+    /// Tells the format of the files.
+    fn format_of(&self, shards: &Shards) -> Result<Format, SourceError> {
+        if shards.is_saved {
+            return Ok(Format::Arrow);
+        }
+        let first = &shards.files[0];
+        let named = self.format.or_else(|| Format::of_name(first));
+        let told = format::of_file(first, named);
+        let told = told.map_err(|error| SourceError::Io { path: first.clone(), error })?;
+        told.ok_or_else(|| SourceError::Content {
+            path: first.clone(),
+            message: "its format cannot be told from its name, nor from its first bytes".into(),
+            hint: Some("give it: `format: csv`, or another one".into()),
+        })
     }
 
     /// Returns the options as they enter the key; the path does not.
     pub fn options(&self) -> Value {
-        let format = match self.format {
-            Format::Jsonl => "jsonl",
-            Format::Parquet => "parquet",
-        };
+        // Where neither the workflow nor the name says it, the file's bytes do, which the key holds.
+        let format = self.format.map_or("auto", Format::word);
         let rows = match &self.rows {
             Rows::Range(0, u64::MAX) => Value::Null,
             Rows::Range(start, end) => json!({ "start": start, "end": end }),
@@ -170,9 +228,18 @@ impl SourceSpec {
             .map(|(ours, theirs)| (ours.clone(), Value::from(theirs.as_str())))
             .collect();
         let mut options = json!({ "format": format, "columns": columns, "rows": rows });
-        // Added later, so that it enters only where it is given.
+        // Added later, so that each enters only where it is given.
         if !self.drop.is_empty() {
             options["drop"] = json!(self.drop);
+        }
+        if let Some(split) = &self.split {
+            options["split"] = json!(split);
+        }
+        if let Some(column) = &self.explode {
+            options["explode"] = json!(column);
+        }
+        if !self.filter.is_empty() {
+            options["where"] = self.filter.options();
         }
         options
     }
@@ -183,10 +250,8 @@ impl SourceSpec {
     /// A file that cannot be read, and columns that no table can hold.
     pub fn schema(&self) -> Result<SchemaRef, SourceError> {
         self.guarded(|| {
-            let found = match self.format {
-                Format::Parquet => parquet::head(self)?,
-                Format::Jsonl => jsonl::head(self)?,
-            };
+            let shards = self.found_shards()?;
+            let found = self.head(&shards)?;
             Ok(Layout::new(&found, self)?.schema)
         })
     }
@@ -198,33 +263,63 @@ impl SourceSpec {
     /// written.
     pub fn import(&self, cache: &Cache) -> Result<Artifact, SourceError> {
         self.guarded(|| {
-            let before = self.identity()?;
-            let opened = match self.format {
-                Format::Parquet => parquet::rows(self)?,
-                Format::Jsonl => jsonl::rows(self)?,
-            };
-            let artifact = import::import(self, cache, opened)?;
-            match self.identity()? == before {
-                true => Ok(artifact),
-                false => Err(SourceError::Changed { path: self.path.clone() }),
+            let shards = self.found_shards()?;
+            let before = identities(&shards)?;
+            let artifact = import::import(self, &shards.files, cache)?;
+            let after = identities(&shards)?;
+            match before.iter().zip(&after).position(|(before, after)| before != after) {
+                None => Ok(artifact),
+                Some(changed) => {
+                    Err(SourceError::Changed { path: shards.counted[changed].1.clone() })
+                }
             }
         })
     }
 
-    fn identity(&self) -> Result<FileIdentity, SourceError> {
-        let metadata = std::fs::metadata(&self.path);
-        let metadata = metadata.map_err(|error| SourceError::Io { path: self.path.clone(), error });
-        Ok(FileIdentity::of(&metadata?))
+    fn found_shards(&self) -> Result<Shards, SourceError> {
+        self.shards().map_err(|ShardsError { option, message, hint }| SourceError::Found {
+            option,
+            message,
+            hint,
+        })
+    }
+
+    /// Returns the columns of the files, as far as the first rows tell them.
+    fn head(&self, shards: &Shards) -> Result<Found, SourceError> {
+        let files = shards.files.as_slice();
+        match self.format_of(shards)? {
+            Format::Jsonl => Json { spec: self, files, layout: json::Layout::Lines }.head(),
+            Format::Json => Json { spec: self, files, layout: json::Layout::List }.head(),
+            Format::Csv => Csv::new(self, files, b',')?.head(),
+            Format::Tsv => Csv::new(self, files, b'\t')?.head(),
+            format => Columnar { spec: self, files, format }.head(),
+        }
+    }
+
+    /// Opens the files to read their rows.
+    fn open<'a>(&'a self, files: &'a [PathBuf]) -> Result<Opened<'a>, SourceError> {
+        let shards = self.found_shards()?;
+        match self.format_of(&shards)? {
+            Format::Jsonl => Json { spec: self, files, layout: json::Layout::Lines }.open(),
+            Format::Json => Json { spec: self, files, layout: json::Layout::List }.open(),
+            Format::Csv => Csv::new(self, files, b',')?.open(),
+            Format::Tsv => Csv::new(self, files, b'\t')?.open(),
+            format => Columnar { spec: self, files, format }.open(),
+        }
     }
 
     /// Turns a panic of a library on a stranger's file into an error that names the file.
     fn guarded<T>(&self, read: impl FnOnce() -> Result<T, SourceError>) -> Result<T, SourceError> {
-        contained(read)
-            .unwrap_or_else(|panic| Err(SourceError::Internal { path: self.path.clone(), panic }))
+        contained(read).unwrap_or_else(|panic| Err(self.internal(panic)))
     }
 
-    fn is_jsonl(&self) -> bool {
-        self.format == Format::Jsonl
+    fn internal(&self, panic: String) -> SourceError {
+        SourceError::Internal { path: self.path.clone(), panic }
+    }
+
+    /// Whether other rows come out than the files have.
+    fn is_reshaped(&self) -> bool {
+        self.explode.is_some() || !self.filter.is_empty()
     }
 
     /// Whether a column of the file becomes the one of that name.
@@ -247,23 +342,42 @@ impl SourceSpec {
     /// The error of a renamed column that the file lacks.
     fn no_column(&self, found: &Schema, ours: &str, theirs: &str) -> SourceError {
         let names = found.fields().iter().map(|field| field.name().as_str());
-        SourceError::Option {
-            path: self.path.clone(),
-            option: format!("columns.{ours}"),
-            message: format!("has no column `{theirs}`"),
-            hint: suggest(theirs, names, "its columns are"),
-        }
+        let hint = suggest(theirs, names, "its columns are");
+        self.option_error(&format!("columns.{ours}"), format!("has no column `{theirs}`"), hint)
+    }
+
+    fn option_error(
+        &self,
+        option: &str,
+        message: impl Into<String>,
+        hint: Option<String>,
+    ) -> SourceError {
+        let (path, option, message) = (self.path.clone(), option.into(), message.into());
+        SourceError::Option { path, option, message, hint }
+    }
+
+    /// The error of a column to explode that the file lacks.
+    fn nothing_to_explode(&self, found: &[String], name: &str) -> SourceError {
+        let names = found.iter().map(String::as_str);
+        let hint = suggest(name, names, "its columns are");
+        self.option_error("explode", format!("has no column `{name}`, which `explode` names"), hint)
     }
 
     /// The error of a column to leave out that the file lacks.
     fn nothing_to_drop(&self, found: &[String], name: &str) -> SourceError {
-        SourceError::Option {
-            path: self.path.clone(),
-            option: "drop".into(),
-            message: format!("has no column `{name}`, which `drop` leaves out"),
-            hint: suggest(name, found.iter().map(String::as_str), "its columns are"),
-        }
+        let hint = suggest(name, found.iter().map(String::as_str), "its columns are");
+        self.option_error("drop", format!("has no column `{name}`, which `drop` leaves out"), hint)
     }
+}
+
+/// What the files that count are now.
+fn identities(shards: &Shards) -> Result<Vec<FileIdentity>, SourceError> {
+    let identity = |(_, path): &(String, PathBuf)| {
+        let metadata = std::fs::metadata(path);
+        let metadata = metadata.map_err(|error| SourceError::Io { path: path.clone(), error });
+        Ok(FileIdentity::of(&metadata?))
+    };
+    shards.counted.iter().map(identity).collect()
 }
 
 /// The rows that the option `rows` selects.
@@ -281,6 +395,7 @@ fn selected(rows: Option<&Value>) -> Result<Rows, OptionProblem> {
                 (None, Some(count)) => {
                     Ok(Rows::Sample { count, seed: number("seed").unwrap_or(0) })
                 }
+                (None, None) if rows.get("where").is_some() => Ok(Rows::Range(0, u64::MAX)),
                 _ => Err(("rows", "`rows` takes either `first` or `sample`".into(), None)),
             }
         }

@@ -30,6 +30,10 @@ pub(super) struct Found {
     pub ranges: Option<Vec<Ranges>>,
     /// Whether turns of `messages` hold more than role and content.
     pub turn_fields: bool,
+    /// Whether `messages` of text are JSON, of which every row has been looked at.
+    pub is_parsed: bool,
+    /// The columns that elements of the exploded list have.
+    pub of_elements: Vec<String>,
 }
 
 /// Where a column of the table comes from.
@@ -47,6 +51,8 @@ pub(super) struct Layout {
     pub schema: SchemaRef,
     /// The origin of each column of the table.
     pub origins: Vec<Origin>,
+    /// Whether each column differs between the elements of an exploded list.
+    of_elements: Vec<bool>,
     /// Whether trailing assistant turns become `response`.
     pub split: bool,
 }
@@ -64,6 +70,9 @@ impl Layout {
         let mut made = Vec::new();
         if !has("id") {
             made.push("id");
+        }
+        if spec.explode.is_some() && !has("sample") {
+            made.push("sample");
         }
         if split {
             made.push("response");
@@ -87,13 +96,31 @@ impl Layout {
             .map(|(name, origin)| {
                 let ty = match origin {
                     Origin::File(place) => found.target(name, *place, spec)?,
+                    Origin::Made if name == "sample" => DataType::Int32,
                     Origin::Made => DataType::Utf8,
                 };
                 Ok(Field::new(name, ty, name != "id"))
             })
             .collect();
-        let origins = columns.into_iter().map(|(_, origin)| origin).collect();
-        Ok(Layout { schema: Arc::new(Schema::new(fields?)), origins, split })
+        let origins: Vec<Origin> = columns.into_iter().map(|(_, origin)| origin).collect();
+        let of_element = |origin: &Origin| match origin {
+            Origin::File(place) => found.of_elements.contains(found.schema.field(*place).name()),
+            Origin::Made => false,
+        };
+        let of_elements = origins.iter().map(of_element).collect();
+        let schema = Arc::new(Schema::new(fields?));
+        spec.filter.check(&schema).map_err(|(message, hint)| SourceError::Option {
+            path: spec.path.clone(),
+            option: "rows.where".into(),
+            message: format!("cannot be filtered: {message}"),
+            hint,
+        })?;
+        Ok(Layout { schema, origins, of_elements, split })
+    }
+
+    /// Whether a column is the row's own, the same for all elements of its list.
+    pub fn is_own(&self, at: usize) -> bool {
+        !self.of_elements[at]
     }
 
     /// Returns the place of a column.
@@ -115,7 +142,7 @@ impl Found {
             // Text is JSON, of which every row has been looked at.
             if found.is_nested() {
                 messages::check_type(found).map_err(wrong)?;
-            } else if !matches!(found, DataType::Null | DataType::Utf8) || !spec.is_jsonl() {
+            } else if !matches!(found, DataType::Null | DataType::Utf8) || !self.is_parsed {
                 return Err(wrong(messages::not_turns(&crate::kind::type_name(found))));
             }
             return Ok(messages::messages_type(self.turn_fields));

@@ -79,7 +79,7 @@ impl Builder<'_> {
     /// Returns what was recorded of a source whose file or folder is absent.
     pub(super) fn absent(&self, name: &str, params: &Map<String, Value>) -> Option<RecordedSource> {
         let path = params.get("path").and_then(Value::as_str)?;
-        if self.workflow.source.folder().join(path).exists() {
+        if source::exists(&self.workflow.source.folder().join(path)) {
             return None;
         }
         (self.recorded)(name)

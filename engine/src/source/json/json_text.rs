@@ -13,7 +13,7 @@ use arrow::json::reader::{ArrayDecoder, DecoderContext, DecoderFactory, Tape, Ta
 const MARK: &str = "refrain.json";
 
 /// Returns a field whose values are read as JSON texts.
-pub(super) fn field(name: &str) -> Field {
+pub(in crate::source) fn field(name: &str) -> Field {
     let mark = HashMap::from([(MARK.to_string(), String::new())]);
     Field::new(name, DataType::Utf8, true).with_metadata(mark)
 }
