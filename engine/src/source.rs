@@ -26,7 +26,7 @@ mod text;
 
 use std::path::PathBuf;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use serde_json::{Map, Value, json};
 
 use refrain_cache::{Artifact, Cache, FileIdentity, contained};
@@ -133,6 +133,8 @@ pub struct SourceSpec {
     pub filter: Filter,
     /// The rows that are selected of those.
     pub rows: Rows,
+    /// Whether its rows are instructions with outputs, of which prompt and response are made.
+    pub alpaca: bool,
 }
 
 /// A problem with an option: its path, the fault, the remedy.
@@ -172,6 +174,7 @@ impl SourceSpec {
             drop,
             filter: filter.map_err(|(message, hint)| ("rows", message, hint))?,
             rows: selected(values.get("rows"))?,
+            alpaca: false,
         };
         if spec.path.exists() || shards::is_glob(&spec.path) && exists(&spec.path) {
             let shards =
@@ -241,7 +244,37 @@ impl SourceSpec {
         if !self.filter.is_empty() {
             options["where"] = self.filter.options();
         }
+        if self.alpaca {
+            options["alpaca"] = json!(true);
+        }
         options
+    }
+
+    /// The source with the form of its rows recognised: from its files, or from the columns of the
+    /// table that it became where the files are absent.
+    pub fn recognized(mut self, recorded: Option<&Schema>) -> SourceSpec {
+        let made = ["prompt", "messages", "response"];
+        let is_given = self.columns.iter().any(|(ours, _)| made.contains(&ours.as_str()));
+        if self.explode.is_some() || is_given {
+            return self;
+        }
+        let is_text = |schema: &Schema, name: &str| {
+            schema.field_with_name(name).is_ok_and(|field| *field.data_type() == DataType::Utf8)
+        };
+        let instructions = |schema: &Schema| {
+            is_text(schema, layout::INSTRUCTION) && is_text(schema, layout::OUTPUT)
+        };
+        self.alpaca = match recorded {
+            Some(schema) => {
+                instructions(schema) && is_text(schema, "prompt") && is_text(schema, "response")
+            }
+            // What is wrong with the file is told where its columns are asked for.
+            None => self.schema().is_ok_and(|schema| {
+                instructions(&schema)
+                    && made.iter().all(|name| schema.field_with_name(name).is_err())
+            }),
+        };
+        self
     }
 
     /// Returns the columns of the table that it becomes, from the file's header or first rows.

@@ -23,9 +23,10 @@ use crate::canonical::{self, FindModel};
 use crate::components;
 use crate::lists::{float_lists, int_lists};
 use crate::memo::{self, Memo};
-use crate::models::{self, failed};
+use crate::models;
 use crate::prompts::{
-    self, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Chat, PromptRenderer, cell, row_error, with_row,
+    self, ABOUT_BOS, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Bos, Chat, PromptRenderer, cell,
+    row_error, with_row,
 };
 use crate::remarks::{self, Remarks};
 use crate::tables::{self, list_of, metric, with_fields};
@@ -96,6 +97,8 @@ parameters! {
         system: Option<String>,
         #[about(ABOUT_CHAT)]
         chat: Chat = "auto",
+        #[about(ABOUT_BOS)]
+        bos: Option<Bos>,
         #[about(ABOUT_BACKEND)]
         backend: BackendChoice = "auto",
         /// Cuts longer rows to this many tokens; without it a row longer than the model's context
@@ -151,6 +154,7 @@ fn canonicalize(params: &mut Map<String, Value>, model: FindModel<'_>) {
     // A response alone is never a chat.
     let has_template = if of_text(params) { Some(false) } else { canonical::has_template(model) };
     canonical::chat(params, has_template);
+    canonical::bos(params);
     backend::canonicalize(params, model);
 }
 
@@ -253,7 +257,7 @@ impl<'a> Scorer<'a> {
             window: params.window,
             network,
             prompts: PromptRenderer::new(params.prompt.as_deref(), params.system.clone(), chat)?,
-            renderer: Renderer::new(network.tokenizer(), chat).map_err(failed)?,
+            renderer: prompts::renderer(network.tokenizer(), chat, params.bos)?,
             memo: Memo::open(context, network, &ROW, json!({}))?,
         })
     }

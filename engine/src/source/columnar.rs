@@ -36,7 +36,7 @@ enum ColumnFile {
 }
 
 impl ColumnFile {
-    fn open(path: &Path, format: Format, dropped: &[&str]) -> Result<ColumnFile, TableError> {
+    fn open(path: &Path, format: Format, dropped: &[&str]) -> Result<ColumnFile, SourceError> {
         Ok(match format {
             Format::Parquet => ColumnFile::Parquet(TableReader::open_except(path, dropped)?),
             _ => ColumnFile::Arrow(ArrowFile::open(path, dropped)?),
@@ -72,10 +72,7 @@ impl ColumnFile {
                 let batches = file.batches(columns, rows)?;
                 Box::new(batches.map(|batch| batch.map_err(SourceError::from)))
             }
-            ColumnFile::Arrow(file) => {
-                let batches = file.batches(columns, rows)?;
-                Box::new(batches.map(|batch| batch.map_err(SourceError::from)))
-            }
+            ColumnFile::Arrow(file) => Box::new(file.batches(columns, rows)?),
         })
     }
 }
@@ -118,10 +115,12 @@ impl<'a> Columnar<'a> {
         let mut dropped: Vec<&'a str> = spec.drop.iter().map(String::as_str).collect();
         loop {
             match ColumnFile::open(path, self.format, &dropped) {
-                Err(TableError::Missing { column, .. }) if spec.explode.is_some() => {
+                Err(SourceError::Table(TableError::Missing { column, .. }))
+                    if spec.explode.is_some() =>
+                {
                     elsewhere.extend(dropped.extract_if(.., |name| **name == column));
                 }
-                Err(TableError::Missing { column, there }) => {
+                Err(SourceError::Table(TableError::Missing { column, there })) => {
                     return Err(spec.nothing_to_drop(&there, &column));
                 }
                 opened => return Ok((opened?, elsewhere)),

@@ -6,14 +6,14 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::scope;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int32Array, RecordBatch, StringArray, UInt32Array};
-use arrow::compute::{filter, take};
-use arrow::datatypes::Int32Type;
+use arrow::compute::{cast, filter, take};
+use arrow::datatypes::{DataType, Int32Type};
 use arrow::error::ArrowError;
 
 use refrain_cache::{Artifact, Cache, CacheError, TableError, TableWriter, contained};
 
 use super::ids::{Ids, Stop};
-use super::layout::{Layout, Origin};
+use super::layout::{INPUT, INSTRUCTION, Layout, OUTPUT, Origin};
 use super::messages::{self, Split};
 use super::piece::{Opened, Piece, Pieces, Places};
 use super::rows::{Pick, RowCursor, Rows};
@@ -93,7 +93,8 @@ fn count(spec: &SourceSpec, files: &[PathBuf]) -> Result<u64, SourceError> {
     let mut rows = 0;
     for piece in pieces {
         let piece = piece?;
-        let columns = importer.columns(&piece)?;
+        let mut columns = importer.columns(&piece)?;
+        importer.complete(&mut columns, &piece)?;
         rows += importer.filtered(piece, columns)?.0.batch.num_rows() as u64;
     }
     Ok(rows)
@@ -171,6 +172,7 @@ impl<'a> Importer<'a> {
         let Some(piece) = piece else { return Ok(None) };
         let mut columns = self.columns(&piece)?;
         let mut piece = piece;
+        self.complete(&mut columns, &piece)?;
         if is_filtered {
             (piece, columns) = self.filtered(piece, columns)?;
             match self.cursor.pick(piece.batch.num_rows()) {
@@ -188,10 +190,6 @@ impl<'a> Importer<'a> {
             }
         }
 
-        self.fill_samples(&mut columns, &piece);
-        if self.layout.split {
-            self.split(&mut columns);
-        }
         self.fill_ids(&mut columns, &piece)?;
         let columns = columns.into_iter().map(|c| c.expect("every column was made")).collect();
         let batch = RecordBatch::try_new(self.layout.schema.clone(), columns);
@@ -223,6 +221,53 @@ impl<'a> Importer<'a> {
             columns.push(Some(column.map_err(|(row, fault)| self.places.at(piece, row, fault))?));
         }
         Ok(columns)
+    }
+
+    /// Makes the columns that come from others of the same row.
+    fn complete(&self, columns: &mut Columns, piece: &Piece) -> Result<(), SourceError> {
+        self.fill_samples(columns, piece);
+        if self.layout.alpaca {
+            self.join_instructions(columns)?;
+        }
+        if self.layout.split {
+            self.split(columns);
+        }
+        Ok(())
+    }
+
+    /// Makes prompt and response of `instruction`, `input` and `output`.
+    fn join_instructions(&self, columns: &mut Columns) -> Result<(), SourceError> {
+        let text = |name: &str| -> Result<Option<ArrayRef>, ArrowError> {
+            let column = self.layout.place(name).and_then(|at| columns[at].as_ref());
+            column.map(|column| cast(column, &DataType::Utf8)).transpose()
+        };
+        let failed = |error: ArrowError| self.spec.content(error.to_string());
+        let (instruction, input) =
+            (text(INSTRUCTION).map_err(failed)?, text(INPUT).map_err(failed)?);
+        let output = text(OUTPUT).map_err(failed)?;
+        let Some(instructions) = instruction.as_ref().map(|column| column.as_string::<i32>())
+        else {
+            return Ok(());
+        };
+        let inputs = input.as_ref().map(|column| column.as_string::<i32>());
+        let prompts = (0..instructions.len()).map(|row| {
+            let instruction = instructions.is_valid(row).then(|| instructions.value(row))?;
+            let input =
+                inputs.filter(|inputs| inputs.is_valid(row)).map(|inputs| inputs.value(row));
+            Some(match input {
+                None | Some("") => instruction.to_owned(),
+                Some(input) => format!("{instruction}\n{input}"),
+            })
+        });
+        let prompts: StringArray = prompts.collect();
+        for (name, column) in
+            [("prompt", Some(Arc::new(prompts) as ArrayRef)), ("response", output)]
+        {
+            if let Some(at) = self.layout.place(name) {
+                columns[at] = column;
+            }
+        }
+        Ok(())
     }
 
     /// Keeps the rows that meet the conditions.

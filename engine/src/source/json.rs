@@ -2,18 +2,16 @@
 //! with line and column.
 
 pub(super) mod columns;
+mod decode;
 mod explode;
 mod json_text;
 mod rows;
 pub(super) mod shape;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
-use arrow::json::ReaderBuilder;
 
 use super::error::Fault;
 use super::layout::Found;
@@ -21,7 +19,7 @@ use super::piece::{Element, Numbers, Opened, Piece};
 use super::text::{Boundary, Chunk, Parsed, chunks, in_order};
 use super::{BATCH_ROWS, HEAD_ROWS, SourceError, SourceSpec, convert};
 use columns::Columns;
-use json_text::JsonTexts;
+use decode::batch;
 use rows::{Row, TextFault, rows};
 
 pub(super) use json_text::field as json_field;
@@ -192,23 +190,6 @@ struct ExplodedRows {
     ends: Vec<usize>,
     lines: Vec<u64>,
     elements: Vec<Element>,
-}
-
-/// Parses objects into columns.
-fn batch(schema: &SchemaRef, texts: &[&str]) -> Result<RecordBatch, ArrowError> {
-    let mut decoder = ReaderBuilder::new(schema.clone())
-        .with_batch_size(texts.len().max(1))
-        .with_coerce_primitive(true)
-        .with_decoder_factory(Arc::new(JsonTexts))
-        .build_decoder()?;
-    for text in texts {
-        decoder.decode(text.as_bytes())?;
-    }
-    let batch = decoder.flush()?.unwrap_or_else(|| RecordBatch::new_empty(schema.clone()));
-    match batch.num_rows() == texts.len() {
-        true => Ok(batch),
-        false => Err(ArrowError::JsonError("an object ends before its row".into())),
-    }
 }
 
 fn arrow_message(error: &ArrowError) -> String {

@@ -15,6 +15,11 @@ use super::{SourceError, SourceSpec, convert, messages};
 const FIRST: [&str; 7] =
     ["id", "sample", "prompt", "messages", "response", "response_fields", "reference"];
 
+/// The columns of rows in the form of the Alpaca data, of which prompt and response are made.
+pub(super) const INSTRUCTION: &str = "instruction";
+pub(super) const INPUT: &str = "input";
+pub(super) const OUTPUT: &str = "output";
+
 /// Limit on the columns of a source, where a mapping counts as many as it has entries: each costs a
 /// writer's buffers.
 pub(super) const MAX_COLUMNS: usize = 10_000;
@@ -55,6 +60,8 @@ pub(super) struct Layout {
     of_elements: Vec<bool>,
     /// Whether trailing assistant turns become `response`.
     pub split: bool,
+    /// Whether prompt and response are made of an instruction and its output.
+    pub alpaca: bool,
 }
 
 impl Layout {
@@ -67,12 +74,17 @@ impl Layout {
         let named = names(&found.schema, spec)?;
         let has = |name: &str| named.iter().any(|(n, _)| n == name);
         let split = has("messages") && !has("response");
+        let has_id = has("id");
         let mut made = Vec::new();
-        if !has("id") {
+        if !has_id {
             made.push("id");
         }
         if spec.explode.is_some() && !has("sample") {
             made.push("sample");
+        }
+        let alpaca = spec.alpaca && has(INSTRUCTION) && has(OUTPUT);
+        if alpaca {
+            made.extend(["prompt", "response"]);
         }
         if split {
             made.push("response");
@@ -109,13 +121,18 @@ impl Layout {
         };
         let of_elements = origins.iter().map(of_element).collect();
         let schema = Arc::new(Schema::new(fields?));
-        spec.filter.check(&schema).map_err(|(message, hint)| SourceError::Option {
+        let conditioned = match has_id {
+            true => schema.clone(),
+            // An id that is made depends on which rows are kept.
+            false => Arc::new(without_id(&schema)),
+        };
+        spec.filter.check(&conditioned).map_err(|(message, hint)| SourceError::Option {
             path: spec.path.clone(),
             option: "rows.where".into(),
             message: format!("cannot be filtered: {message}"),
             hint,
         })?;
-        Ok(Layout { schema, origins, of_elements, split })
+        Ok(Layout { schema, origins, of_elements, split, alpaca })
     }
 
     /// Whether a column is the row's own, the same for all elements of its list.
@@ -206,6 +223,11 @@ fn check_size(schema: &Schema) -> Result<(), (String, Option<String>)> {
         return Err((message, None));
     }
     Ok(())
+}
+
+fn without_id(schema: &Schema) -> Schema {
+    let fields: Vec<_> = schema.fields().iter().filter(|f| f.name() != "id").cloned().collect();
+    Schema::new(fields)
 }
 
 fn unsupported(error: &refrain_cache::TableError) -> Option<String> {

@@ -9,6 +9,18 @@ use crate::tokenizer::{Encoding, Tokenizer, TokenizerError};
 /// private-use characters, which no template looks for.
 const PLACEHOLDER: &str = "\u{F5A3}response\u{F5A4}";
 
+/// Whether the begin token is put before a text. In a chat the template alone writes it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Begin {
+    /// Where the tokenizer does so, and the text does not begin with it.
+    #[default]
+    Auto,
+    /// Whatever the tokenizer does and the text begins with.
+    Always,
+    /// Nowhere.
+    Never,
+}
+
 /// A row's prompt.
 #[derive(Debug, Clone, Copy)]
 pub enum Prompt<'a> {
@@ -71,6 +83,9 @@ pub enum RenderError {
         /// The first characters of the response.
         start: String,
     },
+    /// A begin token is asked of a tokenizer that names none.
+    #[error("the tokenizer names no begin token; leave `bos` out, or name a `bos_token`")]
+    NoBegin,
     /// A message has no text, and nothing else of it is written without a template.
     #[error("a turn of `{}` has no text; without a chat template nothing else of it is written", .0.escape_debug())]
     NoText(String),
@@ -87,6 +102,7 @@ pub enum RenderError {
 pub struct Renderer<'t> {
     tokenizer: &'t Tokenizer,
     template: Option<ChatTemplate>,
+    begin: Begin,
 }
 
 impl<'t> Renderer<'t> {
@@ -103,7 +119,18 @@ impl<'t> Renderer<'t> {
                 Some(ChatTemplate::new(source, tokenizer.named_special_tokens())?)
             }
         };
-        Ok(Renderer { tokenizer, template })
+        Ok(Renderer { tokenizer, template, begin: Begin::Auto })
+    }
+
+    /// The same with the begin token put before texts as `begin` says.
+    ///
+    /// # Errors
+    /// `Always` with a tokenizer that names no begin token.
+    pub fn with_begin(self, begin: Begin) -> Result<Renderer<'t>, RenderError> {
+        if begin == Begin::Always && self.tokenizer.bos().is_none() {
+            return Err(RenderError::NoBegin);
+        }
+        Ok(Renderer { begin, ..self })
     }
 
     /// Returns the tokens after which a response is generated. In a chat: the conversation and the
@@ -153,7 +180,7 @@ impl<'t> Renderer<'t> {
     /// # Errors
     /// An error of the tokenizer.
     pub fn text_only(&self, response: &str) -> Result<Rendered, RenderError> {
-        let (encoding, had_begin) = encode_once(self.tokenizer, response)?;
+        let (encoding, had_begin) = self.encode_plain(response)?;
         let prompt_tokens = encoding.added;
         let (text, empty) = (response.to_owned(), response.is_empty());
         let Encoding { ids, offsets, .. } = encoding;
@@ -191,8 +218,24 @@ impl<'t> Renderer<'t> {
     fn encode(&self, text: &str) -> Result<(Encoding, bool), TokenizerError> {
         match &self.template {
             Some(_) => Ok((self.tokenizer.encode(text, false)?, false)),
-            None => encode_once(self.tokenizer, text),
+            None => self.encode_plain(text),
         }
+    }
+
+    /// Tokenises a text with the tokens that go before it; whether the text itself begins with them,
+    /// so that none was added.
+    fn encode_plain(&self, text: &str) -> Result<(Encoding, bool), TokenizerError> {
+        let begin = match self.begin {
+            Begin::Auto => return encode_once(self.tokenizer, text),
+            Begin::Never => None,
+            Begin::Always => self.tokenizer.bos(),
+        };
+        let Encoding { mut ids, mut offsets, .. } = self.tokenizer.encode(text, false)?;
+        if let Some(begin) = begin {
+            ids.insert(0, begin);
+            offsets.insert(0, 0);
+        }
+        Ok((Encoding { ids, offsets, added: usize::from(begin.is_some()) }, false))
     }
 
     fn eos(&self) -> &str {

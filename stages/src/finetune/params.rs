@@ -3,7 +3,7 @@
 use refrain_engine::kind::{Bounds, Model, Table, choices, one_of, parameters};
 use refrain_lm::train;
 
-use crate::prompts::{ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Auto, Chat};
+use crate::prompts::{ABOUT_BOS, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Auto, Bos, Chat};
 use crate::tokens::MOST_TOKENS;
 
 const COUNT: Bounds<i64> = Bounds { min: 1, max: i32::MAX as i64, open: false };
@@ -89,6 +89,8 @@ parameters! {
         system: Option<String>,
         #[about(ABOUT_CHAT)]
         chat: Chat = "auto",
+        #[about(ABOUT_BOS)]
+        bos: Option<Bos>,
         /// Cuts longer rows to this many tokens; without it a row longer than the model's context
         /// is an error
         #[range(2..=MOST_TOKENS)]

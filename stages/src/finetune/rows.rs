@@ -11,8 +11,7 @@ use refrain_lm::render::Renderer;
 use refrain_lm::tokenizer::Tokenizer;
 use refrain_lm::train::TrainRow;
 
-use crate::models::failed;
-use crate::prompts::{Prompt, PromptRenderer, RowPrompt, cell, row_error, with_row};
+use crate::prompts::{self, Prompt, PromptRenderer, RowPrompt, cell, row_error, with_row};
 use crate::remarks::{Remarks, RowRemarks};
 use crate::tables::scan;
 use crate::tokens::{CUT, Tokens, check_tokens};
@@ -147,7 +146,7 @@ impl<'a> Source<'a> {
     ) -> Result<Source<'a>, StageError> {
         let chat = params.chat.resolve(tokenizer)?;
         let prompts = PromptRenderer::new(params.prompt.as_deref(), params.system.clone(), chat)?;
-        let renderer = Renderer::new(tokenizer, chat).map_err(failed)?;
+        let renderer = prompts::renderer(tokenizer, chat, params.bos)?;
         Ok(Source::Rendered { prompts, renderer })
     }
 

@@ -13,9 +13,11 @@ use arrow::ipc::{MessageHeader, root_as_message};
 
 use refrain_cache::{TableError, contained, normal_batch, normal_schema, open_plain};
 
+use crate::source::SourceError;
+
 const MAGIC: &[u8] = b"ARROW1";
-/// Bytes of the magic word and its padding.
-const MAGIC_BYTES: u64 = 8;
+/// Bytes at whose multiples messages begin.
+const ALIGNMENT: u64 = 8;
 const CONTINUES: u32 = u32::MAX;
 /// Limit in bytes on what describes a message.
 const MAX_HEADER: u64 = 256 << 20;
@@ -36,16 +38,17 @@ pub(super) struct ArrowFile {
 impl ArrowFile {
     /// Opens a file and goes over its messages without their content, so that their lengths are
     /// known to be true before they are believed.
-    pub fn open(path: &Path, dropped: &[&str]) -> Result<ArrowFile, TableError> {
+    pub fn open(path: &Path, dropped: &[&str]) -> Result<ArrowFile, SourceError> {
         let rows = check(path).map_err(|error| broken(path, error.to_string()))?;
         let whole = sound(path, || Ok(reader(path, None)?.schema()))?;
         if let Some(absent) = dropped.iter().find(|name| whole.index_of(name).is_err()) {
             let there = whole.fields().iter().map(|field| field.name().clone()).collect();
-            return Err(TableError::Missing { column: (*absent).to_owned(), there });
+            let column = (*absent).to_owned();
+            return Err(TableError::Missing { column, there }.into());
         }
         let kept = |at: &usize| !dropped.contains(&whole.field(*at).name().as_str());
         let positions: Vec<usize> = (0..whole.fields().len()).filter(kept).collect();
-        let schema = normal_schema(&whole.project(&positions)?)?;
+        let schema = normal_schema(&whole.project(&positions).map_err(TableError::from)?)?;
         Ok(ArrowFile { path: path.into(), schema, rows, positions })
     }
 
@@ -54,13 +57,17 @@ impl ArrowFile {
         &self,
         columns: Option<&[&str]>,
         rows: usize,
-    ) -> Result<impl Iterator<Item = Result<RecordBatch, TableError>> + Send + use<>, TableError>
+    ) -> Result<impl Iterator<Item = Result<RecordBatch, SourceError>> + Send + use<>, SourceError>
     {
         let mut positions = match columns {
             None => self.positions.clone(),
             Some(names) => {
                 let at = |name: &&str| Ok(self.positions[self.schema.index_of(name)?]);
-                names.iter().map(at).collect::<Result<Vec<_>, ArrowError>>()?
+                names
+                    .iter()
+                    .map(at)
+                    .collect::<Result<Vec<_>, ArrowError>>()
+                    .map_err(TableError::from)?
             }
         };
         positions.sort_unstable();
@@ -85,13 +92,13 @@ impl ArrowFile {
             let batch = rest.take()?;
             let taken = rows.min(batch.num_rows());
             rest = Some(batch.slice(taken, batch.num_rows() - taken));
-            Some(normal_batch(&batch.slice(0, taken)))
+            Some(normal_batch(&batch.slice(0, taken)).map_err(SourceError::from))
         }))
     }
 }
 
 /// Calls Arrow's reader, which may panic on a damaged file, and names the file in its errors.
-fn sound<T>(path: &Path, call: impl FnOnce() -> Result<T, ArrowError>) -> Result<T, TableError> {
+fn sound<T>(path: &Path, call: impl FnOnce() -> Result<T, ArrowError>) -> Result<T, SourceError> {
     match contained(call) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(broken(path, error.to_string())),
@@ -99,8 +106,12 @@ fn sound<T>(path: &Path, call: impl FnOnce() -> Result<T, ArrowError>) -> Result
     }
 }
 
-fn broken(path: &Path, reason: String) -> TableError {
-    TableError::Unreadable { path: path.into(), reason: format!("as Arrow: {reason}") }
+fn broken(path: &Path, reason: String) -> SourceError {
+    SourceError::Content {
+        path: path.into(),
+        message: format!("cannot be read as Arrow: {reason}"),
+        hint: Some("fetch it again, or give its `format`".into()),
+    }
 }
 
 type Stream = StreamReader<BufReader<File>>;
@@ -109,12 +120,18 @@ fn reader(path: &Path, columns: Option<Vec<usize>>) -> Result<Stream, ArrowError
     StreamReader::try_new(BufReader::new(at_stream(path)?), columns)
 }
 
-/// Opens a file at the first message.
+/// Opens a file at the first message, which stands behind the magic word and zeros.
 fn at_stream(path: &Path) -> io::Result<File> {
     let mut file = open_plain(path)?;
     let mut start = Vec::new();
-    Read::by_ref(&mut file).take(MAGIC.len() as u64).read_to_end(&mut start)?;
-    file.seek(SeekFrom::Start(if start == MAGIC { MAGIC_BYTES } else { 0 }))?;
+    Read::by_ref(&mut file).take(ALIGNMENT * 128).read_to_end(&mut start)?;
+    let mut at = 0;
+    if start.starts_with(MAGIC) {
+        let words = start.chunks(ALIGNMENT as usize).skip(1);
+        let zeros = words.take_while(|word| word.iter().all(|byte| *byte == 0)).count();
+        at = ALIGNMENT * (1 + zeros as u64);
+    }
+    file.seek(SeekFrom::Start(at))?;
     Ok(file)
 }
 

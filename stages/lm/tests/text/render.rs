@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use refrain_lm::chat::{ChatTemplate, Message, message};
-use refrain_lm::render::{Prompt, RenderError, Renderer, RowText};
+use refrain_lm::render::{Begin, Prompt, RenderError, Renderer, RowText};
 use refrain_lm::tokenizer::Tokenizer;
 use refrain_lm::tokenizer_training::{TokenizerSettings, train_tokenizer};
 use serde_json::{Value, json};
@@ -407,6 +407,32 @@ fn tokens_that_the_data_holds_are_not_added_again() {
     let (once, held) = (once.unwrap(), held.unwrap());
     assert_eq!((held.token_ids, held.had_end), (once.token_ids, true));
     assert!(!once.had_end);
+}
+
+#[test]
+fn the_begin_token_is_put_where_it_is_asked_for() {
+    let tokenizer = tokenizer_with(PLAIN, &[]);
+    let begin = tokenizer.bos().unwrap();
+    let renderer = |begin| Renderer::new(&tokenizer, false).unwrap().with_begin(begin).unwrap();
+    let begins = |how, text: &str| {
+        let rendered = renderer(how).text_only(text).unwrap();
+        let full = renderer(how).full(&ask(text, "")).unwrap().token_ids;
+        assert_eq!(full[..full.len() - 1], rendered.token_ids, "{how:?} {text}");
+        let found = rendered.token_ids.iter().take_while(|id| **id == begin).count();
+        (found, rendered.prompt_tokens, rendered.had_begin)
+    };
+    for (text, auto, always, never) in [
+        ("b", (1, 1, false), (1, 1, false), (0, 0, false)),
+        ("<|bos|>b", (1, 1, true), (2, 1, false), (1, 0, false)),
+    ] {
+        assert_eq!(begins(Begin::Auto, text), auto, "{text}");
+        assert_eq!(begins(Begin::Always, text), always, "{text}");
+        assert_eq!(begins(Begin::Never, text), never, "{text}");
+    }
+    // A template alone decides.
+    let chat = |how| Renderer::new(&tokenizer, true).unwrap().with_begin(how).unwrap();
+    let ids = |how| chat(how).full(&ask("a", "b")).unwrap().token_ids;
+    assert_eq!(ids(Begin::Always), ids(Begin::Never));
 }
 
 #[test]
