@@ -1,5 +1,7 @@
 //! The one renderer of score, generate and finetune: a row becomes a text, and the text tokens.
 
+mod turns;
+
 use serde_json::Value;
 
 use crate::chat::{self, ChatError, ChatTemplate, Message, message};
@@ -66,6 +68,9 @@ pub struct Rendered {
     /// Whether the data itself ends with the token that would have been put after it, so that none
     /// was.
     pub had_end: bool,
+    /// Of each token whether it belongs to a turn of the assistant, where earlier turns count as the
+    /// response does; else the response is all behind the prompt.
+    pub in_turns: Option<Vec<bool>>,
 }
 
 /// An error of rendering a row.
@@ -83,6 +88,20 @@ pub enum RenderError {
         /// The first characters of the response.
         start: String,
     },
+    /// The template changes an earlier turn of the assistant instead of writing it as it is.
+    #[error(
+        "the chat template does not write the earlier turn `{}` of the assistant as it is, so its tokens cannot \
+         be told from the others'; train on the last turn alone, or change the template", start.escape_debug()
+    )]
+    TurnChanged {
+        /// The first characters of the turn.
+        start: String,
+    },
+    /// Turns of the assistant are asked for where no template marks them.
+    #[error(
+        "earlier turns of the assistant can be told apart in a chat alone; the model's chat template is not used"
+    )]
+    NoTurns,
     /// A begin token is asked of a tokenizer that names none.
     #[error("the tokenizer names no begin token; leave `bos` out, or name a `bos_token`")]
     NoBegin,
@@ -171,7 +190,16 @@ impl<'t> Renderer<'t> {
         let (encoding, had_begin) = self.encode(&text)?;
         let prompt_tokens = tokens_within(&encoding, text.len(), prompt_bytes);
         let Encoding { ids, offsets, .. } = encoding;
-        Ok(Rendered { text, token_ids: ids, offsets, prompt_tokens, empty, had_begin, had_end })
+        Ok(Rendered {
+            text,
+            token_ids: ids,
+            offsets,
+            prompt_tokens,
+            empty,
+            had_begin,
+            had_end,
+            in_turns: None,
+        })
     }
 
     /// Tokenises a response alone, after `bos` where the tokenizer adds one (that is then the
@@ -192,6 +220,7 @@ impl<'t> Renderer<'t> {
             empty,
             had_begin,
             had_end: false,
+            in_turns: None,
         })
     }
 

@@ -91,6 +91,9 @@ parameters! {
         chat: Chat = "auto",
         #[about(ABOUT_BOS)]
         bos: Option<Bos>,
+        /// The turns of the assistant that are trained: `last`, the response alone, or `all`, which
+        /// needs a chat template
+        train_on: Option<TrainOn>,
         /// Cuts longer rows to this many tokens; without it a row longer than the model's context
         /// is an error
         #[range(2..=MOST_TOKENS)]
@@ -276,6 +279,16 @@ one_of! {
 }
 
 const MOST_STEPS: i64 = i32::MAX as i64;
+
+choices! {
+    /// The turns of the assistant that are trained.
+    pub(super) enum TrainOn {
+        /// The response alone.
+        Last = "last",
+        /// Earlier turns too.
+        All = "all",
+    }
+}
 
 choices! {
     /// The order of the rows.

@@ -410,6 +410,59 @@ fn tokens_that_the_data_holds_are_not_added_again() {
 }
 
 #[test]
+fn every_turn_of_the_assistant_is_told_from_the_others() {
+    let tokenizer =
+        tokenizer_with(LLAMA3, &["<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"]);
+    let renderer = Renderer::new(&tokenizer, true).unwrap();
+    let conversation = [
+        message("system", "Be brief."),
+        message("user", "one"),
+        message("assistant", " two\n"),
+        message("user", "two"),
+        message("assistant", "two"),
+        message("user", "three"),
+    ];
+    let row = |turns: usize, response| RowText {
+        prompt: Prompt::Messages(&conversation[..turns]),
+        ..ask("", response)
+    };
+    let rendered = renderer.full_turns(&row(6, "four")).unwrap();
+    let plain = renderer.full(&row(6, "four")).unwrap();
+    assert_eq!((&rendered.text, &rendered.token_ids), (&plain.text, &plain.token_ids));
+    let turns = rendered.in_turns.unwrap();
+    let trained = |from: usize| -> Vec<u32> {
+        let tokens = rendered.token_ids.iter().zip(&turns).skip(from);
+        tokens.filter(|(_, turn)| **turn).map(|(id, _)| *id).collect()
+    };
+    assert_eq!(tokenizer.decode(&trained(0), false), "two<|eot_id|>two<|eot_id|>four<|eot_id|>");
+    // Each turn has the tokens that it has as the last one.
+    let mut last = Vec::new();
+    for (turns, response) in [(2, " two\n"), (4, "two"), (6, "four")] {
+        let one = renderer.full(&row(turns, response)).unwrap();
+        last.extend_from_slice(&one.token_ids[one.prompt_tokens..]);
+    }
+    assert_eq!(trained(0), last);
+    let first = renderer.full(&row(2, " two\n")).unwrap();
+    assert_eq!(rendered.prompt_tokens, first.prompt_tokens);
+
+    // One turn alone is the response.
+    let one = renderer.full_turns(&ask("q", "a")).unwrap();
+    let plain = renderer.full(&ask("q", "a")).unwrap();
+    assert_eq!((one.prompt_tokens, one.token_ids), (plain.prompt_tokens, plain.token_ids));
+
+    // A template that drops something of an earlier turn is refused, and so is none at all.
+    let forgets = LLAMA3.replace(
+        "message['content'] | trim",
+        "(message['content'] if loop.last else message['content'][1:]) | trim",
+    );
+    let forgetful = tokenizer_with(&forgets, &["<|eot_id|>"]);
+    let error = Renderer::new(&forgetful, true).unwrap().full_turns(&row(6, "four")).unwrap_err();
+    assert!(matches!(error, RenderError::TurnChanged { .. }), "{error}");
+    let error = Renderer::new(&tokenizer, false).unwrap().full_turns(&row(6, "four")).unwrap_err();
+    assert!(matches!(error, RenderError::NoTurns), "{error}");
+}
+
+#[test]
 fn the_begin_token_is_put_where_it_is_asked_for() {
     let tokenizer = tokenizer_with(PLAIN, &[]);
     let begin = tokenizer.bos().unwrap();
