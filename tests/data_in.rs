@@ -219,7 +219,7 @@ fn what_is_wrong_with_a_file_names_its_line() {
         ("path: d", "b.jsonl:3:7`: `x` is a mapping here, but a number in line 1 of `"),
         ("path: e", "has no column `x`, which `"),
         ("path: same.csv", "same.csv:4:1`: duplicate id `a`, the first in line 2"),
-        ("path: data.bin", "its format cannot be told"),
+        ("path: data.bin", "data.bin` cannot be told from its name"),
         ("path: a.jsonl", "compressed by bzip2"),
         ("path: cut.arrow", "the file is cut off"),
         ("path: d, split: train", "has no split `train`"),
