@@ -51,7 +51,7 @@ fn lines(path: &str) -> Vec<Value> {
 const MATH: &str = r#"
 refrain: 1
 data:
-  cases: { path: SHARED/eval-math/cases.jsonl, columns: { response: solution, reference: normalised } }
+  cases: { path: SHARED/eval-math/cases.jsonl, columns: { response: solution, reference: boxed } }
   pairs: { path: SHARED/eval-math/equivalence.jsonl, columns: { response: a, reference: b } }
   logged: { path: SHARED/eval-math/logged.jsonl, columns: { response: generation, reference: gold } }
 stages:
