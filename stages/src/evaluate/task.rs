@@ -9,6 +9,7 @@ use super::EvaluateParams;
 use super::answer::AnswerRule;
 use super::compare::{Compare, Normalization};
 use super::extract::Extract;
+use super::judge::ModelJudge;
 use super::logprob::By;
 use super::sql::SqlRule;
 use super::verdict::Judge;
@@ -26,6 +27,7 @@ choices! {
         Arc = "arc",
         ChoiceLogprob = "choice_logprob",
         Sql = "sql",
+        Judge = "judge",
         Regex = "regex",
         Given = "given",
         Perplexity = "perplexity",
@@ -113,7 +115,9 @@ impl Task {
             Task::Choice => (Some(ExtractWay::Choice), CompareParam::Text),
             Task::Arc => (Some(ExtractWay::Arc), CompareParam::Text),
             Task::Regex => (None, CompareParam::Text),
-            Task::ChoiceLogprob | Task::Sql | Task::Given | Task::Perplexity => return None,
+            Task::ChoiceLogprob | Task::Judge | Task::Sql | Task::Given | Task::Perplexity => {
+                return None;
+            }
         })
     }
 }
@@ -121,6 +125,7 @@ impl Task {
 /// Removes the parts of a preset that are written out.
 pub(super) fn canonicalize(params: &mut Map<String, Value>) {
     canonical::remove_default(params, "by", &By::Sum.word().into());
+    canonical::remove_default(params, "pairs", &false.into());
     canonical::remove_default(params, "as", &As::Multiset.word().into());
     let Some((extract, compare)) = Task::of(params).and_then(Task::preset) else { return };
     if let Some(extract) = extract {
@@ -163,6 +168,10 @@ pub(super) fn judge(
         let as_set = params.r#as == Some(As::Set);
         let (databases, limits) = (params.databases.as_ref(), params.limits.as_ref());
         return Ok(Judge::Sql(SqlRule::new(ctx, extract, as_set, databases, limits)?));
+    }
+    if params.task == Task::Judge {
+        let pairs = params.pairs == Some(true);
+        return Ok(Judge::Model(ModelJudge::new(ctx, params.pattern.as_deref(), pairs)?));
     }
     let Some((extract, compare)) = params.task.preset() else {
         return Err(StageError::bug("a task without answers was judged by them"));

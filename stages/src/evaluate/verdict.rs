@@ -12,6 +12,7 @@ use refrain_engine::kind::{Cancel, Context, NodeResult, StageError};
 
 use super::answer::AnswerRule;
 use super::bootstrap::{interval, pass_at};
+use super::judge::ModelJudge;
 use super::logprob::{self, By};
 use super::prompts::PerPrompt;
 use super::sql::{self, SqlRule};
@@ -35,6 +36,8 @@ pub(super) enum Judge {
     Answer(AnswerRule),
     /// Runs the queries of both and compares the results.
     Sql(SqlRule),
+    /// Takes the verdicts of a model.
+    Model(ModelJudge),
 }
 
 impl Judge {
@@ -47,13 +50,14 @@ impl Judge {
         match self {
             Judge::Answer(rule) => rule.batch(batch, first_row),
             Judge::Sql(rule) => rule.batch(batch, first_row),
+            Judge::Model(judge) => judge.batch(batch, first_row),
         }
     }
 
     /// Names the programs that the verdicts depend on.
     fn profile(&self) -> String {
         match self {
-            Judge::Answer(_) => String::new(),
+            Judge::Answer(_) | Judge::Model(_) => String::new(),
             Judge::Sql(_) => sql::profile(),
         }
     }
@@ -62,7 +66,7 @@ impl Judge {
     fn compares(&self) -> bool {
         match self {
             Judge::Answer(rule) => rule.compare.is_some(),
-            Judge::Sql(_) => true,
+            Judge::Sql(_) | Judge::Model(_) => true,
         }
     }
 }
@@ -101,6 +105,9 @@ pub(super) fn run(
         metrics.extend(shares(&prompts, resamples, ctx.cancel)?);
     }
     metrics.push(metric("no_answer", share(no_answer, rows), rows));
+    if let Judge::Model(judge) = judge {
+        metrics.extend(judge.metrics());
+    }
     metrics.extend(estimates(&prompts, ks, resamples, ctx.cancel)?);
     Ok(NodeResult { metrics, profile: judge.profile(), ..NodeResult::main(table) })
 }
