@@ -33,8 +33,10 @@ mod hostile_tables; // tables that were made to break one
 #[cfg(unix)]
 mod interrupt; // Ctrl-C
 mod json; // the JSON output against its documentation
+mod judges; // a model as the judge of responses
 mod language; // values, sweeps and names
 mod layers; // which crate may import which
+mod likeliest; // options of a question by their log-probabilities
 mod lock; // the lock's format, and its writers
 mod look_ahead; // what plan and explain say before a run
 mod masking; // the first paper's masks and distributions
@@ -43,6 +45,8 @@ mod own_tables; // conversations, samples and numbers of one's own
 #[cfg(unix)]
 mod processes; // several on one cache
 mod progress; // what a run prints on the way
+mod prompts; // the prompts of workflows/prompts, to the letter where they are published
+mod queries; // queries that a model wrote, judged by their results
 mod real_input; // the shared folder's data and model, where it is there
 mod rerun; // what an edit makes run again
 mod results; // which figure stands in which row
@@ -55,4 +59,5 @@ mod sources; // files that change during a run, or without their time
 mod stdout; // data that stdout refuses, and readers that leave
 mod training; // a killed training, and the reference's training runs written as workflows
 mod usage; // command lines that are wrong
+mod verdicts; // answers and verdicts of the shared cases
 mod verify; // the lock against the workflow, the cache and a second computation

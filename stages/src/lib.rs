@@ -24,6 +24,7 @@
 pub mod backend;
 mod canonical;
 mod components;
+mod continuation;
 pub mod diversify;
 pub mod draw;
 pub mod evaluate;
@@ -33,6 +34,7 @@ mod lists;
 pub mod mask;
 mod memo;
 mod models;
+mod options;
 mod prompts;
 pub mod quantile;
 mod remarks;
