@@ -51,4 +51,5 @@ mod sources; // files that change during a run, or without their time
 mod stdout; // data that stdout refuses, and readers that leave
 mod training; // a killed training, and the reference's training runs written as workflows
 mod usage; // command lines that are wrong
+mod verdicts; // answers and verdicts of the shared cases
 mod verify; // the lock against the workflow, the cache and a second computation

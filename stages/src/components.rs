@@ -5,7 +5,7 @@
 use refrain_engine::kind::Component;
 
 /// Names, extraction and comparison of answers.
-pub const EVALUATE: Component = component("evaluate", 2);
+pub const EVALUATE: Component = component("evaluate", 3);
 /// Choice of rows and measures.
 pub const DIVERSIFY: Component = component("diversify", 1);
 /// Embeddings of texts.

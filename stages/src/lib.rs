@@ -33,6 +33,7 @@ mod lists;
 pub mod mask;
 mod memo;
 mod models;
+mod options;
 mod prompts;
 pub mod quantile;
 mod remarks;

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::math;
 use super::number::Number;
 
 /// A way to compare an answer with the reference.
@@ -12,6 +13,11 @@ pub enum Compare {
     /// By exact value where both are numbers, else as text; currency and percent signs do not
     /// count.
     Number,
+    /// By the normal form of the MATH data set.
+    Math,
+    /// As whole numbers, else as texts, without `,`, `$`, `%` and `g`: the rule of the evaluator of
+    /// arXiv 2501.14315.
+    Gsm8k,
 }
 
 /// Differences between texts that do not count.
@@ -32,6 +38,28 @@ impl Compare {
                 (Some(answer), Some(reference)) => answer == reference,
                 _ => normal.apply(answer) == normal.apply(reference),
             },
+            Compare::Math => match (math::normal_form(answer), math::normal_form(reference)) {
+                (Some(answer), Some(reference)) => {
+                    normal.apply(&answer) == normal.apply(&reference)
+                }
+                _ => normal.apply(answer) == normal.apply(reference),
+            },
+            Compare::Gsm8k => {
+                let (answer, reference) = (without_units(answer), without_units(reference));
+                match (whole_number(&answer), whole_number(&reference)) {
+                    (Some(answer), Some(reference)) => answer == reference,
+                    _ => normal.apply(&answer) == normal.apply(&reference),
+                }
+            }
+        }
+    }
+
+    /// The form in which an answer is compared, where that is a text of its own.
+    pub fn form(self, answer: Cow<'_, str>) -> Cow<'_, str> {
+        match self {
+            Compare::Text | Compare::Number => answer,
+            Compare::Math => math::normal_form(&answer).map_or(answer, Cow::Owned),
+            Compare::Gsm8k => without_units(&answer).into(),
         }
     }
 }
@@ -41,6 +69,18 @@ impl Normalization {
         let text = if self.trim { text.trim() } else { text };
         if self.ignore_case { text.to_lowercase().into() } else { text.into() }
     }
+}
+
+fn without_units(answer: &str) -> String {
+    answer.replace([',', '$', '%', 'g'], "").trim().to_owned()
+}
+
+/// The sign and the digits of a whole number.
+fn whole_number(text: &str) -> Option<(bool, &str)> {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let all = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let digits = digits.trim_start_matches('0');
+    all.then_some((text.starts_with('-') && !digits.is_empty(), digits))
 }
 
 #[cfg(test)]
@@ -78,5 +118,20 @@ mod tests {
             Normalization { ignore_case: true, ..PLAIN }
         ));
         assert!(!Compare::Text.equal("Paris ", "Paris", Normalization { trim: false, ..PLAIN }));
+    }
+
+    #[test]
+    fn the_authors_of_the_paper_compare_whole_numbers() {
+        let equal = |a, b| Compare::Gsm8k.equal(a, b, PLAIN);
+        assert!(equal("$1,800", "1800") && equal("007", "7") && equal("-0", "0"));
+        assert!(equal("5 g", "5") && equal("50%", "50") && equal("1.50", "1.50"));
+        assert!(!equal("1.5", "1.50") && !equal("-3", "3") && !equal("5 dollars", "5"));
+    }
+
+    #[test]
+    fn malformed_answers_are_compared_as_they_are() {
+        let equal = |a, b| Compare::Math.equal(a, b, PLAIN);
+        assert!(equal(r"\tfrac12", r"\frac{1}{2}") && equal(r"\sqrt", r"\sqrt"));
+        assert!(!equal(r"\sqrt", r"\sqrt{}"));
     }
 }

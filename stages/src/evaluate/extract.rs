@@ -1,45 +1,82 @@
 //! Finds the answer in a text.
 
+use std::borrow::Cow;
+
 use regex::Regex;
 
+use super::boxed::last_boxed;
+use super::choice;
 use super::number::numbers;
+use crate::options::Options;
 
 /// A way to find the answer in a text.
 #[derive(Debug, Clone)]
 pub enum Extract {
     /// The whole text, unless it is white space alone.
-    Whole,
+    Whole {
+        /// Removes white space around it.
+        trim: bool,
+    },
     /// The last number.
     LastNumber,
     /// The number directly behind the last `####` that has one, as GSM8K marks its answers (Cobbe
     /// and others 2021); without such a mark the last number. A heading (`#### Step 2`) is not a
     /// mark.
     Marked,
+    /// The last line behind the last `####`, where any `#### ` is, as the evaluator of arXiv
+    /// 2501.14315 takes it.
+    LastLineMarked,
+    /// The content of the last `\boxed{…}`.
+    Boxed,
+    /// The label of an option.
+    Choice,
+    /// The first word behind `Answer:`, as the evaluator of arXiv 2501.14315 takes it.
+    Arc,
     /// The text behind the last occurrence of a mark, up to the end of its line.
     After(String),
-    /// The first group of the first match, or the whole match of a pattern without groups.
-    Regex(Regex),
+    /// The first group of the first match, or the whole match of a pattern without groups. It may
+    /// be empty.
+    Regex {
+        /// The pattern.
+        pattern: Regex,
+        /// Removes white space around what is found.
+        trim: bool,
+    },
 }
 
 impl Extract {
-    /// The answer, white space around it removed unless it is the whole; `None` when there is none.
-    pub fn find<'t>(&self, text: &'t str) -> Option<&'t str> {
-        match self {
-            Extract::Whole => Some(text).filter(|text| !text.trim().is_empty()),
+    /// Finds the answer; `None` when there is none.
+    pub(super) fn find<'t>(&self, text: &'t str, options: &Options<'t>) -> Option<Cow<'t, str>> {
+        let found = match self {
+            Extract::Whole { trim } => {
+                let trimmed = text.trim();
+                let whole = if *trim { trimmed } else { text };
+                Some(whole).filter(|_| !trimmed.is_empty())
+            }
             Extract::LastNumber => last_number(text),
             Extract::Marked => {
                 let mut lines =
                     text.rmatch_indices("####").map(|(at, mark)| &text[at + mark.len()..]);
                 lines.find_map(|rest| marked_number(first_line(rest))).or_else(|| last_number(text))
             }
+            Extract::LastLineMarked => last_line_marked(text),
+            Extract::Boxed => last_boxed(text),
+            Extract::Choice => return choice::find(text, options),
+            Extract::Arc => return choice::find_as_arc(text).map(Cow::Owned),
             Extract::After(mark) => rest_of_line(text, mark).filter(|rest| !rest.is_empty()),
-            Extract::Regex(pattern) => {
+            Extract::Regex { pattern, trim } => {
                 let found = pattern.captures(text)?;
                 let group = if pattern.captures_len() > 1 { found.get(1) } else { found.get(0) };
-                group.map(|group| group.as_str().trim()).filter(|group| !group.is_empty())
+                group.map(|group| if *trim { group.as_str().trim() } else { group.as_str() })
             }
-        }
+        };
+        found.map(Cow::Borrowed)
     }
+}
+
+fn last_line_marked(text: &str) -> Option<&str> {
+    let at = text.rfind("####").filter(|_| text.contains("#### "))?;
+    text[at + "####".len()..].trim().lines().next_back()
 }
 
 fn rest_of_line<'t>(text: &'t str, mark: &str) -> Option<&'t str> {
@@ -92,6 +129,10 @@ fn marked_number(line: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
+    fn find<'t>(extract: &Extract, text: &'t str) -> Option<Cow<'t, str>> {
+        extract.find(text, &Options::default())
+    }
+
     #[test]
     fn the_number_behind_the_mark_goes_before_the_last_number() {
         for (text, answer) in [
@@ -116,24 +157,43 @@ mod tests {
             ("####", None),
             ("no idea", None),
         ] {
-            assert_eq!(Extract::Marked.find(text), answer, "{text}");
+            assert_eq!(find(&Extract::Marked, text).as_deref(), answer, "{text}");
         }
     }
 
     #[test]
     fn after_takes_the_last_mark_to_the_end_of_its_line() {
         let after = Extract::After("A: ".into());
-        assert_eq!(after.find("A: 1\nA:  2 \nB: 3"), Some("2"));
-        assert_eq!(after.find("B: 3"), None);
-        assert_eq!(after.find("A: "), None);
+        assert_eq!(find(&after, "A: 1\nA:  2 \nB: 3").as_deref(), Some("2"));
+        assert_eq!(find(&after, "B: 3"), None);
+        assert_eq!(find(&after, "A: "), None);
     }
 
     #[test]
-    fn a_regex_gives_its_first_group() {
-        let regex = |pattern| Extract::Regex(Regex::new(pattern).unwrap());
-        assert_eq!(regex(r"is (\w+)").find("it is red, it is blue"), Some("red"));
-        assert_eq!(regex(r"\d+").find("a 12 b 13"), Some("12"));
-        assert_eq!(regex(r"x(y)?").find("x"), None);
-        assert_eq!(regex(r"x(.*)").find("x "), None);
+    fn a_regex_gives_its_first_group_as_it_is() {
+        let found = |pattern, trim, text| {
+            let regex = Extract::Regex { pattern: Regex::new(pattern).unwrap(), trim };
+            find(&regex, text).map(Cow::into_owned)
+        };
+        assert_eq!(found(r"is (\w+)", false, "it is red, it is blue").as_deref(), Some("red"));
+        assert_eq!(found(r"\d+", false, "a 12 b 13").as_deref(), Some("12"));
+        assert_eq!(found(r"x(y)?", false, "x"), None);
+        assert_eq!(found(r"x(.*)", false, "x").as_deref(), Some(""));
+        assert_eq!(found(r"x(.*)", false, "x y ").as_deref(), Some(" y "));
+        assert_eq!(found(r"x(.*)", true, "x y ").as_deref(), Some("y"));
+    }
+
+    #[test]
+    fn the_authors_of_the_paper_take_the_last_line_behind_the_last_mark() {
+        for (text, answer) in [
+            ("so #### 18", Some("18")),
+            ("#### 1\n#### 2,000 g\n", Some("2,000 g")),
+            ("#### 18\nThat is all.", Some("That is all.")),
+            ("#### 5 ####7", Some("7")),
+            ("####18", None),
+            ("18", None),
+        ] {
+            assert_eq!(find(&Extract::LastLineMarked, text).as_deref(), answer, "{text}");
+        }
     }
 }

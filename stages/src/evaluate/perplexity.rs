@@ -6,8 +6,8 @@ use refrain_cache::columns::{column, list_column};
 use refrain_engine::kind::{Context, NodeResult, StageError};
 
 use super::bootstrap::interval;
-use super::judge::with_interval;
 use super::prompts::PerPrompt;
+use super::verdict::with_interval;
 use crate::prompts::row_error;
 use crate::scores::check_logprob;
 use crate::tables::{self, metric, row_name};
