@@ -21,6 +21,7 @@ use crate::channel;
 use crate::interpreter::Interpreter;
 use crate::layers::{Layer, LayerState};
 use crate::limits::Limits;
+use crate::sandbox::Strictness;
 
 /// The folder in which the scratch folder is mounted. Landlock's rule names it, since a rule on a
 /// mount's own root ends with that mount.
@@ -33,8 +34,7 @@ const SCRATCH: &str = "/box/scratch";
 pub(crate) struct Setup {
     pub interpreter: Interpreter,
     pub limits: Limits,
-    /// Whether missing layers are tolerated.
-    pub weaker: bool,
+    pub strictness: Strictness,
 }
 
 /// The first message of the supervising process.
@@ -74,16 +74,16 @@ impl Missing {
 
     /// Why the sandbox must not be used. Without files of its own and without landlock, or without
     /// the list of system calls, it would not be one.
-    fn refusal(&self, weaker: bool) -> Option<String> {
+    fn refusal(&self, strictness: Strictness) -> Option<String> {
         let open = self.has(Layer::Files) && self.has(Layer::Landlock)
             || self.has(Layer::SystemCalls)
             || self.has(Layer::OneProcess)
             || self.has(Layer::NoNewPrivileges);
-        match (self.0.is_empty(), weaker) {
-            (true, _) => None,
-            (false, true) if !open => None,
-            (false, true) => Some("what is left would not confine a program".into()),
-            (false, false) => Some("layers are missing".into()),
+        match strictness {
+            Strictness::Probe => Some("nothing is to be run".into()),
+            Strictness::Strict if !self.0.is_empty() => Some("layers are missing".into()),
+            Strictness::Weaker if open => Some("what is left would not confine a program".into()),
+            Strictness::Strict | Strictness::Weaker => None,
         }
     }
 }
@@ -134,5 +134,5 @@ fn inner(
     };
     drop(theirs);
     let mut warden = warden::Warden::new(control, ours, zygote, scratch, setup.limits);
-    warden.run(missing, setup.weaker)
+    warden.run(missing, setup.strictness)
 }

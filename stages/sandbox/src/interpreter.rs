@@ -1,13 +1,17 @@
 //! The interpreter, and the files that it consists of.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
+/// The name of the interpreter's program.
+const NAME: &str = "python3";
+
 /// An interpreter, and the files that it consists of.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Interpreter {
     /// Its program, links followed.
     pub executable: PathBuf,
@@ -22,6 +26,9 @@ pub struct Interpreter {
 /// Why an interpreter cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InterpreterError {
+    /// There is none.
+    #[error("there is no `{NAME}` on PATH")]
+    Absent,
     /// It could not be started.
     #[error("`{}` could not be started: {source}", path.display())]
     Start {
@@ -41,6 +48,14 @@ pub enum InterpreterError {
 }
 
 impl Interpreter {
+    /// Finds the interpreter in the folders of a search path.
+    pub fn on_path(path: Option<&OsStr>) -> Result<Interpreter, InterpreterError> {
+        let folders = path.map(std::env::split_paths).into_iter().flatten();
+        let mut programs = folders.map(|folder| folder.join(NAME));
+        let program = programs.find(|program| program.is_file()).ok_or(InterpreterError::Absent)?;
+        Interpreter::inspect(&program)
+    }
+
     /// Asks an interpreter what it consists of. It runs outside the sandbox, and no model's code in it.
     pub fn inspect(path: &Path) -> Result<Interpreter, InterpreterError> {
         let unusable =

@@ -2,7 +2,7 @@
 //!
 //! [`Judge`] judges programs, each in a process of its own, forked from a warmed interpreter that
 //! [`Sandbox`] confines. The confining process is the caller's own program, started anew: it must
-//! call [`supervise`] when it is started as [`Launch::supervisor`] says. `docs/sandbox.md` describes
+//! call [`supervise`] when its argument is [`SUPERVISE`]. `docs/sandbox.md` describes
 //! the layers, and what an attacker could still do.
 
 mod channel;
@@ -18,4 +18,4 @@ pub use interpreter::{Interpreter, InterpreterError};
 pub use judge::{Judge, JudgeError, Verdict};
 pub use layers::{Layer, LayerState};
 pub use limits::Limits;
-pub use sandbox::{Launch, Sandbox, SandboxError, Strictness};
+pub use sandbox::{Launch, SUPERVISE, Sandbox, SandboxError, Strictness};

@@ -1,6 +1,5 @@
 //! A confined, warmed interpreter, seen from outside.
 
-use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -9,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use serde::{Deserialize, Serialize};
+
 use crate::channel;
 use crate::inside::{Entered, Setup};
 use crate::interpreter::Interpreter;
-use crate::layers::{Layer, LayerState};
+use crate::layers::LayerState;
 use crate::limits::Limits;
 
 /// Longest time until the interpreter is there: reading it from a cold disk takes seconds.
@@ -21,21 +22,24 @@ const START: Duration = Duration::from_secs(60);
 const GONE: Duration = Duration::from_secs(10);
 
 /// Whether missing layers are tolerated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Strictness {
     /// Every layer must be there.
     Strict,
     /// What is there must do, as long as it confines files, processes and system calls.
     Weaker,
+    /// Nothing is run.
+    Probe,
 }
+
+/// The argument with which a program is started that must call [`supervise`](crate::supervise).
+pub const SUPERVISE: &str = "supervise-sandbox";
 
 /// How sandboxes are started.
 #[derive(Debug, Clone)]
 pub struct Launch {
-    /// The program that calls [`supervise`](crate::supervise) when it is given `arguments`.
+    /// The program that calls [`supervise`](crate::supervise) when its argument is [`SUPERVISE`].
     pub supervisor: PathBuf,
-    /// Its arguments.
-    pub arguments: Vec<OsString>,
     /// The interpreter.
     pub interpreter: Interpreter,
     /// The limits of each program.
@@ -75,8 +79,8 @@ impl SandboxError {
             SandboxError::Refused(layers) => {
                 let first = layers.iter().find(|state| state.missing.is_some())?;
                 Some(format!(
-                    "{}; `refrain doctor` lists the layers, and `--sandbox=weaker` runs without \
-                     the missing ones",
+                    "{}; `refrain doctor` lists the layers, `--sandbox=weaker` runs without the \
+                     missing ones",
                     first.layer.remedy()
                 ))
             }
@@ -157,7 +161,7 @@ impl Sandbox {
     pub fn start(launch: &Launch) -> Result<Sandbox, SandboxError> {
         let (control, theirs) = channel::pair()?;
         let child = Command::new(&launch.supervisor)
-            .args(&launch.arguments)
+            .arg(SUPERVISE)
             .env_clear()
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
@@ -168,7 +172,7 @@ impl Sandbox {
         let setup = Setup {
             interpreter: launch.interpreter.clone(),
             limits,
-            weaker: launch.strictness == Strictness::Weaker,
+            strictness: launch.strictness,
         };
         let setup = serde_json::to_vec(&setup).map_err(io::Error::from)?;
         channel::send(sandbox.control()?, &setup, &[])?;
@@ -186,14 +190,20 @@ impl Sandbox {
         }
     }
 
+    /// Finds out which layers this machine has, and runs nothing in them.
+    pub fn probe(supervisor: PathBuf) -> Result<Vec<LayerState>, SandboxError> {
+        let (interpreter, limits) = (Interpreter::default(), Limits::default());
+        let launch = Launch { supervisor, interpreter, limits, strictness: Strictness::Probe };
+        match Sandbox::start(&launch) {
+            Err(SandboxError::Refused(layers)) => Ok(layers),
+            Err(error) => Err(error),
+            Ok(sandbox) => Ok(sandbox.layers.clone()),
+        }
+    }
+
     /// Returns the layers, those that are missing among them.
     pub fn layers(&self) -> &[LayerState] {
         &self.layers
-    }
-
-    /// Whether this layer is there.
-    pub fn has(&self, layer: Layer) -> bool {
-        self.layers.iter().any(|state| state.layer == layer && state.missing.is_none())
     }
 
     /// The last line that the interpreter printed before it ended.

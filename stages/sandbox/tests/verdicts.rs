@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use refrain_sandbox::{Judge, JudgeError, Limits, SandboxError, Strictness, Verdict};
+use refrain_sandbox::{
+    Judge, JudgeError, Layer, Limits, Sandbox, SandboxError, Strictness, Verdict,
+};
 use serde_json::Value;
 
 use crate::world::{describe, judge, launch, tight, verdict};
@@ -140,6 +142,14 @@ fn an_interpreter_that_cannot_be_used_is_named() {
     launch.interpreter.executable = "/nowhere/python".into();
     let error = Judge::start(&launch).unwrap_err();
     assert!(matches!(error, SandboxError::Interpreter(_) | SandboxError::Refused(_)), "{error}");
+}
+
+#[test]
+fn a_probe_tells_every_layer() {
+    let supervisor = env!("CARGO_BIN_EXE_refrain-sandbox-supervisor").into();
+    let layers = Sandbox::probe(supervisor).unwrap();
+    assert_eq!(layers.iter().map(|state| state.layer).collect::<Vec<_>>(), Layer::ALL);
+    println!("{}", describe(&layers));
 }
 
 /// The recorded samples of the shared folder, two programs at once.

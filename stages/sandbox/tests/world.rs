@@ -1,6 +1,5 @@
 //! Sandboxes for tests, as strict as this machine allows.
 
-use std::path::Path;
 use std::time::Duration;
 
 use refrain_sandbox::{
@@ -14,7 +13,8 @@ pub fn tight() -> Limits {
 
 /// How sandboxes are started here; `None`, with a printed reason, where there is no interpreter.
 pub fn launch(limits: Limits) -> Option<Launch> {
-    let interpreter = match Interpreter::inspect(Path::new("python3")) {
+    let path = std::env::var_os("PATH");
+    let interpreter = match Interpreter::on_path(path.as_deref()) {
         Ok(interpreter) => interpreter,
         Err(error) => {
             println!("skipped: {error}");
@@ -23,7 +23,7 @@ pub fn launch(limits: Limits) -> Option<Launch> {
     };
     let supervisor = env!("CARGO_BIN_EXE_refrain-sandbox-supervisor").into();
     let strictness = Strictness::Strict;
-    Some(Launch { supervisor, arguments: Vec::new(), interpreter, limits, strictness })
+    Some(Launch { supervisor, interpreter, limits, strictness })
 }
 
 /// A judge; where this machine lacks layers, the weaker one, and a printed reason.

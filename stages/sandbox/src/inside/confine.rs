@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd,
+    Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::{Resource, Rlimit, chdir, setrlimit};
@@ -114,8 +114,14 @@ fn limit(limits: &Limits, own_ids: bool) -> io::Result<()> {
 /// abstract sockets of others, as far as the kernel's landlock goes.
 fn restrict_files(interpreter: &Interpreter, own_files: bool) -> Result<(), String> {
     let words = |error: &dyn std::error::Error| error.to_string();
+    // Before its third version landlock did not guard the length of files, which matters only where
+    // others than the interpreter's can be seen.
+    let least = if own_files { ABI::V1 } else { ABI::V3 };
     let rules = || -> Result<_, landlock::RulesetError> {
         let ruleset = Ruleset::default()
+            .set_compatibility(CompatLevel::HardRequirement)
+            .handle_access(AccessFs::from_all(least))?
+            .set_compatibility(CompatLevel::BestEffort)
             .handle_access(AccessFs::from_all(ABI_WANTED))?
             .handle_access(AccessNet::from_all(ABI_WANTED))?
             .scope(Scope::from_all(ABI_WANTED))?;

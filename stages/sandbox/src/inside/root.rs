@@ -40,7 +40,10 @@ const INERT: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 /// The single files that the interpreter needs: its path, and where they are to appear.
 pub(super) fn files(interpreter: &Interpreter) -> Vec<(PathBuf, PathBuf)> {
     let executable = &interpreter.executable;
-    let mut files = vec![(executable.clone(), executable.clone())];
+    let mut files = Vec::new();
+    if executable.exists() {
+        files.push((executable.clone(), executable.clone()));
+    }
     for name in LINKERS {
         // The folder may be a link and the linker too: each is followed by itself.
         let folder = Path::new(name).parent().and_then(|folder| folder.canonicalize().ok());

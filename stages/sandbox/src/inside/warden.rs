@@ -16,6 +16,7 @@ use super::{Entered, Missing, root};
 use crate::channel;
 use crate::layers::LayerState;
 use crate::limits::Limits;
+use crate::sandbox::Strictness;
 
 const RECEIVE: Opcode = opcode::read_write::<libc::seccomp_notif>(b'!', 0);
 const ANSWER: Opcode = opcode::read_write::<libc::seccomp_notif_resp>(b'!', 1);
@@ -52,13 +53,13 @@ impl<'a> Warden<'a> {
     }
 
     /// Works until the caller or the interpreter goes.
-    pub fn run(&mut self, mut missing: Missing, weaker: bool) -> io::Result<()> {
+    pub fn run(&mut self, mut missing: Missing, strictness: Strictness) -> io::Result<()> {
         let Some((text, files)) = channel::receive(&self.interpreter)? else { return Ok(()) };
         for LayerState { layer, missing: why } in serde_json::from_slice::<Vec<LayerState>>(&text)?
         {
             missing.add(layer, why.unwrap_or_default());
         }
-        let refused = missing.refusal(weaker);
+        let refused = missing.refusal(strictness);
         let mut entered = Some(Entered { layers: missing.states(), refused });
         let Some(listener) = files.into_iter().next() else { return self.announce(&mut entered) };
         if entered.as_ref().is_some_and(|entered| entered.refused.is_some()) {
