@@ -16,6 +16,7 @@ mod attempts; // retries, time limits and memory of commands
 mod backends; // which code computes a model
 mod bad_input; // what a run is told of data, models and caches that are wrong
 mod cache; // stat, verify, gc, and the logs of runs
+mod code; // programs of a model, and what the sandbox needs
 mod commands; // drawings, completions, manual pages
 #[cfg(unix)]
 mod crash; // faults at every step of a run, and damage to every file of a cache

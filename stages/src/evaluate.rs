@@ -22,6 +22,7 @@ pub mod bootstrap;
 mod boxed;
 mod check;
 mod choice;
+mod code;
 pub mod compare;
 pub mod extract;
 mod math;
@@ -31,7 +32,9 @@ mod prompts;
 mod task;
 mod verdict;
 
+use code::CodeRule;
 use task::{CompareParam, ExtractParam, Task};
+use verdict::Judge;
 
 /// The metrics of `evaluate`.
 const METRICS: &[MetricDecl] = &[
@@ -96,8 +99,9 @@ parameters! {
         #[alias("dataset")]
         data: &Table,
         /// The preset: whole texts; the final number; the last line behind `####`; the last
-        /// `\boxed` of MATH; the label of an option, or the first word behind `Answer:`; a pattern;
-        /// the verdicts that the column `correct` brings; the perplexity
+        /// `\boxed` of MATH; the label of an option, or the first word behind `Answer:`; a program
+        /// that is run with tests; a pattern; the verdicts that the column `correct` brings; the
+        /// perplexity
         #[alias("metric")]
         task: Task,
         /// The pattern of `task: regex`; its first group is the answer
@@ -110,6 +114,18 @@ parameters! {
         /// The column with the options of `task: choice`: a list of texts, or texts with a `text`
         /// and a `label`; `choices` where the table has it
         choices: Option<String>,
+        /// The column with the tests of `task: code`: Python, or a list of Python texts; `tests`
+        /// without it
+        tests: Option<String>,
+        /// The column with the name of the function that `task: code` gives to the `check` of the
+        /// tests, as HumanEval has it
+        entry_point: Option<String>,
+        /// The column with the text that each program of `task: code` begins with, such as
+        /// HumanEval's `prompt`
+        prefix: Option<String>,
+        /// Seconds that each program of `task: code` may run; 10 without it
+        #[range(1..=3600)]
+        time_limit: Option<u64>,
         /// White space around texts does not count when they are compared
         trim: bool = true,
         /// Upper and lower case do not count
@@ -141,11 +157,28 @@ fn canonicalize(params: &mut Map<String, Value>, _: FindModel<'_>) {
     task::canonicalize(params);
 }
 
+/// As [`EVALUATE`] where the command line tolerates a sandbox that lacks layers.
+///
+/// It is a parameter that no workflow can give: what was computed so has keys of its own, under
+/// which nothing is found without the tolerance.
+pub const EVALUATE_WEAKER: Kind = Kind { canonicalize: Some(canonicalize_weaker), ..EVALUATE };
+
+fn canonicalize_weaker(params: &mut Map<String, Value>, _: FindModel<'_>) {
+    task::canonicalize(params);
+    if Task::of(params) == Some(Task::Code) {
+        params.insert(code::SANDBOX.into(), code::WEAKER.into());
+    }
+}
+
 fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
     let params: EvaluateParams = ctx.parameters()?;
     match params.task {
         Task::Perplexity => perplexity::run(ctx, params.bootstrap),
         Task::Given => verdict::sum_up(ctx, &params.pass_at, params.bootstrap),
+        Task::Code => {
+            let judge = Judge::Code(CodeRule::new(ctx, &params)?);
+            verdict::run(ctx, &judge, &params.pass_at, params.bootstrap)
+        }
         _ => {
             let chooses = task::chooses(ctx.params);
             let has_options =

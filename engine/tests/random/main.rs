@@ -59,6 +59,7 @@ fn run_in(dag: &Dag, graph: &Graph, cache: &Path, jobs: usize, forced: &HashSet<
         only: None,
         force: forced.clone(),
         environment: &|_| None,
+        own_program: None,
     };
     let report = run(graph, &store, &options, &Cancel::default()).unwrap();
     let expected = dag.evaluate();

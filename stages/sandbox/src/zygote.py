@@ -227,8 +227,11 @@ def main():
         edges = sorted([2, *files])
         for low, high in zip(edges, edges[1:] + [LAST_FILE]):
             os.closerange(low + 1, high)
-        for limit, value in zip(LIMITS, words[1:]):
-            resource.setrlimit(limit, (int(value), int(value)))
+        for limit, value in zip(LIMITS, map(int, words[1:])):
+            inherited = resource.getrlimit(limit)[1]
+            if inherited != resource.RLIM_INFINITY:
+                value = min(value, inherited)
+            resource.setrlimit(limit, (value, value))
         random.seed(0)
         ROLES[words[0]](*files)
 

@@ -155,8 +155,8 @@ fn a_probe_tells_every_layer() {
 /// The recorded samples of the shared folder, two programs at once.
 #[test]
 fn recorded_samples_get_their_recorded_verdicts() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../../../shared/data/eval-mbpp/samples.jsonl");
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/eval-mbpp/samples.jsonl");
     let Ok(text) = fs::read_to_string(&path) else {
         println!("skipped: `{}` is absent", path.display());
         return;

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use refrain_engine::kind::{Check, Columns, Problem};
 
+use super::code;
 use super::task::{self, Task, compile};
 use super::verdict;
 use crate::options;
@@ -12,13 +13,19 @@ use crate::tables::{self, list_of};
 
 /// Parameters that say how answers are found and compared.
 const OF_ANSWERS: [&str; 3] = ["extract", "compare", "choices"];
+/// Parameters of `task: code` alone.
+const OF_CODE: [&str; 4] = ["tests", "entry_point", "prefix", "time_limit"];
 
 pub(super) fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     check_pattern(check.params, problems);
     check_extract(check.params, problems);
     check_pass_at(check.params, problems);
+    let task = Task::of(check.params);
+    if task.is_some_and(|task| task != Task::Code) {
+        refuse(check.params, &OF_CODE, "it runs no programs", problems);
+    }
     let schema = (check.columns)("data");
-    match Task::of(check.params) {
+    match task {
         Some(Task::Perplexity) => {
             refuse(check.params, &OF_ANSWERS, "it judges no answers", problems);
             refuse(check.params, &["pass_at"], "it judges no answers", problems);
@@ -31,6 +38,16 @@ pub(super) fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
             refuse(check.params, &OF_ANSWERS, "it takes the verdicts of `correct`", problems);
             check.need(problems, "data", "correct", &[DataType::Boolean]);
             return schema;
+        }
+        Some(Task::Code) => {
+            refuse(check.params, &["compare", "choices"], "it runs tests", problems);
+            check.need(problems, "data", "response", &[DataType::Utf8]);
+            let named = |name: &str| check.params.get(name).and_then(Value::as_str);
+            check.need(problems, "data", named("tests").unwrap_or(code::TESTS), &code::types());
+            for column in ["entry_point", "prefix"].into_iter().filter_map(named) {
+                check.need(problems, "data", column, &[DataType::Utf8]);
+            }
+            return schema.map(|schema| tables::with_fields(&schema, &verdict::columns(true)));
         }
         _ => {}
     }

@@ -12,6 +12,7 @@ use refrain_engine::kind::{Cancel, Context, NodeResult, StageError};
 
 use super::answer::AnswerRule;
 use super::bootstrap::{interval, pass_at};
+use super::code::CodeRule;
 use super::prompts::PerPrompt;
 use crate::tables::{self, metric, row_name, share};
 
@@ -31,6 +32,8 @@ pub(super) struct Verdict<'r> {
 pub(super) enum Judge {
     /// Finds the answer in the response and compares it with that of the reference.
     Answer(AnswerRule),
+    /// Runs the program in the response with the tests of its row.
+    Code(CodeRule),
 }
 
 impl Judge {
@@ -42,6 +45,15 @@ impl Judge {
     ) -> Result<Vec<Verdict<'r>>, StageError> {
         match self {
             Judge::Answer(rule) => rule.batch(batch, first_row),
+            Judge::Code(rule) => rule.batch(batch, first_row),
+        }
+    }
+
+    /// What can change a verdict beside the table and the parameters.
+    fn profile(&self) -> String {
+        match self {
+            Judge::Answer(_) => String::new(),
+            Judge::Code(rule) => rule.profile(),
         }
     }
 
@@ -49,6 +61,7 @@ impl Judge {
     fn compares(&self) -> bool {
         match self {
             Judge::Answer(rule) => rule.compare.is_some(),
+            Judge::Code(_) => true,
         }
     }
 }
@@ -88,7 +101,7 @@ pub(super) fn run(
     }
     metrics.push(metric("no_answer", share(no_answer, rows), rows));
     metrics.extend(estimates(&prompts, ks, resamples, ctx.cancel)?);
-    Ok(NodeResult { metrics, ..NodeResult::main(table) })
+    Ok(NodeResult { metrics, profile: judge.profile(), ..NodeResult::main(table) })
 }
 
 /// Sums up the verdicts that a table brings as `correct`; the table is passed on as it is.

@@ -12,7 +12,7 @@ use landlock::{
     Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::process::{Resource, Rlimit, chdir, setrlimit};
+use rustix::process::{Resource, Rlimit, chdir, getrlimit, setrlimit};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
@@ -105,6 +105,8 @@ fn limit(limits: &Limits, own_ids: bool) -> io::Result<()> {
         set.push((Resource::Nproc, limits.threads + 3));
     }
     for (resource, value) in set {
+        // A lower limit that is inherited stays.
+        let value = getrlimit(resource).maximum.map_or(value, |most| most.min(value));
         setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })?;
     }
     Ok(())
