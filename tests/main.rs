@@ -33,6 +33,7 @@ mod interrupt; // Ctrl-C
 mod json; // the JSON output against its documentation
 mod language; // values, sweeps and names
 mod layers; // which crate may import which
+mod likeliest; // options of a question by their log-probabilities
 mod lock; // the lock's format, and its writers
 mod look_ahead; // what plan and explain say before a run
 mod models; // model cards
@@ -40,6 +41,7 @@ mod own_tables; // conversations, samples and numbers of one's own
 #[cfg(unix)]
 mod processes; // several on one cache
 mod progress; // what a run prints on the way
+mod queries; // queries that a model wrote, judged by their results
 mod real_input; // the shared folder's data and model, where it is there
 mod rerun; // what an edit makes run again
 mod results; // which figure stands in which row

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::space::{Space, shared};
 
 /// The table of a node.
-fn table(space: &Space, node: &str) -> RecordBatch {
+pub fn table(space: &Space, node: &str) -> RecordBatch {
     let path = space.run(&["show", "w.yaml", node, "--path"]).stdout;
     let file = std::fs::File::open(space.path(path.trim())).unwrap();
     let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
@@ -18,12 +18,12 @@ fn table(space: &Space, node: &str) -> RecordBatch {
     concat_batches(&batches[0].schema(), &batches).unwrap()
 }
 
-fn texts(table: &RecordBatch, name: &str) -> Vec<Option<String>> {
+pub fn texts(table: &RecordBatch, name: &str) -> Vec<Option<String>> {
     let column = table.column_by_name(name).unwrap().as_string::<i32>();
     column.iter().map(|text| text.map(str::to_owned)).collect()
 }
 
-fn truths(table: &RecordBatch, name: &str) -> Vec<bool> {
+pub fn truths(table: &RecordBatch, name: &str) -> Vec<bool> {
     let column = table.column_by_name(name).unwrap().as_boolean();
     assert_eq!(column.null_count(), 0);
     column.values().iter().collect()

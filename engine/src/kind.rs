@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 
 pub use context::{Cancel, Context, Input, Progress, Resources, StageError};
 pub use declare::{
-    Anything, Bounds, CommandText, Model, Number, Numbers, Parameter, Parameters, Referent,
+    Anything, Bounds, CommandText, File, Model, Number, Numbers, Parameter, Parameters, Referent,
     SecretText, Table, choices, one_of, parameters, trimmed,
 };
 pub use describe::describe;

@@ -8,8 +8,8 @@
 use serde_json::{Map, Value};
 
 use refrain_engine::kind::{
-    Context, Expansion, Kind, MetricContext, MetricDecl, Model, NodeResult, Parameters, StageError,
-    Table, parameters,
+    Context, Expansion, File, Kind, MetricContext, MetricDecl, Model, NodeResult, Parameters,
+    StageError, Table, parameters,
 };
 
 use crate::canonical::FindModel;
@@ -25,16 +25,18 @@ mod choice;
 mod code;
 pub mod compare;
 pub mod extract;
+mod logprob;
 mod math;
 pub mod number;
 mod perplexity;
 mod prompts;
+mod sql;
 mod task;
 mod verdict;
 
-use code::CodeRule;
-use task::{CompareParam, ExtractParam, Task};
-use verdict::Judge;
+use logprob::By;
+use sql::{Databases, SqlLimits};
+use task::{As, CompareParam, ExtractParam, Task};
 
 /// The metrics of `evaluate`.
 const METRICS: &[MetricDecl] = &[
@@ -45,7 +47,8 @@ const METRICS: &[MetricDecl] = &[
         given("correct", task::compares(context.params) || is(context, Task::Given))
     }),
     MetricDecl::given("no_answer", "Share of responses in which no answer was found", |context| {
-        given("no_answer", !is(context, Task::Given) && !is(context, Task::Perplexity))
+        let no_answers = [Task::ChoiceLogprob, Task::Given, Task::Perplexity];
+        given("no_answer", !no_answers.iter().any(|task| is(context, *task)))
     }),
     MetricDecl::given(
         "pass_at_K",
@@ -99,9 +102,9 @@ parameters! {
         #[alias("dataset")]
         data: &Table,
         /// The preset: whole texts; the final number; the last line behind `####`; the last
-        /// `\boxed` of MATH; the label of an option, or the first word behind `Answer:`; a program
-        /// that is run with tests; a pattern; the verdicts that the column `correct` brings; the
-        /// perplexity
+        /// `\boxed` of MATH; the label of an option, or the first word behind `Answer:`, or the
+        /// option that a model finds likeliest; a program that is run with tests; the result of a
+        /// query; a pattern; the verdicts that the column `correct` brings; the perplexity
         #[alias("metric")]
         task: Task,
         /// The pattern of `task: regex`; its first group is the answer
@@ -126,6 +129,17 @@ parameters! {
         /// Seconds that each program of `task: code` may run; 10 without it
         #[range(1..=3600)]
         time_limit: Option<u64>,
+        /// Takes as the likeliest option of `task: choice_logprob` the one with the highest
+        /// log-probability (`sum`), per `token` or `byte` of it, or minus that behind `prior`
+        by: Option<By>,
+        /// The SQLite database of `task: sql`
+        database: Option<&File>,
+        /// The databases of `task: sql`, where a column names each row's
+        databases: Option<Databases>,
+        /// Compares the rows of two results as a `multiset`, or as a `set`, as BIRD does
+        r#as: Option<As>,
+        /// Where a query of `task: sql` is stopped
+        limits: Option<SqlLimits>,
         /// White space around texts does not count when they are compared
         trim: bool = true,
         /// Upper and lower case do not count
@@ -147,9 +161,15 @@ fn expand(params: &Map<String, Value>) -> Option<Expansion> {
         matches!(name, "model" | "data")
             || !EvaluateParams::PARAMS.iter().any(|param| param.name == name)
     }
+    fn moved_with_options(name: &str) -> bool {
+        name == "choices" || moved(name)
+    }
     params.get("model")?;
-    let scores = params.get("task").and_then(Value::as_str) == Some("perplexity");
-    let kind = if scores { "score" } else { "generate" };
+    let (kind, moved): (_, fn(&str) -> bool) = match Task::of(params) {
+        Some(Task::Perplexity) => ("score", moved),
+        Some(Task::ChoiceLogprob) => ("score", moved_with_options),
+        _ => ("generate", moved),
+    };
     Some(Expansion { suffix: "answers", kind, link: "data", moved })
 }
 
@@ -174,16 +194,17 @@ fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
     let params: EvaluateParams = ctx.parameters()?;
     match params.task {
         Task::Perplexity => perplexity::run(ctx, params.bootstrap),
-        Task::Given => verdict::sum_up(ctx, &params.pass_at, params.bootstrap),
-        Task::Code => {
-            let judge = Judge::Code(CodeRule::new(ctx, &params)?);
-            verdict::run(ctx, &judge, &params.pass_at, params.bootstrap)
+        Task::ChoiceLogprob => {
+            let compares = task::compares(ctx.params);
+            let by = params.by.unwrap_or(By::Sum);
+            verdict::choose(ctx, by, compares, &params.pass_at, params.bootstrap)
         }
+        Task::Given => verdict::sum_up(ctx, &params.pass_at, params.bootstrap),
         _ => {
             let chooses = task::chooses(ctx.params);
             let has_options =
                 chooses && !tables::present(ctx, "data", &[options::COLUMN])?.is_empty();
-            let judge = task::judge(&params, has_options)?;
+            let judge = task::judge(ctx, &params, has_options)?;
             verdict::run(ctx, &judge, &params.pass_at, params.bootstrap)
         }
     }

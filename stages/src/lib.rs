@@ -24,6 +24,7 @@
 pub mod backend;
 mod canonical;
 mod components;
+mod continuation;
 pub mod diversify;
 pub mod draw;
 pub mod evaluate;

@@ -19,9 +19,8 @@ use refrain_lm::tokenizer::Tokenizer;
 
 use crate::tables::{list_of, row_name};
 
-use template::Template;
-
 pub(crate) use shots::Shots;
+pub(crate) use template::Template;
 
 /// The help of the parameter `prompt`.
 pub(crate) const ABOUT_PROMPT: &str = "A minijinja template over the row's columns that makes the prompt; without it the column \

@@ -1,5 +1,6 @@
 //! The kind `score`: the log-probability of every token of a response under a model.
 
+mod choices;
 mod window;
 
 use std::sync::Arc;
@@ -24,13 +25,16 @@ use crate::components;
 use crate::lists::{float_lists, int_lists};
 use crate::memo::{self, Memo};
 use crate::models::{self, failed};
+use crate::options;
 use crate::prompts::{
-    self, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Chat, PromptRenderer, cell, row_error, with_row,
+    self, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Chat, PromptRenderer, Template, cell, row_error,
+    with_row,
 };
 use crate::remarks::{self, Remarks};
 use crate::tables::{self, list_of, metric, with_fields};
 use crate::tokens::{MOST_TOKENS, Tokens, check_tokens};
 
+use choices::ChoiceRows;
 use window::{Piece, Window, pieces};
 
 /// Rows that are rendered and scored together before they are written.
@@ -106,6 +110,15 @@ parameters! {
         /// A longer row is seen through overlapping windows; a token's probability is that in the
         /// first one that reaches it
         window: Option<Window>,
+        /// The column with the options of a question, each of which becomes a row with that option
+        /// as its response: a list of texts, or texts with a `text` and a `label`
+        choices: Option<String>,
+        /// A minijinja template that makes the response of an option, over `choice`, `label` and
+        /// the row's columns; its text where not given
+        continuation: Option<String>,
+        /// A minijinja template of a prompt without the question, such as `Answer:`: the
+        /// log-probability of each response behind it becomes the column `prior_logprob`
+        prior: Option<String>,
     }
 }
 
@@ -120,10 +133,10 @@ choices! {
 }
 
 fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
-    check.need(problems, "data", "response", &[DataType::Utf8]);
+    check_choices(check, problems);
     check_window(check.params, problems);
     if of_text(check.params) {
-        for name in ["prompt", "system"] {
+        for name in ["prompt", "system", "prior"] {
             if check.params.contains_key(name) {
                 let message = format!(
                     "`{name}` does nothing beside `of: text`, which scores the response alone"
@@ -144,7 +157,28 @@ fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     } else {
         prompts::check(check, "data", problems);
     }
-    (check.columns)("data").map(|schema| output_schema(&schema))
+    let given = |name: &str| check.params.contains_key(name);
+    (check.columns)("data").map(|schema| output_schema(&schema, given("choices"), given("prior")))
+}
+
+/// The column of the options, and the templates that are read beside it.
+fn check_choices(check: &Check<'_>, problems: &mut Vec<Problem>) {
+    let text = |name: &str| check.params.get(name).and_then(Value::as_str);
+    match text("choices") {
+        Some(column) => check.need(problems, "data", column, &options::types()),
+        None => check.need(problems, "data", "response", &[DataType::Utf8]),
+    }
+    if text("continuation").is_some() && text("choices").is_none() {
+        problems.push(
+            Problem::at("continuation", "`continuation` needs `choices`")
+                .hint("name the column of the options, for example `choices: choices`"),
+        );
+    }
+    for name in ["continuation", "prior"] {
+        if let Some(Err(why)) = text(name).map(Template::new) {
+            problems.push(Problem::at(name, format!("the template cannot be read: {why}")));
+        }
+    }
 }
 
 fn canonicalize(params: &mut Map<String, Value>, model: FindModel<'_>) {
@@ -189,14 +223,16 @@ fn added() -> [(&'static str, DataType); 6] {
 
 /// The columns of the scored table: those of the input but for the ones that describe other tokens,
 /// and ours.
-fn output_schema(input: &Schema) -> SchemaRef {
+fn output_schema(input: &Schema, choices: bool, prior: bool) -> SchemaRef {
+    let input = if choices { choices::schema(input) } else { Arc::new(input.clone()) };
     let kept: Vec<_> = input
         .fields()
         .iter()
         .filter(|field| !STALE.contains(&field.name().as_str()))
         .cloned()
         .collect();
-    with_fields(&Schema::new(kept), &added())
+    let prior = prior.then_some(("prior_logprob", DataType::Float64));
+    with_fields(&Schema::new(kept), &added().into_iter().chain(prior).collect::<Vec<_>>())
 }
 
 fn run(context: &Context<'_>) -> Result<NodeResult, StageError> {
@@ -216,6 +252,9 @@ struct Scorer<'a> {
     window: Option<Window>,
     network: &'a LoadedModel,
     prompts: PromptRenderer,
+    choices: Option<ChoiceRows>,
+    /// Prompts without the question.
+    prior: Option<PromptRenderer>,
     renderer: Renderer<'a>,
     memo: Memo,
 }
@@ -253,6 +292,12 @@ impl<'a> Scorer<'a> {
             window: params.window,
             network,
             prompts: PromptRenderer::new(params.prompt.as_deref(), params.system.clone(), chat)?,
+            choices: (params.choices.as_deref())
+                .map(|column| ChoiceRows::new(column, params.continuation.as_deref()))
+                .transpose()?,
+            prior: (params.prior.as_deref())
+                .map(|prior| PromptRenderer::new(Some(prior), params.system.clone(), chat))
+                .transpose()?,
             renderer: Renderer::new(network.tokenizer(), chat).map_err(failed)?,
             memo: Memo::open(context, network, &ROW, json!({}))?,
         })
@@ -260,23 +305,39 @@ impl<'a> Scorer<'a> {
 
     fn table(&self) -> Result<NodeResult, StageError> {
         let input = TableReader::open(self.context.table("data")?)?;
-        let mut writer = self.context.cache.new_table(output_schema(input.schema()))?;
+        let schema = output_schema(input.schema(), self.choices.is_some(), self.prior.is_some());
+        let mut writer = self.context.cache.new_table(schema)?;
         let mut totals = Totals::default();
         let mut remarks = Remarks::default();
-        let mut known = 0;
+        let (mut known, mut first) = (0, 0);
+        let total = match &self.choices {
+            Some(choices) => choices.count(self.context, &input)?,
+            None => input.rows(),
+        };
         for batch in input.batches(None, WINDOW_ROWS)? {
-            let batch = batch?;
-            let rows = self.tokens(&batch, totals.rows)?;
+            let mut batch = batch?;
+            let input_rows = batch.num_rows() as u64;
+            if let Some(choices) = &self.choices {
+                batch = choices.explode(&batch, first)?;
+            }
+            let rows = self.tokens(&self.prompts, &batch, totals.rows)?;
             rows.iter().for_each(|row| remarks.add(row.remarks));
-            let (rows, from_memo) = self.score(rows, totals.rows, input.rows())?;
+            let before = totals.rows;
+            let (rows, from_memo) = self.score(rows, before, total)?;
             known += from_memo;
-            writer.write(&scored_batch(&batch, &rows, &mut totals)?)?;
-            self.context.progress.set(totals.rows, Some(input.rows()), "rows");
+            let mut scored = scored_batch(&batch, &rows, &mut totals)?;
+            if let Some(prior) = &self.prior {
+                let (rows, _) = self.score(self.tokens(prior, &batch, before)?, before, total)?;
+                let logprobs = choices::logprobs(&batch, &rows, before)?;
+                scored = with_column(&scored, "prior_logprob", logprobs)?;
+            }
+            writer.write(&scored)?;
+            first += input_rows;
+            self.context.progress.set(totals.rows, Some(total), "rows");
         }
 
         remarks.note(self.context.progress, "data");
         if known > 0 {
-            let total = input.rows();
             self.context
                 .progress
                 .note(format!("{known} of {total} rows were scored by earlier runs"));
@@ -288,12 +349,17 @@ impl<'a> Scorer<'a> {
         Ok(outputs)
     }
 
-    /// Renders the rows.
-    fn tokens(&self, batch: &RecordBatch, first: u64) -> Result<Vec<Tokens>, StageError> {
+    /// Renders the rows with their prompts, or with others.
+    fn tokens(
+        &self,
+        prompts: &PromptRenderer,
+        batch: &RecordBatch,
+        first: u64,
+    ) -> Result<Vec<Tokens>, StageError> {
         self.context.cancel.check()?;
         let responses = column::<StringArray>(batch, "response")?;
         let prompts = match self.of {
-            ScoreTarget::Response => self.prompts.of_batch(batch, first)?,
+            ScoreTarget::Response => prompts.of_batch(batch, first)?,
             ScoreTarget::Text => Vec::new(),
         };
         let row = |row: usize| {

@@ -186,6 +186,8 @@ referent! {
     Table: Some(ArtifactKind::Table),
     /// A reference to a model.
     Model: Some(ArtifactKind::Model),
+    /// A reference to a file.
+    File: Some(ArtifactKind::File),
     /// A reference to an artifact of any kind.
     Anything: None,
 }

@@ -19,9 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::channel;
 use crate::interpreter::Interpreter;
-use crate::layers::{Layer, LayerState};
+use crate::layers::{Layer, LayerState, Strictness};
 use crate::limits::Limits;
-use crate::sandbox::Strictness;
 
 /// The folder in which the scratch folder is mounted. Landlock's rule names it, since a rule on a
 /// mount's own root ends with that mount.

@@ -21,6 +21,8 @@ use crate::sandbox::{Ending, Launch, Role, Sandbox, SandboxError, wait};
 
 /// Longest time before a waiting thread notices that it is to stop.
 const NOTICED: Duration = Duration::from_millis(50);
+/// The kernel's clock for processes may be behind by so much.
+const TICK: Duration = Duration::from_millis(100);
 /// The most that a judging process has to tell.
 const TOLD: usize = 1 << 10;
 /// The most that compiled tests take.
@@ -152,14 +154,13 @@ impl Judge {
             self.tests = Some(prepare(&mut self.referee, tests, stop)?);
         }
         let Some(tests) = &self.tests else { return Ok(Verdict::Crashed) };
-        let limit = self.launch.limits.time;
-        let watch = |limit| Watch { deadline: Instant::now() + limit, stop };
-        let verdict = run(&mut self.player, program, tests, limit, &watch(limit))?;
+        let limits = self.launch.limits;
+        let watch = || Watch { deadline: Instant::now() + limits.wall(), stop };
+        let verdict = run(&mut self.player, program, tests, limits.time, &watch())?;
         if verdict != Verdict::Passed {
             return Ok(verdict);
         }
-        let confirmed =
-            confirm(&mut self.player, &mut self.referee, program, tests, &watch(limit))?;
+        let confirmed = confirm(&mut self.player, &mut self.referee, program, tests, &watch())?;
         Ok(if confirmed { Verdict::Passed } else { Verdict::Suspicious })
     }
 }
@@ -327,7 +328,8 @@ fn run(
         return Ok(Verdict::Ended);
     }
 
-    Ok(verdict(&told, &token, ending, killed || ending.spent >= limit))
+    let spent_all = ending.signal().is_some() && ending.spent + TICK >= limit;
+    Ok(verdict(&told, &token, ending, killed || spent_all))
 }
 
 fn verdict(told: &[u8], token: &[u8], ending: Ending, late: bool) -> Verdict {

@@ -1,4 +1,4 @@
-//! The layers of the sandbox: what each is for, and whether this machine has it.
+//! The layers of the sandbox: what each is for, whether this machine has it, and whether one may be missing.
 
 use serde::{Deserialize, Serialize};
 
@@ -101,4 +101,15 @@ pub struct LayerState {
     pub layer: Layer,
     /// Why it is missing, as a lowercase fragment; `None` where it is there.
     pub missing: Option<String>,
+}
+
+/// Whether missing layers are tolerated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Strictness {
+    /// Every layer must be there.
+    Strict,
+    /// What is there must do, as long as it confines files, processes and system calls.
+    Weaker,
+    /// Nothing is run.
+    Probe,
 }

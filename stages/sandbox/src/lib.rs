@@ -16,6 +16,6 @@ mod sandbox;
 pub use inside::supervise;
 pub use interpreter::{Interpreter, InterpreterError};
 pub use judge::{Judge, JudgeError, Verdict};
-pub use layers::{Layer, LayerState};
+pub use layers::{Layer, LayerState, Strictness};
 pub use limits::Limits;
-pub use sandbox::{Launch, SUPERVISE, Sandbox, SandboxError, Strictness};
+pub use sandbox::{Launch, SUPERVISE, Sandbox, SandboxError};

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 /// The limits of one program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Time from the start of the program to the end of its tests.
+    /// Time on the processors, for all threads of the program together, in whole seconds. It does
+    /// not depend on what else the machine does, so neither do verdicts.
     pub time: Duration,
     /// Bytes of address space of its one process.
     pub memory: u64,
@@ -32,8 +33,8 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Seconds of CPU time: those of the wall, for all threads together, rounded up.
-    pub fn cpu_seconds(&self) -> u64 {
-        self.time.as_secs() + u64::from(self.time.subsec_nanos() > 0)
+    /// Time by the clock, for programs that wait.
+    pub fn wall(&self) -> Duration {
+        self.time * 3
     }
 }

@@ -8,29 +8,16 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use serde::{Deserialize, Serialize};
-
 use crate::channel;
 use crate::inside::{Entered, Setup};
 use crate::interpreter::Interpreter;
-use crate::layers::LayerState;
+use crate::layers::{LayerState, Strictness};
 use crate::limits::Limits;
 
 /// Longest time until the interpreter is there: reading it from a cold disk takes seconds.
 const START: Duration = Duration::from_secs(60);
 /// Longest time until a killed program is gone.
 const GONE: Duration = Duration::from_secs(10);
-
-/// Whether missing layers are tolerated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Strictness {
-    /// Every layer must be there.
-    Strict,
-    /// What is there must do, as long as it confines files, processes and system calls.
-    Weaker,
-    /// Nothing is run.
-    Probe,
-}
 
 /// The argument with which a program is started that must call [`supervise`](crate::supervise).
 pub const SUPERVISE: &str = "supervise-sandbox";
@@ -224,7 +211,7 @@ impl Sandbox {
     /// Starts a process with these files.
     pub(crate) fn begin(&self, role: Role, files: &[BorrowedFd<'_>]) -> Result<(), SandboxError> {
         let Limits { memory, scratch, files: open, .. } = self.limits;
-        let cpu = self.limits.cpu_seconds();
+        let cpu = self.limits.time.as_secs().max(1);
         let text = format!("{} {cpu} {memory} {scratch} {open}", role.name());
         channel::send(self.control()?, text.as_bytes(), files).map_err(|_| SandboxError::Gone)
     }

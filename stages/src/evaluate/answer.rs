@@ -9,7 +9,7 @@ use refrain_engine::kind::StageError;
 
 use super::compare::{Compare, Normalization};
 use super::extract::Extract;
-use super::verdict::Verdict;
+use super::verdict::{Verdict, reason};
 use crate::options::{Choices, Options};
 use crate::prompts::cell;
 use crate::tables::row_name;
@@ -73,15 +73,11 @@ impl AnswerRule {
             return Verdict { prediction: None, correct, reason: "no answer found" };
         };
         let (Some(compare), Some(reference)) = (self.compare, reference) else {
-            return Verdict { prediction: Some(answer), correct: None, reason: "found" };
+            return Verdict { prediction: Some(answer), correct: None, reason: reason(None) };
         };
         let wanted = self.find(reference, options).unwrap_or(Cow::Borrowed(reference));
-        let equal = compare.equal(&answer, &wanted, self.normal);
-        Verdict {
-            prediction: Some(compare.form(answer)),
-            correct: Some(equal),
-            reason: if equal { "equal" } else { "different" },
-        }
+        let correct = Some(compare.equal(&answer, &wanted, self.normal));
+        Verdict { prediction: Some(compare.form(answer)), correct, reason: reason(correct) }
     }
 
     fn find<'t>(&self, text: &'t str, options: &Options<'t>) -> Option<Cow<'t, str>> {

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use refrain_engine::kind::{Check, Columns, Problem};
 
 use super::code;
+use super::logprob::{self, By};
 use super::task::{self, Task, compile};
 use super::verdict;
 use crate::options;
@@ -20,10 +21,8 @@ pub(super) fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     check_pattern(check.params, problems);
     check_extract(check.params, problems);
     check_pass_at(check.params, problems);
+    check_of_one_task(check, problems);
     let task = Task::of(check.params);
-    if task.is_some_and(|task| task != Task::Code) {
-        refuse(check.params, &OF_CODE, "it runs no programs", problems);
-    }
     let schema = (check.columns)("data");
     match task {
         Some(Task::Perplexity) => {
@@ -49,6 +48,7 @@ pub(super) fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
             }
             return schema.map(|schema| tables::with_fields(&schema, &verdict::columns(true)));
         }
+        Some(Task::ChoiceLogprob) => return check_scored_options(check, problems),
         _ => {}
     }
 
@@ -67,6 +67,68 @@ pub(super) fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
         problems.extend(gives(check.params, "pass_at").then(|| Problem::at("pass_at", message)));
     }
     check_options(check, problems);
+    schema.map(|schema| tables::with_fields(&schema, &verdict::columns(compares)))
+}
+
+/// Parameters of one task beside another, and what that one needs.
+fn check_of_one_task(check: &Check<'_>, problems: &mut Vec<Problem>) {
+    let task = Task::of(check.params);
+    if task != Some(Task::ChoiceLogprob) {
+        refuse(check.params, &["by"], "no options are scored", problems);
+    }
+    if task != Some(Task::Code) {
+        refuse(check.params, &OF_CODE, "it runs no programs", problems);
+    }
+    let one = check.inputs.iter().any(|input| input == "database");
+    let named = check.inputs.iter().any(|input| input.starts_with("databases."));
+    if task != Some(Task::Sql) {
+        refuse(check.params, &["as", "limits", "databases"], "it runs no queries", problems);
+        if one {
+            problems.push(Problem::at("database", "only `task: sql` reads a database"));
+        }
+        return;
+    }
+    refuse(check.params, &["compare", "choices"], "it compares results of queries", problems);
+    if one == named {
+        problems.push(Problem::at("", "`task: sql` needs one of `database` and `databases`").hint(
+            "declare the file as a source, `data: { shop: { path: shop.sqlite, type: file } }`, \
+                 and name it: `database: shop`",
+        ));
+    }
+    if let Some(column) =
+        check.params.get("databases").and_then(|named| named.get("column")?.as_str())
+    {
+        check.need(problems, "data", column, &[DataType::Utf8]);
+    }
+}
+
+/// The columns of scored options.
+fn check_scored_options(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
+    refuse(check.params, &["extract", "choices"], "it takes the likeliest option", problems);
+    let compares = task::compares(check.params);
+    let list = |item| list_of(item);
+    let types = |name: &str| match name {
+        "option" | "prompt_tokens" => DataType::Int32,
+        "offsets" => list(DataType::Int32),
+        "logprobs" => list(DataType::Float32),
+        _ => DataType::Utf8,
+    };
+    for name in logprob::READ {
+        check.need(problems, "data", name, &[types(name)]);
+    }
+    if compares {
+        check.need(problems, "data", "reference", &[DataType::Utf8]);
+    }
+    if check.params.get("by").is_some_and(|by| by == By::Prior.word())
+        && check.has("data", "prior_logprob") == Some(false)
+    {
+        problems.push(
+            Problem::at("by", "`by: prior` needs the column `prior_logprob`").hint(
+                "give `prior`, the prompt without the question, for example `prior: 'Answer:'`",
+            ),
+        );
+    }
+    let schema = (check.columns)("data");
     schema.map(|schema| tables::with_fields(&schema, &verdict::columns(compares)))
 }
 

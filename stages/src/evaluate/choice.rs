@@ -168,8 +168,7 @@ mod tests {
     }
 
     fn found(text: &str, options: &Options<'static>) -> Option<String> {
-        find(&text.to_owned(), &Options::new(options.labels.clone(), options.texts.clone()))
-            .map(Cow::into_owned)
+        find(text, options).map(Cow::into_owned)
     }
 
     #[test]

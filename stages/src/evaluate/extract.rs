@@ -1,6 +1,7 @@
 //! Finds the answer in a text.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use regex::Regex;
 
@@ -28,6 +29,8 @@ pub enum Extract {
     LastLineMarked,
     /// The content of the last `\boxed{…}`.
     Boxed,
+    /// The content of the last fenced block of Markdown, without the name of its language.
+    CodeBlock,
     /// The label of an option.
     Choice,
     /// The first word behind `Answer:`, as the evaluator of arXiv 2501.14315 takes it.
@@ -61,6 +64,7 @@ impl Extract {
             }
             Extract::LastLineMarked => last_line_marked(text),
             Extract::Boxed => last_boxed(text),
+            Extract::CodeBlock => code_block(text),
             Extract::Choice => return choice::find(text, options),
             Extract::Arc => return choice::find_as_arc(text).map(Cow::Owned),
             Extract::After(mark) => rest_of_line(text, mark).filter(|rest| !rest.is_empty()),
@@ -77,6 +81,15 @@ impl Extract {
 fn last_line_marked(text: &str) -> Option<&str> {
     let at = text.rfind("####").filter(|_| text.contains("#### "))?;
     text[at + "####".len()..].trim().lines().next_back()
+}
+
+static FENCED: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(r"(?s)```(?:[\w+-]*[ \t]*\r?\n|[a-zA-Z]+[ \t])?(.*?)(?:```|$)").ok()
+});
+
+fn code_block(text: &str) -> Option<&str> {
+    let last = FENCED.as_ref()?.captures_iter(text).last()?;
+    last.get(1).map(|block| block.as_str().trim()).filter(|block| !block.is_empty())
 }
 
 fn rest_of_line<'t>(text: &'t str, mark: &str) -> Option<&'t str> {
@@ -181,6 +194,19 @@ mod tests {
         assert_eq!(found(r"x(.*)", false, "x").as_deref(), Some(""));
         assert_eq!(found(r"x(.*)", false, "x y ").as_deref(), Some(" y "));
         assert_eq!(found(r"x(.*)", true, "x y ").as_deref(), Some("y"));
+    }
+
+    #[test]
+    fn the_last_block_is_found_without_its_language() {
+        for (text, block) in [
+            ("```sql\nSELECT 1\n```\nor\n```SQL\nSELECT 2;\n```\ndone", Some("SELECT 2;")),
+            ("So:\n```\nSELECT 1", Some("SELECT 1")),
+            ("```sql SELECT 1```", Some("SELECT 1")),
+            ("```\n```", None),
+            ("SELECT 1", None),
+        ] {
+            assert_eq!(find(&Extract::CodeBlock, text).as_deref(), block, "{text}");
+        }
     }
 
     #[test]

@@ -3,13 +3,15 @@
 use regex::Regex;
 use serde_json::{Map, Value};
 
-use refrain_engine::kind::{StageError, choices, one_of, parameters};
+use refrain_engine::kind::{Context, StageError, choices, one_of, parameters};
 
 use super::EvaluateParams;
 use super::answer::AnswerRule;
-use super::code;
+use super::code::{self, CodeRule};
 use super::compare::{Compare, Normalization};
 use super::extract::Extract;
+use super::logprob::By;
+use super::sql::SqlRule;
 use super::verdict::Judge;
 use crate::canonical;
 use crate::options;
@@ -28,6 +30,8 @@ choices! {
         Choice = "choice",
         Arc = "arc",
         Code = "code",
+        ChoiceLogprob = "choice_logprob",
+        Sql = "sql",
         Regex = "regex",
         Given = "given",
         Perplexity = "perplexity",
@@ -59,6 +63,7 @@ choices! {
         Gsm8k = "gsm8k",
         LastLine = "gsm8k_last_line",
         Boxed = "boxed",
+        CodeBlock = "code_block",
         Choice = "choice",
         Arc = "arc",
         Code = "code",
@@ -74,6 +79,16 @@ parameters! {
         regex: Option<String>,
         /// Removes white space around what `regex` finds
         trim: Option<bool>,
+    }
+}
+
+choices! {
+    /// How the rows of two results are compared.
+    pub(super) enum As {
+        /// Each row as often.
+        Multiset = "multiset",
+        /// Each row at all.
+        Set = "set",
     }
 }
 
@@ -106,13 +121,15 @@ impl Task {
             Task::Arc => (Some(ExtractWay::Arc), CompareParam::Text),
             Task::Code => (Some(ExtractWay::Code), CompareParam::Text),
             Task::Regex => (None, CompareParam::Text),
-            Task::Given | Task::Perplexity => return None,
+            Task::ChoiceLogprob | Task::Sql | Task::Given | Task::Perplexity => return None,
         })
     }
 }
 
 /// Removes the parts of a preset that are written out.
 pub(super) fn canonicalize(params: &mut Map<String, Value>) {
+    canonical::remove_default(params, "by", &By::Sum.word().into());
+    canonical::remove_default(params, "as", &As::Multiset.word().into());
     let Some((extract, compare)) = Task::of(params).and_then(Task::preset) else { return };
     if let Some(extract) = extract {
         canonical::remove_default(params, "extract", &extract.word().into());
@@ -131,7 +148,8 @@ pub(super) fn canonicalize(params: &mut Map<String, Value>) {
 /// Whether a stage with these parameters compares answers with references.
 pub(super) fn compares(params: &Map<String, Value>) -> bool {
     let none = params.get("compare").is_some_and(|compare| compare == CompareParam::None.word());
-    !none && Task::of(params).and_then(Task::preset).is_some()
+    let task = Task::of(params);
+    !none && !matches!(task, None | Some(Task::Given | Task::Perplexity))
 }
 
 /// Whether a stage with these parameters looks for the label of an option.
@@ -145,7 +163,23 @@ pub(super) fn chooses(params: &Map<String, Value>) -> bool {
 }
 
 /// The rule by which a task's answers are judged.
-pub(super) fn judge(params: &EvaluateParams, has_options: bool) -> Result<Judge, StageError> {
+pub(super) fn judge(
+    ctx: &Context<'_>,
+    params: &EvaluateParams,
+    has_options: bool,
+) -> Result<Judge, StageError> {
+    if params.task == Task::Sql {
+        let extract = match params.extract {
+            Some(_) => ways(params)?,
+            None => vec![Extract::CodeBlock, Extract::Whole { trim: true }],
+        };
+        let as_set = params.r#as == Some(As::Set);
+        let (databases, limits) = (params.databases.as_ref(), params.limits.as_ref());
+        return Ok(Judge::Sql(SqlRule::new(ctx, extract, as_set, databases, limits)?));
+    }
+    if params.task == Task::Code {
+        return Ok(Judge::Code(CodeRule::new(ctx, params)?));
+    }
     let Some((_, compare)) = params.task.preset() else {
         return Err(StageError::bug("a task without answers was judged by them"));
     };
@@ -189,6 +223,7 @@ fn word(way: ExtractWay, trim: bool) -> Result<Extract, StageError> {
         ExtractWay::Gsm8k => Extract::Marked,
         ExtractWay::LastLine => Extract::LastLineMarked,
         ExtractWay::Boxed => Extract::Boxed,
+        ExtractWay::CodeBlock => Extract::CodeBlock,
         ExtractWay::Choice => Extract::Choice,
         ExtractWay::Arc => Extract::Arc,
         ExtractWay::Code => return regex(FENCED, false),

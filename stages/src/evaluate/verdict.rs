@@ -13,7 +13,9 @@ use refrain_engine::kind::{Cancel, Context, NodeResult, StageError};
 use super::answer::AnswerRule;
 use super::bootstrap::{interval, pass_at};
 use super::code::CodeRule;
+use super::logprob::{self, By};
 use super::prompts::PerPrompt;
+use super::sql::{self, SqlRule};
 use crate::tables::{self, metric, row_name, share};
 
 /// The verdict on a row.
@@ -34,6 +36,8 @@ pub(super) enum Judge {
     Answer(AnswerRule),
     /// Runs the program in the response with the tests of its row.
     Code(CodeRule),
+    /// Runs the queries of both and compares the results.
+    Sql(SqlRule),
 }
 
 impl Judge {
@@ -46,14 +50,16 @@ impl Judge {
         match self {
             Judge::Answer(rule) => rule.batch(batch, first_row),
             Judge::Code(rule) => rule.batch(batch, first_row),
+            Judge::Sql(rule) => rule.batch(batch, first_row),
         }
     }
 
-    /// What can change a verdict beside the table and the parameters.
+    /// Names the programs that the verdicts depend on.
     fn profile(&self) -> String {
         match self {
             Judge::Answer(_) => String::new(),
             Judge::Code(rule) => rule.profile(),
+            Judge::Sql(_) => sql::profile(),
         }
     }
 
@@ -61,7 +67,7 @@ impl Judge {
     fn compares(&self) -> bool {
         match self {
             Judge::Answer(rule) => rule.compare.is_some(),
-            Judge::Code(_) => true,
+            Judge::Code(_) | Judge::Sql(_) => true,
         }
     }
 }
@@ -104,6 +110,20 @@ pub(super) fn run(
     Ok(NodeResult { metrics, profile: judge.profile(), ..NodeResult::main(table) })
 }
 
+/// Keeps of scored options the likeliest of each question, with its verdict.
+pub(super) fn choose(
+    ctx: &Context<'_>,
+    by: By,
+    compares: bool,
+    ks: &[u64],
+    resamples: u64,
+) -> Result<NodeResult, StageError> {
+    let mut prompts = PerPrompt::default();
+    let table = logprob::run(ctx, by, compares, &mut prompts)?;
+    let metrics = if compares { of_prompts(ctx, &prompts, ks, resamples)? } else { Vec::new() };
+    Ok(NodeResult { metrics, ..NodeResult::main(table) })
+}
+
 /// Sums up the verdicts that a table brings as `correct`; the table is passed on as it is.
 pub(super) fn sum_up(
     ctx: &Context<'_>,
@@ -127,20 +147,39 @@ pub(super) fn sum_up(
         }
         Ok(())
     })?;
-    let mut metrics = shares(&prompts, resamples, ctx.cancel)?;
-    metrics.extend(estimates(&prompts, ks, resamples, ctx.cancel)?);
+    let metrics = of_prompts(ctx, &prompts, ks, resamples)?;
     Ok(NodeResult { metrics, ..NodeResult::main(ctx.input("data")?.artifact().clone()) })
+}
+
+fn of_prompts(
+    ctx: &Context<'_>,
+    prompts: &PerPrompt<Tally>,
+    ks: &[u64],
+    resamples: u64,
+) -> Result<Vec<Metric>, StageError> {
+    let mut metrics = shares(prompts, resamples, ctx.cancel)?;
+    metrics.extend(estimates(prompts, ks, resamples, ctx.cancel)?);
+    Ok(metrics)
+}
+
+/// The reason of a verdict that needs no more words.
+pub(super) fn reason(correct: Option<bool>) -> &'static str {
+    match correct {
+        None => "found",
+        Some(true) => "equal",
+        Some(false) => "different",
+    }
 }
 
 /// The samples of one prompt.
 #[derive(Debug, Default)]
-struct Tally {
+pub(super) struct Tally {
     samples: u64,
     correct: u64,
 }
 
 impl Tally {
-    fn add(&mut self, correct: bool) {
+    pub fn add(&mut self, correct: bool) {
         self.samples += 1;
         self.correct += u64::from(correct);
     }

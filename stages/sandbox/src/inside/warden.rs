@@ -14,9 +14,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Entered, Missing, root};
 use crate::channel;
-use crate::layers::LayerState;
+use crate::layers::{LayerState, Strictness};
 use crate::limits::Limits;
-use crate::sandbox::Strictness;
 
 const RECEIVE: Opcode = opcode::read_write::<libc::seccomp_notif>(b'!', 0);
 const ANSWER: Opcode = opcode::read_write::<libc::seccomp_notif_resp>(b'!', 1);
