@@ -21,8 +21,6 @@ use crate::sandbox::{Ending, Launch, Role, Sandbox, SandboxError, wait};
 
 /// Longest time before a waiting thread notices that it is to stop.
 const NOTICED: Duration = Duration::from_millis(50);
-/// The kernel's clock for processes may be behind by so much.
-const TICK: Duration = Duration::from_millis(100);
 /// The most that a judging process has to tell.
 const TOLD: usize = 1 << 10;
 /// The most that compiled tests take.
@@ -328,8 +326,10 @@ fn run(
         return Ok(Verdict::Ended);
     }
 
-    let spent_all = ending.signal().is_some() && ending.spent + TICK >= limit;
-    Ok(verdict(&told, &token, ending, killed || spent_all))
+    // The kernel sends this signal when the time is used up, and kills a program that ignores it a
+    // second later. It counts in ticks, which are not exact.
+    let spent = ending.signal() == Some(libc::SIGXCPU) || ending.spent >= limit / 2;
+    Ok(verdict(&told, &token, ending, killed || ending.signal().is_some() && spent))
 }
 
 fn verdict(told: &[u8], token: &[u8], ending: Ending, late: bool) -> Verdict {

@@ -127,7 +127,7 @@ fn restrict_files(interpreter: &Interpreter, own_files: bool) -> Result<(), Stri
             .handle_access(AccessFs::from_all(ABI_WANTED))?
             .handle_access(AccessNet::from_all(ABI_WANTED))?
             .scope(Scope::from_all(ABI_WANTED))?;
-        Ok(ruleset.create()?)
+        ruleset.create()
     };
     let mut ruleset = rules().map_err(|error| words(&error))?;
     let mut allow = |path: &Path, access: BitFlags<AccessFs>| -> Result<(), String> {

@@ -7,15 +7,17 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, statvfs, symlinkat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, StatVfsMountFlags, mkdirat, openat, statvfs, symlinkat, unlinkat,
+};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change,
     mount_remount, unmount,
 };
 use rustix::process::{chdir, pivot_root};
 
+use super::SCRATCH;
 use super::namespaces::is_folder;
-use super::{BOX, SCRATCH};
 use crate::interpreter::Interpreter;
 
 /// Where the machine's own tree is while ours is built.
@@ -96,9 +98,8 @@ pub(super) fn build(interpreter: &Interpreter) -> io::Result<()> {
     make_folders(Path::new(SCRATCH))?;
 
     unmount(OLD, UnmountFlags::DETACH)?;
-    unlinkat(CWD, OLD, rustix::fs::AtFlags::REMOVEDIR)?;
+    unlinkat(CWD, OLD, AtFlags::REMOVEDIR)?;
     mount_remount("/", INERT | MountFlags::RDONLY | MountFlags::BIND, c"")?;
-    debug_assert!(is_folder(BOX));
     Ok(())
 }
 
@@ -163,18 +164,17 @@ fn bind(from: &Path, to: &Path) -> io::Result<()> {
     mount_bind_recursive(&from, to)
         .map_err(|error| io::Error::other(format!("`{}`: {error}", to.display())))?;
     // Flags that the machine's mount has are locked: leaving one out would be refused.
-    let device = to.starts_with("/dev");
-    let flags = statvfs(to)?.f_flag.bits() as u32;
-    let kept = [
-        (libc::ST_NOEXEC, MountFlags::NOEXEC),
-        (libc::ST_NOATIME, MountFlags::NOATIME),
-        (libc::ST_NODIRATIME, MountFlags::NODIRATIME),
-        (libc::ST_RELATIME, MountFlags::RELATIME),
-        (libc::ST_NODEV, MountFlags::NODEV),
+    let flags = statvfs(to)?.f_flag;
+    let locked = [
+        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+        (StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
+        (StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
+        (StatVfsMountFlags::RELATIME, MountFlags::RELATIME),
+        (StatVfsMountFlags::NODEV, MountFlags::NODEV),
     ];
-    let kept = kept.iter().filter(|(flag, _)| u64::from(flags) & *flag as u64 != 0);
-    let kept = kept.fold(MountFlags::NOSUID, |flags, (_, flag)| flags | *flag);
-    let own = if device { MountFlags::empty() } else { MountFlags::NODEV };
+    let locked = locked.iter().filter(|(flag, _)| flags.contains(*flag));
+    let kept = locked.fold(MountFlags::NOSUID, |kept, (_, flag)| kept | *flag);
+    let own = if to.starts_with("/dev") { MountFlags::empty() } else { MountFlags::NODEV };
     mount_remount(to, MountFlags::BIND | MountFlags::RDONLY | kept | own, c"")
         .map_err(|error| io::Error::other(format!("`{}`: {error}", to.display())))
 }
