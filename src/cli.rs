@@ -143,6 +143,9 @@ pub enum Command {
     #[command(after_help = "Examples:\n  refrain kind\n  refrain kind mask\n  \
                             refrain kind --all --format markdown > language.md")]
     Kind(KindArgs),
+    /// Show which layers of the sandbox for model-written code this machine has
+    #[command(after_help = "Example:\n  refrain doctor")]
+    Doctor,
     /// Print the JSON Schema of the workflow language, for editors
     #[command(after_help = "Example:\n  refrain schema > refrain.schema.json")]
     Schema,
@@ -257,6 +260,19 @@ pub struct WorkflowArgs {
     /// Folder of the cache [default: REFRAIN_CACHE, or `.refrain` beside the workflow]
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
+    /// Sandbox for model-written code: `weaker` tolerates missing layers, and its results count
+    /// only with this option
+    #[arg(long, value_enum, value_name = "STRICTNESS", default_value_t = SandboxArg::Full)]
+    pub sandbox: SandboxArg,
+}
+
+/// Whether layers of the sandbox may be missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SandboxArg {
+    /// Every layer
+    Full,
+    /// The layers that this machine has
+    Weaker,
 }
 
 #[derive(Debug, Args)]

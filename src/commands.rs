@@ -3,6 +3,7 @@
 mod cache;
 mod check;
 mod completions;
+mod doctor;
 mod explain;
 mod graph;
 mod kind;
@@ -34,6 +35,7 @@ pub fn dispatch(arguments: &Arguments, observers: &Observers) -> Result<ExitCode
         Command::Verify(verify) => verify::verify(verify, format),
         Command::Cache(command) => cache::cache(command, format),
         Command::Kind(arguments) => kind::kind(arguments, format),
+        Command::Doctor => doctor::doctor(format),
         Command::Schema => schema::schema(),
         Command::Completions(completions) => completions::completions(completions, format),
         Command::Man(man) => man::man(man, format),

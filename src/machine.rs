@@ -1,6 +1,8 @@
 //! What this machine has for nodes to share.
 
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::thread;
 
 /// Processor cores that this process may use.
@@ -27,4 +29,10 @@ pub fn gpus() -> usize {
         !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())
     };
     devices.filter(|device| device.file_name().to_str().is_some_and(card)).count()
+}
+
+/// The program of this process, as the system knows it.
+pub fn own_program() -> Option<&'static Path> {
+    static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
+    PROGRAM.get_or_init(|| std::env::current_exe().ok()).as_deref()
 }

@@ -32,6 +32,10 @@ use crate::events::Observers;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Before anything that could start a thread.
+    if std::env::args_os().nth(1).is_some_and(|word| word == refrain_sandbox::SUPERVISE) {
+        return refrain_sandbox::supervise();
+    }
     panics::install();
     let arguments = match usage::parse() {
         Ok(arguments) => arguments,

@@ -19,7 +19,7 @@ use refrain_engine::report::metric_names::{self, MetricReference};
 use refrain_engine::report::results::{self, ResultColumns};
 use refrain_engine::store::Store;
 
-use crate::cli;
+use crate::cli::{self, SandboxArg};
 use crate::command_error::CommandError;
 
 /// A workflow that is ready to be planned.
@@ -125,7 +125,10 @@ impl Session {
         sources: Sources,
     ) -> Result<ManuallyDrop<Session>, CommandError> {
         let Opened { source, cache, lock } = opened;
-        let kinds = refrain_stages::kinds();
+        let kinds = match arguments.sandbox {
+            SandboxArg::Full => refrain_stages::kinds(),
+            SandboxArg::Weaker => refrain_stages::kinds_with_weaker_sandbox(),
+        };
         let workflow = Workflow::parse(source, &kinds, &overrides(&arguments.set)?)?;
         let mut problems = Vec::new();
         let declared = match arguments.set.is_empty() {

@@ -104,6 +104,7 @@ fn every_command_prints_what_is_documented() {
     damage(&space.path(".refrain/objects"));
     compare("cache verify", &json(&["cache", "verify", "w.yaml"]).stdout);
     compare("completions", &json(&["completions", "bash"]).stdout);
+    compare("doctor", &json(&["doctor"]).stdout);
     compare("man", &json(&["man"]).stdout);
     compare("man --dir", &json(&["man", "--dir", "pages"]).stdout);
     space.edit("w.yaml", "task: exact_match", "taks: exact_match");

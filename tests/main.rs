@@ -18,6 +18,7 @@ mod backends; // which code computes a model
 mod bad_input; // what a run is told of data, models and caches that are wrong
 mod cache; // stat, verify, gc, and the logs of runs
 mod choosing; // rows that are kept, joined and measured
+mod code; // programs of a model, and what the sandbox needs
 mod commands; // drawings, completions, manual pages
 #[cfg(unix)]
 mod crash; // faults at every step of a run, and damage to every file of a cache

@@ -48,6 +48,7 @@ fn a_full_disk_is_an_error_of_every_command_that_prints() {
         &["cache", "stat", "good.yaml"],
         &["run", "good.yaml", "--format", "json"],
         &["schema"],
+        &["doctor"],
         &["completions", "bash"],
         &["man"],
         &["--help"],

@@ -23,6 +23,7 @@ fn a_format_that_a_command_does_not_have_is_refused() {
             &["cache", "verify", "w.yaml"],
             &["cache", "gc", "w.yaml"],
             &["schema"],
+            &["doctor"],
             &["completions", "bash"],
             &["man"],
         ] {

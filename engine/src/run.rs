@@ -20,6 +20,7 @@ mod resources;
 mod retry;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -63,6 +64,8 @@ pub struct RunOptions<'a> {
     pub force: HashSet<NodeId>,
     /// Resolves `${env:NAME}`.
     pub environment: &'a (dyn Fn(&str) -> Option<String> + Sync),
+    /// The program of this process, where it can be started anew.
+    pub own_program: Option<&'a Path>,
 }
 
 /// The outcome of a node.
@@ -354,6 +357,7 @@ impl<'a, 'o> Runner<'a, 'o> {
             fresh: self.options.force.contains(&id),
             cancel: self.cancel,
             environment: self.options.environment,
+            own_program: self.options.own_program,
             span: node::span(id, node, &pending.key),
         };
         let sender = sender.clone();

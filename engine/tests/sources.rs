@@ -124,6 +124,7 @@ impl Place {
             only: None,
             force: HashSet::new(),
             environment: &|_| None,
+            own_program: None,
         };
         run(graph, &self.store, &options, &Cancel::default()).unwrap()
     }

@@ -47,6 +47,7 @@ fn report<'a>(graph: &'a Graph, store: &'a Store) -> Report<'a> {
         only: None,
         force: HashSet::new(),
         environment: &|_| None,
+        own_program: None,
     };
     run(graph, store, &options, &Cancel::default()).unwrap()
 }

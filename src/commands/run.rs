@@ -21,7 +21,7 @@ use refrain_engine::report::results::NodeStatus;
 use refrain_engine::report::verify::{self, Mismatch};
 use refrain_engine::run::{self, Outcome, Report, RunOptions};
 
-use crate::cli::{self, Format};
+use crate::cli::{self, Format, SandboxArg};
 use crate::command_error::{self, CommandError};
 use crate::events::Observers;
 use crate::human::time;
@@ -142,6 +142,7 @@ fn options<'a>(
         only,
         force,
         environment: &|name| std::env::var(name).ok(),
+        own_program: machine::own_program(),
     })
 }
 
@@ -271,7 +272,9 @@ struct UpToDateInput {
 
 impl UpToDateInput {
     fn new(arguments: &cli::RunArgs, format: Format, opened: &Opened) -> Option<UpToDateInput> {
-        if !arguments.only.is_empty() || !arguments.force.is_empty() || format == Format::Json {
+        let weaker = arguments.workflow.sandbox == SandboxArg::Weaker;
+        let part = !arguments.only.is_empty() || !arguments.force.is_empty();
+        if part || weaker || format == Format::Json {
             return None;
         }
         let set = arguments.workflow.set.clone();

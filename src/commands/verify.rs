@@ -118,6 +118,7 @@ fn recompute(
         only: None,
         force: HashSet::new(),
         environment: &|name| std::env::var(name).ok(),
+        own_program: machine::own_program(),
     };
     let cancel = Cancel::default();
     interrupt::cancels(&cancel)?;

@@ -22,6 +22,7 @@ pub mod bootstrap;
 mod boxed;
 mod check;
 mod choice;
+mod code;
 pub mod compare;
 pub mod extract;
 mod judge;
@@ -111,8 +112,9 @@ parameters! {
         data: &Table,
         /// The preset: whole texts; the final number; the last line behind `####`; the last
         /// `\boxed` of MATH; the label of an option, or the first word behind `Answer:`, or the
-        /// option that a model finds likeliest; the result of a query; a model's judgement; a pattern;
-        /// the verdicts that the column `correct` brings; the perplexity
+        /// option that a model finds likeliest; a program that is run with tests; the result of a
+        /// query; a model's judgement; a pattern; the verdicts that the column `correct` brings; the
+        /// perplexity
         #[alias("metric")]
         task: Task,
         /// The pattern of `task: regex`, whose first group is the answer, or of the verdict in the
@@ -126,6 +128,18 @@ parameters! {
         /// The column with the options of `task: choice`: a list of texts, or texts with a `text`
         /// and a `label`; `choices` where the table has it
         choices: Option<String>,
+        /// The column with the tests of `task: code`: Python, or a list of Python texts; `tests`
+        /// without it
+        tests: Option<String>,
+        /// The column with the name of the function that `task: code` gives to the `check` of the
+        /// tests, as HumanEval has it
+        entry_point: Option<String>,
+        /// The column with the text that each program of `task: code` begins with, such as
+        /// HumanEval's `prompt`
+        prefix: Option<String>,
+        /// Seconds that each program of `task: code` may run; 10 without it
+        #[range(1..=3600)]
+        time_limit: Option<u64>,
         /// Takes as the likeliest option of `task: choice_logprob` the one with the highest
         /// log-probability (`sum`), per `token` or `byte` of it, or minus that behind `prior`
         by: Option<By>,
@@ -207,6 +221,19 @@ fn expand(params: &Map<String, Value>) -> Option<Expansion> {
 
 fn canonicalize(params: &mut Map<String, Value>, _: FindModel<'_>) {
     task::canonicalize(params);
+}
+
+/// As [`EVALUATE`] where the command line tolerates a sandbox that lacks layers.
+///
+/// It is a parameter that no workflow can give: what was computed so has keys of its own, under
+/// which nothing is found without the tolerance.
+pub const EVALUATE_WEAKER: Kind = Kind { canonicalize: Some(canonicalize_weaker), ..EVALUATE };
+
+fn canonicalize_weaker(params: &mut Map<String, Value>, _: FindModel<'_>) {
+    task::canonicalize(params);
+    if Task::of(params) == Some(Task::Code) {
+        params.insert(code::SANDBOX.into(), code::WEAKER.into());
+    }
 }
 
 fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {

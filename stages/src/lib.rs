@@ -44,20 +44,29 @@ mod scores;
 pub mod tables;
 mod tokens;
 
-use refrain_engine::kind::Kinds;
+use refrain_engine::kind::{Kind, Kinds};
 
 pub use backend::model_facts;
 pub use refrain_lm::card;
 
 /// All kinds.
 pub fn kinds() -> Kinds {
+    with_evaluate(evaluate::EVALUATE)
+}
+
+/// All kinds, for a command line that tolerates a sandbox that lacks layers.
+pub fn kinds_with_weaker_sandbox() -> Kinds {
+    with_evaluate(evaluate::EVALUATE_WEAKER)
+}
+
+fn with_evaluate(evaluate: Kind) -> Kinds {
     Kinds::new(vec![
         generate::GENERATE,
         score::SCORE,
         mask::MASK,
         diversify::DIVERSIFY,
         finetune::FINETUNE,
-        evaluate::EVALUATE,
+        evaluate,
         run::RUN,
     ])
     .with_model_facts(model_facts)

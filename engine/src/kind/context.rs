@@ -1,7 +1,7 @@
 //! The context of a running stage: parameters, inputs, a place for its outputs, progress and cancellation.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -198,6 +198,8 @@ pub struct Context<'a> {
     pub cancel: &'a Cancel,
     /// Resolves `${env:NAME}`; the result must never be kept or shown.
     pub environment: &'a (dyn Fn(&str) -> Option<String> + Sync),
+    /// The program of this process, which a stage starts anew to confine what it runs.
+    pub own_program: Option<&'a Path>,
 }
 
 impl Context<'_> {

@@ -1,7 +1,7 @@
 //! Computes one node on a worker's thread and stores its outputs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tracing::{Span, debug_span, error, field, info_span};
@@ -79,6 +79,7 @@ pub(super) struct NodeJob<'a> {
     pub fresh: bool,
     pub cancel: &'a Cancel,
     pub environment: &'a (dyn Fn(&str) -> Option<String> + Sync),
+    pub own_program: Option<&'a Path>,
     /// The span of the node.
     pub span: Span,
 }
@@ -158,6 +159,7 @@ impl NodeJob<'_> {
                 progress: &Progress::new(self.span.clone(), PROGRESS_EVERY),
                 cancel,
                 environment: self.environment,
+                own_program: self.own_program,
             })?),
             Work::Model(_) | Work::File(_) => {
                 Err(StageError::bug("a model or file source is never computed").into())

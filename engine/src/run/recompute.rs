@@ -42,6 +42,7 @@ pub fn recompute_node(
         fresh: true,
         cancel,
         environment: options.environment,
+        own_program: options.own_program,
         span: node::span(id, node, &pending.key),
     };
 

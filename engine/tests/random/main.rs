@@ -58,6 +58,7 @@ fn options(jobs: usize, forced: &HashSet<NodeId>) -> RunOptions<'static> {
         only: None,
         force: forced.clone(),
         environment: &|_| None,
+        own_program: None,
     }
 }
 

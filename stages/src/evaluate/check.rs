@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use refrain_engine::kind::{Check, Columns, Problem};
 
+use super::code;
 use super::judge;
 use super::logprob::{self, By};
 use super::task::{self, Task, compile};
@@ -14,14 +15,17 @@ use crate::tables::{self, list_of};
 
 /// Parameters that say how answers are found and compared.
 const OF_ANSWERS: [&str; 3] = ["extract", "compare", "choices"];
+/// Parameters of `task: code` alone.
+const OF_CODE: [&str; 4] = ["tests", "entry_point", "prefix", "time_limit"];
 
 pub(super) fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     check_pattern(check.params, problems);
     check_extract(check.params, problems);
     check_pass_at(check.params, problems);
     of_one_task(check, problems);
+    let task = Task::of(check.params);
     let schema = (check.columns)("data");
-    match Task::of(check.params) {
+    match task {
         Some(Task::Perplexity) => {
             refuse(check.params, &OF_ANSWERS, "it judges no answers", problems);
             refuse(check.params, &["pass_at"], "it judges no answers", problems);
@@ -34,6 +38,16 @@ pub(super) fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
             refuse(check.params, &OF_ANSWERS, "it takes the verdicts of `correct`", problems);
             check.need(problems, "data", "correct", &[DataType::Boolean]);
             return schema;
+        }
+        Some(Task::Code) => {
+            refuse(check.params, &["compare", "choices"], "it runs tests", problems);
+            check.need(problems, "data", "response", &[DataType::Utf8]);
+            let named = |name: &str| check.params.get(name).and_then(Value::as_str);
+            check.need(problems, "data", named("tests").unwrap_or(code::TESTS), &code::types());
+            for column in ["entry_point", "prefix"].into_iter().filter_map(named) {
+                check.need(problems, "data", column, &[DataType::Utf8]);
+            }
+            return schema.map(|schema| tables::with_fields(&schema, &verdict::columns(true)));
         }
         Some(Task::ChoiceLogprob) => return check_scored_options(check, problems),
         Some(Task::Judge) => {
@@ -62,7 +76,8 @@ pub(super) fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
 }
 
 /// Parameters that one task alone reads.
-const OF_TASKS: [(Task, &[&str], &str); 3] = [
+const OF_TASKS: [(Task, &[&str], &str); 4] = [
+    (Task::Code, &OF_CODE, "it runs no programs"),
     (Task::ChoiceLogprob, &["by"], "it scores no options"),
     (Task::Sql, &["database", "databases", "as", "limits"], "it runs no queries"),
     (Task::Judge, &["judge", "pairs", "judgements", "swapped"], "no model judges"),

@@ -7,6 +7,7 @@ use refrain_engine::kind::{Context, StageError, choices, one_of, parameters};
 
 use super::EvaluateParams;
 use super::answer::AnswerRule;
+use super::code::{self, CodeRule};
 use super::compare::{Compare, Normalization};
 use super::extract::Extract;
 use super::judge::ModelJudge;
@@ -15,6 +16,10 @@ use super::sql::SqlRule;
 use super::verdict::Judge;
 use crate::canonical;
 use crate::options;
+
+/// The first block of code: white space must follow the fence, and the third backtick of its end may
+/// be missing.
+const FENCED: &str = r"(?s)```(?:python)?\s+(.*?)\s*``";
 
 choices! {
     /// A preset of how responses are judged.
@@ -25,6 +30,7 @@ choices! {
         Math = "math",
         Choice = "choice",
         Arc = "arc",
+        Code = "code",
         ChoiceLogprob = "choice_logprob",
         Sql = "sql",
         Judge = "judge",
@@ -62,6 +68,7 @@ choices! {
         CodeBlock = "code_block",
         Choice = "choice",
         Arc = "arc",
+        Code = "code",
     }
 }
 
@@ -114,6 +121,7 @@ impl Task {
             Task::Math => (Some(ExtractWay::Boxed), CompareParam::Math),
             Task::Choice => (Some(ExtractWay::Choice), CompareParam::Text),
             Task::Arc => (Some(ExtractWay::Arc), CompareParam::Text),
+            Task::Code => (Some(ExtractWay::Code), CompareParam::Text),
             Task::Regex => (None, CompareParam::Text),
             Task::ChoiceLogprob | Task::Judge | Task::Sql | Task::Given | Task::Perplexity => {
                 return None;
@@ -131,7 +139,12 @@ pub(super) fn canonicalize(params: &mut Map<String, Value>) {
     if let Some(extract) = extract {
         canonical::remove_default(params, "extract", &extract.word().into());
     }
-    canonical::remove_default(params, "compare", &compare.word().into());
+    if Task::of(params) == Some(Task::Code) {
+        canonical::remove_default(params, "tests", &code::TESTS.into());
+        canonical::remove_default(params, "time_limit", &code::SECONDS.into());
+    } else {
+        canonical::remove_default(params, "compare", &compare.word().into());
+    }
     if let Some(Value::Object(place)) = params.get_mut("extract") {
         canonical::remove_default(place, "trim", &false.into());
     }
@@ -162,7 +175,7 @@ pub(super) fn judge(
 ) -> Result<Judge, StageError> {
     if params.task == Task::Sql {
         let extract = match params.extract {
-            Some(_) => ways(params, None)?,
+            Some(_) => ways(params)?,
             None => vec![Extract::CodeBlock, Extract::Whole { trim: true }],
         };
         let as_set = params.r#as == Some(As::Set);
@@ -173,7 +186,10 @@ pub(super) fn judge(
         let pairs = params.pairs == Some(true);
         return Ok(Judge::Model(ModelJudge::new(ctx, params.pattern.as_deref(), pairs)?));
     }
-    let Some((extract, compare)) = params.task.preset() else {
+    if params.task == Task::Code {
+        return Ok(Judge::Code(CodeRule::new(ctx, params)?));
+    }
+    let Some((_, compare)) = params.task.preset() else {
         return Err(StageError::bug("a task without answers was judged by them"));
     };
     let compare = match params.compare.unwrap_or(compare) {
@@ -185,30 +201,32 @@ pub(super) fn judge(
     };
     let named = params.choices.clone().or_else(|| has_options.then(|| options::COLUMN.to_owned()));
     Ok(Judge::Answer(AnswerRule {
-        extract: ways(params, extract)?,
+        extract: ways(params)?,
         compare,
         normal: Normalization { trim: params.trim, ignore_case: params.ignore_case },
         options: named,
     }))
 }
 
-fn ways(params: &EvaluateParams, preset: Option<ExtractWay>) -> Result<Vec<Extract>, StageError> {
+/// The ways in which a stage finds answers.
+pub(super) fn ways(params: &EvaluateParams) -> Result<Vec<Extract>, StageError> {
+    let preset = params.task.preset().and_then(|(extract, _)| extract);
     let one = |way: &ExtractOne| match way {
-        ExtractOne::Way(way) => Ok(word(*way, params.trim)),
+        ExtractOne::Way(way) => word(*way, params.trim),
         ExtractOne::Place(found) => place(found),
     };
     match (&params.extract, preset, &params.pattern) {
         (Some(ExtractParam::Ways(ways)), ..) => ways.iter().map(one).collect(),
         (Some(ExtractParam::Place(found)), ..) => Ok(vec![place(found)?]),
-        (Some(ExtractParam::Way(way)), ..) => Ok(vec![word(*way, params.trim)]),
-        (None, Some(way), _) => Ok(vec![word(way, params.trim)]),
+        (Some(ExtractParam::Way(way)), ..) => Ok(vec![word(*way, params.trim)?]),
+        (None, Some(way), _) => Ok(vec![word(way, params.trim)?]),
         (None, None, Some(pattern)) => Ok(vec![regex(pattern, false)?]),
         (None, None, None) => Err(StageError::bug("a task was run without its pattern")),
     }
 }
 
-fn word(way: ExtractWay, trim: bool) -> Extract {
-    match way {
+fn word(way: ExtractWay, trim: bool) -> Result<Extract, StageError> {
+    Ok(match way {
         ExtractWay::Whole => Extract::Whole { trim },
         ExtractWay::LastNumber => Extract::LastNumber,
         ExtractWay::Gsm8k => Extract::Marked,
@@ -217,7 +235,8 @@ fn word(way: ExtractWay, trim: bool) -> Extract {
         ExtractWay::CodeBlock => Extract::CodeBlock,
         ExtractWay::Choice => Extract::Choice,
         ExtractWay::Arc => Extract::Arc,
-    }
+        ExtractWay::Code => return regex(FENCED, false),
+    })
 }
 
 fn place(place: &ExtractPlace) -> Result<Extract, StageError> {

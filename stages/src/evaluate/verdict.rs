@@ -12,6 +12,7 @@ use refrain_engine::kind::{Cancel, Context, NodeResult, StageError};
 
 use super::answer::AnswerRule;
 use super::bootstrap::{interval, pass_at};
+use super::code::CodeRule;
 use super::judge::ModelJudge;
 use super::logprob::{self, By};
 use super::prompts::PerPrompt;
@@ -34,6 +35,8 @@ pub(super) struct Verdict<'r> {
 pub(super) enum Judge {
     /// Finds the answer in the response and compares it with that of the reference.
     Answer(AnswerRule),
+    /// Runs the program in the response with the tests of its row.
+    Code(CodeRule),
     /// Runs the queries of both and compares the results.
     Sql(SqlRule),
     /// Takes the verdicts of a model.
@@ -49,6 +52,7 @@ impl Judge {
     ) -> Result<Vec<Verdict<'r>>, StageError> {
         match self {
             Judge::Answer(rule) => rule.batch(batch, first_row),
+            Judge::Code(rule) => rule.batch(batch, first_row),
             Judge::Sql(rule) => rule.batch(batch, first_row),
             Judge::Model(judge) => judge.batch(batch, first_row),
         }
@@ -58,6 +62,7 @@ impl Judge {
     fn profile(&self) -> String {
         match self {
             Judge::Answer(_) | Judge::Model(_) => String::new(),
+            Judge::Code(rule) => rule.profile(),
             Judge::Sql(_) => sql::profile(),
         }
     }
@@ -66,7 +71,7 @@ impl Judge {
     fn compares(&self) -> bool {
         match self {
             Judge::Answer(rule) => rule.compare.is_some(),
-            Judge::Sql(_) | Judge::Model(_) => true,
+            Judge::Code(_) | Judge::Sql(_) | Judge::Model(_) => true,
         }
     }
 }

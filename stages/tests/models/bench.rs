@@ -126,6 +126,7 @@ impl Bench {
             progress: &Progress::new(node, Duration::ZERO),
             cancel: &cancel,
             environment: &|_| None,
+            own_program: None,
         })?;
         for declared in
             (kind.outputs)(&typed.values).iter().filter(|output| output.name != "metrics")

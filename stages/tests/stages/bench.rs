@@ -107,6 +107,7 @@ impl Bench {
             progress: &Progress::default(),
             cancel,
             environment: &|_| None,
+            own_program: None,
         })?;
         let context =
             MetricContext { params: &self.typed(parameters), inputs: &["data".to_owned()] };

@@ -115,6 +115,7 @@ impl Desk {
             progress: &Progress::default(),
             cancel: &self.cancel,
             environment: &environment,
+            own_program: None,
         })?;
         let mut declared: Vec<_> =
             (kind.outputs)(params).into_iter().map(|out| (out.name, out.kind)).collect();
