@@ -21,6 +21,7 @@ fn the_published_perplexities_are_summed_up_by_group() {
              column: ppl, of: [mean, median, population_std, min, max, geometric_mean] }}]\n  \
              lowest:\n    diversify:\n      data: scores\n      keep: {{ per: row_id, where: {{ \
              source: model }}, lowest: ppl }}\n      measure: [{{ column: ppl, of: [mean] }}]\n  \
+             surprising: {{ diversify: {{ data: scores, keep: {{ where: {{ source: model, ppl: {{ \">\": 2.5 }} }} }} }} }}\n  \
              first: {{ diversify: {{ data: scores, keep: {{ per: row_id, lowest: ppl }} }} }}\n  \
              ahead: {{ diversify: {{ data: first, keep: {{ where: {{ source: model }} }} }} }}\n",
             folder.display()
@@ -52,6 +53,9 @@ fn the_published_perplexities_are_summed_up_by_group() {
     let mean = figures(&space, "lowest.metrics")("ppl_mean");
     let lowest = expected["mean_of_lowest_per_prompt"]["validation"].as_f64().unwrap();
     assert!((mean / lowest - 1.0).abs() < 1e-9, "{mean}");
+    let above = figures(&space, "surprising.metrics")("rows_out");
+    let model = &groups_expected["self-output/validation/model"];
+    assert_eq!(Some(above), model["above_2_5"].as_f64());
     let ahead = figures(&space, "ahead.metrics")("rows_out");
     let below = &expected["prompts_where_lowest_model_ppl_is_below_reference"]["validation"];
     assert_eq!(Some(ahead), below.as_f64());

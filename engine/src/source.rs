@@ -42,6 +42,7 @@ use piece::Opened;
 use shards::{Shards, ShardsError};
 
 pub use error::SourceError;
+pub use filter::Filter;
 pub use format::Format;
 pub use locate::{Located, locate};
 pub use params::{MODEL_PARAMS, PARAMS};

@@ -1,4 +1,4 @@
-//! Keeps the rows of a source whose columns hold what `rows: { where: … }` says.
+//! Conditions on rows: `where` of a source's `rows` and of `keep`.
 
 use std::cmp::Ordering;
 
@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::kind::type_name;
 use crate::language::diagnostic::suggest;
 
-/// The conditions of a source, all of which a row must meet.
+/// Conditions, all of which a row must meet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Sorted by column.
@@ -74,14 +74,17 @@ impl Comparison {
 }
 
 /// What is wrong with a condition, and the remedy.
-pub(super) type Wrong = (String, Option<String>);
+pub type Wrong = (String, Option<String>);
 
 const HOW: &str = "write `COLUMN: VALUE`, `COLUMN: not_null`, `COLUMN: null`, `COLUMN: { \">\": 1 }` or \
                    `COLUMN: { in: [a, b] }`";
 
 impl Filter {
     /// Reads what a workflow says: the name of a column of truths, or conditions by column.
-    pub(super) fn parse(written: &Value) -> Result<Filter, Wrong> {
+    ///
+    /// # Errors
+    /// What is wrong, and the remedy.
+    pub fn parse(written: &Value) -> Result<Filter, Wrong> {
         let conditions = match written {
             Value::String(column) => vec![Condition {
                 column: column.clone(),
@@ -118,8 +121,16 @@ impl Filter {
         options.collect()
     }
 
+    /// The columns that the conditions name.
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
+        self.conditions.iter().map(|condition| condition.column.as_str())
+    }
+
     /// Checks that a table has the columns, of types that can be compared.
-    pub(super) fn check(&self, schema: &Schema) -> Result<(), Wrong> {
+    ///
+    /// # Errors
+    /// What is wrong, and the remedy.
+    pub fn check(&self, schema: &Schema) -> Result<(), Wrong> {
         for Condition { column, test } in &self.conditions {
             let Ok(field) = schema.field_with_name(column) else {
                 let names = schema.fields().iter().map(|field| field.name().as_str());
@@ -135,7 +146,7 @@ impl Filter {
     }
 
     /// Returns which rows meet all conditions; `columns` finds a column.
-    pub(super) fn mask<'c>(
+    pub fn mask<'c>(
         &self,
         rows: usize,
         columns: impl Fn(&str) -> Option<&'c ArrayRef>,

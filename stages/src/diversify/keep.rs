@@ -27,7 +27,8 @@ parameters! {
     pub(super) struct KeepRule {
         /// The column whose equal values make a group; without it all rows are one
         per: Option<String>,
-        /// Only rows where this bool column is true, or where columns have these values
+        /// Only rows where this bool column is true, or whose columns meet conditions: a value,
+        /// `not_null`, `null`, or a mapping of `=`, `!=`, `>`, `>=`, `<`, `<=` and `in`
         r#where: Option<Where>,
         /// Of each group the rows with the lowest values of this column
         lowest: Option<String>,
@@ -77,6 +78,17 @@ impl KeepRule {
         self.count.unwrap_or(if self.only_filters() { usize::MAX } else { 1 })
     }
 
+    /// The condition on rows.
+    fn condition(&self) -> Result<Option<Filter>, StageError> {
+        let written = match &self.r#where {
+            None => return Ok(None),
+            Some(Where::Column(column)) => Value::String(column.clone()),
+            Some(Where::Values(values)) => Value::Object(values.clone()),
+        };
+        let filter = Filter::parse(&written);
+        filter.map(Some).map_err(|(message, _)| StageError::failed(message))
+    }
+
     /// Whether all rows that meet the condition are kept, as they stand in the table.
     fn only_filters(&self) -> bool {
         let ranks = ranking(self).is_some() || self.random == Some(true);
@@ -123,12 +135,30 @@ pub(super) fn check(check: &Check<'_>, keep: &Map<String, Value>, problems: &mut
     for column in ["lowest", "highest", "median"].into_iter().filter_map(text) {
         check.need(problems, "data", column, &NUMBERS);
     }
-    match keep.get("where") {
-        Some(Value::String(column)) => check.need(problems, "data", column, &[DataType::Boolean]),
-        Some(Value::Object(values)) => {
-            values.iter().for_each(|(column, value)| check_value(check, column, value, problems));
+    if let Some(condition) = keep.get("where") {
+        check_condition(check, condition, problems);
+    }
+}
+
+/// The condition must be readable, and its columns there and of types that can be compared.
+fn check_condition(check: &Check<'_>, condition: &Value, problems: &mut Vec<Problem>) {
+    if let Some(column) = condition.as_str() {
+        return check.need(problems, "data", column, &[DataType::Boolean]);
+    }
+    let checked = Filter::parse(condition).and_then(|filter| {
+        let known = problems.len();
+        filter.columns().for_each(|column| check.need(problems, "data", column, &[]));
+        match (check.columns)("data").filter(|_| problems.len() == known) {
+            Some(schema) => filter.check(&schema),
+            None => Ok(()),
         }
-        _ => {}
+    });
+    if let Err((message, hint)) = checked {
+        let problem = Problem::at("keep.where", message);
+        problems.push(match hint {
+            Some(hint) => problem.hint(hint),
+            None => problem,
+        });
     }
 }
 
@@ -142,28 +172,6 @@ pub(super) fn canonicalize(keep: &mut Map<String, Value>) {
         .any(|name| keep.contains_key(name))
     {
         canonical::remove_default(keep, "count", &Value::from(1));
-    }
-}
-
-/// A column of `where` must be there and be able to hold the value.
-fn check_value(check: &Check<'_>, column: &str, value: &Value, problems: &mut Vec<Problem>) {
-    check.need(problems, "data", column, &[]);
-    let schema = (check.columns)("data");
-    let Some(field) = schema.as_ref().and_then(|schema| schema.field_with_name(column).ok()) else {
-        return;
-    };
-    let fits = match value {
-        Value::String(_) => *field.data_type() == DataType::Utf8,
-        Value::Bool(_) => *field.data_type() == DataType::Boolean,
-        Value::Number(_) => field.data_type().is_numeric(),
-        _ => false,
-    };
-    if !fits {
-        let message = format!(
-            "column `{column}` is {}, which is never {value}",
-            type_name(field.data_type())
-        );
-        problems.push(Problem::at(format!("keep.where.{column}"), message));
     }
 }
 
@@ -199,11 +207,8 @@ pub(super) fn choose(ctx: &Context<'_>, keep: &KeepRule, seed: u64) -> Result<Ch
     let mut wanted = tables::present(ctx, "data", &["id", "sample"])?;
     wanted.extend(keep.per.as_deref());
     wanted.extend(ranking(keep).map(String::as_str));
-    match &keep.r#where {
-        Some(Where::Column(column)) => wanted.push(column),
-        Some(Where::Values(values)) => wanted.extend(values.keys().map(String::as_str)),
-        None => {}
-    }
+    let condition = keep.condition()?;
+    wanted.extend(condition.iter().flat_map(Filter::columns));
     wanted.sort_unstable();
     wanted.dedup();
 
@@ -211,13 +216,14 @@ pub(super) fn choose(ctx: &Context<'_>, keep: &KeepRule, seed: u64) -> Result<Ch
     let rows = tables::scan(ctx, "data", Some(&wanted), |batch, first_row| {
         let per: Vec<&str> = keep.per.iter().map(String::as_str).collect();
         let group_of = groups.of_rows(batch, first_row, &per)?;
-        let allowed =
-            keep.r#where.as_ref().map(|condition| allowed(batch, condition)).transpose()?;
+        let allowed = condition
+            .as_ref()
+            .map(|condition| condition.mask(batch.num_rows(), |name| batch.column_by_name(name)));
         let ranks = Ranks::new(batch, first_row, keep, seed)?;
         let id_column = optional_column::<StringArray>(batch, "id")?;
         let samples = optional_column::<Int32Array>(batch, "sample")?;
         for (i, group) in group_of.into_iter().enumerate() {
-            if allowed.as_ref().is_some_and(|allowed| !allowed[i]) {
+            if allowed.as_ref().is_some_and(|allowed| !allowed.value(i)) {
                 continue;
             }
             let Some(rank) = ranks.of(i) else { continue };
@@ -300,47 +306,6 @@ impl Ids {
     fn text(&self, number: u32) -> &str {
         &self.texts[number as usize]
     }
-}
-
-/// Whether each row of a batch meets the condition; where a value is missing it does not.
-fn allowed(batch: &RecordBatch, condition: &Where) -> Result<Vec<bool>, StageError> {
-    match condition {
-        Where::Column(name) => {
-            let flags = refrain_cache::columns::column::<BooleanArray>(batch, name)?;
-            Ok(flags.iter().map(|flag| flag == Some(true)).collect())
-        }
-        Where::Values(values) => {
-            let mut all = vec![true; batch.num_rows()];
-            for (name, value) in values {
-                let column = batch.column_by_name(name).ok_or_else(|| no_column(name))?;
-                let equal = equal_to(column, value).ok_or_else(|| {
-                    StageError::failed(format!("column `{name}` cannot be compared with {value}"))
-                })?;
-                all.iter_mut().zip(equal).for_each(|(all, equal)| *all &= equal);
-            }
-            Ok(all)
-        }
-    }
-}
-
-/// For each row whether it has the value; `None` when the column's type never has such a value.
-fn equal_to(column: &ArrayRef, value: &Value) -> Option<Vec<bool>> {
-    Some(match value {
-        Value::String(text) => {
-            column.as_string_opt::<i32>()?.iter().map(|v| v == Some(text.as_str())).collect()
-        }
-        Value::Bool(flag) => column.as_boolean_opt()?.iter().map(|v| v == Some(*flag)).collect(),
-        // Whole numbers are compared as such: f64 cannot tell large ones apart.
-        Value::Number(number) if number.is_i64() && column.data_type().is_integer() => {
-            let column = cast(column, &DataType::Int64).ok()?;
-            column.as_primitive::<Int64Type>().iter().map(|v| v == number.as_i64()).collect()
-        }
-        Value::Number(number) if column.data_type().is_numeric() => {
-            let column = cast(column, &DataType::Float64).ok()?;
-            column.as_primitive::<Float64Type>().iter().map(|v| v == number.as_f64()).collect()
-        }
-        _ => return None,
-    })
 }
 
 fn no_column(name: &str) -> StageError {

@@ -331,7 +331,7 @@ fn parameters_that_do_not_go_together_are_refused() {
     assert_eq!(check("keep: { where: arm }"), ["data: column `arm` is text, expected bool"]);
     assert_eq!(
         check("keep: { where: { good: 1 } }"),
-        ["keep.where.good: column `good` is bool, which is never 1"]
+        ["keep.where: `where`: `good` is bool, which cannot be compared with 1"]
     );
     assert_eq!(check("measure: [distinct_1]"), ["data: the table has no column `response`"]);
     assert_eq!(
