@@ -68,7 +68,8 @@ fn unreadable(path: &Path, error: &io::Error) -> ShardsError {
 
 /// Whether a path that is not there itself is a pattern for files.
 pub fn is_glob(path: &Path) -> bool {
-    path.to_str().is_some_and(|text| text.contains(['*', '?', '['])) && !path.exists()
+    let is_pattern = |text: &str| text.contains(['*', '?', '[']) && Pattern::new(text).is_ok();
+    path.to_str().is_some_and(is_pattern) && !path.exists()
 }
 
 /// Whether a source is there: its file or folder, or some file that matches.
