@@ -8,7 +8,7 @@ use refrain_engine::graph::Graph;
 use refrain_engine::language::diagnostic::SourceText;
 use refrain_engine::language::workflow::{Override, Workflow};
 use refrain_engine::report::{expect, results};
-use refrain_engine::source::{Format, Rows, SourceSpec};
+use refrain_engine::source::{Format, SourceSpec};
 use refrain_lm::adapter::Adapter;
 use refrain_lm::card::Card;
 use refrain_lm::chat::message;
@@ -79,12 +79,9 @@ pub fn table(bytes: &[u8]) {
         }
         let path = world.folder.path().join("rows");
         std::fs::write(&path, content).expect("a file can be written");
-        let spec = |path, format| SourceSpec {
-            path,
-            format,
-            columns: Vec::new(),
-            drop: Vec::new(),
-            rows: Rows::Range(0, u64::MAX),
+        let spec = |path, format: Format| {
+            let options = serde_json::Map::from_iter([("format".into(), format.word().into())]);
+            SourceSpec::new(path, &options).expect("the file is there")
         };
         let first = spec(path, format);
         let (header, table) = (first.schema(), first.import(&world.cache));

@@ -20,6 +20,7 @@ mod code; // programs of a model, and what the sandbox needs
 mod commands; // drawings, completions, manual pages
 #[cfg(unix)]
 mod crash; // faults at every step of a run, and damage to every file of a cache
+mod data_in; // tables of every format, in shards, exploded and filtered
 mod errors; // what wrong workflows and sources are told
 #[cfg(unix)]
 mod events; // the run log, log lines and traces
@@ -31,6 +32,7 @@ mod hostile_tables; // tables that were made to break one
 #[cfg(unix)]
 mod interrupt; // Ctrl-C
 mod json; // the JSON output against its documentation
+mod judges; // a model as the judge of responses
 mod language; // values, sweeps and names
 mod layers; // which crate may import which
 mod likeliest; // options of a question by their log-probabilities
@@ -41,6 +43,7 @@ mod own_tables; // conversations, samples and numbers of one's own
 #[cfg(unix)]
 mod processes; // several on one cache
 mod progress; // what a run prints on the way
+mod prompts; // the prompts of workflows/prompts, to the letter where they are published
 mod queries; // queries that a model wrote, judged by their results
 mod real_input; // the shared folder's data and model, where it is there
 mod rerun; // what an edit makes run again

@@ -84,6 +84,90 @@ fn a_call_that_the_template_does_not_write_is_refused() {
     assert!(said.contains("`a`") && said.contains("`tool_calls`"), "{said}");
 }
 
+const ENDS: &str = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}\
+                    {% if add_generation_prompt %}<assistant>{% endif %}";
+
+/// Scored and masked, or rendered for training: the same tokens are trained.
+#[test]
+fn every_turn_of_the_assistant_is_trained_on_request() {
+    let space = with_chat_model(ENDS);
+    let turns = |words: [&str; 4]| {
+        let roles = ["human", "gpt", "human", "gpt"];
+        let turns: Vec<String> = roles
+            .iter()
+            .zip(words)
+            .map(|(role, text)| format!("{{\"from\": \"{role}\", \"value\": \"{text}\"}}"))
+            .collect();
+        format!("{{\"conversations\": [{}]}}\n", turns.join(", "))
+    };
+    space.write(
+        "rows.jsonl",
+        &(turns(["a?", "it is b.", "c?", "d"]) + &turns(["x", "y", "z", "1 2"])),
+    );
+    let tuned = |data: &str, more: &str| {
+        format!(
+            "{{ finetune: {{ model: base, data: {data}, lora: {{ rank: 2 }}, steps: 2, seed: 3{more} }} }}"
+        )
+    };
+    space.write(
+        "c.yaml",
+        &format!(
+            "refrain: 1\nmodels: {{ base: {{ path: model }} }}\n\
+             data: {{ rows: {{ path: rows.jsonl, columns: {{ messages: conversations }} }} }}\nstages:\n  \
+             scored: {{ score: {{ model: base, data: rows, of: turns }} }}\n  \
+             masked: {{ mask: {{ data: scored, above: 1000000 }} }}\n  \
+             some: {{ mask: {{ data: scored, quantile: 0.5 }} }}\n  \
+             of_mask: {}\n  of_some: {}\n  of_rows: {}\n  last: {}\n",
+            tuned("masked", ""),
+            tuned("some", ""),
+            tuned("rows", ", train_on: all"),
+            tuned("rows", ""),
+        ),
+    );
+    let report = space.report("c.yaml", &[]);
+    let node = |name: &str| {
+        let nodes = report["nodes"].as_array().unwrap();
+        nodes.iter().find(|node| node["node"] == name).unwrap().clone()
+    };
+    let figure = |name: &str, metric: &str| {
+        let metrics = node(name)["metrics"].as_array().unwrap().clone();
+        let found = metrics.iter().find(|found| found["metric"] == metric);
+        found.unwrap_or_else(|| panic!("{metrics:?}"))["value"].as_f64().unwrap()
+    };
+    let digest = |name: &str| node(name)["outputs"]["main"].clone();
+    assert_eq!(digest("of_mask"), digest("of_rows"));
+    assert_ne!(digest("of_rows"), digest("last"));
+    assert_eq!(figure("of_mask", "active_tokens"), figure("scored", "response_tokens"));
+    assert!(figure("of_rows", "active_tokens") > figure("last", "active_tokens"));
+    assert!(figure("of_some", "active_tokens") < figure("of_mask", "active_tokens"));
+    assert_eq!(figure("of_mask", "masked_tokens"), 0.0);
+
+    // What is trained is what the assistant said, with the ends of its turns.
+    let path = space.run(&["show", "c.yaml", "scored", "--path"]).stdout;
+    let file = std::fs::File::open(space.path(path.trim())).unwrap();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+    let batch = reader.map(|batch| batch.unwrap()).next().unwrap();
+    let column = |name: &str| batch.column_by_name(name).unwrap();
+    let text = column("text").as_string::<i32>().value(0);
+    let (offsets, turns) = (
+        column("offsets").as_list::<i32>().value(0),
+        column("response_mask").as_list::<i32>().value(0),
+    );
+    let offsets: Vec<usize> = offsets
+        .as_primitive::<arrow::datatypes::Int32Type>()
+        .values()
+        .iter()
+        .map(|at| *at as usize)
+        .chain([text.len()])
+        .collect();
+    let trained: String = (0..turns.len())
+        .filter(|token| turns.as_boolean().value(*token))
+        .map(|token| &text[offsets[token]..offsets[token + 1]])
+        .collect();
+    let end = trained.split("it is b.").nth(1).unwrap().split('d').next().unwrap();
+    assert!(!end.is_empty() && trained == format!("it is b.{end}d{end}"), "{trained}");
+}
+
 #[test]
 fn own_samples_are_judged_by_pass_at_k() {
     let space = Space::new();

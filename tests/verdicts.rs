@@ -42,7 +42,7 @@ fn json(path: &str) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-fn lines(path: &str) -> Vec<Value> {
+pub fn lines(path: &str) -> Vec<Value> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(path);
     let text = std::fs::read_to_string(path).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -283,4 +283,37 @@ fn captured_text_is_kept_as_it_is() {
     space.edit("w.yaml", ", compare: none", "");
     let said = space.fails(&["check", "w.yaml"]);
     assert!(said.contains("no column `reference`") && said.contains("compare: none"), "{said}");
+}
+
+const PASS_AT_K: &str = r#"
+refrain: 1
+data:
+  samples: { path: SHARED/pass-at-k/samples.jsonl, explode: correct, columns: { id: row_id } }
+  first: { path: SHARED/pass-at-k/samples.jsonl, explode: correct, columns: { id: row_id }, rows: { where: { sample: 0 } } }
+stages:
+  all: { evaluate: { data: samples, task: given, pass_at: [1, 2, 5, 10, 32] } }
+  one: { evaluate: { data: first, task: given } }
+expect:
+"#;
+
+#[test]
+fn recorded_samples_have_the_published_pass_at_k() {
+    let Some(space) = case(PASS_AT_K) else { return };
+    let expected = json("pass-at-k/expected.json");
+    let mut workflow = space.read("w.yaml");
+    for (k, value) in expected["pass_at_k"].as_object().unwrap() {
+        workflow +=
+            &format!("  - {{ stage: all, metric: pass_at_{k}, value: {value}, within: 1e-9 }}\n");
+    }
+    let first = &expected["first_sample_accuracy"];
+    workflow += &format!("  - {{ stage: one, metric: accuracy, value: {first}, within: 1e-9 }}\n");
+    space.write("w.yaml", &workflow);
+    space.report("w.yaml", &[]);
+    let all = table(&space, "all");
+    let counts = expected["correct_per_prompt"].as_array().unwrap();
+    let right = truths(&all, "correct");
+    assert_eq!((expected["prompts"].as_u64(), right.len()), (Some(45), 45 * 32));
+    for (samples, count) in right.chunks(32).zip(counts) {
+        assert_eq!(Value::from(samples.iter().filter(|right| **right).count()), *count);
+    }
 }

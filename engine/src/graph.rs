@@ -7,7 +7,7 @@ pub(crate) mod gather;
 mod params;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use petgraph::Direction;
@@ -18,6 +18,7 @@ use crate::language::diagnostic::{Diagnostic, Diagnostics, Span};
 use crate::language::workflow::{Settings, Workflow};
 use crate::source::SourceSpec;
 use crate::source::recorded::{FindRecorded, RecordedSource};
+use crate::source::seen::SourcePlace;
 
 pub use params::Params;
 
@@ -69,12 +70,16 @@ pub enum Work {
 }
 
 impl Work {
-    /// Returns the file or folder of a source, and what it is.
-    pub fn source(&self) -> Option<(&Path, ArtifactKind)> {
+    /// Returns where a source lies, and what it is.
+    pub fn source(&self) -> Option<SourcePlace> {
         match self {
-            Work::Source(spec) => Some((&spec.path, ArtifactKind::Table)),
-            Work::Model(path) => Some((path, ArtifactKind::Model)),
-            Work::File(path) => Some((path, ArtifactKind::File)),
+            Work::Source(spec) => Some(SourcePlace {
+                path: spec.path.clone(),
+                kind: ArtifactKind::Table,
+                split: spec.split.clone(),
+            }),
+            Work::Model(path) => Some(SourcePlace::new(path, ArtifactKind::Model)),
+            Work::File(path) => Some(SourcePlace::new(path, ArtifactKind::File)),
             Work::Gather { .. } | Work::Stage { .. } => None,
         }
     }
@@ -104,7 +109,7 @@ pub struct Node {
 impl Node {
     /// Whether the node is a source: read but not made by the workflow.
     pub fn is_source(&self) -> bool {
-        self.work.source().is_some()
+        matches!(self.work, Work::Source(_) | Work::Model(_) | Work::File(_))
     }
 
     /// Names the kind, for people.

@@ -259,7 +259,8 @@ impl Problem {
 /// The columns of a kind's main table, where its static check knows them.
 pub type Columns = Option<SchemaRef>;
 
-/// A stage that is planned as two: the first is named `STAGE/suffix` and takes the moved parameters.
+/// A stage that is planned as two: the first is named `STAGE/suffix`. The second may be planned as
+/// two again.
 #[derive(Debug, Clone, Copy)]
 pub struct Expansion {
     /// The part of the first stage's name behind the stage's own and a slash.
@@ -268,8 +269,35 @@ pub struct Expansion {
     pub kind: &'static str,
     /// The parameter of the second stage that then refers to the first.
     pub link: &'static str,
-    /// The parameters that go to the first stage; all others stay.
-    pub moved: fn(&str) -> bool,
+    /// Says which stage takes a parameter.
+    pub takes: fn(&str) -> Taker,
+    /// A text parameter of the first stage that is written anew, from the given one.
+    pub written: Option<(&'static str, Write)>,
+}
+
+/// Writes a parameter's text anew; it is given what the workflow says, if anything.
+pub type Write = fn(Option<&str>) -> String;
+
+/// The one of two stages that takes a parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taker {
+    /// The first.
+    First,
+    /// The second.
+    Second,
+    /// Both.
+    Both,
+    /// The first takes the entries of this mapping as its parameters.
+    FirstEntries,
+    /// So does the first, and the second the mapping as a whole.
+    BothEntries,
+}
+
+impl Taker {
+    /// Whether a parameter of this name is one of the first stage.
+    pub fn is_first(self) -> bool {
+        matches!(self, Taker::First | Taker::Both)
+    }
 }
 
 /// Decides, from the values that the workflow gives as they are written, whether a stage is planned as two.

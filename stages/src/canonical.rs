@@ -35,6 +35,11 @@ pub(crate) fn chat(params: &mut Map<String, Value>, has_template: Option<bool>) 
     }
 }
 
+/// Removes `bos` where it is given as its default.
+pub(crate) fn bos(params: &mut Map<String, Value>) {
+    remove_default(params, "bos", &"auto".into());
+}
+
 /// Whether the tokenizer of the input `model` has a chat template, where its files tell.
 pub(crate) fn has_template(model: FindModel<'_>) -> Option<bool> {
     model_fact(model, "chat_template")

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use refrain_engine::kind::{
     Context, Expansion, File, Kind, MetricContext, MetricDecl, Model, NodeResult, Parameters,
-    StageError, Table, parameters,
+    StageError, Table, Taker, Write, parameters,
 };
 
 use crate::canonical::FindModel;
@@ -25,6 +25,7 @@ mod choice;
 mod code;
 pub mod compare;
 pub mod extract;
+mod judge;
 mod logprob;
 mod math;
 pub mod number;
@@ -57,6 +58,14 @@ const METRICS: &[MetricDecl] = &[
             let ks = context.params.get("pass_at").and_then(Value::as_array).into_iter().flatten();
             ks.map(|k| format!("pass_at_{k}")).collect()
         },
+    ),
+    MetricDecl::given("agreement", "Share of pairs of which both orders say the same", |context| {
+        given("agreement", judge::of_pairs(context.params))
+    }),
+    MetricDecl::given(
+        "position_bias",
+        "Judgements for the text that comes first minus those for the second, by their sum",
+        |context| given("position_bias", judge::of_pairs(context.params)),
     ),
     MetricDecl::given("perplexity", "Perplexity over all response tokens", |context| {
         given("perplexity", is(context, Task::Perplexity))
@@ -104,10 +113,12 @@ parameters! {
         /// The preset: whole texts; the final number; the last line behind `####`; the last
         /// `\boxed` of MATH; the label of an option, or the first word behind `Answer:`, or the
         /// option that a model finds likeliest; a program that is run with tests; the result of a
-        /// query; a pattern; the verdicts that the column `correct` brings; the perplexity
+        /// query; a model's judgement; a pattern; the verdicts that the column `correct` brings; the
+        /// perplexity
         #[alias("metric")]
         task: Task,
-        /// The pattern of `task: regex`; its first group is the answer
+        /// The pattern of `task: regex`, whose first group is the answer, or of the verdict in the
+        /// answers of `task: judge`
         pattern: Option<String>,
         /// Finds the answer in another way than the task does
         extract: Option<ExtractParam>,
@@ -140,6 +151,15 @@ parameters! {
         r#as: Option<As>,
         /// Where a query of `task: sql` is stopped
         limits: Option<SqlLimits>,
+        /// The judge of `task: judge`: its `model`, and further parameters of `generate`; its `prompt`
+        /// is a template over the row's columns, and over `a` and `b` where `pairs` is set
+        judge: Option<Map<String, Value>>,
+        /// Whether a judge compares the response with the reference, once in each order
+        pairs: Option<bool>,
+        /// The answers of a judge, one for each row, where they exist already
+        judgements: Option<&Table>,
+        /// The same with the reference first
+        swapped: Option<&Table>,
         /// White space around texts does not count when they are compared
         trim: bool = true,
         /// Upper and lower case do not count
@@ -157,20 +177,46 @@ parameters! {
 
 fn expand(params: &Map<String, Value>) -> Option<Expansion> {
     /// Parameters of the other kind go to the first stage, and so do the inputs.
-    fn moved(name: &str) -> bool {
-        matches!(name, "model" | "data")
-            || !EvaluateParams::PARAMS.iter().any(|param| param.name == name)
+    fn takes(name: &str) -> Taker {
+        let is_own = EvaluateParams::PARAMS.iter().any(|param| param.name == name);
+        if matches!(name, "model" | "data") || !is_own { Taker::First } else { Taker::Second }
     }
-    fn moved_with_options(name: &str) -> bool {
-        name == "choices" || moved(name)
+    fn takes_options(name: &str) -> Taker {
+        if name == "choices" { Taker::First } else { takes(name) }
     }
-    params.get("model")?;
-    let (kind, moved): (_, fn(&str) -> bool) = match Task::of(params) {
-        Some(Task::Perplexity) => ("score", moved),
-        Some(Task::ChoiceLogprob) => ("score", moved_with_options),
-        _ => ("generate", moved),
-    };
-    Some(Expansion { suffix: "answers", kind, link: "data", moved })
+    fn last_judge(name: &str) -> Taker {
+        match name {
+            "judge" => Taker::FirstEntries,
+            "data" => Taker::Both,
+            _ => Taker::Second,
+        }
+    }
+    fn first_judge(name: &str) -> Taker {
+        if name == "judge" { Taker::BothEntries } else { last_judge(name) }
+    }
+
+    let task = Task::of(params);
+    if params.contains_key("model") {
+        let (kind, takes): (_, fn(&str) -> Taker) = match task {
+            Some(Task::Perplexity) => ("score", takes),
+            Some(Task::ChoiceLogprob) => ("score", takes_options),
+            _ => ("generate", takes),
+        };
+        return Some(Expansion { suffix: "answers", kind, link: "data", takes, written: None });
+    }
+    if task != Some(Task::Judge) || !params.get("judge").is_some_and(Value::is_object) {
+        return None;
+    }
+    let pairs = judge::of_pairs(params);
+    let (link, takes, write): (_, fn(&str) -> Taker, Write) =
+        match (pairs, params.contains_key("judgements")) {
+            (false, false) => ("judgements", last_judge, judge::prompt),
+            (true, false) => ("judgements", first_judge, judge::prompt_of_pairs),
+            (true, true) => ("swapped", last_judge, judge::prompt_swapped),
+            (false, true) => return None,
+        };
+    let written = Some(("prompt", write));
+    Some(Expansion { suffix: link, kind: "generate", link, takes, written })
 }
 
 fn canonicalize(params: &mut Map<String, Value>, _: FindModel<'_>) {

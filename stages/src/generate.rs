@@ -31,7 +31,8 @@ use crate::components;
 use crate::memo::{self, Memo};
 use crate::models::{self, failed};
 use crate::prompts::{
-    self, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Chat, PromptRenderer, Shots, row_error, with_row,
+    self, ABOUT_BOS, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Bos, Chat, PromptRenderer, Shots,
+    row_error, with_row,
 };
 use crate::remarks::{self, Remarks, RowRemarks};
 use crate::tables::{self, metric, share};
@@ -127,6 +128,8 @@ parameters! {
         shots: Option<Shots>,
         #[about(ABOUT_CHAT)]
         chat: Chat = "auto",
+        #[about(ABOUT_BOS)]
+        bos: Option<Bos>,
         #[about(ABOUT_BACKEND)]
         backend: BackendChoice = "auto",
     }
@@ -164,6 +167,7 @@ fn canonicalize(params: &mut Map<String, Value>, model: FindModel<'_>) {
         canonical::remove_default(params, name, &json!(nothing));
     }
     canonical::chat(params, canonical::has_template(model));
+    canonical::bos(params);
     backend::canonicalize(params, model);
 }
 
@@ -243,7 +247,7 @@ impl<'a> Generator<'a> {
         let &GenerateParams { temperature, top_k, top_p, min_p, repetition_penalty, .. } = params;
         let sampling = SamplingParams { temperature, top_k, top_p, min_p, repetition_penalty };
         let prompts = PromptRenderer::new(params.prompt.as_deref(), params.system.clone(), chat)?;
-        let renderer = Renderer::new(network.tokenizer(), chat).map_err(failed)?;
+        let renderer = prompts::renderer(network.tokenizer(), chat, params.bos)?;
         let end_of_turn =
             end_of_turn(&renderer, network.tokenizer()).filter(|_| !params.ignore_eos);
         let row = json!({

@@ -14,9 +14,10 @@ use serde_json::Value;
 use refrain_cache::columns::{column, optional_column};
 use refrain_engine::kind::{Check, Context, Problem, Progress, StageError, choices, one_of};
 use refrain_lm::chat::{Message, message, role};
-use refrain_lm::render::{self, Renderer};
+use refrain_lm::render::{self, Begin, Renderer};
 use refrain_lm::tokenizer::Tokenizer;
 
+use crate::models::failed;
 use crate::tables::{list_of, row_name};
 
 pub(crate) use shots::Shots;
@@ -33,6 +34,36 @@ pub(crate) const ABOUT_SYSTEM: &str =
 /// The help of the parameter `chat`.
 pub(crate) const ABOUT_CHAT: &str =
     "Whether the model's chat template is used; `auto`: when its tokenizer has one";
+
+/// The help of the parameter `bos`.
+pub(crate) const ABOUT_BOS: &str = "Whether the tokenizer's begin token is put before a text that no chat template writes; `auto`: \
+     where the tokenizer does so, and the text does not begin with it already";
+
+choices! {
+    /// When the begin token is put before a text.
+    pub(crate) enum Bos {
+        /// As the tokenizer does, once.
+        Auto = "auto",
+        /// Before every text.
+        Always = "always",
+        /// Before none.
+        Never = "never",
+    }
+}
+
+/// A renderer of rows, with the begin token as the parameter `bos` says.
+pub(crate) fn renderer(
+    tokenizer: &Tokenizer,
+    chat: bool,
+    bos: Option<Bos>,
+) -> Result<Renderer<'_>, StageError> {
+    let begin = match bos {
+        None | Some(Bos::Auto) => Begin::Auto,
+        Some(Bos::Always) => Begin::Always,
+        Some(Bos::Never) => Begin::Never,
+    };
+    Renderer::new(tokenizer, chat).and_then(|made| made.with_begin(begin)).map_err(failed)
+}
 
 choices! {
     /// The word that leaves a choice to the program.

@@ -5,7 +5,9 @@ mod window;
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, Int32Array, RecordBatch, StringArray};
+use arrow::array::{
+    ArrayRef, BooleanBuilder, Float64Array, Int32Array, ListBuilder, RecordBatch, StringArray,
+};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
@@ -24,15 +26,15 @@ use crate::canonical::{self, FindModel};
 use crate::components;
 use crate::lists::{float_lists, int_lists};
 use crate::memo::{self, Memo};
-use crate::models::{self, failed};
+use crate::models;
 use crate::options;
 use crate::prompts::{
-    self, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Chat, PromptRenderer, Template, cell, row_error,
-    with_row,
+    self, ABOUT_BOS, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Bos, Chat, PromptRenderer, Template,
+    cell, row_error, with_row,
 };
 use crate::remarks::{self, Remarks};
 use crate::tables::{self, list_of, metric, with_fields};
-use crate::tokens::{MOST_TOKENS, Tokens, check_tokens};
+use crate::tokens::{MOST_TOKENS, TURNS, Tokens, check_tokens};
 
 use choices::ChoiceRows;
 use window::{Piece, Window, pieces};
@@ -49,7 +51,7 @@ const FIT: &str =
     "set `max_tokens` to cut such rows, or `window` for the model to see them part by part";
 
 /// Columns that describe other tokens than those that are written here.
-const STALE: [&str; 2] = ["loss_mask", "perplexities"];
+const STALE: [&str; 3] = ["loss_mask", "perplexities", TURNS];
 
 /// The components that make log-probabilities of tokens.
 const ROW: [Component; 1] = [components::LM];
@@ -69,7 +71,7 @@ pub const SCORE: Kind = Kind {
     about: "Writes the tokens of each response and how probable a model finds each of them",
     components: &[components::SCORE, components::LM, components::RENDER, components::TABLE],
     params: ScoreParams::PARAMS,
-    adds: &["text", "token_ids", "logprobs", "offsets", "prompt_tokens", "perplexity"],
+    adds: &["text", "token_ids", "logprobs", "offsets", "prompt_tokens", "perplexity", TURNS],
     outputs: tables::table_and_metrics,
     metrics: METRICS,
     check,
@@ -90,8 +92,8 @@ parameters! {
         /// The table with prompts and responses
         #[alias("dataset")]
         data: &Table,
-        /// `response`: prompt and response as rendered, the end of turn included; `text`: the
-        /// response alone
+        /// `response`: prompt and response as rendered, the end of turn included; `turns`: every
+        /// turn of the assistant in a chat likewise; `text`: the response alone
         of: ScoreTarget = "response",
         #[about(ABOUT_PROMPT)]
         prompt: Option<String>,
@@ -100,6 +102,8 @@ parameters! {
         system: Option<String>,
         #[about(ABOUT_CHAT)]
         chat: Chat = "auto",
+        #[about(ABOUT_BOS)]
+        bos: Option<Bos>,
         #[about(ABOUT_BACKEND)]
         backend: BackendChoice = "auto",
         /// Cuts longer rows to this many tokens; without it a row longer than the model's context
@@ -127,6 +131,8 @@ choices! {
     enum ScoreTarget {
         /// Prompt and response as rendered.
         Response = "response",
+        /// As `response`, and the assistant's earlier turns too.
+        Turns = "turns",
         /// The response alone.
         Text = "text",
     }
@@ -158,7 +164,9 @@ fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
         prompts::check(check, "data", problems);
     }
     let given = |name: &str| check.params.contains_key(name);
-    (check.columns)("data").map(|schema| output_schema(&schema, given("choices"), given("prior")))
+    let further =
+        Further { choices: given("choices"), turns: of_turns(check.params), prior: given("prior") };
+    (check.columns)("data").map(|schema| output_schema(&schema, further))
 }
 
 /// The column of the options, and the templates that are read beside it.
@@ -174,6 +182,15 @@ fn check_choices(check: &Check<'_>, problems: &mut Vec<Problem>) {
                 .hint("name the column of the options, for example `choices: choices`"),
         );
     }
+    if of_turns(check.params) && text("choices").is_some() {
+        problems.push(
+            Problem::at(
+                "choices",
+                "`choices` beside `of: turns`: an option is the last turn alone",
+            )
+            .hint("take `of: response`"),
+        );
+    }
     for name in ["continuation", "prior"] {
         if let Some(Err(why)) = text(name).map(Template::new) {
             problems.push(Problem::at(name, format!("the template cannot be read: {why}")));
@@ -185,6 +202,7 @@ fn canonicalize(params: &mut Map<String, Value>, model: FindModel<'_>) {
     // A response alone is never a chat.
     let has_template = if of_text(params) { Some(false) } else { canonical::has_template(model) };
     canonical::chat(params, has_template);
+    canonical::bos(params);
     backend::canonicalize(params, model);
 }
 
@@ -209,6 +227,10 @@ fn of_text(params: &Map<String, Value>) -> bool {
     params.get("of").is_some_and(|of| of == "text")
 }
 
+fn of_turns(params: &Map<String, Value>) -> bool {
+    params.get("of").is_some_and(|of| of == "turns")
+}
+
 /// The columns that are added, in their order.
 fn added() -> [(&'static str, DataType); 6] {
     [
@@ -221,18 +243,33 @@ fn added() -> [(&'static str, DataType); 6] {
     ]
 }
 
+/// Columns of the scored table beside those that it always has.
+#[derive(Clone, Copy)]
+struct Further {
+    /// Those of an option.
+    choices: bool,
+    /// The assistant's tokens.
+    turns: bool,
+    /// The log-probability behind `prior`.
+    prior: bool,
+}
+
 /// The columns of the scored table: those of the input but for the ones that describe other tokens,
 /// and ours.
-fn output_schema(input: &Schema, choices: bool, prior: bool) -> SchemaRef {
-    let input = if choices { choices::schema(input) } else { Arc::new(input.clone()) };
+fn output_schema(input: &Schema, further: Further) -> SchemaRef {
+    let input = if further.choices { choices::schema(input) } else { Arc::new(input.clone()) };
     let kept: Vec<_> = input
         .fields()
         .iter()
         .filter(|field| !STALE.contains(&field.name().as_str()))
         .cloned()
         .collect();
-    let prior = prior.then_some(("prior_logprob", DataType::Float64));
-    with_fields(&Schema::new(kept), &added().into_iter().chain(prior).collect::<Vec<_>>())
+    let turns = further.turns.then(|| (TURNS, list_of(DataType::Boolean)));
+    let prior = further.prior.then_some(("prior_logprob", DataType::Float64));
+    with_fields(
+        &Schema::new(kept),
+        &added().into_iter().chain(turns).chain(prior).collect::<Vec<_>>(),
+    )
 }
 
 fn run(context: &Context<'_>) -> Result<NodeResult, StageError> {
@@ -272,8 +309,7 @@ impl<'a> Scorer<'a> {
         params: &ScoreParams,
         network: &'a LoadedModel,
     ) -> Result<Scorer<'a>, StageError> {
-        let chat =
-            params.of == ScoreTarget::Response && params.chat.resolve(network.tokenizer())?;
+        let chat = params.of != ScoreTarget::Text && params.chat.resolve(network.tokenizer())?;
         let context_length = network.sizes().0;
         if let Some(Window { length, .. }) = params.window
             && length > context_length
@@ -298,15 +334,19 @@ impl<'a> Scorer<'a> {
             prior: (params.prior.as_deref())
                 .map(|prior| PromptRenderer::new(Some(prior), params.system.clone(), chat))
                 .transpose()?,
-            renderer: Renderer::new(network.tokenizer(), chat).map_err(failed)?,
+            renderer: prompts::renderer(network.tokenizer(), chat, params.bos)?,
             memo: Memo::open(context, network, &ROW, json!({}))?,
         })
     }
 
     fn table(&self) -> Result<NodeResult, StageError> {
         let input = TableReader::open(self.context.table("data")?)?;
-        let schema = output_schema(input.schema(), self.choices.is_some(), self.prior.is_some());
-        let mut writer = self.context.cache.new_table(schema)?;
+        let further = Further {
+            choices: self.choices.is_some(),
+            turns: self.of == ScoreTarget::Turns,
+            prior: self.prior.is_some(),
+        };
+        let mut writer = self.context.cache.new_table(output_schema(input.schema(), further))?;
         let mut totals = Totals::default();
         let mut remarks = Remarks::default();
         let (mut known, mut first) = (0, 0);
@@ -359,7 +399,7 @@ impl<'a> Scorer<'a> {
         self.context.cancel.check()?;
         let responses = column::<StringArray>(batch, "response")?;
         let prompts = match self.of {
-            ScoreTarget::Response => prompts.of_batch(batch, first)?,
+            ScoreTarget::Response | ScoreTarget::Turns => prompts.of_batch(batch, first)?,
             ScoreTarget::Text => Vec::new(),
         };
         let row = |row: usize| {
@@ -368,6 +408,9 @@ impl<'a> Scorer<'a> {
             let rendered = match self.of {
                 ScoreTarget::Response => {
                     with_row(&prompts[row], Some(response), |text| self.renderer.full(text))
+                }
+                ScoreTarget::Turns => {
+                    with_row(&prompts[row], Some(response), |text| self.renderer.full_turns(text))
                 }
                 ScoreTarget::Text => self.renderer.text_only(response),
             };
@@ -433,6 +476,12 @@ impl<'a> Scorer<'a> {
         scored.dedup_by_key(|piece| piece.row);
         waiting.dedup_by_key(|piece| piece.row);
         let known = (scored.len() - waiting.len()) as u64;
+        for (tokens, logprobs) in rows.iter().zip(&mut logprobs) {
+            // Between its turns the assistant predicts nothing.
+            let others =
+                (tokens.prompt_tokens..tokens.ids.len()).filter(|t| !tokens.is_response(*t));
+            others.for_each(|token| logprobs[token] = f32::NAN);
+        }
         let rows = rows.into_iter().zip(logprobs);
         Ok((rows.map(|(tokens, logprobs)| Scored { tokens, logprobs }).collect(), known))
     }
@@ -469,7 +518,19 @@ fn scored_batch(
     for ((name, _), array) in added().into_iter().zip(columns) {
         batch = with_column(&batch, name, array)?;
     }
+    if let Some(turns) = turns_column(rows) {
+        batch = with_column(&batch, TURNS, turns)?;
+    }
     Ok(batch)
+}
+
+/// The column that tells the assistant's tokens from others, where all its turns are scored.
+fn turns_column(rows: &[Scored]) -> Option<ArrayRef> {
+    let mut lists = ListBuilder::new(BooleanBuilder::new());
+    for row in rows {
+        lists.append_value(row.tokens.in_turns.as_ref()?.iter().map(|turn| Some(*turn)));
+    }
+    Some(Arc::new(lists.finish()))
 }
 
 /// Sums over the rows, in their order.

@@ -11,6 +11,9 @@ use crate::tables::row_name;
 /// The largest number of tokens that a parameter can ask for.
 pub(crate) const MOST_TOKENS: i64 = i32::MAX as i64;
 
+/// The column that tells the assistant's tokens from those of others between its turns.
+pub(crate) const TURNS: &str = "response_mask";
+
 /// A rendered row.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Tokens {
@@ -21,6 +24,8 @@ pub(crate) struct Tokens {
     pub offsets: Vec<u32>,
     /// Number of leading tokens that are the prompt's.
     pub prompt_tokens: usize,
+    /// Of each token whether it is the assistant's, where earlier turns count as the response does.
+    pub in_turns: Option<Vec<bool>>,
     /// Remarks on the row.
     pub remarks: RowRemarks,
 }
@@ -29,10 +34,11 @@ impl Tokens {
     /// The row with at most `max_tokens` tokens. The cut is made where a character ends, so that
     /// the text stays one.
     pub fn new(rendered: Rendered, max_tokens: Option<usize>) -> Tokens {
-        let Rendered { text, token_ids: ids, offsets, prompt_tokens, empty, had_begin, had_end } =
+        let Rendered { text, offsets, prompt_tokens, empty, had_begin, had_end, in_turns, .. } =
             rendered;
         let remarks = RowRemarks { empty, had_begin, had_end, ..RowRemarks::default() };
-        let mut tokens = Tokens { text, ids, offsets, prompt_tokens, remarks };
+        let ids = rendered.token_ids;
+        let mut tokens = Tokens { text, ids, offsets, prompt_tokens, in_turns, remarks };
         if let Some(most) = max_tokens.filter(|&most| most < tokens.ids.len()) {
             let ends_character =
                 |kept: &usize| tokens.text.is_char_boundary(tokens.offsets[*kept] as usize);
@@ -41,10 +47,19 @@ impl Tokens {
             tokens.remarks.cut = true;
             tokens.ids.truncate(kept);
             tokens.offsets.truncate(kept);
+            tokens.in_turns.iter_mut().for_each(|turns| turns.truncate(kept));
             tokens.prompt_tokens = tokens.prompt_tokens.min(kept);
             tokens.remarks.without_response = tokens.prompt_tokens == kept;
         }
         tokens
+    }
+
+    /// Whether a token is the response's, or that of an earlier turn which counts as one.
+    pub fn is_response(&self, token: usize) -> bool {
+        match &self.in_turns {
+            Some(turns) => turns[token],
+            None => token >= self.prompt_tokens,
+        }
     }
 }
 
@@ -108,6 +123,7 @@ mod tests {
             empty: false,
             had_begin: false,
             had_end: false,
+            in_turns: None,
         };
         let cut = |most| {
             let tokens = Tokens::new(rendered.clone(), Some(most));

@@ -294,7 +294,8 @@ fn passed_on(kind: &Kind, kinds: &Kinds) -> Vec<PassedOn> {
     for values in schema::probes(kind) {
         let Some(expansion) = kind.expand.and_then(|expand| expand(&values)) else { continue };
         let Some(first) = kinds.get(expansion.kind) else { continue };
-        let moved = first.params.iter().map(|param| param.name).filter(|n| (expansion.moved)(n));
+        let moved =
+            first.params.iter().map(|param| param.name).filter(|n| (expansion.takes)(n).is_first());
         if !passed.iter().any(|known| known.kind == first.name) {
             passed.push(PassedOn { kind: first.name, parameters: moved.collect() });
         }

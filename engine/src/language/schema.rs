@@ -125,7 +125,7 @@ fn parameters(kind: &Kind, kinds: &Kinds) -> Vec<Parameter> {
     for values in probes(kind) {
         let Some(expansion) = kind.expand.and_then(|expand| expand(&values)) else { continue };
         let first = kinds.get(expansion.kind).into_iter().flat_map(|first| first.params);
-        for param in first.filter(|param| (expansion.moved)(param.name)) {
+        for param in first.filter(|param| (expansion.takes)(param.name).is_first()) {
             match parameters.iter_mut().find(|(known, _)| known.name == param.name) {
                 None => parameters.push((param, vec![param.ty])),
                 // Its own parameters are as its own table says.

@@ -18,7 +18,6 @@ use refrain_cache::{ArtifactKind, Digest, FileIdentity};
 use crate::graph::{Graph, Work};
 use crate::plan::state::{NodeState, State};
 use crate::report::results::Results;
-use crate::source::model_folder::ModelFolder;
 use crate::store::Store;
 
 /// Version of the file's format.
@@ -193,12 +192,10 @@ fn source(store: &Store, done: &NodeState, files: &mut Files) -> Option<()> {
         }
         files.insert(path.to_str()?.to_string(), identity);
     }
-    if seen.path().is_dir() {
-        // Looked at before the files are compared: a file that comes later changes its folder.
-        for path in ModelFolder::open(seen.path()).ok()?.folders() {
-            let path = std::path::absolute(path).ok()?;
-            files.insert(path.to_str()?.to_string(), now(&path)?);
-        }
+    // Looked at before the files are compared: a file that comes later changes its folder.
+    for path in seen.place().folders().ok()? {
+        let path = std::path::absolute(path).ok()?;
+        files.insert(path.to_str()?.to_string(), now(&path)?);
     }
     seen.first_change().is_none().then_some(())
 }

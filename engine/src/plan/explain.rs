@@ -110,9 +110,7 @@ fn manifest_now(
         Some(done) => done.file,
         None => match node.work.source() {
             Some(_) if graph.absent.contains_key(&id) => Some(graph.absent[&id].digest),
-            Some((path, kind)) => {
-                Some(SeenSource::hash(path, kind, store.digests(), &|_| Ok(()))?.digest())
-            }
+            Some(place) => Some(SeenSource::hash(&place, store.digests(), &|_| Ok(()))?.digest()),
             None => None,
         },
     };

@@ -141,14 +141,17 @@ impl<'a> State<'a> {
 impl Explain for HashError {
     fn class(&self) -> ErrorClass {
         match self {
-            HashError::Pickle { .. } => ErrorClass::Input,
+            HashError::Pickle { .. } | HashError::Shards(_) => ErrorClass::Input,
             HashError::Io { .. } => ErrorClass::Environment,
         }
     }
 
     fn hint(&self) -> Option<String> {
-        let pickle = matches!(self, HashError::Pickle { .. });
-        pickle.then(|| "convert the weights to safetensors".into())
+        match self {
+            HashError::Pickle { .. } => Some("convert the weights to safetensors".into()),
+            HashError::Shards(error) => error.hint.clone(),
+            HashError::Io { .. } => None,
+        }
     }
 }
 

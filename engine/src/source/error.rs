@@ -65,6 +65,16 @@ pub enum SourceError {
         /// The remedy.
         hint: Option<String>,
     },
+    /// The files cannot be found.
+    #[error("{message}")]
+    Found {
+        /// The option at fault.
+        option: &'static str,
+        /// The fault.
+        message: String,
+        /// The remedy.
+        hint: Option<String>,
+    },
     /// The file was written to while it was read.
     #[error("`{}` changed while it was read", path.display())]
     Changed {
@@ -94,6 +104,7 @@ impl SourceError {
             SourceError::Line { hint, .. }
             | SourceError::Row { hint, .. }
             | SourceError::Content { hint, .. }
+            | SourceError::Found { hint, .. }
             | SourceError::Option { hint, .. } => hint.clone(),
             SourceError::Changed { .. } => Some("run again when nothing writes to it".into()),
             SourceError::Internal { .. } => Some("please report it, with the file".into()),
@@ -112,6 +123,7 @@ impl SourceError {
     pub(crate) fn option(&self) -> &str {
         match self {
             SourceError::Option { option, .. } => option,
+            SourceError::Found { option, .. } => option,
             SourceError::Table(TableError::Missing { .. }) => "drop",
             _ => "path",
         }
@@ -119,6 +131,30 @@ impl SourceError {
 
     pub(crate) fn content(path: &Path, message: impl Into<String>) -> SourceError {
         SourceError::Content { path: path.into(), message: message.into(), hint: None }
+    }
+}
+
+/// The error of a file whose columns are not those of the source's first file.
+pub(super) fn other_columns(
+    path: &Path,
+    own: &[&str],
+    first: &Path,
+    of_first: &[&str],
+) -> SourceError {
+    let lacks = of_first.iter().find(|name| !own.contains(name));
+    let more = own.iter().find(|name| !of_first.contains(name));
+    let message = match (lacks, more) {
+        (Some(name), _) => format!("has no column `{name}`, which `{}` has", first.display()),
+        (None, Some(name)) => {
+            format!("has a column `{name}`, which `{}` lacks", first.display())
+        }
+        (None, None) => format!("has other columns than `{}`", first.display()),
+    };
+    SourceError::Option {
+        path: path.into(),
+        option: "path".into(),
+        message,
+        hint: Some("the files of one source have the same columns: name those by a glob".into()),
     }
 }
 

@@ -15,6 +15,11 @@ use super::{SourceError, SourceSpec, convert, messages};
 const FIRST: [&str; 7] =
     ["id", "sample", "prompt", "messages", "response", "response_fields", "reference"];
 
+/// The columns of rows in the form of the Alpaca data, of which prompt and response are made.
+pub(super) const INSTRUCTION: &str = "instruction";
+pub(super) const INPUT: &str = "input";
+pub(super) const OUTPUT: &str = "output";
+
 /// Limit on the columns of a source, where a mapping counts as many as it has entries: each costs a
 /// writer's buffers.
 pub(super) const MAX_COLUMNS: usize = 10_000;
@@ -30,6 +35,10 @@ pub(super) struct Found {
     pub ranges: Option<Vec<Ranges>>,
     /// Whether turns of `messages` hold more than role and content.
     pub turn_fields: bool,
+    /// Whether `messages` of text are JSON, of which every row has been looked at.
+    pub is_parsed: bool,
+    /// The columns that elements of the exploded list have.
+    pub of_elements: Vec<String>,
 }
 
 /// Where a column of the table comes from.
@@ -47,8 +56,12 @@ pub(super) struct Layout {
     pub schema: SchemaRef,
     /// The origin of each column of the table.
     pub origins: Vec<Origin>,
+    /// Whether each column differs between the elements of an exploded list.
+    of_elements: Vec<bool>,
     /// Whether trailing assistant turns become `response`.
     pub split: bool,
+    /// Whether prompt and response are made of an instruction and its output.
+    pub alpaca: bool,
 }
 
 impl Layout {
@@ -61,9 +74,17 @@ impl Layout {
         let named = names(&found.schema, spec)?;
         let has = |name: &str| named.iter().any(|(n, _)| n == name);
         let split = has("messages") && !has("response");
+        let has_id = has("id");
         let mut made = Vec::new();
-        if !has("id") {
+        if !has_id {
             made.push("id");
+        }
+        if spec.explode.is_some() && !has("sample") {
+            made.push("sample");
+        }
+        let alpaca = spec.alpaca && has(INSTRUCTION) && has(OUTPUT);
+        if alpaca {
+            made.extend(["prompt", "response"]);
         }
         if split {
             made.push("response");
@@ -87,13 +108,36 @@ impl Layout {
             .map(|(name, origin)| {
                 let ty = match origin {
                     Origin::File(place) => found.target(name, *place, spec)?,
+                    Origin::Made if name == "sample" => DataType::Int32,
                     Origin::Made => DataType::Utf8,
                 };
                 Ok(Field::new(name, ty, name != "id"))
             })
             .collect();
-        let origins = columns.into_iter().map(|(_, origin)| origin).collect();
-        Ok(Layout { schema: Arc::new(Schema::new(fields?)), origins, split })
+        let origins: Vec<Origin> = columns.into_iter().map(|(_, origin)| origin).collect();
+        let of_element = |origin: &Origin| match origin {
+            Origin::File(place) => found.of_elements.contains(found.schema.field(*place).name()),
+            Origin::Made => false,
+        };
+        let of_elements = origins.iter().map(of_element).collect();
+        let schema = Arc::new(Schema::new(fields?));
+        let conditioned = match has_id {
+            true => schema.clone(),
+            // An id that is made depends on which rows are kept.
+            false => Arc::new(without_id(&schema)),
+        };
+        spec.filter.check(&conditioned).map_err(|(message, hint)| SourceError::Option {
+            path: spec.path.clone(),
+            option: "rows.where".into(),
+            message: format!("cannot be filtered: {message}"),
+            hint,
+        })?;
+        Ok(Layout { schema, origins, of_elements, split, alpaca })
+    }
+
+    /// Whether a column is the row's own, the same for all elements of its list.
+    pub fn is_own(&self, at: usize) -> bool {
+        !self.of_elements[at]
     }
 
     /// Returns the place of a column.
@@ -115,7 +159,7 @@ impl Found {
             // Text is JSON, of which every row has been looked at.
             if found.is_nested() {
                 messages::check_type(found).map_err(wrong)?;
-            } else if !matches!(found, DataType::Null | DataType::Utf8) || !spec.is_jsonl() {
+            } else if !matches!(found, DataType::Null | DataType::Utf8) || !self.is_parsed {
                 return Err(wrong(messages::not_turns(&crate::kind::type_name(found))));
             }
             return Ok(messages::messages_type(self.turn_fields));
@@ -179,6 +223,11 @@ fn check_size(schema: &Schema) -> Result<(), (String, Option<String>)> {
         return Err((message, None));
     }
     Ok(())
+}
+
+fn without_id(schema: &Schema) -> Schema {
+    let fields: Vec<_> = schema.fields().iter().filter(|f| f.name() != "id").cloned().collect();
+    Schema::new(fields)
 }
 
 fn unsupported(error: &refrain_cache::TableError) -> Option<String> {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::model_folder::ModelFolder;
+use super::shards::{self, Shards};
 use super::{OptionProblem, SourceSpec};
 
 /// The referent of an entry of `models` or `data`.
@@ -38,7 +39,11 @@ pub fn locate(
     let ty = values.get("type").and_then(Value::as_str);
     let model = model || ty == Some("model");
 
-    if !path.exists() {
+    let is_pattern = !model && ty != Some("file") && shards::is_glob(&path);
+    if is_pattern && let Err(error) = Shards::find(&path, None) {
+        return wrong(error.message, error.hint);
+    }
+    if !path.exists() && !is_pattern {
         let hint = match hub_id(written) {
             true => on_the_hub(written, model),
             false => "paths are relative to the workflow's own folder".into(),
@@ -81,7 +86,8 @@ fn hub_id(path: &str) -> bool {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(allowed)
     };
-    let file = ["jsonl", "ndjson", "json", "parquet", "gguf", "csv", "tsv", "arrow", "txt"];
+    let file =
+        ["jsonl", "ndjson", "json", "parquet", "gguf", "csv", "tsv", "arrow", "txt", "gz", "zst"];
     let extension = Path::new(path).extension().and_then(|e| e.to_str()).unwrap_or_default();
     let (org, name) = path.split_once('/').unwrap_or_default();
     part(org) && part(name) && !file.contains(&extension)

@@ -24,6 +24,13 @@ impl Range {
         self.beyond |= number > i128::from(u64::MAX) || number < i128::from(i64::MIN);
     }
 
+    /// Widens the range to another one.
+    pub fn merge(&mut self, other: &Range) {
+        self.negative |= other.negative;
+        self.above_int64 |= other.above_int64;
+        self.beyond |= other.beyond;
+    }
+
     /// Returns the narrowest type for the numbers.
     pub fn data_type(&self) -> DataType {
         match (self.beyond || self.above_int64 && self.negative, self.above_int64) {

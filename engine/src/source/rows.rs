@@ -1,9 +1,6 @@
-//! Selects the rows of a source, and tells where in its file each of them stands.
+//! Selects the rows of a source by their position.
 
 use std::collections::BinaryHeap;
-
-use arrow::array::{RecordBatch, UInt32Array};
-use arrow::compute::take_record_batch;
 
 use refrain_cache::Digest;
 
@@ -34,56 +31,19 @@ impl Rows {
     }
 }
 
-/// The lines of the rows of a text file: a row stands in its own number's line, further down by the
-/// blank lines before it.
-#[derive(Debug, Default, Clone)]
-pub(super) struct LineNumbers {
-    /// The first row after each run of blank lines, and the blank lines before it in all.
-    blank: Vec<(u64, u64)>,
+/// The selected rows of a piece.
+#[derive(Debug, PartialEq)]
+pub(super) enum Pick {
+    None,
+    /// A first one and a number of rows.
+    Range(usize, usize),
+    Places(Vec<u32>),
 }
 
-impl LineNumbers {
-    /// Notes a blank line after `rows` rows.
-    pub fn skip(&mut self, rows: u64) {
-        let before = self.blank.last().map_or(0, |(_, lines)| *lines);
-        match self.blank.last_mut().filter(|(row, _)| *row == rows) {
-            Some((_, lines)) => *lines += 1,
-            None => self.blank.push((rows, before + 1)),
-        }
-    }
-
-    /// Returns the line of a row, from 1.
-    pub fn of(&self, row: u64) -> u64 {
-        let runs = self.blank.partition_point(|(first, _)| *first <= row);
-        row + 1 + runs.checked_sub(1).map_or(0, |last| self.blank[last].1)
-    }
-}
-
-/// The rows of a batch that were selected, and their numbers in the file.
-pub(super) struct Selected {
-    pub batch: RecordBatch,
-    numbers: Numbers,
-}
-
-enum Numbers {
-    From(u64),
-    Listed(Vec<u64>),
-}
-
-impl Selected {
-    /// Returns the number in the file of a row of the batch.
-    pub fn number(&self, row: usize) -> u64 {
-        match &self.numbers {
-            Numbers::From(first) => first + row as u64,
-            Numbers::Listed(numbers) => numbers[row],
-        }
-    }
-}
-
-/// Goes over the batches of a file and picks the selected rows.
+/// Goes over the pieces of a source and picks the selected rows.
 pub(super) struct RowCursor {
     selection: Selection,
-    /// The number of the next batch's first row.
+    /// The number of the next piece's first row.
     at: u64,
 }
 
@@ -93,6 +53,7 @@ enum Selection {
 }
 
 impl RowCursor {
+    /// Begins at the first of `total` rows; a range needs no total.
     pub fn new(rows: &Rows, total: u64) -> RowCursor {
         let selection = match rows {
             Rows::Range(start, end) => Selection::Range { start: *start, end: *end },
@@ -113,27 +74,23 @@ impl RowCursor {
         }
     }
 
-    /// Returns the selected rows of the next batch, if there are any.
-    pub fn take(&mut self, batch: RecordBatch) -> Option<Selected> {
-        let (at, after) = (self.at, self.at + batch.num_rows() as u64);
+    /// Picks of the next rows those that are selected.
+    pub fn pick(&mut self, rows: usize) -> Pick {
+        let (at, after) = (self.at, self.at + rows as u64);
         self.at = after;
         match &mut self.selection {
             Selection::Range { start, end } => {
                 let (first, last) = ((*start).clamp(at, after), (*end).clamp(at, after));
-                let picked = || batch.slice((first - at) as usize, (last - first) as usize);
-                (last > first).then(|| Selected { batch: picked(), numbers: Numbers::From(first) })
+                match last > first {
+                    true => Pick::Range((first - at) as usize, (last - first) as usize),
+                    false => Pick::None,
+                }
             }
             Selection::Chosen { rows, next } => {
                 let begin = *next;
                 *next += rows[begin..].partition_point(|row| *row < after);
-                let chosen = rows[begin..*next].to_vec();
-                if chosen.is_empty() {
-                    return None;
-                }
-                let places: UInt32Array = chosen.iter().map(|r| Some((r - at) as u32)).collect();
-                let batch =
-                    take_record_batch(&batch, &places).expect("the places are rows of the batch");
-                Some(Selected { batch, numbers: Numbers::Listed(chosen) })
+                let places = rows[begin..*next].iter().map(|row| (row - at) as u32);
+                if begin == *next { Pick::None } else { Pick::Places(places.collect()) }
             }
         }
     }
@@ -158,13 +115,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blank_lines_move_the_rows_down() {
-        let mut lines = LineNumbers::default();
-        assert_eq!([lines.of(0), lines.of(7)], [1, 8]);
-        // Line 1 is blank, rows 0 and 1, two blank lines, row 2.
-        for rows in [0, 2, 2] {
-            lines.skip(rows);
+    fn rows_are_picked_piece_by_piece() {
+        let mut range = RowCursor::new(&Rows::Range(1, 4), 0);
+        assert_eq!(range.pick(1), Pick::None);
+        assert_eq!(range.pick(2), Pick::Range(0, 2));
+        assert!(!range.finished());
+        assert_eq!(range.pick(5), Pick::Range(0, 1));
+        assert!(range.finished());
+
+        let rows = sample(3, 7, 10);
+        let mut drawn = RowCursor::new(&Rows::Sample { count: 3, seed: 7 }, 10);
+        let mut picked = Vec::new();
+        for start in [0, 4, 8] {
+            if let Pick::Places(places) = drawn.pick(4) {
+                picked.extend(places.iter().map(|place| u64::from(*place) + start));
+            }
         }
-        assert_eq!([lines.of(0), lines.of(1), lines.of(2), lines.of(3)], [2, 3, 6, 7]);
+        assert_eq!(picked, rows);
     }
 }

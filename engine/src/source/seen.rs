@@ -9,6 +9,7 @@ use refrain_cache::{
 };
 
 use super::model_folder::{ModelFolder, ModelFolderError};
+use super::shards::{Shards, ShardsError};
 
 /// Why a source could not be hashed.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +28,9 @@ pub enum HashError {
         /// The file.
         path: PathBuf,
     },
+    /// The files of a table cannot be found.
+    #[error(transparent)]
+    Shards(#[from] ShardsError),
 }
 
 impl From<ModelFolderError> for HashError {
@@ -35,13 +39,73 @@ impl From<ModelFolderError> for HashError {
     }
 }
 
+/// Where a source lies, and what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourcePlace {
+    /// The file or folder, or a pattern.
+    pub path: PathBuf,
+    /// What it is.
+    pub kind: ArtifactKind,
+    /// The split of a saved data set.
+    pub split: Option<String>,
+}
+
+impl SourcePlace {
+    /// The place of a model or a file.
+    pub fn new(path: &Path, kind: ArtifactKind) -> SourcePlace {
+        SourcePlace { path: path.into(), kind, split: None }
+    }
+
+    /// Finds the files that count, each with its name as it enters the digest.
+    fn files(&self) -> Result<Listing, HashError> {
+        let file = || Listing { is_file: true, files: vec![(String::new(), self.path.clone())] };
+        Ok(match self.kind {
+            ArtifactKind::File => file(),
+            ArtifactKind::Model if self.path.is_file() => file(),
+            ArtifactKind::Table => {
+                let Shards { counted, is_file, .. } =
+                    Shards::find(&self.path, self.split.as_deref())?;
+                Listing { is_file, files: counted }
+            }
+            ArtifactKind::Model => {
+                let model = ModelFolder::open(&self.path)?;
+                if let Some(pickle) = model.only_pickle() {
+                    return Err(HashError::Pickle { path: pickle.into() });
+                }
+                let files = model.files().map(|file| (file.name.clone(), file.path.clone()));
+                Listing { is_file: false, files: files.collect() }
+            }
+        })
+    }
+
+    /// Returns the folders whose change can change which files count.
+    ///
+    /// # Errors
+    /// [`HashError`].
+    pub fn folders(&self) -> Result<Vec<PathBuf>, HashError> {
+        Ok(match self.kind {
+            ArtifactKind::Table => Shards::find(&self.path, self.split.as_deref())?.folders,
+            ArtifactKind::Model if self.path.is_dir() => {
+                ModelFolder::open(&self.path)?.folders().map(Path::to_path_buf).collect()
+            }
+            ArtifactKind::Model | ArtifactKind::File => Vec::new(),
+        })
+    }
+}
+
+/// The files of a source that count.
+struct Listing {
+    /// Whether the source is one file, whose digest is its own.
+    is_file: bool,
+    files: Vec<(String, PathBuf)>,
+}
+
 /// A source with its digest, and the identity of every file that counts, as of when it was hashed.
 ///
 /// It is made by hashing alone, so that digest and path belong together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeenSource {
-    path: PathBuf,
-    kind: ArtifactKind,
+    place: SourcePlace,
     digest: Digest,
     bytes: u64,
     files: Vec<(PathBuf, FileIdentity)>,
@@ -53,11 +117,10 @@ impl SeenSource {
     /// # Errors
     /// [`HashError`].
     pub fn find(
-        path: &Path,
-        kind: ArtifactKind,
+        place: &SourcePlace,
         digests: &FileDigests,
     ) -> Result<Option<SeenSource>, HashError> {
-        SeenSource::collect(path, kind, |path| digests.find(path))
+        SeenSource::collect(place, |path| digests.find(path))
     }
 
     /// Hashes the files of a source whose digests are not remembered; `on_hashed` is told of progress
@@ -66,12 +129,11 @@ impl SeenSource {
     /// # Errors
     /// [`HashError`].
     pub fn hash(
-        path: &Path,
-        kind: ArtifactKind,
+        place: &SourcePlace,
         digests: &FileDigests,
         on_hashed: OnHashed<'_>,
     ) -> Result<SeenSource, HashError> {
-        let seen = SeenSource::collect(path, kind, |path| digests.hash(path, on_hashed).map(Some))?;
+        let seen = SeenSource::collect(place, |path| digests.hash(path, on_hashed).map(Some))?;
         Ok(seen.expect("every file was hashed"))
     }
 
@@ -79,62 +141,46 @@ impl SeenSource {
     ///
     /// # Errors
     /// [`HashError`].
-    pub fn read(path: &Path, kind: ArtifactKind) -> Result<SeenSource, HashError> {
+    pub fn read(place: &SourcePlace) -> Result<SeenSource, HashError> {
         let digest_of = |path: &Path| HashedFile::read(path, &|_| Ok(())).map(Some);
-        Ok(SeenSource::collect(path, kind, digest_of)?.expect("every file was hashed"))
+        Ok(SeenSource::collect(place, digest_of)?.expect("every file was hashed"))
     }
 
     /// Returns the size in bytes of the files that count.
     ///
     /// # Errors
-    /// [`HashError::Io`].
-    pub fn size(path: &Path, kind: ArtifactKind) -> Result<u64, HashError> {
-        let size = |path: &Path| match fs::metadata(path) {
+    /// [`HashError`].
+    pub fn size(place: &SourcePlace) -> Result<u64, HashError> {
+        let size = |(_, path): &(String, PathBuf)| match fs::metadata(path) {
             Ok(metadata) => Ok(metadata.len()),
             Err(error) => Err(HashError::Io { path: path.into(), error }),
         };
-        match kind {
-            ArtifactKind::Table | ArtifactKind::File => size(path),
-            ArtifactKind::Model => {
-                ModelFolder::open(path)?.files().map(|file| size(&file.path)).sum()
-            }
-        }
+        place.files()?.files.iter().map(size).sum()
     }
 
     fn collect(
-        path: &Path,
-        kind: ArtifactKind,
+        place: &SourcePlace,
         digest_of: impl Fn(&Path) -> io::Result<Option<HashedFile>>,
     ) -> Result<Option<SeenSource>, HashError> {
-        let digest_of = |path: &Path| {
-            digest_of(path).map_err(|error| HashError::Io { path: path.into(), error })
-        };
         let mut seen = SeenSource {
-            path: path.into(),
-            kind,
+            place: place.clone(),
             digest: Digest::of_bytes(b""),
             bytes: 0,
             files: Vec::new(),
         };
-
-        if kind != ArtifactKind::Model || path.is_file() {
-            let Some(file) = digest_of(path)? else { return Ok(None) };
-            seen.digest = file.digest;
-            seen.add(path, file.identity);
-            return Ok(Some(seen));
+        let Listing { is_file, files } = place.files()?;
+        let mut listing = Vec::with_capacity(files.len());
+        for (name, path) in files {
+            let hashed = digest_of(&path);
+            let hashed = hashed.map_err(|error| HashError::Io { path: path.clone(), error })?;
+            let Some(hashed) = hashed else { return Ok(None) };
+            seen.add(&path, hashed.identity);
+            listing.push((name, hashed.digest));
         }
-
-        let model = ModelFolder::open(path)?;
-        if let Some(pickle) = model.only_pickle() {
-            return Err(HashError::Pickle { path: pickle.into() });
-        }
-        let mut listing = Vec::new();
-        for file in model.files() {
-            let Some(hashed) = digest_of(&file.path)? else { return Ok(None) };
-            listing.push((file.name.clone(), hashed.digest));
-            seen.add(&file.path, hashed.identity);
-        }
-        seen.digest = digest_listing(&listing);
+        seen.digest = match listing.as_slice() {
+            [(_, digest)] if is_file => *digest,
+            listing => digest_listing(listing),
+        };
         Ok(Some(seen))
     }
 
@@ -143,20 +189,20 @@ impl SeenSource {
         self.files.push((path.into(), identity));
     }
 
-    /// The digest of the file, or of the list of files that count of a model folder.
+    /// The digest of the file, or of the list of files that count.
     pub fn digest(&self) -> Digest {
         self.digest
     }
 
-    /// The file or folder.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Where the source lies.
+    pub fn place(&self) -> &SourcePlace {
+        &self.place
     }
 
     /// The source as an artifact.
     pub fn artifact(&self, base: Option<Digest>) -> Artifact {
-        let SeenSource { kind, digest, bytes, .. } = *self;
-        Artifact { kind, digest, bytes, rows: None, base }
+        let SeenSource { ref place, digest, bytes, .. } = *self;
+        Artifact { kind: place.kind, digest, bytes, rows: None, base }
     }
 
     /// The files that count, each with its identity when it was hashed.
@@ -173,12 +219,10 @@ impl SeenSource {
         if let Some((changed, _)) = self.files.iter().find(|file| !same(file)) {
             return Some(changed.clone());
         }
-        if self.kind != ArtifactKind::Model {
-            return None;
-        }
-
-        let Ok(now) = ModelFolder::open(&self.path) else { return Some(self.path.clone()) };
+        let Ok(Listing { files, .. }) = self.place.files() else {
+            return Some(self.place.path.clone());
+        };
         let known = |path: &Path| self.files.iter().any(|(known, _)| known == path);
-        now.files().find(|file| !known(&file.path)).map(|file| file.path.clone())
+        files.into_iter().map(|(_, path)| path).find(|path| !known(path))
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use refrain_cache::{Artifact, ArtifactKind, Digest, Record};
 use refrain_engine::language::explain::ErrorClass;
 use refrain_engine::plan::state::StateError;
-use refrain_engine::source::seen::SeenSource;
+use refrain_engine::source::seen::{SeenSource, SourcePlace};
 use refrain_stages::card::Card;
 
 use crate::cli::Format;
@@ -41,7 +41,8 @@ pub struct Made<'a> {
 impl Shown<'_> {
     /// A folder outside of any workflow.
     pub fn folder(folder: &Path) -> Result<Shown<'_>, CommandError> {
-        let seen = SeenSource::read(folder, ArtifactKind::Model).map_err(StateError::from)?;
+        let seen = SeenSource::read(&SourcePlace::new(folder, ArtifactKind::Model))
+            .map_err(StateError::from)?;
         let Artifact { digest, bytes, .. } = seen.artifact(None);
         Ok(Shown { folder, adapter: None, base: None, digest, bytes, made: None })
     }

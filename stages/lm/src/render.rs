@@ -1,5 +1,7 @@
 //! The one renderer of score, generate and finetune: a row becomes a text, and the text tokens.
 
+mod turns;
+
 use serde_json::Value;
 
 use crate::chat::{self, ChatError, ChatTemplate, Message, message};
@@ -8,6 +10,18 @@ use crate::tokenizer::{Encoding, Tokenizer, TokenizerError};
 /// Stands for the response in a trial rendering that shows what the template writes around it:
 /// private-use characters, which no template looks for.
 const PLACEHOLDER: &str = "\u{F5A3}response\u{F5A4}";
+
+/// Whether the begin token is put before a text. In a chat the template alone writes it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Begin {
+    /// Where the tokenizer does so, and the text does not begin with it.
+    #[default]
+    Auto,
+    /// Whatever the tokenizer does and the text begins with.
+    Always,
+    /// Nowhere.
+    Never,
+}
 
 /// A row's prompt.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +68,9 @@ pub struct Rendered {
     /// Whether the data itself ends with the token that would have been put after it, so that none
     /// was.
     pub had_end: bool,
+    /// Of each token whether it belongs to a turn of the assistant, where earlier turns count as the
+    /// response does; else the response is all behind the prompt.
+    pub in_turns: Option<Vec<bool>>,
 }
 
 /// An error of rendering a row.
@@ -71,6 +88,23 @@ pub enum RenderError {
         /// The first characters of the response.
         start: String,
     },
+    /// The template changes an earlier turn of the assistant instead of writing it as it is.
+    #[error(
+        "the chat template does not write the earlier turn `{}` of the assistant as it is, so its tokens cannot \
+         be told from the others'; train on the last turn alone, or change the template", start.escape_debug()
+    )]
+    TurnChanged {
+        /// The first characters of the turn.
+        start: String,
+    },
+    /// Turns of the assistant are asked for where no template marks them.
+    #[error(
+        "earlier turns of the assistant can be told apart in a chat alone; the model's chat template is not used"
+    )]
+    NoTurns,
+    /// A begin token is asked of a tokenizer that names none.
+    #[error("the tokenizer names no begin token; leave `bos` out, or name a `bos_token`")]
+    NoBegin,
     /// A message has no text, and nothing else of it is written without a template.
     #[error("a turn of `{}` has no text; without a chat template nothing else of it is written", .0.escape_debug())]
     NoText(String),
@@ -87,6 +121,7 @@ pub enum RenderError {
 pub struct Renderer<'t> {
     tokenizer: &'t Tokenizer,
     template: Option<ChatTemplate>,
+    begin: Begin,
 }
 
 impl<'t> Renderer<'t> {
@@ -103,7 +138,18 @@ impl<'t> Renderer<'t> {
                 Some(ChatTemplate::new(source, tokenizer.named_special_tokens())?)
             }
         };
-        Ok(Renderer { tokenizer, template })
+        Ok(Renderer { tokenizer, template, begin: Begin::Auto })
+    }
+
+    /// The same with the begin token put before texts as `begin` says.
+    ///
+    /// # Errors
+    /// `Always` with a tokenizer that names no begin token.
+    pub fn with_begin(self, begin: Begin) -> Result<Renderer<'t>, RenderError> {
+        if begin == Begin::Always && self.tokenizer.bos().is_none() {
+            return Err(RenderError::NoBegin);
+        }
+        Ok(Renderer { begin, ..self })
     }
 
     /// Returns the tokens after which a response is generated. In a chat: the conversation and the
@@ -144,7 +190,16 @@ impl<'t> Renderer<'t> {
         let (encoding, had_begin) = self.encode(&text)?;
         let prompt_tokens = tokens_within(&encoding, text.len(), prompt_bytes);
         let Encoding { ids, offsets, .. } = encoding;
-        Ok(Rendered { text, token_ids: ids, offsets, prompt_tokens, empty, had_begin, had_end })
+        Ok(Rendered {
+            text,
+            token_ids: ids,
+            offsets,
+            prompt_tokens,
+            empty,
+            had_begin,
+            had_end,
+            in_turns: None,
+        })
     }
 
     /// Tokenises a response alone, after `bos` where the tokenizer adds one (that is then the
@@ -153,7 +208,7 @@ impl<'t> Renderer<'t> {
     /// # Errors
     /// An error of the tokenizer.
     pub fn text_only(&self, response: &str) -> Result<Rendered, RenderError> {
-        let (encoding, had_begin) = encode_once(self.tokenizer, response)?;
+        let (encoding, had_begin) = self.encode_plain(response)?;
         let prompt_tokens = encoding.added;
         let (text, empty) = (response.to_owned(), response.is_empty());
         let Encoding { ids, offsets, .. } = encoding;
@@ -165,6 +220,7 @@ impl<'t> Renderer<'t> {
             empty,
             had_begin,
             had_end: false,
+            in_turns: None,
         })
     }
 
@@ -191,8 +247,24 @@ impl<'t> Renderer<'t> {
     fn encode(&self, text: &str) -> Result<(Encoding, bool), TokenizerError> {
         match &self.template {
             Some(_) => Ok((self.tokenizer.encode(text, false)?, false)),
-            None => encode_once(self.tokenizer, text),
+            None => self.encode_plain(text),
         }
+    }
+
+    /// Tokenises a text with the tokens that go before it; whether the text itself begins with them,
+    /// so that none was added.
+    fn encode_plain(&self, text: &str) -> Result<(Encoding, bool), TokenizerError> {
+        let begin = match self.begin {
+            Begin::Auto => return encode_once(self.tokenizer, text),
+            Begin::Never => None,
+            Begin::Always => self.tokenizer.bos(),
+        };
+        let Encoding { mut ids, mut offsets, .. } = self.tokenizer.encode(text, false)?;
+        if let Some(begin) = begin {
+            ids.insert(0, begin);
+            offsets.insert(0, 0);
+        }
+        Ok((Encoding { ids, offsets, added: usize::from(begin.is_some()) }, false))
     }
 
     fn eos(&self) -> &str {

@@ -289,6 +289,11 @@ impl Tokenizer {
         self.end.as_ref().map(|(text, id)| (text.as_str(), *id))
     }
 
+    /// Returns the token that begins a text, where the configuration names one.
+    pub fn bos(&self) -> Option<u32> {
+        self.token_id(self.special.get("bos_token")?)
+    }
+
     /// The source of the chat template: `chat_template.jinja`, else what the configuration holds
     /// (of several named ones that called `default`).
     pub fn chat_template(&self) -> Option<&str> {

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use refrain_engine::kind::{Check, Columns, Problem};
 
 use super::code;
+use super::judge;
 use super::logprob::{self, By};
 use super::task::{self, Task, compile};
 use super::verdict;
@@ -14,14 +15,12 @@ use crate::tables::{self, list_of};
 
 /// Parameters that say how answers are found and compared.
 const OF_ANSWERS: [&str; 3] = ["extract", "compare", "choices"];
-/// Parameters of `task: code` alone.
-const OF_CODE: [&str; 4] = ["tests", "entry_point", "prefix", "time_limit"];
 
 pub(super) fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     check_pattern(check.params, problems);
     check_extract(check.params, problems);
     check_pass_at(check.params, problems);
-    check_of_one_task(check, problems);
+    of_one_task(check, problems);
     let task = Task::of(check.params);
     let schema = (check.columns)("data");
     match task {
@@ -49,6 +48,10 @@ pub(super) fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
             return schema.map(|schema| tables::with_fields(&schema, &verdict::columns(true)));
         }
         Some(Task::ChoiceLogprob) => return check_scored_options(check, problems),
+        Some(Task::Judge) => {
+            check_judge(check, problems);
+            return schema.map(|schema| tables::with_fields(&schema, &verdict::columns(true)));
+        }
         _ => {}
     }
 
@@ -70,35 +73,59 @@ pub(super) fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     schema.map(|schema| tables::with_fields(&schema, &verdict::columns(compares)))
 }
 
-/// Parameters of one task beside another, and what that one needs.
-fn check_of_one_task(check: &Check<'_>, problems: &mut Vec<Problem>) {
-    let task = Task::of(check.params);
-    if task != Some(Task::ChoiceLogprob) {
-        refuse(check.params, &["by"], "no options are scored", problems);
-    }
-    if task != Some(Task::Code) {
-        refuse(check.params, &OF_CODE, "it runs no programs", problems);
-    }
-    let one = check.inputs.iter().any(|input| input == "database");
-    let named = check.inputs.iter().any(|input| input.starts_with("databases."));
-    if task != Some(Task::Sql) {
-        refuse(check.params, &["as", "limits", "databases"], "it runs no queries", problems);
-        if one {
-            problems.push(Problem::at("database", "only `task: sql` reads a database"));
+/// Parameters that one task alone reads.
+const OF_TASKS: [(Task, &[&str], &str); 4] = [
+    (Task::ChoiceLogprob, &["by"], "it scores no options"),
+    (Task::Code, &["tests", "entry_point", "prefix", "time_limit"], "it runs no programs"),
+    (Task::Sql, &["database", "databases", "as", "limits"], "it runs no queries"),
+    (Task::Judge, &["judge", "pairs", "judgements", "swapped"], "no model judges"),
+];
+
+/// Parameters of one task beside another, and the databases.
+fn of_one_task(check: &Check<'_>, problems: &mut Vec<Problem>) {
+    let word = check.params.get("task").and_then(Value::as_str).unwrap_or_default();
+    let is_input = |name: &str| check.inputs.iter().any(|input| input == name);
+    for (task, names, why) in OF_TASKS {
+        if Task::of(check.params) == Some(task) {
+            continue;
         }
+        for name in names.iter().filter(|name| gives(check.params, name) || is_input(name)) {
+            problems.push(Problem::at(*name, format!("`task: {word}` takes no `{name}`: {why}")));
+        }
+    }
+    if Task::of(check.params) != Some(Task::Sql) {
         return;
     }
+
     refuse(check.params, &["compare", "choices"], "it compares results of queries", problems);
-    if one == named {
+    if is_input("database") == check.inputs.iter().any(|input| input.starts_with("databases.")) {
         problems.push(Problem::at("", "`task: sql` needs one of `database` and `databases`").hint(
-            "declare the file as a source, `data: { shop: { path: shop.sqlite, type: file } }`, \
-                 and name it: `database: shop`",
+            "declare the file as a source, `data: { shop: { path: shop.sqlite, type: file } }`, and \
+             name it: `database: shop`",
         ));
     }
-    if let Some(column) =
-        check.params.get("databases").and_then(|named| named.get("column")?.as_str())
-    {
+    let databases = check.params.get("databases");
+    if let Some(column) = databases.and_then(|named| named.get("column")?.as_str()) {
         check.need(problems, "data", column, &[DataType::Utf8]);
+    }
+}
+
+/// The answers of a judge.
+fn check_judge(check: &Check<'_>, problems: &mut Vec<Problem>) {
+    refuse(check.params, &OF_ANSWERS, "it takes the verdicts of a model", problems);
+    if !check.inputs.iter().any(|input| input == "judgements") {
+        problems.push(
+            Problem::at("", "`task: judge` needs `judge`")
+                .hint("name the model that judges: `judge: { model: MODEL }`"),
+        );
+        return;
+    }
+    check.need(problems, "judgements", "response", &[DataType::Utf8]);
+    if judge::of_pairs(check.params) {
+        check.need(problems, "swapped", "response", &[DataType::Utf8]);
+        if !check.inputs.iter().any(|input| input == "swapped") {
+            problems.push(Problem::at("pairs", "`pairs` needs `swapped` beside `judgements`"));
+        }
     }
 }
 
@@ -106,11 +133,10 @@ fn check_of_one_task(check: &Check<'_>, problems: &mut Vec<Problem>) {
 fn check_scored_options(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     refuse(check.params, &["extract", "choices"], "it takes the likeliest option", problems);
     let compares = task::compares(check.params);
-    let list = |item| list_of(item);
     let types = |name: &str| match name {
         "option" | "prompt_tokens" => DataType::Int32,
-        "offsets" => list(DataType::Int32),
-        "logprobs" => list(DataType::Float32),
+        "offsets" => list_of(DataType::Int32),
+        "logprobs" => list_of(DataType::Float32),
         _ => DataType::Utf8,
     };
     for name in logprob::READ {
@@ -118,6 +144,9 @@ fn check_scored_options(check: &Check<'_>, problems: &mut Vec<Problem>) -> Colum
     }
     if compares {
         check.need(problems, "data", "reference", &[DataType::Utf8]);
+        refuse(check.params, &["compare"], "it takes the likeliest option", problems);
+    } else {
+        refuse(check.params, &["pass_at"], "without verdicts there is no pass@k", problems);
     }
     if check.params.get("by").is_some_and(|by| by == By::Prior.word())
         && check.has("data", "prior_logprob") == Some(false)
@@ -147,6 +176,10 @@ fn refuse(params: &Map<String, Value>, names: &[&str], why: &str, problems: &mut
 fn check_pattern(params: &Map<String, Value>, problems: &mut Vec<Problem>) {
     let task = params.get("task").and_then(Value::as_str).unwrap_or_default();
     let given = |name: &str| params.contains_key(name);
+    if task == "judge" {
+        check_regex("pattern", params.get("pattern"), problems);
+        return;
+    }
     match (task == "regex", given("pattern"), given("extract")) {
         (true, false, false) => problems.push(
             Problem::at("", "`task: regex` needs `pattern`")

@@ -10,6 +10,7 @@ use super::answer::AnswerRule;
 use super::code::{self, CodeRule};
 use super::compare::{Compare, Normalization};
 use super::extract::Extract;
+use super::judge::ModelJudge;
 use super::logprob::By;
 use super::sql::SqlRule;
 use super::verdict::Judge;
@@ -32,6 +33,7 @@ choices! {
         Code = "code",
         ChoiceLogprob = "choice_logprob",
         Sql = "sql",
+        Judge = "judge",
         Regex = "regex",
         Given = "given",
         Perplexity = "perplexity",
@@ -121,7 +123,9 @@ impl Task {
             Task::Arc => (Some(ExtractWay::Arc), CompareParam::Text),
             Task::Code => (Some(ExtractWay::Code), CompareParam::Text),
             Task::Regex => (None, CompareParam::Text),
-            Task::ChoiceLogprob | Task::Sql | Task::Given | Task::Perplexity => return None,
+            Task::ChoiceLogprob | Task::Judge | Task::Sql | Task::Given | Task::Perplexity => {
+                return None;
+            }
         })
     }
 }
@@ -129,6 +133,7 @@ impl Task {
 /// Removes the parts of a preset that are written out.
 pub(super) fn canonicalize(params: &mut Map<String, Value>) {
     canonical::remove_default(params, "by", &By::Sum.word().into());
+    canonical::remove_default(params, "pairs", &false.into());
     canonical::remove_default(params, "as", &As::Multiset.word().into());
     let Some((extract, compare)) = Task::of(params).and_then(Task::preset) else { return };
     if let Some(extract) = extract {
@@ -179,6 +184,10 @@ pub(super) fn judge(
     }
     if params.task == Task::Code {
         return Ok(Judge::Code(CodeRule::new(ctx, params)?));
+    }
+    if params.task == Task::Judge {
+        let pairs = params.pairs == Some(true);
+        return Ok(Judge::Model(ModelJudge::new(ctx, params.pattern.as_deref(), pairs)?));
     }
     let Some((_, compare)) = params.task.preset() else {
         return Err(StageError::bug("a task without answers was judged by them"));

@@ -13,6 +13,7 @@ use refrain_engine::kind::{Cancel, Context, NodeResult, StageError};
 use super::answer::AnswerRule;
 use super::bootstrap::{interval, pass_at};
 use super::code::CodeRule;
+use super::judge::ModelJudge;
 use super::logprob::{self, By};
 use super::prompts::PerPrompt;
 use super::sql::{self, SqlRule};
@@ -38,6 +39,8 @@ pub(super) enum Judge {
     Code(CodeRule),
     /// Runs the queries of both and compares the results.
     Sql(SqlRule),
+    /// Takes the verdicts of a model.
+    Model(ModelJudge),
 }
 
 impl Judge {
@@ -51,13 +54,14 @@ impl Judge {
             Judge::Answer(rule) => rule.batch(batch, first_row),
             Judge::Code(rule) => rule.batch(batch, first_row),
             Judge::Sql(rule) => rule.batch(batch, first_row),
+            Judge::Model(judge) => judge.batch(batch, first_row),
         }
     }
 
     /// Names the programs that the verdicts depend on.
     fn profile(&self) -> String {
         match self {
-            Judge::Answer(_) => String::new(),
+            Judge::Answer(_) | Judge::Model(_) => String::new(),
             Judge::Code(rule) => rule.profile(),
             Judge::Sql(_) => sql::profile(),
         }
@@ -67,7 +71,7 @@ impl Judge {
     fn compares(&self) -> bool {
         match self {
             Judge::Answer(rule) => rule.compare.is_some(),
-            Judge::Code(_) | Judge::Sql(_) => true,
+            Judge::Code(_) | Judge::Sql(_) | Judge::Model(_) => true,
         }
     }
 }
@@ -106,6 +110,9 @@ pub(super) fn run(
         metrics.extend(shares(&prompts, resamples, ctx.cancel)?);
     }
     metrics.push(metric("no_answer", share(no_answer, rows), rows));
+    if let Judge::Model(judge) = judge {
+        metrics.extend(judge.metrics());
+    }
     metrics.extend(estimates(&prompts, ks, resamples, ctx.cancel)?);
     Ok(NodeResult { metrics, profile: judge.profile(), ..NodeResult::main(table) })
 }

@@ -27,6 +27,8 @@ pub(super) fn canonicalize(params: &mut Map<String, Value>, model: FindModel<'_>
         _ => canonical::has_template(model),
     };
     canonical::chat(params, has_template);
+    canonical::bos(params);
+    remove_default(params, "train_on", &"last".into());
 }
 
 fn canonicalize_lora(lora: &mut Map<String, Value>) {

@@ -169,7 +169,8 @@ fn check_table(check: &Check<'_>, input: &str, problems: &mut Vec<Problem>) -> b
 /// Rejects rendering options when rows are already tokens.
 fn check_rendering(check: &Check<'_>, problems: &mut Vec<Problem>) {
     let chat = check.params.get("chat").filter(|chat| chat.is_boolean()).map(|_| "chat");
-    let given = ["prompt", "system"].into_iter().filter(|name| check.params.contains_key(*name));
+    let given = ["prompt", "system", "bos", "train_on"].into_iter();
+    let given = given.filter(|name| check.params.contains_key(*name));
     for name in given.chain(chat) {
         let message =
             format!("`{name}` does nothing here: the rows of a masked table are tokens already");

@@ -3,7 +3,7 @@
 use refrain_engine::kind::{Bounds, Model, Table, choices, one_of, parameters};
 use refrain_lm::train;
 
-use crate::prompts::{ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Auto, Chat};
+use crate::prompts::{ABOUT_BOS, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Auto, Bos, Chat};
 use crate::tokens::MOST_TOKENS;
 
 const COUNT: Bounds<i64> = Bounds { min: 1, max: i32::MAX as i64, open: false };
@@ -89,6 +89,11 @@ parameters! {
         system: Option<String>,
         #[about(ABOUT_CHAT)]
         chat: Chat = "auto",
+        #[about(ABOUT_BOS)]
+        bos: Option<Bos>,
+        /// The turns of the assistant that are trained: `last`, the response alone, or `all`, which
+        /// needs a chat template
+        train_on: Option<TrainOn>,
         /// Cuts longer rows to this many tokens; without it a row longer than the model's context
         /// is an error
         #[range(2..=MOST_TOKENS)]
@@ -274,6 +279,16 @@ one_of! {
 }
 
 const MOST_STEPS: i64 = i32::MAX as i64;
+
+choices! {
+    /// The turns of the assistant that are trained.
+    pub(super) enum TrainOn {
+        /// The response alone.
+        Last = "last",
+        /// Earlier turns too.
+        All = "all",
+    }
+}
 
 choices! {
     /// The order of the rows.

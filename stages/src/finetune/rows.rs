@@ -11,13 +11,12 @@ use refrain_lm::render::Renderer;
 use refrain_lm::tokenizer::Tokenizer;
 use refrain_lm::train::TrainRow;
 
-use crate::models::failed;
-use crate::prompts::{Prompt, PromptRenderer, RowPrompt, cell, row_error, with_row};
+use crate::prompts::{self, Prompt, PromptRenderer, RowPrompt, cell, row_error, with_row};
 use crate::remarks::{Remarks, RowRemarks};
 use crate::tables::scan;
-use crate::tokens::{CUT, Tokens, check_tokens};
+use crate::tokens::{CUT, TURNS, Tokens, check_tokens};
 
-use super::params::FinetuneParams;
+use super::params::{FinetuneParams, TrainOn};
 
 /// Counts over the rows.
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
@@ -32,14 +31,13 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    fn add(&mut self, row: &TrainRow, prompt_tokens: Option<usize>) {
+    /// Adds a row, of whose tokens so many are the response's, where the table tells that.
+    fn add(&mut self, row: &TrainRow, response: Option<u64>) {
         let active = row.active.iter().filter(|active| **active).count() as u64;
         self.rows += 1;
         self.tokens += row.ids.len() as u64;
         self.active_tokens += active;
-        let response =
-            prompt_tokens.map_or(0, |prompt| row.ids.len().saturating_sub(prompt.max(1)) as u64);
-        self.masked_tokens += response.saturating_sub(active);
+        self.masked_tokens += response.unwrap_or(0).saturating_sub(active);
         self.rows_without_active_tokens += u64::from(active == 0);
     }
 }
@@ -81,15 +79,27 @@ pub(super) fn rows(
             (0..batch.num_rows()).into_par_iter().map(row).collect();
         let prompt_tokens =
             optional_column::<Int32Array>(batch, "prompt_tokens")?.filter(|_| masked);
+        let response = |at: usize, tokens: usize| -> Option<u64> {
+            let prompt = prompt_tokens?.value(at).max(1) as usize;
+            Some(match &columns {
+                Columns::Masked { turns: Some(turns), .. } => flags(*turns, at)?
+                    .into_iter()
+                    .take(tokens)
+                    .skip(prompt)
+                    .filter(|turn| *turn)
+                    .count() as u64,
+                _ => tokens.saturating_sub(prompt) as u64,
+            })
+        };
         for (at, row) in made.into_iter().enumerate() {
             let (row, of_row) = row?;
             remarks.add(of_row);
-            counts.add(&row, prompt_tokens.map(|tokens| tokens.value(at) as usize));
+            counts.add(&row, response(at, row.ids.len()));
             rows.push(row);
         }
         Ok(())
     })?;
-    if let Source::Rendered { prompts, renderer } = &source {
+    if let Source::Rendered { prompts, renderer, .. } = &source {
         prompts.note_left_out(renderer, context.progress);
     }
 
@@ -123,7 +133,7 @@ pub(super) fn texts(
 #[expect(clippy::large_enum_variant, reason = "one value exists for a whole training")]
 enum Source<'a> {
     Masked { tokenizer: &'a Tokenizer },
-    Rendered { prompts: PromptRenderer, renderer: Renderer<'a> },
+    Rendered { prompts: PromptRenderer, renderer: Renderer<'a>, turns: TrainOn },
 }
 
 /// The columns of one batch that rows are made from.
@@ -131,6 +141,8 @@ enum Columns<'b> {
     Masked {
         ids: (&'b ListArray, &'b Int32Array),
         mask: (&'b ListArray, &'b BooleanArray),
+        /// The tokens of the assistant, where the table tells them from those of other turns.
+        turns: Option<(&'b ListArray, &'b BooleanArray)>,
         /// The text and where in it each token begins, where the table has both.
         spelling: Option<(&'b StringArray, (&'b ListArray, &'b Int32Array))>,
     },
@@ -147,8 +159,9 @@ impl<'a> Source<'a> {
     ) -> Result<Source<'a>, StageError> {
         let chat = params.chat.resolve(tokenizer)?;
         let prompts = PromptRenderer::new(params.prompt.as_deref(), params.system.clone(), chat)?;
-        let renderer = Renderer::new(tokenizer, chat).map_err(failed)?;
-        Ok(Source::Rendered { prompts, renderer })
+        let renderer = prompts::renderer(tokenizer, chat, params.bos)?;
+        let turns = params.train_on.unwrap_or(TrainOn::Last);
+        Ok(Source::Rendered { prompts, renderer, turns })
     }
 
     fn columns<'b>(&self, batch: &'b RecordBatch, first: u64) -> Result<Columns<'b>, StageError> {
@@ -161,6 +174,10 @@ impl<'a> Source<'a> {
                 Columns::Masked {
                     ids: list_column(batch, "token_ids")?,
                     mask: list_column(batch, "loss_mask")?,
+                    turns: batch
+                        .column_by_name(TURNS)
+                        .map(|_| list_column(batch, TURNS))
+                        .transpose()?,
                     spelling: text.zip(offsets.transpose()?),
                 }
             }
@@ -181,17 +198,22 @@ impl<'a> Source<'a> {
     ) -> Result<(TrainRow, RowRemarks), StageError> {
         let wrong = |what: &str| row_error(batch, row, first, what);
         match (self, columns) {
-            (Source::Rendered { renderer, .. }, Columns::Rendered { prompts, responses }) => {
+            (
+                Source::Rendered { renderer, turns, .. },
+                Columns::Rendered { prompts, responses },
+            ) => {
                 let response =
                     cell(responses, row).ok_or_else(|| wrong("`response` is missing"))?;
-                let rendered = with_row(&prompts[row], Some(response), |text| renderer.full(text));
+                let rendered = with_row(&prompts[row], Some(response), |text| match turns {
+                    TrainOn::Last => renderer.full(text),
+                    TrainOn::All => renderer.full_turns(text),
+                });
                 let tokens =
                     Tokens::new(rendered.map_err(|error| wrong(&error.to_string()))?, max_tokens);
-                let Tokens { ids, prompt_tokens, remarks, .. } = tokens;
-                let active = (0..ids.len()).map(|token| token >= prompt_tokens).collect();
-                Ok((TrainRow { ids, active }, remarks))
+                let active = (0..tokens.ids.len()).map(|token| tokens.is_response(token)).collect();
+                Ok((TrainRow { ids: tokens.ids, active }, tokens.remarks))
             }
-            (Source::Masked { tokenizer }, Columns::Masked { ids, mask, spelling }) => {
+            (Source::Masked { tokenizer }, Columns::Masked { ids, mask, turns, spelling }) => {
                 let mut ids = whole_numbers(*ids, row)
                     .ok_or_else(|| wrong("`token_ids` holds no token ids"))?;
                 let mut active =
@@ -203,6 +225,14 @@ impl<'a> Source<'a> {
                         lengths.0, lengths.1
                     );
                     return Err(wrong(&what));
+                }
+                if let Some(turns) = turns {
+                    let turns = flags(*turns, row).filter(|turns| turns.len() == ids.len());
+                    let turns = turns.ok_or_else(|| {
+                        wrong("`response_mask` has not one value for each of `token_ids`")
+                    })?;
+                    // What others said is never trained, whatever the mask says of it.
+                    active.iter_mut().zip(turns).for_each(|(active, turn)| *active &= turn);
                 }
                 if let Some((texts, offsets)) = spelling
                     && let (Some(text), Some(offsets)) =

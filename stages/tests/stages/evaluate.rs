@@ -3,6 +3,7 @@
 use arrow::array::{AsArray, BooleanArray, Float32Array, Float64Array, Int32Array, StringArray};
 use arrow::array::{ListArray, RecordBatch};
 use arrow::datatypes::{DataType, Float32Type};
+use refrain_engine::kind::Taker;
 use serde_json::Value;
 
 use crate::bench::{Bench, Made, array, batch, message, reference_json, reference_lines};
@@ -287,10 +288,10 @@ fn a_model_makes_two_stages() {
     let expansion = expand(r#"{"model": "m", "data": "a", "task": "number"}"#).unwrap();
     assert_eq!((expansion.kind, expansion.suffix, expansion.link), ("generate", "answers", "data"));
     for name in ["model", "data", "temperature", "prompt", "seed"] {
-        assert!((expansion.moved)(name), "{name}");
+        assert_eq!((expansion.takes)(name), Taker::First, "{name}");
     }
     for name in ["task", "extract", "compare", "pass_at", "bootstrap", "pattern", "trim"] {
-        assert!(!(expansion.moved)(name), "{name}");
+        assert_eq!((expansion.takes)(name), Taker::Second, "{name}");
     }
     assert_eq!(
         expand(r#"{"model": "m", "data": "a", "task": "perplexity"}"#).unwrap().kind,

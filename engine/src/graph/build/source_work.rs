@@ -36,7 +36,7 @@ impl Builder<'_> {
             Diagnostic::at(span, message).maybe_hint(hint)
         })?;
         Ok(match located {
-            Located::Table(spec) => (Work::Source(spec), ArtifactKind::Table),
+            Located::Table(spec) => (Work::Source(spec.recognized(None)), ArtifactKind::Table),
             Located::Model(path) => (Work::Model(path), ArtifactKind::Model),
             Located::File(path) => (Work::File(path), ArtifactKind::File),
         })
@@ -60,7 +60,10 @@ impl Builder<'_> {
                     let span = values.place(at).unwrap_or(0..0);
                     Diagnostic::at(span, message).maybe_hint(hint)
                 })?;
-                Work::Source(spec)
+                match &recorded.columns {
+                    Some(columns) => Work::Source(spec.recognized(Some(columns))),
+                    None => Work::Source(spec),
+                }
             }
         };
         Ok((work, kind))
@@ -79,7 +82,7 @@ impl Builder<'_> {
     /// Returns what was recorded of a source whose file or folder is absent.
     pub(super) fn absent(&self, name: &str, params: &Map<String, Value>) -> Option<RecordedSource> {
         let path = params.get("path").and_then(Value::as_str)?;
-        if self.workflow.source.folder().join(path).exists() {
+        if source::exists(&self.workflow.source.folder().join(path)) {
             return None;
         }
         (self.recorded)(name)

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::kind::{Kind, Kinds};
+use crate::kind::{Kind, Kinds, Taker};
 use crate::language::diagnostic::{
     Diagnostic, Diagnostics, SourceText, Span, listed, similar, suggest,
 };
@@ -273,7 +273,7 @@ fn kind_as_value<'n, 'k>(
     Some((key, kinds.get(&value.text()?)?))
 }
 
-/// Adds a stage, or the two stages that its kind says it is planned as.
+/// Adds a stage, or the stages that its kind says it is planned as.
 fn expand(stage: Stage, kinds: &Kinds, stages: &mut Vec<Stage>) {
     let literal = match stage.params.to_json() {
         serde_json::Value::Object(map) => map,
@@ -286,20 +286,41 @@ fn expand(stage: Stage, kinds: &Kinds, stages: &mut Vec<Stage>) {
         stages.push(stage);
         return;
     };
-    let (moved, mut kept): (Vec<_>, Vec<_>) =
-        stage.params.entries().iter().cloned().partition(|(key, _)| (expansion.moved)(&key.text));
+    let span = stage.params.span.clone();
+    let (mut first, mut kept) = (Vec::new(), Vec::new());
+    for (key, value) in stage.params.entries().iter().cloned() {
+        let taker = (expansion.takes)(&key.text);
+        if taker.is_first() {
+            first.push((key.clone(), value.clone()));
+        }
+        if matches!(taker, Taker::FirstEntries | Taker::BothEntries) {
+            first.extend(value.entries().iter().cloned());
+        }
+        if matches!(taker, Taker::Second | Taker::Both | Taker::BothEntries) {
+            kept.push((key, value));
+        }
+    }
+    if let Some((name, write)) = expansion.written {
+        let given = first.iter().position(|(key, _)| key.text == name);
+        let text = write(given.and_then(|at| first[at].1.text()).as_deref());
+        let value = Node { span: span.clone(), value: Yaml::Text(text) };
+        match given {
+            Some(at) => first[at].1.value = value.value,
+            None => first.push((Key { text: name.into(), span: span.clone() }, value)),
+        }
+    }
+
     let name = Key {
         text: format!("{}/{}", stage.name.text, expansion.suffix),
         span: stage.name.span.clone(),
     };
-    let span = stage.params.span.clone();
     let link = Key { text: expansion.link.into(), span: span.clone() };
     kept.push((link, Node { span: span.clone(), value: Yaml::Text(name.text.clone()) }));
     stages.push(Stage {
         name,
         kind: *first_kind,
-        params: Node { span: span.clone(), value: Yaml::Map(moved) },
+        params: Node { span: span.clone(), value: Yaml::Map(first) },
         settings: stage.settings.clone(),
     });
-    stages.push(Stage { params: Node { span, value: Yaml::Map(kept) }, ..stage });
+    expand(Stage { params: Node { span, value: Yaml::Map(kept) }, ..stage }, kinds, stages);
 }

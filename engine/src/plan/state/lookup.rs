@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use refrain_cache::{Artifact, ArtifactKind, Artifacts, NodeResult, OnHashed};
+use refrain_cache::{Artifact, Artifacts, NodeResult, OnHashed};
 
 use crate::graph::{NodeId, Work};
-use crate::source::seen::{HashError, SeenSource};
+use crate::source::seen::{HashError, SeenSource, SourcePlace};
 use crate::store::{Store, StoreError};
 
 use super::{NodeState, PendingNode, State, StateError};
@@ -35,7 +35,7 @@ pub struct HashTask {
 
 #[derive(Debug)]
 enum Files {
-    Source(PathBuf, ArtifactKind),
+    Source(SourcePlace),
     /// The outputs of a record, by name.
     Outputs(Vec<(String, Artifact)>),
 }
@@ -61,9 +61,9 @@ impl Hashed {
 }
 
 impl HashTask {
-    fn of_source(path: &std::path::Path, kind: ArtifactKind) -> Result<HashTask, HashError> {
-        let bytes = SeenSource::size(path, kind)?;
-        Ok(HashTask { files: Files::Source(path.into(), kind), bytes })
+    fn of_source(place: SourcePlace) -> Result<HashTask, HashError> {
+        let bytes = SeenSource::size(&place)?;
+        Ok(HashTask { files: Files::Source(place), bytes })
     }
 
     fn of_outputs(outputs: Vec<(String, Artifact)>) -> HashTask {
@@ -74,7 +74,7 @@ impl HashTask {
     /// Returns the file or folder of a source, or the object of a record's first output.
     pub fn path(&self, store: &Store) -> PathBuf {
         match &self.files {
-            Files::Source(path, _) => path.clone(),
+            Files::Source(place) => place.path.clone(),
             Files::Outputs(outputs) => {
                 let first = outputs.first().map(|(_, artifact)| &artifact.digest);
                 first.map_or_else(PathBuf::new, |digest| store.object_path(digest))
@@ -89,8 +89,8 @@ impl HashTask {
     pub fn run(&self, store: &Store, on_hashed: OnHashed<'_>) -> Result<Hashed, StateError> {
         let mut hashed = Hashed::default();
         match &self.files {
-            Files::Source(path, kind) => {
-                let seen = SeenSource::hash(path, *kind, store.digests(), on_hashed)?;
+            Files::Source(place) => {
+                let seen = SeenSource::hash(place, store.digests(), on_hashed)?;
                 hashed.source = Some(Arc::new(seen));
             }
             Files::Outputs(outputs) => {
@@ -191,21 +191,20 @@ impl State<'_> {
         hashed: &Hashed,
     ) -> Result<Needed<Option<Arc<SeenSource>>>, StateError> {
         let source = self.graph.node(id).work.source();
-        let Some((path, kind)) = source.filter(|_| !self.graph.absent.contains_key(&id)) else {
+        let Some(place) = source.filter(|_| !self.graph.absent.contains_key(&id)) else {
             return Ok(Needed::There(None));
         };
         if hashed.source.is_some() {
             return Ok(Needed::There(hashed.source.clone()));
         }
         let digests = self.store.digests();
-        if let Some(seen) = SeenSource::find(path, kind, digests)? {
+        if let Some(seen) = SeenSource::find(&place, digests)? {
             return Ok(Needed::There(Some(Arc::new(seen))));
         }
-        let task = HashTask::of_source(path, kind)?;
-        if task.bytes > SMALL {
-            return Ok(Needed::Unhashed(task));
+        if SeenSource::size(&place)? > SMALL {
+            return Ok(Needed::Unhashed(HashTask::of_source(place)?));
         }
-        let seen = SeenSource::hash(path, kind, digests, &|_| Ok(()))?;
+        let seen = SeenSource::hash(&place, digests, &|_| Ok(()))?;
         Ok(Needed::There(Some(Arc::new(seen))))
     }
 

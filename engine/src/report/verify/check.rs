@@ -1,14 +1,13 @@
 //! The checks of one node: its key, its source, its artifacts and its metrics.
 
-use std::path::Path;
-
-use refrain_cache::{Artifact, ArtifactKind, Corrupt, FileDigests};
+use refrain_cache::{Artifact, Corrupt, FileDigests};
 
 use crate::graph::{Edge, Graph, Node, NodeId, Work};
 use crate::kind::metrics_table;
 use crate::ledger::lock::{Lock, LockEntry, same_metrics};
 use crate::plan::node_manifest;
-use crate::source::seen::{HashError, SeenSource};
+use crate::source;
+use crate::source::seen::{HashError, SeenSource, SourcePlace};
 use crate::store::Store;
 
 use super::mismatch::{Mismatch, Remedy, key_mismatch};
@@ -82,16 +81,17 @@ impl Check<'_> {
 
     /// Step 2: the source's file, where it is there.
     fn source(&self, node: &Node, entry: &LockEntry, found: &mut Verification) {
-        let Some((path, kind)) = node.work.source() else { return };
+        let Some(place) = node.work.source() else { return };
+        let path = &place.path;
         let mut now = None;
-        let message = if !path.exists() {
+        let message = if !source::exists(path) {
             found.sources.1 += 1;
             if self.options.no_data {
                 return;
             }
             format!("`{}` is absent", path.display())
         } else {
-            match hash(path, kind, self.digests) {
+            match hash(&place, self.digests) {
                 Ok(seen) => {
                     found.sources.0 += 1;
                     let digest = Some(seen.digest());
@@ -169,12 +169,11 @@ impl Check<'_> {
 
 /// Hashes a source, as far as its digest is not remembered.
 pub(super) fn hash(
-    path: &Path,
-    kind: ArtifactKind,
+    place: &SourcePlace,
     digests: Option<&FileDigests>,
 ) -> Result<SeenSource, HashError> {
     match digests {
-        Some(digests) => SeenSource::hash(path, kind, digests, &|_| Ok(())),
-        None => SeenSource::read(path, kind),
+        Some(digests) => SeenSource::hash(place, digests, &|_| Ok(())),
+        None => SeenSource::read(place),
     }
 }

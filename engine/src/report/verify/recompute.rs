@@ -14,7 +14,7 @@ use crate::plan::node_manifest::base_edge;
 use crate::plan::state::{NodeState, State, StateError};
 use crate::report::compare::{self, Strictness, first_difference};
 use crate::run::{self, NodeError, RunOptions};
-use crate::source::seen::SeenSource;
+use crate::source::seen::{SeenSource, SourcePlace};
 use crate::store::{Store, StoreError};
 
 use super::mismatch::{Mismatch, Remedy};
@@ -175,7 +175,8 @@ impl Recomputation<'_, '_> {
         match &self.graph.node(id).work {
             Work::Model(path) | Work::File(path) => {
                 // Hashed once however many nodes read it.
-                let seen = SeenSource::hash(path, artifact.kind, self.store.digests(), &|_| Ok(()));
+                let place = SourcePlace::new(path, artifact.kind);
+                let seen = SeenSource::hash(&place, self.store.digests(), &|_| Ok(()));
                 Ok(seen.is_ok_and(|seen| seen.digest() == artifact.digest))
             }
             _ => Ok(self.store.check(artifact)?.is_none()),

@@ -32,7 +32,7 @@ pub(super) fn find<'l>(
         let node = graph.node(id);
         let outputs = |id: NodeId| Some(&entries[id.index()]?.outputs);
         let input = |edge: &Edge| node_manifest::identity(graph, edge, &outputs);
-        let file = node.work.source().and_then(|(path, kind)| hash(path, kind, digests).ok());
+        let file = node.work.source().and_then(|place| hash(&place, digests).ok());
         let Some(manifest) = node_manifest::manifest(node, input, file.map(|file| file.digest()))
         else {
             continue;

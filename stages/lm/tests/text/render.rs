@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use refrain_lm::chat::{ChatTemplate, Message, message};
-use refrain_lm::render::{Prompt, RenderError, Renderer, RowText};
+use refrain_lm::render::{Begin, Prompt, RenderError, Renderer, RowText};
 use refrain_lm::tokenizer::Tokenizer;
 use refrain_lm::tokenizer_training::{TokenizerSettings, train_tokenizer};
 use serde_json::{Value, json};
@@ -407,6 +407,85 @@ fn tokens_that_the_data_holds_are_not_added_again() {
     let (once, held) = (once.unwrap(), held.unwrap());
     assert_eq!((held.token_ids, held.had_end), (once.token_ids, true));
     assert!(!once.had_end);
+}
+
+#[test]
+fn every_turn_of_the_assistant_is_told_from_the_others() {
+    let tokenizer =
+        tokenizer_with(LLAMA3, &["<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"]);
+    let renderer = Renderer::new(&tokenizer, true).unwrap();
+    let conversation = [
+        message("system", "Be brief."),
+        message("user", "one"),
+        message("assistant", " two\n"),
+        message("user", "two"),
+        message("assistant", "two"),
+        message("user", "three"),
+    ];
+    let row = |turns: usize, response| RowText {
+        prompt: Prompt::Messages(&conversation[..turns]),
+        ..ask("", response)
+    };
+    let rendered = renderer.full_turns(&row(6, "four")).unwrap();
+    let plain = renderer.full(&row(6, "four")).unwrap();
+    assert_eq!((&rendered.text, &rendered.token_ids), (&plain.text, &plain.token_ids));
+    let turns = rendered.in_turns.unwrap();
+    let trained = |from: usize| -> Vec<u32> {
+        let tokens = rendered.token_ids.iter().zip(&turns).skip(from);
+        tokens.filter(|(_, turn)| **turn).map(|(id, _)| *id).collect()
+    };
+    assert_eq!(tokenizer.decode(&trained(0), false), "two<|eot_id|>two<|eot_id|>four<|eot_id|>");
+    // Each turn has the tokens that it has as the last one.
+    let mut last = Vec::new();
+    for (turns, response) in [(2, " two\n"), (4, "two"), (6, "four")] {
+        let one = renderer.full(&row(turns, response)).unwrap();
+        last.extend_from_slice(&one.token_ids[one.prompt_tokens..]);
+    }
+    assert_eq!(trained(0), last);
+    let first = renderer.full(&row(2, " two\n")).unwrap();
+    assert_eq!(rendered.prompt_tokens, first.prompt_tokens);
+
+    // One turn alone is the response.
+    let one = renderer.full_turns(&ask("q", "a")).unwrap();
+    let plain = renderer.full(&ask("q", "a")).unwrap();
+    assert_eq!((one.prompt_tokens, one.token_ids), (plain.prompt_tokens, plain.token_ids));
+
+    // A template that drops something of an earlier turn is refused, and so is none at all.
+    let forgets = LLAMA3.replace(
+        "message['content'] | trim",
+        "(message['content'] if loop.last else message['content'][1:]) | trim",
+    );
+    let forgetful = tokenizer_with(&forgets, &["<|eot_id|>"]);
+    let error = Renderer::new(&forgetful, true).unwrap().full_turns(&row(6, "four")).unwrap_err();
+    assert!(matches!(error, RenderError::TurnChanged { .. }), "{error}");
+    let error = Renderer::new(&tokenizer, false).unwrap().full_turns(&row(6, "four")).unwrap_err();
+    assert!(matches!(error, RenderError::NoTurns), "{error}");
+}
+
+#[test]
+fn the_begin_token_is_put_where_it_is_asked_for() {
+    let tokenizer = tokenizer_with(PLAIN, &[]);
+    let begin = tokenizer.bos().unwrap();
+    let renderer = |begin| Renderer::new(&tokenizer, false).unwrap().with_begin(begin).unwrap();
+    let begins = |how, text: &str| {
+        let rendered = renderer(how).text_only(text).unwrap();
+        let full = renderer(how).full(&ask(text, "")).unwrap().token_ids;
+        assert_eq!(full[..full.len() - 1], rendered.token_ids, "{how:?} {text}");
+        let found = rendered.token_ids.iter().take_while(|id| **id == begin).count();
+        (found, rendered.prompt_tokens, rendered.had_begin)
+    };
+    for (text, auto, always, never) in [
+        ("b", (1, 1, false), (1, 1, false), (0, 0, false)),
+        ("<|bos|>b", (1, 1, true), (2, 1, false), (1, 0, false)),
+    ] {
+        assert_eq!(begins(Begin::Auto, text), auto, "{text}");
+        assert_eq!(begins(Begin::Always, text), always, "{text}");
+        assert_eq!(begins(Begin::Never, text), never, "{text}");
+    }
+    // A template alone decides.
+    let chat = |how| Renderer::new(&tokenizer, true).unwrap().with_begin(how).unwrap();
+    let ids = |how| chat(how).full(&ask("a", "b")).unwrap().token_ids;
+    assert_eq!(ids(Begin::Always), ids(Begin::Never));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
@@ -11,12 +12,13 @@ use serde_json::value::RawValue;
 
 use crate::source::messages::Key;
 use crate::source::numbers::Range;
+use crate::source::text::Place;
 
 /// The values at one place of all rows so far.
 #[derive(Debug, Default)]
-pub(super) struct Shape {
-    /// The kind of the first value that is not null, and its line, from 1.
-    first: Option<(&'static str, usize)>,
+pub(in crate::source) struct Shape {
+    /// The kind of the first value that is not null, and its place.
+    first: Option<(&'static str, Place)>,
     truths: bool,
     texts: bool,
     floats: bool,
@@ -33,24 +35,29 @@ pub(super) struct Shape {
 
 /// A value that does not fit.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Misfit {
+pub(in crate::source) struct Misfit {
     /// Where it is in its column: `.a[].b`.
     path: String,
     /// The fault, to be read after the path.
     message: String,
-    /// The line, from 1, and the address of the value's first byte.
-    line: usize,
+    /// The kind and place of the first value, where that is what it does not fit.
+    first: Option<(&'static str, Place)>,
+    /// The value's row, and the address of its first byte.
+    pub place: Place,
     pub address: usize,
 }
 
 impl Misfit {
-    /// Describes the misfit, given the column that it is in.
-    pub fn message(&self, column: &str) -> String {
-        format!("`{column}{}` {}", self.path, self.message)
-    }
-
-    pub fn line(&self) -> usize {
-        self.line
+    /// Describes the misfit, given the column that it is in and the files of the source.
+    pub fn message(&self, column: &str, files: &[PathBuf]) -> String {
+        let Misfit { path, message, first, place, .. } = self;
+        let first = first.map_or(String::new(), |(kind, at)| match at.file == place.file {
+            true => format!(", but {kind} in line {}", at.line),
+            false => {
+                format!(", but {kind} in line {} of `{}`", at.line, files[at.file].display())
+            }
+        });
+        format!("`{column}{path}` {message}{first}")
     }
 
     fn within(self, name: &str) -> Misfit {
@@ -61,11 +68,12 @@ impl Misfit {
 impl Shape {
     /// Notes a value. A misfit is a mapping, a list or a single value where an earlier line has
     /// another of these; single values of different types make a column of text, or of floats.
-    pub fn add(&mut self, json: &str, line: usize) -> Result<(), Misfit> {
+    pub fn add(&mut self, json: &str, place: Place) -> Result<(), Misfit> {
         let misfit = |message: String| Misfit {
             path: String::new(),
             message,
-            line,
+            first: None,
+            place,
             address: json.as_ptr() as usize,
         };
         let kind = match json.as_bytes().first() {
@@ -76,24 +84,68 @@ impl Shape {
             Some(b'{') => "a mapping",
             _ => "a number",
         };
-        let (before, first_line) = *self.first.get_or_insert((kind, line));
-        let single = |kind: &str| !matches!(kind, "a list" | "a mapping");
-        if before != kind && !(single(before) && single(kind)) {
-            return Err(misfit(format!("is {kind} here, but {before} in line {first_line}")));
+        let first = *self.first.get_or_insert((kind, place));
+        if !is_alike(first.0, kind) {
+            return Err(Misfit { first: Some(first), ..misfit(format!("is {kind} here")) });
         }
         match kind {
             "true or false" => self.truths = true,
             "text" => {
                 self.texts = true;
-                // Of texts without escapes all has been checked with the line.
-                if json.contains('\\') && serde_json::from_str::<String>(json).is_err() {
+                // What else a text holds has been checked with its row.
+                if json.contains("\\u") && serde_json::from_str::<String>(json).is_err() {
                     return Err(misfit("holds an escape that stands for no character".into()));
                 }
             }
             "a number" => self.add_number(json, misfit),
-            _ => return self.add_parts(json, line),
+            _ => return self.add_parts(json, place),
         }
         Ok(())
+    }
+
+    /// Notes the text of a cell, which has no type of its own: a number as JSON writes it, a truth, or
+    /// text.
+    pub fn add_cell(&mut self, cell: &str, place: Place) {
+        let kind = if truth(cell).is_some() {
+            self.truths = true;
+            "true or false"
+        } else if is_number(cell) {
+            self.add_number(cell, |message| Misfit {
+                path: String::new(),
+                message,
+                first: None,
+                place,
+                address: cell.as_ptr() as usize,
+            });
+            "a number"
+        } else {
+            self.texts = true;
+            "text"
+        };
+        self.first.get_or_insert((kind, place));
+    }
+
+    /// Adds the values of later rows; `None` where they do not fit to these.
+    pub fn merge(&mut self, later: Shape) -> Option<()> {
+        self.first = match (self.first, later.first) {
+            (Some(first), Some(other)) => is_alike(first.0, other.0).then_some(Some(first))?,
+            (first, other) => first.or(other),
+        };
+        self.truths |= later.truths;
+        self.texts |= later.texts;
+        self.floats |= later.floats;
+        self.inexact |= later.inexact;
+        if let Some(whole) = later.whole {
+            self.whole.get_or_insert_default().merge(&whole);
+        }
+        self.too_large = self.too_large.take().or(later.too_large);
+        for (name, shape) in later.entries {
+            self.entry(&name).merge(shape)?;
+        }
+        if let Some(items) = later.items {
+            self.items.get_or_insert_default().merge(*items)?;
+        }
+        Some(())
     }
 
     fn add_number(&mut self, json: &str, misfit: impl Fn(String) -> Misfit) {
@@ -111,7 +163,7 @@ impl Shape {
         self.whole.get_or_insert_default().add(whole);
     }
 
-    fn add_parts(&mut self, json: &str, line: usize) -> Result<(), Misfit> {
+    fn add_parts(&mut self, json: &str, place: Place) -> Result<(), Misfit> {
         let mut misfit = None;
         let mut part = |name: Option<&str>, value: &str| {
             if misfit.is_some() {
@@ -121,7 +173,7 @@ impl Shape {
                 Some(name) => (self.entry(name), format!(".{name}")),
                 None => (&mut **self.items.get_or_insert_default(), "[]".into()),
             };
-            misfit = shape.add(value, line).err().map(|misfit| misfit.within(&path));
+            misfit = shape.add(value, place).err().map(|misfit| misfit.within(&path));
         };
         // The line has been parsed, so that this cannot fail.
         let _ = serde_json::Deserializer::from_str(json).deserialize_any(Parts(&mut part));
@@ -180,8 +232,50 @@ impl Shape {
     }
 }
 
+/// Whether values of two kinds fit into one column.
+fn is_alike(a: &str, b: &str) -> bool {
+    let single = |kind: &str| !matches!(kind, "a list" | "a mapping");
+    a == b || single(a) && single(b)
+}
+
+/// The truth that a cell holds, as JSON, Python and spreadsheets write it.
+pub(in crate::source) fn truth(cell: &str) -> Option<bool> {
+    match cell {
+        "true" | "True" | "TRUE" => Some(true),
+        "false" | "False" | "FALSE" => Some(false),
+        _ => None,
+    }
+}
+
+/// Whether a cell is a number as JSON writes it: `007` and `+1` are text.
+fn is_number(cell: &str) -> bool {
+    let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
+    let rest = cell.strip_prefix('-').unwrap_or(cell);
+    let whole = digits(rest);
+    if whole == 0 || whole > 1 && rest.starts_with('0') {
+        return false;
+    }
+    let mut rest = &rest[whole..];
+    if let Some(fraction) = rest.strip_prefix('.') {
+        let count = digits(fraction);
+        if count == 0 {
+            return false;
+        }
+        rest = &fraction[count..];
+    }
+    if let Some(exponent) = rest.strip_prefix(['e', 'E']) {
+        let exponent = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+        let count = digits(exponent);
+        if count == 0 {
+            return false;
+        }
+        rest = &exponent[count..];
+    }
+    rest.is_empty()
+}
+
 /// Hands on the entries of a mapping, or the items of a list, as they are written.
-pub(super) struct Parts<F>(pub F);
+pub(in crate::source) struct Parts<F>(pub F);
 
 impl<'de, F: FnMut(Option<&str>, &'de str)> Visitor<'de> for Parts<F> {
     type Value = ();
@@ -211,8 +305,12 @@ mod tests {
 
     fn misfit(lines: &[&str]) -> Option<String> {
         let mut shape = Shape::default();
-        let add = |(i, line): (usize, &&str)| shape.add(line, i + 1).err();
-        lines.iter().enumerate().find_map(add).map(|misfit| misfit.message("x"))
+        let add = |(i, line): (usize, &&str)| shape.add(line, line_of(i)).err();
+        lines.iter().enumerate().find_map(add).map(|misfit| misfit.message("x", &[]))
+    }
+
+    fn line_of(row: usize) -> Place {
+        Place { file: 0, line: row as u64 + 1 }
     }
 
     #[test]
@@ -238,11 +336,11 @@ mod tests {
     fn inferred(values: &[&str]) -> String {
         let mut shape = Shape::default();
         for (i, value) in values.iter().enumerate() {
-            shape.add(value, i + 1).unwrap();
+            shape.add(value, line_of(i)).unwrap();
         }
         match shape.data_type() {
             Ok(ty) => crate::kind::type_name(&ty),
-            Err(misfit) => misfit.message("x"),
+            Err(misfit) => misfit.message("x", &[]),
         }
     }
 
@@ -266,6 +364,37 @@ mod tests {
         ];
         for (values, expected) in cases {
             assert_eq!(inferred(values), expected, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn rows_in_parts_have_the_type_of_all() {
+        let values = ["null", "1", "{\"a\": 1}", "[1]", "2.5", "true", "\"x\"", "{\"b\": [1e999]}"];
+        let shape = |values: &[&str]| {
+            let mut shape = Shape::default();
+            let add = |(i, value): (usize, &&str)| shape.add(value, line_of(i)).ok();
+            values.iter().enumerate().try_for_each(add).map(|()| shape)
+        };
+        let ty = |shape: Shape| shape.data_type().map_err(|misfit| misfit.message("x", &[]));
+        for a in values {
+            for b in values {
+                let whole = shape(&[a, b]).map(ty);
+                let merged = shape(&[a]).and_then(|mut first| {
+                    first.merge(shape(&[b])?)?;
+                    Some(ty(first))
+                });
+                assert_eq!(whole, merged, "{a} {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn cells_are_numbers_only_as_json_writes_them() {
+        for number in ["0", "-1", "10.50", "1e5", "-0.1E+7"] {
+            assert!(is_number(number), "{number}");
+        }
+        for text in ["", "-", "007", "+1", ".5", "1.", "1e", "0x1", "nan", "1 ", "1,0"] {
+            assert!(!is_number(text), "{text}");
         }
     }
 }

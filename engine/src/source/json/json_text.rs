@@ -13,9 +13,14 @@ use arrow::json::reader::{ArrayDecoder, DecoderContext, DecoderFactory, Tape, Ta
 const MARK: &str = "refrain.json";
 
 /// Returns a field whose values are read as JSON texts.
-pub(super) fn field(name: &str) -> Field {
+pub(in crate::source) fn field(name: &str) -> Field {
     let mark = HashMap::from([(MARK.to_string(), String::new())]);
     Field::new(name, DataType::Utf8, true).with_metadata(mark)
+}
+
+/// Whether [`field`] made a field.
+pub(super) fn is_json(field: &Field) -> bool {
+    field.metadata().contains_key(MARK)
 }
 
 /// Reads the fields that [`field`] makes.
@@ -29,8 +34,7 @@ impl DecoderFactory for JsonTexts {
         field: &FieldRef,
         _: bool,
     ) -> Result<Option<Box<dyn ArrayDecoder>>, ArrowError> {
-        let marked = field.metadata().contains_key(MARK);
-        Ok(marked.then(|| Box::new(JsonTexts) as Box<dyn ArrayDecoder>))
+        Ok(is_json(field).then(|| Box::new(JsonTexts) as Box<dyn ArrayDecoder>))
     }
 }
 

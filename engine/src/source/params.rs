@@ -1,0 +1,68 @@
+//! The parameters of the entries of `models` and `data`.
+
+use crate::kind::{ArtifactKind, Param, Type};
+
+use super::format;
+
+/// The parameters of an entry of `models`.
+pub static MODEL_PARAMS: &[Param] = &[
+    Param::required("path", Type::Text, "a file or folder, relative to the workflow"),
+    Param::optional(
+        "base",
+        Type::Reference(Some(ArtifactKind::Model)),
+        "the model that an adapter was trained on, by its name in `models`",
+    ),
+];
+
+static ROWS: &[Param] = &[
+    Param::optional("first", Type::Int { min: 0, max: i64::MAX }, "that many rows from the start"),
+    Param::optional(
+        "sample",
+        Type::Int { min: 0, max: i64::MAX },
+        "that many rows drawn at random, in order",
+    ),
+    Param::default("seed", Type::Int { min: 0, max: i64::MAX }, "0", "seed of the draw"),
+    Param::optional(
+        "where",
+        Type::OneOf(&[Type::Text, Type::Map(&Type::Any)]),
+        "keeps, before the others count, the rows in which a column is true, or each column is as \
+         given: a value, `not_null`, `null`, or a mapping of `=`, `!=`, `>`, `>=`, `<`, `<=` and `in`",
+    ),
+];
+
+/// The parameters of an entry of `data`.
+pub static PARAMS: &[Param] = &[
+    Param::required(
+        "path",
+        Type::Text,
+        "a file, a folder of files, a pattern such as `data/*.jsonl`, or a folder that Hugging Face \
+         `datasets` saved, relative to the workflow",
+    ),
+    Param::optional(
+        "type",
+        Type::Choice(&["table", "model", "file"]),
+        "what it is; `table` by default",
+    ),
+    Param::optional(
+        "format",
+        Type::Choice(format::WORDS),
+        "told from the file's name and first bytes by default",
+    ),
+    Param::optional("split", Type::Text, "the split of a folder that `datasets` saved"),
+    Param::optional(
+        "explode",
+        Type::Text,
+        "a column of lists, by its name in the file, of whose elements each becomes a row",
+    ),
+    Param::optional("columns", Type::Map(&Type::Text), "renames columns: `new: old`"),
+    Param::optional(
+        "drop",
+        Type::List(&Type::Text),
+        "leaves out columns, by their names in the file",
+    ),
+    Param::optional(
+        "rows",
+        Type::OneOf(&[Type::Text, Type::Record(ROWS)]),
+        "`0..2000`, half open, or a mapping",
+    ),
+];
