@@ -15,8 +15,6 @@ use crate::tables::{self, list_of};
 
 /// Parameters that say how answers are found and compared.
 const OF_ANSWERS: [&str; 3] = ["extract", "compare", "choices"];
-/// Parameters of `task: code` alone.
-const OF_CODE: [&str; 4] = ["tests", "entry_point", "prefix", "time_limit"];
 
 pub(super) fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     check_pattern(check.params, problems);
@@ -77,8 +75,8 @@ pub(super) fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
 
 /// Parameters that one task alone reads.
 const OF_TASKS: [(Task, &[&str], &str); 4] = [
-    (Task::Code, &OF_CODE, "it runs no programs"),
     (Task::ChoiceLogprob, &["by"], "it scores no options"),
+    (Task::Code, &["tests", "entry_point", "prefix", "time_limit"], "it runs no programs"),
     (Task::Sql, &["database", "databases", "as", "limits"], "it runs no queries"),
     (Task::Judge, &["judge", "pairs", "judgements", "swapped"], "no model judges"),
 ];

@@ -182,12 +182,12 @@ pub(super) fn judge(
         let (databases, limits) = (params.databases.as_ref(), params.limits.as_ref());
         return Ok(Judge::Sql(SqlRule::new(ctx, extract, as_set, databases, limits)?));
     }
+    if params.task == Task::Code {
+        return Ok(Judge::Code(CodeRule::new(ctx, params)?));
+    }
     if params.task == Task::Judge {
         let pairs = params.pairs == Some(true);
         return Ok(Judge::Model(ModelJudge::new(ctx, params.pattern.as_deref(), pairs)?));
-    }
-    if params.task == Task::Code {
-        return Ok(Judge::Code(CodeRule::new(ctx, params)?));
     }
     let Some((_, compare)) = params.task.preset() else {
         return Err(StageError::bug("a task without answers was judged by them"));

@@ -300,6 +300,9 @@ const RESOLVED: &[(&str, &str, &str, &str)] = &[
     ("evaluate", "{ data: d, task: exact_match }", "extract", "whole"),
     ("evaluate", "{ data: d, task: exact_match }", "compare", "text"),
     ("evaluate", "{ data: d, task: regex, pattern: x }", "compare", "text"),
+    ("evaluate", "{ data: d, task: code }", "extract", "code"),
+    ("evaluate", "{ data: d, task: code }", "tests", "tests"),
+    ("evaluate", "{ data: d, task: code }", "time_limit", "10"),
     ("finetune", "{ model: m, data: d, lora: { rank: 4 } }", "lora.alpha", "8"),
     (
         "finetune",
@@ -365,6 +368,8 @@ const WITHOUT_DEFAULT: &[&str] = &[
     "finetune.from.tokenizer.chat_template",
     "evaluate.model",
     "evaluate.pattern",
+    "evaluate.entry_point",
+    "evaluate.prefix",
     "evaluate.extract.after",
     "evaluate.extract.regex",
 ];
