@@ -35,6 +35,7 @@ mod layers; // which crate may import which
 mod lock; // the lock's format, and its writers
 mod look_ahead; // what plan and explain say before a run
 mod models; // model cards
+mod own_metrics; // metrics that a command writes
 mod own_tables; // conversations, samples and numbers of one's own
 #[cfg(unix)]
 mod processes; // several on one cache

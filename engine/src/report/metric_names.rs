@@ -34,18 +34,16 @@ pub fn check<'r>(
         }
     }
 
-    let names: HashMap<&str, BTreeSet<String>> = nodes
-        .into_iter()
-        .map(|(stage, ids)| (stage, ids.iter().flat_map(|id| of_node(graph, *id)).collect()))
-        .collect();
+    let names: HashMap<&str, Option<BTreeSet<String>>> =
+        nodes.into_iter().map(|(stage, ids)| (stage, of_stage(graph, &ids))).collect();
     references.iter().filter_map(|reference| problem(reference, &names)).collect()
 }
 
 fn problem(
     MetricReference { stage, metric, span }: &MetricReference,
-    names: &HashMap<&str, BTreeSet<String>>,
+    names: &HashMap<&str, Option<BTreeSet<String>>>,
 ) -> Option<Diagnostic> {
-    let names = names.get(stage.as_str())?;
+    let names = names.get(stage.as_str())?.as_ref()?;
     if names.contains(metric) {
         return None;
     }
@@ -57,9 +55,19 @@ fn problem(
     Some(Diagnostic::at(span.clone(), message).maybe_hint(hint))
 }
 
-fn of_node(graph: &Graph, id: NodeId) -> Vec<String> {
-    let node = graph.node(id);
-    let Work::Stage { kind, params } = &node.work else { return Vec::new() };
-    let inputs: Vec<String> = node.inputs.iter().map(|edge| edge.path.clone()).collect();
-    kind.metric_names(MetricContext { params: &params.to_map(), inputs: &inputs })
+/// The metrics that some node of a stage writes; `None` where one may write any.
+fn of_stage(graph: &Graph, ids: &[NodeId]) -> Option<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for id in ids {
+        let node = graph.node(*id);
+        let Work::Stage { kind, params } = &node.work else { continue };
+        let inputs: Vec<String> = node.inputs.iter().map(|edge| edge.path.clone()).collect();
+        let params = params.to_map();
+        let context = MetricContext { params: &params, inputs: &inputs };
+        if kind.has_free_metrics(context) {
+            return None;
+        }
+        names.extend(kind.metric_names(context));
+    }
+    Some(names)
 }
