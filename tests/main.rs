@@ -23,6 +23,7 @@ mod errors; // what wrong workflows and sources are told
 #[cfg(unix)]
 mod events; // the run log, log lines and traces
 mod examples; // that the examples' data are what makes them
+mod expressions; // what is computed from metrics, and where it has no value
 mod golden_keys; // that no key of an earlier workflow moves
 mod hostile; // workflows and files that were made to break a reader
 mod hostile_models; // models' folders that were made to break one

@@ -1,10 +1,12 @@
 //! Checks that the metrics that `expect` and `results` name are metrics that their stages write.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 
 use crate::graph::{Graph, NodeId, Work};
 use crate::kind::MetricContext;
 use crate::language::diagnostic::{Diagnostic, Span, suggest};
+use crate::report::expression::minus_hint;
 
 /// A metric that a workflow names, and where.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +17,12 @@ pub struct MetricReference {
     pub metric: String,
     /// Its place in the workflow.
     pub span: Span,
+}
+
+impl fmt::Display for MetricReference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.stage, self.metric)
+    }
 }
 
 /// Reports references to metrics that no node of the stage writes.
@@ -50,7 +58,9 @@ fn problem(
     if names.is_empty() {
         return Some(Diagnostic::at(span.clone(), format!("stage `{stage}` has no metrics")));
     }
-    let hint = suggest(metric, names.iter().map(String::as_str), "its metrics are");
+    let known = names.iter().map(String::as_str);
+    let hint =
+        minus_hint(metric, known.clone()).or_else(|| suggest(metric, known, "its metrics are"));
     let message = format!("stage `{stage}` has no metric `{metric}`");
     Some(Diagnostic::at(span.clone(), message).maybe_hint(hint))
 }
