@@ -15,7 +15,7 @@ use refrain_engine::language::yaml::MAX_BYTES;
 use refrain_engine::ledger::lock::{self, Lock, LockError};
 use refrain_engine::ledger::run_log::{self, LastRuns};
 use refrain_engine::report::expect::{self, Expect};
-use refrain_engine::report::metric_names::{self, MetricReference};
+use refrain_engine::report::metric_names;
 use refrain_engine::report::results::{self, ResultColumns};
 use refrain_engine::store::Store;
 
@@ -151,10 +151,8 @@ impl Session {
         };
         let graph = match graph {
             Ok(graph) if problems.is_empty() => {
-                let of_expects: Vec<MetricReference> =
-                    expects.iter().map(Expect::reference).collect();
-                problems =
-                    metric_names::check(&graph, of_expects.iter().chain(&columns.references));
+                let of_expects = expects.iter().flat_map(|expect| &expect.of.metrics);
+                problems = metric_names::check(&graph, of_expects.chain(columns.metrics()));
                 graph
             }
             Ok(_) => return Err(Diagnostics::new(source, problems).into()),

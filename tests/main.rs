@@ -27,6 +27,7 @@ mod errors; // what wrong workflows and sources are told
 #[cfg(unix)]
 mod events; // the run log, log lines and traces
 mod examples; // that the examples' data are what makes them
+mod expressions; // what is computed from metrics, and where it has no value
 mod golden_keys; // that no key of an earlier workflow moves
 mod hostile; // workflows and files that were made to break a reader
 mod hostile_models; // models' folders that were made to break one
@@ -42,6 +43,7 @@ mod lock; // the lock's format, and its writers
 mod look_ahead; // what plan and explain say before a run
 mod masking; // the first paper's masks and distributions
 mod models; // model cards
+mod own_metrics; // metrics that a command writes
 mod own_tables; // conversations, samples and numbers of one's own
 #[cfg(unix)]
 mod processes; // several on one cache

@@ -2,7 +2,9 @@
 
 pub mod compare;
 pub mod expect;
+pub mod expression;
 pub mod metric_names;
 pub mod outcome;
+mod points;
 pub mod results;
 pub mod verify;

@@ -1,4 +1,4 @@
-//! `refrain results`: a row per sweep point, a column per `stage.metric`.
+//! `refrain results`: a row per sweep point, a column per metric or expression of metrics.
 
 use std::process::ExitCode;
 
@@ -9,7 +9,9 @@ use refrain_engine::graph::NodeId;
 use refrain_engine::language::diagnostic::suggest;
 use refrain_engine::language::explain::ErrorClass;
 use refrain_engine::plan;
-use refrain_engine::report::results::{self, Cell, NodeStatus, ResultColumns, Results, Row};
+use refrain_engine::report::results::{
+    self, Cell, Heading, NodeStatus, ResultColumns, Results, Row,
+};
 
 use crate::cli::{self, Format};
 use crate::command_error::CommandError;
@@ -57,6 +59,9 @@ pub fn results(arguments: &cli::ResultsArgs, format: Format) -> Result<ExitCode,
             })?;
         }
     }
+    if format != Format::Json {
+        reasons(&table);
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -68,7 +73,7 @@ fn sort(table: &mut Results, heading: &str) -> Result<(), CommandError> {
     }
 
     let heading = heading.trim_start_matches('-');
-    let columns = table.columns.iter().map(|(heading, ..)| heading.as_str());
+    let columns = table.columns.iter().map(|column| column.heading.as_str());
     let known = table.axes.iter().map(String::as_str).chain(columns);
     let hint = suggest(heading, known, "its columns are");
     let message = format!("the table has no column `{heading}`");
@@ -84,9 +89,27 @@ pub fn collect<'d>(
     results::collect(&session.graph, columns, &session.expects, status)
 }
 
-/// Prints the table in a format.
+/// Prints the table in a format, and for people why expressions have no value.
 pub fn print(table: &Results, format: Format) {
     output::text(&text(table, format));
+    if format != Format::Json {
+        reasons(table);
+    }
+}
+
+/// Says of each column why its first cell without a value has none.
+fn reasons(table: &Results) {
+    for (c, column) in table.columns.iter().enumerate() {
+        let reasons = table.rows.iter().filter_map(|row| row.cells[c].as_ref()?.reason.as_ref());
+        let reasons: Vec<&String> = reasons.collect();
+        let more = match reasons.len() {
+            0 | 1 => String::new(),
+            n => format!("; {} more cells have no value", n - 1),
+        };
+        if let Some(reason) = reasons.first() {
+            output::remark(&format!("warning: `{}` has no value: {reason}{more}", column.heading));
+        }
+    }
 }
 
 /// Formats the table.
@@ -137,7 +160,8 @@ fn labels(table: &Results, row: &Row) -> Vec<String> {
 /// Whether an `expect` names a published value, by column.
 fn published(table: &Results) -> Vec<bool> {
     let has = |c: usize| {
-        table.rows.iter().any(|row| row.cells[c].is_some_and(|cell| cell.published.is_some()))
+        let cells = table.rows.iter().filter_map(|row| row.cells[c].as_ref());
+        cells.into_iter().any(|cell| cell.published.is_some())
     };
     (0..table.columns.len()).map(has).collect()
 }
@@ -146,7 +170,7 @@ fn published(table: &Results) -> Vec<bool> {
 fn cells(table: &Results) -> (Vec<String>, Vec<Vec<String>>) {
     let published = published(table);
     let mut headings = label_headings(table);
-    for ((heading, ..), published) in table.columns.iter().zip(&published) {
+    for (Heading { heading, .. }, published) in table.columns.iter().zip(&published) {
         headings.extend(published.then(|| format!("{heading} (published)")));
         headings.push(heading.clone());
     }
@@ -155,7 +179,7 @@ fn cells(table: &Results) -> (Vec<String>, Vec<Vec<String>>) {
         let mut texts = labels(table, row);
         for (cell, published) in row.cells.iter().zip(&published) {
             if *published {
-                let value = cell.and_then(|cell| cell.published);
+                let value = cell.as_ref().and_then(|cell| cell.published);
                 texts.push(value.map(number).unwrap_or_default());
             }
             texts.push(cell.as_ref().map(cell_text).unwrap_or_default());
@@ -202,7 +226,7 @@ fn csv(table: &Results) -> String {
     let published = published(table);
     let means = table.rows.iter().flat_map(|row| row.cells.iter().flatten()).any(|c| c.points > 1);
     let mut headings = label_headings(table);
-    for ((heading, ..), published) in table.columns.iter().zip(&published) {
+    for (Heading { heading, .. }, published) in table.columns.iter().zip(&published) {
         headings.extend(published.then(|| format!("{heading} (published)")));
         headings.push(heading.clone());
         if means {
@@ -215,7 +239,7 @@ fn csv(table: &Results) -> String {
     let mut text = csv_line(&headings);
     for row in &table.rows {
         let mut fields = labels(table, row);
-        for (cell, published) in row.cells.iter().zip(&published) {
+        for (cell, published) in row.cells.iter().map(Option::as_ref).zip(&published) {
             fields.extend(published.then(|| digits(cell.and_then(|cell| cell.published))));
             fields.push(digits(cell.and_then(|cell| cell.value)));
             if means {
@@ -251,20 +275,22 @@ fn row_json(table: &Results, row: &Row) -> Value {
     let labels = table.axes.iter().zip(&row.labels).filter(|(_, label)| !label.is_empty());
     let point: Map<String, Value> =
         labels.map(|(axis, label)| (axis.clone(), Value::from(label.as_str()))).collect();
-    let metric = |((heading, stage, metric), cell): (&(String, String, String), &Option<Cell>)| {
+    let metric = |(column, cell): (&Heading, &Option<Cell>)| {
         let cell = cell.as_ref()?;
         let figure = json!({
-            "stage": stage,
-            "metric": metric,
+            "stage": column.metric.as_ref().map(|(stage, _)| stage),
+            "metric": column.metric.as_ref().map(|(_, metric)| metric),
+            "of": column.of,
             "value": cell.value,
             "points": cell.points,
             "failed": cell.failed,
             "missing": cell.missing,
             "status": cell.status(),
+            "reason": cell.reason,
             "deviation": cell.deviation,
             "published": cell.published,
         });
-        Some((heading.clone(), figure))
+        Some((column.heading.clone(), figure))
     };
     let figures: Map<String, Value> =
         table.columns.iter().zip(&row.cells).filter_map(metric).collect();

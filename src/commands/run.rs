@@ -206,7 +206,11 @@ fn summary(report: &Report<'_>, verdicts: &[ExpectResult], begin: Instant, chang
 
 /// Formats the outcome of a condition; one that does not hold is an error.
 fn verdict_line(result: &ExpectResult) -> String {
-    let obtained = result.obtained.map_or("no value".into(), |o| format!("{o:.6}"));
+    let obtained = match (result.obtained, &result.reason) {
+        (Some(obtained), _) => format!("{obtained:.6}"),
+        (None, Some(reason)) => format!("no value: {reason}"),
+        (None, None) => "no value".into(),
+    };
     match result.holds {
         true => format!("expect {}: obtained {obtained}, holds", result.text),
         false => format!("error: expected {}, got {obtained}", result.text),
@@ -321,6 +325,7 @@ fn to_json(
         json!({
             "condition": v.text,
             "obtained": v.obtained,
+            "reason": v.reason,
             "holds": v.holds,
             "source": v.expect.source,
         })

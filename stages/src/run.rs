@@ -9,10 +9,11 @@
 //! | table `NAME` | `in.NAME.parquet`, `out.NAME.parquet` |
 //! | model `NAME` | the folder `in.NAME`, `out.NAME`; of an adapter its own files, its base is an input of its own |
 //! | file `NAME` | `in.NAME`, `out.NAME` |
+//! | the metrics | `out.metrics` |
 //!
 //! `${in.NAME}` and `${out.NAME}` in the command become these paths. Output tables are read and
 //! written anew, so that their bytes are those of every other table with the same rows. An only
-//! output is the stage's main one too.
+//! output beside the metrics is the stage's main one too.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,24 +22,28 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use refrain_cache::write::{copy_file, create_dir_all};
-use refrain_cache::{Artifact, ArtifactKind, TableReader};
 use refrain_engine::kind::{
-    Anything, Check, Columns, CommandText, Context, Input, Kind, MAIN, NodeResult, OutputDecl,
-    Parameters, Problem, SecretText, StageError, parameters, placeholders,
+    Anything, Check, Columns, CommandText, Context, Input, Kind, MAIN, MetricContext, MetricDecl,
+    NodeResult, OutputDecl, Parameters, Problem, SecretText, StageError, check_name, parameters,
+    placeholders,
 };
 use refrain_engine::source::model_folder::{CopyError, ModelFolder, ModelFolderError};
 
 use crate::components;
-use crate::tables::BATCH_ROWS;
 
+mod metrics;
+mod outputs;
 mod process;
 
+use outputs::{OutputType, output_path};
 use process::{Ended, Job};
 
 /// Variables of the environment that are passed on to the command.
 const PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TMPDIR"];
-/// NodeResult that every stage may have, which a command cannot name its own.
-const TAKEN: [&str; 3] = [MAIN, "metrics", "log"];
+/// Names of outputs that other kinds have, which a command cannot name its own.
+const TAKEN: [&str; 2] = [MAIN, "log"];
+/// The name of the output that holds the metrics, and the only one of its type.
+const METRICS: &str = "metrics";
 
 /// The kind `run`.
 pub const RUN: Kind = Kind {
@@ -48,11 +53,19 @@ pub const RUN: Kind = Kind {
     params: RunParams::PARAMS,
     adds: &[],
     outputs,
-    // A command writes tables; what it measures is in them.
-    metrics: &[],
+    metrics: &[MetricDecl::free(
+        "NAME",
+        "Each metric that the command writes to its output `metrics`",
+        declared_metrics,
+    )],
     check,
     expand: None,
-    canonicalize: None,
+    canonicalize: Some(|params, _| {
+        // A set: another order is not another stage.
+        if let Some(Value::Array(names)) = params.get_mut(METRICS) {
+            names.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
+        }
+    }),
     // Nobody knows what a command computes.
     close_elsewhere: false,
     retryable: true,
@@ -67,26 +80,41 @@ parameters! {
         command: Vec<CommandText>,
         /// Inputs of the command, as `${in.NAME}`
         inputs: Map<&Anything>,
-        /// Outputs of the command, as `${out.NAME}`
-        outputs: BTreeMap<String, ArtifactKind>,
+        /// Outputs of the command, as `${out.NAME}`; one called `metrics`, of that type, holds the node's metrics
+        outputs: BTreeMap<String, OutputType>,
+        /// The metrics that the command must write, so that `check` knows them; else it may write any
+        metrics: Option<Vec<String>>,
         /// Variables that the command sees
         environment: BTreeMap<String, SecretText> = {},
     }
 }
 
 fn outputs(params: &Map<String, Value>) -> Vec<OutputDecl> {
-    let declared: BTreeMap<String, ArtifactKind> = params
-        .get("outputs")
-        .and_then(|outputs| serde_json::from_value(outputs.clone()).ok())
-        .unwrap_or_default();
-    let main = only(&declared).map(|(_, kind)| OutputDecl { name: MAIN.into(), kind: *kind });
-    main.into_iter()
-        .chain(declared.iter().map(|(name, kind)| OutputDecl { name: name.clone(), kind: *kind }))
-        .collect()
+    let declared = declared_outputs(params);
+    let main = only(&declared).map(|(_, ty)| OutputDecl { name: MAIN.into(), kind: ty.artifact() });
+    let decl =
+        |(name, ty): (&String, &OutputType)| OutputDecl { name: name.clone(), kind: ty.artifact() };
+    main.into_iter().chain(declared.iter().map(decl)).collect()
 }
 
+fn declared_outputs(params: &Map<String, Value>) -> BTreeMap<String, OutputType> {
+    let declared = params.get("outputs").map(|outputs| serde_json::from_value(outputs.clone()));
+    declared.and_then(Result::ok).unwrap_or_default()
+}
+
+/// The metrics that the command must write; `None` where it may write any.
+fn declared_metrics(context: MetricContext<'_>) -> Option<Vec<String>> {
+    if !declared_outputs(context.params).contains_key(METRICS) {
+        return Some(Vec::new());
+    }
+    let names = context.params.get(METRICS)?.as_array()?;
+    Some(names.iter().filter_map(Value::as_str).map(String::from).collect())
+}
+
+/// The only output beside the metrics.
 fn only<T>(outputs: &BTreeMap<String, T>) -> Option<(&String, &T)> {
-    outputs.first_key_value().filter(|_| outputs.len() == 1)
+    let mut others = outputs.iter().filter(|(name, _)| *name != METRICS);
+    others.next().filter(|_| others.next().is_none())
 }
 
 fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
@@ -113,12 +141,43 @@ fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
             Problem::at(format!("outputs.{name}"), format!("an output cannot be called `{name}`"));
         problems.push(problem.hint("every stage may have an output of that name"));
     }
+    check_metrics(check.params, problems);
     for (i, text) in texts.iter().enumerate() {
         for placeholder in placeholders(text) {
             check_placeholder(placeholder, &inputs, &outputs, &format!("command[{i}]"), problems);
         }
     }
     None
+}
+
+/// Metrics lie in the one output of their name and type, and have names, each once.
+fn check_metrics(params: &Map<String, Value>, problems: &mut Vec<Problem>) {
+    let outputs = declared_outputs(params);
+    for (name, ty) in &outputs {
+        let message = match (name.as_str(), ty) {
+            (METRICS, OutputType::Metrics) => continue,
+            (METRICS, _) => "the output `metrics` is of the type `metrics`",
+            (_, OutputType::Metrics) => "an output of the type `metrics` is called `metrics`",
+            _ => continue,
+        };
+        let problem = Problem::at(format!("outputs.{name}"), message);
+        problems.push(problem.hint("write `metrics: metrics`, or choose another name"));
+    }
+
+    let Some(names) = params.get(METRICS).and_then(Value::as_array) else { return };
+    if !outputs.contains_key(METRICS) {
+        let problem =
+            Problem::at(METRICS, "it names metrics, but the stage has no output for them");
+        problems.push(problem.hint("add `metrics: metrics` to `outputs`"));
+    }
+    for (i, name) in names.iter().filter_map(Value::as_str).enumerate() {
+        let at = format!("{METRICS}[{i}]");
+        if let Err(message) = check_name(name) {
+            problems.push(Problem::at(at, message));
+        } else if names[..i].iter().any(|other| other == name) {
+            problems.push(Problem::at(at, format!("`{name}` is named twice")));
+        }
+    }
 }
 
 /// A placeholder of the command must name a declared input or output.
@@ -176,14 +235,21 @@ fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
         Ended::Failure { how, tail } => return Err(failed(&command[0], &how, &tail, memory)),
     }
     let mut artifacts = BTreeMap::new();
-    for (name, kind) in &params.outputs {
-        artifacts.insert(name.clone(), store(ctx, folder, name, *kind)?);
+    let mut metrics = Vec::new();
+    for (name, ty) in &params.outputs {
+        let path = outputs::written(folder, name, *ty)?;
+        match ty {
+            OutputType::Metrics => metrics = metrics::read(&path, params.metrics.as_deref())?,
+            ty => drop(
+                artifacts.insert(name.clone(), outputs::store(ctx, name, ty.artifact(), &path)?),
+            ),
+        }
     }
     if let Some((_, artifact)) = only(&artifacts) {
         artifacts.insert(MAIN.into(), artifact.clone());
     }
     let profile = format!("{} {}", std::env::consts::OS, std::env::consts::ARCH);
-    Ok(NodeResult { artifacts: artifacts.into(), metrics: Vec::new(), profile })
+    Ok(NodeResult { artifacts: artifacts.into(), metrics, profile })
 }
 
 fn failed(program: &str, how: &str, tail: &str, memory: Option<u64>) -> StageError {
@@ -276,96 +342,6 @@ fn copy_inputs(ctx: &Context<'_>, folder: &Path) -> Result<BTreeMap<String, Stri
 fn copy_model(from: &Path, to: &Path) -> Result<(), StageError> {
     create_dir_all(to).map_err(|error| disk(from, to, &error))?;
     ModelFolder::open(from).map_err(unreadable)?.copy_to(to).map_err(not_copied)
-}
-
-fn output_path(name: &str, kind: ArtifactKind) -> String {
-    match kind {
-        ArtifactKind::Table => format!("out.{name}.parquet"),
-        ArtifactKind::Model | ArtifactKind::File => format!("out.{name}"),
-    }
-}
-
-/// Stores an output that the command must have written.
-fn store(
-    ctx: &Context<'_>,
-    folder: &Path,
-    name: &str,
-    kind: ArtifactKind,
-) -> Result<Artifact, StageError> {
-    let relative = output_path(name, kind);
-    let path = folder.join(&relative);
-    let written = path.symlink_metadata().map_err(|_| {
-        let message = format!("the command ended without writing its output `{name}`");
-        StageError::with_hint(
-            message,
-            format!("it must write `${{out.{name}}}`, which is `{relative}`"),
-        )
-    })?;
-    let (right, wanted) = match kind {
-        ArtifactKind::Model => (written.is_dir(), "a folder"),
-        ArtifactKind::Table | ArtifactKind::File => (written.is_file(), "a file"),
-    };
-    if !right {
-        let message = format!("the command's output `{name}` is not {wanted}");
-        return Err(StageError::with_hint(
-            message,
-            "links are not stored: write the content itself",
-        ));
-    }
-    match kind {
-        ArtifactKind::Table => store_table(ctx, name, &path),
-        ArtifactKind::Model => store_model(ctx, name, &path),
-        ArtifactKind::File => Ok(ctx.cache.store_file(&path)?),
-    }
-}
-
-fn store_table(ctx: &Context<'_>, name: &str, path: &Path) -> Result<Artifact, StageError> {
-    let wrong = |error: refrain_cache::TableError| {
-        // The file lies in a scratch folder, whose path tells nobody anything.
-        let message = match error {
-            refrain_cache::TableError::Unreadable { reason, .. } => {
-                format!("the command's output `{name}` is not a readable Parquet file: {reason}")
-            }
-            other => format!("the command's output `{name}` is not a usable table: {other}"),
-        };
-        StageError::with_hint(message, format!("`${{out.{name}}}` must become a Parquet file"))
-    };
-    let reader = TableReader::open(path).map_err(wrong)?;
-    let mut writer = ctx.cache.new_table(reader.schema().clone())?;
-    for batch in reader.batches(None, BATCH_ROWS)? {
-        ctx.cancel.check()?;
-        writer.write(&batch.map_err(wrong)?)?;
-    }
-    Ok(ctx.cache.store_table(writer)?)
-}
-
-fn store_model(ctx: &Context<'_>, name: &str, path: &Path) -> Result<Artifact, StageError> {
-    let model = ModelFolder::open(path).map_err(unreadable)?;
-    // An adapter is a model only together with its base, which a folder does not tell for sure.
-    let missing = match model.is_model() && !model.is_adapter() {
-        _ if !model.has_weights() => Some("weights"),
-        true => None,
-        false => Some("`config.json`"),
-    };
-    if let Some(missing) = missing {
-        let message =
-            format!("the command's output `{name}` is not a model: it holds no {missing}");
-        return Err(StageError::with_hint(
-            message,
-            "a model is a folder with `config.json` and `*.safetensors`",
-        ));
-    }
-
-    let folder = ctx.cache.new_folder()?;
-    // What does not determine results, such as a README or a pickled file, stays behind.
-    model.copy_regular_to(folder.path()).map_err(|error| match error {
-        CopyError::NotRegular { name } => StageError::with_hint(
-            format!("`{name}` in the command's output is not a regular file"),
-            "links are not stored: write the content itself",
-        ),
-        error => not_copied(error),
-    })?;
-    Ok(ctx.cache.store_folder(folder, ArtifactKind::Model, None)?)
 }
 
 fn unreadable(error: ModelFolderError) -> StageError {

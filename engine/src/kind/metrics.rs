@@ -21,14 +21,25 @@ pub struct MetricDecl {
     pub name: &'static str,
     /// One sentence for help.
     pub about: &'static str,
-    /// The names that a node writes; `None` for the name itself, always.
-    pub names: Option<fn(MetricContext<'_>) -> Vec<String>>,
+    /// The names that a node writes.
+    names: Names,
+}
+
+/// The names under which a node writes a declared metric.
+#[derive(Debug, Clone, Copy)]
+enum Names {
+    /// The name itself, always.
+    Always,
+    /// Those that follow from the node's parameters.
+    Given(fn(MetricContext<'_>) -> Vec<String>),
+    /// Those that the node must write; with `None` it may write any.
+    Free(fn(MetricContext<'_>) -> Option<Vec<String>>),
 }
 
 impl MetricDecl {
     /// A metric that every node of the kind writes.
     pub const fn always(name: &'static str, about: &'static str) -> MetricDecl {
-        MetricDecl { name, about, names: None }
+        MetricDecl { name, about, names: Names::Always }
     }
 
     /// Metrics that depend on the node's parameters: `names` lists those that it writes.
@@ -37,17 +48,33 @@ impl MetricDecl {
         about: &'static str,
         names: fn(MetricContext<'_>) -> Vec<String>,
     ) -> MetricDecl {
-        MetricDecl { name, about, names: Some(names) }
+        MetricDecl { name, about, names: Names::Given(names) }
+    }
+
+    /// Metrics whose names a node chooses when it runs, but for those that its parameters demand.
+    pub const fn free(
+        name: &'static str,
+        about: &'static str,
+        names: fn(MetricContext<'_>) -> Option<Vec<String>>,
+    ) -> MetricDecl {
+        MetricDecl { name, about, names: Names::Free(names) }
     }
 }
 
 impl Kind {
-    /// Lists the metrics that a node with these parameters writes.
+    /// Lists the metrics that a node with these parameters writes for certain.
     pub fn metric_names(&self, context: MetricContext<'_>) -> Vec<String> {
         let names = |metric: &MetricDecl| match metric.names {
-            Some(names) => names(context),
-            None => vec![metric.name.to_owned()],
+            Names::Always => vec![metric.name.to_owned()],
+            Names::Given(names) => names(context),
+            Names::Free(names) => names(context).unwrap_or_default(),
         };
         self.metrics.iter().flat_map(names).collect()
+    }
+
+    /// Whether a node with these parameters may write metrics of any name.
+    pub fn has_free_metrics(&self, context: MetricContext<'_>) -> bool {
+        let is_free = |metric: &MetricDecl| matches!(metric.names, Names::Free(names) if names(context).is_none());
+        self.metrics.iter().any(is_free)
     }
 }

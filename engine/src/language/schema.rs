@@ -45,7 +45,7 @@ pub fn schema(kinds: &Kinds) -> Value {
             "expect": {
                 "description": "what must hold after a run",
                 "type": ["array", "null"],
-                "items": record(expect::PARAMS, Values::Plain),
+                "items": condition(),
             },
             "results": or_null(record(results::PARAMS, Values::Plain), "what the table of results shows"),
         },
@@ -69,6 +69,17 @@ enum Values {
 fn or_null(mut schema: Value, about: &str) -> Value {
     schema["type"] = json!(["object", "null"]);
     schema["description"] = json!(about);
+    schema
+}
+
+/// A condition: on a metric of a stage, or on an expression.
+fn condition() -> Value {
+    let mut schema = record(expect::PARAMS, Values::Plain);
+    let metric = json!([{ "required": ["stage"] }, { "required": ["metric"] }]);
+    schema["oneOf"] = json!([
+        { "required": ["stage", "metric"], "not": { "required": ["of"] } },
+        { "required": ["of"], "not": { "anyOf": metric } },
+    ]);
     schema
 }
 

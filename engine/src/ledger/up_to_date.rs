@@ -21,7 +21,7 @@ use crate::report::results::Results;
 use crate::store::Store;
 
 /// Version of the file's format.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Files that one thread looks at in a row.
 const FILES: usize = 1024;
 

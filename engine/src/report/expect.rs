@@ -4,19 +4,22 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
+use crate::graph::build::node_name;
 use crate::graph::{Graph, NodeId};
 use crate::kind::{Param, Type, coerce};
 use crate::language::diagnostic::{Diagnostic, Span, suggest};
 use crate::language::scalar::label;
 use crate::language::workflow::{Axis, Workflow};
 use crate::plan::state::NodeState;
-use crate::report::metric_names::MetricReference;
+use crate::report::expression::Expression;
+use crate::report::points::{Absent, NodeStatus, Point, Stages};
 
 const NUMBER: Type = Type::Float { min: f64::NEG_INFINITY, max: f64::INFINITY, open: false };
 
 pub(crate) static PARAMS: &[Param] = &[
-    Param::required("stage", Type::Text, "the stage whose figure is meant"),
-    Param::required("metric", Type::Text, "the figure's name"),
+    Param::optional("stage", Type::Text, "the stage whose metric is meant"),
+    Param::optional("metric", Type::Text, "the metric's name"),
+    Param::optional("of", Type::Text, "an expression of metrics, in place of `stage` and `metric`"),
     Param::optional("at", Type::Map(&Type::Any), "values of axes"),
     Param::optional("value", NUMBER, "the published value"),
     Param::optional(
@@ -38,11 +41,9 @@ pub(crate) static PARAMS: &[Param] = &[
 /// One condition.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Expect {
-    /// The stage.
-    pub stage: String,
-    /// The metric.
-    pub metric: String,
-    /// Axes and labels that choose among the stage's nodes.
+    /// The metric or expression.
+    pub of: Expression,
+    /// Axes and labels that choose among the points.
     pub at: Vec<(String, String)>,
     /// The condition.
     pub rule: Rule,
@@ -50,16 +51,6 @@ pub struct Expect {
     pub source: Option<String>,
     /// Its place in the workflow.
     pub span: Span,
-    /// The metric's place in the workflow.
-    pub metric_span: Span,
-}
-
-impl Expect {
-    /// The metric that it names.
-    pub fn reference(&self) -> MetricReference {
-        let (stage, metric) = (self.stage.clone(), self.metric.clone());
-        MetricReference { stage, metric, span: self.metric_span.clone() }
-    }
 }
 
 /// The condition on a metric.
@@ -93,8 +84,10 @@ pub enum Rule {
 pub struct ExpectResult {
     /// The condition.
     pub expect: Expect,
-    /// The value, a mean where several nodes match; `None` where a node has none.
+    /// The value, a mean where several points match; `None` where a point has none.
     pub obtained: Option<f64>,
+    /// Why there is no value, where all nodes ran.
+    pub reason: Option<String>,
     /// Whether it holds.
     pub holds: bool,
     /// The condition in words.
@@ -130,14 +123,7 @@ fn one(
     let values = &resolved.values;
     let text = |name: &str| values.get(name).and_then(Value::as_str).map(String::from);
     let number = |name: &str| values.get(name).and_then(Value::as_f64);
-    let stage = text("stage").unwrap_or_default();
-    if !workflow.stages.iter().any(|s| s.name.text == stage) {
-        let known = workflow.stages.iter().map(|s| s.name.text.as_str());
-        problems.push(
-            Diagnostic::at(place("stage"), format!("there is no stage `{stage}`"))
-                .maybe_hint(suggest(&stage, known, "stages are")),
-        );
-    }
+    let of = expression(workflow, [text("stage"), text("metric"), text("of")], &place, problems);
     let mut is_left_out = false;
     let mut point = |name: &str| -> Option<Vec<(String, String)>> {
         let map: &Map<String, Value> = values.get(name)?.as_object()?;
@@ -185,13 +171,43 @@ fn one(
             return None;
         }
     };
-    let metric = text("metric").unwrap_or_default();
-    if is_left_out {
-        return None;
+    let of = of.filter(|_| !is_left_out)?;
+    Some(Expect { of, at, rule, source: text("source"), span: span.clone() })
+}
+
+/// Reads `stage` and `metric`, or `of` in their place.
+fn expression(
+    workflow: &Workflow,
+    [stage, metric, of]: [Option<String>; 3],
+    place: &dyn Fn(&str) -> Span,
+    problems: &mut Vec<Diagnostic>,
+) -> Option<Expression> {
+    let (stage, metric) = match (stage, metric, of) {
+        (None, None, Some(of)) => {
+            let of = Expression::parse(workflow, &of, &place("of"));
+            return of.map_err(|found| problems.extend(found)).ok();
+        }
+        (Some(stage), Some(metric), None) => (stage, metric),
+        (stage, _, of) => {
+            let message = match (of.is_some(), stage.is_some()) {
+                (true, _) => "`of` stands in place of `stage` and `metric`",
+                (false, true) => "`expect` needs `metric`",
+                (false, false) => "`expect` needs `stage`",
+            };
+            let hint = "give `stage` and `metric`, or `of` with an expression such as \
+                        `tuned.accuracy - base.accuracy`";
+            problems.push(Diagnostic::at(place("of"), message).hint(hint));
+            return None;
+        }
+    };
+    if !workflow.stages.iter().any(|s| s.name.text == stage) {
+        let known = workflow.stages.iter().map(|s| s.name.text.as_str());
+        problems.push(
+            Diagnostic::at(place("stage"), format!("there is no stage `{stage}`"))
+                .maybe_hint(suggest(&stage, known, "stages are")),
+        );
     }
-    let metric_span = place("metric");
-    let source = text("source");
-    Some(Expect { stage, metric, at, rule, source, span: span.clone(), metric_span })
+    Some(Expression::metric(stage, metric, place("metric")))
 }
 
 /// Checks all conditions against the metrics of the nodes.
@@ -200,36 +216,46 @@ pub fn check<'d>(
     graph: &Graph,
     done: impl Fn(NodeId) -> Option<&'d NodeState>,
 ) -> Vec<ExpectResult> {
-    let mut stages: HashMap<&str, Vec<NodeId>> =
-        expects.iter().map(|expect| (expect.stage.as_str(), Vec::new())).collect();
-    for id in graph.ids() {
-        if let Some(nodes) = stages.get_mut(graph.node(id).stage.as_str()) {
-            nodes.push(id);
-        }
+    let stages = Stages::new(graph, expects.iter().map(|expect| &expect.of), |_| true);
+    let status = |id| done(id).map_or(NodeStatus::Missing, NodeStatus::NodeState);
+    // Conditions on the same stages have the same points.
+    let mut points: HashMap<Vec<&str>, Vec<Point>> = HashMap::new();
+    let mut results = Vec::with_capacity(expects.len());
+    for expect in expects {
+        let of = &expect.of;
+        let points = points.entry(of.stages()).or_insert_with(|| stages.points(of));
+        results.push(result(expect, |at| mean(&stages, of, points, at, &status)));
     }
-    expects.iter().map(|e| result(e, graph, &stages[e.stage.as_str()], &done)).collect()
+    results
 }
 
-fn result<'d>(
+/// Returns the mean of an expression over the points at some values of axes; the reason where a point lacks a value.
+fn mean<'d>(
+    stages: &Stages<'_>,
+    of: &Expression,
+    points: &[Point],
+    at: &[(String, String)],
+    status: &impl Fn(NodeId) -> NodeStatus<'d>,
+) -> Result<f64, Option<String>> {
+    let mut values = Vec::new();
+    for point in points.iter().filter(|point| stages.is_at(point, at)) {
+        values.push(stages.value(of, point, status).map_err(Absent::reason)?);
+    }
+    if values.is_empty() {
+        return Err(None);
+    }
+    Ok(values.iter().sum::<f64>() / values.len() as f64)
+}
+
+fn result(
     expect: &Expect,
-    graph: &Graph,
-    nodes: &[NodeId],
-    done: &impl Fn(NodeId) -> Option<&'d NodeState>,
+    mean: impl Fn(&[(String, String)]) -> Result<f64, Option<String>>,
 ) -> ExpectResult {
-    let mean = |at: &[(String, String)]| {
-        let mut values = Vec::new();
-        for id in nodes {
-            let point = &graph.node(*id).point;
-            let is_chosen = |chosen: &(String, String)| {
-                !point.iter().any(|(axis, _)| *axis == chosen.0) || point.contains(chosen)
-            };
-            if at.iter().all(is_chosen) {
-                values.push(metric_of(done(*id)?, &expect.metric)?);
-            }
-        }
-        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    let measured = mean(&expect.at);
+    let (obtained, reason) = match measured {
+        Ok(value) => (Some(value), None),
+        Err(reason) => (None, reason),
     };
-    let obtained = mean(&expect.at);
     let (holds, rule) = match &expect.rule {
         Rule::Within { value, within } => {
             // A tolerance such as 0.02 has no exact binary form; the last bits may not decide.
@@ -240,16 +266,10 @@ fn result<'d>(
             )
         }
         Rule::Above { at, by } => {
-            let other = mean(at);
+            let other = mean(at).ok();
             let holds = matches!((obtained, other), (Some(o), Some(x)) if o - x >= *by);
             let other = other.map_or("not known".into(), |x| format!("{x:.6}"));
-            (
-                holds,
-                format!(
-                    "at least {by} above {} ({other})",
-                    crate::graph::build::node_name(&expect.stage, at)
-                ),
-            )
+            (holds, format!("at least {by} above {} ({other})", name(&expect.of, at)))
         }
         Rule::Bounds { low, high } => {
             let words = match (low.is_finite(), high.is_finite()) {
@@ -260,16 +280,18 @@ fn result<'d>(
             (obtained.is_some_and(|o| o >= *low && o <= *high), words)
         }
     };
-    let node = crate::graph::build::node_name(&expect.stage, &expect.at);
-    ExpectResult {
-        expect: expect.clone(),
-        obtained,
-        holds,
-        text: format!("`{node}` {}: {rule}", expect.metric),
-    }
+    let text = match expect.of.as_metric() {
+        Some(metric) => format!("`{}` {}: {rule}", name(&expect.of, &expect.at), metric.metric),
+        None => format!("`{}`: {rule}", name(&expect.of, &expect.at)),
+    };
+    ExpectResult { expect: expect.clone(), obtained, reason, holds, text }
 }
 
-/// Returns a metric of a node by name.
-pub fn metric_of(done: &NodeState, metric: &str) -> Option<f64> {
-    done.result.metrics.iter().find(|m| m.metric == metric).map(|m| m.value)
+/// Names what is measured at some values of axes: the stage of a metric, an expression as it is.
+fn name(of: &Expression, at: &[(String, String)]) -> String {
+    match of.as_metric() {
+        Some(metric) => node_name(&metric.stage, at),
+        None if at.is_empty() => of.text.clone(),
+        None => node_name(&format!("{} ", of.text), at),
+    }
 }

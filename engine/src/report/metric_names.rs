@@ -1,10 +1,12 @@
 //! Checks that the metrics that `expect` and `results` name are metrics that their stages write.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 
 use crate::graph::{Graph, NodeId, Work};
 use crate::kind::MetricContext;
 use crate::language::diagnostic::{Diagnostic, Span, suggest};
+use crate::report::expression::minus_hint;
 
 /// A metric that a workflow names, and where.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +17,12 @@ pub struct MetricReference {
     pub metric: String,
     /// Its place in the workflow.
     pub span: Span,
+}
+
+impl fmt::Display for MetricReference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.stage, self.metric)
+    }
 }
 
 /// Reports references to metrics that no node of the stage writes.
@@ -34,32 +42,42 @@ pub fn check<'r>(
         }
     }
 
-    let names: HashMap<&str, BTreeSet<String>> = nodes
-        .into_iter()
-        .map(|(stage, ids)| (stage, ids.iter().flat_map(|id| of_node(graph, *id)).collect()))
-        .collect();
+    let names: HashMap<&str, Option<BTreeSet<String>>> =
+        nodes.into_iter().map(|(stage, ids)| (stage, of_stage(graph, &ids))).collect();
     references.iter().filter_map(|reference| problem(reference, &names)).collect()
 }
 
 fn problem(
     MetricReference { stage, metric, span }: &MetricReference,
-    names: &HashMap<&str, BTreeSet<String>>,
+    names: &HashMap<&str, Option<BTreeSet<String>>>,
 ) -> Option<Diagnostic> {
-    let names = names.get(stage.as_str())?;
+    let names = names.get(stage.as_str())?.as_ref()?;
     if names.contains(metric) {
         return None;
     }
     if names.is_empty() {
         return Some(Diagnostic::at(span.clone(), format!("stage `{stage}` has no metrics")));
     }
-    let hint = suggest(metric, names.iter().map(String::as_str), "its metrics are");
+    let known = names.iter().map(String::as_str);
+    let hint =
+        minus_hint(metric, known.clone()).or_else(|| suggest(metric, known, "its metrics are"));
     let message = format!("stage `{stage}` has no metric `{metric}`");
     Some(Diagnostic::at(span.clone(), message).maybe_hint(hint))
 }
 
-fn of_node(graph: &Graph, id: NodeId) -> Vec<String> {
-    let node = graph.node(id);
-    let Work::Stage { kind, params } = &node.work else { return Vec::new() };
-    let inputs: Vec<String> = node.inputs.iter().map(|edge| edge.path.clone()).collect();
-    kind.metric_names(MetricContext { params: &params.to_map(), inputs: &inputs })
+/// The metrics that some node of a stage writes; `None` where one may write any.
+fn of_stage(graph: &Graph, ids: &[NodeId]) -> Option<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for id in ids {
+        let node = graph.node(*id);
+        let Work::Stage { kind, params } = &node.work else { continue };
+        let inputs: Vec<String> = node.inputs.iter().map(|edge| edge.path.clone()).collect();
+        let params = params.to_map();
+        let context = MetricContext { params: &params, inputs: &inputs };
+        if kind.has_free_metrics(context) {
+            return None;
+        }
+        names.extend(kind.metric_names(context));
+    }
+    Some(names)
 }

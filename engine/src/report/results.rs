@@ -1,4 +1,4 @@
-//! The table of results: a row per sweep point, a column per `stage.metric`.
+//! The table of results: a row per sweep point, a column per `stage.metric` or expression of such.
 //!
 //! Rows come from the graph, whether or not their nodes have run, and a cell holds the metric of exactly the nodes that
 //! belong to its row. Trials that failed or never ran are marked.
@@ -12,30 +12,20 @@ use std::collections::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use crate::graph::{Graph, NodeId};
-use crate::plan::state::NodeState;
-use crate::report::expect::{Expect, Rule, metric_of};
+use crate::report::expect::{Expect, Rule};
+use crate::report::expression::Expression;
+use crate::report::points::{Absent, Point, Stages};
 
 pub(crate) use columns::PARAMS;
 pub use columns::{Column, ResultColumns, parse};
 pub use known::known;
 
-use place::Places;
+pub use crate::report::points::NodeStatus;
 
-/// A node's result, or why there is none.
-#[derive(Debug, Clone, Copy)]
-pub enum NodeStatus<'d> {
-    /// Its result is known.
-    NodeState(&'d NodeState),
-    /// It failed.
-    Failed,
-    /// It has not run.
-    Missing,
-    /// The run was asked for other nodes; it makes no row.
-    Unwanted,
-}
+use place::{ColumnPoints, Places};
 
 /// A metric in one row.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
     /// The value, or the mean over the averaged points; `None` where no point has one.
     pub value: Option<f64>,
@@ -49,6 +39,8 @@ pub struct Cell {
     pub deviation: Option<f64>,
     /// The published value, where an `expect` names one.
     pub published: Option<f64>,
+    /// Why an expression has no value at the first point that lacks one, where all nodes ran.
+    pub reason: Option<String>,
 }
 
 impl Cell {
@@ -68,10 +60,21 @@ impl Cell {
 pub struct Results {
     /// The axes that rows differ in.
     pub axes: Vec<String>,
-    /// Headings with stage and metric.
-    pub columns: Vec<Column>,
+    /// The columns.
+    pub columns: Vec<Heading>,
     /// The rows: those that the workflow names, then the points of the sweep.
     pub rows: Vec<Row>,
+}
+
+/// A column of the table.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Heading {
+    /// Its heading.
+    pub heading: String,
+    /// Stage and metric; `None` of an expression.
+    pub metric: Option<(String, String)>,
+    /// The expression; `None` of a metric alone.
+    pub of: Option<String>,
 }
 
 /// A row of the table.
@@ -98,8 +101,8 @@ impl Results {
     /// there is such a heading.
     pub fn sort_by(&mut self, heading: &str, descending: bool) -> bool {
         let direct = |order: std::cmp::Ordering| if descending { order.reverse() } else { order };
-        if let Some(column) = self.columns.iter().position(|(name, ..)| name == heading) {
-            let value = |row: &Row| row.cells[column].and_then(|cell| cell.value);
+        if let Some(column) = self.columns.iter().position(|known| known.heading == heading) {
+            let value = |row: &Row| row.cells[column].as_ref().and_then(|cell| cell.value);
             self.rows.sort_by(|a, b| match (value(a), value(b)) {
                 (Some(a), Some(b)) => direct(a.total_cmp(&b)),
                 (a, b) => b.is_some().cmp(&a.is_some()),
@@ -129,38 +132,41 @@ pub fn collect<'d>(
         true => all_columns(graph, &statuses),
         false => columns.columns.clone(),
     };
-    let table = Table { graph, statuses: &statuses, expects: by_metric(expects) };
+    let status = |id: NodeId| statuses[id.index()];
+    let named = columns.rows.iter().flat_map(|(_, row)| row);
+    let expressions = chosen.iter().chain(named).map(|column| &column.of);
+    let wanted = |id: NodeId| !matches!(status(id), NodeStatus::Unwanted);
+    let stages = Stages::new(graph, expressions, wanted);
+    let table = Table { stages: &stages, status: &status, expects: by_expression(expects) };
 
-    let stages: HashSet<&str> = chosen.iter().map(|(_, stage, _)| stage.as_str()).collect();
-    let wanted = |id: &NodeId| {
-        stages.contains(graph.node(*id).stage.as_str())
-            && !matches!(statuses[id.index()], NodeStatus::Unwanted)
-    };
-    let shown: Vec<NodeId> = graph.ids().filter(wanted).collect();
-    let places = Places::new(graph, &shown, &columns.mean_over);
-    let nodes = places.by_stage(graph, &shown);
+    // Columns of the same stages have the same points.
+    let mut points: HashMap<Vec<&str>, Vec<Point>> = HashMap::new();
+    for column in &chosen {
+        let of = &column.of;
+        points.entry(of.stages()).or_insert_with(|| stages.points(of));
+    }
+    let places = Places::new(&graph.workflow.axes, points.values().flatten(), &columns.mean_over);
+    let found: HashMap<&Vec<&str>, ColumnPoints<'_>> =
+        points.iter().map(|(stages, points)| (stages, places.column(points))).collect();
 
-    let points = places.rows().into_iter().map(|place| {
+    let swept = places.rows(points.values().flatten()).into_iter().map(|place| {
         let point = places.point(&place);
-        let cell =
-            |column: &Column| table.cell(column, &nodes.get(column.1.as_str())?.at(&place), &point);
+        let cell = |column: &Column| {
+            table.cell(&column.of, &found[&column.of.stages()].at(&place), &point)
+        };
         Row { name: None, labels: places.labels(&place), cells: chosen.iter().map(cell).collect() }
     });
     let named = columns.rows.iter().map(|(name, row)| {
         let cell = |column: &Column| {
-            let column = row.iter().find(|(heading, ..)| *heading == column.0)?;
-            let nodes = graph.ids().filter(|id| graph.node(*id).stage == column.1);
-            table.cell(column, &nodes.collect::<Vec<_>>(), &[])
+            let of = &row.iter().find(|cell| cell.heading == column.heading)?.of;
+            let points = stages.points(of);
+            table.cell(of, &points.iter().collect::<Vec<_>>(), &[])
         };
-        let labels = vec![String::new(); places.axes.len()];
+        let labels = vec![String::new(); places.names().len()];
         Row { name: Some(name.clone()), labels, cells: chosen.iter().map(cell).collect() }
     });
-    let rows = named.chain(points).collect();
-    Results {
-        axes: places.axes.iter().map(|axis| axis.to_string()).collect(),
-        columns: chosen,
-        rows,
-    }
+    let rows = named.chain(swept).collect();
+    Results { axes: places.names(), columns: chosen.iter().map(Column::heading).collect(), rows }
 }
 
 /// A column for every metric that some node has, in the order of the graph.
@@ -169,71 +175,77 @@ fn all_columns(graph: &Graph, statuses: &[NodeStatus<'_>]) -> Vec<Column> {
     let mut columns = Vec::new();
     for id in graph.ids() {
         let NodeStatus::NodeState(done) = statuses[id.index()] else { continue };
-        let stage = &graph.node(id).stage;
+        let node = graph.node(id);
         for metric in &done.result.metrics {
-            if seen.insert((stage, &metric.metric)) {
-                let heading = format!("{stage}.{}", metric.metric);
-                columns.push((heading, stage.clone(), metric.metric.clone()));
+            if seen.insert((&node.stage, &metric.metric)) {
+                let heading = format!("{}.{}", node.stage, metric.metric);
+                let (stage, metric) = (node.stage.clone(), metric.metric.clone());
+                let of = Expression::metric(stage, metric, node.span.clone());
+                columns.push(Column { heading, of });
             }
         }
     }
     columns
 }
 
-type ByMetric<'e> = HashMap<(&'e str, &'e str), Vec<&'e Expect>>;
+type ByExpression<'e> = HashMap<&'e str, Vec<&'e Expect>>;
 
-fn by_metric(expects: &[Expect]) -> ByMetric<'_> {
-    let mut by_metric = ByMetric::new();
+fn by_expression(expects: &[Expect]) -> ByExpression<'_> {
+    let mut by_expression = ByExpression::new();
     for expect in expects {
-        by_metric.entry((&expect.stage, &expect.metric)).or_default().push(expect);
+        by_expression.entry(&expect.of.canonical).or_default().push(expect);
     }
-    by_metric
+    by_expression
 }
 
 /// All that cells are made from.
-struct Table<'a, 'd> {
-    graph: &'a Graph,
-    statuses: &'a [NodeStatus<'d>],
-    expects: ByMetric<'a>,
+struct Table<'a, S> {
+    stages: &'a Stages<'a>,
+    status: &'a S,
+    expects: ByExpression<'a>,
 }
 
-impl Table<'_, '_> {
-    /// The cell of a column over the nodes of a row; `None` where none of them has anything to say.
-    fn cell(&self, column: &Column, nodes: &[NodeId], point: &[(&str, &str)]) -> Option<Cell> {
-        let (_, stage, metric) = column;
+impl<'d, S: Fn(NodeId) -> NodeStatus<'d>> Table<'_, S> {
+    /// The cell of an expression over the points of a row; `None` where none of them has anything to say.
+    fn cell(&self, of: &Expression, points: &[&Point], row: &[(&str, &str)]) -> Option<Cell> {
         let mut values = Vec::new();
-        let (mut failed, mut missing) = (0, 0);
-        for id in nodes {
-            debug_assert_eq!(self.graph.node(*id).stage, *stage);
-            match self.statuses[id.index()] {
-                NodeStatus::NodeState(done) => values.extend(metric_of(done, metric)),
-                NodeStatus::Failed => failed += 1,
-                NodeStatus::Missing => missing += 1,
-                NodeStatus::Unwanted => {}
+        let mut cell = Cell::default();
+        for point in points {
+            match self.stages.value(of, point, self.status) {
+                Ok(value) => values.push(value),
+                Err(Absent::Failed) => cell.failed += 1,
+                Err(Absent::Missing) => cell.missing += 1,
+                // A metric that a part of a stage's nodes has leaves the others' cells empty.
+                Err(Absent::NoMetric(_)) if of.as_metric().is_some() => {}
+                Err(Absent::NoMetric(reason)) => {
+                    cell.missing += 1;
+                    cell.reason.get_or_insert(reason);
+                }
+                Err(Absent::NotFinite(reason)) => {
+                    cell.failed += 1;
+                    cell.reason.get_or_insert(reason);
+                }
             }
         }
-        if values.is_empty() && failed + missing == 0 {
+        if values.is_empty() && cell.failed + cell.missing == 0 {
             return None;
         }
 
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;
         let squares = || values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>();
-        Some(Cell {
-            value: (!values.is_empty()).then_some(mean),
-            points: values.len(),
-            failed,
-            missing,
-            deviation: (values.len() > 1).then(|| (squares() / (n - 1.0)).sqrt()),
-            published: self.published(stage, metric, point),
-        })
+        cell.value = (!values.is_empty()).then_some(mean);
+        cell.points = values.len();
+        cell.deviation = (values.len() > 1).then(|| (squares() / (n - 1.0)).sqrt());
+        cell.published = self.published(of, row);
+        Some(cell)
     }
 
-    /// The value that an `expect` on this point states.
-    fn published(&self, stage: &str, metric: &str, point: &[(&str, &str)]) -> Option<f64> {
-        let expects = self.expects.get(&(stage, metric))?;
+    /// The value that an `expect` on this row states.
+    fn published(&self, of: &Expression, row: &[(&str, &str)]) -> Option<f64> {
+        let expects = self.expects.get(of.canonical.as_str())?;
         let is_here =
-            |(axis, label): &(String, String)| point.iter().all(|(a, l)| a != axis || l == label);
+            |(axis, label): &(String, String)| row.iter().all(|(a, l)| a != axis || l == label);
         expects.iter().filter(|e| e.at.iter().all(is_here)).find_map(|expect| match expect.rule {
             Rule::Within { value, .. } => Some(value),
             _ => None,

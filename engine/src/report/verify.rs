@@ -154,10 +154,14 @@ fn conditions(
             continue;
         }
         let obtained = result.obtained.map(|obtained| format!("{obtained:.6}"));
-        let message =
-            format!("{}: obtained {}", result.text, obtained.as_deref().unwrap_or("no figure"));
+        let mut message =
+            format!("{}: obtained {}", result.text, obtained.as_deref().unwrap_or("no value"));
+        if let Some(reason) = &result.reason {
+            message.push_str(&format!(": {reason}"));
+        }
         let hint = Remedy::Expect.words(graph);
-        let mismatch = Mismatch::new(&result.expect.stage, "expect", message, hint);
+        let stage = result.expect.of.stages().first().copied().unwrap_or_default();
+        let mismatch = Mismatch::new(stage, "expect", message, hint);
         let before = Some(result.text);
         found.mismatches.push(Mismatch { before, now: obtained, ..mismatch });
     }

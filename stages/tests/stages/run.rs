@@ -119,6 +119,8 @@ impl Desk {
         })?;
         let mut declared: Vec<_> =
             (kind.outputs)(params).into_iter().map(|out| (out.name, out.kind)).collect();
+        // The engine stores the metrics.
+        declared.retain(|(name, _)| name != "metrics" || outputs.metrics.is_empty());
         declared.sort();
         let made: Vec<_> =
             outputs.artifacts.iter().map(|(name, made)| (name.clone(), made.kind)).collect();
@@ -272,6 +274,133 @@ fn failures_show_how_and_the_end_of_the_output_without_secrets() {
     );
 }
 
+/// What a command that copies a file to its metrics gives: the metrics as text, or the message and the hint.
+fn metrics_of(place: impl FnOnce(&mut Desk)) -> Result<String, String> {
+    let mut desk = Desk::new();
+    place(&mut desk);
+    let name = desk.inputs.keys().next().unwrap().strip_prefix("inputs.").unwrap().to_owned();
+    let parameters = format!(
+        r#"{{ command: [cp, "${{in.{name}}}", "${{out.metrics}}"], inputs: {{ {name}: x }}, outputs: {{ metrics: metrics }} }}"#
+    );
+    match desk.run(&parameters) {
+        Ok(outputs) => {
+            let text = |m: &refrain_cache::Metric| {
+                let end = |end: Option<f64>| end.map_or("".into(), |end| end.to_string());
+                format!("{}={} n={} {}..{}", m.metric, m.value, m.n, end(m.low), end(m.high))
+            };
+            Ok(outputs.metrics.iter().map(text).collect::<Vec<_>>().join("; "))
+        }
+        Err(StageError::Failed { message, hint }) => {
+            Err(format!("{message} ({})", hint.unwrap_or_default()))
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn metrics_in(text: &str) -> Result<String, String> {
+    metrics_of(|desk| desk.file("notes", text))
+}
+
+#[test]
+fn metrics_are_read_from_json_lines_and_parquet() {
+    let expected = Ok("b=0.5 n=1 ..; a-1=2 n=10 1..2.5".to_owned());
+    let object = r#" {"b": 0.5, "a-1": {"value": 2, "n": 10.0, "low": 1, "high": 2.5}} "#;
+    assert_eq!(metrics_in(object), expected);
+    let lines = "{\"metric\": \"b\", \"value\": 0.5, \"n\": null}\n\n{\"value\": 2, \"n\": 10, \"low\": 1.0, \"high\": 2.5, \"metric\": \"a-1\"}\n";
+    assert_eq!(metrics_in(lines), expected);
+    // A metric may be called as the field is.
+    assert_eq!(
+        metrics_in(r#"{"metric": 3, "value": 4}"#),
+        Ok("metric=3 n=1 ..; value=4 n=1 ..".into())
+    );
+    let table = metrics_of(|desk| {
+        let floats = |values: Vec<Option<f64>>| array(arrow::array::Float64Array::from(values));
+        let rows = batch([
+            ("metric", array(StringArray::from(vec!["b", "a-1"]))),
+            ("value", floats(vec![Some(0.5), Some(2.0)])),
+            ("n", floats(vec![Some(f64::NAN), Some(10.0)])),
+            ("low", array(Int32Array::from(vec![None, Some(1)]))),
+            ("high", floats(vec![None, Some(2.5)])),
+        ]);
+        desk.table("rows", &rows);
+    });
+    assert_eq!(table, expected);
+}
+
+#[test]
+fn wrong_metrics_are_refused_by_name() {
+    let many: String = (0..10_001).map(|i| format!("\"m{i}\": 1,")).collect();
+    let many = format!("{{{}}}", many.trim_end_matches(','));
+    let large = format!("{{\"a\": 1{}}}", " ".repeat(5 << 20));
+    let nested = format!("{{\"a\": {}1{}}}", "[".repeat(200), "]".repeat(200));
+    for (text, words) in [
+        ("", "has no metrics"),
+        ("{}", "has no metrics"),
+        ("[1]", "is not JSON with metrics: invalid type: sequence, expected an object"),
+        ("{\"a\": NaN}", "JSON has no `NaN`"),
+        ("{\"a\": 1e999}", "is not JSON with metrics: number out of range"),
+        ("{\"a\": \"1\"}", "metric `a` is not a finite number"),
+        ("{\"a\": null}", "metric `a` is not a finite number"),
+        ("{\"a\": true}", "metric `a` is not a finite number"),
+        ("{\"a\": {\"n\": 3}}", "metric `a` is not a finite number"),
+        ("{\"a b\": 1}", "`a b` is not a name"),
+        ("{\"a\": 1, \"b\": 2, \"a\": 3}", "metric `a` is written twice"),
+        ("{\"a\": {\"value\": 1, \"hi\": 2}}", "metric `a` has a field `hi`"),
+        ("{\"a\": {\"value\": 1, \"n\": -1}}", "metric `a` has the `n` -1"),
+        ("{\"a\": {\"value\": 1, \"n\": 1.5}}", "metric `a` has the `n` 1.5"),
+        (
+            "{\"a\": {\"value\": 1, \"n\": \"9\"}}",
+            "`n` of the command's metric `a` is not a number",
+        ),
+        ("{\"a\": {\"value\": 1, \"low\": 1.1}}", "metric `a` lies outside its interval"),
+        ("{\"a\": {\"value\": 1, \"high\": 0.9}}", "metric `a` lies outside its interval"),
+        ("{\"a\": 1} {\"b\": 1}", "has more than one JSON object"),
+        (
+            "{\"metric\": \"a\", \"value\": 1}\n{\"b\": 1}",
+            "has an object without `metric` behind 1 metrics",
+        ),
+        (
+            "{\"metric\": \"a\", \"value\": 1}\n{\"metric\": \"a\", \"value\": 1}",
+            "metric `a` is written twice",
+        ),
+        (many.as_str(), "has more than 10000 metrics"),
+        (large.as_str(), "is larger than 4 MB"),
+        (nested.as_str(), "recursion limit exceeded"),
+        ("PAR1 and nothing more", "is not a readable Parquet file"),
+    ] {
+        let said = metrics_in(text).expect_err(words);
+        assert!(said.contains(words), "{words}: {said}");
+    }
+
+    let of_table = |columns: Vec<(&str, arrow::array::ArrayRef)>| {
+        metrics_of(|desk| desk.table("rows", &RecordBatch::try_from_iter(columns).unwrap()))
+    };
+    let (names, ones) =
+        (|| array(StringArray::from(vec!["a"])), || array(Int32Array::from(vec![1])));
+    for (columns, words) in [
+        (vec![("metric", names())], "has no column `value`"),
+        (vec![("value", ones())], "has no column `metric`"),
+        (
+            vec![("metric", names()), ("value", ones()), ("lwo", ones())],
+            "has a column `lwo` (did you mean `low`?)",
+        ),
+        (vec![("metric", ones()), ("value", ones())], "has a column `metric` that is not text"),
+        (vec![("metric", names()), ("value", names())], "has a column `value` that is not numbers"),
+    ] {
+        let said = of_table(columns).expect_err(words);
+        assert!(said.contains(words), "{words}: {said}");
+    }
+}
+
+#[test]
+fn an_only_output_beside_the_metrics_is_the_main_one() {
+    let desk = Desk::new();
+    let script = r#"{ command: [sh, -c, 'echo x > ${out.o}; echo "{\"a\": 1}" > ${out.metrics}'], outputs: { o: file, metrics: metrics } }"#;
+    let outputs = desk.run(script).unwrap();
+    assert_eq!(outputs.artifacts[MAIN], outputs.artifacts["o"]);
+    assert_eq!(outputs.metrics.len(), 1);
+}
+
 #[test]
 fn a_stop_ends_the_command_and_removes_its_folder() {
     let desk = Desk::new();
@@ -322,7 +451,7 @@ fn what_cannot_run_is_refused_before_anything_runs() {
             &["inputs.data".to_owned()]
         ),
         [
-            "outputs.metrics: an output cannot be called `metrics`",
+            "outputs.metrics: the output `metrics` is of the type `metrics`",
             "command[2]: `${in.date}` is not declared in `inputs`",
             "command[4]: `${out.p}` is not declared in `outputs`",
             "command[5]: `${in}` names no input or output",

@@ -5,20 +5,42 @@ use serde_json::Value;
 use crate::kind::{Param, Type, coerce};
 use crate::language::diagnostic::{Diagnostic, Span, suggest};
 use crate::language::workflow::Workflow;
+use crate::report::expression::Expression;
 use crate::report::metric_names::MetricReference;
 
+use super::Heading;
+
 pub(crate) static PARAMS: &[Param] = &[
-    Param::optional("columns", Type::Map(&Type::Text), "heading: `stage.metric`, in this order"),
+    Param::optional(
+        "columns",
+        Type::Map(&Type::Text),
+        "heading: `stage.metric` or an expression of such, in this order",
+    ),
     Param::optional("mean_over", Type::List(&Type::Text), "axes over which rows are averaged"),
     Param::optional(
         "rows",
         Type::Map(&Type::Map(&Type::Text)),
-        "further rows, by name: a heading and the `stage.metric` that stands there",
+        "further rows, by name: a heading and the metric or expression that stands there",
     ),
 ];
 
-/// A heading, and the stage and metric below it.
-pub type Column = (String, String, String);
+/// A column that the workflow asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Column {
+    /// Its heading.
+    pub heading: String,
+    /// The metric or expression below it.
+    pub of: Expression,
+}
+
+impl Column {
+    /// Describes the column in the table.
+    pub(super) fn heading(&self) -> Heading {
+        let metric = self.of.as_metric().map(|m| (m.stage.clone(), m.metric.clone()));
+        let of = metric.is_none().then(|| self.of.text.clone());
+        Heading { heading: self.heading.clone(), metric, of }
+    }
+}
 
 /// The metrics that the table shows, and the axes that it averages over.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -30,8 +52,14 @@ pub struct ResultColumns {
     /// Rows beside the points of the sweep, such as the model that all points begin with: their name, and the metrics
     /// that stand in them in place of a column's own.
     pub rows: Vec<(String, Vec<Column>)>,
-    /// The metrics that the section names, with their places.
-    pub references: Vec<MetricReference>,
+}
+
+impl ResultColumns {
+    /// Iterates over the metrics that the section names, with their places.
+    pub fn metrics(&self) -> impl Iterator<Item = &MetricReference> {
+        let named = self.rows.iter().flat_map(|(_, row)| row);
+        self.columns.iter().chain(named).flat_map(|column| &column.of.metrics)
+    }
 }
 
 /// Reads the section `results` of a workflow.
@@ -44,18 +72,16 @@ pub fn parse(workflow: &Workflow, problems: &mut Vec<Diagnostic>) -> ResultColum
     let mut chosen = ResultColumns::default();
     for (heading, text) in values.get("columns").and_then(Value::as_object).into_iter().flatten() {
         let place = place(&format!("columns.{heading}"));
-        let references = &mut chosen.references;
-        chosen.columns.extend(column(workflow, heading, text, place, references, problems));
+        chosen.columns.extend(column(workflow, heading, text, &place, problems));
     }
 
     for (name, row) in values.get("rows").and_then(Value::as_object).into_iter().flatten() {
         let mut cells = Vec::new();
         for (heading, text) in row.as_object().into_iter().flatten() {
             let place = place(&format!("rows.{name}.{heading}"));
-            let headings = chosen.columns.iter().map(|(heading, ..)| heading.as_str());
+            let headings = chosen.columns.iter().map(|column| column.heading.as_str());
             if headings.clone().any(|known| known == heading) {
-                let references = &mut chosen.references;
-                cells.extend(column(workflow, heading, text, place, references, problems));
+                cells.extend(column(workflow, heading, text, &place, problems));
             } else {
                 let problem = Diagnostic::at(place, format!("there is no column `{heading}`"));
                 problems.push(problem.maybe_hint(suggest(heading, headings, "columns are")));
@@ -79,30 +105,15 @@ pub fn parse(workflow: &Workflow, problems: &mut Vec<Diagnostic>) -> ResultColum
     chosen
 }
 
-/// Reads `stage.metric`.
+/// Reads `stage.metric`, or an expression.
 fn column(
     workflow: &Workflow,
     heading: &str,
     text: &Value,
-    place: Span,
-    references: &mut Vec<MetricReference>,
+    place: &Span,
     problems: &mut Vec<Diagnostic>,
 ) -> Option<Column> {
-    let text = text.as_str().unwrap_or_default();
-    let stages = workflow.stages.iter().map(|s| s.name.text.as_str());
-    let problem = match text.rsplit_once('.') {
-        Some((stage, metric)) if stages.clone().any(|known| known == stage) => {
-            let (stage, metric) = (stage.to_string(), metric.to_string());
-            let reference =
-                MetricReference { stage: stage.clone(), metric: metric.clone(), span: place };
-            references.push(reference);
-            return Some((heading.into(), stage, metric));
-        }
-        Some((stage, _)) => Diagnostic::at(place, format!("there is no stage `{stage}`"))
-            .maybe_hint(suggest(stage, stages, "stages are")),
-        None => Diagnostic::at(place, format!("`{text}` is not a metric"))
-            .hint("write `stage.metric`, for example `target.accuracy`"),
-    };
-    problems.push(problem);
-    None
+    let of = Expression::parse(workflow, text.as_str()?, place);
+    let of = of.map_err(|found| problems.extend(found)).ok()?;
+    Some(Column { heading: heading.into(), of })
 }

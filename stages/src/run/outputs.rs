@@ -1,0 +1,132 @@
+//! The outputs of a command: where each lies in its folder, and how it is stored.
+
+use std::path::{Path, PathBuf};
+
+use refrain_cache::{Artifact, ArtifactKind, TableReader};
+use refrain_engine::kind::{Context, StageError, choices};
+use refrain_engine::source::model_folder::{CopyError, ModelFolder};
+
+use crate::tables::BATCH_ROWS;
+
+use super::{not_copied, unreadable};
+
+choices! {
+    /// The type of an output.
+    pub(super) enum OutputType {
+        /// A Parquet file.
+        Table = "table",
+        /// A folder in Hugging Face layout.
+        Model = "model",
+        /// Any file.
+        File = "file",
+        /// A file of metrics, which become those of the node.
+        Metrics = "metrics",
+    }
+}
+
+impl OutputType {
+    /// Returns the kind of the artifact that is stored.
+    pub fn artifact(self) -> ArtifactKind {
+        match self {
+            OutputType::Table | OutputType::Metrics => ArtifactKind::Table,
+            OutputType::Model => ArtifactKind::Model,
+            OutputType::File => ArtifactKind::File,
+        }
+    }
+}
+
+/// Returns the path of an output, relative to the command's folder.
+pub(super) fn output_path(name: &str, ty: OutputType) -> String {
+    match ty {
+        OutputType::Table => format!("out.{name}.parquet"),
+        OutputType::Model | OutputType::File | OutputType::Metrics => format!("out.{name}"),
+    }
+}
+
+/// Returns the path of an output that the command must have written.
+pub(super) fn written(folder: &Path, name: &str, ty: OutputType) -> Result<PathBuf, StageError> {
+    let relative = output_path(name, ty);
+    let path = folder.join(&relative);
+    let written = path.symlink_metadata().map_err(|_| {
+        let message = format!("the command ended without writing its output `{name}`");
+        StageError::with_hint(
+            message,
+            format!("it must write `${{out.{name}}}`, which is `{relative}`"),
+        )
+    })?;
+    let (right, wanted) = match ty {
+        OutputType::Model => (written.is_dir(), "a folder"),
+        OutputType::Table | OutputType::File | OutputType::Metrics => (written.is_file(), "a file"),
+    };
+    if !right {
+        let message = format!("the command's output `{name}` is not {wanted}");
+        return Err(StageError::with_hint(
+            message,
+            "links are not stored: write the content itself",
+        ));
+    }
+    Ok(path)
+}
+
+/// Stores an artifact that the command wrote.
+pub(super) fn store(
+    ctx: &Context<'_>,
+    name: &str,
+    kind: ArtifactKind,
+    path: &Path,
+) -> Result<Artifact, StageError> {
+    match kind {
+        ArtifactKind::Table => store_table(ctx, name, path),
+        ArtifactKind::Model => store_model(ctx, name, path),
+        ArtifactKind::File => Ok(ctx.cache.store_file(path)?),
+    }
+}
+
+fn store_table(ctx: &Context<'_>, name: &str, path: &Path) -> Result<Artifact, StageError> {
+    let wrong = |error: refrain_cache::TableError| {
+        // The file lies in a scratch folder, whose path tells nobody anything.
+        let message = match error {
+            refrain_cache::TableError::Unreadable { reason, .. } => {
+                format!("the command's output `{name}` is not a readable Parquet file: {reason}")
+            }
+            other => format!("the command's output `{name}` is not a usable table: {other}"),
+        };
+        StageError::with_hint(message, format!("`${{out.{name}}}` must become a Parquet file"))
+    };
+    let reader = TableReader::open(path).map_err(wrong)?;
+    let mut writer = ctx.cache.new_table(reader.schema().clone())?;
+    for batch in reader.batches(None, BATCH_ROWS)? {
+        ctx.cancel.check()?;
+        writer.write(&batch.map_err(wrong)?)?;
+    }
+    Ok(ctx.cache.store_table(writer)?)
+}
+
+fn store_model(ctx: &Context<'_>, name: &str, path: &Path) -> Result<Artifact, StageError> {
+    let model = ModelFolder::open(path).map_err(unreadable)?;
+    // An adapter is a model only together with its base, which a folder does not tell for sure.
+    let missing = match model.is_model() && !model.is_adapter() {
+        _ if !model.has_weights() => Some("weights"),
+        true => None,
+        false => Some("`config.json`"),
+    };
+    if let Some(missing) = missing {
+        let message =
+            format!("the command's output `{name}` is not a model: it holds no {missing}");
+        return Err(StageError::with_hint(
+            message,
+            "a model is a folder with `config.json` and `*.safetensors`",
+        ));
+    }
+
+    let folder = ctx.cache.new_folder()?;
+    // What does not determine results, such as a README or a pickled file, stays behind.
+    model.copy_regular_to(folder.path()).map_err(|error| match error {
+        CopyError::NotRegular { name } => StageError::with_hint(
+            format!("`{name}` in the command's output is not a regular file"),
+            "links are not stored: write the content itself",
+        ),
+        error => not_copied(error),
+    })?;
+    Ok(ctx.cache.store_folder(folder, ArtifactKind::Model, None)?)
+}
