@@ -302,7 +302,8 @@ fn recorded_samples_have_the_published_pass_at_k() {
     let expected = json("pass-at-k/expected.json");
     let mut workflow = space.read("w.yaml");
     for (k, value) in expected["pass_at_k"].as_object().unwrap() {
-        workflow += &format!("  - {{ stage: all, metric: pass_at_{k}, value: {value}, within: 1e-9 }}\n");
+        workflow +=
+            &format!("  - {{ stage: all, metric: pass_at_{k}, value: {value}, within: 1e-9 }}\n");
     }
     let first = &expected["first_sample_accuracy"];
     workflow += &format!("  - {{ stage: one, metric: accuracy, value: {first}, within: 1e-9 }}\n");

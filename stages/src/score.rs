@@ -164,11 +164,8 @@ fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
         prompts::check(check, "data", problems);
     }
     let given = |name: &str| check.params.contains_key(name);
-    let further = Further {
-        choices: given("choices"),
-        turns: of_turns(check.params),
-        prior: given("prior"),
-    };
+    let further =
+        Further { choices: given("choices"), turns: of_turns(check.params), prior: given("prior") };
     (check.columns)("data").map(|schema| output_schema(&schema, further))
 }
 
@@ -187,8 +184,11 @@ fn check_choices(check: &Check<'_>, problems: &mut Vec<Problem>) {
     }
     if of_turns(check.params) && text("choices").is_some() {
         problems.push(
-            Problem::at("choices", "`choices` beside `of: turns`: an option is the last turn alone")
-                .hint("take `of: response`"),
+            Problem::at(
+                "choices",
+                "`choices` beside `of: turns`: an option is the last turn alone",
+            )
+            .hint("take `of: response`"),
         );
     }
     for name in ["continuation", "prior"] {
@@ -266,7 +266,10 @@ fn output_schema(input: &Schema, further: Further) -> SchemaRef {
         .collect();
     let turns = further.turns.then(|| (TURNS, list_of(DataType::Boolean)));
     let prior = further.prior.then_some(("prior_logprob", DataType::Float64));
-    with_fields(&Schema::new(kept), &added().into_iter().chain(turns).chain(prior).collect::<Vec<_>>())
+    with_fields(
+        &Schema::new(kept),
+        &added().into_iter().chain(turns).chain(prior).collect::<Vec<_>>(),
+    )
 }
 
 fn run(context: &Context<'_>) -> Result<NodeResult, StageError> {
