@@ -140,7 +140,7 @@ fn every_turn_of_the_assistant_is_trained_on_request() {
     assert_eq!(figure("of_mask", "active_tokens"), figure("scored", "response_tokens"));
     assert!(figure("of_rows", "active_tokens") > figure("last", "active_tokens"));
     assert!(figure("of_some", "active_tokens") < figure("of_mask", "active_tokens"));
-    assert_eq!(figure("of_mask", "masked_tokens"), 0.0);
+    assert_eq!(figure("of_mask", "masked_share"), 0.0);
 
     // What is trained is what the assistant said, with the ends of its turns.
     let path = space.run(&["show", "c.yaml", "scored", "--path"]).stdout;

@@ -123,13 +123,7 @@ impl<'a> Json<'a> {
     }
 
     fn found(self, columns: &Columns<'_>, is_whole: bool) -> Result<Found, SourceError> {
-        let found = columns.found().map_err(|(name, misfit)| SourceError::Line {
-            path: self.files[misfit.place.file].clone(),
-            line: misfit.place.line as usize,
-            column: 1,
-            message: misfit.message(&name, self.files),
-            hint: Some(super::error::left_out(&name)),
-        })?;
+        let found = columns.found()?;
         if is_whole {
             columns.check_named()?;
         }

@@ -183,21 +183,30 @@ impl<'a> Columns<'a> {
         }
     }
 
-    /// Returns the columns to read the files with, without those that are left out; the misfit, with
-    /// its column's name, is a number that no type holds.
-    pub fn found(&self) -> Result<Found, (String, Misfit)> {
+    /// Returns the columns to read the files with, without those that are left out; the error is a
+    /// number that no type holds.
+    pub fn found(&self) -> Result<Found, SourceError> {
         let kept = || self.columns.iter().filter(|column| column.role != Role::Dropped);
-        let fields: Result<Vec<Field>, _> = kept()
-            .map(|column| column.field().map_err(|misfit| (column.name.clone(), misfit)))
-            .collect();
+        let field = |column: &Column| column.field().map_err(|misfit| self.error(column, &misfit));
+        let fields: Vec<Field> = kept().map(field).collect::<Result<_, _>>()?;
         let of_elements = kept().filter(|column| column.of_element);
         Ok(Found {
-            schema: Arc::new(Schema::new(fields?)),
+            schema: Arc::new(Schema::new(fields)),
             ranges: None,
             turn_fields: self.turn_fields,
             is_parsed: true,
             of_elements: of_elements.map(|column| column.name.clone()).collect(),
         })
+    }
+
+    fn error(&self, column: &Column, misfit: &Misfit) -> SourceError {
+        SourceError::Line {
+            path: self.files[misfit.place.file].clone(),
+            line: misfit.place.line as usize,
+            column: 1,
+            message: misfit.message(&column.name, self.files),
+            hint: Some(left_out(&column.name)),
+        }
     }
 }
 
