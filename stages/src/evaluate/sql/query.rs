@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
@@ -18,7 +19,13 @@ pub(super) const STEPS: u64 = 1_000_000_000;
 pub(super) const ROWS: u64 = 1_000_000;
 
 /// Instructions between two looks at the limits.
-const LOOK: i32 = 1000;
+const LOOK: i32 = 100;
+/// Time after which a query ends that makes much of each step, such as a search for a long text in
+/// longer ones.
+const TIME: Duration = Duration::from_secs(120);
+/// Bytes of the longest value: a search for one in another takes a second at worst, and nothing
+/// stops it before its end.
+const LENGTH: i32 = 256 << 10;
 /// Bytes that SQLite may hold. The limit is the process's, so that queries run one at a time.
 const MEMORY: u64 = 256 << 20;
 /// Functions that reach outside the database, or whose value is chance.
@@ -141,8 +148,8 @@ fn open(database: &Path, limits: Limits, cancel: &Cancel) -> rusqlite::Result<Co
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     for (limit, most) in [
-        (Limit::SQLITE_LIMIT_LENGTH, 16 << 20),
-        (Limit::SQLITE_LIMIT_SQL_LENGTH, 1 << 20),
+        (Limit::SQLITE_LIMIT_LENGTH, LENGTH),
+        (Limit::SQLITE_LIMIT_SQL_LENGTH, LENGTH),
         (Limit::SQLITE_LIMIT_EXPR_DEPTH, 200),
         (Limit::SQLITE_LIMIT_COMPOUND_SELECT, 100),
         (Limit::SQLITE_LIMIT_VDBE_OP, 1_000_000),
@@ -155,11 +162,12 @@ fn open(database: &Path, limits: Limits, cancel: &Cancel) -> rusqlite::Result<Co
     }
     connection.authorizer(Some(authorize))?;
     let (cancel, mut left) = (cancel.clone(), limits.steps / LOOK as u64);
+    let begin = Instant::now();
     connection.progress_handler(
         LOOK,
         Some(move || {
             left = left.saturating_sub(1);
-            left == 0 || cancel.is_cancelled()
+            left == 0 || begin.elapsed() > TIME || cancel.is_cancelled()
         }),
     )?;
     Ok(connection)
