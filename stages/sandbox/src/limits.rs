@@ -33,8 +33,9 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Time by the clock, for programs that wait.
+    /// Time by the clock, for programs that wait: so long that one that computes uses its own time
+    /// up first, also where several others compute beside it.
     pub fn wall(&self) -> Duration {
-        self.time * 3
+        self.time * 6
     }
 }
