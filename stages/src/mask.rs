@@ -254,7 +254,9 @@ fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
             kept.resize(end, true);
             let response = &mut kept[start + row.place.prompt..];
             let masked = rule.mark(row.values, || draws.of(row.number), response);
-            counts.add(masked, row.place.tokens - row.place.prompt);
+            // They have no prediction, so that no rule has masked them.
+            row.of_others.iter().for_each(|&i| response[i] = false);
+            counts.add(masked, row.response_tokens());
             ends.push(end as i32);
             if let Some(histogram) = &mut histogram {
                 histogram.add(scored, row.place, row.perplexities);
@@ -262,7 +264,8 @@ fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
             if statistics {
                 let response = row.perplexities.len() - (row.place.tokens - row.place.prompt);
                 let mut response = row.perplexities[response..].to_vec();
-                row_statistics.add(scored, row.place, masked, &mut response);
+                let tokens = row.response_tokens();
+                row_statistics.add(scored, row.place, (masked, tokens), &mut response);
             }
         })?;
         let mut columns = vec![list_of_bools(kept, ends)?];
@@ -327,7 +330,7 @@ fn all_values(ctx: &Context<'_>, params: &MaskParams) -> Result<(Vec<f64>, u64),
         rows.visit(batch, first_row, |_, row| {
             let response = row.place.tokens - row.place.prompt;
             let values = &row.values[row.values.len() - response..];
-            tokens += response as u64;
+            tokens += row.response_tokens() as u64;
             all.extend(values.iter().filter(|value| !value.is_nan()));
         })
     })?;
@@ -353,6 +356,14 @@ struct Row<'r> {
     perplexities: &'r [f64],
     /// What is compared: perplexities, or their differences.
     values: &'r [f64],
+    /// Tokens behind the prompt that are not the assistant's.
+    of_others: Vec<usize>,
+}
+
+impl Row<'_> {
+    fn response_tokens(&self) -> usize {
+        self.place.tokens - self.place.prompt - self.of_others.len()
+    }
 }
 
 impl Rows {
@@ -389,7 +400,9 @@ impl Rows {
                 relation.relate(&of_second, &mut self.values);
                 values = &self.values;
             }
-            visit(&scored, Row { number, place, perplexities: &self.perplexities, values });
+            let of_others = scored.of_others(number, place)?;
+            let perplexities = &self.perplexities;
+            visit(&scored, Row { number, place, perplexities, values, of_others });
         }
         Ok(())
     }

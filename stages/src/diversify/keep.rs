@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int32Array, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, Int32Array, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use serde_json::{Map, Value};
@@ -13,6 +13,7 @@ use refrain_cache::columns::optional_column;
 use refrain_engine::kind::{
     Check, Context, Problem, StageError, choices, one_of, parameters, type_name,
 };
+use refrain_engine::source::Filter;
 
 use super::groups::Groups;
 use crate::canonical;

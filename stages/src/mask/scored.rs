@@ -4,15 +4,16 @@ use arrow::array::{Array, AsArray, Float64Array, Int32Array, ListArray, RecordBa
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
 
-use refrain_cache::columns::column;
+use refrain_cache::columns::{column, optional_column};
 use refrain_engine::kind::StageError;
 
 use crate::scores::{check_logprob, check_perplexity};
 use crate::tables::{arrow_bug, row_name};
+use crate::tokens::TURNS;
 
 /// The columns that [`Scored`] reads, where a table has them.
-pub(super) const COLUMNS: [&str; 6] =
-    ["id", "sample", "token_ids", "prompt_tokens", "logprobs", "perplexities"];
+pub(super) const COLUMNS: [&str; 7] =
+    ["id", "sample", "token_ids", "prompt_tokens", "logprobs", "perplexities", TURNS];
 
 /// The scores of a batch.
 pub(super) struct Scored<'a> {
@@ -26,6 +27,8 @@ pub(super) struct Scored<'a> {
     /// Whether they are log-probabilities rather than perplexities.
     logarithms: bool,
     name: &'static str,
+    /// Of conversations scored turn by turn, which tokens are the assistant's.
+    turns: Option<&'a ListArray>,
 }
 
 /// The place of a row's tokens among the values of its batch.
@@ -59,6 +62,7 @@ impl<'a> Scored<'a> {
             values: values.as_primitive().clone(),
             logarithms,
             name,
+            turns: optional_column(batch, TURNS)?,
         })
     }
 
@@ -135,6 +139,26 @@ impl<'a> Scored<'a> {
                 false => libm::log(self.values.value(i)),
             },
         )
+    }
+
+    /// The tokens behind a row's prompt that are not the assistant's, counted from its end.
+    ///
+    /// # Errors
+    /// A `response_mask` of another length.
+    pub(super) fn of_others(&self, row: usize, place: Place) -> Result<Vec<usize>, StageError> {
+        let Some(turns) = self.turns.filter(|turns| turns.is_valid(row)) else {
+            return Ok(Vec::new());
+        };
+        let turns = turns.value(row);
+        let Some(turns) = turns.as_boolean_opt().filter(|turns| turns.len() == place.tokens) else {
+            let row = self.row_name(row);
+            return Err(StageError::failed(format!(
+                "the `response_mask` of {row} does not hold a truth for each of its {} tokens",
+                place.tokens
+            )));
+        };
+        let others = (place.prompt..place.tokens).filter(|&i| !turns.value(i));
+        Ok(others.map(|i| i - place.prompt).collect())
     }
 
     /// The token ids of a row.

@@ -32,16 +32,15 @@ pub(super) struct RowStatistics {
 }
 
 impl RowStatistics {
-    /// Adds a row of which `masked` response tokens are masked. `perplexities` are those of the
-    /// response; they are reordered.
+    /// Adds a row of whose response tokens some are masked. `perplexities` are those of the response;
+    /// they are reordered.
     pub(super) fn add(
         &mut self,
         scored: &Scored<'_>,
         place: Place,
-        masked: usize,
+        (masked, tokens): (usize, usize),
         perplexities: &mut Vec<f64>,
     ) {
-        let tokens = perplexities.len();
         perplexities.retain(|value| !value.is_nan());
         let predicted = perplexities.len();
         let of_some = |value: f64| (predicted > 0).then_some(value);
