@@ -10,6 +10,9 @@ use crate::language::diagnostic::{Diagnostic, Span, similar, suggest};
 use crate::language::scalar::{check_name, label};
 use crate::language::yaml::{Key, Node, Yaml};
 
+/// Problems that get a hint at a similar name: who has more reads the first ones.
+const MOST_HINTS: usize = 1000;
+
 /// A name that a parameter gives where an artifact is wanted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reference {
@@ -85,9 +88,12 @@ pub fn check_keys(
     for (key, value) in entries {
         if !params.iter().any(|p| p.name == key.text) {
             let message = format!("{owner} has no parameter `{}`", key.text);
-            let hint = alias(params, &key.text, value).or_else(|| {
-                suggest(&key.text, params.iter().map(|p| p.name), "its parameters are")
+            let hint = (problems.len() < MOST_HINTS).then(|| {
+                alias(params, &key.text, value).or_else(|| {
+                    suggest(&key.text, params.iter().map(|p| p.name), "its parameters are")
+                })
             });
+            let hint = hint.flatten();
             problems.push(Diagnostic::at(key.span.clone(), message).maybe_hint(hint));
         }
     }

@@ -17,7 +17,8 @@ use super::by_axes::ByAxes;
 
 /// The parameters of a stage or source as the workflow gives them.
 pub(super) struct Template<'a> {
-    params: Vec<ParamTemplate<'a>>,
+    /// Those that are written, in the order of the table.
+    written: Vec<ParamTemplate<'a>>,
     table: &'static [Param],
     node: &'a Node,
     /// The owner of the parameters in messages: `` `generate` ``.
@@ -27,7 +28,7 @@ pub(super) struct Template<'a> {
 
 struct ParamTemplate<'a> {
     param: &'static Param,
-    written: Option<&'a Node>,
+    node: &'a Node,
     values: ByAxes<Arc<Entry>>,
 }
 
@@ -57,12 +58,11 @@ pub(super) struct Values {
 
 impl<'a> Template<'a> {
     pub fn new(table: &'static [Param], node: &'a Node, owner: String) -> Template<'a> {
-        let params = table.iter().map(|param| ParamTemplate {
-            param,
-            written: node.get(param.name),
-            values: ByAxes::default(),
+        let written = table.iter().filter_map(|param| {
+            let node = node.get(param.name)?;
+            Some(ParamTemplate { param, node, values: ByAxes::default() })
         });
-        Template { params: params.collect(), table, node, owner, keys_checked: false }
+        Template { written: written.collect(), table, node, owner, keys_checked: false }
     }
 
     /// Resolves the parameters at a point; where there are problems, some values are missing.
@@ -82,23 +82,22 @@ impl<'a> Template<'a> {
 
         let mut values = Values::default();
         let mut left = MAX_SIZE;
-        for template in &mut self.params {
-            let known = match template.written {
-                None => defaults.0.get(&std::ptr::from_ref(template.param)),
-                Some(_) => template.values.get(point),
+        let mut written = self.written.iter_mut().peekable();
+        for param in self.table {
+            let template = written.next_if(|template| std::ptr::eq(template.param, param));
+            let place = template.as_ref().map_or(&self.node.span, |template| &template.node.span);
+            let entry = match template {
+                Some(template) => {
+                    template.at(names, point, left, &self.node.span, &self.owner, problems)
+                }
+                None => defaults.of(param, &self.node.span, &self.owner, problems),
             };
-            let entry = known.cloned().or_else(|| {
-                template.resolve(names, point, left, &self.node.span, &self.owner, problems)
-            });
             let Some(entry) = entry else { continue };
             let Some(rest) = left.checked_sub(entry.size) else {
-                problems.push(too_large(template.written.map_or(&self.node.span, |n| &n.span)));
+                problems.push(too_large(place));
                 break;
             };
             left = rest;
-            if template.written.is_none() {
-                defaults.0.entry(template.param).or_insert_with(|| entry.clone());
-            }
             values.axes |= entry.axes;
             values.entries.push(entry);
         }
@@ -131,18 +130,18 @@ impl<'a> Template<'a> {
         };
 
         check_keys(self.table, entries, &self.owner, problems);
-        let entries = self.params.iter().map(|template| {
-            let written = node.get(template.param.name);
-            let resolved = coerce_param(template.param, written, &node.span, &self.owner, problems);
-            Arc::new(Entry::new(template.param.name, resolved, axes, 0))
+        let entries = self.table.iter().map(|param| {
+            let written = node.get(param.name);
+            let resolved = coerce_param(param, written, &node.span, &self.owner, problems);
+            Arc::new(Entry::new(param.name, resolved, axes, 0))
         });
         Values { entries: entries.collect(), axes }
     }
 }
 
 impl ParamTemplate<'_> {
-    /// Resolves the parameter at a point and remembers it if it is written; `None` where it has a problem.
-    fn resolve(
+    /// Returns the parameter at a point, resolved once; `None` where it has a problem.
+    fn at(
         &mut self,
         names: &Names<'_>,
         point: &Point,
@@ -151,12 +150,15 @@ impl ParamTemplate<'_> {
         owner: &str,
         problems: &mut Vec<Diagnostic>,
     ) -> Option<Arc<Entry>> {
+        if let Some(known) = self.values.get(point) {
+            return Some(known.clone());
+        }
         let before = problems.len();
         let mut axes = 0;
         let scope = Scope::new(names, point, left);
-        let written = self.written.map(|node| scope.resolve(node, &mut axes)).transpose();
-        let resolved = written
-            .map(|written| coerce_param(self.param, written.as_ref(), mapping, owner, problems))
+        let resolved = scope
+            .resolve(self.node, &mut axes)
+            .map(|node| coerce_param(self.param, Some(&node), mapping, owner, problems))
             .map_err(|problem| problems.push(problem))
             .ok()?;
         if problems.len() > before {
@@ -165,9 +167,30 @@ impl ParamTemplate<'_> {
 
         let size = left - scope.left();
         let entry = Arc::new(Entry::new(self.param.name, resolved, axes, size));
-        if self.written.is_some() {
-            self.values.insert(axes, point, entry.clone());
+        self.values.insert(axes, point, entry.clone());
+        Some(entry)
+    }
+}
+
+impl Defaults {
+    /// Returns a parameter that is not written; `None` where it has to be.
+    fn of(
+        &mut self,
+        param: &'static Param,
+        mapping: &Span,
+        owner: &str,
+        problems: &mut Vec<Diagnostic>,
+    ) -> Option<Arc<Entry>> {
+        if let Some(known) = self.0.get(&std::ptr::from_ref(param)) {
+            return Some(known.clone());
         }
+        let before = problems.len();
+        let resolved = coerce_param(param, None, mapping, owner, problems);
+        if problems.len() > before {
+            return None;
+        }
+        let entry = Arc::new(Entry::new(param.name, resolved, 0, 0));
+        self.0.insert(param, entry.clone());
         Some(entry)
     }
 }
