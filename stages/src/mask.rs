@@ -14,8 +14,8 @@ use serde_json::{Map, Value};
 
 use refrain_cache::{ArtifactKind, Metric};
 use refrain_engine::kind::{
-    Check, Columns, Context, Kind, MetricContext, MetricDecl, NodeResult, OutputDecl, Parameters,
-    Problem, StageError, Table, choices, one_of, parameters,
+    Bounds, Check, Columns, Context, Kind, MetricContext, MetricDecl, NodeResult, OutputDecl,
+    Parameters, Problem, StageError, Table, choices, one_of, parameters,
 };
 
 use crate::canonical::{self, FindModel};
@@ -132,12 +132,15 @@ parameters! {
     }
 }
 
+/// Any number.
+const ANY: Bounds<f64> = Bounds { min: f64::NEG_INFINITY, max: f64::INFINITY, open: false };
+
 one_of! {
     /// A threshold, or none.
     #[derive(Copy)]
     enum Above {
         Word(Off),
-        #[range(-1.7976931348623157e308..=1.7976931348623157e308)]
+        #[range(ANY)]
         Value(f64),
     }
 }

@@ -201,7 +201,7 @@ impl Test {
         };
         let order = matches!(self, Test::Compare(comparison, _) if comparison.is_order());
         let fits = |value: &Value| match found {
-            DataType::Utf8 => !order || value.is_string(),
+            DataType::Utf8 => value.is_string() || (value.is_number() && !order),
             DataType::Boolean => value.is_boolean() && !order,
             ty => ty.is_numeric() && value.is_number(),
         };

@@ -217,6 +217,10 @@ pub(super) fn choose(ctx: &Context<'_>, keep: &KeepRule, seed: u64) -> Result<Ch
     let rows = tables::scan(ctx, "data", Some(&wanted), |batch, first_row| {
         let per: Vec<&str> = keep.per.iter().map(String::as_str).collect();
         let group_of = groups.of_rows(batch, first_row, &per)?;
+        if let Some(condition) = &condition {
+            let checked = condition.check(&batch.schema());
+            checked.map_err(|(message, _)| StageError::failed(message))?;
+        }
         let allowed = condition
             .as_ref()
             .map(|condition| condition.mask(batch.num_rows(), |name| batch.column_by_name(name)));

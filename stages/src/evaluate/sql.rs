@@ -18,7 +18,7 @@ use query::{Fault, Limits, Outcome};
 
 mod query;
 
-pub(super) use query::profile;
+pub(super) use query::{ROWS, STEPS, profile};
 
 parameters! {
     /// The databases of `task: sql`, by name.
@@ -78,8 +78,8 @@ impl SqlRule {
             None => Files::One(file(ctx.input("database")?)),
         };
         let limits = Limits {
-            steps: limits.and_then(|limits| limits.steps).unwrap_or(query::STEPS),
-            rows: limits.and_then(|limits| limits.rows).unwrap_or(query::ROWS),
+            steps: limits.and_then(|limits| limits.steps).unwrap_or(STEPS),
+            rows: limits.and_then(|limits| limits.rows).unwrap_or(ROWS),
         };
         let cancel = ctx.cancel.clone();
         Ok(SqlRule { extract, as_set, limits, cancel, databases, last: RefCell::default() })

@@ -12,7 +12,7 @@ use super::compare::{Compare, Normalization};
 use super::extract::Extract;
 use super::judge::ModelJudge;
 use super::logprob::By;
-use super::sql::SqlRule;
+use super::sql::{self, SqlRule};
 use super::verdict::Judge;
 use crate::canonical;
 use crate::options;
@@ -135,6 +135,13 @@ pub(super) fn canonicalize(params: &mut Map<String, Value>) {
     canonical::remove_default(params, "by", &By::Sum.word().into());
     canonical::remove_default(params, "pairs", &false.into());
     canonical::remove_default(params, "as", &As::Multiset.word().into());
+    if let Some(Value::Object(limits)) = params.get_mut("limits") {
+        canonical::remove_default(limits, "steps", &sql::STEPS.into());
+        canonical::remove_default(limits, "rows", &sql::ROWS.into());
+        if limits.is_empty() {
+            params.shift_remove("limits");
+        }
+    }
     let Some((extract, compare)) = Task::of(params).and_then(Task::preset) else { return };
     if let Some(extract) = extract {
         canonical::remove_default(params, "extract", &extract.word().into());

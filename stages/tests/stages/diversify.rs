@@ -371,10 +371,13 @@ fn columns_that_do_not_fit_are_named_while_it_runs() {
         format!("the column `nothing` is missing; {there}")
     );
     assert_eq!(run("keep: { lowest: arm }", &mixed()), "column `arm` is text, expected numbers");
-    assert_eq!(run("keep: { where: arm }", &mixed()), "the column `arm` is utf8, expected bool");
     assert_eq!(
-        run("keep: { where: { arm: 1 } }", &mixed()),
-        "column `arm` cannot be compared with 1"
+        run("keep: { where: arm }", &mixed()),
+        "`where`: `arm` is text, which cannot be compared with true"
+    );
+    assert_eq!(
+        run("keep: { where: { value: a } }", &mixed()),
+        "`where`: `value` is float32, which cannot be compared with \"a\""
     );
     assert_eq!(
         run("dedupe: exact", &mixed()),

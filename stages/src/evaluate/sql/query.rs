@@ -14,9 +14,9 @@ use refrain_engine::kind::Cancel;
 
 /// Default limit of SQLite's instructions: some 30 seconds of the slowest. Steps are counted and not
 /// seconds, so that a verdict does not depend on the machine.
-pub(super) const STEPS: u64 = 1_000_000_000;
+pub(in crate::evaluate) const STEPS: u64 = 1_000_000_000;
 /// Default limit of the rows of a result.
-pub(super) const ROWS: u64 = 1_000_000;
+pub(in crate::evaluate) const ROWS: u64 = 1_000_000;
 
 /// Instructions between two looks at the limits.
 const LOOK: i32 = 100;
