@@ -3,7 +3,7 @@
 //! At most one way to choose rows or columns (`keep`, `dedupe` or `join`), then any metrics
 //! (`measure`). Without a way to choose the table passes unchanged, and is only measured.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use arrow::array::StringArray;
 use arrow::datatypes::DataType;
@@ -320,7 +320,7 @@ fn rows_of(table: &Artifact) -> Result<u64, StageError> {
 fn measure(
     ctx: &Context<'_>,
     measures: &[Measure],
-    path: &PathBuf,
+    path: &Path,
 ) -> Result<Vec<Metric>, StageError> {
     if measures.is_empty() {
         return Ok(Vec::new());
