@@ -1,6 +1,6 @@
 //! The kinds of stages that a workflow can use.
 //!
-//! Each kind is one constant, a [`Kind`](refrain_engine::kind::Kind): the table of its parameters,
+//! Each kind is one constant, a [`Kind`]: the table of its parameters,
 //! the components whose versions its key holds, a check of what types cannot express, and the
 //! function that runs one node.
 //!
