@@ -51,6 +51,13 @@ fn an_adapter_with_its_base_is_the_model_that_finetune_made() {
     // The one other model is the base of an adapter that names none.
     space.edit("e.yaml", ", base: ours }", " }");
     assert!(space.ran("e.yaml", &[]).is_empty());
+    // A path that the sweep or the command line may change is no base to guess.
+    space.edit("e.yaml", "ours: { path: base }", "ours: { path: \"${m}\" }");
+    space.edit("e.yaml", "refrain: 1\n", "refrain: 1\nparams: { m: base }\n");
+    let said = space.fails(&["run", "e.yaml"]);
+    assert!(said.contains("is an adapter without the model"), "{said}");
+    space.edit("e.yaml", "params: { m: base }\n", "");
+    space.edit("e.yaml", "ours: { path: \"${m}\" }", "ours: { path: base }");
     space.edit("e.yaml", "path: adapter }", "path: adapter, base: ours }");
 
     // Another base is another model, whose rows are computed.

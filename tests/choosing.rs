@@ -3,7 +3,7 @@
 use arrow::array::{Array, AsArray};
 use serde_json::{Value, json};
 
-use crate::artifacts::{column, figures, floats, texts, whole};
+use crate::artifacts::{column, figures, floats, table, texts, whole};
 use crate::space::{Space, shared};
 
 #[test]
@@ -30,7 +30,7 @@ fn the_published_perplexities_are_summed_up_by_group() {
     space.report("w.yaml", &[]);
 
     let groups = "summary.groups";
-    let labels = ["set", "split", "source"].map(|name| texts(&space, groups, name));
+    let labels = ["set", "split", "source"].map(|name| texts(&table(&space, groups), name));
     let groups_expected = expected["by_set_split_source"].as_object().unwrap();
     assert_eq!(labels[0].len(), groups_expected.len());
     for row in 0..labels[0].len() {
@@ -87,8 +87,8 @@ fn ranks_are_told_and_a_prompt_without_a_right_sample_falls_back() {
         said.stderr
     );
     let some = |values: &[&str]| values.iter().map(|v| Some((*v).to_owned())).collect::<Vec<_>>();
-    assert_eq!(texts(&space, "k", "response"), some(&["y", "B"]));
-    assert_eq!(texts(&space, "k", "reference"), some(&["A", "B"]));
+    assert_eq!(texts(&table(&space, "k"), "response"), some(&["y", "B"]));
+    assert_eq!(texts(&table(&space, "k"), "reference"), some(&["A", "B"]));
     let perplexities = column(&space, "k", "perplexity");
     assert!(perplexities.is_valid(0) && perplexities.is_null(1), "the reference was not scored");
     let fell = column(&space, "k", "from_reference");

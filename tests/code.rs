@@ -1,15 +1,12 @@
 //! Programs of a model: the shared cases, and what the sandbox and the interpreter need.
 
-use std::path::Path;
-
 use arrow::array::{AsArray, RecordBatch};
-use arrow::compute::concat_batches;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
+use crate::artifacts::{lines, shown, truths};
 use crate::space::{Space, shared};
 
-/// What is to be said to a command: that every layer is needed, or that those here must do. `None`,
+/// The word for `--sandbox` here: that every layer is needed, or that those here must do. `None`,
 /// with a printed reason, where nothing can be run.
 fn sandbox() -> Option<&'static str> {
     let said = Space::new().run(&["doctor", "--format", "json"]);
@@ -27,25 +24,11 @@ fn sandbox() -> Option<&'static str> {
 }
 
 fn table(space: &Space, node: &str, sandbox: &str) -> RecordBatch {
-    let said = space.run(&["show", "w.yaml", node, "--path", "--sandbox", sandbox]);
-    let file = std::fs::File::open(space.path(said.stdout.trim())).unwrap();
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
-    let batches: Vec<RecordBatch> = reader.map(Result::unwrap).collect();
-    concat_batches(&batches[0].schema(), &batches).unwrap()
+    shown(space, &["w.yaml", node, "--sandbox", sandbox])
 }
 
 fn text<'t>(table: &'t RecordBatch, name: &str, row: usize) -> &'t str {
     table.column_by_name(name).unwrap().as_string::<i32>().value(row)
-}
-
-fn truths(table: &RecordBatch, name: &str) -> Vec<bool> {
-    table.column_by_name(name).unwrap().as_boolean().values().iter().collect()
-}
-
-fn lines(path: &str) -> Vec<Value> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(path);
-    let text = std::fs::read_to_string(path).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 const MBPP: &str = r#"

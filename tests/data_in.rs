@@ -5,14 +5,13 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use arrow::array::RecordBatch;
 use arrow::ipc::CompressionType;
 use arrow::ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
 use arrow::json::LineDelimitedWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::artifacts::table;
 use crate::space::{Space, shared};
 
 /// A stage that takes any table.
@@ -30,18 +29,10 @@ fn digest(space: &Space, options: &str) -> String {
     digests["rows"]["main"]["digest"].as_str().unwrap_or_else(|| panic!("{digests:?}")).to_owned()
 }
 
-/// The batches of a node's table.
-fn batches(space: &Space, node: &str) -> Vec<RecordBatch> {
-    let path = space.run(&["show", "w.yaml", node, "--path"]).stdout;
-    let file = File::open(space.path(path.trim())).unwrap();
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
-    reader.map(|batch| batch.unwrap()).collect()
-}
-
 /// The rows of a node's table as JSON, without what is null.
 fn rows(space: &Space, node: &str) -> Vec<Map<String, Value>> {
     let mut writer = LineDelimitedWriter::new(Vec::new());
-    batches(space, node).iter().for_each(|batch| writer.write(batch).unwrap());
+    writer.write(&table(space, node)).unwrap();
     writer.finish().unwrap();
     let text = String::from_utf8(writer.into_inner()).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -53,7 +44,7 @@ fn read(space: &Space, options: &str) -> Vec<Map<String, Value>> {
     rows(space, "rows")
 }
 
-/// What a source that must be refused is told.
+/// The message to a source that must be refused.
 fn refused(space: &Space, options: &str) -> String {
     space.write("w.yaml", &workflow(options));
     space.refuses(&["run", "w.yaml", "--quiet"])
@@ -124,7 +115,7 @@ fn the_same_rows_in_every_format_are_the_same_table() {
     space.write("shards/README.md", "not rows");
 
     let expected = digest(&space, "path: a.jsonl");
-    let table = batches(&space, "rows")[0].clone();
+    let table = table(&space, "rows");
     // Columns of ours, and those that were made, come back as they are.
     let mut writer =
         StreamWriter::try_new(File::create(space.path("a.arrow")).unwrap(), &table.schema())
@@ -184,7 +175,7 @@ fn every_shard_counts() {
     assert_eq!(rows(&space, "rows")[1]["prompt"], "b2");
     std::fs::remove_file(space.path("d/a.jsonl")).unwrap();
     assert!(space.ran("w.yaml", &[]).contains("rows"));
-    // What is no shard does not count.
+    // Other files do not count.
     space.write("d/notes.txt", "x");
     assert_eq!(space.ran("w.yaml", &[]).len(), 0);
     assert_eq!(space.run(&["verify", "w.yaml"]).code, 0);
@@ -310,7 +301,7 @@ fn lists_are_exploded_in_every_format() {
     digest(&space, "path: rows.jsonl, columns: { prompt: q }");
     let path = space.run(&["show", "w.yaml", "rows", "--path"]).stdout;
     std::fs::copy(space.path(path.trim()), space.path("rows.parquet")).unwrap();
-    let table = batches(&space, "rows")[0].clone();
+    let table = table(&space, "rows");
     let file = File::create(space.path("rows.arrow")).unwrap();
     let mut writer = StreamWriter::try_new(file, &table.schema()).unwrap();
     writer.write(&table).unwrap();

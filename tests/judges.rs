@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
+use crate::artifacts::{table, texts, truths};
 use crate::space::Space;
-use crate::verdicts::{table, texts, truths};
 
 /// A judge that has learnt by heart what it says of a few pairs.
 const WORKFLOW: &str = r#"

@@ -3,8 +3,8 @@
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Float32Type, Int32Type};
 
+use crate::artifacts::{table, texts, truths};
 use crate::space::Space;
-use crate::verdicts::{table, texts, truths};
 
 const WORKFLOW: &str = r#"
 refrain: 1

@@ -1,21 +1,14 @@
 //! Tables of one's own: conversations with tools, samples, large numbers, columns left out.
 
 use arrow::array::AsArray;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use crate::artifacts::{shown, texts};
 use crate::space::{Space, small};
 
 /// The texts of a column of a node's table.
 fn column(space: &Space, workflow: &str, node: &str, name: &str) -> Vec<String> {
-    let path = space.run(&["show", workflow, node, "--path"]).stdout;
-    let file = std::fs::File::open(space.path(path.trim())).unwrap();
-    let mut texts = Vec::new();
-    for batch in ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap() {
-        let batch = batch.unwrap();
-        let column = batch.column_by_name(name).unwrap().as_string::<i32>();
-        texts.extend(column.iter().map(|text| text.unwrap_or("null").to_string()));
-    }
-    texts
+    let table = shown(space, &[workflow, node]);
+    texts(&table, name).into_iter().map(|text| text.unwrap_or("null".into())).collect()
 }
 
 /// A space with the model folder `model`, whose chat template writes what it says of tools and
@@ -142,11 +135,8 @@ fn every_turn_of_the_assistant_is_trained_on_request() {
     assert!(figure("of_some", "active_tokens") < figure("of_mask", "active_tokens"));
     assert_eq!(figure("of_mask", "masked_share"), 0.0);
 
-    // What is trained is what the assistant said, with the ends of its turns.
-    let path = space.run(&["show", "c.yaml", "scored", "--path"]).stdout;
-    let file = std::fs::File::open(space.path(path.trim())).unwrap();
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
-    let batch = reader.map(|batch| batch.unwrap()).next().unwrap();
+    // The assistant's turns are trained, with the ends of its turns.
+    let batch = shown(&space, &["c.yaml", "scored"]);
     let column = |name: &str| batch.column_by_name(name).unwrap();
     let text = column("text").as_string::<i32>().value(0);
     let (offsets, turns) = (

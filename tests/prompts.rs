@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::artifacts::{lines, table, texts};
 use crate::space::{Space, shared};
-use crate::verdicts::{lines, table, texts};
 
 /// Shows prompts as a model gets them, up to the template.
 const RENDERS: &str = r#"

@@ -3,8 +3,8 @@
 use rusqlite::Connection;
 use serde_json::json;
 
+use crate::artifacts::{table, texts, truths};
 use crate::space::Space;
-use crate::verdicts::{table, texts, truths};
 
 const WORKFLOW: &str = r#"
 refrain: 1

@@ -2,32 +2,10 @@
 
 use std::path::Path;
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::compute::concat_batches;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
+use crate::artifacts::{lines, table, texts, truths};
 use crate::space::{Space, shared};
-
-/// The table of a node.
-pub fn table(space: &Space, node: &str) -> RecordBatch {
-    let path = space.run(&["show", "w.yaml", node, "--path"]).stdout;
-    let file = std::fs::File::open(space.path(path.trim())).unwrap();
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
-    let batches: Vec<RecordBatch> = reader.map(Result::unwrap).collect();
-    concat_batches(&batches[0].schema(), &batches).unwrap()
-}
-
-pub fn texts(table: &RecordBatch, name: &str) -> Vec<Option<String>> {
-    let column = table.column_by_name(name).unwrap().as_string::<i32>();
-    column.iter().map(|text| text.map(str::to_owned)).collect()
-}
-
-pub fn truths(table: &RecordBatch, name: &str) -> Vec<bool> {
-    let column = table.column_by_name(name).unwrap().as_boolean();
-    assert_eq!(column.null_count(), 0);
-    column.values().iter().collect()
-}
 
 /// A space with `w.yaml`, in which `SHARED` is the folder of the cases; `None` where it is absent.
 fn case(workflow: &str) -> Option<Space> {
@@ -40,12 +18,6 @@ fn case(workflow: &str) -> Option<Space> {
 fn json(path: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(path);
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
-}
-
-pub fn lines(path: &str) -> Vec<Value> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(path);
-    let text = std::fs::read_to_string(path).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 const MATH: &str = r#"
@@ -256,7 +228,7 @@ fn given_verdicts_are_summed_up_over_prompts() {
     assert!(said.contains("`task: given` takes no `extract`"), "{said}");
 }
 
-/// What a pattern captures stays as it is, and nothing between two marks is an answer too.
+/// Captured text stays as it is, and nothing between two marks is an answer too.
 #[test]
 fn captured_text_is_kept_as_it_is() {
     let space = Space::new();

@@ -180,7 +180,7 @@ impl SourceSpec {
     }
 }
 
-/// What the files that count are now.
+/// The files that count, as they are now.
 fn identities(shards: &Shards) -> Result<Vec<FileIdentity>, SourceError> {
     let identity = |(_, path): &(String, PathBuf)| {
         let metadata = std::fs::metadata(path);

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, ListArray, RecordBatch};
+use arrow::array::{ArrayRef, BooleanArray, ListArray};
 use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field};
 use serde_json::{Map, Value};
@@ -25,13 +25,13 @@ use crate::quantile::quantile;
 use crate::tables::{self, arrow_bug, list_of, metric, share};
 
 mod relative;
+mod rows;
 pub mod rule;
 mod scored;
 mod statistics;
 
-use relative::Second;
+use rows::Rows;
 use rule::MaskRule;
-use scored::Scored;
 use statistics::{Histogram, HistogramParams, RowStatistics};
 
 /// The metrics of `mask`.
@@ -243,7 +243,7 @@ fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
     let found = rule.threshold().filter(|_| params.quantile.or(params.budget).is_some());
     let mut histogram = params.histogram.as_ref().map(Histogram::new);
     let statistics = params.statistics == Some(true);
-    let mut rows = Rows::open(ctx, &params)?;
+    let mut rows = open_rows(ctx, &params)?;
     let mut counts = Counts::default();
 
     let table = tables::add_columns(ctx, "data", &added(statistics), |batch, first_row| {
@@ -265,8 +265,7 @@ fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
                 histogram.add(scored, row.place, row.perplexities);
             }
             if statistics {
-                let response = row.perplexities.len() - (row.place.tokens - row.place.prompt);
-                let mut response = row.perplexities[response..].to_vec();
+                let mut response = row.of_response(row.perplexities).to_vec();
                 let tokens = row.response_tokens();
                 row_statistics.add(scored, row.place, (masked, tokens), &mut response);
             }
@@ -290,6 +289,12 @@ fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
         result.artifacts.insert("histogram".into(), histogram.store(ctx)?);
     }
     Ok(result)
+}
+
+/// Opens the rows, with the values of their prompts where something needs them.
+fn open_rows(ctx: &Context<'_>, params: &MaskParams) -> Result<Rows, StageError> {
+    let whole = params.control == Some(Control::RandomPaper) || params.histogram.is_some();
+    Rows::open(ctx, params.hybrid == Some(true), whole)
 }
 
 /// The rule for the whole table; a quantile and a budget are found in a first pass over its scores.
@@ -328,92 +333,15 @@ fn choose_rule(ctx: &Context<'_>, params: &MaskParams) -> Result<MaskRule, Stage
 fn all_values(ctx: &Context<'_>, params: &MaskParams) -> Result<(Vec<f64>, u64), StageError> {
     let columns = tables::present(ctx, "data", &scored::COLUMNS)?;
     let (mut all, mut tokens) = (Vec::new(), 0);
-    let mut rows = Rows::open(ctx, params)?;
+    let mut rows = open_rows(ctx, params)?;
     tables::scan(ctx, "data", Some(&columns), |batch, first_row| {
         rows.visit(batch, first_row, |_, row| {
-            let response = row.place.tokens - row.place.prompt;
-            let values = &row.values[row.values.len() - response..];
             tokens += row.response_tokens() as u64;
-            all.extend(values.iter().filter(|value| !value.is_nan()));
+            all.extend(row.of_response(row.values).iter().filter(|value| !value.is_nan()));
         })
     })?;
     rows.finish()?;
     Ok((all, tokens))
-}
-
-/// The rows of the table, each with the values that are compared.
-struct Rows {
-    second: Option<Second>,
-    /// Whether the values of the prompts are read too.
-    whole: bool,
-    perplexities: Vec<f64>,
-    values: Vec<f64>,
-}
-
-/// The values of one row: of the whole text where something needs it, else of the response.
-struct Row<'r> {
-    /// Its number in the batch.
-    number: usize,
-    place: scored::Place,
-    /// The perplexities under the first model.
-    perplexities: &'r [f64],
-    /// What is compared: perplexities, or their differences.
-    values: &'r [f64],
-    /// Tokens behind the prompt that are not the assistant's.
-    of_others: Vec<usize>,
-}
-
-impl Row<'_> {
-    fn response_tokens(&self) -> usize {
-        self.place.tokens - self.place.prompt - self.of_others.len()
-    }
-}
-
-impl Rows {
-    fn open(ctx: &Context<'_>, params: &MaskParams) -> Result<Rows, StageError> {
-        let second = Second::open(ctx, params.hybrid == Some(true))?;
-        let whole = params.control == Some(Control::RandomPaper) || params.histogram.is_some();
-        Ok(Rows { second, whole, perplexities: Vec::new(), values: Vec::new() })
-    }
-
-    /// Visits the rows of the next batch.
-    fn visit(
-        &mut self,
-        batch: &RecordBatch,
-        first_row: u64,
-        mut visit: impl FnMut(&Scored<'_>, Row<'_>),
-    ) -> Result<(), StageError> {
-        let scored = Scored::new(batch, first_row)?;
-        let other = match &mut self.second {
-            Some(second) if batch.num_rows() > 0 => Some(second.take(batch.num_rows())?),
-            _ => None,
-        };
-        let second = other.as_ref().map(|other| Scored::new(other, first_row)).transpose()?;
-        let mut of_second = Vec::new();
-        for number in 0..batch.num_rows() {
-            let place = scored.place(number)?;
-            let from = if self.whole { 0 } else { place.prompt };
-            scored.perplexities(place, from, &mut self.perplexities);
-            let mut values = self.perplexities.as_slice();
-            if let (Some(relation), Some(second), Some(other)) = (&self.second, &second, &other) {
-                let there = second.place(number)?;
-                relative::check_same((&scored, batch), (second, other), number, (place, there))?;
-                second.perplexities(there, from, &mut of_second);
-                self.values.clone_from(&self.perplexities);
-                relation.relate(&of_second, &mut self.values);
-                values = &self.values;
-            }
-            let of_others = scored.of_others(number, place)?;
-            let perplexities = &self.perplexities;
-            visit(&scored, Row { number, place, perplexities, values, of_others });
-        }
-        Ok(())
-    }
-
-    /// Checks that the second table has no further rows.
-    fn finish(self) -> Result<(), StageError> {
-        self.second.map_or(Ok(()), Second::finish)
-    }
 }
 
 fn list_of_bools(values: Vec<bool>, ends: Vec<i32>) -> Result<ArrayRef, StageError> {

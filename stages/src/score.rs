@@ -1,42 +1,39 @@
 //! The kind `score`: the log-probability of every token of a response under a model.
 
+mod check;
 mod choices;
+mod columns;
 mod window;
 
-use std::sync::Arc;
-
-use arrow::array::{
-    ArrayRef, BooleanBuilder, Float64Array, Int32Array, ListBuilder, RecordBatch, StringArray,
-};
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::array::{RecordBatch, StringArray};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 use tracing::trace_span;
 
-use refrain_cache::columns::{column, with_column, without_column};
-use refrain_cache::{Metric, TableReader};
+use refrain_cache::TableReader;
+use refrain_cache::columns::{column, with_column};
 use refrain_engine::kind::{
-    Check, Columns, Component, Context, Kind, MetricDecl, Model, NodeResult, Parameters, Problem,
-    StageError, Table, choices, parameters,
+    Component, Context, Kind, MetricDecl, Model, NodeResult, Parameters, StageError, Table,
+    choices, parameters,
 };
 use refrain_lm::render::Renderer;
 
 use crate::backend::{self, ABOUT_BACKEND, BackendChoice, LoadedModel};
 use crate::canonical::{self, FindModel};
 use crate::components;
-use crate::lists::{float_lists, int_lists};
 use crate::memo::{self, Memo};
 use crate::models;
-use crate::options;
 use crate::prompts::{
-    self, ABOUT_BOS, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Bos, Chat, PromptRenderer, Template,
-    cell, row_error, with_row,
+    self, ABOUT_BOS, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Bos, Chat, PromptRenderer, cell,
+    row_error, with_row,
 };
 use crate::remarks::{self, Remarks};
-use crate::tables::{self, list_of, metric, with_fields};
+use crate::tables;
 use crate::tokens::{MOST_TOKENS, TURNS, Tokens, check_tokens};
 
+use check::{check, of_text};
 use choices::ChoiceRows;
+use columns::{Further, Totals, output_schema, scored_batch};
 use window::{Piece, Window, pieces};
 
 /// Rows that are rendered and scored together before they are written.
@@ -49,9 +46,6 @@ const PIECE_ROWS: usize = 32;
 /// The hint for a row that is too long.
 const FIT: &str =
     "set `max_tokens` to cut such rows, or `window` for the model to see them part by part";
-
-/// Columns that describe other tokens than those that are written here.
-const STALE: [&str; 3] = ["loss_mask", "perplexities", TURNS];
 
 /// The components that make log-probabilities of tokens.
 const ROW: [Component; 1] = [components::LM];
@@ -138,138 +132,12 @@ choices! {
     }
 }
 
-fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
-    check_choices(check, problems);
-    check_window(check.params, problems);
-    if of_text(check.params) {
-        for name in ["prompt", "system", "prior"] {
-            if check.params.contains_key(name) {
-                let message = format!(
-                    "`{name}` does nothing beside `of: text`, which scores the response alone"
-                );
-                problems.push(
-                    Problem::at(name, message)
-                        .hint(format!("leave `{name}` out, or take `of: response`")),
-                );
-            }
-        }
-        if check.params.get("chat").is_some_and(|chat| chat == &Value::Bool(true)) {
-            let message =
-                "`chat: true` does nothing beside `of: text`, which scores the response alone";
-            problems.push(
-                Problem::at("chat", message).hint("leave `chat` out, or take `of: response`"),
-            );
-        }
-    } else {
-        prompts::check(check, "data", problems);
-    }
-    let given = |name: &str| check.params.contains_key(name);
-    let further =
-        Further { choices: given("choices"), turns: of_turns(check.params), prior: given("prior") };
-    (check.columns)("data").map(|schema| output_schema(&schema, further))
-}
-
-/// The column of the options, and the templates that are read beside it.
-fn check_choices(check: &Check<'_>, problems: &mut Vec<Problem>) {
-    let text = |name: &str| check.params.get(name).and_then(Value::as_str);
-    match text("choices") {
-        Some(column) => check.need(problems, "data", column, &options::types()),
-        None => check.need(problems, "data", "response", &[DataType::Utf8]),
-    }
-    if text("continuation").is_some() && text("choices").is_none() {
-        problems.push(
-            Problem::at("continuation", "`continuation` needs `choices`")
-                .hint("name the column of the options, for example `choices: choices`"),
-        );
-    }
-    if of_turns(check.params) && text("choices").is_some() {
-        problems.push(
-            Problem::at(
-                "choices",
-                "`choices` beside `of: turns`: an option is the last turn alone",
-            )
-            .hint("take `of: response`"),
-        );
-    }
-    for name in ["continuation", "prior"] {
-        if let Some(Err(why)) = text(name).map(Template::new) {
-            problems.push(Problem::at(name, format!("the template cannot be read: {why}")));
-        }
-    }
-}
-
 fn canonicalize(params: &mut Map<String, Value>, model: FindModel<'_>) {
     // A response alone is never a chat.
     let has_template = if of_text(params) { Some(false) } else { canonical::has_template(model) };
     canonical::chat(params, has_template);
     canonical::bos(params);
     backend::canonicalize(params, model);
-}
-
-fn check_window(params: &Map<String, Value>, problems: &mut Vec<Problem>) {
-    let number = |name: &str| {
-        params.get("window").and_then(|window| window.get(name)).and_then(Value::as_u64)
-    };
-    if let (Some(length), Some(stride)) = (number("length"), number("stride"))
-        && stride >= length
-    {
-        let message = format!(
-            "a stride of {stride} leaves no token before the first of a window of {length}"
-        );
-        problems.push(
-            Problem::at("window.stride", message)
-                .hint("take a smaller one, such as half the length"),
-        );
-    }
-}
-
-fn of_text(params: &Map<String, Value>) -> bool {
-    params.get("of").is_some_and(|of| of == "text")
-}
-
-fn of_turns(params: &Map<String, Value>) -> bool {
-    params.get("of").is_some_and(|of| of == "turns")
-}
-
-/// The columns that are added, in their order.
-fn added() -> [(&'static str, DataType); 6] {
-    [
-        ("text", DataType::Utf8),
-        ("token_ids", list_of(DataType::Int32)),
-        ("logprobs", list_of(DataType::Float32)),
-        ("offsets", list_of(DataType::Int32)),
-        ("prompt_tokens", DataType::Int32),
-        ("perplexity", DataType::Float64),
-    ]
-}
-
-/// Columns of the scored table beside those that it always has.
-#[derive(Clone, Copy)]
-struct Further {
-    /// Those of an option.
-    choices: bool,
-    /// The assistant's tokens.
-    turns: bool,
-    /// The log-probability behind `prior`.
-    prior: bool,
-}
-
-/// The columns of the scored table: those of the input but for the ones that describe other tokens,
-/// and ours.
-fn output_schema(input: &Schema, further: Further) -> SchemaRef {
-    let input = if further.choices { choices::schema(input) } else { Arc::new(input.clone()) };
-    let kept: Vec<_> = input
-        .fields()
-        .iter()
-        .filter(|field| !STALE.contains(&field.name().as_str()))
-        .cloned()
-        .collect();
-    let turns = further.turns.then(|| (TURNS, list_of(DataType::Boolean)));
-    let prior = further.prior.then_some(("prior_logprob", DataType::Float64));
-    with_fields(
-        &Schema::new(kept),
-        &added().into_iter().chain(turns).chain(prior).collect::<Vec<_>>(),
-    )
 }
 
 fn run(context: &Context<'_>) -> Result<NodeResult, StageError> {
@@ -365,7 +233,7 @@ impl<'a> Scorer<'a> {
             let before = totals.rows;
             let (rows, from_memo) = self.score(rows, before, total)?;
             known += from_memo;
-            let mut scored = scored_batch(&batch, &rows, &mut totals)?;
+            let mut scored = scored_batch(&batch, &rows, further, &mut totals)?;
             if let Some(prior) = &self.prior {
                 let (rows, _) = self.score(self.tokens(prior, &batch, before)?, before, total)?;
                 let logprobs = choices::logprobs(&batch, &rows, before)?;
@@ -490,100 +358,5 @@ impl<'a> Scorer<'a> {
     fn known(&self, ids: &[u32]) -> Result<Option<Vec<f32>>, StageError> {
         let entry = self.memo.get(&memo::digest_of_tokens(ids))?;
         Ok(entry.and_then(|bytes| memo::logprobs(&bytes, ids.len() - 1)))
-    }
-}
-
-/// The batch with the columns of the scores; adds the rows to the totals.
-fn scored_batch(
-    batch: &RecordBatch,
-    rows: &[Scored],
-    totals: &mut Totals,
-) -> Result<RecordBatch, StageError> {
-    let perplexities: Float64Array = rows.iter().map(|row| totals.add(row)).collect();
-    let prompt_tokens: Int32Array =
-        rows.iter().map(|row| Some(row.tokens.prompt_tokens as i32)).collect();
-    let texts = StringArray::from_iter_values(rows.iter().map(|row| row.tokens.text.as_str()));
-    let columns: [ArrayRef; 6] = [
-        Arc::new(texts),
-        int_lists(rows.iter().map(|row| row.tokens.ids.as_slice())),
-        float_lists(rows.iter().map(|row| row.logprobs.as_slice())),
-        int_lists(rows.iter().map(|row| row.tokens.offsets.as_slice())),
-        Arc::new(prompt_tokens),
-        Arc::new(perplexities),
-    ];
-    let mut batch = batch.clone();
-    for name in STALE {
-        batch = without_column(&batch, name)?;
-    }
-    for ((name, _), array) in added().into_iter().zip(columns) {
-        batch = with_column(&batch, name, array)?;
-    }
-    if let Some(turns) = turns_column(rows) {
-        batch = with_column(&batch, TURNS, turns)?;
-    }
-    Ok(batch)
-}
-
-/// The column that tells the assistant's tokens from others, where all its turns are scored.
-fn turns_column(rows: &[Scored]) -> Option<ArrayRef> {
-    let mut lists = ListBuilder::new(BooleanBuilder::new());
-    for row in rows {
-        lists.append_value(row.tokens.in_turns.as_ref()?.iter().map(|turn| Some(*turn)));
-    }
-    Some(Arc::new(lists.finish()))
-}
-
-/// Sums over the rows, in their order.
-#[derive(Default)]
-struct Totals {
-    rows: u64,
-    tokens: u64,
-    /// Response tokens with a probability.
-    response_tokens: u64,
-    /// Minus the sum of their log-probabilities.
-    surprise: f64,
-    rows_with_perplexity: u64,
-    perplexities: f64,
-}
-
-impl Totals {
-    /// Adds a row and returns its perplexity; `None` where no token of the response has a
-    /// probability. The end of turn is a token of the response, so that an empty one has the
-    /// perplexity of its end.
-    fn add(&mut self, row: &Scored) -> Option<f64> {
-        self.rows += 1;
-        self.tokens += row.tokens.ids.len() as u64;
-        let response = row.logprobs.get(row.tokens.prompt_tokens..).unwrap_or_default();
-        let known = response.iter().filter(|value| !value.is_nan());
-        let (n, surprise) =
-            known.fold((0u64, 0.0), |(n, sum), &value| (n + 1, sum - f64::from(value)));
-        if n == 0 {
-            return None;
-        }
-        let perplexity = libm::exp(surprise / n as f64);
-        self.response_tokens += n;
-        self.surprise += surprise;
-        self.rows_with_perplexity += 1;
-        self.perplexities += perplexity;
-        Some(perplexity)
-    }
-
-    fn metrics(&self) -> Vec<Metric> {
-        let count = |name, value: u64| metric(name, value as f64, self.rows);
-        vec![
-            count("rows", self.rows),
-            count("tokens", self.tokens),
-            count("response_tokens", self.response_tokens),
-            metric(
-                "mean_perplexity",
-                self.perplexities / self.rows_with_perplexity as f64,
-                self.rows_with_perplexity,
-            ),
-            metric(
-                "perplexity",
-                libm::exp(self.surprise / self.response_tokens as f64),
-                self.response_tokens,
-            ),
-        ]
     }
 }

@@ -73,7 +73,7 @@ impl Comparison {
     }
 }
 
-/// What is wrong with a condition, and the remedy.
+/// A fault of a condition, and the remedy.
 pub type Wrong = (String, Option<String>);
 
 const HOW: &str = "write `COLUMN: VALUE`, `COLUMN: not_null`, `COLUMN: null`, `COLUMN: { \">\": 1 }` or \
@@ -83,7 +83,7 @@ impl Filter {
     /// Reads what a workflow says: the name of a column of truths, or conditions by column.
     ///
     /// # Errors
-    /// What is wrong, and the remedy.
+    /// [`Wrong`].
     pub fn parse(written: &Value) -> Result<Filter, Wrong> {
         let conditions = match written {
             Value::String(column) => vec![Condition {
@@ -129,7 +129,7 @@ impl Filter {
     /// Checks that a table has the columns, of types that can be compared.
     ///
     /// # Errors
-    /// What is wrong, and the remedy.
+    /// [`Wrong`].
     pub fn check(&self, schema: &Schema) -> Result<(), Wrong> {
         for Condition { column, test } in &self.conditions {
             let Ok(field) = schema.field_with_name(column) else {
@@ -238,7 +238,7 @@ impl Test {
     }
 }
 
-/// How the value of a row compares.
+/// The order of a row's value and the one that it is compared with.
 type Orders<'a> = Box<dyn Fn(usize) -> Option<Ordering> + 'a>;
 
 fn orders<'a>(array: &'a ArrayRef, value: &'a Value) -> Orders<'a> {

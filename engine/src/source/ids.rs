@@ -27,7 +27,7 @@ pub(super) struct Ids {
     seen: HashSet<u64>,
     /// The ids, with sample, of which there may be two, and the place of the first.
     watched: HashMap<u64, HashMap<String, String>>,
-    /// How often contents came that came before.
+    /// The number of repeats of each content that came before.
     repeats: HashMap<u64, u32>,
 }
 

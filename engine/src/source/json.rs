@@ -27,7 +27,7 @@ pub(super) use json_text::field as json_field;
 /// Values that are held at once.
 const BATCH_CELLS: usize = 1 << 21;
 
-/// How the objects stand in their file.
+/// The arrangement of the objects in their file.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Layout {
     Lines,

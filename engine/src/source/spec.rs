@@ -168,7 +168,7 @@ impl SourceSpec {
             Some(schema) => {
                 instructions(schema) && is_text(schema, "prompt") && is_text(schema, "response")
             }
-            // What is wrong with the file is told where its columns are asked for.
+            // A fault of the file is told where its columns are asked for.
             None => self.schema().is_ok_and(|schema| {
                 instructions(&schema)
                     && made.iter().all(|name| schema.field_with_name(name).is_err())

@@ -108,7 +108,7 @@ pub struct LayerState {
 pub enum Strictness {
     /// Every layer must be there.
     Strict,
-    /// What is there must do, as long as it confines files, processes and system calls.
+    /// The layers that are there suffice, as long as they confine files, processes and system calls.
     Weaker,
     /// Nothing is run.
     Probe,

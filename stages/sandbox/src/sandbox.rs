@@ -22,7 +22,7 @@ const GONE: Duration = Duration::from_secs(10);
 /// The argument with which a program is started that must call [`supervise`](crate::supervise).
 pub const SUPERVISE: &str = "supervise-sandbox";
 
-/// How sandboxes are started.
+/// The settings with which sandboxes are started.
 #[derive(Debug, Clone)]
 pub struct Launch {
     /// The program that calls [`supervise`](crate::supervise) when its argument is [`SUPERVISE`].
@@ -104,7 +104,7 @@ impl Role {
     }
 }
 
-/// How a process ended.
+/// The end of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ending {
     /// The status as `wait` returns it.
@@ -198,7 +198,7 @@ impl Sandbox {
         self.control = None;
         let mut text = String::new();
         if let Some(errors) = self.child.stderr.take() {
-            // What cannot be read is not shown.
+            // A text that cannot be read is not shown.
             let _ = errors.take(1 << 16).read_to_string(&mut text);
         }
         text.trim().lines().last().unwrap_or_default().to_owned()

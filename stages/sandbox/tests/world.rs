@@ -11,7 +11,7 @@ pub fn tight() -> Limits {
     Limits { time: Duration::from_secs(2), memory: 512 << 20, ..Limits::default() }
 }
 
-/// How sandboxes are started here; `None`, with a printed reason, where there is no interpreter.
+/// The settings of sandboxes here; `None`, with a printed reason, where there is no interpreter.
 pub fn launch(limits: Limits) -> Option<Launch> {
     let path = std::env::var_os("PATH");
     let interpreter = match Interpreter::on_path(path.as_deref()) {

@@ -30,13 +30,13 @@ parameters! {
         columns: Option<Vec<String>>,
         /// Added to the name of a column that both tables have
         suffix: Option<String>,
-        /// What becomes of rows that the second table has not: left out, or kept without values
+        /// Rows that the second table has not are left out, or kept without values
         missing: Missing = "drop",
     }
 }
 
 choices! {
-    /// What becomes of rows without a partner.
+    /// The fate of rows without a partner.
     pub(super) enum Missing {
         /// They are left out.
         Drop = "drop",

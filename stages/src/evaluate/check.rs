@@ -83,15 +83,13 @@ const OF_TASKS: [(Task, &[&str], &str); 4] = [
 
 /// Parameters of one task beside another, and the databases.
 fn of_one_task(check: &Check<'_>, problems: &mut Vec<Problem>) {
-    let word = check.params.get("task").and_then(Value::as_str).unwrap_or_default();
     let is_input = |name: &str| check.inputs.iter().any(|input| input == name);
     for (task, names, why) in OF_TASKS {
         if Task::of(check.params) == Some(task) {
             continue;
         }
-        for name in names.iter().filter(|name| gives(check.params, name) || is_input(name)) {
-            problems.push(Problem::at(*name, format!("`task: {word}` takes no `{name}`: {why}")));
-        }
+        let given = names.iter().filter(|name| gives(check.params, name) || is_input(name));
+        problems.extend(given.map(|name| takes_no(check.params, name, why)));
     }
     if Task::of(check.params) != Some(Task::Sql) {
         return;
@@ -167,10 +165,13 @@ fn gives(params: &Map<String, Value>, name: &str) -> bool {
 }
 
 fn refuse(params: &Map<String, Value>, names: &[&str], why: &str, problems: &mut Vec<Problem>) {
+    let given = names.iter().filter(|name| gives(params, name));
+    problems.extend(given.map(|name| takes_no(params, name, why)));
+}
+
+fn takes_no(params: &Map<String, Value>, name: &str, why: &str) -> Problem {
     let task = params.get("task").and_then(Value::as_str).unwrap_or_default();
-    for name in names.iter().filter(|name| gives(params, name)) {
-        problems.push(Problem::at(*name, format!("`task: {task}` takes no `{name}`: {why}")));
-    }
+    Problem::at(name, format!("`task: {task}` takes no `{name}`: {why}"))
 }
 
 fn check_pattern(params: &Map<String, Value>, problems: &mut Vec<Problem>) {

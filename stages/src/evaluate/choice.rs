@@ -110,7 +110,7 @@ fn is_article(word: &str, after: &str) -> bool {
         && !AFTER_LABEL.contains(&next.trim_end_matches(|c: char| c.is_ascii_punctuation()))
 }
 
-/// What the evaluator of arXiv 2501.14315 removes before it looks for the answer.
+/// The marks that the evaluator of arXiv 2501.14315 removes before it looks for the answer.
 const ARC_REMOVED: [&str; 13] = [
     "**",
     "$\\boxed{",
@@ -127,7 +127,7 @@ const ARC_REMOVED: [&str; 13] = [
     "\\boxed",
 ];
 
-/// What it takes for the letters A to D.
+/// The characters that it takes for the letters A to D.
 const ARC_LETTERS: [(&str, &str); 12] = [
     ("أ", " A"),
     ("ب", " B"),

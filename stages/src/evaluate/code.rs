@@ -92,7 +92,7 @@ impl CodeRule {
         })
     }
 
-    /// What can change a verdict beside the programs: the interpreter, and a sandbox that lacks layers.
+    /// Names what can change a verdict beside the programs: the interpreter, and a sandbox that lacks layers.
     pub fn profile(&self) -> String {
         let version = &self.launch.interpreter.version;
         match self.launch.strictness {

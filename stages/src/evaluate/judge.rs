@@ -18,7 +18,7 @@ use crate::tables::{self, metric, share};
 /// The pattern of a judge's verdict where the workflow gives none; its last match counts.
 const PATTERN: &str = r"(?i)\bverdict\b\W*(?:is\W+)?(\w+)";
 
-/// What a judge is asked where the workflow does not say it.
+/// The question to a judge where the workflow does not give one.
 const RUBRIC: &str =
     "Compare a response with the reference answer of a task. The response is right when it \
 gives the same final answer; its form, its length and its style do not matter.
@@ -35,7 +35,7 @@ gives the same final answer; its form, its length and its style do not matter.
 First name the final answer of each in one sentence. Then end with a line of its own, either \
 `Verdict: right` or `Verdict: wrong`.";
 
-/// What a judge is asked of two texts.
+/// The question to a judge of two texts.
 const RUBRIC_OF_PAIRS: &str = "Two assistants were given the same task. Say which of them did it better: first \
 whether what they say is right, then whether it is complete and clear. Neither the order nor the \
 length of their texts matters.

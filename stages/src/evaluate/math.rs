@@ -43,7 +43,7 @@ fn without_delimiters(answer: &str) -> &str {
     text
 }
 
-/// What follows the only `=`, where a name of two characters at most is before it.
+/// Returns the text behind the only `=`, where a name of two characters at most is before it.
 fn value_of_variable(text: &str) -> &str {
     match text.split_once('=') {
         Some((name, value)) if !value.contains('=') && name.chars().count() <= 2 => value,

@@ -85,7 +85,7 @@ parameters! {
 }
 
 choices! {
-    /// How the rows of two results are compared.
+    /// The comparison of two results' rows.
     pub(super) enum As {
         /// Each row as often.
         Multiset = "multiset",
@@ -111,7 +111,7 @@ impl Task {
         params.get("task").and_then(|task| serde_json::from_value(task.clone()).ok())
     }
 
-    /// How answers are found and compared unless the workflow says otherwise; `None` of a task that
+    /// Returns the ways to find and to compare answers unless the workflow gives others; `None` of a task that
     /// finds no answers. `regex` finds them by its `pattern`.
     pub fn preset(self) -> Option<(Option<ExtractWay>, CompareParam)> {
         Some(match self {

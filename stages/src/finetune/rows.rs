@@ -231,7 +231,7 @@ impl<'a> Source<'a> {
                     let turns = turns.ok_or_else(|| {
                         wrong("`response_mask` has not one value for each of `token_ids`")
                     })?;
-                    // What others said is never trained, whatever the mask says of it.
+                    // The turns of others are never trained, whatever the mask says of it.
                     active.iter_mut().zip(turns).for_each(|(active, turn)| *active &= turn);
                 }
                 if let Some((texts, offsets)) = spelling

@@ -13,7 +13,7 @@ use crate::tables::{self, BATCH_ROWS, arrow_bug};
 /// The parameter that names the second table.
 pub(super) const INPUT: &str = "relative_to";
 
-/// How the perplexities of two models become the value that is compared with the threshold.
+/// The value of two models' perplexities that is compared with the threshold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Relation {
     /// The difference, second minus first.

@@ -1,4 +1,4 @@
-//! What is told of the scores beside the mask: statistics of each row, and a histogram of the table.
+//! Statistics of the scores of each row, and a histogram of the table.
 
 use std::sync::Arc;
 

@@ -193,6 +193,35 @@ fn a_random_mask_follows_its_row() {
     assert_ne!(all[0], all[1]);
 }
 
+/// Behind the prompt of a conversation stand turns of others, which are neither trained on nor counted.
+#[test]
+fn tokens_of_others_are_no_part_of_the_response() {
+    let table = scored(&[&[None, Some(-3.0), None, Some(-1.0)]], 1);
+    let turns = [vec![Some(false), Some(true), Some(false), Some(true)]];
+    let mut lists = arrow::array::ListBuilder::new(arrow::array::BooleanBuilder::new());
+    turns.iter().for_each(|row| lists.append_value(row.iter().copied()));
+    let table = refrain_cache::columns::with_column(&table, "response_mask", array(lists.finish()))
+        .unwrap();
+    let bench = Bench::new("mask");
+    for way in ["above: 5", "budget: 0.5"] {
+        let made = bench.run(way, &table).unwrap();
+        assert_eq!(masks(&made.table), ["---+"], "{way}");
+        assert_eq!((made.figure("response_tokens"), made.figure("masked")), (2.0, 1.0), "{way}");
+    }
+
+    let short = scored(&[&[None, Some(-3.0)]], 1);
+    let table = refrain_cache::columns::with_column(
+        &short,
+        "response_mask",
+        table["response_mask"].clone(),
+    );
+    let said = message(bench.run("above: 5", &table.unwrap()));
+    assert_eq!(
+        said,
+        "the `response_mask` of row 0 (`r0`) does not hold a truth for each of its 2 tokens"
+    );
+}
+
 /// Who changes these bytes raises the version of the component `mask`, so that no old result is taken for a new one.
 #[test]
 fn the_bytes_are_those_of_version_1() {

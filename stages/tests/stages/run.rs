@@ -274,7 +274,7 @@ fn failures_show_how_and_the_end_of_the_output_without_secrets() {
     );
 }
 
-/// What a command that copies a file to its metrics gives: the metrics as text, or the message and the hint.
+/// Runs a command that copies a file to its metrics; returns the metrics as text, or the message and the hint.
 fn metrics_of(place: impl FnOnce(&mut Desk)) -> Result<String, String> {
     let mut desk = Desk::new();
     place(&mut desk);

@@ -94,8 +94,8 @@ impl Builder<'_> {
         matches!(self.nodes[edge.node.index()].work, Work::Model(_))
     }
 
-    /// Refers an adapter that names no base to the one other model that the workflow has, if there is
-    /// one.
+    /// Refers an adapter that names no base to the one other model of the workflow, if there is one
+    /// and its path is written out.
     pub(super) fn only_base(&self, decl: Decl, values: &Values) -> Option<Reference> {
         let source = self.workflow.sources.get(decl).filter(|source| source.model)?;
         let given = values.references().iter().any(|reference| reference.path == "base");
@@ -108,6 +108,9 @@ impl Builder<'_> {
             other.model && path.is_some_and(|path| !self.is_adapter(&other.name.text, &path))
         });
         let [base] = others.collect::<Vec<_>>()[..] else { return None };
+        if base.node.get("path")?.text()?.contains("${") {
+            return None;
+        }
         Some(Reference {
             path: "base".into(),
             name: base.name.text.clone(),

@@ -92,7 +92,7 @@ impl Shape {
             "true or false" => self.truths = true,
             "text" => {
                 self.texts = true;
-                // What else a text holds has been checked with its row.
+                // The rest of a text has been checked with its row.
                 if json.contains("\\u") && serde_json::from_str::<String>(json).is_err() {
                     return Err(misfit("holds an escape that stands for no character".into()));
                 }

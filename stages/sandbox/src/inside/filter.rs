@@ -1,6 +1,6 @@
 //! The list of permitted system calls, and those for which the warden is asked.
 //!
-//! What is not on the list fails as if the kernel lacked it: sockets, mounts, namespaces, `ptrace`,
+//! A call that is not on the list fails as if the kernel lacked it: sockets, mounts, namespaces, `ptrace`,
 //! `io_uring`, `userfaultfd`, `memfd_create`, `bpf`, keys, other processes' memory, and whatever a
 //! later kernel brings.
 
