@@ -1,12 +1,24 @@
 //! The backward pass: gradients of the trainable tensors, layer by layer from the last to the
 //! first.
 
-use crate::forward::{Dropout, Keys, Packed, Post, Saved};
-use crate::kernels::{matmul, pointwise};
-use crate::model::{LanguageModel, Layer, Linear, TensorId};
+use std::borrow::Cow;
 
-/// Positions whose logits are held at once.
-const LOSS_BLOCK: usize = 128;
+use rayon::prelude::*;
+
+use crate::forward::{Adapted, Context, Dropout, Packed, Post, Purpose, Saved};
+use crate::kernels::attention::Inputs;
+use crate::kernels::matmul::{self, Put};
+use crate::kernels::pointwise;
+use crate::kernels::tile::WIDTH;
+use crate::model::{Dora, LanguageModel, Layer, Linear, Lora, TensorId};
+
+/// Logits that are held at once, as far as positions go.
+const LOGITS: usize = 1 << 22;
+
+/// Positions whose logits are held at once: enough that the head's weights are read for many.
+pub(crate) fn loss_block(vocab: usize) -> usize {
+    (LOGITS / vocab).clamp(64, 512)
+}
 
 /// Gradients by tensor number; `None` for frozen ones, which cost nothing.
 pub struct Gradients {
@@ -84,10 +96,11 @@ impl LanguageModel {
         pass: Pass,
         gradients: &mut Gradients,
     ) -> Sums {
+        let training = Purpose::Training(pass.dropout);
         let mut x = self.embed(packed);
         let mut saved: Vec<Result<Saved, Vec<f32>>> = Vec::with_capacity(self.layers.len());
         for (index, layer) in self.layers.iter().enumerate() {
-            let (out, all) = self.layer(index, layer, x, packed, &mut Keys::Packed, pass.dropout);
+            let (out, all) = self.layer(index, layer, x, packed, &mut Context::Packed, training);
             saved.push(if pass.recompute { Err(all.x) } else { Ok(all) });
             x = out;
         }
@@ -99,18 +112,28 @@ impl LanguageModel {
         for (index, layer) in self.layers.iter().enumerate().rev() {
             let saved = match saved.pop().expect("one entry was kept for each layer") {
                 Ok(saved) => saved,
-                Err(x) => self.layer(index, layer, x, packed, &mut Keys::Packed, pass.dropout).1,
+                Err(x) => self.layer(index, layer, x, packed, &mut Context::Packed, training).1,
             };
-            self.layer_backward(layer, packed, saved, pass.dropout, &mut dx, gradients);
+            self.layer_backward(layer, packed, saved, &mut dx, gradients);
         }
-        if let Some(gradient) = gradients.get_mut(self.embedding) {
-            let (width, scale) = (self.config.hidden, self.config.embedding_scale);
-            for (id, dx) in packed.ids.iter().zip(dx.chunks_exact(width)) {
-                let at = *id as usize * width;
-                gradient[at..at + width].iter_mut().zip(dx).for_each(|(g, d)| *g += d * scale);
-            }
-        }
+        self.embedding_backward(packed, &dx, gradients);
         sums
+    }
+
+    fn embedding_backward(&self, packed: &Packed, dx: &[f32], gradients: &mut Gradients) {
+        let Some(gradient) = gradients.get_mut(self.embedding) else { return };
+        let (width, scale) = (self.config.hidden, self.config.embedding_scale);
+        let in_panels = self.tensors[self.embedding].in_panels;
+        for (id, dx) in packed.ids.iter().zip(dx.chunks_exact(width)) {
+            let id = *id as usize;
+            // A tied embedding lies in the panels of the head.
+            let (start, step) = match in_panels {
+                true => (id / WIDTH * WIDTH * width + id % WIDTH, WIDTH),
+                false => (id * width, 1),
+            };
+            let places = gradient[start..].iter_mut().step_by(step);
+            places.zip(dx).for_each(|(g, d)| *g += d * scale);
+        }
     }
 
     /// Loss and gradient of the output head, in blocks of positions that count.
@@ -128,48 +151,66 @@ impl LanguageModel {
             .enumerate()
             .filter_map(|(i, t)| t.map(|t| (i, t as usize)))
             .collect();
+        let size = loss_block(vocab);
         let mut sums = Sums::default();
-        for (number, block) in active.chunks(LOSS_BLOCK).enumerate() {
+        for (number, block) in active.chunks(size).enumerate() {
             let rows: Vec<f32> = block
                 .iter()
                 .flat_map(|(i, _)| &hidden[i * width..(i + 1) * width])
                 .copied()
                 .collect();
             let mut logits = self.logits(&rows);
-            for (at, (row, (_, target))) in logits.chunks_exact_mut(vocab).zip(block).enumerate() {
-                let (top, log_sum) = pointwise::log_sum_exp(row);
-                let loss = f64::from(top) + log_sum - f64::from(row[*target]);
-                sums.loss += loss;
-                let mut factor = targets.factor;
-                if let Some(Base { logprobs, weight }) = targets.base {
-                    // Rounded as the base's are, so that equal models give exactly zero.
-                    let log_ratio =
-                        f64::from(logprobs[number * LOSS_BLOCK + at]) - f64::from((-loss) as f32);
-                    let excess = libm::expm1(log_ratio);
-                    sums.kl += excess - log_ratio;
-                    // d k3 / d log p = 1 - exp(r), beside the loss's -1.
-                    factor = (f64::from(factor) * (1.0 + weight * excess)) as f32;
-                }
-                // The cap's slope is 1 - (z / cap)², from the capped logits, which the gradient
-                // then replaces.
-                let slopes = self.config.logit_cap.map(|cap| {
-                    row.iter().map(|z| 1.0 - (z / cap) * (z / cap)).collect::<Vec<f32>>()
-                });
-                pointwise::cross_entropy_gradient(row, *target, top, log_sum, factor);
-                if let Some(slopes) = slopes {
-                    row.iter_mut().zip(&slopes).for_each(|(d, s)| *d *= s);
-                }
+            let one = |(at, row): (usize, &mut [f32])| {
+                let base =
+                    targets.base.map(|base| (base.logprobs[number * size + at], base.weight));
+                self.position_loss(row, block[at].1, base, targets.factor)
+            };
+            let each: Vec<Sums> = logits.par_chunks_exact_mut(vocab).enumerate().map(one).collect();
+            for Sums { loss, kl } in each {
+                sums = Sums { loss: sums.loss + loss, kl: sums.kl + kl };
             }
             let mut drows = vec![0.0; rows.len()];
-            matmul::backward_input(&logits, self.values(self.head), &mut drows, width, vocab);
+            matmul::backward_input(&logits, self.panels(self.head), &mut drows, Put::Set);
             for ((i, _), d) in block.iter().zip(drows.chunks_exact(width)) {
                 dhidden[i * width..(i + 1) * width].copy_from_slice(d);
             }
             if let Some(gradient) = gradients.get_mut(self.head) {
-                matmul::backward_weight(&logits, &rows, gradient, width, vocab);
+                matmul::backward_weight(&logits, &rows, gradient, vocab, 1.0);
             }
         }
         sums
+    }
+
+    /// The loss of one position; replaces its logits by their gradient.
+    fn position_loss(
+        &self,
+        row: &mut [f32],
+        target: usize,
+        base: Option<(f32, f64)>,
+        mut factor: f32,
+    ) -> Sums {
+        let (top, log_sum) = pointwise::log_sum_exp(row);
+        let loss = f64::from(top) + log_sum - f64::from(row[target]);
+        let mut kl = 0.0;
+        if let Some((logprob, weight)) = base {
+            // Rounded as the base's are, so that equal models give exactly zero.
+            let log_ratio = f64::from(logprob) - f64::from((-loss) as f32);
+            let excess = libm::expm1(log_ratio);
+            kl = excess - log_ratio;
+            // d k3 / d log p = 1 - exp(r), beside the loss's -1.
+            factor = (f64::from(factor) * (1.0 + weight * excess)) as f32;
+        }
+        // The cap's slope is 1 - (z / cap)², from the capped logits, which the gradient then
+        // replaces.
+        let slopes = self
+            .config
+            .logit_cap
+            .map(|cap| row.iter().map(|z| 1.0 - (z / cap) * (z / cap)).collect::<Vec<f32>>());
+        pointwise::cross_entropy_gradient(row, target, top, log_sum, factor);
+        if let Some(slopes) = slopes {
+            row.iter_mut().zip(&slopes).for_each(|(d, s)| *d *= s);
+        }
+        Sums { loss, kl }
     }
 
     fn norm_backward(
@@ -199,7 +240,6 @@ impl LanguageModel {
         layer: &Layer,
         packed: &Packed,
         saved: Saved,
-        dropout: Option<Dropout>,
         dx: &mut [f32],
         gradients: &mut Gradients,
     ) {
@@ -219,39 +259,31 @@ impl LanguageModel {
             mut up,
             act,
             post2,
+            adapted: [of_down, of_gate, of_up, of_k, of_o, of_q, of_v],
         } = saved;
         let ddown = self.post_backward(layer.mlp_post_norm, post2, dx, gradients);
         let mut dact = vec![0.0; act.len()];
         let ddown = ddown.as_deref().unwrap_or(dx);
-        self.linear_backward(&layer.down, &act, ddown, dropout, &mut dact, gradients);
+        self.linear_backward(&layer.down, &act, ddown, of_down, &mut dact, gradients);
         pointwise::gated_backward(self.config.activation, &dact, &mut gate, &mut up);
         let (dgate, dup) = (gate, up);
         let mut dn2 = vec![0.0; n2.len()];
-        self.linear_backward(&layer.gate, &n2, &dgate, dropout, &mut dn2, gradients);
-        self.linear_backward(&layer.up, &n2, &dup, dropout, &mut dn2, gradients);
+        self.linear_backward(&layer.gate, &n2, &dgate, of_gate, &mut dn2, gradients);
+        self.linear_backward(&layer.up, &n2, &dup, of_up, &mut dn2, gradients);
         self.norm_backward(layer.mlp_norm, &middle, &inverse2, &dn2, dx, gradients);
 
         let dout = self.post_backward(layer.attention_post_norm, post1, dx, gradients);
         let dout = dout.as_deref().unwrap_or(dx);
         let mut dattended = vec![0.0; attended.len()];
-        self.linear_backward(&layer.o, &attended, dout, dropout, &mut dattended, gradients);
-        let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
-        layer.attention.backward(
-            &packed.offsets,
-            &q,
-            &k,
-            &v,
-            &dattended,
-            &mut dq,
-            &mut dk,
-            &mut dv,
-        );
+        self.linear_backward(&layer.o, &attended, dout, of_o, &mut dattended, gradients);
+        let inputs = Inputs { q: &q, k: &k, v: &v, dout: &dattended };
+        let [mut dq, mut dk, dv] = layer.attention.backward(&packed.offsets, inputs);
         self.rope.rotate(&mut dq, &packed.positions, true);
         self.rope.rotate(&mut dk, &packed.positions, true);
         let mut dn1 = vec![0.0; n1.len()];
-        self.linear_backward(&layer.q, &n1, &dq, dropout, &mut dn1, gradients);
-        self.linear_backward(&layer.k, &n1, &dk, dropout, &mut dn1, gradients);
-        self.linear_backward(&layer.v, &n1, &dv, dropout, &mut dn1, gradients);
+        self.linear_backward(&layer.q, &n1, &dq, of_q, &mut dn1, gradients);
+        self.linear_backward(&layer.k, &n1, &dk, of_k, &mut dn1, gradients);
+        self.linear_backward(&layer.v, &n1, &dv, of_v, &mut dn1, gradients);
         self.norm_backward(layer.attention_norm, &x, &inverse1, &dn1, dx, gradients);
     }
 
@@ -276,88 +308,83 @@ impl LanguageModel {
         linear: &Linear,
         x: &[f32],
         dy: &[f32],
-        dropout: Option<Dropout>,
+        adapted: Adapted,
         dx: &mut [f32],
         gradients: &mut Gradients,
     ) {
-        let (inputs, outputs) = (linear.inputs, linear.outputs);
         if let Some(gradient) = linear.bias.and_then(|bias| gradients.get_mut(bias)) {
-            for row in dy.chunks_exact(outputs) {
+            for row in dy.chunks_exact(linear.outputs) {
                 gradient.iter_mut().zip(row).for_each(|(g, d)| *g += d);
             }
         }
-        let scaled = self.dora_backward(linear, x, dy, dropout, gradients);
-        let dy = scaled.as_deref().unwrap_or(dy);
-        matmul::backward_input(dy, self.values(linear.weight), dx, inputs, outputs);
-        if let Some(gradient) = gradients.get_mut(linear.weight) {
-            matmul::backward_weight(dy, x, gradient, inputs, outputs);
+        let mut dy = Cow::Borrowed(dy);
+        for lora in linear.adapters.iter().rev() {
+            if let Some(dora) = &lora.dora {
+                // The norms count as constants, as in PEFT.
+                self.magnitude_backward(dora, &dy, &adapted, gradients);
+                pointwise::scale_rows(dy.to_mut(), &self.factors(dora));
+            }
+            self.adapter_backward(linear, lora, (x, &dy), &adapted, dx, gradients);
         }
-        self.lora_backward(linear, x, dy, dropout, dx, gradients);
+        matmul::backward_input(&dy, self.panels(linear.weight), dx, Put::Add);
+        if let Some(gradient) = gradients.get_mut(linear.weight) {
+            matmul::backward_weight(&dy, x, gradient, linear.outputs, 1.0);
+        }
     }
 
-    /// DoRA: the gradient of the magnitudes, and `dy` brought before the factors (the norms count
-    /// as constants).
-    fn dora_backward(
+    /// Adds the gradient of DoRA's magnitudes, `dy * before / norm` summed over the positions.
+    fn magnitude_backward(
         &self,
-        linear: &Linear,
-        x: &[f32],
+        dora: &Dora,
         dy: &[f32],
-        dropout: Option<Dropout>,
+        adapted: &Adapted,
         gradients: &mut Gradients,
-    ) -> Option<Vec<f32>> {
-        let magnitude = linear.lora.as_ref()?.magnitude?;
-        let factors = self.dora_factors(linear)?;
-        if let Some(gradient) = gradients.get_mut(magnitude) {
-            let before = self.linear_unscaled(linear, x, dropout);
-            let values = self.values(magnitude);
-            for (dy, z) in dy.chunks_exact(linear.outputs).zip(before.chunks_exact(linear.outputs))
-            {
-                for (o, g) in gradient.iter_mut().enumerate() {
-                    *g += dy[o] * z[o] * factors[o] / values[o];
-                }
+    ) {
+        let (Some(gradient), Some(before)) = (gradients.get_mut(dora.magnitude), &adapted.before)
+        else {
+            return;
+        };
+        let outputs = gradient.len();
+        let mut sums = vec![0.0f32; outputs];
+        for (dy, before) in dy.chunks_exact(outputs).zip(before.chunks_exact(outputs)) {
+            for ((sum, dy), before) in sums.iter_mut().zip(dy).zip(before) {
+                *sum += dy * before;
             }
         }
-        let scale =
-            |row: &[f32]| row.iter().zip(&factors).map(|(d, f)| d * f).collect::<Vec<f32>>();
-        Some(dy.chunks_exact(linear.outputs).flat_map(scale).collect())
+        for ((gradient, sum), norm) in gradient.iter_mut().zip(&sums).zip(&dora.norms) {
+            *gradient += sum / norm;
+        }
     }
 
-    fn lora_backward(
+    /// Adds an adapter's part of the gradient of the input, and the gradients of its tensors.
+    fn adapter_backward(
         &self,
         linear: &Linear,
-        x: &[f32],
-        dy: &[f32],
-        dropout: Option<Dropout>,
+        lora: &Lora,
+        (x, dy): (&[f32], &[f32]),
+        adapted: &Adapted,
         dx: &mut [f32],
         gradients: &mut Gradients,
     ) {
-        let Some(lora) = &linear.lora else { return };
-        let (inputs, outputs, rank) = (linear.inputs, linear.outputs, lora.rank);
-        let scaled: Vec<f32> = dy.iter().map(|d| d * lora.scale).collect();
         if let Some(gradient) = gradients.get_mut(lora.b) {
-            let down = self.lora_down(linear, x, dropout);
-            matmul::backward_weight(&scaled, &down, gradient, rank, outputs);
+            matmul::backward_weight(dy, &adapted.down, gradient, linear.outputs, lora.scale);
         }
-        let mut ddown = vec![0.0; x.len() / inputs * rank];
-        matmul::backward_input(&scaled, self.values(lora.b), &mut ddown, rank, outputs);
-        let dropout = dropout.filter(|_| lora.dropout > 0.0);
-        let dropped = dropout.map(|d| d.apply(linear, lora.dropout, x));
+        let mut ddown = vec![0.0; x.len() / linear.inputs * lora.rank];
+        matmul::backward_input(dy, self.panels(lora.b), &mut ddown, Put::Set);
+        ddown.iter_mut().for_each(|d| *d *= lora.scale);
+
+        let mask = adapted.mask.as_ref().filter(|_| self.tensors[lora.a].trainable);
+        let dropped = mask.map(|mask| mask.apply(x));
         if let Some(gradient) = gradients.get_mut(lora.a) {
-            matmul::backward_weight(
-                &ddown,
-                dropped.as_deref().unwrap_or(x),
-                gradient,
-                inputs,
-                rank,
-            );
+            let x = dropped.as_deref().unwrap_or(x);
+            matmul::backward_weight(&ddown, x, gradient, lora.rank, 1.0);
         }
-        match dropout {
-            None => matmul::backward_input(&ddown, self.values(lora.a), dx, inputs, rank),
-            Some(dropout) => {
+        match mask {
+            None => matmul::backward_input(&ddown, self.panels(lora.a), dx, Put::Add),
+            Some(mask) => {
                 let mut dinput = vec![0.0; x.len()];
-                matmul::backward_input(&ddown, self.values(lora.a), &mut dinput, inputs, rank);
-                let dinput = dropout.apply(linear, lora.dropout, &dinput);
-                dx.iter_mut().zip(&dinput).for_each(|(dx, d)| *dx += d);
+                matmul::backward_input(&ddown, self.panels(lora.a), &mut dinput, Put::Set);
+                mask.add(&dinput, dx);
             }
         }
     }

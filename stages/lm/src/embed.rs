@@ -14,7 +14,8 @@ use rayon::prelude::*;
 
 use crate::fields::ConfigError;
 use crate::forward::Packed;
-use crate::kernels::matmul;
+use crate::kernels::matmul::{self, Put};
+use crate::kernels::panels::{Panels, Stored};
 use crate::model::{LanguageModel, ModelError, ModelPath};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::weights::WeightsError;
@@ -195,7 +196,9 @@ pub fn products(a: &[f32], b: &[f32], width: usize) -> Vec<f32> {
     let columns = b.len() / width;
     let mut all = vec![0.0; a.len() / width * columns];
     if columns > 0 {
-        matmul::forward(a, b, &mut all, width, columns);
+        let values = Stored::F32(b.to_vec()).into_panels(columns, width);
+        let b = Panels { outputs: columns, inputs: width, values: &values };
+        matmul::forward(a, b, &mut all, Put::Set);
     }
     all
 }

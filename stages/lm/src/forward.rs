@@ -4,11 +4,13 @@
 //! layers and norms see N rows, attention works inside each row. So a row's bits do not depend on
 //! the rows beside it.
 
-use std::sync::Arc;
+use rayon::prelude::*;
 
-use crate::kernels::attention::{KvSegment, Row, split};
-use crate::kernels::{matmul, pointwise};
-use crate::model::{LanguageModel, Layer, Linear, TensorId};
+use crate::kernels::attention::{Attention, Keys, Row};
+use crate::kernels::dropout::Mask;
+use crate::kernels::matmul::{self, Put};
+use crate::kernels::pointwise;
+use crate::model::{LanguageModel, Layer, Linear, Lora, TensorId};
 use crate::random::Stream;
 
 /// Rows of tokens, one after another.
@@ -41,46 +43,23 @@ impl Packed {
     }
 }
 
-/// Keys and values of the positions so far, for each layer.
-#[derive(Debug, Clone, Default)]
-pub struct KeyValues {
-    layers: Vec<(Vec<f32>, Vec<f32>)>,
-}
-
-/// The keys and values that a row under generation sees: a prefix, which samples may share, and its
-/// own.
+/// The keys and values that a row under generation sees, for each layer and key-value head. A clone
+/// shares what is there so far.
 #[derive(Debug, Clone, Default)]
 pub struct RowCache {
-    /// Shared and finished.
-    pub prefix: Option<Arc<KeyValues>>,
-    /// The row's own.
-    pub tail: KeyValues,
+    layers: Vec<Vec<Keys>>,
 }
 
 impl RowCache {
-    /// Hands the row's keys and values over as a prefix for others; it must have none itself.
-    pub fn into_prefix(self) -> Arc<KeyValues> {
-        debug_assert!(self.prefix.is_none(), "a prefix has no prefix");
-        Arc::new(self.tail)
-    }
-
-    fn push(&mut self, layer: usize, keys: &[f32], values: &[f32]) {
-        if self.tail.layers.len() <= layer {
-            self.tail.layers.resize_with(layer + 1, Default::default);
+    /// Adds keys and values `[positions, kv_heads * head_dim]` of a layer.
+    fn push(&mut self, layer: usize, attention: &Attention, keys: &[f32], values: &[f32]) {
+        let Attention { kv_heads, head_dim, .. } = *attention;
+        if self.layers.len() <= layer {
+            self.layers.resize_with(layer + 1, || vec![Keys::new(head_dim); kv_heads]);
         }
-        let (k, v) = &mut self.tail.layers[layer];
-        k.extend_from_slice(keys);
-        v.extend_from_slice(values);
-    }
-
-    fn segments(&self, layer: usize) -> [KvSegment<'_>; 2] {
-        let none = KvSegment { keys: &[], values: &[] };
-        let prefix = self
-            .prefix
-            .as_ref()
-            .map_or(none, |p| KvSegment { keys: &p.layers[layer].0, values: &p.layers[layer].1 });
-        let tail = &self.tail.layers[layer];
-        [prefix, KvSegment { keys: &tail.0, values: &tail.1 }]
+        for (head, cache) in self.layers[layer].iter_mut().enumerate() {
+            cache.push(keys, values, kv_heads * head_dim, head * head_dim);
+        }
     }
 }
 
@@ -94,15 +73,19 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// The input of an adapter with dropped values zero and the others scaled up.
-    pub(crate) fn apply(&self, linear: &Linear, share: f64, x: &[f32]) -> Vec<f32> {
-        let stream = Stream::named(self.seed, &linear.name, &[self.step]);
-        let keep = (1.0 / (1.0 - share)) as f32;
-        x.iter()
-            .enumerate()
-            .map(|(i, x)| if stream.uniform(i as u64) < share { 0.0 } else { x * keep })
-            .collect()
+    /// Draws which inputs of an adapter are kept.
+    fn mask(&self, linear: &Linear, share: f64, values: usize) -> Mask {
+        Mask::draw(&Stream::named(self.seed, &linear.name, &[self.step]), share, values)
     }
+}
+
+/// The purpose of a forward pass.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Purpose {
+    /// The result alone.
+    Result,
+    /// A backward pass follows.
+    Training(Option<Dropout>),
 }
 
 /// Activations that a layer's backward pass needs, [N, …] each.
@@ -122,6 +105,19 @@ pub(crate) struct Saved {
     pub up: Vec<f32>,
     pub act: Vec<f32>,
     pub post2: Option<Post>,
+    /// Of the linear layers, in the order of [`Layer::linears`].
+    pub adapted: [Adapted; 7],
+}
+
+/// What the gradients of a linear layer's trained adapter need.
+#[derive(Default)]
+pub(crate) struct Adapted {
+    /// Inputs that dropout kept.
+    pub mask: Option<Mask>,
+    /// The adapter's input brought to its rank, `[N, rank]`.
+    pub down: Vec<f32>,
+    /// The output before DoRA's factors, `[N, outputs]`.
+    pub before: Option<Vec<f32>>,
 }
 
 /// The input and the inverse root mean square of a norm after a block.
@@ -131,7 +127,7 @@ pub(crate) struct Post {
 }
 
 /// Source of attention's keys.
-pub(crate) enum Keys<'c> {
+pub(crate) enum Context<'c> {
     /// In the packed rows themselves.
     Packed,
     /// In caches, which the packed rows are appended to.
@@ -141,31 +137,35 @@ pub(crate) enum Keys<'c> {
 impl LanguageModel {
     /// Hidden states after the final norm, `[N, hidden]`.
     pub fn forward(&self, packed: &Packed) -> Vec<f32> {
-        self.run(packed, &mut Keys::Packed)
+        self.run(packed, &mut Context::Packed)
     }
 
     /// Returns hidden states of rows whose earlier positions are in caches, and appends to these.
     pub fn forward_cached(&self, packed: &Packed, caches: &mut [RowCache]) -> Vec<f32> {
-        self.run(packed, &mut Keys::Cached(caches))
+        self.run(packed, &mut Context::Cached(caches))
     }
 
-    fn run(&self, packed: &Packed, keys: &mut Keys<'_>) -> Vec<f32> {
+    fn run(&self, packed: &Packed, context: &mut Context<'_>) -> Vec<f32> {
         let mut x = self.embed(packed);
         for (index, layer) in self.layers.iter().enumerate() {
-            x = self.layer(index, layer, x, packed, keys, None).0;
+            x = self.layer(index, layer, x, packed, context, Purpose::Result).0;
         }
         self.norm(self.final_norm, &x).0
     }
 
     /// Embeddings of the tokens, `[N, hidden]`.
     pub(crate) fn embed(&self, packed: &Packed) -> Vec<f32> {
-        let (hidden, table, scale) =
-            (self.config.hidden, self.values(self.embedding), self.config.embedding_scale);
-        let mut x = Vec::with_capacity(packed.ids.len() * hidden);
-        for id in &packed.ids {
-            let at = *id as usize * hidden;
-            x.extend(table[at..at + hidden].iter().map(|v| v * scale));
-        }
+        let (hidden, scale) = (self.config.hidden, self.config.embedding_scale);
+        let table = &self.tensors[self.embedding];
+        let mut x = vec![0.0; packed.ids.len() * hidden];
+        x.par_chunks_exact_mut(hidden).zip(&packed.ids).for_each(|(x, id)| {
+            let id = *id as usize;
+            match table.in_panels {
+                true => table.panels().row(id, x),
+                false => table.values.widen(id * hidden..(id + 1) * hidden, x),
+            }
+            x.iter_mut().for_each(|x| *x *= scale);
+        });
         x
     }
 
@@ -182,9 +182,9 @@ impl LanguageModel {
     pub fn logits(&self, hidden: &[f32]) -> Vec<f32> {
         let (width, vocab) = (self.config.hidden, self.config.vocab);
         let mut logits = vec![0.0; hidden.len() / width * vocab];
-        matmul::forward(hidden, self.values(self.head), &mut logits, width, vocab);
+        matmul::forward(hidden, self.panels(self.head), &mut logits, Put::Set);
         if let Some(cap) = self.config.logit_cap {
-            pointwise::soft_cap(&mut logits, cap);
+            logits.par_chunks_mut(vocab).for_each(|row| pointwise::soft_cap(row, cap));
         }
         logits
     }
@@ -196,27 +196,29 @@ impl LanguageModel {
         layer: &Layer,
         x: Vec<f32>,
         packed: &Packed,
-        keys: &mut Keys<'_>,
-        dropout: Option<Dropout>,
+        context: &mut Context<'_>,
+        purpose: Purpose,
     ) -> (Vec<f32>, Saved) {
         let (n1, inverse1) = self.norm(layer.attention_norm, &x);
-        let mut q = self.linear(&layer.q, &n1, dropout);
-        let mut k = self.linear(&layer.k, &n1, dropout);
-        let v = self.linear(&layer.v, &n1, dropout);
+        let (mut q, of_q) = self.linear(&layer.q, &n1, purpose);
+        let (mut k, of_k) = self.linear(&layer.k, &n1, purpose);
+        let (v, of_v) = self.linear(&layer.v, &n1, purpose);
         self.rope.rotate(&mut q, &packed.positions, false);
         self.rope.rotate(&mut k, &packed.positions, false);
-        let attended = attend(index, layer, packed, &q, &k, &v, keys);
-        let o = self.linear(&layer.o, &attended, dropout);
+        let attended = attend(index, layer, packed, &q, &k, &v, context);
+        let (o, of_o) = self.linear(&layer.o, &attended, purpose);
         let (o, post1) = self.post_norm(layer.attention_post_norm, o);
-        let middle = add(&x, &o);
+        let middle = pointwise::sum(&x, &o);
+
         let (n2, inverse2) = self.norm(layer.mlp_norm, &middle);
-        let gate = self.linear(&layer.gate, &n2, dropout);
-        let up = self.linear(&layer.up, &n2, dropout);
+        let (gate, of_gate) = self.linear(&layer.gate, &n2, purpose);
+        let (up, of_up) = self.linear(&layer.up, &n2, purpose);
         let mut act = vec![0.0; gate.len()];
         pointwise::gated(self.config.activation, &gate, &up, &mut act);
-        let down = self.linear(&layer.down, &act, dropout);
+        let (down, of_down) = self.linear(&layer.down, &act, purpose);
         let (down, post2) = self.post_norm(layer.mlp_post_norm, down);
-        let out = add(&middle, &down);
+        let out = pointwise::sum(&middle, &down);
+
         let saved = Saved {
             x,
             n1,
@@ -233,6 +235,7 @@ impl LanguageModel {
             up,
             act,
             post2,
+            adapted: [of_down, of_gate, of_up, of_k, of_o, of_q, of_v],
         };
         (out, saved)
     }
@@ -247,84 +250,49 @@ impl LanguageModel {
         }
     }
 
-    /// A linear layer with its adapter.
-    pub(crate) fn linear(&self, linear: &Linear, x: &[f32], dropout: Option<Dropout>) -> Vec<f32> {
-        let mut y = self.linear_without_bias(linear, x, dropout);
+    /// A linear layer with its adapters, `[N, outputs]`.
+    fn linear(&self, linear: &Linear, x: &[f32], purpose: Purpose) -> (Vec<f32>, Adapted) {
+        let rows = x.len() / linear.inputs;
+        let mut y = vec![0.0; rows * linear.outputs];
+        matmul::forward(x, self.panels(linear.weight), &mut y, Put::Set);
+        let mut adapted = Adapted::default();
+        for lora in &linear.adapters {
+            adapted = self.add_adapter(linear, lora, x, &mut y, purpose);
+        }
         if let Some(bias) = linear.bias {
-            for row in y.chunks_exact_mut(linear.outputs) {
-                row.iter_mut().zip(self.values(bias)).for_each(|(y, b)| *y += b);
+            pointwise::add_to_rows(&mut y, self.values(bias));
+        }
+        (y, adapted)
+    }
+
+    /// Adds an adapter's part to the output, and multiplies it by DoRA's factors.
+    fn add_adapter(
+        &self,
+        linear: &Linear,
+        lora: &Lora,
+        x: &[f32],
+        y: &mut [f32],
+        purpose: Purpose,
+    ) -> Adapted {
+        let trained = self.tensors[lora.b].trainable;
+        let mask = match purpose {
+            Purpose::Training(Some(dropout)) if trained && lora.dropout > 0.0 => {
+                Some(dropout.mask(linear, lora.dropout, x.len()))
             }
-        }
-        y
-    }
-
-    fn linear_without_bias(
-        &self,
-        linear: &Linear,
-        x: &[f32],
-        dropout: Option<Dropout>,
-    ) -> Vec<f32> {
-        let mut y = self.linear_unscaled(linear, x, dropout);
-        if let Some(factors) = self.dora_factors(linear) {
-            for row in y.chunks_exact_mut(linear.outputs) {
-                row.iter_mut().zip(&factors).for_each(|(y, f)| *y *= f);
-            }
-        }
-        y
-    }
-
-    /// `x wᵀ + scale (x aᵀ) bᵀ`, before DoRA's factors and the bias.
-    pub(crate) fn linear_unscaled(
-        &self,
-        linear: &Linear,
-        x: &[f32],
-        dropout: Option<Dropout>,
-    ) -> Vec<f32> {
-        let mut y = vec![0.0; x.len() / linear.inputs * linear.outputs];
-        matmul::forward(x, self.values(linear.weight), &mut y, linear.inputs, linear.outputs);
-        if let Some(lora) = &linear.lora {
-            let down = self.lora_down(linear, x, dropout);
-            let mut up = vec![0.0; y.len()];
-            matmul::forward(&down, self.values(lora.b), &mut up, lora.rank, linear.outputs);
-            y.iter_mut().zip(&up).for_each(|(y, u)| *y += lora.scale * u);
-        }
-        y
-    }
-
-    /// The adapter's input brought to its rank, `[N, rank]`.
-    pub(crate) fn lora_down(
-        &self,
-        linear: &Linear,
-        x: &[f32],
-        dropout: Option<Dropout>,
-    ) -> Vec<f32> {
-        let Some(lora) = &linear.lora else { return Vec::new() };
+            _ => None,
+        };
+        let dropped = mask.as_ref().map(|mask| mask.apply(x));
         let mut down = vec![0.0; x.len() / linear.inputs * lora.rank];
-        match dropout.filter(|_| lora.dropout > 0.0) {
-            Some(dropout) => {
-                let x = dropout.apply(linear, lora.dropout, x);
-                matmul::forward(&x, self.values(lora.a), &mut down, linear.inputs, lora.rank);
-            }
-            None => matmul::forward(x, self.values(lora.a), &mut down, linear.inputs, lora.rank),
-        }
-        down
-    }
+        matmul::forward(dropped.as_deref().unwrap_or(x), self.panels(lora.a), &mut down, Put::Set);
+        matmul::forward(&down, self.panels(lora.b), y, Put::AddTimes(lora.scale));
 
-    /// DoRA's magnitude over the norm of each row of the adapted weight, `[outputs]`.
-    pub(crate) fn dora_factors(&self, linear: &Linear) -> Option<Vec<f32>> {
-        let lora = linear.lora.as_ref()?;
-        let magnitude = self.values(lora.magnitude?);
-        let mut weight = self.values(linear.weight).to_vec();
-        let scaled: Vec<f32> = self.values(lora.b).iter().map(|b| b * lora.scale).collect();
-        matmul::backward_input(&scaled, self.values(lora.a), &mut weight, linear.inputs, lora.rank);
-        let norm = |row: &[f32]| crate::kernels::dot(row, row).sqrt();
-        Some(
-            weight
-                .chunks_exact(linear.inputs)
-                .zip(magnitude)
-                .map(|(row, m)| m / norm(row))
-                .collect(),
-        )
+        let training = trained && matches!(purpose, Purpose::Training(_));
+        let before = lora.dora.as_ref().and_then(|dora| {
+            let before = training.then(|| y.to_vec());
+            pointwise::scale_rows(y, &self.factors(dora));
+            before
+        });
+        Adapted { mask, down, before }
     }
 }
 
@@ -336,37 +304,28 @@ fn attend(
     q: &[f32],
     k: &[f32],
     v: &[f32],
-    keys: &mut Keys<'_>,
+    context: &mut Context<'_>,
 ) -> Vec<f32> {
     let (wide, narrow) = (layer.q.outputs, layer.k.outputs);
     let mut out = vec![0.0; q.len()];
-    let spans = packed.offsets.windows(2).map(|o| (o[0], o[1]));
-    if let Keys::Cached(caches) = keys {
-        for ((from, to), cache) in spans.clone().zip(caches.iter_mut()) {
-            cache.push(index, &k[from * narrow..to * narrow], &v[from * narrow..to * narrow]);
+    let own;
+    let keys: Vec<&[Keys]> = match context {
+        Context::Packed => {
+            own = layer.attention.keys(&packed.offsets, k, v);
+            own.iter().map(Vec::as_slice).collect()
         }
-    }
-    let none = KvSegment { keys: &[], values: &[] };
-    let keys: &Keys<'_> = keys;
-    let mut rows: Vec<Row<'_>> = spans
-        .zip(split(&mut out, &packed.offsets, wide))
-        .enumerate()
-        .map(|(r, ((from, to), out))| {
-            let segments = match keys {
-                Keys::Packed => {
-                    let span = from * narrow..to * narrow;
-                    [none, KvSegment { keys: &k[span.clone()], values: &v[span] }]
-                }
-                Keys::Cached(caches) => caches[r].segments(index),
-            };
-            Row { queries: &q[from * wide..to * wide], segments, out }
-        })
+        Context::Cached(caches) => {
+            caches.par_iter_mut().zip(packed.offsets.par_windows(2)).for_each(|(cache, span)| {
+                let span = span[0] * narrow..span[1] * narrow;
+                cache.push(index, &layer.attention, &k[span.clone()], &v[span]);
+            });
+            caches.iter().map(|cache| cache.layers[index].as_slice()).collect()
+        }
+    };
+    let spans = packed.offsets.windows(2).zip(keys);
+    let rows: Vec<Row<'_>> = spans
+        .map(|(span, keys)| Row { queries: &q[span[0] * wide..span[1] * wide], keys })
         .collect();
-    layer.attention.forward(&mut rows);
-    drop(rows);
+    layer.attention.forward(&rows, &mut out);
     out
-}
-
-fn add(a: &[f32], b: &[f32]) -> Vec<f32> {
-    a.iter().zip(b).map(|(a, b)| a + b).collect()
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use tracing::trace_span;
 
-use crate::forward::{KeyValues, Packed, RowCache};
+use crate::forward::{Packed, RowCache};
 use crate::model::{LanguageModel, ModelError};
 use crate::random::Stream;
 use crate::sampling::Sampler;
@@ -146,7 +146,7 @@ pub fn generate(
 /// A prompt's keys and values, and the logits after its last token.
 #[derive(Clone)]
 struct Prefix {
-    keys: Arc<KeyValues>,
+    cache: RowCache,
     logits: Arc<Vec<f32>>,
 }
 
@@ -231,9 +231,7 @@ impl Decoder<'_> {
             .iter()
             .zip(caches)
             .zip(logits.chunks_exact(vocab))
-            .map(|((r, cache), l)| {
-                (*r, Prefix { keys: cache.into_prefix(), logits: Arc::new(l.to_vec()) })
-            })
+            .map(|((r, cache), l)| (*r, Prefix { cache, logits: Arc::new(l.to_vec()) }))
             .collect()
     }
 
@@ -243,8 +241,7 @@ impl Decoder<'_> {
         self.advance(&mut row, &prefix.logits);
         self.tokens += row.draft.ids().len() as u64;
         self.rows.push(row);
-        self.caches
-            .push(RowCache { prefix: Some(prefix.keys.clone()), tail: KeyValues::default() });
+        self.caches.push(prefix.cache.clone());
     }
 
     /// One more token for every row.

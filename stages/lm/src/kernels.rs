@@ -29,9 +29,12 @@ macro_rules! vectorized {
 }
 
 pub mod attention;
+pub mod dropout;
 pub mod encoder;
 pub mod matmul;
+pub mod panels;
 pub mod pointwise;
+pub mod tile;
 
 /// Lanes of a reduction. Sixteen independent sums fill one AVX-512 or two AVX2 registers, and since
 /// their number is fixed the result is the same whatever the registers of the machine are.
@@ -52,14 +55,6 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
         lanes[i] += x * y;
     }
     sum_lanes(lanes)
-}
-
-/// Adds `factor * x` to `y`.
-#[inline(always)]
-pub fn axpy(factor: f32, x: &[f32], y: &mut [f32]) {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y += factor * x;
-    }
 }
 
 /// The sum of a slice.

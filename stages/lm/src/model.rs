@@ -5,10 +5,12 @@ mod adapt;
 mod load;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::adapter::AdapterError;
 use crate::config::{ConfigError, ModelConfig};
 use crate::kernels::attention::Attention;
+use crate::kernels::panels::{Panels, Stored};
 use crate::kernels::pointwise::RopeTable;
 use crate::weights::WeightsError;
 
@@ -75,15 +77,79 @@ pub struct Tensor {
     pub name: String,
     /// Its sizes.
     pub shape: Vec<usize>,
-    /// Its values, row-major.
-    pub values: Vec<f32>,
+    /// Its values; models of one base share them.
+    pub values: Arc<Stored>,
+    /// Whether the values lie in panels ([`Panels`]), and not row-major.
+    pub in_panels: bool,
     /// Whether training changes it.
     pub trainable: bool,
     /// Whether weight decay applies to it.
     pub decays: bool,
 }
 
-/// A linear layer, perhaps with an adapter: `y = x wᵀ (+ b) + scale * (x aᵀ) bᵀ`.
+impl Tensor {
+    /// A matrix `[outputs, inputs]` from its rows.
+    pub fn matrix(name: String, shape: [usize; 2], rows: Stored) -> Tensor {
+        Tensor::of_panels(name, shape, rows.into_panels(shape[0], shape[1]))
+    }
+
+    /// A matrix `[outputs, inputs]` that lies in panels already.
+    pub fn of_panels(name: String, shape: [usize; 2], panels: Stored) -> Tensor {
+        let values = Arc::new(panels);
+        Tensor {
+            name,
+            shape: shape.into(),
+            values,
+            in_panels: true,
+            trainable: false,
+            decays: true,
+        }
+    }
+
+    /// A vector, or a matrix that is read row by row.
+    pub fn rows(name: String, shape: Vec<usize>, values: Stored) -> Tensor {
+        let (values, decays) = (Arc::new(values), shape.len() > 1);
+        Tensor { name, shape, values, in_panels: false, trainable: false, decays }
+    }
+
+    /// Its values as they lie, to be changed: widened to 32 bits, and no longer shared.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        Arc::make_mut(&mut self.values).widened()
+    }
+
+    /// Its values as they lie where they are 32-bit floats, as those of vectors and of all that is
+    /// trained are; else none.
+    pub fn values(&self) -> &[f32] {
+        self.values.f32().unwrap_or_default()
+    }
+
+    /// Its values in 32 bits, row-major.
+    pub fn to_rows(&self) -> Vec<f32> {
+        if self.in_panels {
+            return self.panels().to_rows();
+        }
+        let mut rows = vec![0.0; self.values.len()];
+        self.values.widen(0..rows.len(), &mut rows);
+        rows
+    }
+
+    /// Replaces its values by rows in 32 bits.
+    pub fn set_rows(&mut self, rows: Vec<f32>) {
+        let rows = Stored::F32(rows);
+        let values =
+            if self.in_panels { rows.into_panels(self.shape[0], self.shape[1]) } else { rows };
+        self.values = Arc::new(values);
+    }
+
+    /// The matrix as kernels read it.
+    pub fn panels(&self) -> Panels<'_> {
+        debug_assert!(self.in_panels, "`{}` lies in rows", self.name);
+        Panels { outputs: self.shape[0], inputs: self.shape[1], values: &self.values }
+    }
+}
+
+/// A linear layer, perhaps with adapters: `y = x wᵀ (+ b)`, and for each adapter in turn `y + scale *
+/// (x aᵀ) bᵀ`, with DoRA times its factors; the bias comes last.
 #[derive(Debug, Clone)]
 pub struct Linear {
     /// Name of the module, for example `model.layers.0.self_attn.q_proj`.
@@ -96,8 +162,8 @@ pub struct Linear {
     pub weight: TensorId,
     /// b `[outputs]`.
     pub bias: Option<TensorId>,
-    /// The adapter.
-    pub lora: Option<Lora>,
+    /// The adapters, the one nearest the base first. Only the last one may be trained.
+    pub adapters: Vec<Lora>,
 }
 
 /// A low-rank adapter (Hu et al. 2021), with magnitudes also DoRA (Liu et al. 2024).
@@ -109,12 +175,22 @@ pub struct Lora {
     pub a: TensorId,
     /// b `[outputs, rank]`.
     pub b: TensorId,
-    /// Magnitudes `[outputs]` of DoRA.
-    pub magnitude: Option<TensorId>,
+    /// DoRA's part of it.
+    pub dora: Option<Dora>,
     /// Factor of the product: alpha / rank, or alpha / sqrt(rank) for rsLoRA.
     pub scale: f32,
     /// Share of inputs that are dropped while training.
     pub dropout: f64,
+}
+
+/// The magnitudes of DoRA.
+#[derive(Debug, Clone)]
+pub struct Dora {
+    /// Magnitudes `[outputs]`.
+    pub magnitude: TensorId,
+    /// The norm of each row of the adapted weight, `[outputs]`; it follows every change of the
+    /// adapter ([`LanguageModel::refresh`]).
+    pub norms: Vec<f32>,
 }
 
 /// A transformer layer.
@@ -186,9 +262,15 @@ pub struct LanguageModel {
 }
 
 impl LanguageModel {
-    /// The values of a tensor.
+    /// The values of a tensor as they lie where they are 32-bit floats: a vector's, or those of what
+    /// is trained.
     pub fn values(&self, id: TensorId) -> &[f32] {
-        &self.tensors[id].values
+        self.tensors[id].values()
+    }
+
+    /// A matrix.
+    pub fn panels(&self, id: TensorId) -> Panels<'_> {
+        self.tensors[id].panels()
     }
 
     /// The tensors that training changes, in the order of their names.
@@ -201,6 +283,7 @@ impl LanguageModel {
 
     /// Counts the values that training changes.
     pub fn trainable_parameters(&self) -> u64 {
-        self.trainable().iter().map(|id| self.tensors[*id].values.len() as u64).sum()
+        let size = |id: &TensorId| self.tensors[*id].shape.iter().product::<usize>() as u64;
+        self.trainable().iter().map(size).sum()
     }
 }

@@ -55,9 +55,15 @@ impl Stream {
         libm::sqrt(-2.0 * libm::log(unit(first))) * libm::cos(2.0 * PI * unit(second))
     }
 
-    fn block(&self, position: u64) -> (u64, u64) {
+    /// Four times 32 random bits.
+    #[inline(always)]
+    pub fn words(&self, position: u64) -> [u32; 4] {
         let counter = [position as u32, (position >> 32) as u32, self.upper[0], self.upper[1]];
-        let [a, b, c, d] = philox4x32(counter, self.key);
+        philox4x32(counter, self.key)
+    }
+
+    fn block(&self, position: u64) -> (u64, u64) {
+        let [a, b, c, d] = self.words(position);
         (u64::from(a) | u64::from(b) << 32, u64::from(c) | u64::from(d) << 32)
     }
 }
@@ -91,6 +97,7 @@ fn unit(bits: u64) -> f64 {
     ((bits >> 12) as f64 + 0.5) * (1.0 / (1u64 << 52) as f64)
 }
 
+#[inline(always)]
 fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     let [mut a, mut b, mut c, mut d] = counter;
     let [mut key0, mut key1] = key;

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use refrain_cache::write::{PlainFile, copy_file, write_plain};
 use safetensors::tensor::{Dtype, Metadata, SafeTensorError, TensorInfo, View};
 
+use crate::model::Tensor;
+
 /// The files beside the weights that say how text becomes tokens and when generation ends.
 const COMPANIONS: [&str; 8] = [
     "added_tokens.json",
@@ -51,6 +53,25 @@ pub enum SaveError {
     },
 }
 
+/// A tensor of a model is written in 32 bits, row-major, however it lies in memory.
+impl View for &Tensor {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.to_rows().iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
+    }
+
+    fn data_len(&self) -> usize {
+        4 * self.shape.iter().product::<usize>()
+    }
+}
+
 impl View for F32Tensor<'_> {
     fn dtype(&self) -> Dtype {
         Dtype::F32
@@ -75,10 +96,10 @@ impl View for F32Tensor<'_> {
 ///
 /// # Errors
 /// A file that cannot be written.
-pub fn save_model(
+pub fn save_model<T: View>(
     folder: &Path,
     config: &serde_json::Value,
-    tensors: &BTreeMap<String, F32Tensor<'_>>,
+    tensors: &BTreeMap<String, T>,
 ) -> Result<(), SaveError> {
     let path = folder.join("config.json");
     write_plain(&path, &json_file(config)).map_err(|source| SaveError::Write { path, source })?;
@@ -92,12 +113,12 @@ pub fn save_model(
 
 /// Returns the header of a safetensors file: the length of a JSON text, padded to 8 bytes, and the
 /// text.
-fn header(tensors: &BTreeMap<String, F32Tensor<'_>>) -> Result<Vec<u8>, SafeTensorError> {
+fn header<T: View>(tensors: &BTreeMap<String, T>) -> Result<Vec<u8>, SafeTensorError> {
     let mut end = 0;
     let infos = tensors.iter().map(|(name, tensor)| {
         let start = end;
         end += tensor.data_len();
-        let (dtype, shape) = (tensor.dtype(), tensor.shape.to_vec());
+        let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
         (name.clone(), TensorInfo { dtype, shape, data_offsets: (start, end) })
     });
     let mut json = serde_json::to_vec(&Metadata::new(metadata(), infos.collect())?)?;
@@ -108,10 +129,10 @@ fn header(tensors: &BTreeMap<String, F32Tensor<'_>>) -> Result<Vec<u8>, SafeTens
 }
 
 /// Writes tensor by tensor, so that the whole is never in memory twice.
-fn write_tensors(
+fn write_tensors<T: View>(
     path: &Path,
     header: &[u8],
-    tensors: &BTreeMap<String, F32Tensor<'_>>,
+    tensors: &BTreeMap<String, T>,
 ) -> io::Result<()> {
     let mut file = BufWriter::new(PlainFile::create(path)?);
     file.write_all(header)?;

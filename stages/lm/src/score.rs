@@ -1,5 +1,8 @@
 //! The log-probability of every token of given rows.
 
+use rayon::prelude::*;
+
+use crate::backward::loss_block;
 use crate::forward::Packed;
 use crate::kernels::pointwise;
 use crate::model::{LanguageModel, ModelError};
@@ -7,9 +10,7 @@ use crate::model::{LanguageModel, ModelError};
 /// Rows that are computed together unless the caller says otherwise.
 const ROWS: usize = 32;
 /// Tokens beyond which no further row joins a batch.
-const TOKENS: usize = 4096;
-/// Positions whose logits are held at once: no tensor `[rows, positions, vocab]` ever exists.
-const BLOCK: usize = 128;
+const TOKENS: usize = 1536;
 
 /// Calls `on_row` for each row with the natural-log probabilities of its tokens after the first,
 /// given all before.
@@ -35,35 +36,37 @@ pub fn score(
         }
         let packed = Packed::new(rows[begin..end].iter().copied());
         let hidden = model.forward(&packed);
+        let logprobs = logprobs(model, &hidden, &packed);
+        if !logprobs.iter().all(|logprob| logprob.is_finite()) {
+            return Err(ModelError::NotFinite);
+        }
+        let mut rest = logprobs.as_slice();
         for (i, span) in packed.offsets.windows(2).enumerate() {
-            let logprobs = row_logprobs(model, &hidden, &packed.ids, span[0], span[1]);
-            if !logprobs.iter().all(|logprob| logprob.is_finite()) {
-                return Err(ModelError::NotFinite);
-            }
-            on_row(begin + i, &logprobs);
+            let (row, behind) = rest.split_at((span[1] - span[0]).saturating_sub(1));
+            rest = behind;
+            on_row(begin + i, row);
         }
         begin = end;
     }
     Ok(())
 }
 
-fn row_logprobs(
-    model: &LanguageModel,
-    hidden: &[f32],
-    ids: &[u32],
-    from: usize,
-    to: usize,
-) -> Vec<f32> {
+/// Log-probabilities of all tokens that follow another in their row, one after another.
+///
+/// The logits of a block of positions are held at once: no tensor `[rows, positions, vocab]` ever
+/// exists.
+fn logprobs(model: &LanguageModel, hidden: &[f32], packed: &Packed) -> Vec<f32> {
     let (width, vocab) = (model.config.hidden, model.config.vocab);
-    let mut logprobs = Vec::with_capacity((to - from).saturating_sub(1));
-    let mut at = from;
-    while at + 1 < to {
-        let end = (at + BLOCK).min(to - 1);
-        let logits = model.logits(&hidden[at * width..end * width]);
-        for (row, target) in logits.chunks_exact(vocab).zip(&ids[at + 1..]) {
-            logprobs.push(logprob(row, *target));
-        }
-        at = end;
+    let spans = packed.offsets.windows(2);
+    let positions: Vec<usize> = spans.flat_map(|span| span[0]..span[1].max(1) - 1).collect();
+    let mut logprobs = Vec::with_capacity(positions.len());
+    for block in positions.chunks(loss_block(vocab)) {
+        let states: Vec<f32> =
+            block.iter().flat_map(|at| &hidden[at * width..(at + 1) * width]).copied().collect();
+        let logits = model.logits(&states);
+        let each = logits.par_chunks_exact(vocab).zip(block);
+        let each = each.map(|(logits, at)| logprob(logits, packed.ids[at + 1]));
+        logprobs.extend(each.collect::<Vec<f32>>());
     }
     logprobs
 }

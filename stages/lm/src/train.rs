@@ -300,7 +300,7 @@ impl<'a> Trainer<'a> {
     /// Whether the last step left numbers in all trainable tensors: no further loss would tell.
     fn is_finite(&self) -> bool {
         let mut tensors = self.model.tensors.iter().filter(|tensor| tensor.trainable);
-        tensors.all(|tensor| tensor.values.iter().all(|value| value.is_finite()))
+        tensors.all(|tensor| tensor.values().iter().all(|value| value.is_finite()))
     }
 
     fn one_step(&mut self, epoch: u64, window: &[Vec<usize>]) -> Result<StepLog, TrainError> {

@@ -1,17 +1,25 @@
-//! Reads the tensors of a model folder: one or several memory-mapped safetensors files, brought to
-//! f32.
+//! Reads the tensors of a model folder from one or several safetensors files, in the type in which
+//! they are stored.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use memmap2::Mmap;
 use rayon::prelude::*;
+use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensors};
 
 use refrain_cache::{open_plain, read_plain};
 
 use crate::fields::MAX_BYTES;
+use crate::kernels::panels::{Stored, fill_panel};
+use crate::kernels::tile::WIDTH;
+
+/// Values that one task reads at once.
+const CHUNK: usize = 1 << 16;
 
 /// An error of reading weights.
 #[derive(Debug, thiserror::Error)]
@@ -100,16 +108,26 @@ pub enum WeightsError {
     },
 }
 
-/// The mapped files of a model folder.
+/// The files of a model folder. They are read piece by piece and not mapped, so that no page of them
+/// counts as this process's memory.
 pub struct Weights {
     /// The folder, or the one file.
     place: PathBuf,
-    files: Vec<(PathBuf, Mmap)>,
+    files: Vec<Shard>,
     /// The file from which a tensor is read.
     places: BTreeMap<String, usize>,
     /// A tensor that other files hold too.
     duplicate: Option<String>,
     contents: Contents,
+}
+
+/// One file.
+struct Shard {
+    path: PathBuf,
+    file: File,
+    /// Where the values begin.
+    start: u64,
+    header: Metadata,
 }
 
 /// Number and types of stored values, from the files' headers.
@@ -122,12 +140,12 @@ pub struct Contents {
 }
 
 impl Weights {
-    /// Maps the files of a folder.
+    /// Opens the files of a folder.
     pub fn open(folder: &Path) -> Result<Weights, WeightsError> {
         Weights::open_files(folder, Files::of(folder)?)
     }
 
-    /// Maps one file.
+    /// Opens one file.
     pub fn open_file(path: &Path) -> Result<Weights, WeightsError> {
         Weights::open_files(path, Files { paths: vec![path.to_owned()], index: BTreeMap::new() })
     }
@@ -141,28 +159,30 @@ impl Weights {
             contents: Contents::default(),
         };
         for (number, path) in files.paths.into_iter().enumerate() {
-            let map = map(&path)?;
-            for (name, tensor) in parse(&path, &map)?.iter() {
+            let shard = Shard::open(path)?;
+            let mut tensors: Vec<_> = shard.header.tensors().into_iter().collect();
+            tensors.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+            for (name, tensor) in tensors {
                 // Of a tensor in several files the index says which one counts.
-                let other = weights.places.get(name).copied();
+                let other = weights.places.get(&name).copied();
                 if let Some(other) = other {
-                    weights.duplicate = Some(name.to_owned());
-                    match files.index.get(name) {
+                    weights.duplicate = Some(name.clone());
+                    match files.index.get(&name) {
                         None => {
-                            let (first, second) = (weights.files[other].0.clone(), path.clone());
-                            return Err(WeightsError::Twice { name: name.into(), first, second });
+                            let first = weights.files[other].path.clone();
+                            return Err(WeightsError::Twice { name, first, second: shard.path });
                         }
                         Some(file) if *file != number => continue,
                         Some(_) => {}
                     }
                 }
-                weights.places.insert(name.to_owned(), number);
+                weights.places.insert(name, number);
                 if other.is_none() {
-                    weights.contents.parameters += tensor.shape().iter().product::<usize>() as u64;
+                    weights.contents.parameters += tensor.shape.iter().product::<usize>() as u64;
                 }
-                weights.contents.dtypes.insert(format!("{:?}", tensor.dtype()).to_lowercase());
+                weights.contents.dtypes.insert(format!("{:?}", tensor.dtype).to_lowercase());
             }
-            weights.files.push((path, map));
+            weights.files.push(shard);
         }
         Ok(weights)
     }
@@ -182,50 +202,182 @@ impl Weights {
         self.places.contains_key(name)
     }
 
-    /// A tensor of the given shape as f32, row-major.
+    /// A tensor of the given shape in 32 bits, row-major.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
-        let missing = || WeightsError::Missing { name: name.into(), place: self.place.clone() };
-        let place = *self.places.get(name).ok_or_else(missing)?;
-        let (path, map) = &self.files[place];
-        let view = parse(path, map)?.tensor(name).map_err(|e| corrupt(path, e))?;
-        if view.shape() != shape {
-            let words = |s: &[usize]| {
-                format!("[{}]", s.iter().map(usize::to_string).collect::<Vec<_>>().join(", "))
-            };
-            return Err(WeightsError::Shape {
-                path: path.clone(),
-                name: name.into(),
-                found: words(view.shape()),
-                expected: words(shape),
-            });
-        }
-        let bytes = view.data();
-        let values: Vec<f32> = match view.dtype() {
-            Dtype::F32 => bytes
-                .par_chunks_exact(4)
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect(),
-            Dtype::F16 => bytes
-                .par_chunks_exact(2)
-                .map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32())
-                .collect(),
-            Dtype::BF16 => bytes
-                .par_chunks_exact(2)
-                .map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())
-                .collect(),
-            other => {
-                let dtype = format!("{other:?}").to_lowercase();
-                return Err(WeightsError::Type { path: path.clone(), name: name.into(), dtype });
-            }
-        };
-        match values.par_iter().position_first(|value| !value.is_finite()) {
-            None => Ok(values),
-            Some(index) => {
-                let (path, name, value) = (path.clone(), name.to_owned(), values[index]);
-                Err(WeightsError::NotFinite { path, name, value, index })
-            }
+        let mut values = self.rows(name, shape)?;
+        values.widened();
+        match values {
+            Stored::F32(values) => Ok(values),
+            _ => Ok(Vec::new()),
         }
     }
+
+    /// A tensor of the given shape as it is stored, row-major.
+    pub fn rows(&self, name: &str, shape: &[usize]) -> Result<Stored, WeightsError> {
+        let place = self.find(name, shape)?;
+        let values = shape.iter().product();
+        match place.info.dtype {
+            Dtype::F32 => Ok(Stored::F32(place.rows(values)?)),
+            Dtype::F16 => Ok(Stored::F16(place.rows(values)?)),
+            Dtype::BF16 => Ok(Stored::Bf16(place.rows(values)?)),
+            other => Err(place.unread(other)),
+        }
+    }
+
+    /// A matrix `[outputs, inputs]` as it is stored, brought into panels on the way.
+    pub fn panels(&self, name: &str, shape: [usize; 2]) -> Result<Stored, WeightsError> {
+        let place = self.find(name, &shape)?;
+        match place.info.dtype {
+            Dtype::F32 => Ok(Stored::F32(place.panels(shape)?)),
+            Dtype::F16 => Ok(Stored::F16(place.panels(shape)?)),
+            Dtype::BF16 => Ok(Stored::Bf16(place.panels(shape)?)),
+            other => Err(place.unread(other)),
+        }
+    }
+
+    /// Finds a tensor and compares its shape.
+    fn find<'w>(&'w self, name: &'w str, shape: &[usize]) -> Result<Place<'w>, WeightsError> {
+        let missing = || WeightsError::Missing { name: name.into(), place: self.place.clone() };
+        let shard = &self.files[*self.places.get(name).ok_or_else(missing)?];
+        let info = shard.header.info(name).ok_or_else(missing)?;
+        if info.shape == shape {
+            return Ok(Place { shard, name, info });
+        }
+        let words = |s: &[usize]| {
+            format!("[{}]", s.iter().map(usize::to_string).collect::<Vec<_>>().join(", "))
+        };
+        Err(WeightsError::Shape {
+            path: shard.path.clone(),
+            name: name.into(),
+            found: words(&info.shape),
+            expected: words(shape),
+        })
+    }
+}
+
+impl Shard {
+    fn open(path: PathBuf) -> Result<Shard, WeightsError> {
+        let file =
+            open_plain(&path).map_err(|error| WeightsError::Io { path: path.clone(), error })?;
+        // SAFETY: the map is only read, and only for the header, before this function ends. A file
+        // that another process truncates meanwhile ends this process with a signal, as it would any
+        // reader of mapped weights.
+        let map = unsafe { Mmap::map(&file) }
+            .map_err(|error| WeightsError::Io { path: path.clone(), error })?;
+        let (length, header) = SafeTensors::read_metadata(&map).map_err(|error| {
+            WeightsError::Corrupt { path: path.clone(), message: error.to_string() }
+        })?;
+        let start = (length + size_of::<u64>()) as u64;
+        Ok(Shard { path, file, start, header })
+    }
+}
+
+/// A tensor's place in its file.
+struct Place<'w> {
+    shard: &'w Shard,
+    name: &'w str,
+    info: &'w TensorInfo,
+}
+
+/// A type of stored values.
+trait Value: Copy + Default + Send + Sync {
+    /// Bytes of a value.
+    const SIZE: usize;
+
+    /// Reads a value, little-endian.
+    fn read(bytes: &[u8]) -> Self;
+
+    /// The value in 32 bits.
+    fn wide(self) -> f32;
+}
+
+impl Value for f32 {
+    const SIZE: usize = 4;
+    #[inline(always)]
+    fn read(bytes: &[u8]) -> f32 {
+        f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    }
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        self
+    }
+}
+
+impl Value for f16 {
+    const SIZE: usize = 2;
+    #[inline(always)]
+    fn read(bytes: &[u8]) -> f16 {
+        f16::from_le_bytes([bytes[0], bytes[1]])
+    }
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+impl Value for bf16 {
+    const SIZE: usize = 2;
+    #[inline(always)]
+    fn read(bytes: &[u8]) -> bf16 {
+        bf16::from_le_bytes([bytes[0], bytes[1]])
+    }
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+impl Place<'_> {
+    fn rows<T: Value>(&self, values: usize) -> Result<Vec<T>, WeightsError> {
+        let mut rows = vec![T::default(); values];
+        let chunks = rows.par_chunks_mut(CHUNK).enumerate();
+        first_error(chunks.map(|(n, rows)| self.read(n * CHUNK, rows)).collect())?;
+        Ok(rows)
+    }
+
+    fn panels<T: Value>(&self, [outputs, inputs]: [usize; 2]) -> Result<Vec<T>, WeightsError> {
+        let panel = WIDTH * inputs;
+        let mut panels = vec![T::default(); outputs.div_ceil(WIDTH) * panel];
+        let read = |(n, panel): (usize, &mut [T])| {
+            let mut rows = vec![T::default(); WIDTH.min(outputs - n * WIDTH) * inputs];
+            self.read(n * WIDTH * inputs, &mut rows)?;
+            fill_panel(&rows, inputs, panel);
+            Ok(())
+        };
+        first_error(panels.par_chunks_mut(panel).enumerate().map(read).collect())?;
+        Ok(panels)
+    }
+
+    /// Reads values from number `first` on; all must be finite.
+    fn read<T: Value>(&self, first: usize, values: &mut [T]) -> Result<(), WeightsError> {
+        let path = &self.shard.path;
+        let mut bytes = vec![0; values.len() * T::SIZE];
+        let offset = self.shard.start + (self.info.data_offsets.0 + first * T::SIZE) as u64;
+        let read = self.shard.file.read_exact_at(&mut bytes, offset);
+        read.map_err(|error| WeightsError::Io { path: path.clone(), error })?;
+        for (value, bytes) in values.iter_mut().zip(bytes.chunks_exact(T::SIZE)) {
+            *value = T::read(bytes);
+        }
+        match values.iter().position(|value| !value.wide().is_finite()) {
+            None => Ok(()),
+            Some(at) => Err(WeightsError::NotFinite {
+                path: path.clone(),
+                name: self.name.to_owned(),
+                value: values[at].wide(),
+                index: first + at,
+            }),
+        }
+    }
+
+    fn unread(&self, dtype: Dtype) -> WeightsError {
+        let dtype = format!("{dtype:?}").to_lowercase();
+        WeightsError::Type { path: self.shard.path.clone(), name: self.name.to_owned(), dtype }
+    }
+}
+
+/// The error of the first part that has one, whichever was read first.
+fn first_error(parts: Vec<Result<(), WeightsError>>) -> Result<(), WeightsError> {
+    parts.into_iter().collect()
 }
 
 /// Lists the safetensors files of a folder: `model.safetensors`, else those of its index.
@@ -280,21 +432,4 @@ fn shards(folder: &Path, index: &Path) -> Result<Files, WeightsError> {
     let index =
         named().filter_map(|(tensor, file)| Some((tensor.clone(), number(file)?))).collect();
     Ok(Files { paths: names.iter().map(|name| folder.join(name)).collect(), index })
-}
-
-fn map(path: &Path) -> Result<Mmap, WeightsError> {
-    let io = |error| WeightsError::Io { path: path.into(), error };
-    let file = open_plain(path).map_err(io)?;
-    // SAFETY: the map is only read. A file that another process truncates meanwhile ends this
-    // process with a signal, as it would any reader of mapped weights; copying instead would double
-    // the memory of a large model.
-    unsafe { Mmap::map(&file) }.map_err(io)
-}
-
-fn parse<'m>(path: &Path, map: &'m Mmap) -> Result<SafeTensors<'m>, WeightsError> {
-    SafeTensors::deserialize(map).map_err(|e| corrupt(path, e))
-}
-
-fn corrupt(path: &Path, error: safetensors::SafeTensorError) -> WeightsError {
-    WeightsError::Corrupt { path: path.into(), message: error.to_string() }
 }

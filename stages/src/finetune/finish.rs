@@ -10,11 +10,11 @@ use serde_json::{Map, Value};
 
 use refrain_cache::{Artifact, ArtifactKind, FolderWriter, Metric};
 use refrain_engine::kind::{Context, Input, MAIN, NodeResult, OutputDecl, StageError};
-use refrain_lm::model::{LanguageModel, LoraSettings};
-use refrain_lm::save::{F32Tensor, SaveError, copy_tokenizer, save_model};
+use refrain_lm::model::{LanguageModel, LoraSettings, Tensor};
+use refrain_lm::save::{SaveError, copy_tokenizer, save_model};
 use refrain_lm::train::{StepLog, Trained};
 
-use crate::models::{self, failed, model_failed};
+use crate::models::{self, failed};
 use crate::tables::{arrow_bug, metric};
 
 use super::Counted;
@@ -46,8 +46,8 @@ pub(super) fn finish(
             store_adapter(context, &model, settings)?
         }
         (settings, files) => {
-            if let Some(settings) = settings {
-                model.fold_lora(settings).map_err(model_failed)?;
+            if settings.is_some() {
+                model.merge_adapters();
             }
             store_model(context, &model, files)?
         }
@@ -92,14 +92,8 @@ fn store_model(
             (folder, single_precision(&from)?)
         }
     };
-    let tensors: BTreeMap<String, F32Tensor<'_>> = model
-        .tensors
-        .iter()
-        .filter(|tensor| !tensor.name.contains(".lora_"))
-        .map(|tensor| {
-            (tensor.name.clone(), F32Tensor { shape: &tensor.shape, values: &tensor.values })
-        })
-        .collect();
+    let tensors: BTreeMap<String, &Tensor> =
+        model.tensors.iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
     save_model(folder.path(), &config, &tensors).map_err(not_saved)?;
     Ok(context.cache.store_folder(folder, ArtifactKind::Model, None)?)
 }

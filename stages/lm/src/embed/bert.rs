@@ -7,8 +7,11 @@ use serde_json::Value;
 
 use crate::fields::{ConfigError, Fields, read_json};
 use crate::forward::Packed;
-use crate::kernels::attention::{Attention, KvSegment, Row, split};
-use crate::kernels::{encoder, matmul, pointwise};
+use crate::kernels::attention::{Attention, Row};
+use crate::kernels::matmul::{self, Put};
+use crate::kernels::panels::{Panels, Stored};
+use crate::kernels::tile::WIDTH;
+use crate::kernels::{encoder, pointwise};
 use crate::model::ModelError;
 use crate::weights::{Weights, WeightsError};
 
@@ -31,9 +34,9 @@ struct Norm {
     bias: Vec<f32>,
 }
 
-/// w `[outputs, inputs]` and b `[outputs]`.
+/// w `[outputs, inputs]` in panels and b `[outputs]`.
 struct Linear {
-    weight: Vec<f32>,
+    weight: Stored,
     bias: Vec<f32>,
 }
 
@@ -143,7 +146,9 @@ impl Reader<'_> {
 
     fn linear(&self, name: &str, inputs: usize, outputs: usize) -> Result<Linear, WeightsError> {
         Ok(Linear {
-            weight: self.tensor(&format!("{name}.weight"), &[outputs, inputs])?,
+            weight: self
+                .weights
+                .panels(&format!("{}{name}.weight", self.prefix), [outputs, inputs])?,
             bias: self.tensor(&format!("{name}.bias"), &[outputs])?,
         })
     }
@@ -245,12 +250,11 @@ impl Norm {
 impl Linear {
     fn forward(&self, x: &[f32]) -> Vec<f32> {
         let outputs = self.bias.len();
-        let inputs = self.weight.len() / outputs;
+        let inputs = self.weight.len() / outputs.next_multiple_of(WIDTH);
+        let weight = Panels { outputs, inputs, values: &self.weight };
         let mut y = vec![0.0; x.len() / inputs * outputs];
-        matmul::forward(x, &self.weight, &mut y, inputs, outputs);
-        for row in y.chunks_exact_mut(outputs) {
-            row.iter_mut().zip(&self.bias).for_each(|(y, b)| *y += b);
-        }
+        matmul::forward(x, weight, &mut y, Put::Set);
+        pointwise::add_to_rows(&mut y, &self.bias);
         y
     }
 }
@@ -270,19 +274,12 @@ impl Layer {
         let (q, k, v) = (self.q.forward(x), self.k.forward(x), self.v.forward(x));
         let width = self.q.bias.len();
         let mut out = vec![0.0; q.len()];
-        let none = KvSegment { keys: &[], values: &[] };
-        let mut rows: Vec<Row<'_>> = packed
-            .offsets
-            .windows(2)
-            .zip(split(&mut out, &packed.offsets, width))
-            .map(|(span, out)| {
-                let span = span[0] * width..span[1] * width;
-                let whole = KvSegment { keys: &k[span.clone()], values: &v[span.clone()] };
-                Row { queries: &q[span], segments: [none, whole], out }
-            })
+        let keys = self.attention.keys(&packed.offsets, &k, &v);
+        let spans = packed.offsets.windows(2).zip(&keys);
+        let rows: Vec<Row<'_>> = spans
+            .map(|(span, keys)| Row { queries: &q[span[0] * width..span[1] * width], keys })
             .collect();
-        self.attention.forward(&mut rows);
-        drop(rows);
+        self.attention.forward(&rows, &mut out);
         out
     }
 }

@@ -1,283 +1,383 @@
-//! Matrix products in one order of summation, whatever the shapes, the threads and the machine.
+//! Matrix products over packed operands, parallel over tiles of the result.
 //!
-//! A library of matrix products chooses its path by shape and cuts its sums by cache size: with
-//! `gemm` a row got other bits as soon as rows times outputs passed 256, and others again on
-//! another processor. The kernels here read both operands as they lie, and each sum is cut in fixed
-//! places, with one fused multiply-add a term. So the bits of a result are the same on every
-//! processor that has such an instruction; without one they are still the same, but slow.
+//! Every product is the one of [`tile`](super::tile): the left operand is packed so that the rows of
+//! a tile lie together, the right one is read as sixteen columns a term. Both the weights' panels and
+//! what is packed on the way are read in the order in which they lie.
 
+use std::cell::Cell;
+use std::ops::Range;
+
+use pulp::Simd;
 use rayon::prelude::*;
 
-/// Independent sums of a dot product: one AVX register.
-const LANES: usize = 8;
-/// Terms of a dot product that are summed in registers, before the sums of these blocks are added
-/// in order.
-const DEPTH: usize = 1024;
-/// Rows of `x` that one task multiplies.
-const ROWS: usize = 32;
-/// Multiplications from which on a product of few rows is worth several threads.
-const WORTH: usize = 1 << 20;
-/// Outputs that one task computes where the rows are few.
-const OUTPUTS: usize = 64;
+use super::panels::{Panels, Stored};
+use super::tile::{Columns, DEPTH, Kernel, WIDTH, add_product, run, tile_rows};
 
-/// Rows and columns of a tile of an outer product: twelve AVX registers.
-const TILE: (usize, usize) = (6, 16);
-/// Terms of an outer product that are summed in registers.
-const TERMS: usize = 256;
-/// Rows of the result that one task adds to; a multiple of the tile's.
-const RESULTS: usize = 48;
+/// Rows that are multiplied before their results are put away: those stay in the cache.
+const ROWS: usize = 384;
+/// Tiles of a task: with a block of terms they fill half of a core's second cache.
+const TILES: usize = 16;
+/// Tasks from which on a product keeps every core busy.
+const TASKS: usize = 16;
+/// Multiplications from which on a task is worth another thread.
+const WORTH: usize = 1 << 18;
+/// Rows of a result that one task puts away.
+const PUT: usize = 16;
 
-/// `y = x wᵀ`: x `[rows, inputs]`, w `[outputs, inputs]`, y `[rows, outputs]`.
+/// What becomes of a product.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Put {
+    /// It is the result.
+    Set,
+    /// It is added to what is there.
+    Add,
+    /// It is added times a factor.
+    AddTimes(f32),
+}
+
+/// `y = x wᵀ`, or as `put` says: x `[rows, inputs]`, y `[rows, outputs]`.
 ///
 /// A row of `y` depends on its row of `x` alone, to the bit.
-pub fn forward(x: &[f32], w: &[f32], y: &mut [f32], inputs: usize, outputs: usize) {
-    let rows = y.len() / outputs;
-    if rows > ROWS {
-        let blocks = y.par_chunks_mut(ROWS * outputs).zip(x.par_chunks(ROWS * inputs));
-        blocks.for_each(|(y, x)| dots(x, w, y, inputs, (outputs, 1)));
-    } else if rows * inputs * outputs < WORTH {
-        dots(x, w, y, inputs, (outputs, 1));
-    } else {
-        let mut turned = vec![0.0; y.len()];
-        let blocks = turned.par_chunks_mut(OUTPUTS * rows).zip(w.par_chunks(OUTPUTS * inputs));
-        blocks.for_each(|(turned, w)| dots(x, w, turned, inputs, (1, rows)));
-        for (row, y) in y.chunks_exact_mut(outputs).enumerate() {
-            y.iter_mut()
-                .zip(turned[row..].iter().step_by(rows))
-                .for_each(|(y, turned)| *y = *turned);
-        }
+pub fn forward(x: &[f32], w: Panels<'_>, y: &mut [f32], put: Put) {
+    let blocks = y.chunks_mut(ROWS * w.outputs).zip(x.chunks(ROWS * w.inputs));
+    for (y, x) in blocks {
+        let left = Left::of_rows(x, w.inputs);
+        Product::of(left, &w, w.count()).put_rows(y, w.outputs, put);
     }
 }
 
-/// `dx += dy w`, the gradient of the input: dy `[rows, outputs]`, w `[outputs, inputs]`, dx `[rows,
+/// `dx += dy w`, the gradient of the input, or as `put` says: dy `[rows, outputs]`, dx `[rows,
 /// inputs]`.
 ///
 /// A row of `dx` depends on its rows of `dx` and `dy` alone, to the bit.
-pub fn backward_input(dy: &[f32], w: &[f32], dx: &mut [f32], inputs: usize, outputs: usize) {
-    let blocks = dx.par_chunks_mut(RESULTS * inputs).zip(dy.par_chunks(RESULTS * outputs));
-    blocks.for_each(|(dx, dy)| outer(dy, (outputs, 1), w, dx, inputs));
+pub fn backward_input(dy: &[f32], w: Panels<'_>, dx: &mut [f32], put: Put) {
+    let blocks = dx.chunks_mut(ROWS * w.inputs).zip(dy.chunks(ROWS * w.outputs));
+    for (dx, dy) in blocks {
+        let left = Left::of_rows(dy, w.outputs);
+        Product::of(left, &Turned(w), w.inputs.div_ceil(WIDTH)).put_rows(dx, w.inputs, put);
+    }
 }
 
-/// `dw += dyᵀ x`, the gradient of the weights: dy `[rows, outputs]`, x `[rows, inputs]`, dw
-/// `[outputs, inputs]`.
-pub fn backward_weight(dy: &[f32], x: &[f32], dw: &mut [f32], inputs: usize, outputs: usize) {
-    let blocks = dw.par_chunks_mut(RESULTS * inputs).enumerate();
-    blocks.for_each(|(block, dw)| {
-        let from = (block * RESULTS).min(dy.len());
-        outer(&dy[from..], (1, outputs), x, dw, inputs);
+/// `dw += factor * dyᵀ x`, the gradient of weights in panels: dy `[rows, outputs]`, x `[rows,
+/// inputs]`. The terms are the rows, in blocks from the first one.
+pub fn backward_weight(dy: &[f32], x: &[f32], dw: &mut [f32], outputs: usize, factor: f32) {
+    let rows = dy.len() / outputs;
+    let Some(inputs) = x.len().checked_div(rows) else { return };
+    let left = Left::of_columns(x, inputs);
+    let right = Rows { matrix: dy, width: outputs };
+    let product = Product::of(left, &right, outputs.div_ceil(WIDTH));
+    dw.par_chunks_mut(WIDTH * inputs).enumerate().for_each(|(panel, dw)| {
+        for (input, dw) in dw.as_chunks_mut::<WIDTH>().0.iter_mut().enumerate() {
+            let sums = product.sums(input, panel);
+            dw.iter_mut().zip(sums).for_each(|(dw, sum)| *dw += factor * sum);
+        }
     });
+    product.give_back();
 }
 
-vectorized! {
-    /// The dot products of all rows of `x` with all rows of `w`, each `inputs` long. That of row r
-    /// and output o goes to `y` at `r * strides.0 + o * strides.1`.
-    fn dots<'a>(x: &'a [f32], w: &'a [f32], y: &'a mut [f32], inputs: usize, strides: (usize, usize)) -> () = dots_body
+/// A change of a weight by an adapter: `w + scale * b a`, then each row times its factor.
+#[derive(Debug, Clone)]
+pub struct Change<'a> {
+    /// `[rank, inputs]`.
+    pub a: Panels<'a>,
+    /// `[outputs, rank]`.
+    pub b: Panels<'a>,
+    /// Factor of the product.
+    pub scale: f32,
+    /// DoRA's factors `[outputs]`.
+    pub factors: Option<Vec<f32>>,
 }
 
-#[inline(always)]
-fn dots_body(x: &[f32], w: &[f32], y: &mut [f32], inputs: usize, strides: (usize, usize)) {
-    let (rows, outputs) = (x.len() / inputs, w.len() / inputs);
-    for from in (0..inputs).step_by(DEPTH) {
-        let to = (from + DEPTH).min(inputs);
-        for output in (0..outputs).step_by(4) {
-            // Past the end the last row stands in; its results are not kept.
-            let w: [&[f32]; 4] =
-                std::array::from_fn(|i| part(w, (output + i).min(outputs - 1), inputs, from, to));
-            let wanted = 4.min(outputs - output);
-            let mut keep = |row: usize, sums: [f32; 4]| {
-                for (i, sum) in sums.iter().enumerate().take(wanted) {
-                    let y = &mut y[row * strides.0 + (output + i) * strides.1];
-                    *y = if from == 0 { *sum } else { *y + sum };
+/// Calls `each` with every panel of a weight after its changes in turn, in f32, `[inputs, 16]`.
+pub fn adapted<T: Send>(
+    w: Panels<'_>,
+    changes: &[Change<'_>],
+    each: impl Fn(usize, &mut [Columns]) -> T + Sync,
+) -> Vec<T> {
+    let lefts: Vec<Left> =
+        changes.iter().map(|change| Left::of_columns(&change.a.to_rows(), w.inputs)).collect();
+    let one = |panel: usize| {
+        let mut values = vec![[0.0; WIDTH]; w.inputs];
+        let range = panel * w.inputs * WIDTH..(panel + 1) * w.inputs * WIDTH;
+        w.values.widen(range, values.as_flattened_mut());
+        for (change, left) in changes.iter().zip(&lefts) {
+            change.apply(left, panel, &mut values);
+        }
+        each(panel, &mut values)
+    };
+    (0..w.count()).into_par_iter().map(one).collect()
+}
+
+impl Change<'_> {
+    fn apply(&self, left: &Left, panel: usize, values: &mut [Columns]) {
+        let mut products = vec![[0.0; WIDTH]; left.padded_rows()];
+        let (tiles, sums) = (0..left.tiles(), &mut products[..]);
+        run(Task { left, right: &self.b, tiles, panel, sums });
+        let factor = |lane: usize| {
+            let factors = self.factors.as_ref();
+            factors.map_or(1.0, |f| f.get(panel * WIDTH + lane).copied().unwrap_or(1.0))
+        };
+        let factors: Columns = std::array::from_fn(factor);
+        for (values, products) in values.iter_mut().zip(&products) {
+            for ((value, product), factor) in values.iter_mut().zip(products).zip(&factors) {
+                *value = (*value + self.scale * product) * factor;
+            }
+        }
+    }
+}
+
+/// The right operand of a product, read in blocks of at most [`DEPTH`] terms by sixteen columns.
+trait Right: Sync {
+    /// A block `[terms, 16]` of one panel of columns, as it lies or written to `scratch`.
+    fn block<'s>(
+        &'s self,
+        panel: usize,
+        terms: Range<usize>,
+        scratch: &'s mut [Columns],
+    ) -> &'s [f32];
+}
+
+impl Right for Panels<'_> {
+    #[inline(always)]
+    fn block<'s>(
+        &'s self,
+        panel: usize,
+        terms: Range<usize>,
+        scratch: &'s mut [Columns],
+    ) -> &'s [f32] {
+        let range =
+            (panel * self.inputs + terms.start) * WIDTH..(panel * self.inputs + terms.end) * WIDTH;
+        if let Stored::F32(values) = self.values {
+            return &values[range];
+        }
+        let scratch = scratch[..terms.len()].as_flattened_mut();
+        self.values.widen(range, scratch);
+        scratch
+    }
+}
+
+/// Weights whose terms are their outputs.
+struct Turned<'a>(Panels<'a>);
+
+impl Right for Turned<'_> {
+    #[inline(always)]
+    fn block<'s>(
+        &'s self,
+        panel: usize,
+        terms: Range<usize>,
+        scratch: &'s mut [Columns],
+    ) -> &'s [f32] {
+        let Panels { inputs, values, .. } = self.0;
+        let first = panel * WIDTH;
+        let wanted = WIDTH.min(inputs - first);
+        let mut square = [[0.0; WIDTH]; WIDTH];
+        for (number, turned) in scratch[..terms.len()].chunks_mut(WIDTH).enumerate() {
+            let start = ((terms.start / WIDTH + number) * inputs + first) * WIDTH;
+            let part = square[..wanted].as_flattened_mut();
+            values.widen(start..start + part.len(), part);
+            for (output, turned) in turned.iter_mut().enumerate() {
+                *turned = std::array::from_fn(|input| square[input][output]);
+            }
+        }
+        scratch[..terms.len()].as_flattened()
+    }
+}
+
+/// A matrix `[terms, width]` as it lies.
+struct Rows<'a> {
+    matrix: &'a [f32],
+    width: usize,
+}
+
+impl Right for Rows<'_> {
+    #[inline(always)]
+    fn block<'s>(
+        &'s self,
+        panel: usize,
+        terms: Range<usize>,
+        scratch: &'s mut [Columns],
+    ) -> &'s [f32] {
+        let first = panel * WIDTH;
+        let wanted = WIDTH.min(self.width - first);
+        for (term, columns) in terms.clone().zip(scratch.iter_mut()) {
+            let row = &self.matrix[term * self.width + first..][..wanted];
+            columns[..wanted].copy_from_slice(row);
+        }
+        scratch[..terms.len()].as_flattened()
+    }
+}
+
+/// The left operand of a product: `[blocks of terms, tiles, terms of the block, rows of a tile]`.
+pub(super) struct Left {
+    values: Vec<f32>,
+    rows: usize,
+    terms: usize,
+    /// Rows of a tile.
+    tile: usize,
+}
+
+impl Left {
+    /// Packs rows `[rows, terms]`.
+    fn of_rows(x: &[f32], terms: usize) -> Left {
+        let left = Left::empty(x.len() / terms, terms);
+        left.pack(|tile, block, out| {
+            let end = (tile.start + tile.len()).min(x.len() / terms);
+            for (r, row) in x[tile.start * terms..end * terms].chunks_exact(terms).enumerate() {
+                let row = &row[block.clone()];
+                let out = out[r..].iter_mut().step_by(tile.len());
+                out.zip(row).for_each(|(out, x)| *out = *x);
+            }
+        })
+    }
+
+    /// Packs columns: x `[terms, rows]`.
+    fn of_columns(x: &[f32], rows: usize) -> Left {
+        let left = Left::empty(rows, x.len() / rows);
+        left.pack(|tile, block, out| {
+            let wanted = tile.len().min(rows - tile.start);
+            for (term, out) in block.zip(out.chunks_exact_mut(tile.len())) {
+                out[..wanted].copy_from_slice(&x[term * rows + tile.start..][..wanted]);
+            }
+        })
+    }
+
+    fn empty(rows: usize, terms: usize) -> Left {
+        Left { values: LEFT.take(), rows, terms, tile: tile_rows(rows) }
+    }
+
+    /// Fills every tile of every block of terms.
+    fn pack(mut self, fill: impl Fn(Range<usize>, Range<usize>, &mut [f32]) + Sync) -> Left {
+        let (tile, terms, padded) = (self.tile, self.terms, self.padded_rows());
+        // Rows behind the last one hold what was there: nobody reads what becomes of them.
+        self.values.resize(padded * terms, 0.0);
+        let blocks = self.values.par_chunks_mut(padded * DEPTH).enumerate();
+        blocks.for_each(|(number, values)| {
+            let block = number * DEPTH..terms.min((number + 1) * DEPTH);
+            let tiles = values.par_chunks_exact_mut(block.len() * tile).enumerate();
+            let fewest = WORTH / (block.len() * tile * WIDTH) + 1;
+            tiles.with_min_len(fewest).for_each(|(t, values)| {
+                fill(t * tile..(t + 1) * tile, block.clone(), values);
+            });
+        });
+        self
+    }
+
+    fn tiles(&self) -> usize {
+        self.rows.div_ceil(self.tile)
+    }
+
+    fn padded_rows(&self) -> usize {
+        self.tiles() * self.tile
+    }
+
+    /// One tile of the block of terms that begins at `from`.
+    #[inline(always)]
+    fn tile(&self, tile: usize, block: &Range<usize>) -> &[f32] {
+        let size = block.len() * self.tile;
+        &self.values[block.start * self.padded_rows() + tile * size..][..size]
+    }
+
+    fn give_back(self) {
+        LEFT.set(self.values);
+    }
+}
+
+thread_local! {
+    /// Memory of the last operand and of the last product: asking the system anew for each would
+    /// cost as much as some of the products.
+    static LEFT: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static SUMS: Cell<Vec<Columns>> = const { Cell::new(Vec::new()) };
+}
+
+/// A product: `[groups of tiles, panels, rows of the group, 16]`.
+struct Product {
+    sums: Vec<Columns>,
+    panels: usize,
+    /// Rows of a group.
+    group: usize,
+}
+
+impl Product {
+    /// Multiplies.
+    fn of(left: Left, right: &impl Right, panels: usize) -> Product {
+        let groups = left.tiles().div_ceil(TILES).max(TASKS.div_ceil(panels)).min(left.tiles());
+        let tiles = left.tiles().div_ceil(groups.max(1));
+        let group = tiles * left.tile;
+        let mut sums = SUMS.take();
+        sums.resize(left.tiles().div_ceil(tiles.max(1)) * panels * group, [0.0; WIDTH]);
+
+        let fewest = WORTH / (group * left.terms * WIDTH).max(1) + 1;
+        let tasks = sums.par_chunks_exact_mut(group.max(1)).enumerate().with_min_len(fewest);
+        tasks.for_each(|(task, sums)| {
+            let (first, panel) = (task / panels * tiles, task % panels);
+            let tiles = first..left.tiles().min(first + tiles);
+            run(Task { left: &left, right, tiles, panel, sums });
+        });
+        left.give_back();
+        Product { sums, panels, group }
+    }
+
+    /// Sixteen results of one row.
+    #[inline(always)]
+    fn sums(&self, row: usize, panel: usize) -> &Columns {
+        &self.sums[(row / self.group * self.panels + panel) * self.group + row % self.group]
+    }
+
+    /// Puts the results into rows `[rows, width]`.
+    fn put_rows(self, y: &mut [f32], width: usize, put: Put) {
+        let fewest = WORTH / (PUT * width * WIDTH) + 1;
+        let blocks = y.par_chunks_mut(PUT * width).enumerate().with_min_len(fewest);
+        blocks.for_each(|(block, y)| {
+            for (row, y) in y.chunks_exact_mut(width).enumerate() {
+                for (panel, y) in y.chunks_mut(WIDTH).enumerate() {
+                    put_columns(self.sums(block * PUT + row, panel), y, put);
                 }
-            };
-            let mut row = 0;
-            while row + 1 < rows {
-                let [one, two] =
-                    tile([part(x, row, inputs, from, to), part(x, row + 1, inputs, from, to)], w);
-                keep(row, one);
-                keep(row + 1, two);
-                row += 2;
             }
-            if row < rows {
-                let [one] = tile([part(x, row, inputs, from, to)], w);
-                keep(row, one);
-            }
-        }
+        });
+        self.give_back();
+    }
+
+    fn give_back(self) {
+        SUMS.set(self.sums);
     }
 }
 
-/// Terms `from..to` of a row.
 #[inline(always)]
-fn part(matrix: &[f32], row: usize, width: usize, from: usize, to: usize) -> &[f32] {
-    &matrix[row * width + from..row * width + to]
+fn put_columns(sums: &Columns, y: &mut [f32], put: Put) {
+    let pairs = y.iter_mut().zip(sums);
+    match put {
+        Put::Set => pairs.for_each(|(y, sum)| *y = *sum),
+        Put::Add => pairs.for_each(|(y, sum)| *y += sum),
+        Put::AddTimes(factor) => pairs.for_each(|(y, sum)| *y += factor * sum),
+    }
 }
 
-/// Dot products of M rows with four; each has its own lanes, so none depends on what else is in the
-/// tile.
-#[inline(always)]
-fn tile<const M: usize>(x: [&[f32]; M], w: [&[f32]; 4]) -> [[f32; 4]; M] {
-    let length = x[0].len();
-    // Equal lengths that the compiler can see, so that no bound is checked in the loop.
-    let (x, w) = (x.map(|x| &x[..length]), w.map(|w| &w[..length]));
-    let mut sums = [[[0.0f32; LANES]; 4]; M];
-    let whole = length / LANES * LANES;
-    let mut at = 0;
-    while at < whole {
-        step(&mut sums, x.map(|x| lanes(&x[at..at + LANES])), w.map(|w| lanes(&w[at..at + LANES])));
-        at += LANES;
-    }
-    if whole < length {
-        step(&mut sums, x.map(|x| lanes(&x[whole..])), w.map(|w| lanes(&w[whole..])));
-    }
-    sums.map(|row| row.map(|l| ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]))))
+/// Some tiles of a product in one panel.
+struct Task<'a, R> {
+    left: &'a Left,
+    right: &'a R,
+    tiles: Range<usize>,
+    panel: usize,
+    /// `[rows of the tiles, 16]`.
+    sums: &'a mut [Columns],
 }
 
-#[inline(always)]
-fn step<const M: usize>(
-    sums: &mut [[[f32; LANES]; 4]; M],
-    x: [[f32; LANES]; M],
-    w: [[f32; LANES]; 4],
-) {
-    for (sums, x) in sums.iter_mut().zip(x) {
-        for (sums, w) in sums.iter_mut().zip(w) {
-            for i in 0..LANES {
-                sums[i] = x[i].mul_add(w[i], sums[i]);
+impl<R: Right> Kernel for Task<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd, const V: usize>(self, simd: S) {
+        let Task { left, right, tiles, panel, sums } = self;
+        let mut scratch = [[0.0; WIDTH]; DEPTH];
+        for from in (0..left.terms).step_by(DEPTH) {
+            let block = from..left.terms.min(from + DEPTH);
+            let right = right.block(panel, block.clone(), &mut scratch);
+            for (tile, sums) in tiles.clone().zip(sums.chunks_exact_mut(left.tile)) {
+                add_product::<S, V>(simd, left.tile(tile, &block), right, sums, from == 0);
             }
         }
     }
-}
-
-/// Up to eight values, zeros after them.
-#[inline(always)]
-fn lanes(values: &[f32]) -> [f32; LANES] {
-    let mut lanes = [0.0; LANES];
-    lanes[..values.len()].copy_from_slice(values);
-    lanes
-}
-
-vectorized! {
-    /// `out[r] += sum over t of factors[r, t] * w[t]`: w `[terms, width]`, out `[rows, width]`; the
-    /// factor of row r and term t lies at `r * strides.0 + t * strides.1`.
-    fn outer<'a>(factors: &'a [f32], strides: (usize, usize), w: &'a [f32], out: &'a mut [f32], width: usize) -> () =
-        outer_body
-}
-
-#[inline(always)]
-fn outer_body(factors: &[f32], strides: (usize, usize), w: &[f32], out: &mut [f32], width: usize) {
-    let (rows, terms) = (out.len() / width, w.len() / width);
-    let (mut left, mut right) = (Vec::new(), Vec::new());
-    for from in (0..terms).step_by(TERMS) {
-        let to = (from + TERMS).min(terms);
-        left.clear();
-        for top in (0..rows).step_by(TILE.0) {
-            let factor = |row: usize, t: usize| {
-                if row < rows { factors[row * strides.0 + t * strides.1] } else { 0.0 }
-            };
-            left.extend((from..to).flat_map(|t| (0..TILE.0).map(move |i| factor(top + i, t))));
-        }
-        for column in (0..width).step_by(TILE.1) {
-            let wanted = TILE.1.min(width - column);
-            right.clear();
-            right.resize((to - from) * TILE.1, 0.0);
-            for (right, t) in right.chunks_exact_mut(TILE.1).zip(from..to) {
-                right[..wanted].copy_from_slice(&w[t * width + column..][..wanted]);
-            }
-            for (left, out) in
-                left.chunks_exact((to - from) * TILE.0).zip(out.chunks_mut(TILE.0 * width))
-            {
-                let sums = outer_tile(left, &right);
-                for (sums, out) in sums.iter().zip(out.chunks_exact_mut(width)) {
-                    out[column..column + wanted]
-                        .iter_mut()
-                        .zip(sums)
-                        .for_each(|(out, sum)| *out += sum);
-                }
-            }
-        }
-    }
-}
-
-/// The sum of outer products of packed columns, six by sixteen.
-#[inline(always)]
-fn outer_tile(left: &[f32], right: &[f32]) -> [[f32; TILE.1]; TILE.0] {
-    let mut sums = [[0.0f32; TILE.1]; TILE.0];
-    let (left, right) = (left.as_chunks::<{ TILE.0 }>().0, right.as_chunks::<{ TILE.1 }>().0);
-    for (left, right) in left.iter().zip(right) {
-        for (sums, factor) in sums.iter_mut().zip(left) {
-            for (sum, value) in sums.iter_mut().zip(right) {
-                *sum = factor.mul_add(*value, *sum);
-            }
-        }
-    }
-    sums
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::random::Stream;
-
-    fn values(n: usize, seed: u64) -> Vec<f32> {
-        let stream = Stream::new(seed, &[]);
-        (0..n as u64).map(|i| stream.normal(i) as f32).collect()
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(60))]
-        /// The bits of a row: the same with all rows, alone, with a neighbour, on one thread and on
-        /// two.
-        #[test]
-        fn a_row_does_not_see_its_neighbours(rows in 1usize..70, outputs in 1usize..200, inputs in 1usize..700, seed: u64) {
-            let (x, w) = (values(rows * inputs, seed), values(outputs * inputs, seed ^ 1));
-            let run = |x: &[f32], threads: usize| {
-                let mut y = vec![0.0; x.len() / inputs * outputs];
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                pool.install(|| forward(x, &w, &mut y, inputs, outputs));
-                y.iter().map(|v| v.to_bits()).collect::<Vec<u32>>()
-            };
-            let all = run(&x, 1);
-            prop_assert_eq!(&all, &run(&x, 2));
-            for row in [0, rows / 2, rows - 1] {
-                let expected = &all[row * outputs..(row + 1) * outputs];
-                let alone = run(&x[row * inputs..(row + 1) * inputs], 1);
-                prop_assert_eq!(expected, &alone[..]);
-                let from = row.saturating_sub(2);
-                let few = run(&x[from * inputs..(row + 1) * inputs], 2);
-                prop_assert_eq!(expected, &few[(row - from) * outputs..]);
-            }
-        }
-    }
-
-    #[test]
-    fn the_three_products_agree_with_plain_loops() {
-        for (rows, inputs, outputs) in [(1, 3, 5), (4, 1, 1), (7, 33, 2), (5, 16, 40)] {
-            let (x, w) = (values(rows * inputs, 1), values(outputs * inputs, 2));
-            let mut y = vec![0.0; rows * outputs];
-            forward(&x, &w, &mut y, inputs, outputs);
-            let (mut dx, mut dw) = (vec![1.0; rows * inputs], vec![1.0; outputs * inputs]);
-            backward_input(&y, &w, &mut dx, inputs, outputs);
-            backward_weight(&y, &x, &mut dw, inputs, outputs);
-            for r in 0..rows {
-                for o in 0..outputs {
-                    let truth: f32 =
-                        (0..inputs).map(|i| x[r * inputs + i] * w[o * inputs + i]).sum();
-                    assert!((y[r * outputs + o] - truth).abs() < 1e-4);
-                }
-                for i in 0..inputs {
-                    let truth: f32 =
-                        (0..outputs).map(|o| y[r * outputs + o] * w[o * inputs + i]).sum();
-                    assert!((dx[r * inputs + i] - 1.0 - truth).abs() < 1e-2);
-                }
-            }
-            for o in 0..outputs {
-                for i in 0..inputs {
-                    let truth: f32 =
-                        (0..rows).map(|r| y[r * outputs + o] * x[r * inputs + i]).sum();
-                    assert!((dw[o * inputs + i] - 1.0 - truth).abs() < 1e-2);
-                }
-            }
-        }
-    }
-}
+mod tests;

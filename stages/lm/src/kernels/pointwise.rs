@@ -304,6 +304,34 @@ fn gate_values_backward_body(kind: Activation, dout: &[f32], gate: &mut [f32], u
     }
 }
 
+/// The sum of two matrices, value by value.
+pub fn sum(a: &[f32], b: &[f32]) -> Vec<f32> {
+    let mut sums = vec![0.0; a.len()];
+    let chunks = sums.par_chunks_mut(VALUES).zip(a.par_chunks(VALUES)).zip(b.par_chunks(VALUES));
+    chunks.for_each(|((sums, a), b)| {
+        sums.iter_mut().zip(a).zip(b).for_each(|((sum, a), b)| *sum = a + b);
+    });
+    sums
+}
+
+/// Adds a vector to each row: y `[rows, width]`.
+pub fn add_to_rows(y: &mut [f32], vector: &[f32]) {
+    y.par_chunks_mut(BLOCK * vector.len()).for_each(|rows| {
+        for row in rows.chunks_exact_mut(vector.len()) {
+            row.iter_mut().zip(vector).for_each(|(y, v)| *y += v);
+        }
+    });
+}
+
+/// Multiplies each row by a vector, value by value: y `[rows, width]`.
+pub fn scale_rows(y: &mut [f32], vector: &[f32]) {
+    y.par_chunks_mut(BLOCK * vector.len()).for_each(|rows| {
+        for row in rows.chunks_exact_mut(vector.len()) {
+            row.iter_mut().zip(vector).for_each(|(y, v)| *y *= v);
+        }
+    });
+}
+
 vectorized! {
     /// Soft cap of values in place: `cap * tanh(x / cap)`.
     pub fn soft_cap<'a>(x: &'a mut [f32], cap: f32) -> () = soft_cap_body

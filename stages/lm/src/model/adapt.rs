@@ -1,13 +1,16 @@
 //! Adapters on a model's linear layers: merged into the weights, added for training, taken out for
 //! saving.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::adapter::{Adapter, AdapterConfig, LoraTensors};
-use crate::kernels::{dot, matmul};
+use crate::kernels::matmul::{self, Change};
+use crate::kernels::panels::Stored;
+use crate::kernels::tile::{Columns, WIDTH};
 use crate::random::Stream;
 
-use super::{LanguageModel, Linear, Lora, ModelError, Tensor};
+use super::{Dora, LanguageModel, Linear, Lora, ModelError, Tensor, TensorId};
 
 /// Settings of a new adapter.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,25 +30,12 @@ pub struct LoraSettings {
 }
 
 impl LanguageModel {
-    /// Adds an adapter's product to the weights.
-    pub fn merge(&mut self, adapter: &Adapter) -> Result<(), ModelError> {
-        let scale = adapter.scale() as f32;
-        let mut left: BTreeMap<&String, &LoraTensors> = adapter.tensors.iter().collect();
-        for layer in &self.layers {
-            for linear in layer.linears() {
-                if let Some(lora) = left.remove(&linear.name) {
-                    check(linear, lora)?;
-                    merge_one(
-                        &mut self.tensors[linear.weight].values,
-                        linear,
-                        lora,
-                        adapter.config.r,
-                        scale,
-                    );
-                }
-            }
-        }
-        match left.keys().next() {
+    /// Puts a given adapter beside the weights, on top of those that are there.
+    pub fn put_frozen(&mut self, adapter: &Adapter) -> Result<(), ModelError> {
+        self.put_given(adapter, 0.0, false)?;
+        let known: BTreeSet<&String> =
+            self.layers.iter().flat_map(|l| l.linears()).map(|linear| &linear.name).collect();
+        match adapter.tensors.keys().find(|name| !known.contains(name)) {
             Some(name) => {
                 Err(ModelError::Misfit(format!("the model has no linear layer `{name}`")))
             }
@@ -57,7 +47,7 @@ impl LanguageModel {
     /// model computes what it did before. Only the adapter is trainable from then on.
     pub fn add_lora(&mut self, settings: &LoraSettings, seed: u64) -> Result<(), ModelError> {
         let rank = settings.rank;
-        self.put_adapters(settings, |linear, _| {
+        self.put_adapters(settings, true, |linear| {
             // Kaiming's uniform initialisation with a = sqrt(5), as PEFT draws it: bounds ±1 /
             // sqrt(inputs).
             let stream = Stream::named(seed, &linear.name, &[]);
@@ -70,6 +60,15 @@ impl LanguageModel {
 
     /// Puts a given adapter on the model, to be trained further.
     pub fn continue_lora(&mut self, adapter: &Adapter, dropout: f64) -> Result<(), ModelError> {
+        self.put_given(adapter, dropout, true)
+    }
+
+    fn put_given(
+        &mut self,
+        adapter: &Adapter,
+        dropout: f64,
+        trainable: bool,
+    ) -> Result<(), ModelError> {
         let settings = LoraSettings {
             rank: adapter.config.r,
             alpha: adapter.config.lora_alpha,
@@ -78,7 +77,7 @@ impl LanguageModel {
             dora: adapter.config.use_dora,
             rslora: adapter.config.use_rslora,
         };
-        self.put_adapters(&settings, |linear, _| {
+        self.put_adapters(&settings, trainable, |linear| {
             let Some(lora) = adapter.tensors.get(&linear.name) else { return Ok(None) };
             check(linear, lora)?;
             Ok(Some((lora.a.clone(), lora.b.clone(), lora.magnitude.clone())))
@@ -88,46 +87,48 @@ impl LanguageModel {
     fn put_adapters(
         &mut self,
         settings: &LoraSettings,
-        mut values: impl FnMut(&Linear, &[f32]) -> Result<Option<AdapterValues>, ModelError>,
+        trainable: bool,
+        mut values: impl FnMut(&Linear) -> Result<Option<AdapterValues>, ModelError>,
     ) -> Result<(), ModelError> {
-        let alpha = settings.alpha;
-        let scale = if settings.rslora {
-            alpha / (settings.rank as f64).sqrt()
-        } else {
-            alpha / settings.rank as f64
-        };
+        let LoraSettings { rank, alpha, dropout, dora, rslora, .. } = *settings;
+        let scale = if rslora { alpha / (rank as f64).sqrt() } else { alpha / rank as f64 } as f32;
         self.tensors.iter_mut().for_each(|t| t.trainable = false);
-        let tensors = &mut self.tensors;
         let mut put = 0;
-        for linear in self.layers.iter_mut().flat_map(|l| l.linears_mut()) {
+        for place in self.places() {
+            let linear = self.linear_at(place);
             let short = linear.name.rsplit('.').next().unwrap_or_default();
             if !settings.targets.is_empty() && !settings.targets.iter().any(|t| t == short) {
                 continue;
             }
-            let Some((a, b, magnitude)) = values(linear, &tensors[linear.weight].values)? else {
-                continue;
-            };
-            let mut push = |suffix: &str, shape: Vec<usize>, values: Vec<f32>| {
-                let name = format!("{}.{suffix}", linear.name);
-                tensors.push(Tensor { name, shape, values, trainable: true, decays: true });
-                tensors.len() - 1
-            };
-            let a = push("lora_A.weight", vec![settings.rank, linear.inputs], a);
-            let b = push("lora_B.weight", vec![linear.outputs, settings.rank], b);
-            let magnitude = settings.dora.then(|| {
-                let norms = magnitude.unwrap_or_default();
-                push("lora_magnitude_vector", vec![linear.outputs], norms)
+            let Some((a, b, magnitude)) = values(linear)? else { continue };
+            let (inputs, outputs) = (linear.inputs, linear.outputs);
+            let name = |suffix: &str| format!("{}.{suffix}", linear.name);
+            let magnitude_name = name("lora_magnitude_vector");
+            let tensors = [
+                Tensor::matrix(name("lora_A.weight"), [rank, inputs], Stored::F32(a)),
+                Tensor::matrix(name("lora_B.weight"), [outputs, rank], Stored::F32(b)),
+            ];
+            let [a, b] = tensors.map(|tensor| self.push(Tensor { trainable, ..tensor }));
+            self.linear_at_mut(place).adapters.push(Lora {
+                rank,
+                a,
+                b,
+                dora: None,
+                scale,
+                dropout,
             });
-            if let Some(id) = magnitude
-                && tensors[id].values.is_empty()
-            {
-                let weight = &tensors[linear.weight].values;
-                tensors[id].values =
-                    weight.chunks_exact(linear.inputs).map(|w| dot(w, w).sqrt()).collect();
-            }
-            let (rank, dropout) = (settings.rank, settings.dropout);
-            linear.lora = Some(Lora { rank, a, b, magnitude, scale: scale as f32, dropout });
             put += 1;
+            if dora {
+                let norms = self.adapted_norms(self.linear_at(place));
+                // Begins as PEFT's: the norms of what the model computed before.
+                let values = Stored::F32(magnitude.unwrap_or_else(|| norms.clone()));
+                // A vector, but weight decay applies to it as to the adapter's matrices.
+                let tensor = Tensor::rows(magnitude_name, vec![outputs], values);
+                let magnitude = self.push(Tensor { trainable, decays: true, ..tensor });
+                if let Some(lora) = self.linear_at_mut(place).adapters.last_mut() {
+                    lora.dora = Some(Dora { magnitude, norms });
+                }
+            }
         }
         if put == 0 {
             let message = format!("no linear layer is called {}", settings.targets.join(" or "));
@@ -136,9 +137,87 @@ impl LanguageModel {
         Ok(())
     }
 
-    /// Makes every weight trainable.
+    fn push(&mut self, tensor: Tensor) -> TensorId {
+        self.tensors.push(tensor);
+        self.tensors.len() - 1
+    }
+
+    /// The numbers of all linear layers: of the layer, and within it.
+    fn places(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        (0..self.layers.len()).flat_map(|layer| (0..7).map(move |linear| (layer, linear)))
+    }
+
+    fn linear_at(&self, (layer, linear): (usize, usize)) -> &Linear {
+        self.layers[layer].linears()[linear]
+    }
+
+    fn linear_at_mut(&mut self, (layer, linear): (usize, usize)) -> &mut Linear {
+        let [a, b, c, d, e, f, g] = self.layers[layer].linears_mut();
+        [a, b, c, d, e, f, g].into_iter().nth(linear).expect("a layer has seven linear layers")
+    }
+
+    /// Norms of the rows of a weight with all its adapters, before the last one's factors,
+    /// `[outputs]`.
+    fn adapted_norms(&self, linear: &Linear) -> Vec<f32> {
+        let mut changes = self.changes(linear);
+        if let Some(last) = changes.last_mut() {
+            last.factors = None;
+        }
+        let norms = |_, panel: &mut [Columns]| {
+            let mut squares = [0.0f32; WIDTH];
+            for columns in panel {
+                for (square, value) in squares.iter_mut().zip(columns) {
+                    *square += *value * *value;
+                }
+            }
+            squares.map(f32::sqrt)
+        };
+        let mut norms =
+            matmul::adapted(self.panels(linear.weight), &changes, norms).into_flattened();
+        norms.truncate(linear.outputs);
+        norms
+    }
+
+    /// Adapters of a linear layer as changes of its weight.
+    fn changes(&self, linear: &Linear) -> Vec<Change<'_>> {
+        let change = |lora: &Lora| Change {
+            a: self.panels(lora.a),
+            b: self.panels(lora.b),
+            scale: lora.scale,
+            factors: lora.dora.as_ref().map(|dora| self.factors(dora)),
+        };
+        linear.adapters.iter().map(change).collect()
+    }
+
+    /// DoRA's magnitude over the norm of each row of the adapted weight, `[outputs]`.
+    pub(crate) fn factors(&self, dora: &Dora) -> Vec<f32> {
+        let magnitudes = self.values(dora.magnitude).iter();
+        magnitudes.zip(&dora.norms).map(|(magnitude, norm)| magnitude / norm).collect()
+    }
+
+    /// Computes anew what follows from the trained tensors; to be called after every change of them.
+    pub fn refresh(&mut self) {
+        for place in self.places() {
+            let linear = self.linear_at(place);
+            let Some(lora) = linear.adapters.last() else { continue };
+            if lora.dora.is_some() && self.tensors[lora.b].trainable {
+                let norms = self.adapted_norms(linear);
+                if let Some(Lora { dora: Some(dora), .. }) =
+                    self.linear_at_mut(place).adapters.last_mut()
+                {
+                    dora.norms = norms;
+                }
+            }
+        }
+    }
+
+    /// Makes every weight trainable; adapters are merged into the weights first.
     pub fn train_all(&mut self) {
-        self.tensors.iter_mut().for_each(|t| t.trainable = true);
+        self.merge_adapters();
+        for tensor in &mut self.tensors {
+            tensor.trainable = true;
+            tensor.values_mut();
+        }
     }
 
     /// The adapter on the model, to be saved.
@@ -146,15 +225,17 @@ impl LanguageModel {
         let mut tensors = BTreeMap::new();
         let mut targets: Vec<String> = Vec::new();
         for linear in self.layers.iter().flat_map(|l| l.linears()) {
-            let Some(lora) = &linear.lora else { continue };
+            let Some(lora) = linear.adapters.last().filter(|lora| self.is_trained(lora)) else {
+                continue;
+            };
             targets.push(linear.name.rsplit('.').next().unwrap_or_default().to_string());
-            let copy = |id: usize| self.values(id).to_vec();
+            let copy = |id: usize| self.tensors[id].to_rows();
             let lora = LoraTensors {
                 inputs: linear.inputs,
                 outputs: linear.outputs,
                 a: copy(lora.a),
                 b: copy(lora.b),
-                magnitude: lora.magnitude.map(copy),
+                magnitude: lora.dora.as_ref().map(|dora| copy(dora.magnitude)),
             };
             tensors.insert(linear.name.clone(), lora);
         }
@@ -174,28 +255,39 @@ impl LanguageModel {
         }
     }
 
-    /// Runs `work` on the model without its adapter.
-    pub fn without_lora<T>(&mut self, work: impl FnOnce(&LanguageModel) -> T) -> T {
-        let taken: Vec<Option<Lora>> = self
-            .layers
-            .iter_mut()
-            .flat_map(|l| l.linears_mut())
-            .map(|linear| linear.lora.take())
-            .collect();
+    fn is_trained(&self, lora: &Lora) -> bool {
+        self.tensors[lora.b].trainable
+    }
+
+    /// Runs `work` on the model without the adapter that is trained.
+    pub fn without_trained<T>(&mut self, work: impl FnOnce(&LanguageModel) -> T) -> T {
+        let mut taken = Vec::new();
+        for place in self.places() {
+            if self.linear_at(place).adapters.last().is_some_and(|lora| self.is_trained(lora)) {
+                taken.push((place, self.linear_at_mut(place).adapters.pop()));
+            }
+        }
         let done = work(self);
-        for (linear, lora) in self.layers.iter_mut().flat_map(|l| l.linears_mut()).zip(taken) {
-            linear.lora = lora;
+        for (place, lora) in taken {
+            self.linear_at_mut(place).adapters.extend(lora);
         }
         done
     }
 
-    /// Merges the adapter on the model into its weights and takes it off.
-    pub fn fold_lora(&mut self, settings: &LoraSettings) -> Result<(), ModelError> {
-        let adapter = self.adapter(settings, "");
-        for linear in self.layers.iter_mut().flat_map(|l| l.linears_mut()) {
-            linear.lora = None;
+    /// Merges all adapters into the weights, in 32 bits, and takes them off.
+    pub fn merge_adapters(&mut self) {
+        for place in self.places() {
+            let linear = self.linear_at(place);
+            if linear.adapters.is_empty() {
+                continue;
+            }
+            let (weight, w) = (linear.weight, self.panels(linear.weight));
+            let merged = matmul::adapted(w, &self.changes(linear), |_, panel| panel.to_vec());
+            let values = merged.concat().into_flattened();
+            self.tensors[weight].values = Arc::new(Stored::F32(values));
+            self.linear_at_mut(place).adapters.clear();
         }
-        self.merge(&adapter)
+        self.tensors.retain(|tensor| !tensor.name.contains(".lora_"));
     }
 }
 
@@ -210,16 +302,4 @@ fn check(linear: &Linear, lora: &LoraTensors) -> Result<(), ModelError> {
         "`{}` maps {} to {}, its adapter {} to {}",
         linear.name, linear.inputs, linear.outputs, lora.inputs, lora.outputs
     )))
-}
-
-/// `w += scale * b a`, and with DoRA each row brought to its magnitude.
-fn merge_one(weight: &mut [f32], linear: &Linear, lora: &LoraTensors, rank: usize, scale: f32) {
-    let scaled: Vec<f32> = lora.b.iter().map(|b| b * scale).collect();
-    matmul::backward_input(&scaled, &lora.a, weight, linear.inputs, rank);
-    if let Some(magnitude) = &lora.magnitude {
-        for (row, m) in weight.chunks_exact_mut(linear.inputs).zip(magnitude) {
-            let factor = m / dot(row, row).sqrt();
-            row.iter_mut().for_each(|w| *w *= factor);
-        }
-    }
 }

@@ -1,8 +1,13 @@
 //! Builds a model from a folder, or with random weights from a configuration.
 
+use std::path::Path;
+
+use rayon::prelude::*;
+
 use crate::adapter::Adapter;
 use crate::config::{ConfigError, ModelConfig};
 use crate::kernels::attention::Attention;
+use crate::kernels::panels::Stored;
 use crate::kernels::pointwise::RopeTable;
 use crate::random::Stream;
 use crate::weights::Weights;
@@ -16,17 +21,22 @@ enum Origin<'a> {
 }
 
 impl LanguageModel {
-    /// Loads a model and merges its adapters into the weights in memory.
+    /// Loads a model and puts its adapters beside the weights.
     pub fn load(path: &ModelPath) -> Result<LanguageModel, ModelError> {
-        let config = ModelConfig::load(&path.folder)?;
-        let weights = Weights::open(&path.folder)?;
-        let origin = Origin::Files(&weights);
-        let mut model = Builder { config: &config, origin, tensors: Vec::new() }.build()?;
-        model.check_tied(&weights)?;
+        let mut model = LanguageModel::load_base(&path.folder)?;
         for folder in &path.adapters {
-            let adapter = Adapter::load(folder)?;
-            model.merge(&adapter)?;
+            model.put_frozen(&Adapter::load(folder)?)?;
         }
+        Ok(model)
+    }
+
+    /// Loads a model without adapters.
+    pub fn load_base(folder: &Path) -> Result<LanguageModel, ModelError> {
+        let config = ModelConfig::load(folder)?;
+        let weights = Weights::open(folder)?;
+        let origin = Origin::Files(&weights);
+        let model = Builder { config: &config, origin, tensors: Vec::new() }.build()?;
+        model.check_tied(&weights)?;
         Ok(model)
     }
 
@@ -38,7 +48,8 @@ impl LanguageModel {
             return Ok(());
         }
         let embedding = &self.tensors[self.embedding];
-        if weights.tensor(name, &embedding.shape)? == embedding.values {
+        let shape = [embedding.shape[0], embedding.shape[1]];
+        if weights.panels(name, shape)? == *embedding.values {
             return Ok(());
         }
         let message = format!(
@@ -69,14 +80,16 @@ struct Builder<'a> {
 impl Builder<'_> {
     fn build(mut self) -> Result<LanguageModel, ModelError> {
         let config = self.config;
-        let embedding = self.matrix("model.embed_tokens.weight", config.vocab, config.hidden)?;
+        // A tied head keeps one copy, in panels; an embedding alone is read row by row.
+        let (name, shape) = ("model.embed_tokens.weight", [config.vocab, config.hidden]);
+        let embedding = match config.tied {
+            true => self.matrix(name.into(), shape)?,
+            false => self.rows(name.into(), shape.into(), None)?,
+        };
         let layers = (0..config.layers).map(|i| self.layer(i)).collect::<Result<Vec<_>, _>>()?;
         let final_norm = self.norm("model.norm.weight")?;
-        let head = if config.tied {
-            embedding
-        } else {
-            self.matrix("lm_head.weight", config.vocab, config.hidden)?
-        };
+        let head =
+            if config.tied { embedding } else { self.matrix("lm_head.weight".into(), shape)? };
         let frequencies = config.rope.frequencies(config.head_dim);
         let rope = RopeTable::new(&frequencies, config.rope.amplitude(), config.max_positions);
         Ok(LanguageModel {
@@ -90,34 +103,46 @@ impl Builder<'_> {
         })
     }
 
-    fn tensor(
+    /// A vector or a matrix that is read row by row; `constant` in place of random values.
+    fn rows(
         &mut self,
         name: String,
         shape: Vec<usize>,
         constant: Option<f32>,
     ) -> Result<TensorId, ModelError> {
-        let size: usize = shape.iter().product();
         let values = match (&self.origin, constant) {
-            (Origin::Files(weights), _) => weights.tensor(&name, &shape)?,
-            (Origin::Random { .. }, Some(constant)) => vec![constant; size],
+            (Origin::Files(weights), _) if shape.len() > 1 => weights.rows(&name, &shape)?,
+            (Origin::Files(weights), _) => Stored::F32(weights.tensor(&name, &shape)?),
+            (Origin::Random { .. }, Some(constant)) => {
+                Stored::F32(vec![constant; shape.iter().product()])
+            }
             (Origin::Random { seed, deviation }, None) => {
-                let stream = Stream::named(*seed, &name, &[]);
-                (0..size as u64).map(|i| (stream.normal(i) * deviation) as f32).collect()
+                random(*seed, *deviation, &name, shape.iter().product())
             }
         };
-        let decays = shape.len() > 1;
-        self.tensors.push(Tensor { name, shape, values, trainable: false, decays });
+        self.tensors.push(Tensor::rows(name, shape, values));
         Ok(self.tensors.len() - 1)
     }
 
-    fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<TensorId, ModelError> {
-        self.tensor(name.to_string(), vec![rows, columns], None)
+    fn matrix(&mut self, name: String, shape: [usize; 2]) -> Result<TensorId, ModelError> {
+        let tensor = match &self.origin {
+            Origin::Files(weights) => {
+                let values = weights.panels(&name, shape)?;
+                Tensor::of_panels(name, shape, values)
+            }
+            Origin::Random { seed, deviation } => {
+                let values = random(*seed, *deviation, &name, shape[0] * shape[1]);
+                Tensor::matrix(name, shape, values)
+            }
+        };
+        self.tensors.push(tensor);
+        Ok(self.tensors.len() - 1)
     }
 
     fn norm(&mut self, name: &str) -> Result<TensorId, ModelError> {
         // The weight that changes nothing.
         let one = 1.0 - self.config.norm_offset;
-        self.tensor(name.to_string(), vec![self.config.hidden], Some(one))
+        self.rows(name.to_string(), vec![self.config.hidden], Some(one))
     }
 
     fn linear(
@@ -127,11 +152,11 @@ impl Builder<'_> {
         outputs: usize,
         bias: bool,
     ) -> Result<Linear, ModelError> {
-        let weight = self.tensor(format!("{name}.weight"), vec![outputs, inputs], None)?;
+        let weight = self.matrix(format!("{name}.weight"), [outputs, inputs])?;
         let bias = bias
-            .then(|| self.tensor(format!("{name}.bias"), vec![outputs], Some(0.0)))
+            .then(|| self.rows(format!("{name}.bias"), vec![outputs], Some(0.0)))
             .transpose()?;
-        Ok(Linear { name, inputs, outputs, weight, bias, lora: None })
+        Ok(Linear { name, inputs, outputs, weight, bias, adapters: Vec::new() })
     }
 
     fn layer(&mut self, index: usize) -> Result<Layer, ModelError> {
@@ -197,4 +222,12 @@ impl Builder<'_> {
             },
         })
     }
+}
+
+/// Values that are normal with that deviation; each depends on the seed, its tensor's name and its
+/// place alone.
+fn random(seed: u64, deviation: f64, name: &str, size: usize) -> Stored {
+    let stream = Stream::named(seed, name, &[]);
+    let value = |i: usize| (stream.normal(i as u64) * deviation) as f32;
+    Stored::F32((0..size).into_par_iter().map(value).collect())
 }

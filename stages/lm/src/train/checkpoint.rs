@@ -2,7 +2,7 @@
 //! not fit.
 //!
 //! One file: a line of JSON, then for each trainable tensor its values, its two moments and, with
-//! early stopping, its best values, as 32-bit floats, little-endian.
+//! early stopping, its best values, as they lie in memory, 32-bit floats, little-endian.
 
 use std::io;
 use std::io::{BufRead, Read, Write};
@@ -16,7 +16,7 @@ use super::{StepLog, TrainError, Trainer};
 
 const FILE: &str = "training";
 /// The version of the file's format.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Values that are converted at once.
 const CHUNK: usize = 1 << 14;
 /// Writing takes at most about one part in so many of the time.
@@ -178,7 +178,7 @@ fn read(file: &mut dyn Read, header: Header, trainer: &mut Trainer<'_>) -> io::R
         tensors: Vec::with_capacity(header.tensors.len()),
     });
     for (id, first, second) in &mut trainer.optimizer.moments {
-        let values = &mut trainer.model.tensors[*id].values;
+        let values = trainer.model.tensors[*id].values_mut();
         for values in [&mut *values, first, second] {
             read_values(file, values)?;
         }
@@ -188,6 +188,7 @@ fn read(file: &mut dyn Read, header: Header, trainer: &mut Trainer<'_>) -> io::R
             best.tensors.push(tensor);
         }
     }
+    trainer.model.refresh();
     trainer.optimizer.steps = header.optimizer_steps;
     trainer.step = header.step;
     trainer.log = header.log;

@@ -48,8 +48,9 @@ impl Best {
     /// Puts the tensors back; gives the step after which they were so.
     pub fn restore(self, model: &mut LanguageModel) -> u64 {
         for (id, values) in model.trainable().into_iter().zip(self.tensors) {
-            model.tensors[id].values = values;
+            model.tensors[id].values_mut().copy_from_slice(&values);
         }
+        model.refresh();
         self.step
     }
 }
@@ -123,7 +124,7 @@ pub(super) fn base_logprobs(
     go_on: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<Vec<Vec<f32>>, TrainError> {
     let mut all = Vec::with_capacity(rows.len());
-    model.without_lora(|base| {
+    model.without_trained(|base| {
         active_logprobs(base, rows, go_on, &mut |logprobs| all.push(logprobs))
     })?;
     Ok(all)

@@ -59,7 +59,7 @@ impl AdamW {
             let tensor = &mut model.tensors[*id];
             let shrink = if tensor.decays { 1.0 - rate * options.weight_decay } else { 1.0 };
             let chunks = tensor
-                .values
+                .values_mut()
                 .par_chunks_mut(CHUNK)
                 .zip(first.par_chunks_mut(CHUNK))
                 .zip(second.par_chunks_mut(CHUNK))
@@ -75,5 +75,6 @@ impl AdamW {
                 }
             });
         }
+        model.refresh();
     }
 }

@@ -30,7 +30,7 @@ fn write(folder: &Path, change: impl FnOnce(&mut BTreeMap<String, (Vec<usize>, V
     let mut tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)> = model
         .tensors
         .into_iter()
-        .map(|tensor| (tensor.name, (tensor.shape, tensor.values)))
+        .map(|tensor| (tensor.name.clone(), (tensor.shape.clone(), tensor.to_rows())))
         .collect();
     change(&mut tensors);
     let tensors = tensors
@@ -145,10 +145,10 @@ fn of_a_tensor_in_two_shards_the_index_says_which_counts() {
     let index = |map: &str| {
         let index = folder.path().join("model.safetensors.index.json");
         std::fs::write(index, format!("{{\"weight_map\": {{{map}}}}}")).unwrap();
-        load(folder.path()).map(|model| model.tensors[model.embedding].values.clone())
+        load(folder.path()).map(|model| model.tensors[model.embedding].to_rows())
     };
     let others = r#""x": "a.safetensors", "y": "b.safetensors""#;
-    let embedding = &right.tensors[right.embedding].values;
+    let embedding = &right.tensors[right.embedding].to_rows();
     assert_eq!(&index(&format!("{others}, \"{name}\": \"a.safetensors\"")).unwrap(), embedding);
     let last = index(&format!("{others}, \"{name}\": \"b.safetensors\"")).unwrap();
     assert!(last.iter().all(|value| *value == 0.0));
@@ -202,7 +202,8 @@ fn rows_that_do_not_fit_are_told() {
 fn overflowing() -> LanguageModel {
     let mut model = LanguageModel::random(&config("llama"), 3);
     let head = model.head;
-    model.tensors[head].values.iter_mut().for_each(|value| *value = f32::MAX * value.signum());
+    let values = model.tensors[head].values_mut();
+    values.iter_mut().for_each(|value| *value = f32::MAX * value.signum());
     model
 }
 
@@ -255,11 +256,8 @@ fn a_loss_that_is_no_number_ends_training() {
 #[test]
 fn a_full_disk_fails_the_write_and_names_the_file() {
     let model = LanguageModel::random(&config("llama"), 3);
-    let tensors: BTreeMap<String, F32Tensor<'_>> = (model.tensors.iter())
-        .map(|tensor| {
-            (tensor.name.clone(), F32Tensor { shape: &tensor.shape, values: &tensor.values })
-        })
-        .collect();
+    let tensors: BTreeMap<String, _> =
+        model.tensors.iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
     for name in ["config.json", "model.safetensors"] {
         let folder = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("/dev/full", folder.path().join(name)).unwrap();

@@ -51,7 +51,7 @@ fn the_gradient_is_that_of_the_loss() {
             // With B zero, nothing would reach A.
             for id in model.trainable() {
                 let stream = Stream::named(1, &model.tensors[id].name, &[]);
-                let values = &mut model.tensors[id].values;
+                let values = model.tensors[id].values_mut();
                 values
                     .iter_mut()
                     .enumerate()
@@ -82,20 +82,23 @@ fn check_tensor(
 ) {
     let norm = gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
     assert!(norm > 1e-3, "`{}` has no gradient", model.tensors[id].name);
-    let before = model.tensors[id].values.clone();
+    let before = model.values(id).to_vec();
     let mut unused = Gradients::new(model);
     let mut at = |distance: f64| {
         let moved = before
             .iter()
             .zip(gradient)
             .map(|(v, g)| (f64::from(*v) + distance * f64::from(*g) / norm) as f32);
-        model.tensors[id].values = moved.collect();
+        let moved: Vec<f32> = moved.collect();
+        model.tensors[id].values_mut().copy_from_slice(&moved);
+        model.refresh();
         loss(model, batch, weight, &mut unused)
     };
     // The fourth-order formula: in f32 the distance cannot be small.
     let h = 4e-3;
     let slope = (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h);
-    model.tensors[id].values = before;
+    model.tensors[id].values_mut().copy_from_slice(&before);
+    model.refresh();
     let name = &model.tensors[id].name;
     assert!(
         (slope / norm - 1.0).abs() < 5e-3,

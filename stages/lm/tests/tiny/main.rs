@@ -79,7 +79,11 @@ fn trained(model: &mut LanguageModel, training: &Training<'_>) -> Trained {
 
 /// The values of all tensors, to be compared bit for bit.
 fn bits(model: &LanguageModel) -> Vec<Vec<u32>> {
-    model.tensors.iter().map(|tensor| tensor.values.iter().map(|v| v.to_bits()).collect()).collect()
+    model
+        .tensors
+        .iter()
+        .map(|tensor| tensor.to_rows().iter().map(|v| v.to_bits()).collect())
+        .collect()
 }
 
 /// A tokenizer of 263 tokens, of which the tiny models know the first.

@@ -1,0 +1,128 @@
+//! The one micro-kernel: a tile of a product, rows by sixteen columns, held in registers.
+//!
+//! A sum runs over its terms in ascending order, one fused multiply-add a term, from +0 in blocks of
+//! [`DEPTH`] terms; the sums of the blocks are added in ascending order. Vectors hold outputs, never
+//! terms, so the width of the machine's registers, the size of a tile and the order in which tiles
+//! are computed move no bit.
+
+use pulp::{Arch, Simd, WithSimd};
+
+/// Columns of a tile: one AVX-512 register, two of AVX2.
+pub const WIDTH: usize = 16;
+/// Terms of a block.
+pub const DEPTH: usize = 256;
+
+/// Sixteen outputs.
+pub type Columns = [f32; WIDTH];
+
+/// Work that is compiled for each instruction set; a row of a tile is `V` registers of `S`.
+///
+/// `run` must be `#[inline(always)]`, and so must all that it calls: what is not inlined is compiled
+/// for the oldest processor.
+pub trait Kernel {
+    /// What it gives back.
+    type Output;
+
+    /// Does the work.
+    fn run<S: Simd, const V: usize>(self, simd: S) -> Self::Output;
+}
+
+/// Runs a kernel with the widest registers of the processor.
+pub fn run<K: Kernel>(kernel: K) -> K::Output {
+    Arch::new().dispatch(Widest(kernel))
+}
+
+/// Runs a kernel with the registers of `simd`, whatever the processor has.
+#[inline(always)]
+pub fn run_with<S: Simd, K: Kernel>(simd: S, kernel: K) -> K::Output {
+    match S::F32_LANES {
+        16 => kernel.run::<S, 1>(simd),
+        8 => kernel.run::<S, 2>(simd),
+        4 => kernel.run::<S, 4>(simd),
+        2 => kernel.run::<S, 8>(simd),
+        _ => kernel.run::<S, 16>(simd),
+    }
+}
+
+struct Widest<K>(K);
+
+impl<K: Kernel> WithSimd for Widest<K> {
+    type Output = K::Output;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> K::Output {
+        run_with(simd, self.0)
+    }
+}
+
+/// Rows of the tiles of a product of so many rows: about as many as registers hold, and tiles of
+/// nearly equal size, since the last one is filled up with zeros.
+pub fn tile_rows(rows: usize) -> usize {
+    let most = if lanes() == WIDTH { 12 } else { 6 };
+    let even = rows.div_ceil(rows.div_ceil(most).max(1)).max(1);
+    [1, 2, 3, 4, 5, 6, 8].into_iter().find(|size| *size >= even).unwrap_or(12)
+}
+
+/// Values in one register of this processor.
+pub fn lanes() -> usize {
+    struct Lanes;
+    impl WithSimd for Lanes {
+        type Output = usize;
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            S::F32_LANES
+        }
+    }
+    Arch::new().dispatch(Lanes)
+}
+
+/// Adds the products of one tile and one block of terms to `sums`, or sets these where `first`.
+///
+/// left `[terms, rows]` with as many rows as `sums`, right `[terms, WIDTH]`; at most [`DEPTH`]
+/// terms, so that each sum is one chain.
+#[inline(always)]
+pub fn add_product<S: Simd, const V: usize>(
+    simd: S,
+    left: &[f32],
+    right: &[f32],
+    sums: &mut [Columns],
+    first: bool,
+) {
+    let right = S::as_simd_f32s(right).0.as_chunks::<V>().0;
+    match sums.len() {
+        1 => add_rows::<S, 1, V>(simd, left, right, sums, first),
+        2 => add_rows::<S, 2, V>(simd, left, right, sums, first),
+        3 => add_rows::<S, 3, V>(simd, left, right, sums, first),
+        4 => add_rows::<S, 4, V>(simd, left, right, sums, first),
+        5 => add_rows::<S, 5, V>(simd, left, right, sums, first),
+        6 => add_rows::<S, 6, V>(simd, left, right, sums, first),
+        8 => add_rows::<S, 8, V>(simd, left, right, sums, first),
+        _ => add_rows::<S, 12, V>(simd, left, right, sums, first),
+    }
+}
+
+#[inline(always)]
+fn add_rows<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    left: &[f32],
+    right: &[[S::f32s; V]],
+    sums: &mut [Columns],
+    first: bool,
+) {
+    let zero = simd.splat_f32s(0.0);
+    let mut chains = [[zero; V]; R];
+    for (left, right) in left.as_chunks::<R>().0.iter().zip(right) {
+        for r in 0..R {
+            let factor = simd.splat_f32s(left[r]);
+            for v in 0..V {
+                chains[r][v] = simd.mul_add_f32s(factor, right[v], chains[r][v]);
+            }
+        }
+    }
+
+    for (sums, chains) in sums.iter_mut().zip(chains) {
+        for (sum, chain) in S::as_mut_simd_f32s(sums).0.iter_mut().zip(chains) {
+            *sum = simd.add_f32s(if first { zero } else { *sum }, chain);
+        }
+    }
+}
