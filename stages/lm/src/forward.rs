@@ -26,18 +26,15 @@ impl Packed {
     /// Packs whole rows.
     pub fn new<'r>(rows: impl IntoIterator<Item = &'r [u32]>) -> Packed {
         let mut packed = Packed { offsets: vec![0], ..Packed::default() };
-        for row in rows {
-            packed.ids.extend_from_slice(row);
-            packed.positions.extend(0..row.len() as u32);
-            packed.offsets.push(packed.ids.len());
-        }
+        rows.into_iter().for_each(|row| packed.push(row, 0));
         packed
     }
 
-    /// Packs one next token of each row, at the given positions.
-    pub fn step(ids: Vec<u32>, positions: Vec<u32>) -> Packed {
-        let offsets = (0..=ids.len()).collect();
-        Packed { ids, positions, offsets }
+    /// Appends the tokens of a row from a position on.
+    pub fn push(&mut self, row: &[u32], from: usize) {
+        self.ids.extend_from_slice(&row[from..]);
+        self.positions.extend(from as u32..row.len() as u32);
+        self.offsets.push(self.ids.len());
     }
 }
 
@@ -110,6 +107,8 @@ pub(crate) struct Saved {
     pub x: Vec<f32>,
     pub n1: Vec<f32>,
     pub inverse1: Vec<f32>,
+    pub q_norm: Option<Post>,
+    pub k_norm: Option<Post>,
     pub q: Vec<f32>,
     pub k: Vec<f32>,
     pub v: Vec<f32>,
@@ -124,7 +123,7 @@ pub(crate) struct Saved {
     pub post2: Option<Post>,
 }
 
-/// The input and the inverse root mean square of a norm after a block.
+/// The input and the inverse root mean square of a norm after a block, or of queries or keys.
 pub(crate) struct Post {
     pub input: Vec<f32>,
     pub inverse: Vec<f32>,
@@ -199,17 +198,19 @@ impl LanguageModel {
         keys: &mut Keys<'_>,
         dropout: Option<Dropout>,
     ) -> (Vec<f32>, Saved) {
-        let (n1, inverse1) = self.norm(layer.attention_norm, &x);
-        let mut q = self.linear(&layer.q, &n1, dropout);
-        let mut k = self.linear(&layer.k, &n1, dropout);
+        let (n1, inverse1) = self.pre_norm(layer.attention_norm, &x);
+        let q = self.linear(&layer.q, &n1, dropout);
+        let k = self.linear(&layer.k, &n1, dropout);
         let v = self.linear(&layer.v, &n1, dropout);
-        self.rope.rotate(&mut q, &packed.positions, false);
-        self.rope.rotate(&mut k, &packed.positions, false);
+        let (mut q, q_norm) = self.post_norm(layer.q_norm, q);
+        let (mut k, k_norm) = self.post_norm(layer.k_norm, k);
+        layer.rope.rotate(&mut q, &packed.positions, &packed.offsets, false);
+        layer.rope.rotate(&mut k, &packed.positions, &packed.offsets, false);
         let attended = attend(index, layer, packed, &q, &k, &v, keys);
         let o = self.linear(&layer.o, &attended, dropout);
         let (o, post1) = self.post_norm(layer.attention_post_norm, o);
         let middle = add(&x, &o);
-        let (n2, inverse2) = self.norm(layer.mlp_norm, &middle);
+        let (n2, inverse2) = self.pre_norm(layer.mlp_norm, &middle);
         let gate = self.linear(&layer.gate, &n2, dropout);
         let up = self.linear(&layer.up, &n2, dropout);
         let mut act = vec![0.0; gate.len()];
@@ -221,6 +222,8 @@ impl LanguageModel {
             x,
             n1,
             inverse1,
+            q_norm,
+            k_norm,
             q,
             k,
             v,
@@ -235,6 +238,11 @@ impl LanguageModel {
             post2,
         };
         (out, saved)
+    }
+
+    /// The input of a block, and the inverse root mean squares of its norm, where there is one.
+    fn pre_norm(&self, weight: Option<TensorId>, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        weight.map_or_else(|| (x.to_vec(), Vec::new()), |weight| self.norm(weight, x))
     }
 
     fn post_norm(&self, weight: Option<TensorId>, x: Vec<f32>) -> (Vec<f32>, Option<Post>) {

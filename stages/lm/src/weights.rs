@@ -86,6 +86,17 @@ pub enum WeightsError {
         /// Its type.
         dtype: String,
     },
+    /// A tensor is not part of the model.
+    #[error(
+        "the tensor `{name}` in `{}` is not part of the model that `config.json` describes",
+        path.display()
+    )]
+    Unread {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+    },
     /// A tensor holds a value that is not a number.
     #[error("the tensor `{name}` in `{}` holds {value} at index {index}", path.display())]
     NotFinite {
@@ -180,6 +191,17 @@ impl Weights {
     /// Whether there is a tensor of that name.
     pub fn contains(&self, name: &str) -> bool {
         self.places.contains_key(name)
+    }
+
+    /// Returns the names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
+    }
+
+    /// Returns the error about a tensor that nothing reads.
+    pub(crate) fn unread(&self, name: &str) -> WeightsError {
+        let file = self.places.get(name).map_or(&self.place, |place| &self.files[*place].0);
+        WeightsError::Unread { path: file.clone(), name: name.to_owned() }
     }
 
     /// A tensor of the given shape as f32, row-major.

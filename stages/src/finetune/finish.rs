@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use refrain_cache::{Artifact, ArtifactKind, FolderWriter, Metric};
 use refrain_engine::kind::{Context, Input, MAIN, NodeResult, OutputDecl, StageError};
-use refrain_lm::model::{LanguageModel, LoraSettings};
+use refrain_lm::model::{LanguageModel, LoraSettings, Stored};
 use refrain_lm::save::{F32Tensor, SaveError, copy_tokenizer, save_model};
 use refrain_lm::train::{StepLog, Trained};
 
@@ -92,13 +92,9 @@ fn store_model(
             (folder, single_precision(&from)?)
         }
     };
-    let tensors: BTreeMap<String, F32Tensor<'_>> = model
-        .tensors
-        .iter()
-        .filter(|tensor| !tensor.name.contains(".lora_"))
-        .map(|tensor| {
-            (tensor.name.clone(), F32Tensor { shape: &tensor.shape, values: &tensor.values })
-        })
+    let stored = model.stored();
+    let tensors: BTreeMap<String, F32Tensor<'_>> = (stored.iter())
+        .map(|(name, Stored { shape, values })| (name.clone(), F32Tensor { shape, values }))
         .collect();
     save_model(folder.path(), &config, &tensors).map_err(not_saved)?;
     Ok(context.cache.store_folder(folder, ArtifactKind::Model, None)?)

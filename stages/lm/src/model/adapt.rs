@@ -1,13 +1,13 @@
 //! Adapters on a model's linear layers: merged into the weights, added for training, taken out for
 //! saving.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::adapter::{Adapter, AdapterConfig, LoraTensors};
 use crate::kernels::{dot, matmul};
 use crate::random::Stream;
 
-use super::{LanguageModel, Linear, Lora, ModelError, Tensor};
+use super::{LanguageModel, Linear, Lora, ModelError, Tensor, TensorId};
 
 /// Settings of a new adapter.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,22 +30,15 @@ impl LanguageModel {
     /// Adds an adapter's product to the weights.
     pub fn merge(&mut self, adapter: &Adapter) -> Result<(), ModelError> {
         let scale = adapter.scale() as f32;
-        let mut left: BTreeMap<&String, &LoraTensors> = adapter.tensors.iter().collect();
-        for layer in &self.layers {
-            for linear in layer.linears() {
-                if let Some(lora) = left.remove(&linear.name) {
-                    check(linear, lora)?;
-                    merge_one(
-                        &mut self.tensors[linear.weight].values,
-                        linear,
-                        lora,
-                        adapter.config.r,
-                        scale,
-                    );
-                }
-            }
+        let mut merged = BTreeSet::new();
+        for linear in self.layers.iter().flat_map(|layer| layer.linears()) {
+            let Some(lora) = adapter.tensors.get(&linear.name) else { continue };
+            check(linear, lora)?;
+            let weight = &mut self.tensors[linear.weight].values;
+            merge_one(weight, linear, lora, adapter.config.r, scale);
+            merged.insert(&linear.name);
         }
-        match left.keys().next() {
+        match adapter.tensors.keys().find(|name| !merged.contains(name)) {
             Some(name) => {
                 Err(ModelError::Misfit(format!("the model has no linear layer `{name}`")))
             }
@@ -64,7 +57,7 @@ impl LanguageModel {
             let bound = 1.0 / (linear.inputs as f64).sqrt();
             let a = (0..(rank * linear.inputs) as u64)
                 .map(|i| ((2.0 * stream.uniform(i) - 1.0) * bound) as f32);
-            Ok(Some((a.collect(), vec![0.0; linear.outputs * rank], None)))
+            Ok(Some((a.collect(), vec![0.0; linear.of * rank], None)))
         })
     }
 
@@ -96,27 +89,38 @@ impl LanguageModel {
         } else {
             alpha / settings.rank as f64
         };
+        self.check_targets(&settings.targets)?;
         self.tensors.iter_mut().for_each(|t| t.trainable = false);
         let tensors = &mut self.tensors;
         let mut put = 0;
+        // Layers that share a module share a: the rows of b are theirs.
+        let mut shared: BTreeMap<String, TensorId> = BTreeMap::new();
         for linear in self.layers.iter_mut().flat_map(|l| l.linears_mut()) {
-            let short = linear.name.rsplit('.').next().unwrap_or_default();
-            if !settings.targets.is_empty() && !settings.targets.iter().any(|t| t == short) {
+            if !settings.targets.is_empty()
+                && !settings.targets.iter().any(|target| target == linear.short_name())
+            {
                 continue;
             }
             let Some((a, b, magnitude)) = values(linear, &tensors[linear.weight].values)? else {
                 continue;
             };
-            let mut push = |suffix: &str, shape: Vec<usize>, values: Vec<f32>| {
-                let name = format!("{}.{suffix}", linear.name);
+            let mut push = |name: String, shape: Vec<usize>, values: Vec<f32>| {
                 tensors.push(Tensor { name, shape, values, trainable: true, decays: true });
                 tensors.len() - 1
             };
-            let a = push("lora_A.weight", vec![settings.rank, linear.inputs], a);
-            let b = push("lora_B.weight", vec![linear.outputs, settings.rank], b);
+            let a = *shared.entry(linear.name.clone()).or_insert_with_key(|name| {
+                push(format!("{name}.lora_A.weight"), vec![settings.rank, linear.inputs], a)
+            });
+            let b = linear.rows(&b, settings.rank).to_vec();
+            let b = push(
+                linear.tensor_name("lora_B.weight"),
+                vec![linear.outputs, settings.rank],
+                b,
+            );
             let magnitude = settings.dora.then(|| {
-                let norms = magnitude.unwrap_or_default();
-                push("lora_magnitude_vector", vec![linear.outputs], norms)
+                let norms = magnitude.map(|norms| linear.rows(&norms, 1).to_vec());
+                let name = linear.tensor_name("lora_magnitude_vector");
+                push(name, vec![linear.outputs], norms.unwrap_or_default())
             });
             if let Some(id) = magnitude
                 && tensors[id].values.is_empty()
@@ -136,6 +140,23 @@ impl LanguageModel {
         Ok(())
     }
 
+    /// Refuses names of linear layers that the model has not.
+    fn check_targets(&self, targets: &[String]) -> Result<(), ModelError> {
+        let linears = self.layers.first().map(|layer| layer.linears());
+        let names: BTreeSet<&str> =
+            linears.iter().flatten().map(|linear| linear.short_name()).collect();
+        match targets.iter().find(|target| !names.contains(target.as_str())) {
+            None => Ok(()),
+            Some(target) => {
+                let names: Vec<&str> = names.into_iter().collect();
+                Err(ModelError::Misfit(format!(
+                    "no linear layer is called `{target}`; the model's are {}",
+                    names.join(", ")
+                )))
+            }
+        }
+    }
+
     /// Makes every weight trainable.
     pub fn train_all(&mut self) {
         self.tensors.iter_mut().for_each(|t| t.trainable = true);
@@ -143,20 +164,22 @@ impl LanguageModel {
 
     /// The adapter on the model, to be saved.
     pub fn adapter(&self, settings: &LoraSettings, base: &str) -> Adapter {
-        let mut tensors = BTreeMap::new();
+        let mut tensors: BTreeMap<String, LoraTensors> = BTreeMap::new();
         let mut targets: Vec<String> = Vec::new();
         for linear in self.layers.iter().flat_map(|l| l.linears()) {
             let Some(lora) = &linear.lora else { continue };
-            targets.push(linear.name.rsplit('.').next().unwrap_or_default().to_string());
-            let copy = |id: usize| self.values(id).to_vec();
-            let lora = LoraTensors {
+            targets.push(linear.short_name().to_owned());
+            let module = tensors.entry(linear.name.clone()).or_insert_with(|| LoraTensors {
                 inputs: linear.inputs,
-                outputs: linear.outputs,
-                a: copy(lora.a),
-                b: copy(lora.b),
-                magnitude: lora.magnitude.map(copy),
-            };
-            tensors.insert(linear.name.clone(), lora);
+                outputs: linear.of,
+                a: self.values(lora.a).to_vec(),
+                b: vec![0.0; linear.of * lora.rank],
+                magnitude: lora.magnitude.map(|_| vec![0.0; linear.of]),
+            });
+            linear.rows_mut(&mut module.b, lora.rank).copy_from_slice(self.values(lora.b));
+            if let (Some(of_module), Some(own)) = (&mut module.magnitude, lora.magnitude) {
+                linear.rows_mut(of_module, 1).copy_from_slice(self.values(own));
+            }
         }
         targets.sort();
         targets.dedup();
@@ -203,20 +226,21 @@ impl LanguageModel {
 type AdapterValues = (Vec<f32>, Vec<f32>, Option<Vec<f32>>);
 
 fn check(linear: &Linear, lora: &LoraTensors) -> Result<(), ModelError> {
-    if (lora.inputs, lora.outputs) == (linear.inputs, linear.outputs) {
+    if (lora.inputs, lora.outputs) == (linear.inputs, linear.of) {
         return Ok(());
     }
     Err(ModelError::Misfit(format!(
         "`{}` maps {} to {}, its adapter {} to {}",
-        linear.name, linear.inputs, linear.outputs, lora.inputs, lora.outputs
+        linear.name, linear.inputs, linear.of, lora.inputs, lora.outputs
     )))
 }
 
 /// `w += scale * b a`, and with DoRA each row brought to its magnitude.
 fn merge_one(weight: &mut [f32], linear: &Linear, lora: &LoraTensors, rank: usize, scale: f32) {
-    let scaled: Vec<f32> = lora.b.iter().map(|b| b * scale).collect();
+    let scaled: Vec<f32> = linear.rows(&lora.b, rank).iter().map(|b| b * scale).collect();
     matmul::backward_input(&scaled, &lora.a, weight, linear.inputs, rank);
     if let Some(magnitude) = &lora.magnitude {
+        let magnitude = linear.rows(magnitude, 1);
         for (row, m) in weight.chunks_exact_mut(linear.inputs).zip(magnitude) {
             let factor = m / dot(row, row).sqrt();
             row.iter_mut().for_each(|w| *w *= factor);
