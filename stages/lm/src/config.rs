@@ -37,7 +37,7 @@ pub struct ModelConfig {
     pub intermediate: usize,
     /// Size of the vocabulary.
     pub vocab: usize,
-    /// Longest row, in tokens; without limit where the rotary scaling follows every length.
+    /// Longest row, in tokens; without limit where the rotary scaling follows the length.
     pub max_positions: usize,
     /// Activation of the gate.
     pub(crate) activation: Activation,
@@ -108,8 +108,8 @@ impl ModelConfig {
         let scores = family.scores(&fields, head_dim)?;
         let reader = Reader { dim: head_dim, max_positions, original: None };
         let ropes = family.ropes(&fields, reader)?;
-        let unbounded =
-            ropes.full.is_unbounded() || ropes.sliding.as_ref().is_some_and(Rope::is_unbounded);
+        let follows = |rope: &Rope| rope.first_context().is_some();
+        let unlimited = follows(&ropes.full) || ropes.sliding.as_ref().is_some_and(follows);
 
         let config = ModelConfig {
             family: family.name(),
@@ -120,7 +120,7 @@ impl ModelConfig {
             head_dim,
             intermediate: fields.size("intermediate_size")?,
             vocab: fields.size("vocab_size")?,
-            max_positions: if unbounded { MAX_SIZE as usize } else { max_positions },
+            max_positions: if unlimited { MAX_SIZE as usize } else { max_positions },
             activation: activation(&fields, &defaults)?,
             norm_eps: fields.positive("rms_norm_eps", defaults.norm_eps)?,
             norm_offset: family.norm_offset(),
@@ -270,7 +270,10 @@ mod tests {
     fn nonsense_is_refused_with_its_name() {
         assert!(ModelConfig::from_json(&base()).is_ok());
         for (change, expected) in [
-            (json!({ "model_type": "phi3" }), "`phi3` is not native"),
+            (
+                json!({ "model_type": "falcon" }),
+                "`falcon` is not native; the native families are llama, ",
+            ),
             (json!({ "num_attention_heads": 3 }), "not a multiple of 3"),
             (json!({ "hidden_size": -4 }), "`hidden_size` is -4"),
             (json!({ "vocab_size": 1u64 << 40 }), "`vocab_size`"),
@@ -290,7 +293,7 @@ mod tests {
             (json!({ "attention_multiplier": 0.5 }), "`attention_multiplier` to 0.5"),
             (json!({ "quantization_config": { "bits": 4 } }), "`quantization_config`"),
             (json!({ "hidden_act": "relu" }), "`relu`"),
-            (json!({ "rope_scaling": { "type": "dynamic", "factor": 2.0 } }), "`dynamic`"),
+            (json!({ "rope_scaling": { "type": "mystery", "factor": 2.0 } }), "`mystery`"),
             (
                 json!({ "rope_scaling": { "type": "linear", "factor": 2.0, "mrope_section": [2] } }),
                 "`rope_scaling.mrope_section`",
@@ -365,6 +368,6 @@ mod tests {
                            "rope_parameters": { "rope_type": "default", "rope_theta": 7.0 } });
         let rope = with(both).unwrap().rope;
         assert_eq!(rope.theta, 5.0);
-        assert_eq!(rope.frequencies(4), [0.5, libm::pow(5.0, -0.5) / 2.0]);
+        assert_eq!(rope.frequencies(1), [0.5, libm::pow(5.0, -0.5) / 2.0]);
     }
 }

@@ -15,6 +15,8 @@ pub struct Rope {
     pub theta: f64,
     /// Entries of a head that are rotated, its first ones; even.
     pub dim: usize,
+    /// Positions whose cosines and sines are kept.
+    pub positions: usize,
     /// Change of the frequencies for longer contexts.
     pub scaling: RopeScaling,
 }
@@ -105,7 +107,8 @@ impl Rope {
         }
     }
 
-    /// The longest row whose frequencies are those of the shortest; `None` where they never change.
+    /// The longest row whose frequencies are those of the shortest; `None` where they do not depend
+    /// on the row.
     pub fn first_context(&self) -> Option<usize> {
         match self.scaling {
             RopeScaling::Dynamic { original, .. } | RopeScaling::LongRope { original, .. } => {
@@ -123,11 +126,6 @@ impl Rope {
     pub fn switches_at(&self, length: usize) -> bool {
         matches!(self.scaling, RopeScaling::LongRope { .. })
             && self.first_context() == length.checked_sub(1)
-    }
-
-    /// Whether the scaling follows a row to any length.
-    pub(crate) fn is_unbounded(&self) -> bool {
-        matches!(self.scaling, RopeScaling::Dynamic { .. })
     }
 }
 

@@ -4,6 +4,9 @@
 // Helpers of tests may unwrap and print as the tests themselves do.
 #![allow(clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)]
 
+#[path = "parity/switching.rs"]
+mod switching;
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -509,5 +512,16 @@ fn a_merged_adapter_scores_as_the_reference_does() {
                 folder.display()
             );
         }
+    }
+}
+
+#[test]
+fn both_spellings_of_a_configuration_are_the_same_model() {
+    use refrain_lm::config::ModelConfig;
+
+    for folder in folders() {
+        let older = ModelConfig::from_json(&json(folder.join("config_v4.json"))).unwrap();
+        let newer = ModelConfig::from_json(&json(folder.join("model/config.json"))).unwrap();
+        assert_eq!(older, newer, "{}", folder.display());
     }
 }

@@ -112,11 +112,8 @@ impl LanguageModel {
                 push(format!("{name}.lora_A.weight"), vec![settings.rank, linear.inputs], a)
             });
             let b = linear.rows(&b, settings.rank).to_vec();
-            let b = push(
-                linear.tensor_name("lora_B.weight"),
-                vec![linear.outputs, settings.rank],
-                b,
-            );
+            let b =
+                push(linear.tensor_name("lora_B.weight"), vec![linear.outputs, settings.rank], b);
             let magnitude = settings.dora.then(|| {
                 let norms = magnitude.map(|norms| linear.rows(&norms, 1).to_vec());
                 let name = linear.tensor_name("lora_magnitude_vector");

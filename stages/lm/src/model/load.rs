@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::adapter::Adapter;
 use crate::config::{ConfigError, ModelConfig};
-use crate::kernels::attention::Attention;
 use crate::family::NormExtent;
+use crate::kernels::attention::Attention;
 use crate::random::Stream;
 use crate::rope::{Rope, Rotary};
 use crate::weights::{Weights, WeightsError};
@@ -92,8 +92,7 @@ impl Builder<'_> {
     fn build(mut self) -> Result<LanguageModel, ModelError> {
         let config = self.config;
         let embedding = self.matrix("model.embed_tokens.weight", config.vocab, config.hidden)?;
-        let rotary =
-            |rope: &Rope| Arc::new(Rotary::new(rope, config.head_dim, config.max_positions));
+        let rotary = |rope: &Rope| Arc::new(Rotary::new(rope, config.head_dim));
         let (rope, sliding) = (rotary(&config.rope), config.sliding_rope.as_ref().map(rotary));
         let rope_of = |layer: usize| match &sliding {
             Some(sliding) if config.windows[layer].is_some() => sliding.clone(),

@@ -39,7 +39,8 @@ impl Reader {
 
     /// Rotary positions without a scaling.
     pub fn plain(&self, theta: f64) -> Rope {
-        Rope { theta, dim: self.dim, scaling: RopeScaling::Default }
+        let scaling = RopeScaling::Default;
+        Rope { theta, dim: self.dim, positions: self.max_positions, scaling }
     }
 
     /// Reads a mapping of parameters in which every head is rotated as a whole.
@@ -75,7 +76,7 @@ impl Reader {
         // transformers reads it for some kinds only.
         parameters.ignore("original_max_position_embeddings");
         parameters.finish()?;
-        Ok(Rope { theta, dim: self.dim, scaling })
+        Ok(Rope { theta, dim: self.dim, positions: self.max_positions, scaling })
     }
 
     /// The context of the first training: a field of the configuration wins over one of the
@@ -121,9 +122,8 @@ impl Reader {
 
         // The dimension whose frequency turns so often within the first context.
         let dim = self.dim as f64;
-        let turning = |turns: f64| {
-            dim * libm::log(original / (turns * 2.0 * PI)) / (2.0 * libm::log(theta))
-        };
+        let turning =
+            |turns: f64| dim * libm::log(original / (turns * 2.0 * PI)) / (2.0 * libm::log(theta));
         // Zero means the default, as everything that is false does in Python.
         let or_default =
             |given: Option<f64>, usual: f64| given.filter(|n| *n != 0.0).unwrap_or(usual);

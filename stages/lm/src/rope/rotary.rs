@@ -2,7 +2,7 @@
 
 use crate::kernels::pointwise::RopeTable;
 
-use super::Rope;
+use super::{Rope, RopeScaling};
 
 /// Tables of a model's rotary positions.
 #[derive(Debug, Clone)]
@@ -16,16 +16,17 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// Makes the tables of rows of at most `positions` tokens.
-    pub fn new(rope: &Rope, head_dim: usize, positions: usize) -> Rotary {
+    /// Makes the tables.
+    pub fn new(rope: &Rope, head_dim: usize) -> Rotary {
         let table = |length: usize, positions: usize| {
             RopeTable::new(&rope.frequencies(length), rope.amplitude(), head_dim, positions)
         };
-        let context = rope.first_context();
-        let long = context.filter(|first| *first < positions && !rope.is_unbounded());
+        let (context, positions) = (rope.first_context(), rope.positions);
+        let is_long = matches!(rope.scaling, RopeScaling::LongRope { .. });
+        let long = context.filter(|_| is_long);
         Rotary {
             first: table(0, context.unwrap_or(positions).min(positions)),
-            long: long.map(|first| table(first + 1, positions)),
+            long: long.map(|first| table(first.saturating_add(1), positions)),
             rope: rope.clone(),
             head_dim,
         }
