@@ -1,7 +1,7 @@
 //! Turns the declaration of a source into its work: a table, a model or a file that is there.
 
 use std::borrow::Cow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Map, Value};
 

@@ -17,6 +17,8 @@ impl Family for Phi3 {
         &[
             "attention_bias",
             "attn_logit_softcapping",
+            // The class with which it was trained; transformers has its own.
+            "auto_map",
             "final_logit_softcapping",
             "full_attn_mod",
             "hidden_activation",
