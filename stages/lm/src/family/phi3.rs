@@ -55,7 +55,7 @@ impl Family for Phi3 {
             None => share,
         };
         let dim = (reader.dim as f64 * share) as usize;
-        if dim < 2 || dim % 2 != 0 || dim > reader.dim {
+        if dim < 2 || !dim.is_multiple_of(2) || dim > reader.dim {
             let message = format!(
                 "`partial_rotary_factor` {share} rotates {dim} of the {} entries of a head",
                 reader.dim
