@@ -112,18 +112,52 @@ fn every_parity_folder_is_right_or_refused_by_name() {
         "gemma2",
         "gemma2-caps-absent",
         "gemma2-gelu",
+        "gemma3",
         "llama",
+        "llama-dynamic",
         "llama-linear",
         "llama-yarn",
         "llama3-rope-tied",
         "mistral",
+        "olmo2",
+        "phi3",
+        "phi3-longrope",
         "qwen2",
         "qwen2-yarn",
+        "qwen3",
     ];
-    let more: &[&str] = if cfg!(feature = "mistralrs") { &["qwen3"] } else { &[] };
-    let mut expected: Vec<&str> = native.iter().chain(more).copied().collect();
-    expected.sort_unstable();
-    assert_eq!(right, expected);
+    assert_eq!(right, native);
+}
+
+/// Only the native module trains, so `finetune` refuses other models before anything runs.
+#[test]
+fn a_model_that_cannot_be_trained_is_refused_by_check() {
+    let space = Space::new();
+    space.write(
+        "w.yaml",
+        "refrain: 1\nname: w\nmodels: { m: { path: m } }\ndata: { t: { path: t.jsonl } }\nstages:\n  \
+         tuned: { finetune: { model: m, data: t, lora: { rank: 2 } } }\n  \
+         again: { finetune: { model: tuned, data: t, lora: { rank: 2 } } }\n",
+    );
+    space.write("t.jsonl", "{\"prompt\": \"a\", \"response\": \"b\"}\n");
+    space.write("m/model.safetensors", "");
+    for (config, words) in [
+        (r#"{"model_type": "falcon"}"#, "it cannot be trained: model type `falcon` is not native"),
+        (
+            r#"{"model_type": "llama", "hidden_size": 8, "num_attention_heads": 2, "vocab_size": 32,
+                "num_hidden_layers": 1, "intermediate_size": 16, "quantization_config": {"bits": 4}}"#,
+            "it cannot be trained: the model's configuration is not honoured: it sets `quantization_config`",
+        ),
+    ] {
+        space.write("m/config.json", config);
+        let said = space.refuses(&["check", "w.yaml"]);
+        assert!(said.contains(words), "{said}");
+    }
+    std::fs::remove_file(space.path("m/config.json")).unwrap();
+    std::fs::remove_file(space.path("m/model.safetensors")).unwrap();
+    space.write("m/model.gguf", "GGUF");
+    let said = space.refuses(&["check", "w.yaml"]);
+    assert!(said.contains("it cannot be trained: it is GGUF"), "{said}");
 }
 
 #[cfg(not(feature = "mistralrs"))]
@@ -229,6 +263,7 @@ mod with_mistralrs {
             "{\"model_type\": \"phi3\", \"architectures\": [\"Phi3ForCausalLM\"]}",
         );
         space.edit("gguf.yaml", "path: small.gguf", "path: absent");
+        space.edit("gguf.yaml", "max_new_tokens: 5", "backend: mistralrs, max_new_tokens: 5");
         let (code, said) = run();
         assert_eq!(code, Some(1), "{said}");
         assert!(said.contains("holds no `model.safetensors`"), "{said}");

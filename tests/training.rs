@@ -150,7 +150,17 @@ fn table(path: &Path) -> RecordBatch {
 #[test]
 fn the_reference_runs_come_out_of_workflows() {
     let Some(shared) = shared() else { return };
-    for model in ["llama", "llama3-rope-tied", "mistral", "gemma2", "qwen2"] {
+    for model in [
+        "llama",
+        "llama3-rope-tied",
+        "mistral",
+        "gemma2",
+        "qwen2",
+        "qwen3",
+        "gemma3",
+        "olmo2",
+        "phi3",
+    ] {
         let folder = shared.join("parity").join(model);
         let reference = json_of(&folder.join("reference.json"));
         let space = Space::new();

@@ -221,3 +221,18 @@ impl Graph {
         wanted
     }
 }
+
+/// Finds the source from which the model at an input descends: itself, its base where it is an
+/// adapter, or the one at the same input of the stage that makes it, and so on.
+fn model_source(nodes: &[Node], edges: &[Edge], path: &str) -> Option<PathBuf> {
+    let mut edge = edges.iter().find(|edge| edge.path == path)?;
+    loop {
+        let node = &nodes[edge.node.index()];
+        edge = match (&node.work, node.inputs.first()) {
+            (Work::Model(_), Some(base)) => base,
+            (Work::Model(path), None) => return Some(path.clone()),
+            (Work::Stage { .. }, _) => node.inputs.iter().find(|edge| edge.path == path)?,
+            _ => return None,
+        };
+    }
+}

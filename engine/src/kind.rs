@@ -12,7 +12,7 @@ pub(crate) mod metrics_table;
 mod placeholders;
 mod values;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, SchemaRef};
@@ -156,6 +156,8 @@ pub struct Check<'a> {
     pub columns: &'a dyn Fn(&str) -> Option<SchemaRef>,
     /// The paths of all inputs that were given, in order.
     pub inputs: &'a [String],
+    /// The folder or file of the source model from which each model input by path descends.
+    pub models: &'a dyn Fn(&str) -> Option<PathBuf>,
 }
 
 impl Check<'_> {

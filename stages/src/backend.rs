@@ -74,7 +74,7 @@ choices! {
 
 /// The help of the parameter `backend`.
 pub(crate) const ABOUT_BACKEND: &str = "The backend; `auto` chooses by the model's folder alone: safetensors of Llama, Mistral, \
-     Gemma 2 and Qwen 2 are native, everything else is mistralrs's";
+     Gemma 2 and 3, Qwen 2 and 3, OLMo 2 and Phi-3 are native, everything else is mistralrs's";
 
 impl BackendChoice {
     /// Returns the backend of the model at a path. It is a function of the model's files, so that a
@@ -163,7 +163,7 @@ pub(crate) fn load(input: &Input, choice: BackendChoice) -> Result<LoadedModel, 
             ),
             hint: Some(
                 "`cargo build --release --features mistralrs` builds one that has it; Llama, Mistral, \
-                 Gemma 2 and Qwen 2 in safetensors need none"
+                 Gemma 2 and 3, Qwen 2 and 3, OLMo 2 and Phi-3 in safetensors need none"
                     .into(),
             ),
         });
@@ -278,14 +278,14 @@ mod tests {
     fn auto_is_a_function_of_the_folder() {
         let weights = ["model.safetensors"];
         let stretched =
-            LLAMA.replace("8,", "8, \"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 2.0},");
+            LLAMA.replace("8,", "8, \"rope_scaling\": {\"type\": \"mystery\", \"factor\": 2.0},");
         let broken = LLAMA.replace("\"hidden_size\": 8", "\"hidden_size\": -8");
         for (config, files, expected) in [
             (LLAMA, &weights[..], BackendChoice::Native),
             // Broken: ours to refuse.
             (LLAMA, &["model.safetensors.index.json"], BackendChoice::Native),
             (LLAMA, &["model.gguf"], BackendChoice::Mistralrs),
-            (&LLAMA.replace("llama", "phi3"), &weights, BackendChoice::Mistralrs),
+            (&LLAMA.replace("llama", "falcon"), &weights, BackendChoice::Mistralrs),
             (&stretched, &weights, BackendChoice::Mistralrs),
             (&broken, &weights, BackendChoice::Native),
         ] {

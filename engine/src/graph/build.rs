@@ -26,7 +26,7 @@ use crate::language::workflow::{Settings, Stage, Workflow};
 use crate::source;
 use crate::source::recorded::{FindRecorded, RecordedSource};
 
-use super::{Edge, Graph, Node, NodeId, Work, columns};
+use super::{Edge, Graph, Node, NodeId, Work, columns, model_source};
 use by_axes::{ByAxes, advance};
 use reference::{GatherProgress, Unresolved};
 use template::{Defaults, Template, Values};
@@ -338,7 +338,7 @@ impl<'a> Builder<'a> {
         let stage = &self.workflow.stages[index];
         if let Some(canonicalize) = stage.kind.canonicalize {
             canonicalize(values, &|path| {
-                Some(self.model_facts(&self.model_source(&frame.edges, path)?))
+                Some(self.model_facts(&model_source(&self.nodes, &frame.edges, path)?))
             });
         }
         let shared = &mut self.shared[index];

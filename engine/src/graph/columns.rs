@@ -12,7 +12,7 @@ use crate::kind::{Check, Columns, Kinds, MAIN, Problem};
 use crate::language::diagnostic::{Diagnostic, Span};
 use crate::source::recorded::RecordedSource;
 
-use super::{Node, Work, gather};
+use super::{Node, Work, gather, model_source};
 
 /// The columns of the main tables of the nodes so far, and their problems.
 #[derive(Default)]
@@ -41,7 +41,8 @@ impl Checked {
         recorded: Option<&RecordedSource>,
     ) {
         let known = &self.columns;
-        let (of_node, found) = of_node(node, params, place, known, recorded, &mut self.problems);
+        let (of_node, found) =
+            of_node(node, params, place, (before, known), recorded, &mut self.problems);
         self.columns.push(of_node);
         for problem in together(found) {
             let input =
@@ -127,7 +128,7 @@ fn of_node(
     node: &Node,
     params: &Map<String, Value>,
     place: &dyn Fn(&str) -> Option<Span>,
-    known: &[Columns],
+    (before, known): (&[Node], &[Columns]),
     recorded: Option<&RecordedSource>,
     problems: &mut Vec<Diagnostic>,
 ) -> (Columns, Vec<Problem>) {
@@ -164,7 +165,8 @@ fn of_node(
             }),
             Work::Stage { kind, .. } => {
                 let inputs: Vec<String> = node.inputs.iter().map(|e| e.path.clone()).collect();
-                let check = Check { params, columns: &of_input, inputs: &inputs };
+                let models = |path: &str| model_source(before, &node.inputs, path);
+                let check = Check { params, columns: &of_input, inputs: &inputs, models: &models };
                 // A panic over a stranger's columns is reported like any other problem.
                 contained(|| (kind.check)(&check, &mut found)).unwrap_or_else(|panic| {
                     let message = format!("internal error ({panic}); please report it");

@@ -247,6 +247,8 @@ impl LanguageModel {
             x,
             n1,
             inverse1,
+            q_norm,
+            k_norm,
             q,
             k,
             v,
@@ -270,7 +272,7 @@ impl LanguageModel {
         let mut dn2 = vec![0.0; n2.len()];
         self.linear_backward(&layer.gate, &n2, &dgate, of_gate, &mut dn2, gradients);
         self.linear_backward(&layer.up, &n2, &dup, of_up, &mut dn2, gradients);
-        self.norm_backward(layer.mlp_norm, &middle, &inverse2, &dn2, dx, gradients);
+        self.pre_backward(layer.mlp_norm, &middle, &inverse2, &dn2, dx, gradients);
 
         let dout = self.post_backward(layer.attention_post_norm, post1, dx, gradients);
         let dout = dout.as_deref().unwrap_or(dx);
@@ -278,13 +280,32 @@ impl LanguageModel {
         self.linear_backward(&layer.o, &attended, dout, of_o, &mut dattended, gradients);
         let inputs = Inputs { q: &q, k: &k, v: &v, dout: &dattended };
         let [mut dq, mut dk, dv] = layer.attention.backward(&packed.offsets, inputs);
-        self.rope.rotate(&mut dq, &packed.positions, true);
-        self.rope.rotate(&mut dk, &packed.positions, true);
+        layer.rope.rotate(&mut dq, &packed.positions, &packed.offsets, true);
+        layer.rope.rotate(&mut dk, &packed.positions, &packed.offsets, true);
+        let dq = self.post_backward(layer.q_norm, q_norm, &dq, gradients).unwrap_or(dq);
+        let dk = self.post_backward(layer.k_norm, k_norm, &dk, gradients).unwrap_or(dk);
         let mut dn1 = vec![0.0; n1.len()];
         self.linear_backward(&layer.q, &n1, &dq, of_q, &mut dn1, gradients);
         self.linear_backward(&layer.k, &n1, &dk, of_k, &mut dn1, gradients);
         self.linear_backward(&layer.v, &n1, &dv, of_v, &mut dn1, gradients);
-        self.norm_backward(layer.attention_norm, &x, &inverse1, &dn1, dx, gradients);
+        self.pre_backward(layer.attention_norm, &x, &inverse1, &dn1, dx, gradients);
+    }
+
+    /// Adds the gradient before a norm in front of a block to `dx`; `dy` itself where there is no
+    /// such norm.
+    fn pre_backward(
+        &self,
+        weight: Option<TensorId>,
+        x: &[f32],
+        inverse: &[f32],
+        dy: &[f32],
+        dx: &mut [f32],
+        gradients: &mut Gradients,
+    ) {
+        match weight {
+            Some(weight) => self.norm_backward(weight, x, inverse, dy, dx, gradients),
+            None => dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx += dy),
+        }
     }
 
     /// The gradient before a norm after a block; `None` where there is no such norm.

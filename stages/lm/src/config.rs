@@ -4,10 +4,10 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::family::{self, Defaults, NormNames};
-use crate::fields::{Fields, read_json};
+use crate::family::{self, Defaults, NormExtent, NormNames};
+use crate::fields::{Fields, MAX_SIZE, read_json};
 use crate::kernels::pointwise::Activation;
-use crate::rope::Rope;
+use crate::rope::{Reader, Rope};
 
 pub use crate::fields::ConfigError;
 
@@ -37,7 +37,7 @@ pub struct ModelConfig {
     pub intermediate: usize,
     /// Size of the vocabulary.
     pub vocab: usize,
-    /// Longest row, in tokens.
+    /// Longest row, in tokens; without limit where the rotary scaling follows the length.
     pub max_positions: usize,
     /// Activation of the gate.
     pub(crate) activation: Activation,
@@ -47,8 +47,12 @@ pub struct ModelConfig {
     pub norm_offset: f32,
     /// Names of a layer's norms.
     pub(crate) norms: NormNames,
+    /// Extent of the norms of queries and keys, where there are such.
+    pub(crate) query_key_norm: Option<NormExtent>,
     /// Rotary positions.
     pub rope: Rope,
+    /// Rotary positions of layers with a window, where they have their own.
+    pub sliding_rope: Option<Rope>,
     /// Whether the output head is the embedding.
     pub tied: bool,
     /// Factor of the embedding.
@@ -59,6 +63,8 @@ pub struct ModelConfig {
     pub output_bias: bool,
     /// Whether the feed-forward layers have biases.
     pub mlp_bias: bool,
+    /// Whether the weights hold query, key and value as one matrix, and gate and up as another.
+    pub fused: bool,
     /// Keys that a query of each layer sees, itself included; `None` = all before it.
     pub windows: Vec<Option<usize>>,
     /// Soft cap of attention scores.
@@ -100,6 +106,10 @@ impl ModelConfig {
         let max_positions = fields.size_or("max_position_embeddings", defaults.max_positions)?;
         let biases = family.biases(&fields)?;
         let scores = family.scores(&fields, head_dim)?;
+        let reader = Reader { dim: head_dim, max_positions, original: None };
+        let ropes = family.ropes(&fields, reader)?;
+        let follows = |rope: &Rope| rope.first_context().is_some();
+        let unlimited = follows(&ropes.full) || ropes.sliding.as_ref().is_some_and(follows);
 
         let config = ModelConfig {
             family: family.name(),
@@ -110,17 +120,20 @@ impl ModelConfig {
             head_dim,
             intermediate: fields.size("intermediate_size")?,
             vocab: fields.size("vocab_size")?,
-            max_positions,
+            max_positions: if unlimited { MAX_SIZE as usize } else { max_positions },
             activation: activation(&fields, &defaults)?,
-            norm_eps: fields.positive("rms_norm_eps", 1e-6)?,
+            norm_eps: fields.positive("rms_norm_eps", defaults.norm_eps)?,
             norm_offset: family.norm_offset(),
             norms: family.norms(),
-            rope: Rope::read(&fields, head_dim, max_positions)?,
+            query_key_norm: family.query_key_norm(),
+            rope: ropes.full,
+            sliding_rope: ropes.sliding,
             tied: fields.flag("tie_word_embeddings", defaults.tied)?,
             embedding_scale: family.embedding_scale(hidden),
             attention_bias: biases.attention,
             output_bias: biases.output,
             mlp_bias: biases.mlp,
+            fused: family.fused(),
             windows: family.windows(&fields, layers)?,
             attention_cap: scores.attention_cap,
             logit_cap: scores.logit_cap,
@@ -137,6 +150,21 @@ impl ModelConfig {
             return Err(ConfigError::Value(message));
         }
         Ok(config)
+    }
+
+    /// Rotary positions of a layer.
+    pub fn rope_of(&self, layer: usize) -> &Rope {
+        match (&self.sliding_rope, self.windows[layer]) {
+            (Some(rope), Some(_)) => rope,
+            _ => &self.rope,
+        }
+    }
+
+    /// Whether a row that grows to `length` tokens under generation is computed anew: its earlier
+    /// tokens were rotated by other frequencies.
+    pub fn switches_at(&self, length: usize) -> bool {
+        self.rope.switches_at(length)
+            || self.sliding_rope.as_ref().is_some_and(|rope| rope.switches_at(length))
     }
 
     /// Counts the values in the matrices of the model.
@@ -242,7 +270,10 @@ mod tests {
     fn nonsense_is_refused_with_its_name() {
         assert!(ModelConfig::from_json(&base()).is_ok());
         for (change, expected) in [
-            (json!({ "model_type": "phi3" }), "`phi3` is not native"),
+            (
+                json!({ "model_type": "falcon" }),
+                "`falcon` is not native; the native families are llama, ",
+            ),
             (json!({ "num_attention_heads": 3 }), "not a multiple of 3"),
             (json!({ "hidden_size": -4 }), "`hidden_size` is -4"),
             (json!({ "vocab_size": 1u64 << 40 }), "`vocab_size`"),
@@ -262,7 +293,7 @@ mod tests {
             (json!({ "attention_multiplier": 0.5 }), "`attention_multiplier` to 0.5"),
             (json!({ "quantization_config": { "bits": 4 } }), "`quantization_config`"),
             (json!({ "hidden_act": "relu" }), "`relu`"),
-            (json!({ "rope_scaling": { "type": "dynamic", "factor": 2.0 } }), "`dynamic`"),
+            (json!({ "rope_scaling": { "type": "mystery", "factor": 2.0 } }), "`mystery`"),
             (
                 json!({ "rope_scaling": { "type": "linear", "factor": 2.0, "mrope_section": [2] } }),
                 "`rope_scaling.mrope_section`",
@@ -337,6 +368,6 @@ mod tests {
                            "rope_parameters": { "rope_type": "default", "rope_theta": 7.0 } });
         let rope = with(both).unwrap().rope;
         assert_eq!(rope.theta, 5.0);
-        assert_eq!(rope.frequencies(4), [0.5, libm::pow(5.0, -0.5) / 2.0]);
+        assert_eq!(rope.frequencies(1), [0.5, libm::pow(5.0, -0.5) / 2.0]);
     }
 }

@@ -2,11 +2,16 @@
 //! and nowhere else.
 
 mod gemma2;
+mod gemma3;
 mod llama;
 mod mistral;
+mod olmo2;
+mod phi3;
 mod qwen2;
+mod qwen3;
 
 use crate::fields::{ConfigError, Fields};
+use crate::rope::{Reader, Rope};
 
 /// An architecture: the defaults of its configuration, as transformers has them, and what its
 /// layers have or lack.
@@ -37,6 +42,22 @@ pub(crate) trait Family: Sync {
         Ok(Scores { attention_scale: 1.0 / libm::sqrt(head_dim as f64), attention_cap, logit_cap })
     }
 
+    /// Rotary positions; `reader` has whole heads to rotate.
+    fn ropes(&self, fields: &Fields<'_>, reader: Reader) -> Result<Ropes, ConfigError> {
+        Ok(Ropes { full: reader.read(fields, 10_000.0)?, sliding: None })
+    }
+
+    /// The extent of the norms of queries and keys, where there are such.
+    fn query_key_norm(&self) -> Option<NormExtent> {
+        None
+    }
+
+    /// Whether the weights hold query, key and value as one matrix, `qkv_proj`, and gate and up as
+    /// another, `gate_up_proj`.
+    fn fused(&self) -> bool {
+        false
+    }
+
     /// Fields of other architectures, which transformers does not read for this one.
     fn unread(&self) -> &'static [&'static str];
 
@@ -48,9 +69,9 @@ pub(crate) trait Family: Sync {
     /// The norms of a layer.
     fn norms(&self) -> NormNames {
         NormNames {
-            before_attention: "input_layernorm",
+            before_attention: Some("input_layernorm"),
             after_attention: None,
-            before_mlp: "post_attention_layernorm",
+            before_mlp: Some("post_attention_layernorm"),
             after_mlp: None,
         }
     }
@@ -75,6 +96,8 @@ pub(crate) struct Defaults {
     pub activation_field: &'static str,
     /// Its value.
     pub activation: &'static str,
+    /// Of `rms_norm_eps`.
+    pub norm_eps: f64,
 }
 
 impl Defaults {
@@ -85,6 +108,7 @@ impl Defaults {
         tied: false,
         activation_field: "hidden_act",
         activation: "silu",
+        norm_eps: 1e-6,
     };
 }
 
@@ -109,22 +133,54 @@ pub(crate) struct Scores {
     pub logit_cap: Option<f32>,
 }
 
+/// Rotary positions of the layers.
+pub(crate) struct Ropes {
+    /// Of layers that see everything before them, or of all.
+    pub full: Rope,
+    /// Of layers with a window, where they have their own.
+    pub sliding: Option<Rope>,
+}
+
+/// Extent of a norm of queries or keys, between projection and rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NormExtent {
+    /// Each head by itself; all heads share their weights.
+    Head,
+    /// All heads of a token together.
+    Token,
+}
+
 /// Names of a layer's norms in the weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NormNames {
     /// Norm before attention.
-    pub before_attention: &'static str,
+    pub before_attention: Option<&'static str>,
     /// Norm after attention, before the residual is added.
     pub after_attention: Option<&'static str>,
     /// Norm before the feed-forward layers.
-    pub before_mlp: &'static str,
+    pub before_mlp: Option<&'static str>,
     /// Norm after the feed-forward layers, before the residual is added.
     pub after_mlp: Option<&'static str>,
 }
 
 /// All native architectures.
-const FAMILIES: [&dyn Family; 4] =
-    [&llama::Llama, &mistral::Mistral, &gemma2::Gemma2, &qwen2::Qwen2];
+const FAMILIES: [&dyn Family; 8] = [
+    &llama::Llama,
+    &mistral::Mistral,
+    &gemma2::Gemma2,
+    &gemma3::Gemma3,
+    &qwen2::Qwen2,
+    &qwen3::Qwen3,
+    &olmo2::Olmo2,
+    &phi3::Phi3,
+];
+
+/// Lists the native architectures, to end a sentence.
+pub(crate) fn names() -> String {
+    let names = FAMILIES.map(|family| family.name());
+    let (last, others) = names.split_last().unwrap_or((&"", &[]));
+    format!("{} and {last}", others.join(", "))
+}
 
 /// Finds an architecture by its `model_type`.
 pub(crate) fn find(name: &str) -> Result<&'static dyn Family, ConfigError> {

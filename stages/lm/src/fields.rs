@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use refrain_cache::read_plain;
 
 /// Largest size of any dimension; beyond it a configuration is nonsense or an attack.
-const MAX_SIZE: u64 = 1 << 24;
+pub(crate) const MAX_SIZE: u64 = 1 << 24;
 
 /// Largest configuration or index, in bytes.
 pub(crate) const MAX_BYTES: u64 = 64 << 20;
@@ -35,7 +35,8 @@ pub enum ConfigError {
     },
     /// The architecture is not computed natively.
     #[error(
-        "model type `{0}` is not native; the native families are llama, mistral, gemma2 and qwen2"
+        "model type `{0}` is not native; the native families are {families}",
+        families = crate::family::names()
     )]
     Foreign(String),
     /// A field asks for something that the native module does not compute.
@@ -182,6 +183,16 @@ impl<'a> Fields<'a> {
             number.ok_or_else(|| self.wrong(name, value, "a number"))
         };
         self.get(name).map(number).transpose()
+    }
+
+    /// A list of numbers, which must be given.
+    pub fn numbers(&self, name: &'static str) -> Result<Vec<f64>, ConfigError> {
+        let missing = || ConfigError::Value(format!("`{}{name}` is missing", self.within));
+        let value = self.get(name).ok_or_else(missing)?;
+        let numbers: Option<Vec<f64>> = (value.as_array())
+            .and_then(|items| items.iter().map(Value::as_f64).collect())
+            .filter(|numbers: &Vec<f64>| numbers.iter().all(|number| number.is_finite()));
+        numbers.ok_or_else(|| self.wrong(name, value, "a list of numbers"))
     }
 
     /// A number above zero; `default` where it is not given.

@@ -28,18 +28,15 @@ impl Packed {
     /// Packs whole rows.
     pub fn new<'r>(rows: impl IntoIterator<Item = &'r [u32]>) -> Packed {
         let mut packed = Packed { offsets: vec![0], ..Packed::default() };
-        for row in rows {
-            packed.ids.extend_from_slice(row);
-            packed.positions.extend(0..row.len() as u32);
-            packed.offsets.push(packed.ids.len());
-        }
+        rows.into_iter().for_each(|row| packed.push(row, 0));
         packed
     }
 
-    /// Packs one next token of each row, at the given positions.
-    pub fn step(ids: Vec<u32>, positions: Vec<u32>) -> Packed {
-        let offsets = (0..=ids.len()).collect();
-        Packed { ids, positions, offsets }
+    /// Appends the tokens of a row from a position on.
+    pub fn push(&mut self, row: &[u32], from: usize) {
+        self.ids.extend_from_slice(&row[from..]);
+        self.positions.extend(from as u32..row.len() as u32);
+        self.offsets.push(self.ids.len());
     }
 }
 
@@ -93,6 +90,8 @@ pub(crate) struct Saved {
     pub x: Vec<f32>,
     pub n1: Vec<f32>,
     pub inverse1: Vec<f32>,
+    pub q_norm: Option<Post>,
+    pub k_norm: Option<Post>,
     pub q: Vec<f32>,
     pub k: Vec<f32>,
     pub v: Vec<f32>,
@@ -120,7 +119,7 @@ pub(crate) struct Adapted {
     pub before: Option<Vec<f32>>,
 }
 
-/// The input and the inverse root mean square of a norm after a block.
+/// The input and the inverse root mean square of a norm after a block, or of queries or keys.
 pub(crate) struct Post {
     pub input: Vec<f32>,
     pub inverse: Vec<f32>,
@@ -199,18 +198,20 @@ impl LanguageModel {
         context: &mut Context<'_>,
         purpose: Purpose,
     ) -> (Vec<f32>, Saved) {
-        let (n1, inverse1) = self.norm(layer.attention_norm, &x);
-        let (mut q, of_q) = self.linear(&layer.q, &n1, purpose);
-        let (mut k, of_k) = self.linear(&layer.k, &n1, purpose);
+        let (n1, inverse1) = self.pre_norm(layer.attention_norm, &x);
+        let (q, of_q) = self.linear(&layer.q, &n1, purpose);
+        let (k, of_k) = self.linear(&layer.k, &n1, purpose);
         let (v, of_v) = self.linear(&layer.v, &n1, purpose);
-        self.rope.rotate(&mut q, &packed.positions, false);
-        self.rope.rotate(&mut k, &packed.positions, false);
+        let (mut q, q_norm) = self.post_norm(layer.q_norm, q);
+        let (mut k, k_norm) = self.post_norm(layer.k_norm, k);
+        layer.rope.rotate(&mut q, &packed.positions, &packed.offsets, false);
+        layer.rope.rotate(&mut k, &packed.positions, &packed.offsets, false);
         let attended = attend(index, layer, packed, &q, &k, &v, context);
         let (o, of_o) = self.linear(&layer.o, &attended, purpose);
         let (o, post1) = self.post_norm(layer.attention_post_norm, o);
         let middle = pointwise::sum(&x, &o);
 
-        let (n2, inverse2) = self.norm(layer.mlp_norm, &middle);
+        let (n2, inverse2) = self.pre_norm(layer.mlp_norm, &middle);
         let (gate, of_gate) = self.linear(&layer.gate, &n2, purpose);
         let (up, of_up) = self.linear(&layer.up, &n2, purpose);
         let mut act = vec![0.0; gate.len()];
@@ -223,6 +224,8 @@ impl LanguageModel {
             x,
             n1,
             inverse1,
+            q_norm,
+            k_norm,
             q,
             k,
             v,
@@ -238,6 +241,11 @@ impl LanguageModel {
             adapted: [of_down, of_gate, of_up, of_k, of_o, of_q, of_v],
         };
         (out, saved)
+    }
+
+    /// The input of a block, and the inverse root mean squares of its norm, where there is one.
+    fn pre_norm(&self, weight: Option<TensorId>, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        weight.map_or_else(|| (x.to_vec(), Vec::new()), |weight| self.norm(weight, x))
     }
 
     fn post_norm(&self, weight: Option<TensorId>, x: Vec<f32>) -> (Vec<f32>, Option<Post>) {

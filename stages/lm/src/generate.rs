@@ -220,13 +220,8 @@ impl Decoder<'_> {
         let packed = Packed::new(requests.iter().map(|r| self.requests[*r].prompt.as_slice()));
         let mut caches = vec![RowCache::default(); requests.len()];
         let hidden = self.model.forward_cached(&packed, &mut caches);
-        let (width, vocab) = (self.model.config.hidden, self.model.config.vocab);
-        let last: Vec<f32> = packed.offsets[1..]
-            .iter()
-            .flat_map(|end| &hidden[(end - 1) * width..end * width])
-            .copied()
-            .collect();
-        let logits = self.model.logits(&last);
+        let vocab = self.model.config.vocab;
+        let logits = self.model.logits(&last_of_rows(&packed, &hidden));
         requests
             .iter()
             .zip(caches)
@@ -246,11 +241,9 @@ impl Decoder<'_> {
 
     /// One more token for every row.
     fn step(&mut self) {
-        let last = |row: &Active| *row.draft.ids().last().expect("a row under way has a token");
-        let ids = self.rows.iter().map(last).collect();
-        let positions = self.rows.iter().map(|row| row.draft.total() as u32 - 1).collect();
-        let hidden = self.model.forward_cached(&Packed::step(ids, positions), &mut self.caches);
-        let logits = self.model.logits(&hidden);
+        let packed = self.next_tokens();
+        let hidden = self.model.forward_cached(&packed, &mut self.caches);
+        let logits = self.model.logits(&last_of_rows(&packed, &hidden));
         let mut rows = std::mem::take(&mut self.rows);
         let this: &Decoder<'_> = self;
         rows.par_iter_mut()
@@ -258,6 +251,21 @@ impl Decoder<'_> {
             .for_each(|(row, logits)| this.advance(row, logits));
         self.rows = rows;
         self.tokens += self.rows.len() as u64;
+    }
+
+    /// The last token of every row; of rows whose earlier tokens would now be rotated otherwise all
+    /// tokens, and their caches empty.
+    fn next_tokens(&mut self) -> Packed {
+        let mut packed = Packed::new([]);
+        for (row, cache) in self.rows.iter().zip(&mut self.caches) {
+            let tokens = row.draft.tokens();
+            let anew = self.model.config.switches_at(tokens.len());
+            if anew {
+                *cache = RowCache::default();
+            }
+            packed.push(tokens, if anew { 0 } else { tokens.len() - 1 });
+        }
+        packed
     }
 
     fn advance(&self, row: &mut Active, logits: &[f32]) {
@@ -283,6 +291,13 @@ impl Decoder<'_> {
         }
         Ok(())
     }
+}
+
+/// The hidden states of each row's last token.
+fn last_of_rows(packed: &Packed, hidden: &[f32]) -> Vec<f32> {
+    let width = hidden.len() / packed.ids.len().max(1);
+    let last = |end: &usize| &hidden[(end - 1) * width..end * width];
+    packed.offsets[1..].iter().flat_map(last).copied().collect()
 }
 
 fn go_on(heard: ControlFlow<()>) -> Result<(), GenerateError> {

@@ -3,6 +3,7 @@
 
 mod adapt;
 mod load;
+mod stored;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,10 +12,11 @@ use crate::adapter::AdapterError;
 use crate::config::{ConfigError, ModelConfig};
 use crate::kernels::attention::Attention;
 use crate::kernels::panels::{Panels, Stored};
-use crate::kernels::pointwise::RopeTable;
+use crate::rope::Rotary;
 use crate::weights::WeightsError;
 
 pub use adapt::LoraSettings;
+pub use stored::Whole;
 
 /// A model folder, and adapters to apply to it in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,8 +154,13 @@ impl Tensor {
 /// (x aᵀ) bᵀ`, with DoRA times its factors; the bias comes last.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    /// Name of the module, for example `model.layers.0.self_attn.q_proj`.
+    /// Name of the module, for example `model.layers.0.self_attn.q_proj`. Several layers share it
+    /// where the family's weights hold their matrices as one.
     pub name: String,
+    /// Number of its first row among those of the module.
+    pub first: usize,
+    /// Rows of the module: its own outputs, unless other layers share it.
+    pub of: usize,
     /// Size of the input.
     pub inputs: usize,
     /// Size of the output.
@@ -196,14 +203,18 @@ pub struct Dora {
 /// A transformer layer.
 #[derive(Debug, Clone)]
 pub struct Layer {
-    /// Norm before attention.
-    pub attention_norm: TensorId,
+    /// Norm before attention, where the architecture has one.
+    pub attention_norm: Option<TensorId>,
     /// Norm after attention, where the architecture has one.
     pub attention_post_norm: Option<TensorId>,
-    /// Norm before the feed-forward layer.
-    pub mlp_norm: TensorId,
+    /// Norm before the feed-forward layer, where the architecture has one.
+    pub mlp_norm: Option<TensorId>,
     /// Norm after the feed-forward layer, where the architecture has one.
     pub mlp_post_norm: Option<TensorId>,
+    /// Norm of the queries, of each head or of all together, before they are rotated.
+    pub q_norm: Option<TensorId>,
+    /// Norm of the keys.
+    pub k_norm: Option<TensorId>,
     /// Projections of attention.
     pub q: Linear,
     /// Keys.
@@ -220,6 +231,8 @@ pub struct Layer {
     pub down: Linear,
     /// Shape and constants of attention.
     pub attention: Attention,
+    /// Rotary positions.
+    pub rope: Arc<Rotary>,
 }
 
 impl Layer {
@@ -257,8 +270,6 @@ pub struct LanguageModel {
     pub final_norm: TensorId,
     /// The layers.
     pub layers: Vec<Layer>,
-    /// Rotary positions.
-    pub rope: RopeTable,
 }
 
 impl LanguageModel {

@@ -9,8 +9,6 @@ use std::path::{Path, PathBuf};
 use refrain_cache::write::{PlainFile, copy_file, write_plain};
 use safetensors::tensor::{Dtype, Metadata, SafeTensorError, TensorInfo, View};
 
-use crate::model::Tensor;
-
 /// The files beside the weights that say how text becomes tokens and when generation ends.
 const COMPANIONS: [&str; 8] = [
     "added_tokens.json",
@@ -51,25 +49,6 @@ pub enum SaveError {
         /// The fault.
         detail: String,
     },
-}
-
-/// A tensor of a model is written in 32 bits, row-major, however it lies in memory.
-impl View for &Tensor {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        self.to_rows().iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
-    }
-
-    fn data_len(&self) -> usize {
-        4 * self.shape.iter().product::<usize>()
-    }
 }
 
 impl View for F32Tensor<'_> {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -93,6 +94,17 @@ pub enum WeightsError {
         name: String,
         /// Its type.
         dtype: String,
+    },
+    /// A tensor is not part of the model.
+    #[error(
+        "the tensor `{name}` in `{}` is not part of the model that `config.json` describes",
+        path.display()
+    )]
+    Unread {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
     },
     /// A tensor holds a value that is not a number.
     #[error("the tensor `{name}` in `{}` holds {value} at index {index}", path.display())]
@@ -202,6 +214,17 @@ impl Weights {
         self.places.contains_key(name)
     }
 
+    /// Returns the names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
+    }
+
+    /// Returns the error about a tensor that nothing reads.
+    pub(crate) fn unread(&self, name: &str) -> WeightsError {
+        let file = self.places.get(name).map_or(&self.place, |place| &self.files[*place].path);
+        WeightsError::Unread { path: file.clone(), name: name.to_owned() }
+    }
+
     /// A tensor of the given shape in 32 bits, row-major.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
         let mut values = self.rows(name, shape)?;
@@ -220,18 +243,23 @@ impl Weights {
             Dtype::F32 => Ok(Stored::F32(place.rows(values)?)),
             Dtype::F16 => Ok(Stored::F16(place.rows(values)?)),
             Dtype::BF16 => Ok(Stored::Bf16(place.rows(values)?)),
-            other => Err(place.unread(other)),
+            other => Err(place.wrong_type(other)),
         }
     }
 
-    /// A matrix `[outputs, inputs]` as it is stored, brought into panels on the way.
-    pub fn panels(&self, name: &str, shape: [usize; 2]) -> Result<Stored, WeightsError> {
+    /// Rows of a matrix `[outputs, inputs]` as they are stored, brought into panels on the way.
+    pub fn panels(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        rows: Range<usize>,
+    ) -> Result<Stored, WeightsError> {
         let place = self.find(name, &shape)?;
         match place.info.dtype {
-            Dtype::F32 => Ok(Stored::F32(place.panels(shape)?)),
-            Dtype::F16 => Ok(Stored::F16(place.panels(shape)?)),
-            Dtype::BF16 => Ok(Stored::Bf16(place.panels(shape)?)),
-            other => Err(place.unread(other)),
+            Dtype::F32 => Ok(Stored::F32(place.panels(rows, shape[1])?)),
+            Dtype::F16 => Ok(Stored::F16(place.panels(rows, shape[1])?)),
+            Dtype::BF16 => Ok(Stored::Bf16(place.panels(rows, shape[1])?)),
+            other => Err(place.wrong_type(other)),
         }
     }
 
@@ -335,13 +363,14 @@ impl Place<'_> {
         Ok(rows)
     }
 
-    fn panels<T: Value>(&self, [outputs, inputs]: [usize; 2]) -> Result<Vec<T>, WeightsError> {
+    fn panels<T: Value>(&self, rows: Range<usize>, inputs: usize) -> Result<Vec<T>, WeightsError> {
         let panel = WIDTH * inputs;
-        let mut panels = vec![T::default(); outputs.div_ceil(WIDTH) * panel];
+        let mut panels = vec![T::default(); rows.len().div_ceil(WIDTH) * panel];
         let read = |(n, panel): (usize, &mut [T])| {
-            let mut rows = vec![T::default(); WIDTH.min(outputs - n * WIDTH) * inputs];
-            self.read(n * WIDTH * inputs, &mut rows)?;
-            fill_panel(&rows, inputs, panel);
+            let first = rows.start + n * WIDTH;
+            let mut values = vec![T::default(); WIDTH.min(rows.end - first) * inputs];
+            self.read(first * inputs, &mut values)?;
+            fill_panel(&values, inputs, panel);
             Ok(())
         };
         first_error(panels.par_chunks_mut(panel).enumerate().map(read).collect())?;
@@ -369,7 +398,7 @@ impl Place<'_> {
         }
     }
 
-    fn unread(&self, dtype: Dtype) -> WeightsError {
+    fn wrong_type(&self, dtype: Dtype) -> WeightsError {
         let dtype = format!("{dtype:?}").to_lowercase();
         WeightsError::Type { path: self.shard.path.clone(), name: self.name.to_owned(), dtype }
     }

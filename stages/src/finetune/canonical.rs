@@ -2,7 +2,6 @@
 
 use serde_json::{Map, Value};
 
-use refrain_engine::kind::{Parameter, Type};
 use refrain_lm::tokenizer_training::CHAT_TEMPLATE;
 
 use crate::canonical::{self, FindModel, remove_default};
@@ -40,10 +39,10 @@ fn canonicalize_lora(lora: &mut Map<String, Value>) {
     }
 
     // All layers in any order, and none, which means all too.
-    let Type::Choice(all) = Target::TYPE else { return };
     let given = lora.get("targets").and_then(Value::as_array);
     let is_all = given.is_some_and(|given| {
-        given.is_empty() || all.iter().all(|target| given.iter().any(|name| name == target))
+        let listed = |target: &Target| given.iter().any(|name| name == target.word());
+        given.is_empty() || Target::APART.iter().all(listed) && !Target::FUSED.iter().any(listed)
     });
     if is_all {
         lora.shift_remove("targets");

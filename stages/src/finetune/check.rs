@@ -1,11 +1,15 @@
 //! Checks the parameters and columns of `finetune` before anything runs.
 
+use std::path::Path;
+
 use arrow::datatypes::DataType;
 use serde_json::{Map, Value};
 
 use refrain_engine::kind::{Check, Columns, Problem};
-use refrain_lm::config::ModelConfig;
+use refrain_engine::source::model_folder::ModelFolder;
+use refrain_lm::config::{ConfigError, ModelConfig};
 use refrain_lm::tokenizer_training::SPECIAL_TOKENS;
+use refrain_lm::weights::weight_files;
 
 use crate::prompts;
 use crate::tables::list_of;
@@ -19,6 +23,7 @@ const ADAPTER_SETTINGS: [&str; 5] = ["rank", "alpha", "targets", "dora", "rslora
 /// The result is a model, which has no columns.
 pub(super) fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     check_start(check, problems);
+    check_model(check, problems);
     check_method(check, problems);
     check_watching(check, problems);
     let masked = check_table(check, "data", problems);
@@ -47,6 +52,34 @@ fn check_start(check: &Check<'_>, problems: &mut Vec<Problem>) {
             problems.push(Problem::at("from", message).hint("give one of the two"));
         }
     }
+}
+
+/// Refuses a model that the native module, the only one that trains, does not compute.
+fn check_model(check: &Check<'_>, problems: &mut Vec<Problem>) {
+    let Some(path) = (check.models)("model") else { return };
+    if let Some(why) = untrainable(&path) {
+        let hint = "`docs/models.md` lists the models that can be trained";
+        problems.push(Problem::at("model", format!("it cannot be trained: {why}")).hint(hint));
+    }
+}
+
+/// Says why a model cannot be trained; files that are absent or damaged are for the run to refuse.
+fn untrainable(path: &Path) -> Option<String> {
+    match ModelConfig::load(path) {
+        Err(error @ (ConfigError::Foreign(_) | ConfigError::Unsupported(_))) => {
+            Some(error.to_string())
+        }
+        Err(ConfigError::Io { .. }) if is_gguf(path) => {
+            Some("it is GGUF, which our own module does not read".into())
+        }
+        _ => None,
+    }
+}
+
+/// Whether a path is a GGUF file, or a folder that holds one and no other weights.
+fn is_gguf(path: &Path) -> bool {
+    let gguf = ModelFolder::open(path).is_ok_and(|model| model.gguf().next().is_some());
+    gguf && weight_files(path).is_err()
 }
 
 fn check_new_model(from: &Value, problems: &mut Vec<Problem>) {

@@ -1,7 +1,6 @@
 //! Stores the results of `finetune`: the adapter or the model, the log of the steps, and the
 //! metrics.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use serde_json::{Map, Value};
 
 use refrain_cache::{Artifact, ArtifactKind, FolderWriter, Metric};
 use refrain_engine::kind::{Context, Input, MAIN, NodeResult, OutputDecl, StageError};
-use refrain_lm::model::{LanguageModel, LoraSettings, Tensor};
+use refrain_lm::model::{LanguageModel, LoraSettings};
 use refrain_lm::save::{SaveError, copy_tokenizer, save_model};
 use refrain_lm::train::{StepLog, Trained};
 
@@ -92,9 +91,7 @@ fn store_model(
             (folder, single_precision(&from)?)
         }
     };
-    let tensors: BTreeMap<String, &Tensor> =
-        model.tensors.iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
-    save_model(folder.path(), &config, &tensors).map_err(not_saved)?;
+    save_model(folder.path(), &config, &model.stored()).map_err(not_saved)?;
     Ok(context.cache.store_folder(folder, ArtifactKind::Model, None)?)
 }
 

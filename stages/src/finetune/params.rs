@@ -180,7 +180,20 @@ choices! {
         Gate = "gate_proj",
         Up = "up_proj",
         Down = "down_proj",
+        /// Query, key and value of Phi-3, which are one.
+        Qkv = "qkv_proj",
+        /// Gate and up of Phi-3, which are one.
+        GateUp = "gate_up_proj",
     }
+}
+
+impl Target {
+    /// The linear layers of a family whose matrices are apart.
+    pub(super) const APART: [Target; 7] =
+        [Target::Q, Target::K, Target::V, Target::O, Target::Gate, Target::Up, Target::Down];
+
+    /// Those that a family has in place of several of the others.
+    pub(super) const FUSED: [Target; 2] = [Target::Qkv, Target::GateUp];
 }
 
 parameters! {

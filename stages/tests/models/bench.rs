@@ -192,7 +192,7 @@ pub fn check(
         typed.references.iter().map(|reference| reference.path.clone()).collect();
     let mut problems: Vec<Problem> = Vec::new();
     let promised = (kind.check)(
-        &Check { params: &typed.values, columns: &columns, inputs: &inputs },
+        &Check { params: &typed.values, columns: &columns, inputs: &inputs, models: &|_| None },
         &mut problems,
     );
     (

@@ -69,6 +69,7 @@ impl Bench {
             params: &self.typed(parameters),
             columns: &columns,
             inputs: &["data".to_owned()],
+            models: &|_| None,
         };
         let made = (self.kind.check)(&check, &mut problems);
         (

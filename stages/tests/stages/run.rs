@@ -434,7 +434,8 @@ fn what_cannot_run_is_refused_before_anything_runs() {
     let kinds = kinds();
     let problems = |parameters: &str, inputs: &[String]| {
         let mut problems = Vec::new();
-        let check = Check { params: &typed(parameters), columns: &|_| None, inputs };
+        let check =
+            Check { params: &typed(parameters), columns: &|_| None, inputs, models: &|_| None };
         (kinds.get("run").unwrap().check)(&check, &mut problems);
         let text =
             |problem: refrain_engine::kind::Problem| format!("{}: {}", problem.at, problem.message);

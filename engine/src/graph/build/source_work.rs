@@ -1,7 +1,7 @@
 //! Turns the declaration of a source into its work: a table, a model or a file that is there.
 
 use std::borrow::Cow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Map, Value};
 
@@ -135,20 +135,5 @@ impl Builder<'_> {
         let message = format!("`base` must be an entry of `models`, but `{base}` is a stage");
         Diagnostic::at(span, message)
             .hint("the adapter that a stage trains knows its base: use that stage as the model")
-    }
-
-    /// Finds the source from which the model at an input descends: itself, its base where it is an
-    /// adapter, or the one at the same input of the stage that makes it, and so on.
-    pub(super) fn model_source(&self, edges: &[Edge], path: &str) -> Option<PathBuf> {
-        let mut edge = edges.iter().find(|edge| edge.path == path)?;
-        loop {
-            let node = &self.nodes[edge.node.index()];
-            edge = match (&node.work, node.inputs.first()) {
-                (Work::Model(_), Some(base)) => base,
-                (Work::Model(path), None) => return Some(path.clone()),
-                (Work::Stage { .. }, _) => node.inputs.iter().find(|edge| edge.path == path)?,
-                _ => return None,
-            };
-        }
     }
 }

@@ -148,7 +148,7 @@ impl Reader<'_> {
         Ok(Linear {
             weight: self
                 .weights
-                .panels(&format!("{}{name}.weight", self.prefix), [outputs, inputs])?,
+                .panels(&format!("{}{name}.weight", self.prefix), [outputs, inputs], 0..outputs)?,
             bias: self.tensor(&format!("{name}.bias"), &[outputs])?,
         })
     }

@@ -24,6 +24,7 @@ impl Family for Gemma2 {
             tied: true,
             activation_field: "hidden_activation",
             activation: "gelu_pytorch_tanh",
+            norm_eps: 1e-6,
         }
     }
 
@@ -56,9 +57,9 @@ impl Family for Gemma2 {
 
     fn norms(&self) -> NormNames {
         NormNames {
-            before_attention: "input_layernorm",
+            before_attention: Some("input_layernorm"),
             after_attention: Some("post_attention_layernorm"),
-            before_mlp: "pre_feedforward_layernorm",
+            before_mlp: Some("pre_feedforward_layernorm"),
             after_mlp: Some("post_feedforward_layernorm"),
         }
     }

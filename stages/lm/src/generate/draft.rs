@@ -87,8 +87,8 @@ impl Draft {
     }
 
     /// Tokens of the prompt and of the continuation.
-    pub fn total(&self) -> usize {
-        self.tokens.len()
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
     }
 
     /// Whether it has ended.

@@ -130,10 +130,12 @@ fn weighted_dot(x: &[f32], dy: &[f32], weight: &[f32], plus: f32) -> f32 {
 /// positions.
 const ROPE_VALUES: usize = 1 << 24;
 
-/// Cosines and sines of the rotary positions, `[positions, head_dim / 2]` each; of positions beyond
-/// them made when needed.
+/// Cosines and sines of the rotary positions, `[positions, half]` each; of positions beyond them
+/// made when needed.
 #[derive(Debug, Clone)]
 pub struct RopeTable {
+    head_dim: usize,
+    /// Half of a head's rotated entries.
     half: usize,
     frequencies: Box<[f64]>,
     amplitude: f64,
@@ -143,10 +145,17 @@ pub struct RopeTable {
 
 impl RopeTable {
     /// Makes the table of the first `positions`; frequencies in radians per position, cosines and
-    /// sines times `amplitude`.
-    pub fn new(frequencies: &[f64], amplitude: f64, positions: usize) -> RopeTable {
+    /// sines times `amplitude`. There is one frequency for each two of the first entries of a head;
+    /// the others stay as they are.
+    pub fn new(
+        frequencies: &[f64],
+        amplitude: f64,
+        head_dim: usize,
+        positions: usize,
+    ) -> RopeTable {
         let (half, frequencies) = (frequencies.len(), frequencies.into());
-        let mut table = RopeTable { half, frequencies, amplitude, cos: [].into(), sin: [].into() };
+        let (cos, sin) = ([].into(), [].into());
+        let mut table = RopeTable { head_dim, half, frequencies, amplitude, cos, sin };
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
         for position in 0..positions.min(ROPE_VALUES / half) {
             table.push(position as u32, &mut cos, &mut sin);
@@ -165,8 +174,8 @@ impl RopeTable {
     /// Rotates every head of each row by its position, in place; `back` turns the other way, which
     /// is the gradient.
     ///
-    /// x `[rows, heads * head_dim]`, `positions` `[rows]`. The first half of a head pairs with the
-    /// second.
+    /// x `[rows, heads * head_dim]`, `positions` `[rows]`. The first half of a head's rotated
+    /// entries pairs with the second.
     pub fn rotate(&self, x: &mut [f32], positions: &[u32], back: bool) {
         let Some(width) = x.len().checked_div(positions.len()) else { return };
         let blocks = x.par_chunks_mut(BLOCK * width.max(1)).zip(positions.par_chunks(BLOCK));
@@ -188,8 +197,8 @@ impl RopeTable {
                     (&far.0[..], &far.1[..])
                 }
             };
-            for head in row.chunks_exact_mut(2 * half) {
-                let (first, second) = head.split_at_mut(half);
+            for head in row.chunks_exact_mut(self.head_dim) {
+                let (first, second) = head[..2 * half].split_at_mut(half);
                 for (((a, b), c), s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
                     let s = s * sign;
                     (*a, *b) = (*a * c - *b * s, *b * c + *a * s);

@@ -54,7 +54,7 @@ impl LanguageModel {
             let bound = 1.0 / (linear.inputs as f64).sqrt();
             let a = (0..(rank * linear.inputs) as u64)
                 .map(|i| ((2.0 * stream.uniform(i) - 1.0) * bound) as f32);
-            Ok(Some((a.collect(), vec![0.0; linear.outputs * rank], None)))
+            Ok(Some((a.collect(), vec![0.0; linear.of * rank], None)))
         })
     }
 
@@ -92,31 +92,32 @@ impl LanguageModel {
     ) -> Result<(), ModelError> {
         let LoraSettings { rank, alpha, dropout, dora, rslora, .. } = *settings;
         let scale = if rslora { alpha / (rank as f64).sqrt() } else { alpha / rank as f64 } as f32;
+        self.check_targets(&settings.targets)?;
         self.tensors.iter_mut().for_each(|t| t.trainable = false);
         let mut put = 0;
+        // Layers that share a module share a: the rows of b are theirs.
+        let mut shared: BTreeMap<String, TensorId> = BTreeMap::new();
         for place in self.places() {
             let linear = self.linear_at(place);
-            let short = linear.name.rsplit('.').next().unwrap_or_default();
-            if !settings.targets.is_empty() && !settings.targets.iter().any(|t| t == short) {
+            let chosen = |target: &String| target == linear.short_name();
+            if !settings.targets.is_empty() && !settings.targets.iter().any(chosen) {
                 continue;
             }
             let Some((a, b, magnitude)) = values(linear)? else { continue };
             let (inputs, outputs) = (linear.inputs, linear.outputs);
-            let name = |suffix: &str| format!("{}.{suffix}", linear.name);
-            let magnitude_name = name("lora_magnitude_vector");
-            let tensors = [
-                Tensor::matrix(name("lora_A.weight"), [rank, inputs], Stored::F32(a)),
-                Tensor::matrix(name("lora_B.weight"), [outputs, rank], Stored::F32(b)),
-            ];
-            let [a, b] = tensors.map(|tensor| self.push(Tensor { trainable, ..tensor }));
-            self.linear_at_mut(place).adapters.push(Lora {
-                rank,
-                a,
-                b,
-                dora: None,
-                scale,
-                dropout,
+            let module = linear.name.clone();
+            let magnitude_name = linear.tensor_name("lora_magnitude_vector");
+            let magnitude = magnitude.map(|norms| linear.rows(&norms, 1).to_vec());
+            let (b_name, b) = (linear.tensor_name("lora_B.weight"), linear.rows(&b, rank).to_vec());
+            let b = Tensor::matrix(b_name, [outputs, rank], Stored::F32(b));
+            let a = *shared.entry(module).or_insert_with_key(|module| {
+                let name = format!("{module}.lora_A.weight");
+                let tensor = Tensor::matrix(name, [rank, inputs], Stored::F32(a));
+                push(&mut self.tensors, Tensor { trainable, ..tensor })
             });
+            let b = push(&mut self.tensors, Tensor { trainable, ..b });
+            let lora = Lora { rank, a, b, dora: None, scale, dropout };
+            self.linear_at_mut(place).adapters.push(lora);
             put += 1;
             if dora {
                 let norms = self.adapted_norms(self.linear_at(place));
@@ -124,7 +125,8 @@ impl LanguageModel {
                 let values = Stored::F32(magnitude.unwrap_or_else(|| norms.clone()));
                 // A vector, but weight decay applies to it as to the adapter's matrices.
                 let tensor = Tensor::rows(magnitude_name, vec![outputs], values);
-                let magnitude = self.push(Tensor { trainable, decays: true, ..tensor });
+                let tensor = Tensor { trainable, decays: true, ..tensor };
+                let magnitude = push(&mut self.tensors, tensor);
                 if let Some(lora) = self.linear_at_mut(place).adapters.last_mut() {
                     lora.dora = Some(Dora { magnitude, norms });
                 }
@@ -137,9 +139,21 @@ impl LanguageModel {
         Ok(())
     }
 
-    fn push(&mut self, tensor: Tensor) -> TensorId {
-        self.tensors.push(tensor);
-        self.tensors.len() - 1
+    /// Refuses names of linear layers that the model has not.
+    fn check_targets(&self, targets: &[String]) -> Result<(), ModelError> {
+        let linears = self.layers.first().map(|layer| layer.linears());
+        let names: BTreeSet<&str> =
+            linears.iter().flatten().map(|linear| linear.short_name()).collect();
+        match targets.iter().find(|target| !names.contains(target.as_str())) {
+            None => Ok(()),
+            Some(target) => {
+                let names: Vec<&str> = names.into_iter().collect();
+                Err(ModelError::Misfit(format!(
+                    "no linear layer is called `{target}`; the model's are {}",
+                    names.join(", ")
+                )))
+            }
+        }
     }
 
     /// The numbers of all linear layers: of the layer, and within it.
@@ -222,22 +236,25 @@ impl LanguageModel {
 
     /// The adapter on the model, to be saved.
     pub fn adapter(&self, settings: &LoraSettings, base: &str) -> Adapter {
-        let mut tensors = BTreeMap::new();
+        let mut tensors: BTreeMap<String, LoraTensors> = BTreeMap::new();
         let mut targets: Vec<String> = Vec::new();
         for linear in self.layers.iter().flat_map(|l| l.linears()) {
             let Some(lora) = linear.adapters.last().filter(|lora| self.is_trained(lora)) else {
                 continue;
             };
-            targets.push(linear.name.rsplit('.').next().unwrap_or_default().to_string());
-            let copy = |id: usize| self.tensors[id].to_rows();
-            let lora = LoraTensors {
+            targets.push(linear.short_name().to_owned());
+            let rows = |id: usize| self.tensors[id].to_rows();
+            let module = tensors.entry(linear.name.clone()).or_insert_with(|| LoraTensors {
                 inputs: linear.inputs,
-                outputs: linear.outputs,
-                a: copy(lora.a),
-                b: copy(lora.b),
-                magnitude: lora.dora.as_ref().map(|dora| copy(dora.magnitude)),
-            };
-            tensors.insert(linear.name.clone(), lora);
+                outputs: linear.of,
+                a: rows(lora.a),
+                b: vec![0.0; linear.of * lora.rank],
+                magnitude: lora.dora.as_ref().map(|_| vec![0.0; linear.of]),
+            });
+            linear.rows_mut(&mut module.b, lora.rank).copy_from_slice(&rows(lora.b));
+            if let (Some(of_module), Some(dora)) = (&mut module.magnitude, &lora.dora) {
+                linear.rows_mut(of_module, 1).copy_from_slice(&rows(dora.magnitude));
+            }
         }
         targets.sort();
         targets.dedup();
@@ -295,11 +312,16 @@ impl LanguageModel {
 type AdapterValues = (Vec<f32>, Vec<f32>, Option<Vec<f32>>);
 
 fn check(linear: &Linear, lora: &LoraTensors) -> Result<(), ModelError> {
-    if (lora.inputs, lora.outputs) == (linear.inputs, linear.outputs) {
+    if (lora.inputs, lora.outputs) == (linear.inputs, linear.of) {
         return Ok(());
     }
     Err(ModelError::Misfit(format!(
         "`{}` maps {} to {}, its adapter {} to {}",
-        linear.name, linear.inputs, linear.outputs, lora.inputs, lora.outputs
+        linear.name, linear.inputs, linear.of, lora.inputs, lora.outputs
     )))
+}
+
+fn push(tensors: &mut Vec<Tensor>, tensor: Tensor) -> TensorId {
+    tensors.push(tensor);
+    tensors.len() - 1
 }

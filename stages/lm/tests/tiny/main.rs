@@ -7,6 +7,7 @@
 mod broken;
 mod divergence;
 mod early_stopping;
+mod families;
 mod resume;
 mod slots;
 
@@ -19,23 +20,49 @@ use refrain_lm::tokenizer_training::{TokenizerSettings, train_tokenizer};
 use refrain_lm::train::{
     Length, Order, Schedule, TrainOptions, TrainRow, Trained, Training, train,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 const VOCAB: u64 = 40;
 
 /// A configuration of each family.
 fn configs() -> Vec<ModelConfig> {
-    ["llama", "mistral", "gemma2", "qwen2"].map(config).into()
+    FAMILIES.map(config).into()
 }
 
+const FAMILIES: [&str; 8] =
+    ["llama", "mistral", "gemma2", "gemma3_text", "qwen2", "qwen3", "olmo2", "phi3"];
+
 fn config(family: &str) -> ModelConfig {
-    let json = json!({
+    ModelConfig::from_json(&config_json(family)).unwrap()
+}
+
+fn config_json(family: &str) -> Value {
+    let mut json = json!({
         "model_type": family, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
         "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": VOCAB, "max_position_embeddings": 64,
         "sliding_window": 6, "attn_logit_softcapping": 6.0, "final_logit_softcapping": 5.0,
         "hidden_act": if family == "gemma2" { "gelu_pytorch_tanh" } else { "silu" }, "initializer_range": 0.3,
     });
-    ModelConfig::from_json(&json).unwrap()
+    let own = match family {
+        "gemma3_text" => json!({
+            "attn_logit_softcapping": null, "head_dim": 8, "sliding_window_pattern": 2,
+            "rope_scaling": { "rope_type": "linear", "factor": 4.0 },
+        }),
+        "qwen3" => json!({ "head_dim": 12 }),
+        // Rows are on both sides of the length at which the frequencies change.
+        "olmo2" => json!({
+            "max_position_embeddings": 12, "rope_scaling": { "rope_type": "dynamic", "factor": 2.0 },
+        }),
+        "phi3" => json!({
+            "partial_rotary_factor": 0.5, "original_max_position_embeddings": 12,
+            "rope_scaling": {
+                "rope_type": "longrope", "short_factor": [1.0, 1.5], "long_factor": [2.0, 5.0],
+            },
+        }),
+        _ => json!({}),
+    };
+    json.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+    json
 }
 
 fn settings(dora: bool) -> LoraSettings {
