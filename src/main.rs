@@ -15,6 +15,7 @@ mod panics;
 mod session;
 mod snippet;
 mod terminal;
+mod up_to_date;
 mod usage;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

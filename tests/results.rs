@@ -119,6 +119,33 @@ fn rows_are_sorted_and_written_where_they_are_wanted() {
 }
 
 #[test]
+fn the_table_of_the_last_run_is_the_one_that_a_plan_gives() {
+    let space = space();
+    space.edit("w.yaml", "results:\n", "results:\n  mean_over: [seed]\n");
+    assert_eq!(space.run(&["run", "w.yaml"]).code, 0);
+    let tables = || {
+        let more: [&[&str]; 5] = [
+            &["--format", "json"],
+            &["--format", "csv"],
+            &["--sort", "-arm"],
+            &["--each"],
+            &["--set", "seed=1"],
+        ];
+        more.map(|more| space.run(&[&["results", "w.yaml"], more].concat()).stdout)
+    };
+    let kept = tables();
+    let plans = space.path(".refrain/plans");
+    assert!(std::fs::read_dir(&plans).unwrap().next().is_some(), "the run kept its report");
+    std::fs::remove_dir_all(plans).unwrap();
+    assert_eq!(tables(), kept);
+    assert_ne!(kept[2], kept[3], "`--each` has a row per seed");
+
+    assert_eq!(space.run(&["run", "w.yaml"]).code, 0);
+    space.write("rows.jsonl", &space.read("rows.jsonl").replace("\"no\"", "\"yes\""));
+    assert_eq!(rows(&space, &[])[0]["figures"]["judged"]["status"], "missing", "other rows");
+}
+
+#[test]
 fn without_a_cache_the_lock_has_the_figures_of_its_keys() {
     let space = space();
     space.report("w.yaml", &[]);

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 pub mod columns;
 
+mod encoder;
 mod footer;
 mod pages;
 mod reader;

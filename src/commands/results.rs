@@ -17,29 +17,21 @@ use crate::cli::{self, Format};
 use crate::command_error::CommandError;
 use crate::escape::escape_controls;
 use crate::output;
-use crate::session::Session;
+use crate::session::{Opened, Session, Sources};
+use crate::up_to_date::UpToDateInput;
 
 /// Prints the metrics that the cache, or else the lock, has for the workflow.
 pub fn results(arguments: &cli::ResultsArgs, format: Format) -> Result<ExitCode, CommandError> {
-    let session = Session::open(&arguments.workflow)?;
-    let graph = &session.graph;
-    let lock = session.lock()?;
-    let store = session.existing_store()?;
-    let plan = store.as_ref().map(|store| plan::plan(graph, store, &lock.keys())).transpose()?;
-    let known = results::known(graph, &lock, plan.as_ref());
-
-    // The logs are read only where a result is missing.
-    let missing = known.iter().any(Option::is_none);
-    let failed = if missing { session.last_runs().failed } else { Default::default() };
-    let mut columns = session.columns.clone();
-    if arguments.each {
-        columns.mean_over = Vec::new();
-    }
-    let mut table = collect(&session, &columns, |id| match &known[id.index()] {
-        Some(done) => NodeStatus::NodeState(done),
-        None if failed.contains(&graph.node(id).name) => NodeStatus::Failed,
-        None => NodeStatus::Missing,
-    });
+    let opened = Opened::new(&arguments.workflow)?;
+    // The last complete run had this table, unless the averaged points are wanted one by one.
+    let kept = match arguments.each {
+        true => None,
+        false => UpToDateInput::new(&arguments.workflow, &opened).and_then(|input| input.find()),
+    };
+    let mut table = match kept {
+        Some(kept) => kept.results,
+        None => planned(opened, arguments)?,
+    };
     if let Some(heading) = &arguments.sort {
         sort(&mut table, heading)?;
     }
@@ -63,6 +55,29 @@ pub fn results(arguments: &cli::ResultsArgs, format: Format) -> Result<ExitCode,
         reasons(&table);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Collects the table by a plan of the workflow.
+fn planned(opened: Opened, arguments: &cli::ResultsArgs) -> Result<Results, CommandError> {
+    let session = Session::of(opened, &arguments.workflow, Sources::Recorded)?;
+    let graph = &session.graph;
+    let lock = session.lock()?;
+    let store = session.existing_store()?;
+    let plan = store.as_ref().map(|store| plan::plan(graph, store, &lock.keys())).transpose()?;
+    let known = results::known(graph, &lock, plan.as_ref());
+
+    // The logs are read only where a result is missing.
+    let missing = known.iter().any(Option::is_none);
+    let failed = if missing { session.last_runs().failed } else { Default::default() };
+    let mut columns = session.columns.clone();
+    if arguments.each {
+        columns.mean_over = Vec::new();
+    }
+    Ok(collect(&session, &columns, |id| match &known[id.index()] {
+        Some(done) => NodeStatus::NodeState(done),
+        None if failed.contains(&graph.node(id).name) => NodeStatus::Failed,
+        None => NodeStatus::Missing,
+    }))
 }
 
 /// Sorts by a heading; a `-` before it turns the order round.

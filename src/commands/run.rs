@@ -21,11 +21,12 @@ use refrain_engine::report::results::NodeStatus;
 use refrain_engine::report::verify::{self, Mismatch};
 use refrain_engine::run::{self, Outcome, Report, RunOptions};
 
-use crate::cli::{self, Format, SandboxArg};
+use crate::cli::{self, Format};
 use crate::command_error::{self, CommandError};
 use crate::events::Observers;
 use crate::human::time;
 use crate::session::{Opened, Session, Sources, absolute};
+use crate::up_to_date::UpToDateInput;
 use crate::{interrupt, machine, output};
 
 use super::results;
@@ -40,8 +41,13 @@ pub fn run(
     let begin = Instant::now();
     let opened = Opened::new(&arguments.workflow)?;
     let seen = LoggedRun::new(arguments, &opened)?;
-    let kept = UpToDateInput::new(arguments, format, &opened);
-    if let Some(cached_report) = kept.as_ref().and_then(|kept| up_to_date::find(&kept.request())) {
+    // A kept plan is of a run of the whole workflow, whose report is for people.
+    let part = !arguments.only.is_empty() || !arguments.force.is_empty();
+    let kept = match part || format == Format::Json {
+        true => None,
+        false => UpToDateInput::new(&arguments.workflow, &opened),
+    };
+    if let Some(cached_report) = kept.as_ref().and_then(UpToDateInput::find) {
         results::print(&cached_report.results, format);
         run_log::used(&seen.runs, &seen.run());
         return Ok(unchanged(&cached_report, begin));
@@ -100,7 +106,7 @@ pub fn run(
                 results: table,
                 expects: verdicts.iter().map(verdict_line).collect(),
             };
-            up_to_date::keep(&kept.request(), &session.graph, &store, &report.state, cached_report);
+            kept.keep(&session.graph, &store, &report.state, cached_report);
         }
         summary(&report, &verdicts, begin, &changes);
     }
@@ -262,53 +268,6 @@ impl LoggedRun {
             plan: &self.plan,
         }
     }
-}
-
-/// The request for a kept plan, for a run of the whole workflow whose report is for people.
-struct UpToDateInput {
-    text: String,
-    path: PathBuf,
-    cache: PathBuf,
-    set: Vec<String>,
-    build: String,
-    lock: Option<PathBuf>,
-}
-
-impl UpToDateInput {
-    fn new(arguments: &cli::RunArgs, format: Format, opened: &Opened) -> Option<UpToDateInput> {
-        let weaker = arguments.workflow.sandbox == SandboxArg::Weaker;
-        let part = !arguments.only.is_empty() || !arguments.force.is_empty();
-        if part || weaker || format == Format::Json {
-            return None;
-        }
-        let set = arguments.workflow.set.clone();
-        Some(UpToDateInput {
-            text: opened.source.text.clone(),
-            path: std::path::absolute(&opened.source.path).ok()?,
-            cache: opened.cache.clone(),
-            lock: set.is_empty().then(|| std::path::absolute(&opened.lock)).transpose().ok()?,
-            set,
-            build: build()?,
-        })
-    }
-
-    fn request(&self) -> up_to_date::Request<'_> {
-        up_to_date::Request {
-            text: self.text.as_bytes(),
-            path: &self.path,
-            cache: &self.cache,
-            set: &self.set,
-            build: &self.build,
-            lock: self.lock.as_deref(),
-        }
-    }
-}
-
-/// This build: its version, and its file as the system knows it.
-fn build() -> Option<String> {
-    let metadata = std::env::current_exe().and_then(std::fs::metadata).ok()?;
-    let modified = metadata.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
-    Some(format!("{} {} {}", env!("CARGO_PKG_VERSION"), metadata.len(), modified.as_nanos()))
 }
 
 fn to_json(

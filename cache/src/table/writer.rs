@@ -8,13 +8,9 @@ use std::path::{Path, PathBuf};
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_writer::ArrowWriterOptions;
-use parquet::basic::{Compression, Type as PhysicalType, ZstdLevel};
 use parquet::errors::ParquetError;
-use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
-use parquet::schema::types::SchemaDescriptor;
 
+use super::encoder::Encoder;
 use super::size::{batch_bytes, rows_within};
 use super::types::{normal_batch, normal_schema, type_name};
 use super::{TableError, io_error};
@@ -57,14 +53,12 @@ pub struct TableWriter {
     /// The file that [`TableWriter::finish`] creates.
     path: PathBuf,
     schema: SchemaRef,
-    writer: ArrowWriter<HashingFile>,
+    encoder: Encoder<HashingFile>,
     limits: Limits,
     /// The parts of the slice that is not complete yet.
     pending: Vec<RecordBatch>,
     pending_rows: usize,
     pending_bytes: u64,
-    /// Bytes of the rows in the row group that is not complete yet.
-    group_bytes: u64,
     rows: u64,
 }
 
@@ -111,22 +105,15 @@ impl TableWriter {
         limits: Limits,
     ) -> Result<Self, TableError> {
         let file = HashingFile { temp, hasher: blake3::Hasher::new() };
-        // Without Arrow's own copy of the schema: its bytes change with Arrow's version, and all
-        // normal types come back from Parquet's schema alone.
-        let options = ArrowWriterOptions::new()
-            .with_skip_arrow_metadata(true)
-            .with_properties(properties(&leaf_columns(&schema)?)?);
-        let writer =
-            ArrowWriter::try_new_with_options(file, schema.clone(), options).map_err(rows_error)?;
+        let encoder = Encoder::new(file, schema.clone(), limits.row_group).map_err(rows_error)?;
         Ok(Self {
             path: path.to_path_buf(),
             schema,
-            writer,
+            encoder,
             limits,
             pending: Vec::new(),
             pending_rows: 0,
             pending_bytes: 0,
-            group_bytes: 0,
             rows: 0,
         })
     }
@@ -194,7 +181,7 @@ impl TableWriter {
 
     fn complete(mut self) -> Result<(TableInfo, Option<TempFile>), TableError> {
         self.write_pending()?;
-        let file = self.writer.into_inner().map_err(|error| write_error(&self.path, error))?;
+        let file = self.encoder.finish().map_err(|error| write_error(&self.path, error))?;
         let info = TableInfo {
             rows: self.rows,
             bytes: file.hasher.count(),
@@ -223,19 +210,7 @@ impl TableWriter {
         self.pending.clear();
         self.pending_rows = 0;
 
-        if self.group_bytes > 0 && self.group_bytes + bytes > self.limits.row_group {
-            self.writer.flush().map_err(|error| write_error(&self.path, error))?;
-            self.group_bytes = 0;
-        }
-        let before = self.writer.in_progress_rows();
-        self.writer.write(&slice).map_err(|error| write_error(&self.path, error))?;
-        let in_group = self.writer.in_progress_rows();
-        // The writer ends a group by itself when it has all its rows, in the middle of a slice too.
-        self.group_bytes = match in_group < before + slice.num_rows() {
-            true => batch_bytes(&slice, slice.num_rows() - in_group..slice.num_rows()),
-            false => self.group_bytes + bytes,
-        };
-        Ok(())
+        self.encoder.write(&slice, bytes).map_err(|error| write_error(&self.path, error))
     }
 }
 
@@ -246,54 +221,6 @@ impl fmt::Debug for TableWriter {
             .field("rows", &self.rows)
             .finish_non_exhaustive()
     }
-}
-
-/// Every setting that shapes the bytes, fixed here, so that another default in a later Parquet
-/// crate changes none of them.
-///
-/// Parquet 1.0 pages and encodings, because every reader knows them. Zstandard at level 3: its
-/// matcher is the same on every instruction set, which holds only below level 5.
-fn properties(leaves: &SchemaDescriptor) -> Result<WriterProperties, TableError> {
-    let zstd = ZstdLevel::try_new(3).map_err(rows_error)?;
-    let mut properties = WriterProperties::builder()
-        .set_created_by("refrain".to_owned())
-        .set_writer_version(WriterVersion::PARQUET_1_0)
-        .set_compression(Compression::ZSTD(zstd))
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        .set_max_row_group_bytes(None)
-        .set_write_batch_size(SLICE_ROWS)
-        .set_data_page_size_limit(1 << 20)
-        .set_data_page_row_count_limit(ROW_GROUP_ROWS)
-        .set_dictionary_enabled(true)
-        .set_dictionary_page_size_limit(1 << 20)
-        .set_statistics_enabled(EnabledStatistics::Chunk)
-        .set_statistics_truncate_length(Some(64))
-        .set_column_index_truncate_length(Some(64))
-        .set_offset_index_disabled(true)
-        .set_bloom_filter_enabled(false)
-        .set_write_page_header_statistics(false)
-        .set_write_row_group_number_distinct_values(false)
-        .set_write_path_in_schema(true)
-        .set_coerce_types(false)
-        .set_content_defined_chunking(None)
-        .set_key_value_metadata(None)
-        .set_sorting_columns(None);
-    // Measured values hardly repeat: a dictionary of them costs time and is thrown away when it is
-    // full.
-    for leaf in leaves.columns() {
-        if matches!(leaf.physical_type(), PhysicalType::FLOAT | PhysicalType::DOUBLE) {
-            properties = properties.set_column_dictionary_enabled(leaf.path().clone(), false);
-        }
-    }
-    Ok(properties.build())
-}
-
-/// The columns as Parquet flattens them.
-fn leaf_columns(schema: &SchemaRef) -> Result<SchemaDescriptor, TableError> {
-    parquet::arrow::ArrowSchemaConverter::new()
-        .with_coerce_types(false)
-        .convert(schema)
-        .map_err(rows_error)
 }
 
 /// Hashes the bytes written to it, and passes them on to a file where there is one.

@@ -2,6 +2,7 @@
 //! inferred from all rows. An empty cell is null.
 
 mod builder;
+mod records;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use super::piece::{Numbers, Opened, Piece};
 use super::text::{Boundary, Chunk, Parsed, Place, chunks, in_order, newlines};
 use super::{BATCH_ROWS, HEAD_ROWS, SourceError, SourceSpec, messages};
 use builder::CellBuilder;
+use records::Records;
 
 /// Cells that are held at once.
 const BATCH_CELLS: usize = 1 << 21;
@@ -235,29 +237,21 @@ impl<'a> Csv<'a> {
         chunk: &Chunk,
         mut take: impl FnMut(&csv::StringRecord, Place) -> Result<(), SourceError>,
     ) -> Result<(), SourceError> {
-        let mut reader = csv::ReaderBuilder::new()
-            .has_headers(false)
-            .flexible(true)
-            .delimiter(self.delimiter)
-            .from_reader(chunk.bytes.as_slice());
-        let mut record = csv::StringRecord::new();
+        let mut rows = Records::new(&chunk.bytes, self.delimiter);
+        let mut cells = csv::ByteRecord::new();
         let mut place = chunk.place;
         let (mut seen, mut is_header) = (0, chunk.is_first);
-        loop {
-            let more = reader.read_record(&mut record);
-            // Where the row begins, behind the line breaks before it.
-            let start = record.position().map_or(seen, |at| at.byte() as usize).max(seen);
-            let breaks = chunk.bytes[start..].iter().take_while(|b| matches!(b, b'\r' | b'\n'));
-            let start = start + breaks.count();
-            place.line += newlines(&chunk.bytes[seen..start]);
-            seen = start;
-            match more {
-                Ok(true) if std::mem::take(&mut is_header) => {}
-                Ok(true) => take(&record, place)?,
-                Ok(false) => return Ok(()),
-                Err(error) => return Err(self.error(place, unreadable(&error))),
+        while let Some(begin) = rows.read(&mut cells) {
+            place.line += newlines(&chunk.bytes[seen..begin]);
+            seen = begin;
+            let record = csv::StringRecord::from_byte_record(cells)
+                .map_err(|_| self.error(place, Fault::new("this is not UTF-8")))?;
+            if !std::mem::take(&mut is_header) {
+                take(&record, place)?;
             }
+            cells = record.into_byte_record();
         }
+        Ok(())
     }
 
     /// Brings a chunk into columns.
@@ -267,8 +261,11 @@ impl<'a> Csv<'a> {
         types: &[Option<DataType>],
         schema: &Arc<Schema>,
     ) -> Result<Piece, SourceError> {
-        let mut builders: Vec<Option<CellBuilder>> =
-            types.iter().map(|ty| ty.as_ref().map(CellBuilder::new)).collect();
+        // A fair share to begin with: texts that grow from nothing are copied again and again.
+        let texts = types.iter().filter(|ty| **ty == Some(DataType::Utf8)).count();
+        let share = chunk.bytes.len() / texts.max(1);
+        let new = |ty: &Option<DataType>| ty.as_ref().map(|ty| CellBuilder::new(ty, share));
+        let mut builders: Vec<Option<CellBuilder>> = types.iter().map(new).collect();
         let mut lines = Vec::new();
         self.records(chunk, |record, place| {
             let order = self.checked(record, place)?;
@@ -298,12 +295,5 @@ impl Profile {
         }
         self.rows += later.rows;
         self.turn_fields |= later.turn_fields;
-    }
-}
-
-fn unreadable(error: &csv::Error) -> Fault {
-    match error.kind() {
-        csv::ErrorKind::Utf8 { .. } => Fault::new("this is not UTF-8"),
-        _ => Fault::new(error.to_string()),
     }
 }

@@ -148,7 +148,9 @@ pub(super) struct Chunks<'a> {
     boundary: Boundary,
     max_rows: usize,
     buffer: Vec<u8>,
-    /// Bytes of the buffer that the boundary has seen.
+    /// Bytes of the buffer that are in earlier chunks.
+    taken: usize,
+    /// Bytes behind those that the boundary has seen.
     seen: usize,
     place: Place,
     column: usize,
@@ -180,6 +182,7 @@ impl<'a> Chunks<'a> {
             boundary,
             max_rows,
             buffer,
+            taken: 0,
             seen: 0,
             place,
             column: 0,
@@ -189,6 +192,9 @@ impl<'a> Chunks<'a> {
     }
 
     fn read(&mut self) -> Result<(), SourceError> {
+        // What is moved is the start of a row: all whole rows are taken before more is read.
+        self.buffer.drain(..std::mem::take(&mut self.taken));
+        self.buffer.reserve(READ);
         let before = self.buffer.len();
         let mut more = Read::by_ref(&mut self.reader).take(READ as u64);
         more.read_to_end(&mut self.buffer)
@@ -200,20 +206,20 @@ impl<'a> Chunks<'a> {
     fn next_chunk(&mut self) -> Result<Option<Chunk>, SourceError> {
         let (mut rows, mut cut) = (0, 0);
         while rows < self.max_rows && cut < CHUNK {
-            match self.boundary.advance(&self.buffer[self.seen..]) {
+            match self.boundary.advance(&self.buffer[self.taken + self.seen..]) {
                 Some(bytes) => {
                     self.seen += bytes;
                     cut = self.seen;
                     rows += 1;
                 }
                 None => {
-                    self.seen = self.buffer.len();
+                    self.seen = self.rest().len();
                     if self.ended {
                         cut = self.seen;
                         break;
                     }
                     if self.seen - cut > MAX_ROW {
-                        self.place.line += newlines(&self.buffer[..cut]);
+                        self.place.line += newlines(&self.rest()[..cut]);
                         let message = format!("the row is longer than {} MB", MAX_ROW >> 20);
                         return Err(self.wrong(message));
                     }
@@ -224,8 +230,8 @@ impl<'a> Chunks<'a> {
         if cut == 0 {
             return self.boundary.check_end().map_or(Ok(None), |message| Err(self.wrong(message)));
         }
-        let rest = self.buffer.split_off(cut);
-        let bytes = std::mem::replace(&mut self.buffer, rest);
+        let bytes = self.rest()[..cut].to_vec();
+        self.taken += cut;
         self.seen -= cut;
 
         let chunk =
@@ -237,6 +243,11 @@ impl<'a> Chunks<'a> {
             None => self.column + chunk.bytes.len(),
         };
         Ok(Some(chunk))
+    }
+
+    /// Returns the bytes that are in no chunk yet.
+    fn rest(&self) -> &[u8] {
+        &self.buffer[self.taken..]
     }
 
     fn wrong(&self, message: impl Into<String>) -> SourceError {
@@ -256,7 +267,7 @@ impl Iterator for Chunks<'_> {
     fn next(&mut self) -> Option<Result<Chunk, SourceError>> {
         let chunk = self.next_chunk().transpose();
         if matches!(chunk, Some(Err(_))) {
-            (self.ended, self.seen) = (true, 0);
+            (self.ended, self.taken, self.seen) = (true, 0, 0);
             self.buffer.clear();
         }
         chunk

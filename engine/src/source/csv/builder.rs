@@ -21,14 +21,15 @@ pub(super) enum CellBuilder {
 }
 
 impl CellBuilder {
-    pub fn new(ty: &DataType) -> CellBuilder {
+    /// Starts a column; as a text it may take about so many bytes.
+    pub fn new(ty: &DataType, bytes: usize) -> CellBuilder {
         match ty {
             DataType::Null => CellBuilder::Null(0),
             DataType::Boolean => CellBuilder::Truth(BooleanBuilder::new()),
             DataType::Int64 => CellBuilder::Int(Int64Builder::new()),
             DataType::UInt64 => CellBuilder::UInt(UInt64Builder::new()),
             DataType::Float64 => CellBuilder::Float(Float64Builder::new()),
-            _ => CellBuilder::Text(StringBuilder::new()),
+            _ => CellBuilder::Text(StringBuilder::with_capacity(0, bytes)),
         }
     }
 

@@ -1,8 +1,8 @@
 //! Brings JSON objects into columns. Single values go straight into their column; lists and mappings
 //! go through Arrow's reader.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -12,7 +12,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::json::ReaderBuilder;
-use serde::de::Deserializer;
+use serde::de::{Deserializer, Visitor};
 
 use super::json_text::{JsonTexts, is_json};
 use super::shape::Parts;
@@ -33,7 +33,8 @@ enum ColumnBuilder {
 }
 
 impl ColumnBuilder {
-    fn new(field: &FieldRef) -> ColumnBuilder {
+    /// Starts a column of some rows; as a text it may take about so many bytes.
+    fn new(field: &FieldRef, rows: usize, bytes: usize) -> ColumnBuilder {
         let name = serde_json::Value::from(field.name().as_str()).to_string();
         let nested = ColumnBuilder::Nested { text: String::new(), name };
         if is_json(field) {
@@ -41,11 +42,11 @@ impl ColumnBuilder {
         }
         match field.data_type() {
             DataType::Null => ColumnBuilder::Null,
-            DataType::Boolean => ColumnBuilder::Truth(BooleanBuilder::new()),
-            DataType::Int64 => ColumnBuilder::Int(Int64Builder::new()),
-            DataType::UInt64 => ColumnBuilder::UInt(UInt64Builder::new()),
-            DataType::Float64 => ColumnBuilder::Float(Float64Builder::new()),
-            DataType::Utf8 => ColumnBuilder::Text(StringBuilder::new()),
+            DataType::Boolean => ColumnBuilder::Truth(BooleanBuilder::with_capacity(rows)),
+            DataType::Int64 => ColumnBuilder::Int(Int64Builder::with_capacity(rows)),
+            DataType::UInt64 => ColumnBuilder::UInt(UInt64Builder::with_capacity(rows)),
+            DataType::Float64 => ColumnBuilder::Float(Float64Builder::with_capacity(rows)),
+            DataType::Utf8 => ColumnBuilder::Text(StringBuilder::with_capacity(rows, bytes)),
             _ => nested,
         }
     }
@@ -82,7 +83,7 @@ impl ColumnBuilder {
             }
             ColumnBuilder::Text(column) => match json {
                 None => column.append_null(),
-                Some(json) => column.append_value(text(json)?),
+                Some(json) => append_text(column, json)?,
             },
             ColumnBuilder::Nested { text, name } => {
                 text.push('{');
@@ -108,17 +109,33 @@ impl ColumnBuilder {
     }
 }
 
-/// The text of a single value: of a number or a truth as it is written.
-fn text(json: &str) -> Result<Cow<'_, str>, ArrowError> {
-    let Some(inside) = json.strip_prefix('"').and_then(|json| json.strip_suffix('"')) else {
-        return Ok(json.into());
-    };
-    if memchr::memchr(b'\\', inside.as_bytes()).is_none() {
-        return Ok(inside.into());
+/// Appends the text of a single value: of a number or a truth as it is written.
+fn append_text(column: &mut StringBuilder, json: &str) -> Result<(), ArrowError> {
+    let inside = json.strip_prefix('"').and_then(|json| json.strip_suffix('"'));
+    match inside {
+        Some(inside) if memchr::memchr(b'\\', inside.as_bytes()).is_some() => {
+            let parsed = serde_json::Deserializer::from_str(json).deserialize_str(Append(column));
+            parsed.map_err(|error| ArrowError::JsonError(error.to_string()))?;
+        }
+        _ => column.append_value(inside.unwrap_or(json)),
     }
-    let text: String =
-        serde_json::from_str(json).map_err(|error| ArrowError::JsonError(error.to_string()))?;
-    Ok(text.into())
+    Ok(())
+}
+
+/// Appends a text to a column without a copy of its own.
+struct Append<'a>(&'a mut StringBuilder);
+
+impl Visitor<'_> for Append<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        self.0.append_value(text);
+        Ok(())
+    }
 }
 
 /// A column of lists or mappings.
@@ -137,12 +154,21 @@ fn nested(field: &FieldRef, text: &str, rows: usize) -> Result<ArrayRef, ArrowEr
     }
 }
 
+/// Counts the columns of text, at least 1.
+fn texts(schema: &Schema) -> usize {
+    let texts = schema.fields().iter().filter(|field| *field.data_type() == DataType::Utf8);
+    texts.count().max(1)
+}
+
 /// Parses objects into columns; of an entry that comes twice the last counts.
 pub(super) fn batch(schema: &SchemaRef, objects: &[&str]) -> Result<RecordBatch, ArrowError> {
     let fields = schema.fields();
     let places: HashMap<&str, usize> =
         fields.iter().enumerate().map(|(place, field)| (field.name().as_str(), place)).collect();
-    let mut builders: Vec<ColumnBuilder> = fields.iter().map(ColumnBuilder::new).collect();
+    // A fair share to begin with: texts that grow from nothing are copied again and again.
+    let share = objects.iter().map(|json| json.len()).sum::<usize>() / texts(schema);
+    let new = |field| ColumnBuilder::new(field, objects.len(), share);
+    let mut builders: Vec<ColumnBuilder> = fields.iter().map(new).collect();
     let mut values: Vec<Option<&str>> = vec![None; fields.len()];
     for object in objects {
         values.fill(None);
