@@ -15,7 +15,7 @@ pub const FINETUNE: Component = component("finetune", 2);
 /// Continuations of a prompt's tokens.
 pub const GENERATE: Component = component("generate", 1);
 /// What a language model computes of its folder: configuration, weights, forward and backward passes.
-pub const LM: Component = component("lm", 2);
+pub const LM: Component = component("lm", 3);
 /// Masks of tokens.
 pub const MASK: Component = component("mask", 1);
 /// The way from a row to text and tokens.

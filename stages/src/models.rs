@@ -1,6 +1,7 @@
 //! Loads the models that stages read, and keeps the last few, so that stages of one model do not
 //! load it anew.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,8 +9,9 @@ use tracing::{Span, debug_span};
 
 use refrain_cache::Digest;
 use refrain_engine::kind::{Input, StageError};
+use refrain_lm::adapter::Adapter;
 use refrain_lm::config::ConfigError;
-use refrain_lm::model::{LanguageModel, ModelError, ModelPath};
+use refrain_lm::model::{LanguageModel, ModelError};
 use refrain_lm::tokenizer::{Tokenizer, TokenizerError};
 use refrain_lm::weights::WeightsError;
 
@@ -50,9 +52,52 @@ pub(crate) fn load(input: &Input) -> Result<Arc<Loaded>, StageError> {
     Ok(model)
 }
 
-/// The model of an input, read for the caller alone, who may change it.
+/// The model of an input for the caller alone, who may put an adapter on it; its weights are shared.
 pub(crate) fn load_own(input: &Input) -> Result<Loaded, StageError> {
     read(&origin(input)?)
+}
+
+/// A base as it was when it was read: the path of its folder, and number, device, size and times of
+/// each file in it.
+type Seen = (PathBuf, Vec<[i64; 7]>);
+
+/// The bases of the last models used, the newest last. Their weights are shared by all stages and
+/// trials, whatever adapters stand beside them.
+static BASES: Mutex<Vec<(Seen, LanguageModel)>> = Mutex::new(Vec::new());
+
+/// The model of a folder without adapters, from memory where it was among the last ones used. A
+/// clone of a model shares its weights.
+fn base(folder: &Path) -> Result<LanguageModel, StageError> {
+    // Held while a model is read, so that two trials that begin together read it once.
+    let mut bases = BASES.lock().unwrap_or_else(PoisonError::into_inner);
+    let seen = seen(folder).map_err(|error| {
+        StageError::failed(format!("cannot read `{}`: {error}", folder.display()))
+    })?;
+    let known = bases.iter().position(|(known, _)| *known == seen);
+    let model = match known {
+        Some(place) => bases.remove(place).1,
+        None => {
+            let _load = debug_span!("load", path = %folder.display()).entered();
+            LanguageModel::load_base(folder).map_err(model_failed)?
+        }
+    };
+    bases.push((seen, model.clone()));
+    let surplus = bases.len().saturating_sub(KEPT);
+    bases.drain(..surplus);
+    Ok(model)
+}
+
+fn seen(folder: &Path) -> std::io::Result<Seen> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let file = entry?.path().metadata()?;
+        let [device, number, size] = [file.dev(), file.ino(), file.size()].map(|n| n as i64);
+        let (modified, changed) =
+            ((file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec()));
+        files.push([device, number, size, modified.0, modified.1, changed.0, changed.1]);
+    }
+    files.sort_unstable();
+    Ok((folder.to_owned(), files))
 }
 
 /// The folder of a model's base, where its tokenizer is.
@@ -85,8 +130,11 @@ fn read(origin: &Origin) -> Result<Loaded, StageError> {
     }
     check_layout(&folder)?;
     let tokenizer = Tokenizer::load(&folder).map_err(tokenizer_failed)?;
-    let _load = debug_span!("load", path = %folder.display()).entered();
-    let model = LanguageModel::load(&ModelPath { folder, adapters }).map_err(model_failed)?;
+    let mut model = base(&folder)?;
+    for folder in &adapters {
+        let adapter = Adapter::load(folder).map_err(ModelError::from).map_err(model_failed)?;
+        model.put_frozen(&adapter).map_err(model_failed)?;
+    }
     Ok(Loaded { model, tokenizer })
 }
 
@@ -167,5 +215,5 @@ pub(crate) fn on_threads<T: Send>(
 /// What can move the last bits of what a model computes: our kernels sum in one order on every
 /// processor, so that is their version and the architecture alone.
 pub(crate) fn profile() -> String {
-    format!("native 1 {}", std::env::consts::ARCH)
+    format!("native 2 {}", std::env::consts::ARCH)
 }
