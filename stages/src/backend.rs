@@ -92,7 +92,7 @@ impl BackendChoice {
 /// alone, are its own to refuse.
 pub(crate) fn is_native(path: &Path) -> bool {
     match ModelConfig::load(path) {
-        Err(ConfigError::Foreign(_) | ConfigError::Unsupported(_)) => false,
+        Err(ConfigError::Foreign { .. } | ConfigError::Unsupported(_)) => false,
         Err(ConfigError::Io { .. }) => path.join("adapter_config.json").is_file(),
         // A folder of one of our families that holds GGUF and nothing else is not broken.
         Ok(_) | Err(_) => {
@@ -105,7 +105,7 @@ pub(crate) fn is_native(path: &Path) -> bool {
 /// The feature for which our own module does not compute a folder's model, to end a sentence.
 fn why_not_native(path: &Path) -> String {
     match ModelConfig::load(path) {
-        Err(error @ (ConfigError::Foreign(_) | ConfigError::Unsupported(_))) => {
+        Err(error @ (ConfigError::Foreign { .. } | ConfigError::Unsupported(_))) => {
             format!(": {error}")
         }
         _ => String::new(),

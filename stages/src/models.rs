@@ -154,7 +154,7 @@ pub(crate) fn check_layout(folder: &Path) -> Result<(), StageError> {
 /// of the data.
 pub(crate) fn model_failed(error: ModelError) -> StageError {
     match error {
-        ModelError::Config(ConfigError::Foreign(_)) => {
+        ModelError::Config(ConfigError::Foreign { .. }) => {
             StageError::Environment { message: error.to_string(), hint: None }
         }
         ModelError::Weights(WeightsError::Shape { .. } | WeightsError::Missing { .. }) => {

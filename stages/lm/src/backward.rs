@@ -2,12 +2,14 @@
 //! first.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 
 use rayon::prelude::*;
 
 use crate::forward::{Adapted, Context, Dropout, Packed, Post, Purpose, Saved};
 use crate::kernels::attention::Inputs;
-use crate::kernels::matmul::{self, Put};
+use crate::kernels::buffer::Buffer;
+use crate::kernels::matmul::{self, Operand, Put};
 use crate::kernels::pointwise;
 use crate::kernels::tile::WIDTH;
 use crate::model::{Dora, LanguageModel, Layer, Linear, Lora, TensorId};
@@ -78,6 +80,37 @@ pub struct Sums {
     pub kl: f64,
 }
 
+/// The input of linear layers, whose columns are packed once for all that share it, when needed.
+struct Input<'a> {
+    values: &'a [f32],
+    width: usize,
+    columns: OnceCell<Operand>,
+}
+
+impl Input<'_> {
+    fn new(values: &[f32], width: usize) -> Input<'_> {
+        Input { values, width, columns: OnceCell::new() }
+    }
+
+    fn columns(&self) -> &Operand {
+        self.columns.get_or_init(|| Operand::of_columns(self.values, self.width))
+    }
+}
+
+/// The gradient of an output, as it lies and packed.
+#[derive(Clone, Copy)]
+struct Slope<'a> {
+    values: &'a [f32],
+    packed: &'a Operand,
+}
+
+impl<'a> Slope<'a> {
+    /// Packs it unless it is packed already.
+    fn of(packed: &'a mut Option<Operand>, values: &'a [f32], width: usize) -> Slope<'a> {
+        Slope { values, packed: packed.get_or_insert_with(|| Operand::of_rows(values, width)) }
+    }
+}
+
 /// Options of a backward pass. `recompute` changes time and memory, never bits.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Pass {
@@ -98,16 +131,16 @@ impl LanguageModel {
     ) -> Sums {
         let training = Purpose::Training(pass.dropout);
         let mut x = self.embed(packed);
-        let mut saved: Vec<Result<Saved, Vec<f32>>> = Vec::with_capacity(self.layers.len());
+        let mut saved: Vec<Result<Saved, Buffer>> = Vec::with_capacity(self.layers.len());
         for (index, layer) in self.layers.iter().enumerate() {
             let (out, all) = self.layer(index, layer, x, packed, &mut Context::Packed, training);
             saved.push(if pass.recompute { Err(all.x) } else { Ok(all) });
             x = out;
         }
         let (hidden, inverse) = self.norm(self.final_norm, &x);
-        let mut dhidden = vec![0.0; hidden.len()];
+        let mut dhidden = Buffer::zeros(hidden.len());
         let sums = self.head_loss(&hidden, targets, &mut dhidden, gradients);
-        let mut dx = vec![0.0; x.len()];
+        let mut dx = Buffer::zeros(x.len());
         self.norm_backward(self.final_norm, &x, &inverse, &dhidden, &mut dx, gradients);
         for (index, layer) in self.layers.iter().enumerate().rev() {
             let saved = match saved.pop().expect("one entry was kept for each layer") {
@@ -169,12 +202,14 @@ impl LanguageModel {
             for Sums { loss, kl } in each {
                 sums = Sums { loss: sums.loss + loss, kl: sums.kl + kl };
             }
-            let mut drows = vec![0.0; rows.len()];
-            matmul::backward_input(&logits, self.panels(self.head), &mut drows, Put::Set);
+            let mut drows = Buffer::any(rows.len());
+            let dlogits = Operand::of_rows(&logits, vocab);
+            matmul::backward_input(&dlogits, self.panels(self.head), &mut drows, Put::Set);
             for ((i, _), d) in block.iter().zip(drows.chunks_exact(width)) {
                 dhidden[i * width..(i + 1) * width].copy_from_slice(d);
             }
             if let Some(gradient) = gradients.get_mut(self.head) {
+                let rows = Operand::of_columns(&rows, width);
                 matmul::backward_weight(&logits, &rows, gradient, vocab, 1.0);
             }
         }
@@ -264,19 +299,22 @@ impl LanguageModel {
             adapted: [of_down, of_gate, of_up, of_k, of_o, of_q, of_v],
         } = saved;
         let ddown = self.post_backward(layer.mlp_post_norm, post2, dx, gradients);
-        let mut dact = vec![0.0; act.len()];
+        let mut dact = Buffer::zeros(act.len());
         let ddown = ddown.as_deref().unwrap_or(dx);
+        let act = Input::new(&act, layer.down.inputs);
         self.linear_backward(&layer.down, &act, ddown, of_down, &mut dact, gradients);
         pointwise::gated_backward(self.config.activation, &dact, &mut gate, &mut up);
         let (dgate, dup) = (gate, up);
-        let mut dn2 = vec![0.0; n2.len()];
-        self.linear_backward(&layer.gate, &n2, &dgate, of_gate, &mut dn2, gradients);
-        self.linear_backward(&layer.up, &n2, &dup, of_up, &mut dn2, gradients);
+        let mut dn2 = Buffer::zeros(n2.len());
+        let input = Input::new(&n2, layer.gate.inputs);
+        self.linear_backward(&layer.gate, &input, &dgate, of_gate, &mut dn2, gradients);
+        self.linear_backward(&layer.up, &input, &dup, of_up, &mut dn2, gradients);
         self.pre_backward(layer.mlp_norm, &middle, &inverse2, &dn2, dx, gradients);
 
         let dout = self.post_backward(layer.attention_post_norm, post1, dx, gradients);
         let dout = dout.as_deref().unwrap_or(dx);
-        let mut dattended = vec![0.0; attended.len()];
+        let mut dattended = Buffer::zeros(attended.len());
+        let attended = Input::new(&attended, layer.o.inputs);
         self.linear_backward(&layer.o, &attended, dout, of_o, &mut dattended, gradients);
         let inputs = Inputs { q: &q, k: &k, v: &v, dout: &dattended };
         let [mut dq, mut dk, dv] = layer.attention.backward(&packed.offsets, inputs);
@@ -284,10 +322,11 @@ impl LanguageModel {
         layer.rope.rotate(&mut dk, &packed.positions, &packed.offsets, true);
         let dq = self.post_backward(layer.q_norm, q_norm, &dq, gradients).unwrap_or(dq);
         let dk = self.post_backward(layer.k_norm, k_norm, &dk, gradients).unwrap_or(dk);
-        let mut dn1 = vec![0.0; n1.len()];
-        self.linear_backward(&layer.q, &n1, &dq, of_q, &mut dn1, gradients);
-        self.linear_backward(&layer.k, &n1, &dk, of_k, &mut dn1, gradients);
-        self.linear_backward(&layer.v, &n1, &dv, of_v, &mut dn1, gradients);
+        let mut dn1 = Buffer::zeros(n1.len());
+        let input = Input::new(&n1, layer.q.inputs);
+        self.linear_backward(&layer.q, &input, &dq, of_q, &mut dn1, gradients);
+        self.linear_backward(&layer.k, &input, &dk, of_k, &mut dn1, gradients);
+        self.linear_backward(&layer.v, &input, &dv, of_v, &mut dn1, gradients);
         self.pre_backward(layer.attention_norm, &x, &inverse1, &dn1, dx, gradients);
     }
 
@@ -315,9 +354,9 @@ impl LanguageModel {
         post: Option<Post>,
         dy: &[f32],
         gradients: &mut Gradients,
-    ) -> Option<Vec<f32>> {
+    ) -> Option<Buffer> {
         let (weight, Post { input, inverse }) = (weight?, post?);
-        let mut dinput = vec![0.0; input.len()];
+        let mut dinput = Buffer::zeros(input.len());
         self.norm_backward(weight, &input, &inverse, dy, &mut dinput, gradients);
         Some(dinput)
     }
@@ -327,7 +366,7 @@ impl LanguageModel {
     fn linear_backward(
         &self,
         linear: &Linear,
-        x: &[f32],
+        x: &Input<'_>,
         dy: &[f32],
         adapted: Adapted,
         dx: &mut [f32],
@@ -339,17 +378,21 @@ impl LanguageModel {
             }
         }
         let mut dy = Cow::Borrowed(dy);
+        let mut packed = None;
         for lora in linear.adapters.iter().rev() {
             if let Some(dora) = &lora.dora {
                 // The norms count as constants, as in PEFT.
                 self.magnitude_backward(dora, &dy, &adapted, gradients);
                 pointwise::scale_rows(dy.to_mut(), &self.factors(dora));
+                packed = None;
             }
-            self.adapter_backward(linear, lora, (x, &dy), &adapted, dx, gradients);
+            let slope = Slope::of(&mut packed, &dy, linear.outputs);
+            self.adapter_backward(linear, lora, (x, slope), &adapted, dx, gradients);
         }
-        matmul::backward_input(&dy, self.panels(linear.weight), dx, Put::Add);
+        let slope = Slope::of(&mut packed, &dy, linear.outputs);
+        matmul::backward_input(slope.packed, self.panels(linear.weight), dx, Put::Add);
         if let Some(gradient) = gradients.get_mut(linear.weight) {
-            matmul::backward_weight(&dy, x, gradient, linear.outputs, 1.0);
+            matmul::backward_weight(&dy, x.columns(), gradient, linear.outputs, 1.0);
         }
     }
 
@@ -382,29 +425,32 @@ impl LanguageModel {
         &self,
         linear: &Linear,
         lora: &Lora,
-        (x, dy): (&[f32], &[f32]),
+        (x, dy): (&Input<'_>, Slope<'_>),
         adapted: &Adapted,
         dx: &mut [f32],
         gradients: &mut Gradients,
     ) {
         if let Some(gradient) = gradients.get_mut(lora.b) {
-            matmul::backward_weight(dy, &adapted.down, gradient, linear.outputs, lora.scale);
+            let down = Operand::of_columns(&adapted.down, lora.rank);
+            matmul::backward_weight(dy.values, &down, gradient, linear.outputs, lora.scale);
         }
-        let mut ddown = vec![0.0; x.len() / linear.inputs * lora.rank];
-        matmul::backward_input(dy, self.panels(lora.b), &mut ddown, Put::Set);
+        let mut ddown = Buffer::any(x.values.len() / linear.inputs * lora.rank);
+        matmul::backward_input(dy.packed, self.panels(lora.b), &mut ddown, Put::Set);
         ddown.iter_mut().for_each(|d| *d *= lora.scale);
 
         let mask = adapted.mask.as_ref().filter(|_| self.tensors[lora.a].trainable);
-        let dropped = mask.map(|mask| mask.apply(x));
         if let Some(gradient) = gradients.get_mut(lora.a) {
-            let x = dropped.as_deref().unwrap_or(x);
+            let dropped =
+                mask.map(|mask| Operand::of_columns(&mask.apply(x.values), linear.inputs));
+            let x = dropped.as_ref().unwrap_or_else(|| x.columns());
             matmul::backward_weight(&ddown, x, gradient, lora.rank, 1.0);
         }
+        let packed = Operand::of_rows(&ddown, lora.rank);
         match mask {
-            None => matmul::backward_input(&ddown, self.panels(lora.a), dx, Put::Add),
+            None => matmul::backward_input(&packed, self.panels(lora.a), dx, Put::Add),
             Some(mask) => {
-                let mut dinput = vec![0.0; x.len()];
-                matmul::backward_input(&ddown, self.panels(lora.a), &mut dinput, Put::Set);
+                let mut dinput = Buffer::any(x.values.len());
+                matmul::backward_input(&packed, self.panels(lora.a), &mut dinput, Put::Set);
                 mask.add(&dinput, dx);
             }
         }

@@ -68,7 +68,7 @@ impl Card {
         }
         let (family, config) = match ModelConfig::load(folder) {
             Ok(config) => (config.family.to_owned(), Some(config)),
-            Err(ConfigError::Foreign(family)) => (family, None),
+            Err(ConfigError::Foreign { family, .. }) => (family, None),
             Err(error) => return Err(error.into()),
         };
         let weights = Weights::open(folder)?.contents();

@@ -14,7 +14,8 @@ use rayon::prelude::*;
 
 use crate::fields::ConfigError;
 use crate::forward::Packed;
-use crate::kernels::matmul::{self, Put};
+use crate::kernels::buffer::Buffer;
+use crate::kernels::matmul::{self, Operand, Put};
 use crate::kernels::panels::{Panels, Stored};
 use crate::model::{LanguageModel, ModelError, ModelPath};
 use crate::tokenizer::{Tokenizer, TokenizerError};
@@ -150,7 +151,7 @@ impl Embedder {
     fn embed_batch(&self, ids: &[Vec<u32>], vectors: &mut Vec<f32>) {
         let packed = Packed::new(ids.iter().map(Vec::as_slice));
         let hidden = match &self.network {
-            Network::Bert(bert) => bert.forward(&packed),
+            Network::Bert(bert) => Buffer::of(&bert.forward(&packed)),
             Network::Decoder(model) => model.forward(&packed),
         };
         let width = self.width();
@@ -198,7 +199,7 @@ pub fn products(a: &[f32], b: &[f32], width: usize) -> Vec<f32> {
     if columns > 0 {
         let values = Stored::F32(b.to_vec()).into_panels(columns, width);
         let b = Panels { outputs: columns, inputs: width, values: &values };
-        matmul::forward(a, b, &mut all, Put::Set);
+        matmul::forward(&Operand::of_rows(a, width), b, &mut all, Put::Set);
     }
     all
 }

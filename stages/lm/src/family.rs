@@ -176,7 +176,7 @@ const FAMILIES: [&dyn Family; 8] = [
 ];
 
 /// Lists the native architectures, to end a sentence.
-pub(crate) fn names() -> String {
+fn names() -> String {
     let names = FAMILIES.map(|family| family.name());
     let (last, others) = names.split_last().unwrap_or((&"", &[]));
     format!("{} and {last}", others.join(", "))
@@ -185,7 +185,7 @@ pub(crate) fn names() -> String {
 /// Finds an architecture by its `model_type`.
 pub(crate) fn find(name: &str) -> Result<&'static dyn Family, ConfigError> {
     let found = FAMILIES.into_iter().find(|family| family.name() == name);
-    found.ok_or_else(|| ConfigError::Foreign(name.to_owned()))
+    found.ok_or_else(|| ConfigError::Foreign { family: name.to_owned(), native: names() })
 }
 
 /// The windows of layers that `layer_types` names, or else `slides` chooses by number.

@@ -34,11 +34,13 @@ pub enum ConfigError {
         error: serde_json::Error,
     },
     /// The architecture is not computed natively.
-    #[error(
-        "model type `{0}` is not native; the native families are {families}",
-        families = crate::family::names()
-    )]
-    Foreign(String),
+    #[error("model type `{family}` is not native; the native families are {native}")]
+    Foreign {
+        /// The architecture.
+        family: String,
+        /// The native ones.
+        native: String,
+    },
     /// A field asks for something that the native module does not compute.
     #[error("the model's configuration is not honoured: {0}")]
     Unsupported(String),

@@ -7,8 +7,9 @@
 use rayon::prelude::*;
 
 use crate::kernels::attention::{Attention, Keys, Row};
+use crate::kernels::buffer::Buffer;
 use crate::kernels::dropout::Mask;
-use crate::kernels::matmul::{self, Put};
+use crate::kernels::matmul::{self, Operand, Put};
 use crate::kernels::pointwise;
 use crate::model::{LanguageModel, Layer, Linear, Lora, TensorId};
 use crate::random::Stream;
@@ -87,22 +88,22 @@ pub(crate) enum Purpose {
 
 /// Activations that a layer's backward pass needs, [N, …] each.
 pub(crate) struct Saved {
-    pub x: Vec<f32>,
-    pub n1: Vec<f32>,
+    pub x: Buffer,
+    pub n1: Buffer,
     pub inverse1: Vec<f32>,
     pub q_norm: Option<Post>,
     pub k_norm: Option<Post>,
-    pub q: Vec<f32>,
-    pub k: Vec<f32>,
-    pub v: Vec<f32>,
-    pub attended: Vec<f32>,
+    pub q: Buffer,
+    pub k: Buffer,
+    pub v: Buffer,
+    pub attended: Buffer,
     pub post1: Option<Post>,
-    pub middle: Vec<f32>,
-    pub n2: Vec<f32>,
+    pub middle: Buffer,
+    pub n2: Buffer,
     pub inverse2: Vec<f32>,
-    pub gate: Vec<f32>,
-    pub up: Vec<f32>,
-    pub act: Vec<f32>,
+    pub gate: Buffer,
+    pub up: Buffer,
+    pub act: Buffer,
     pub post2: Option<Post>,
     /// Of the linear layers, in the order of [`Layer::linears`].
     pub adapted: [Adapted; 7],
@@ -114,15 +115,27 @@ pub(crate) struct Adapted {
     /// Inputs that dropout kept.
     pub mask: Option<Mask>,
     /// The adapter's input brought to its rank, `[N, rank]`.
-    pub down: Vec<f32>,
+    pub down: Buffer,
     /// The output before DoRA's factors, `[N, outputs]`.
-    pub before: Option<Vec<f32>>,
+    pub before: Option<Buffer>,
 }
 
 /// The input and the inverse root mean square of a norm after a block, or of queries or keys.
 pub(crate) struct Post {
-    pub input: Vec<f32>,
+    pub input: Buffer,
     pub inverse: Vec<f32>,
+}
+
+/// The input of linear layers, packed once for all that share it.
+struct Input<'a> {
+    values: &'a [f32],
+    packed: Operand,
+}
+
+impl Input<'_> {
+    fn new(values: &[f32], width: usize) -> Input<'_> {
+        Input { values, packed: Operand::of_rows(values, width) }
+    }
 }
 
 /// Source of attention's keys.
@@ -135,16 +148,16 @@ pub(crate) enum Context<'c> {
 
 impl LanguageModel {
     /// Hidden states after the final norm, `[N, hidden]`.
-    pub fn forward(&self, packed: &Packed) -> Vec<f32> {
+    pub fn forward(&self, packed: &Packed) -> Buffer {
         self.run(packed, &mut Context::Packed)
     }
 
     /// Returns hidden states of rows whose earlier positions are in caches, and appends to these.
-    pub fn forward_cached(&self, packed: &Packed, caches: &mut [RowCache]) -> Vec<f32> {
+    pub fn forward_cached(&self, packed: &Packed, caches: &mut [RowCache]) -> Buffer {
         self.run(packed, &mut Context::Cached(caches))
     }
 
-    fn run(&self, packed: &Packed, context: &mut Context<'_>) -> Vec<f32> {
+    fn run(&self, packed: &Packed, context: &mut Context<'_>) -> Buffer {
         let mut x = self.embed(packed);
         for (index, layer) in self.layers.iter().enumerate() {
             x = self.layer(index, layer, x, packed, context, Purpose::Result).0;
@@ -153,10 +166,10 @@ impl LanguageModel {
     }
 
     /// Embeddings of the tokens, `[N, hidden]`.
-    pub(crate) fn embed(&self, packed: &Packed) -> Vec<f32> {
+    pub(crate) fn embed(&self, packed: &Packed) -> Buffer {
         let (hidden, scale) = (self.config.hidden, self.config.embedding_scale);
         let table = &self.tensors[self.embedding];
-        let mut x = vec![0.0; packed.ids.len() * hidden];
+        let mut x = Buffer::any(packed.ids.len() * hidden);
         x.par_chunks_exact_mut(hidden).zip(&packed.ids).for_each(|(x, id)| {
             let id = *id as usize;
             match table.in_panels {
@@ -169,19 +182,20 @@ impl LanguageModel {
     }
 
     /// A norm of each row, and each row's inverse root mean square.
-    pub(crate) fn norm(&self, weight: TensorId, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    pub(crate) fn norm(&self, weight: TensorId, x: &[f32]) -> (Buffer, Vec<f32>) {
         let weight = self.values(weight);
-        let (mut y, mut inverse) = (vec![0.0; x.len()], vec![0.0; x.len() / weight.len()]);
+        let (mut y, mut inverse) = (Buffer::any(x.len()), vec![0.0; x.len() / weight.len()]);
         let (offset, eps) = (self.config.norm_offset, self.config.norm_eps);
         pointwise::rms_norm(x, weight, offset, eps, &mut y, &mut inverse);
         (y, inverse)
     }
 
     /// Logits of hidden states: h `[n, hidden]`, result `[n, vocab]`.
-    pub fn logits(&self, hidden: &[f32]) -> Vec<f32> {
+    pub fn logits(&self, hidden: &[f32]) -> Buffer {
         let (width, vocab) = (self.config.hidden, self.config.vocab);
-        let mut logits = vec![0.0; hidden.len() / width * vocab];
-        matmul::forward(hidden, self.panels(self.head), &mut logits, Put::Set);
+        let mut logits = Buffer::any(hidden.len() / width * vocab);
+        let hidden = Operand::of_rows(hidden, width);
+        matmul::forward(&hidden, self.panels(self.head), &mut logits, Put::Set);
         if let Some(cap) = self.config.logit_cap {
             logits.par_chunks_mut(vocab).for_each(|row| pointwise::soft_cap(row, cap));
         }
@@ -193,30 +207,35 @@ impl LanguageModel {
         &self,
         index: usize,
         layer: &Layer,
-        x: Vec<f32>,
+        x: Buffer,
         packed: &Packed,
         context: &mut Context<'_>,
         purpose: Purpose,
-    ) -> (Vec<f32>, Saved) {
+    ) -> (Buffer, Saved) {
         let (n1, inverse1) = self.pre_norm(layer.attention_norm, &x);
-        let (q, of_q) = self.linear(&layer.q, &n1, purpose);
-        let (k, of_k) = self.linear(&layer.k, &n1, purpose);
-        let (v, of_v) = self.linear(&layer.v, &n1, purpose);
+        let input = Input::new(&n1, layer.q.inputs);
+        let (q, of_q) = self.linear(&layer.q, &input, purpose);
+        let (k, of_k) = self.linear(&layer.k, &input, purpose);
+        let (v, of_v) = self.linear(&layer.v, &input, purpose);
+        drop(input);
         let (mut q, q_norm) = self.post_norm(layer.q_norm, q);
         let (mut k, k_norm) = self.post_norm(layer.k_norm, k);
         layer.rope.rotate(&mut q, &packed.positions, &packed.offsets, false);
         layer.rope.rotate(&mut k, &packed.positions, &packed.offsets, false);
         let attended = attend(index, layer, packed, &q, &k, &v, context);
-        let (o, of_o) = self.linear(&layer.o, &attended, purpose);
+        let (o, of_o) = self.linear(&layer.o, &Input::new(&attended, layer.o.inputs), purpose);
         let (o, post1) = self.post_norm(layer.attention_post_norm, o);
         let middle = pointwise::sum(&x, &o);
 
         let (n2, inverse2) = self.pre_norm(layer.mlp_norm, &middle);
-        let (gate, of_gate) = self.linear(&layer.gate, &n2, purpose);
-        let (up, of_up) = self.linear(&layer.up, &n2, purpose);
-        let mut act = vec![0.0; gate.len()];
+        let input = Input::new(&n2, layer.gate.inputs);
+        let (gate, of_gate) = self.linear(&layer.gate, &input, purpose);
+        let (up, of_up) = self.linear(&layer.up, &input, purpose);
+        drop(input);
+        let mut act = Buffer::any(gate.len());
         pointwise::gated(self.config.activation, &gate, &up, &mut act);
-        let (down, of_down) = self.linear(&layer.down, &act, purpose);
+        let (down, of_down) =
+            self.linear(&layer.down, &Input::new(&act, layer.down.inputs), purpose);
         let (down, post2) = self.post_norm(layer.mlp_post_norm, down);
         let out = pointwise::sum(&middle, &down);
 
@@ -244,11 +263,11 @@ impl LanguageModel {
     }
 
     /// The input of a block, and the inverse root mean squares of its norm, where there is one.
-    fn pre_norm(&self, weight: Option<TensorId>, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
-        weight.map_or_else(|| (x.to_vec(), Vec::new()), |weight| self.norm(weight, x))
+    fn pre_norm(&self, weight: Option<TensorId>, x: &[f32]) -> (Buffer, Vec<f32>) {
+        weight.map_or_else(|| (Buffer::of(x), Vec::new()), |weight| self.norm(weight, x))
     }
 
-    fn post_norm(&self, weight: Option<TensorId>, x: Vec<f32>) -> (Vec<f32>, Option<Post>) {
+    fn post_norm(&self, weight: Option<TensorId>, x: Buffer) -> (Buffer, Option<Post>) {
         match weight {
             None => (x, None),
             Some(weight) => {
@@ -259,10 +278,10 @@ impl LanguageModel {
     }
 
     /// A linear layer with its adapters, `[N, outputs]`.
-    fn linear(&self, linear: &Linear, x: &[f32], purpose: Purpose) -> (Vec<f32>, Adapted) {
-        let rows = x.len() / linear.inputs;
-        let mut y = vec![0.0; rows * linear.outputs];
-        matmul::forward(x, self.panels(linear.weight), &mut y, Put::Set);
+    fn linear(&self, linear: &Linear, x: &Input<'_>, purpose: Purpose) -> (Buffer, Adapted) {
+        let rows = x.values.len() / linear.inputs;
+        let mut y = Buffer::any(rows * linear.outputs);
+        matmul::forward(&x.packed, self.panels(linear.weight), &mut y, Put::Set);
         let mut adapted = Adapted::default();
         for lora in &linear.adapters {
             adapted = self.add_adapter(linear, lora, x, &mut y, purpose);
@@ -278,25 +297,28 @@ impl LanguageModel {
         &self,
         linear: &Linear,
         lora: &Lora,
-        x: &[f32],
+        x: &Input<'_>,
         y: &mut [f32],
         purpose: Purpose,
     ) -> Adapted {
         let trained = self.tensors[lora.b].trainable;
         let mask = match purpose {
             Purpose::Training(Some(dropout)) if trained && lora.dropout > 0.0 => {
-                Some(dropout.mask(linear, lora.dropout, x.len()))
+                Some(dropout.mask(linear, lora.dropout, x.values.len()))
             }
             _ => None,
         };
-        let dropped = mask.as_ref().map(|mask| mask.apply(x));
-        let mut down = vec![0.0; x.len() / linear.inputs * lora.rank];
-        matmul::forward(dropped.as_deref().unwrap_or(x), self.panels(lora.a), &mut down, Put::Set);
-        matmul::forward(&down, self.panels(lora.b), y, Put::AddTimes(lora.scale));
+        let dropped =
+            mask.as_ref().map(|mask| Operand::of_rows(&mask.apply(x.values), linear.inputs));
+        let mut down = Buffer::any(x.values.len() / linear.inputs * lora.rank);
+        let input = dropped.as_ref().unwrap_or(&x.packed);
+        matmul::forward(input, self.panels(lora.a), &mut down, Put::Set);
+        let packed = Operand::of_rows(&down, lora.rank);
+        matmul::forward(&packed, self.panels(lora.b), y, Put::AddTimes(lora.scale));
 
         let training = trained && matches!(purpose, Purpose::Training(_));
         let before = lora.dora.as_ref().and_then(|dora| {
-            let before = training.then(|| y.to_vec());
+            let before = training.then(|| Buffer::of(y));
             pointwise::scale_rows(y, &self.factors(dora));
             before
         });
@@ -313,9 +335,9 @@ fn attend(
     k: &[f32],
     v: &[f32],
     context: &mut Context<'_>,
-) -> Vec<f32> {
+) -> Buffer {
     let (wide, narrow) = (layer.q.outputs, layer.k.outputs);
-    let mut out = vec![0.0; q.len()];
+    let mut out = Buffer::any(q.len());
     let own;
     let keys: Vec<&[Keys]> = match context {
         Context::Packed => {

@@ -29,6 +29,7 @@ macro_rules! vectorized {
 }
 
 pub mod attention;
+pub mod buffer;
 pub mod dropout;
 pub mod encoder;
 pub mod matmul;

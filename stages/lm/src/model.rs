@@ -135,14 +135,6 @@ impl Tensor {
         rows
     }
 
-    /// Replaces its values by rows in 32 bits.
-    pub fn set_rows(&mut self, rows: Vec<f32>) {
-        let rows = Stored::F32(rows);
-        let values =
-            if self.in_panels { rows.into_panels(self.shape[0], self.shape[1]) } else { rows };
-        self.values = Arc::new(values);
-    }
-
     /// The matrix as kernels read it.
     pub fn panels(&self) -> Panels<'_> {
         debug_assert!(self.in_panels, "`{}` lies in rows", self.name);

@@ -66,7 +66,7 @@ fn check_model(check: &Check<'_>, problems: &mut Vec<Problem>) {
 /// Says why a model cannot be trained; files that are absent or damaged are for the run to refuse.
 fn untrainable(path: &Path) -> Option<String> {
     match ModelConfig::load(path) {
-        Err(error @ (ConfigError::Foreign(_) | ConfigError::Unsupported(_))) => {
+        Err(error @ (ConfigError::Foreign { .. } | ConfigError::Unsupported(_))) => {
             Some(error.to_string())
         }
         Err(ConfigError::Io { .. }) if is_gguf(path) => {

@@ -169,7 +169,10 @@ fn an_adapter_scores_as_the_merged_model() {
         float_lists(&scored, "logprobs").concat().into_iter().flatten().collect::<Vec<f32>>()
     };
     let (plain, adapted, merged) = (score(&base), score(&adapter), score(&merged));
-    assert_eq!(adapted, merged, "merged in memory and on disk differ");
+    // An adapter stands beside the weights, so that the merged weights are rounded otherwise.
+    let differences = adapted.iter().zip(&merged).map(|(a, b)| (a - b).abs());
+    let worst = differences.fold(0.0, f32::max);
+    assert!(worst > 0.0 && worst < 3e-5, "beside the weights and merged differ by {worst}");
     assert!(
         plain.iter().zip(&adapted).any(|(a, b)| (a - b).abs() > 1e-3),
         "training changed nothing"

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::fields::{ConfigError, Fields, read_json};
 use crate::forward::Packed;
 use crate::kernels::attention::{Attention, Row};
-use crate::kernels::matmul::{self, Put};
+use crate::kernels::matmul::{self, Operand, Put};
 use crate::kernels::panels::{Panels, Stored};
 use crate::kernels::tile::WIDTH;
 use crate::kernels::{encoder, pointwise};
@@ -146,9 +146,11 @@ impl Reader<'_> {
 
     fn linear(&self, name: &str, inputs: usize, outputs: usize) -> Result<Linear, WeightsError> {
         Ok(Linear {
-            weight: self
-                .weights
-                .panels(&format!("{}{name}.weight", self.prefix), [outputs, inputs], 0..outputs)?,
+            weight: self.weights.panels(
+                &format!("{}{name}.weight", self.prefix),
+                [outputs, inputs],
+                0..outputs,
+            )?,
             bias: self.tensor(&format!("{name}.bias"), &[outputs])?,
         })
     }
@@ -253,7 +255,7 @@ impl Linear {
         let inputs = self.weight.len() / outputs.next_multiple_of(WIDTH);
         let weight = Panels { outputs, inputs, values: &self.weight };
         let mut y = vec![0.0; x.len() / inputs * outputs];
-        matmul::forward(x, weight, &mut y, Put::Set);
+        matmul::forward(&Operand::of_rows(x, inputs), weight, &mut y, Put::Set);
         pointwise::add_to_rows(&mut y, &self.bias);
         y
     }

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::buffer::Buffer;
 use crate::random::Stream;
 
 /// Values that one task draws; a multiple of 64.
@@ -38,8 +39,8 @@ impl Mask {
     }
 
     /// The kept values times their factor, zero for the others.
-    pub fn apply(&self, x: &[f32]) -> Vec<f32> {
-        let mut y = vec![0.0; x.len()];
+    pub fn apply(&self, x: &[f32]) -> Buffer {
+        let mut y = Buffer::any(x.len());
         self.each(x, &mut y, |y, x| *y = x);
         y
     }
@@ -78,9 +79,9 @@ mod tests {
         // A longer matrix begins with the same values, on any number of threads.
         let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
         let longer = pool.install(|| Mask::draw(&stream, share, 2 * n));
-        assert_eq!(longer.apply(&vec![1.0; n]), dropped);
+        assert_eq!(*longer.apply(&vec![1.0; n]), *dropped);
         let mut sums = vec![1.0; n];
         mask.add(&dropped, &mut sums);
-        assert!(sums.iter().zip(&dropped).all(|(sum, x)| *sum == 1.0 + x * (1.0 / 0.95f32)));
+        assert!(sums.iter().zip(dropped.iter()).all(|(sum, x)| *sum == 1.0 + x * (1.0 / 0.95f32)));
     }
 }

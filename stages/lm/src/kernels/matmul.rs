@@ -4,17 +4,17 @@
 //! a tile lie together, the right one is read as sixteen columns a term. Both the weights' panels and
 //! what is packed on the way are read in the order in which they lie.
 
-use std::cell::Cell;
 use std::ops::Range;
 
 use pulp::Simd;
 use rayon::prelude::*;
 
+use super::buffer::Buffer;
 use super::panels::{Panels, Stored};
 use super::tile::{Columns, DEPTH, Kernel, WIDTH, add_product, run, tile_rows};
 
 /// Rows that are multiplied before their results are put away: those stay in the cache.
-const ROWS: usize = 384;
+const ROWS: usize = 768;
 /// Tiles of a task: with a block of terms they fill half of a core's second cache.
 const TILES: usize = 16;
 /// Tasks from which on a product keeps every core busy.
@@ -38,41 +38,29 @@ pub enum Put {
 /// `y = x wᵀ`, or as `put` says: x `[rows, inputs]`, y `[rows, outputs]`.
 ///
 /// A row of `y` depends on its row of `x` alone, to the bit.
-pub fn forward(x: &[f32], w: Panels<'_>, y: &mut [f32], put: Put) {
-    let blocks = y.chunks_mut(ROWS * w.outputs).zip(x.chunks(ROWS * w.inputs));
-    for (y, x) in blocks {
-        let left = Left::of_rows(x, w.inputs);
-        Product::of(left, &w, w.count()).put_rows(y, w.outputs, put);
-    }
+pub fn forward(x: &Operand, w: Panels<'_>, y: &mut [f32], put: Put) {
+    x.multiply(&w, w.count(), y, w.outputs, put);
 }
 
 /// `dx += dy w`, the gradient of the input, or as `put` says: dy `[rows, outputs]`, dx `[rows,
 /// inputs]`.
 ///
 /// A row of `dx` depends on its rows of `dx` and `dy` alone, to the bit.
-pub fn backward_input(dy: &[f32], w: Panels<'_>, dx: &mut [f32], put: Put) {
-    let blocks = dx.chunks_mut(ROWS * w.inputs).zip(dy.chunks(ROWS * w.outputs));
-    for (dx, dy) in blocks {
-        let left = Left::of_rows(dy, w.outputs);
-        Product::of(left, &Turned(w), w.inputs.div_ceil(WIDTH)).put_rows(dx, w.inputs, put);
-    }
+pub fn backward_input(dy: &Operand, w: Panels<'_>, dx: &mut [f32], put: Put) {
+    dy.multiply(&Turned(w), w.inputs.div_ceil(WIDTH), dx, w.inputs, put);
 }
 
-/// `dw += factor * dyᵀ x`, the gradient of weights in panels: dy `[rows, outputs]`, x `[rows,
-/// inputs]`. The terms are the rows, in blocks from the first one.
-pub fn backward_weight(dy: &[f32], x: &[f32], dw: &mut [f32], outputs: usize, factor: f32) {
-    let rows = dy.len() / outputs;
-    let Some(inputs) = x.len().checked_div(rows) else { return };
-    let left = Left::of_columns(x, inputs);
+/// `dw += factor * dyᵀ x`, the gradient of weights in panels: dy `[rows, outputs]`, x the columns of
+/// `[rows, inputs]`. The terms are the rows, in blocks from the first one.
+pub fn backward_weight(dy: &[f32], x: &Operand, dw: &mut [f32], outputs: usize, factor: f32) {
     let right = Rows { matrix: dy, width: outputs };
-    let product = Product::of(left, &right, outputs.div_ceil(WIDTH));
-    dw.par_chunks_mut(WIDTH * inputs).enumerate().for_each(|(panel, dw)| {
+    let product = Product::of(x, 0..x.tiles(), &right, outputs.div_ceil(WIDTH));
+    dw.par_chunks_mut(WIDTH * x.rows).enumerate().for_each(|(panel, dw)| {
         for (input, dw) in dw.as_chunks_mut::<WIDTH>().0.iter_mut().enumerate() {
             let sums = product.sums(input, panel);
             dw.iter_mut().zip(sums).for_each(|(dw, sum)| *dw += factor * sum);
         }
     });
-    product.give_back();
 }
 
 /// A change of a weight by an adapter: `w + scale * b a`, then each row times its factor.
@@ -94,8 +82,8 @@ pub fn adapted<T: Send>(
     changes: &[Change<'_>],
     each: impl Fn(usize, &mut [Columns]) -> T + Sync,
 ) -> Vec<T> {
-    let lefts: Vec<Left> =
-        changes.iter().map(|change| Left::of_columns(&change.a.to_rows(), w.inputs)).collect();
+    let lefts: Vec<Operand> =
+        changes.iter().map(|change| Operand::of_columns(&change.a.to_rows(), w.inputs)).collect();
     let one = |panel: usize| {
         let mut values = vec![[0.0; WIDTH]; w.inputs];
         let range = panel * w.inputs * WIDTH..(panel + 1) * w.inputs * WIDTH;
@@ -109,7 +97,7 @@ pub fn adapted<T: Send>(
 }
 
 impl Change<'_> {
-    fn apply(&self, left: &Left, panel: usize, values: &mut [Columns]) {
+    fn apply(&self, left: &Operand, panel: usize, values: &mut [Columns]) {
         let mut products = vec![[0.0; WIDTH]; left.padded_rows()];
         let (tiles, sums) = (0..left.tiles(), &mut products[..]);
         run(Task { left, right: &self.b, tiles, panel, sums });
@@ -207,33 +195,41 @@ impl Right for Rows<'_> {
     }
 }
 
-/// The left operand of a product: `[blocks of terms, tiles, terms of the block, rows of a tile]`.
-pub(super) struct Left {
-    values: Vec<f32>,
+/// The left operand of products, packed once for all that share it: `[blocks of terms, tiles, terms
+/// of the block, rows of a tile]`.
+pub struct Operand {
+    values: Buffer,
     rows: usize,
     terms: usize,
     /// Rows of a tile.
     tile: usize,
 }
 
-impl Left {
+impl Operand {
     /// Packs rows `[rows, terms]`.
-    fn of_rows(x: &[f32], terms: usize) -> Left {
-        let left = Left::empty(x.len() / terms, terms);
-        left.pack(|tile, block, out| {
-            let end = (tile.start + tile.len()).min(x.len() / terms);
-            for (r, row) in x[tile.start * terms..end * terms].chunks_exact(terms).enumerate() {
-                let row = &row[block.clone()];
-                let out = out[r..].iter_mut().step_by(tile.len());
-                out.zip(row).for_each(|(out, x)| *out = *x);
+    pub fn of_rows(x: &[f32], terms: usize) -> Operand {
+        let rows = x.len() / terms;
+        Operand::packed(rows, terms, |tile, block, out| {
+            let row = |r: usize| {
+                let row = r.min(rows - 1);
+                &x[row * terms..(row + 1) * terms][block.clone()]
+            };
+            match tile.len() {
+                1 => interleave::<1>(tile.start, row, out),
+                2 => interleave::<2>(tile.start, row, out),
+                3 => interleave::<3>(tile.start, row, out),
+                4 => interleave::<4>(tile.start, row, out),
+                5 => interleave::<5>(tile.start, row, out),
+                6 => interleave::<6>(tile.start, row, out),
+                8 => interleave::<8>(tile.start, row, out),
+                _ => interleave::<12>(tile.start, row, out),
             }
         })
     }
 
     /// Packs columns: x `[terms, rows]`.
-    fn of_columns(x: &[f32], rows: usize) -> Left {
-        let left = Left::empty(rows, x.len() / rows);
-        left.pack(|tile, block, out| {
+    pub fn of_columns(x: &[f32], rows: usize) -> Operand {
+        Operand::packed(rows, x.len() / rows, |tile, block, out| {
             let wanted = tile.len().min(rows - tile.start);
             for (term, out) in block.zip(out.chunks_exact_mut(tile.len())) {
                 out[..wanted].copy_from_slice(&x[term * rows + tile.start..][..wanted]);
@@ -241,16 +237,17 @@ impl Left {
         })
     }
 
-    fn empty(rows: usize, terms: usize) -> Left {
-        Left { values: LEFT.take(), rows, terms, tile: tile_rows(rows) }
-    }
-
     /// Fills every tile of every block of terms.
-    fn pack(mut self, fill: impl Fn(Range<usize>, Range<usize>, &mut [f32]) + Sync) -> Left {
-        let (tile, terms, padded) = (self.tile, self.terms, self.padded_rows());
-        // Rows behind the last one hold what was there: nobody reads what becomes of them.
-        self.values.resize(padded * terms, 0.0);
-        let blocks = self.values.par_chunks_mut(padded * DEPTH).enumerate();
+    fn packed(
+        rows: usize,
+        terms: usize,
+        fill: impl Fn(Range<usize>, Range<usize>, &mut [f32]) + Sync,
+    ) -> Operand {
+        let tile = tile_rows(rows);
+        // Rows behind the last one hold anything: nobody reads what becomes of them.
+        let padded = rows.div_ceil(tile) * tile;
+        let mut operand = Operand { values: Buffer::any(padded * terms), rows, terms, tile };
+        let blocks = operand.values.par_chunks_mut((padded * DEPTH).max(1)).enumerate();
         blocks.for_each(|(number, values)| {
             let block = number * DEPTH..terms.min((number + 1) * DEPTH);
             let tiles = values.par_chunks_exact_mut(block.len() * tile).enumerate();
@@ -259,7 +256,7 @@ impl Left {
                 fill(t * tile..(t + 1) * tile, block.clone(), values);
             });
         });
-        self
+        operand
     }
 
     fn tiles(&self) -> usize {
@@ -277,50 +274,66 @@ impl Left {
         &self.values[block.start * self.padded_rows() + tile * size..][..size]
     }
 
-    fn give_back(self) {
-        LEFT.set(self.values);
+    /// Multiplies, some rows after others, and puts the results into y `[rows, width]`.
+    fn multiply(&self, right: &impl Right, panels: usize, y: &mut [f32], width: usize, put: Put) {
+        let tiles = ROWS / self.tile;
+        for (number, y) in y.chunks_mut(tiles * self.tile * width).enumerate() {
+            let tiles = number * tiles..self.tiles().min((number + 1) * tiles);
+            Product::of(self, tiles, right, panels).put_rows(y, width, put);
+        }
     }
 }
 
-thread_local! {
-    /// Memory of the last operand and of the last product: asking the system anew for each would
-    /// cost as much as some of the products.
-    static LEFT: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
-    static SUMS: Cell<Vec<Columns>> = const { Cell::new(Vec::new()) };
+/// Brings rows together term by term: out `[terms, R]`.
+#[inline(always)]
+fn interleave<'a, const R: usize>(first: usize, row: impl Fn(usize) -> &'a [f32], out: &mut [f32]) {
+    const AT_ONCE: usize = 8;
+    let rows: [_; R] = std::array::from_fn(|r| row(first + r).as_chunks::<AT_ONCE>());
+    let (whole, rest) = out.split_at_mut(rows[0].0.len() * AT_ONCE * R);
+    for (n, out) in whole.chunks_exact_mut(AT_ONCE * R).enumerate() {
+        let square: [[f32; AT_ONCE]; R] = std::array::from_fn(|r| rows[r].0[n]);
+        for (term, out) in out.as_chunks_mut::<R>().0.iter_mut().enumerate() {
+            *out = std::array::from_fn(|r| square[r][term]);
+        }
+    }
+    for (term, out) in rest.as_chunks_mut::<R>().0.iter_mut().enumerate() {
+        *out = std::array::from_fn(|r| rows[r].1[term]);
+    }
 }
 
 /// A product: `[groups of tiles, panels, rows of the group, 16]`.
 struct Product {
-    sums: Vec<Columns>,
+    sums: Buffer,
     panels: usize,
     /// Rows of a group.
     group: usize,
 }
 
 impl Product {
-    /// Multiplies.
-    fn of(left: Left, right: &impl Right, panels: usize) -> Product {
-        let groups = left.tiles().div_ceil(TILES).max(TASKS.div_ceil(panels)).min(left.tiles());
-        let tiles = left.tiles().div_ceil(groups.max(1));
+    /// Multiplies some tiles of rows.
+    fn of(left: &Operand, rows: Range<usize>, right: &impl Right, panels: usize) -> Product {
+        let groups = rows.len().div_ceil(TILES).max(TASKS.div_ceil(panels)).min(rows.len());
+        let tiles = rows.len().div_ceil(groups.max(1));
         let group = tiles * left.tile;
-        let mut sums = SUMS.take();
-        sums.resize(left.tiles().div_ceil(tiles.max(1)) * panels * group, [0.0; WIDTH]);
+        let groups = rows.len().div_ceil(tiles.max(1));
+        let mut sums = Buffer::any(groups * panels * group * WIDTH);
 
         let fewest = WORTH / (group * left.terms * WIDTH).max(1) + 1;
-        let tasks = sums.par_chunks_exact_mut(group.max(1)).enumerate().with_min_len(fewest);
+        let (columns, _) = sums.as_chunks_mut::<WIDTH>();
+        let tasks = columns.par_chunks_exact_mut(group.max(1)).enumerate().with_min_len(fewest);
         tasks.for_each(|(task, sums)| {
-            let (first, panel) = (task / panels * tiles, task % panels);
-            let tiles = first..left.tiles().min(first + tiles);
-            run(Task { left: &left, right, tiles, panel, sums });
+            let (first, panel) = (rows.start + task / panels * tiles, task % panels);
+            let tiles = first..rows.end.min(first + tiles);
+            run(Task { left, right, tiles, panel, sums });
         });
-        left.give_back();
         Product { sums, panels, group }
     }
 
     /// Sixteen results of one row.
     #[inline(always)]
-    fn sums(&self, row: usize, panel: usize) -> &Columns {
-        &self.sums[(row / self.group * self.panels + panel) * self.group + row % self.group]
+    fn sums(&self, row: usize, panel: usize) -> &[f32] {
+        let place = (row / self.group * self.panels + panel) * self.group + row % self.group;
+        &self.sums[place * WIDTH..(place + 1) * WIDTH]
     }
 
     /// Puts the results into rows `[rows, width]`.
@@ -328,22 +341,18 @@ impl Product {
         let fewest = WORTH / (PUT * width * WIDTH) + 1;
         let blocks = y.par_chunks_mut(PUT * width).enumerate().with_min_len(fewest);
         blocks.for_each(|(block, y)| {
-            for (row, y) in y.chunks_exact_mut(width).enumerate() {
-                for (panel, y) in y.chunks_mut(WIDTH).enumerate() {
-                    put_columns(self.sums(block * PUT + row, panel), y, put);
+            for panel in 0..self.panels {
+                for (row, y) in y.chunks_exact_mut(width).enumerate() {
+                    let columns = panel * WIDTH..width.min((panel + 1) * WIDTH);
+                    put_columns(self.sums(block * PUT + row, panel), &mut y[columns], put);
                 }
             }
         });
-        self.give_back();
-    }
-
-    fn give_back(self) {
-        SUMS.set(self.sums);
     }
 }
 
 #[inline(always)]
-fn put_columns(sums: &Columns, y: &mut [f32], put: Put) {
+fn put_columns(sums: &[f32], y: &mut [f32], put: Put) {
     let pairs = y.iter_mut().zip(sums);
     match put {
         Put::Set => pairs.for_each(|(y, sum)| *y = *sum),
@@ -354,7 +363,7 @@ fn put_columns(sums: &Columns, y: &mut [f32], put: Put) {
 
 /// Some tiles of a product in one panel.
 struct Task<'a, R> {
-    left: &'a Left,
+    left: &'a Operand,
     right: &'a R,
     tiles: Range<usize>,
     panel: usize,

@@ -38,14 +38,6 @@ impl Stored {
         self.len() == 0
     }
 
-    /// Bytes in memory.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Stored::F32(_) => 4 * self.len(),
-            Stored::Bf16(_) | Stored::F16(_) => 2 * self.len(),
-        }
-    }
-
     /// The values as they lie where they are 32-bit floats.
     pub fn f32(&self) -> Option<&[f32]> {
         match self {

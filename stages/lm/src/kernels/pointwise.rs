@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::buffer::Buffer;
 use super::{LANES, dot, erfc, exp, max, sum_lanes, tanh};
 
 /// Rows that one task computes; the same whatever the number of threads.
@@ -314,8 +315,8 @@ fn gate_values_backward_body(kind: Activation, dout: &[f32], gate: &mut [f32], u
 }
 
 /// The sum of two matrices, value by value.
-pub fn sum(a: &[f32], b: &[f32]) -> Vec<f32> {
-    let mut sums = vec![0.0; a.len()];
+pub fn sum(a: &[f32], b: &[f32]) -> Buffer {
+    let mut sums = Buffer::any(a.len());
     let chunks = sums.par_chunks_mut(VALUES).zip(a.par_chunks(VALUES)).zip(b.par_chunks(VALUES));
     chunks.for_each(|((sums, a), b)| {
         sums.iter_mut().zip(a).zip(b).for_each(|((sum, a), b)| *sum = a + b);

@@ -118,11 +118,7 @@ impl Builder<'_> {
             .map(|layer| self.layer(layer, rope_of(layer)))
             .collect::<Result<Vec<_>, _>>()?;
         let final_norm = self.norm("model.norm.weight", config.hidden)?;
-        let head = if config.tied {
-            embedding
-        } else {
-            self.matrix("lm_head.weight", shape)?
-        };
+        let head = if config.tied { embedding } else { self.matrix("lm_head.weight", shape)? };
         Ok(LanguageModel {
             config: config.clone(),
             tensors: self.tensors,
@@ -197,7 +193,16 @@ impl Builder<'_> {
         let bias = bias
             .then(|| self.rows(format!("{name}.bias"), vec![outputs], Some(0.0)))
             .transpose()?;
-        Ok(Linear { name, first: 0, of: outputs, inputs, outputs, weight, bias, adapters: Vec::new() })
+        Ok(Linear {
+            name,
+            first: 0,
+            of: outputs,
+            inputs,
+            outputs,
+            weight,
+            bias,
+            adapters: Vec::new(),
+        })
     }
 
     /// Linear layers whose matrices are stored as one, their rows one after another.

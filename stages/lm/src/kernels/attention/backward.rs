@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use super::Attention;
 use super::keys::Keys;
 use super::scores::{Scores, Span};
+use crate::kernels::buffer::Buffer;
 use crate::kernels::dot;
 use crate::kernels::tile::{Columns, Kernel, WIDTH, add_product, run};
 
@@ -30,7 +31,7 @@ pub struct Inputs<'a> {
 
 impl Attention {
     /// The gradients of q, k and v; row r holds the positions `offsets[r]..offsets[r + 1]`.
-    pub fn backward(&self, offsets: &[usize], inputs: Inputs<'_>) -> [Vec<f32>; 3] {
+    pub fn backward(&self, offsets: &[usize], inputs: Inputs<'_>) -> [Buffer; 3] {
         let (wide, narrow) = (self.query_width(), self.key_width());
         let heads = offsets.len().saturating_sub(1) * self.kv_heads;
         let one = |task: usize| {
@@ -49,18 +50,31 @@ impl Attention {
         let all: Vec<HeadGradient> = (0..heads).into_par_iter().map(one).collect();
 
         let whole = |width: usize, of: &(dyn Fn(&HeadGradient) -> &[f32] + Sync)| {
-            let mut whole = Vec::with_capacity(offsets.last().copied().unwrap_or(0) * width);
+            let mut whole = Buffer::any(offsets.last().copied().unwrap_or(0) * width);
             let part = width / self.kv_heads;
-            for (row, span) in offsets.windows(2).enumerate() {
-                let heads = &all[row * self.kv_heads..(row + 1) * self.kv_heads];
-                for i in 0..span[1] - span[0] {
-                    heads.iter().for_each(|h| whole.extend_from_slice(&of(h)[i * part..][..part]));
+            let heads = all.par_chunks_exact(self.kv_heads).zip(split(&mut whole, offsets, width));
+            heads.for_each(|(heads, rows)| {
+                for (i, row) in rows.chunks_exact_mut(width).enumerate() {
+                    for (head, out) in heads.iter().zip(row.chunks_exact_mut(part)) {
+                        out.copy_from_slice(&of(head)[i * part..][..part]);
+                    }
                 }
-            }
+            });
             whole
         };
         [whole(wide, &|h| &h.dq), whole(narrow, &|h| &h.dk), whole(narrow, &|h| &h.dv)]
     }
+}
+
+/// Packed rows as slices of their own: `x` is `[N, width]`.
+fn split<'x>(mut x: &'x mut [f32], offsets: &[usize], width: usize) -> Vec<&'x mut [f32]> {
+    let mut parts = Vec::with_capacity(offsets.len().saturating_sub(1));
+    for pair in offsets.windows(2) {
+        let (part, rest) = x.split_at_mut((pair[1] - pair[0]) * width);
+        parts.push(part);
+        x = rest;
+    }
+    parts
 }
 
 /// Gradients of one row and key-value head.

@@ -1,7 +1,9 @@
 //! Attention beside plain loops in double precision, and the same bits whatever lies around a row.
 
 use proptest::prelude::*;
+use pulp::{Scalar, Scalar128b, Scalar256b, Scalar512b};
 
+use super::super::tile::run_with;
 use super::backward::Inputs;
 use super::*;
 use crate::random::Stream;
@@ -143,4 +145,29 @@ proptest! {
             }
         }
     }
+}
+
+/// The scalar paths stand for processors that are not here.
+#[test]
+fn every_width_has_the_same_bits() {
+    let a = Attention {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 24,
+        scale: 0.2,
+        cap: Some(9.0),
+        window: Some(50),
+        causal: true,
+    };
+    let positions = 90;
+    let (q, k) = (values(positions * a.query_width(), 1), values(positions * a.key_width(), 2));
+    let v = values(k.len(), 3);
+    let keys = a.keys(&[0, positions], &k, &v).remove(0);
+    let attend =
+        || Attend { attention: &a, queries: &q, head: 1, keys: &keys[1], position: 0 };
+    let here = bits(&run(attend()));
+    assert_eq!(here, bits(&run_with(Scalar::new(), attend())));
+    assert_eq!(here, bits(&run_with(Scalar128b, attend())));
+    assert_eq!(here, bits(&run_with(Scalar256b, attend())));
+    assert_eq!(here, bits(&run_with(Scalar512b, attend())));
 }

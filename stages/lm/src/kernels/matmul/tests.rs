@@ -44,9 +44,9 @@ proptest! {
         let run = |threads| on(threads, || {
             let (mut y, mut dx) = (vec![0.0; rows * outputs], vec![0.0; rows * inputs]);
             let mut dw = vec![0.0; stored.len()];
-            forward(&x, w, &mut y, Put::Set);
-            backward_input(&dy, w, &mut dx, Put::Add);
-            backward_weight(&dy, &x, &mut dw, outputs, 1.0);
+            forward(&Operand::of_rows(&x, inputs), w, &mut y, Put::Set);
+            backward_input(&Operand::of_rows(&dy, outputs), w, &mut dx, Put::Add);
+            backward_weight(&dy, &Operand::of_columns(&x, inputs), &mut dw, outputs, 1.0);
             (bits(&y), bits(&dx), bits(&Panels { outputs, inputs, values: &Stored::F32(dw) }.to_rows()))
         });
         let (y, dx, dw) = run(1);
@@ -77,7 +77,7 @@ proptest! {
         let w = Panels { outputs, inputs, values: &stored };
         let run = |x: &[f32]| {
             let mut y = vec![0.0; x.len() / inputs * outputs];
-            forward(x, w, &mut y, Put::Set);
+            forward(&Operand::of_rows(x, inputs), w, &mut y, Put::Set);
             bits(&y)
         };
         let all = run(&x);
@@ -101,8 +101,8 @@ fn halves_compute_as_their_widened_copy() {
         let stored = stored.into_panels(outputs, inputs);
         let w = Panels { outputs, inputs, values: &stored };
         let (mut y, mut dx) = (vec![0.0; rows * outputs], vec![0.0; rows * inputs]);
-        forward(&x, w, &mut y, Put::Set);
-        backward_input(&y, w, &mut dx, Put::Set);
+        forward(&Operand::of_rows(&x, inputs), w, &mut y, Put::Set);
+        backward_input(&Operand::of_rows(&y, outputs), w, &mut dx, Put::Set);
         (bits(&y), bits(&dx))
     };
     let wide = |values: Vec<f32>| product(Stored::F32(values));
@@ -117,7 +117,7 @@ fn every_width_has_the_same_bits() {
     let (rows, terms) = (7, 515);
     let stored = Stored::F32(values(16 * terms, 2)).into_panels(16, terms);
     let w = Panels { outputs: 16, inputs: terms, values: &stored };
-    let left = Left::of_rows(&values(rows * terms, 1), terms);
+    let left = Operand::of_rows(&values(rows * terms, 1), terms);
     let product = |run: &dyn Fn(Task<'_, Panels<'_>>)| {
         let mut sums = vec![[0.0; WIDTH]; left.padded_rows()];
         run(Task { left: &left, right: &w, tiles: 0..left.tiles(), panel: 0, sums: &mut sums });

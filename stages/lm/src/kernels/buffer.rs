@@ -1,0 +1,88 @@
+//! Memory of matrices that come and go with every layer and step.
+
+use std::cell::Cell;
+use std::ops::{Deref, DerefMut};
+
+/// Values in memory that a thread keeps for its next matrices: the system would clear every page of
+/// it anew.
+#[derive(Default)]
+pub struct Buffer {
+    /// At least `len` values.
+    values: Vec<f32>,
+    len: usize,
+}
+
+thread_local! {
+    /// What was given back, at most [`KEPT`] buffers.
+    static FREE: Cell<Vec<Vec<f32>>> = const { Cell::new(Vec::new()) };
+}
+
+/// Buffers that a thread keeps; a training holds some twenty a layer.
+const KEPT: usize = 1024;
+
+impl Buffer {
+    /// A matrix of so many values, all of which its first user writes: they are anything before.
+    pub fn any(len: usize) -> Buffer {
+        let mut free = FREE.take();
+        let fits = free.iter().enumerate().filter(|(_, values)| values.len() >= len);
+        let smallest = fits.min_by_key(|(_, values)| values.len()).map(|(at, _)| at);
+        let values = smallest.map(|at| free.swap_remove(at));
+        FREE.set(free);
+        Buffer { values: values.unwrap_or_else(|| vec![0.0; len]), len }
+    }
+
+    /// A matrix of zeros.
+    pub fn zeros(len: usize) -> Buffer {
+        let mut buffer = Buffer::any(len);
+        buffer.fill(0.0);
+        buffer
+    }
+
+    /// A copy of values.
+    pub fn of(values: &[f32]) -> Buffer {
+        let mut buffer = Buffer::any(values.len());
+        buffer.copy_from_slice(values);
+        buffer
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.values[..self.len]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.values[..self.len]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut free = FREE.take();
+        if free.len() < KEPT && !self.values.is_empty() {
+            free.push(std::mem::take(&mut self.values));
+        }
+        FREE.set(free);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_taken_again_and_zeros_are_zeros() {
+        let mut first = Buffer::of(&[1.0, 2.0, 3.0]);
+        let place = first.as_ptr();
+        first[0] = 5.0;
+        drop(first);
+        let again = Buffer::any(2);
+        assert_eq!((again.as_ptr(), again.len()), (place, 2));
+        drop(again);
+        assert_eq!(*Buffer::zeros(3), [0.0; 3]);
+    }
+}
