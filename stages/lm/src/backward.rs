@@ -204,7 +204,7 @@ impl LanguageModel {
             }
             let mut drows = Buffer::any(rows.len());
             let dlogits = Operand::of_rows(&logits, vocab);
-            matmul::backward_input(&dlogits, self.panels(self.head), &mut drows, Put::Set);
+            matmul::backward_input(&[(&dlogits, self.panels(self.head))], &mut drows, Put::Set);
             for ((i, _), d) in block.iter().zip(drows.chunks_exact(width)) {
                 dhidden[i * width..(i + 1) * width].copy_from_slice(d);
             }
@@ -378,7 +378,7 @@ impl LanguageModel {
             }
         }
         let mut dy = Cow::Borrowed(dy);
-        let mut packed = None;
+        let (mut packed, mut downs) = (None, Vec::new());
         for lora in linear.adapters.iter().rev() {
             if let Some(dora) = &lora.dora {
                 // The norms count as constants, as in PEFT.
@@ -387,10 +387,15 @@ impl LanguageModel {
                 packed = None;
             }
             let slope = Slope::of(&mut packed, &dy, linear.outputs);
-            self.adapter_backward(linear, lora, (x, slope), &adapted, dx, gradients);
+            downs.push(self.adapter_backward(linear, lora, (x, slope), &adapted, dx, gradients));
         }
         let slope = Slope::of(&mut packed, &dy, linear.outputs);
-        matmul::backward_input(slope.packed, self.panels(linear.weight), dx, Put::Add);
+        let mut products = vec![(slope.packed, self.panels(linear.weight))];
+        let adapters = linear.adapters.iter().rev().zip(&downs);
+        products.extend(
+            adapters.filter_map(|(lora, down)| Some((down.as_ref()?, self.panels(lora.a)))),
+        );
+        matmul::backward_input(&products, dx, Put::Add);
         if let Some(gradient) = gradients.get_mut(linear.weight) {
             matmul::backward_weight(&dy, x.columns(), gradient, linear.outputs, 1.0);
         }
@@ -420,7 +425,8 @@ impl LanguageModel {
         }
     }
 
-    /// Adds an adapter's part of the gradient of the input, and the gradients of its tensors.
+    /// Adds the gradients of an adapter's tensors. Gives the gradient at its rank, which makes its
+    /// part of the input's gradient; where dropout stands between, it adds that part itself.
     fn adapter_backward(
         &self,
         linear: &Linear,
@@ -429,13 +435,13 @@ impl LanguageModel {
         adapted: &Adapted,
         dx: &mut [f32],
         gradients: &mut Gradients,
-    ) {
+    ) -> Option<Operand> {
         if let Some(gradient) = gradients.get_mut(lora.b) {
             let down = Operand::of_columns(&adapted.down, lora.rank);
             matmul::backward_weight(dy.values, &down, gradient, linear.outputs, lora.scale);
         }
         let mut ddown = Buffer::any(x.values.len() / linear.inputs * lora.rank);
-        matmul::backward_input(dy.packed, self.panels(lora.b), &mut ddown, Put::Set);
+        matmul::backward_input(&[(dy.packed, self.panels(lora.b))], &mut ddown, Put::Set);
         ddown.iter_mut().for_each(|d| *d *= lora.scale);
 
         let mask = adapted.mask.as_ref().filter(|_| self.tensors[lora.a].trainable);
@@ -446,13 +452,10 @@ impl LanguageModel {
             matmul::backward_weight(&ddown, x, gradient, lora.rank, 1.0);
         }
         let packed = Operand::of_rows(&ddown, lora.rank);
-        match mask {
-            None => matmul::backward_input(&packed, self.panels(lora.a), dx, Put::Add),
-            Some(mask) => {
-                let mut dinput = Buffer::any(x.values.len());
-                matmul::backward_input(&packed, self.panels(lora.a), &mut dinput, Put::Set);
-                mask.add(&dinput, dx);
-            }
-        }
+        let Some(mask) = mask else { return Some(packed) };
+        let mut dinput = Buffer::any(x.values.len());
+        matmul::backward_input(&[(&packed, self.panels(lora.a))], &mut dinput, Put::Set);
+        mask.add(&dinput, dx);
+        None
     }
 }

@@ -199,7 +199,7 @@ pub fn products(a: &[f32], b: &[f32], width: usize) -> Vec<f32> {
     if columns > 0 {
         let values = Stored::F32(b.to_vec()).into_panels(columns, width);
         let b = Panels { outputs: columns, inputs: width, values: &values };
-        matmul::forward(&Operand::of_rows(a, width), b, &mut all, Put::Set);
+        matmul::forward(&[(&Operand::of_rows(a, width), b)], &mut all, Put::Set);
     }
     all
 }

@@ -86,6 +86,12 @@ pub(crate) enum Purpose {
     Training(Option<Dropout>),
 }
 
+impl Purpose {
+    fn is_training(self) -> bool {
+        matches!(self, Purpose::Training(_))
+    }
+}
+
 /// Activations that a layer's backward pass needs, [N, …] each.
 pub(crate) struct Saved {
     pub x: Buffer,
@@ -195,7 +201,7 @@ impl LanguageModel {
         let (width, vocab) = (self.config.hidden, self.config.vocab);
         let mut logits = Buffer::any(hidden.len() / width * vocab);
         let hidden = Operand::of_rows(hidden, width);
-        matmul::forward(&hidden, self.panels(self.head), &mut logits, Put::Set);
+        matmul::forward(&[(&hidden, self.panels(self.head))], &mut logits, Put::Set);
         if let Some(cap) = self.config.logit_cap {
             logits.par_chunks_mut(vocab).for_each(|row| pointwise::soft_cap(row, cap));
         }
@@ -281,10 +287,26 @@ impl LanguageModel {
     fn linear(&self, linear: &Linear, x: &Input<'_>, purpose: Purpose) -> (Buffer, Adapted) {
         let rows = x.values.len() / linear.inputs;
         let mut y = Buffer::any(rows * linear.outputs);
-        matmul::forward(&x.packed, self.panels(linear.weight), &mut y, Put::Set);
+        let (weight, mut put) = (self.panels(linear.weight), Put::Set);
+        let mut products = vec![(&x.packed, weight)];
         let mut adapted = Adapted::default();
         for lora in &linear.adapters {
-            adapted = self.add_adapter(linear, lora, x, &mut y, purpose);
+            adapted = self.down(linear, lora, x, purpose);
+            let mut scaled = Buffer::of(&adapted.down);
+            scaled.iter_mut().for_each(|value| *value *= lora.scale);
+            let up = Operand::of_rows(&scaled, lora.rank);
+            let mut all = std::mem::take(&mut products);
+            all.push((&up, self.panels(lora.b)));
+            matmul::forward(&all, &mut y, put);
+            put = Put::Add;
+            if let Some(dora) = &lora.dora {
+                let training = self.tensors[lora.b].trainable && purpose.is_training();
+                adapted.before = training.then(|| Buffer::of(&y));
+                pointwise::scale_rows(&mut y, &self.factors(dora));
+            }
+        }
+        if !products.is_empty() {
+            matmul::forward(&products, &mut y, put);
         }
         if let Some(bias) = linear.bias {
             pointwise::add_to_rows(&mut y, self.values(bias));
@@ -292,37 +314,22 @@ impl LanguageModel {
         (y, adapted)
     }
 
-    /// Adds an adapter's part to the output, and multiplies it by DoRA's factors.
-    fn add_adapter(
-        &self,
-        linear: &Linear,
-        lora: &Lora,
-        x: &Input<'_>,
-        y: &mut [f32],
-        purpose: Purpose,
-    ) -> Adapted {
-        let trained = self.tensors[lora.b].trainable;
+    /// Brings the input of an adapter to its rank.
+    fn down(&self, linear: &Linear, lora: &Lora, x: &Input<'_>, purpose: Purpose) -> Adapted {
         let mask = match purpose {
-            Purpose::Training(Some(dropout)) if trained && lora.dropout > 0.0 => {
+            Purpose::Training(Some(dropout))
+                if self.tensors[lora.b].trainable && lora.dropout > 0.0 =>
+            {
                 Some(dropout.mask(linear, lora.dropout, x.values.len()))
             }
             _ => None,
         };
         let dropped =
             mask.as_ref().map(|mask| Operand::of_rows(&mask.apply(x.values), linear.inputs));
-        let mut down = Buffer::any(x.values.len() / linear.inputs * lora.rank);
         let input = dropped.as_ref().unwrap_or(&x.packed);
-        matmul::forward(input, self.panels(lora.a), &mut down, Put::Set);
-        let packed = Operand::of_rows(&down, lora.rank);
-        matmul::forward(&packed, self.panels(lora.b), y, Put::AddTimes(lora.scale));
-
-        let training = trained && matches!(purpose, Purpose::Training(_));
-        let before = lora.dora.as_ref().and_then(|dora| {
-            let before = training.then(|| Buffer::of(y));
-            pointwise::scale_rows(y, &self.factors(dora));
-            before
-        });
-        Adapted { mask, down, before }
+        let mut down = Buffer::any(x.values.len() / linear.inputs * lora.rank);
+        matmul::forward(&[(input, self.panels(lora.a))], &mut down, Put::Set);
+        Adapted { mask, down, before: None }
     }
 }
 

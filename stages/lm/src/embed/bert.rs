@@ -255,7 +255,7 @@ impl Linear {
         let inputs = self.weight.len() / outputs.next_multiple_of(WIDTH);
         let weight = Panels { outputs, inputs, values: &self.weight };
         let mut y = vec![0.0; x.len() / inputs * outputs];
-        matmul::forward(&Operand::of_rows(x, inputs), weight, &mut y, Put::Set);
+        matmul::forward(&[(&Operand::of_rows(x, inputs), weight)], &mut y, Put::Set);
         pointwise::add_to_rows(&mut y, &self.bias);
         y
     }

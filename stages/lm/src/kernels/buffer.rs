@@ -13,22 +13,25 @@ pub struct Buffer {
 }
 
 thread_local! {
-    /// What was given back, at most [`KEPT`] buffers.
+    /// What was given back.
     static FREE: Cell<Vec<Vec<f32>>> = const { Cell::new(Vec::new()) };
 }
-
-/// Buffers that a thread keeps; a training holds some twenty a layer.
-const KEPT: usize = 1024;
 
 impl Buffer {
     /// A matrix of so many values, all of which its first user writes: they are anything before.
     pub fn any(len: usize) -> Buffer {
         let mut free = FREE.take();
-        let fits = free.iter().enumerate().filter(|(_, values)| values.len() >= len);
-        let smallest = fits.min_by_key(|(_, values)| values.len()).map(|(at, _)| at);
-        let values = smallest.map(|at| free.swap_remove(at));
+        // The smallest that fits, else the largest, which then grows: so no more is kept than was
+        // ever in use together.
+        let order = |values: &Vec<f32>| (values.len() < len, values.len().abs_diff(len));
+        let best = (0..free.len()).min_by_key(|at| order(&free[*at]));
+        let mut values = best.map(|at| free.swap_remove(at)).unwrap_or_default();
         FREE.set(free);
-        Buffer { values: values.unwrap_or_else(|| vec![0.0; len]), len }
+        if values.len() < len {
+            values.clear();
+            values.resize(len, 0.0);
+        }
+        Buffer { values, len }
     }
 
     /// A matrix of zeros.
@@ -63,7 +66,7 @@ impl DerefMut for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let mut free = FREE.take();
-        if free.len() < KEPT && !self.values.is_empty() {
+        if !self.values.is_empty() {
             free.push(std::mem::take(&mut self.values));
         }
         FREE.set(free);

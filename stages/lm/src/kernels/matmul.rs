@@ -31,30 +31,51 @@ pub enum Put {
     Set,
     /// It is added to what is there.
     Add,
-    /// It is added times a factor.
-    AddTimes(f32),
 }
 
-/// `y = x wᵀ`, or as `put` says: x `[rows, inputs]`, y `[rows, outputs]`.
+/// A product `x wᵀ` or `dy w`, one of a sum: the packed left operand and the weights.
+pub type Factors<'a> = (&'a Operand, Panels<'a>);
+
+/// The sum of products `x wᵀ` in their order, put as `put` says: x `[rows, inputs]` each, y `[rows,
+/// outputs]`.
 ///
-/// A row of `y` depends on its row of `x` alone, to the bit.
-pub fn forward(x: &Operand, w: Panels<'_>, y: &mut [f32], put: Put) {
-    x.multiply(&w, w.count(), y, w.outputs, put);
+/// A row of `y` depends on its rows of `x` alone, to the bit.
+pub fn forward(products: &[Factors<'_>], y: &mut [f32], put: Put) {
+    let Some((_, w)) = products.first() else { return };
+    multiply(products, w.count(), y, w.outputs, put);
 }
 
-/// `dx += dy w`, the gradient of the input, or as `put` says: dy `[rows, outputs]`, dx `[rows,
-/// inputs]`.
+/// The sum of products `dy w`, the gradient of the input, put as `put` says: dy `[rows, outputs]`
+/// each, dx `[rows, inputs]`.
 ///
 /// A row of `dx` depends on its rows of `dx` and `dy` alone, to the bit.
-pub fn backward_input(dy: &Operand, w: Panels<'_>, dx: &mut [f32], put: Put) {
-    dy.multiply(&Turned(w), w.inputs.div_ceil(WIDTH), dx, w.inputs, put);
+pub fn backward_input(products: &[Factors<'_>], dx: &mut [f32], put: Put) {
+    let turned: Vec<_> = products.iter().map(|(dy, w)| (*dy, Turned(*w))).collect();
+    let Some((_, w)) = products.first() else { return };
+    multiply(&turned, w.inputs.div_ceil(WIDTH), dx, w.inputs, put);
+}
+
+/// Multiplies, some rows after others, and puts the sums into y `[rows, width]`.
+fn multiply<R: Right>(
+    products: &[(&Operand, R)],
+    panels: usize,
+    y: &mut [f32],
+    width: usize,
+    put: Put,
+) {
+    let Some((left, _)) = products.first() else { return };
+    let tiles = ROWS / left.tile;
+    for (number, y) in y.chunks_mut(tiles * left.tile * width).enumerate() {
+        let tiles = number * tiles..left.tiles().min((number + 1) * tiles);
+        Product::of(products, tiles, panels).put_rows(y, width, put);
+    }
 }
 
 /// `dw += factor * dyᵀ x`, the gradient of weights in panels: dy `[rows, outputs]`, x the columns of
 /// `[rows, inputs]`. The terms are the rows, in blocks from the first one.
 pub fn backward_weight(dy: &[f32], x: &Operand, dw: &mut [f32], outputs: usize, factor: f32) {
     let right = Rows { matrix: dy, width: outputs };
-    let product = Product::of(x, 0..x.tiles(), &right, outputs.div_ceil(WIDTH));
+    let product = Product::of(&[(x, right)], 0..x.tiles(), outputs.div_ceil(WIDTH));
     dw.par_chunks_mut(WIDTH * x.rows).enumerate().for_each(|(panel, dw)| {
         for (input, dw) in dw.as_chunks_mut::<WIDTH>().0.iter_mut().enumerate() {
             let sums = product.sums(input, panel);
@@ -100,7 +121,7 @@ impl Change<'_> {
     fn apply(&self, left: &Operand, panel: usize, values: &mut [Columns]) {
         let mut products = vec![[0.0; WIDTH]; left.padded_rows()];
         let (tiles, sums) = (0..left.tiles(), &mut products[..]);
-        run(Task { left, right: &self.b, tiles, panel, sums });
+        run(Task { products: &[(left, self.b)], tiles, panel, sums });
         let factor = |lane: usize| {
             let factors = self.factors.as_ref();
             factors.map_or(1.0, |f| f.get(panel * WIDTH + lane).copied().unwrap_or(1.0))
@@ -189,7 +210,11 @@ impl Right for Rows<'_> {
         let wanted = WIDTH.min(self.width - first);
         for (term, columns) in terms.clone().zip(scratch.iter_mut()) {
             let row = &self.matrix[term * self.width + first..][..wanted];
-            columns[..wanted].copy_from_slice(row);
+            // A copy of known length is two moves, any other a call.
+            match row.first_chunk() {
+                Some(row) => *columns = *row,
+                None => columns[..wanted].copy_from_slice(row),
+            }
         }
         scratch[..terms.len()].as_flattened()
     }
@@ -230,9 +255,17 @@ impl Operand {
     /// Packs columns: x `[terms, rows]`.
     pub fn of_columns(x: &[f32], rows: usize) -> Operand {
         Operand::packed(rows, x.len() / rows, |tile, block, out| {
-            let wanted = tile.len().min(rows - tile.start);
-            for (term, out) in block.zip(out.chunks_exact_mut(tile.len())) {
-                out[..wanted].copy_from_slice(&x[term * rows + tile.start..][..wanted]);
+            let x =
+                block.map(|term| &x[term * rows + tile.start..rows.min(tile.end) + term * rows]);
+            match tile.len() {
+                1 => gather::<1>(x, out),
+                2 => gather::<2>(x, out),
+                3 => gather::<3>(x, out),
+                4 => gather::<4>(x, out),
+                5 => gather::<5>(x, out),
+                6 => gather::<6>(x, out),
+                8 => gather::<8>(x, out),
+                _ => gather::<12>(x, out),
             }
         })
     }
@@ -273,13 +306,15 @@ impl Operand {
         let size = block.len() * self.tile;
         &self.values[block.start * self.padded_rows() + tile * size..][..size]
     }
+}
 
-    /// Multiplies, some rows after others, and puts the results into y `[rows, width]`.
-    fn multiply(&self, right: &impl Right, panels: usize, y: &mut [f32], width: usize, put: Put) {
-        let tiles = ROWS / self.tile;
-        for (number, y) in y.chunks_mut(tiles * self.tile * width).enumerate() {
-            let tiles = number * tiles..self.tiles().min((number + 1) * tiles);
-            Product::of(self, tiles, right, panels).put_rows(y, width, put);
+/// Brings parts of at most R values one after another: out `[terms, R]`.
+#[inline(always)]
+fn gather<'a, const R: usize>(parts: impl Iterator<Item = &'a [f32]>, out: &mut [f32]) {
+    for (part, out) in parts.zip(out.as_chunks_mut::<R>().0) {
+        match part.first_chunk() {
+            Some(part) => *out = *part,
+            None => out[..part.len()].copy_from_slice(part),
         }
     }
 }
@@ -310,21 +345,23 @@ struct Product {
 }
 
 impl Product {
-    /// Multiplies some tiles of rows.
-    fn of(left: &Operand, rows: Range<usize>, right: &impl Right, panels: usize) -> Product {
+    /// Multiplies some tiles of rows. The left operands have equally many rows.
+    fn of<R: Right>(products: &[(&Operand, R)], rows: Range<usize>, panels: usize) -> Product {
+        let tile = products.first().map_or(1, |(left, _)| left.tile);
+        let terms: usize = products.iter().map(|(left, _)| left.terms).sum();
         let groups = rows.len().div_ceil(TILES).max(TASKS.div_ceil(panels)).min(rows.len());
         let tiles = rows.len().div_ceil(groups.max(1));
-        let group = tiles * left.tile;
+        let group = tiles * tile;
         let groups = rows.len().div_ceil(tiles.max(1));
         let mut sums = Buffer::any(groups * panels * group * WIDTH);
 
-        let fewest = WORTH / (group * left.terms * WIDTH).max(1) + 1;
+        let fewest = WORTH / (group * terms * WIDTH).max(1) + 1;
         let (columns, _) = sums.as_chunks_mut::<WIDTH>();
         let tasks = columns.par_chunks_exact_mut(group.max(1)).enumerate().with_min_len(fewest);
         tasks.for_each(|(task, sums)| {
             let (first, panel) = (rows.start + task / panels * tiles, task % panels);
             let tiles = first..rows.end.min(first + tiles);
-            run(Task { left, right, tiles, panel, sums });
+            run(Task { products, tiles, panel, sums });
         });
         Product { sums, panels, group }
     }
@@ -357,14 +394,12 @@ fn put_columns(sums: &[f32], y: &mut [f32], put: Put) {
     match put {
         Put::Set => pairs.for_each(|(y, sum)| *y = *sum),
         Put::Add => pairs.for_each(|(y, sum)| *y += sum),
-        Put::AddTimes(factor) => pairs.for_each(|(y, sum)| *y += factor * sum),
     }
 }
 
-/// Some tiles of a product in one panel.
+/// Some tiles of a sum of products in one panel.
 struct Task<'a, R> {
-    left: &'a Operand,
-    right: &'a R,
+    products: &'a [(&'a Operand, R)],
     tiles: Range<usize>,
     panel: usize,
     /// `[rows of the tiles, 16]`.
@@ -376,13 +411,16 @@ impl<R: Right> Kernel for Task<'_, R> {
 
     #[inline(always)]
     fn run<S: Simd, const V: usize>(self, simd: S) {
-        let Task { left, right, tiles, panel, sums } = self;
+        let Task { products, tiles, panel, sums } = self;
         let mut scratch = [[0.0; WIDTH]; DEPTH];
-        for from in (0..left.terms).step_by(DEPTH) {
-            let block = from..left.terms.min(from + DEPTH);
-            let right = right.block(panel, block.clone(), &mut scratch);
-            for (tile, sums) in tiles.clone().zip(sums.chunks_exact_mut(left.tile)) {
-                add_product::<S, V>(simd, left.tile(tile, &block), right, sums, from == 0);
+        for (number, (left, right)) in products.iter().enumerate() {
+            for from in (0..left.terms).step_by(DEPTH) {
+                let block = from..left.terms.min(from + DEPTH);
+                let right = right.block(panel, block.clone(), &mut scratch);
+                let first = number == 0 && from == 0;
+                for (tile, sums) in tiles.clone().zip(sums.chunks_exact_mut(left.tile)) {
+                    add_product::<S, V>(simd, left.tile(tile, &block), right, sums, first);
+                }
             }
         }
     }

@@ -163,8 +163,7 @@ fn every_width_has_the_same_bits() {
     let (q, k) = (values(positions * a.query_width(), 1), values(positions * a.key_width(), 2));
     let v = values(k.len(), 3);
     let keys = a.keys(&[0, positions], &k, &v).remove(0);
-    let attend =
-        || Attend { attention: &a, queries: &q, head: 1, keys: &keys[1], position: 0 };
+    let attend = || Attend { attention: &a, queries: &q, head: 1, keys: &keys[1], position: 0 };
     let here = bits(&run(attend()));
     assert_eq!(here, bits(&run_with(Scalar::new(), attend())));
     assert_eq!(here, bits(&run_with(Scalar128b, attend())));

@@ -44,8 +44,8 @@ proptest! {
         let run = |threads| on(threads, || {
             let (mut y, mut dx) = (vec![0.0; rows * outputs], vec![0.0; rows * inputs]);
             let mut dw = vec![0.0; stored.len()];
-            forward(&Operand::of_rows(&x, inputs), w, &mut y, Put::Set);
-            backward_input(&Operand::of_rows(&dy, outputs), w, &mut dx, Put::Add);
+            forward(&[(&Operand::of_rows(&x, inputs), w)], &mut y, Put::Set);
+            backward_input(&[(&Operand::of_rows(&dy, outputs), w)], &mut dx, Put::Add);
             backward_weight(&dy, &Operand::of_columns(&x, inputs), &mut dw, outputs, 1.0);
             (bits(&y), bits(&dx), bits(&Panels { outputs, inputs, values: &Stored::F32(dw) }.to_rows()))
         });
@@ -77,7 +77,7 @@ proptest! {
         let w = Panels { outputs, inputs, values: &stored };
         let run = |x: &[f32]| {
             let mut y = vec![0.0; x.len() / inputs * outputs];
-            forward(&Operand::of_rows(x, inputs), w, &mut y, Put::Set);
+            forward(&[(&Operand::of_rows(x, inputs), w)], &mut y, Put::Set);
             bits(&y)
         };
         let all = run(&x);
@@ -101,8 +101,8 @@ fn halves_compute_as_their_widened_copy() {
         let stored = stored.into_panels(outputs, inputs);
         let w = Panels { outputs, inputs, values: &stored };
         let (mut y, mut dx) = (vec![0.0; rows * outputs], vec![0.0; rows * inputs]);
-        forward(&Operand::of_rows(&x, inputs), w, &mut y, Put::Set);
-        backward_input(&Operand::of_rows(&y, outputs), w, &mut dx, Put::Set);
+        forward(&[(&Operand::of_rows(&x, inputs), w)], &mut y, Put::Set);
+        backward_input(&[(&Operand::of_rows(&y, outputs), w)], &mut dx, Put::Set);
         (bits(&y), bits(&dx))
     };
     let wide = |values: Vec<f32>| product(Stored::F32(values));
@@ -120,7 +120,8 @@ fn every_width_has_the_same_bits() {
     let left = Operand::of_rows(&values(rows * terms, 1), terms);
     let product = |run: &dyn Fn(Task<'_, Panels<'_>>)| {
         let mut sums = vec![[0.0; WIDTH]; left.padded_rows()];
-        run(Task { left: &left, right: &w, tiles: 0..left.tiles(), panel: 0, sums: &mut sums });
+        let products = &[(&left, w)];
+        run(Task { products, tiles: 0..left.tiles(), panel: 0, sums: &mut sums });
         bits(sums[..rows].as_flattened())
     };
     let here = product(&|task| run(task));
@@ -152,6 +153,27 @@ fn an_adapter_is_added_to_each_panel() {
             let product: f32 = (0..rank).map(|r| b.0[o * rank + r] * a.0[r * inputs + i]).sum();
             let truth = (w.0[o * inputs + i] + product) * o as f32;
             assert!((all[o / 16][i][o % 16] - truth).abs() < 2e-4);
+        }
+    }
+}
+
+/// A second product is one more block of terms.
+#[test]
+fn a_sum_of_products_is_their_blocks_in_order() {
+    let (rows, outputs, inputs, rank) = (20, 35, 300, 5);
+    let [x, w, down, b] = [rows * inputs, outputs * inputs, rows * rank, outputs * rank]
+        .map(|size| values(size, size as u64));
+    let stored = [(&w, inputs), (&b, rank)]
+        .map(|(rows, width)| Stored::F32(rows.clone()).into_panels(outputs, width));
+    let panels = |n: usize, inputs| Panels { outputs, inputs, values: &stored[n] };
+    let mut y = vec![0.0; rows * outputs];
+    let (left, second) = (Operand::of_rows(&x, inputs), Operand::of_rows(&down, rank));
+    forward(&[(&left, panels(0, inputs)), (&second, panels(1, rank))], &mut y, Put::Set);
+    for r in 0..rows {
+        for o in 0..outputs {
+            let first = sum(inputs, |t| (x[r * inputs + t], w[o * inputs + t]));
+            let truth = first + sum(rank, |t| (down[r * rank + t], b[o * rank + t]));
+            assert_eq!(y[r * outputs + o].to_bits(), truth.to_bits());
         }
     }
 }
