@@ -149,7 +149,7 @@ impl Panels<'_> {
     }
 
     /// The matrix as rows of 32-bit floats, `[outputs, inputs]`.
-    pub fn to_rows(&self) -> Vec<f32> {
+    pub fn to_rows(self) -> Vec<f32> {
         let mut rows = vec![0.0; self.outputs * self.inputs];
         for (output, row) in rows.chunks_exact_mut(self.inputs).enumerate() {
             self.row(output, row);

@@ -147,8 +147,8 @@ pub fn gguf(model: &LanguageModel) -> Vec<u8> {
         let name = name_of(&tensor.name);
         let turned = name.contains("attn_q") || name.contains("attn_k");
         let values = match turned {
-            true => interleaved(&tensor.values, tensor.shape[1], model.config.head_dim),
-            false => tensor.values.clone(),
+            true => interleaved(&tensor.to_rows(), tensor.shape[1], model.config.head_dim),
+            false => tensor.to_rows(),
         };
         put_text(&mut out, &name);
         out.extend((tensor.shape.len() as u32).to_le_bytes());
