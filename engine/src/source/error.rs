@@ -1,4 +1,4 @@
-//! Why a source cannot be read, and what to do about it.
+//! Errors of reading a source, with their remedies.
 
 use std::path::{Path, PathBuf};
 

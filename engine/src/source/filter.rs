@@ -83,7 +83,7 @@ impl Filter {
     /// Reads what a workflow says: the name of a column of truths, or conditions by column.
     ///
     /// # Errors
-    /// [`Wrong`].
+    /// `Wrong`.
     pub fn parse(written: &Value) -> Result<Filter, Wrong> {
         let conditions = match written {
             Value::String(column) => vec![Condition {
@@ -129,7 +129,7 @@ impl Filter {
     /// Checks that a table has the columns, of types that can be compared.
     ///
     /// # Errors
-    /// [`Wrong`].
+    /// `Wrong`.
     pub fn check(&self, schema: &Schema) -> Result<(), Wrong> {
         for Condition { column, test } in &self.conditions {
             let Ok(field) = schema.field_with_name(column) else {

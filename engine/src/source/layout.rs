@@ -41,7 +41,7 @@ pub(super) struct Found {
     pub of_elements: Vec<String>,
 }
 
-/// Where a column of the table comes from.
+/// Origin of a column of the table.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Origin {
     /// The column of the file at that place.

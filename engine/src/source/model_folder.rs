@@ -28,9 +28,9 @@ const NAMES: [&str; 15] = [
 ];
 /// The file that says in which shard a tensor is.
 const INDEX: &str = "model.safetensors.index.json";
-/// How the names of folders end whose `config.json` says how an embedding model pools.
+/// Endings of the names of folders whose `config.json` says how an embedding model pools.
 const POOLING: &str = "_Pooling";
-/// How the names of pickled weights end.
+/// Endings of the names of pickled weights.
 const PICKLES: [&str; 3] = [".bin", ".pt", ".pth"];
 
 /// The files of a model folder that determine what the model computes, or one GGUF file.
@@ -49,14 +49,14 @@ pub struct ModelFolder {
 pub struct ModelFile {
     /// Its path relative to the folder, with `/` between names.
     pub name: String,
-    /// Where it lies; it may be a link.
+    /// Its place; it may be a link.
     pub path: PathBuf,
     /// Whether it is a file, or a link to one; a name that counts may also be a folder or a broken
     /// link.
     is_file: bool,
 }
 
-/// Why a model folder cannot be read.
+/// An error of reading a model folder.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read `{}`: {error}", path.display())]
 pub struct ModelFolderError {
@@ -66,7 +66,7 @@ pub struct ModelFolderError {
     pub error: io::Error,
 }
 
-/// Why a model folder could not be copied.
+/// An error of copying a model folder.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
     /// The system refused.

@@ -33,7 +33,7 @@ pub(super) struct Piece {
     pub elements: Option<Vec<Element>>,
 }
 
-/// Where rows begin in their file: lines from 1, or numbers of rows from 0.
+/// Begin of rows in their file: lines from 1, or numbers of rows from 0.
 #[derive(Debug, Clone)]
 pub(super) enum Numbers {
     From(u64),

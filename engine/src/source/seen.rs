@@ -1,4 +1,4 @@
-//! What was seen of a source when it was hashed, so that a change during a run is noticed.
+//! Identity of a source at the time of its hashing, so that a change during a run is noticed.
 
 use std::fs;
 use std::io;
@@ -11,7 +11,7 @@ use refrain_cache::{
 use super::model_folder::{ModelFolder, ModelFolderError};
 use super::shards::{Shards, ShardsError};
 
-/// Why a source could not be hashed.
+/// An error of hashing a source.
 #[derive(Debug, thiserror::Error)]
 pub enum HashError {
     /// The system refused.
@@ -39,12 +39,12 @@ impl From<ModelFolderError> for HashError {
     }
 }
 
-/// Where a source lies, and what it is.
+/// Place and content of a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourcePlace {
     /// The file or folder, or a pattern.
     pub path: PathBuf,
-    /// What it is.
+    /// Its content.
     pub kind: ArtifactKind,
     /// The split of a saved data set.
     pub split: Option<String>,

@@ -115,7 +115,7 @@ pub(crate) struct Saved {
     pub adapted: [Adapted; 7],
 }
 
-/// What the gradients of a linear layer's trained adapter need.
+/// Values of the forward pass that the gradients of a trained adapter need.
 #[derive(Default)]
 pub(crate) struct Adapted {
     /// Inputs that dropout kept.

@@ -81,7 +81,7 @@ pub struct Tensor {
     pub shape: Vec<usize>,
     /// Its values; models of one base share them.
     pub values: Arc<Stored>,
-    /// Whether the values lie in panels ([`Panels`]), and not row-major.
+    /// Whether the values lie in panels ([`Tensor::panels`]), and not row-major.
     pub in_panels: bool,
     /// Whether training changes it.
     pub trainable: bool,

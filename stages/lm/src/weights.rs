@@ -137,7 +137,7 @@ pub struct Weights {
 struct Shard {
     path: PathBuf,
     file: File,
-    /// Where the values begin.
+    /// Offset of the first value in the file.
     start: u64,
     header: Metadata,
 }

@@ -36,7 +36,7 @@ pub(in crate::source) struct Shape {
 /// A value that does not fit.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::source) struct Misfit {
-    /// Where it is in its column: `.a[].b`.
+    /// Its path in its column: `.a[].b`.
     path: String,
     /// The fault, to be read after the path.
     message: String,

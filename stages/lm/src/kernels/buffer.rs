@@ -13,7 +13,7 @@ pub struct Buffer {
 }
 
 thread_local! {
-    /// What was given back.
+    /// Buffers that were given back.
     static FREE: Cell<Vec<Vec<f32>>> = const { Cell::new(Vec::new()) };
 }
 

@@ -24,7 +24,7 @@ const WORTH: usize = 1 << 18;
 /// Rows of a result that one task puts away.
 const PUT: usize = 16;
 
-/// What becomes of a product.
+/// Destination of a product.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Put {
     /// It is the result.
@@ -74,6 +74,9 @@ fn multiply<R: Right>(
 /// `dw += factor * dyᵀ x`, the gradient of weights in panels: dy `[rows, outputs]`, x the columns of
 /// `[rows, inputs]`. The terms are the rows, in blocks from the first one.
 pub fn backward_weight(dy: &[f32], x: &Operand, dw: &mut [f32], outputs: usize, factor: f32) {
+    if dy.is_empty() {
+        return;
+    }
     let right = Rows { matrix: dy, width: outputs };
     let product = Product::of(&[(x, right)], 0..x.tiles(), outputs.div_ceil(WIDTH));
     dw.par_chunks_mut(WIDTH * x.rows).enumerate().for_each(|(panel, dw)| {

@@ -20,7 +20,7 @@ pub type Columns = [f32; WIDTH];
 /// `run` must be `#[inline(always)]`, and so must all that it calls: what is not inlined is compiled
 /// for the oldest processor.
 pub trait Kernel {
-    /// What it gives back.
+    /// Result of the work.
     type Output;
 
     /// Does the work.

@@ -1,4 +1,4 @@
-//! Scores of a tile of queries against the blocks of keys that they see, and what they weigh.
+//! Scores of a tile of queries against the blocks of keys that they see, and their softmax weights.
 
 use std::ops::Range;
 
@@ -58,7 +58,7 @@ pub(super) struct Scores {
     panels: Vec<Columns>,
     /// The scores of one row, `[keys]`; later what they weigh.
     pub line: Vec<f32>,
-    /// What the rows' scores weigh, `[keys, tile]`.
+    /// Softmax weights of the rows, `[keys, tile]`.
     left: Vec<f32>,
 }
 
