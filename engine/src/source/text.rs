@@ -192,7 +192,7 @@ impl<'a> Chunks<'a> {
     }
 
     fn read(&mut self) -> Result<(), SourceError> {
-        // What is moved is the start of a row: all whole rows are taken before more is read.
+        // Only the start of a row is moved: all whole rows are taken before more is read.
         self.buffer.drain(..std::mem::take(&mut self.taken));
         self.buffer.reserve(READ);
         let before = self.buffer.len();

@@ -379,8 +379,8 @@ fn training_runs_equal_peft() {
     }
 }
 
-/// How far PyTorch's own losses in 32 bits stray from those in 64: AdamW turns the last bits of small
-/// gradients into whole steps, in some folders more than in others.
+/// The largest difference between PyTorch's own losses in 32 bits and in 64: AdamW turns the last
+/// bits of small gradients into whole steps, in some folders more than in others.
 fn strays(expected: &Value) -> f64 {
     let runs = expected.as_object().unwrap().values();
     let steps = runs.flat_map(|run| run["log"].as_array().unwrap());

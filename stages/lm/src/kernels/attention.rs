@@ -14,7 +14,7 @@ mod tests;
 use pulp::Simd;
 use rayon::prelude::*;
 
-use super::tile::{Columns, Kernel, WIDTH, add_product, run, tile_rows};
+use super::tile::{Columns, Kernel, MOST_ROWS, WIDTH, add_product, run, tile_rows};
 
 pub use backward::Inputs;
 pub use keys::{BLOCK, Keys};
@@ -151,7 +151,7 @@ impl Kernel for Attend<'_> {
                 scores.put_left(r);
             }
             for column in (0..dim).step_by(WIDTH) {
-                let mut sums = [[0.0; WIDTH]; 12];
+                let mut sums = [[0.0; WIDTH]; MOST_ROWS];
                 let sums = &mut sums[..scores.tile];
                 scores.weigh::<S, V>(simd, keys, column / WIDTH, &span, sums);
                 put(sums, tile.clone(), &inverse, column, dim, &mut out);

@@ -4,6 +4,8 @@
 //! a tile lie together, the right one is read as sixteen columns a term. Both the weights' panels and
 //! what is packed on the way are read in the order in which they lie.
 
+mod operand;
+
 use std::ops::Range;
 
 use pulp::Simd;
@@ -11,7 +13,9 @@ use rayon::prelude::*;
 
 use super::buffer::Buffer;
 use super::panels::{Panels, Stored};
-use super::tile::{Columns, DEPTH, Kernel, WIDTH, add_product, run, tile_rows};
+use super::tile::{Columns, DEPTH, Kernel, WIDTH, add_product, run};
+
+pub use operand::Operand;
 
 /// Rows that are multiplied before their results are put away: those stay in the cache.
 const ROWS: usize = 768;
@@ -220,122 +224,6 @@ impl Right for Rows<'_> {
             }
         }
         scratch[..terms.len()].as_flattened()
-    }
-}
-
-/// The left operand of products, packed once for all that share it: `[blocks of terms, tiles, terms
-/// of the block, rows of a tile]`.
-pub struct Operand {
-    values: Buffer,
-    rows: usize,
-    terms: usize,
-    /// Rows of a tile.
-    tile: usize,
-}
-
-impl Operand {
-    /// Packs rows `[rows, terms]`.
-    pub fn of_rows(x: &[f32], terms: usize) -> Operand {
-        let rows = x.len() / terms;
-        Operand::packed(rows, terms, |tile, block, out| {
-            let row = |r: usize| {
-                let row = r.min(rows - 1);
-                &x[row * terms..(row + 1) * terms][block.clone()]
-            };
-            match tile.len() {
-                1 => interleave::<1>(tile.start, row, out),
-                2 => interleave::<2>(tile.start, row, out),
-                3 => interleave::<3>(tile.start, row, out),
-                4 => interleave::<4>(tile.start, row, out),
-                5 => interleave::<5>(tile.start, row, out),
-                6 => interleave::<6>(tile.start, row, out),
-                8 => interleave::<8>(tile.start, row, out),
-                _ => interleave::<12>(tile.start, row, out),
-            }
-        })
-    }
-
-    /// Packs columns: x `[terms, rows]`.
-    pub fn of_columns(x: &[f32], rows: usize) -> Operand {
-        Operand::packed(rows, x.len() / rows, |tile, block, out| {
-            let x =
-                block.map(|term| &x[term * rows + tile.start..rows.min(tile.end) + term * rows]);
-            match tile.len() {
-                1 => gather::<1>(x, out),
-                2 => gather::<2>(x, out),
-                3 => gather::<3>(x, out),
-                4 => gather::<4>(x, out),
-                5 => gather::<5>(x, out),
-                6 => gather::<6>(x, out),
-                8 => gather::<8>(x, out),
-                _ => gather::<12>(x, out),
-            }
-        })
-    }
-
-    /// Fills every tile of every block of terms.
-    fn packed(
-        rows: usize,
-        terms: usize,
-        fill: impl Fn(Range<usize>, Range<usize>, &mut [f32]) + Sync,
-    ) -> Operand {
-        let tile = tile_rows(rows);
-        // Rows behind the last one hold anything: nobody reads what becomes of them.
-        let padded = rows.div_ceil(tile) * tile;
-        let mut operand = Operand { values: Buffer::any(padded * terms), rows, terms, tile };
-        let blocks = operand.values.par_chunks_mut((padded * DEPTH).max(1)).enumerate();
-        blocks.for_each(|(number, values)| {
-            let block = number * DEPTH..terms.min((number + 1) * DEPTH);
-            let tiles = values.par_chunks_exact_mut(block.len() * tile).enumerate();
-            let fewest = WORTH / (block.len() * tile * WIDTH) + 1;
-            tiles.with_min_len(fewest).for_each(|(t, values)| {
-                fill(t * tile..(t + 1) * tile, block.clone(), values);
-            });
-        });
-        operand
-    }
-
-    fn tiles(&self) -> usize {
-        self.rows.div_ceil(self.tile)
-    }
-
-    fn padded_rows(&self) -> usize {
-        self.tiles() * self.tile
-    }
-
-    /// One tile of the block of terms that begins at `from`.
-    #[inline(always)]
-    fn tile(&self, tile: usize, block: &Range<usize>) -> &[f32] {
-        let size = block.len() * self.tile;
-        &self.values[block.start * self.padded_rows() + tile * size..][..size]
-    }
-}
-
-/// Brings parts of at most R values one after another: out `[terms, R]`.
-#[inline(always)]
-fn gather<'a, const R: usize>(parts: impl Iterator<Item = &'a [f32]>, out: &mut [f32]) {
-    for (part, out) in parts.zip(out.as_chunks_mut::<R>().0) {
-        match part.first_chunk() {
-            Some(part) => *out = *part,
-            None => out[..part.len()].copy_from_slice(part),
-        }
-    }
-}
-
-/// Brings rows together term by term: out `[terms, R]`.
-#[inline(always)]
-fn interleave<'a, const R: usize>(first: usize, row: impl Fn(usize) -> &'a [f32], out: &mut [f32]) {
-    const AT_ONCE: usize = 8;
-    let rows: [_; R] = std::array::from_fn(|r| row(first + r).as_chunks::<AT_ONCE>());
-    let (whole, rest) = out.split_at_mut(rows[0].0.len() * AT_ONCE * R);
-    for (n, out) in whole.chunks_exact_mut(AT_ONCE * R).enumerate() {
-        let square: [[f32; AT_ONCE]; R] = std::array::from_fn(|r| rows[r].0[n]);
-        for (term, out) in out.as_chunks_mut::<R>().0.iter_mut().enumerate() {
-            *out = std::array::from_fn(|r| square[r][term]);
-        }
-    }
-    for (term, out) in rest.as_chunks_mut::<R>().0.iter_mut().enumerate() {
-        *out = std::array::from_fn(|r| rows[r].1[term]);
     }
 }
 

@@ -12,6 +12,9 @@ pub const WIDTH: usize = 16;
 /// Terms of a block.
 pub const DEPTH: usize = 256;
 
+/// Most rows of a tile.
+pub const MOST_ROWS: usize = 12;
+
 /// Sixteen outputs.
 pub type Columns = [f32; WIDTH];
 
@@ -58,9 +61,9 @@ impl<K: Kernel> WithSimd for Widest<K> {
 /// Rows of the tiles of a product of so many rows: about as many as registers hold, and tiles of
 /// nearly equal size, since the last one is filled up with zeros.
 pub fn tile_rows(rows: usize) -> usize {
-    let most = if lanes() == WIDTH { 12 } else { 6 };
+    let most = if lanes() == WIDTH { MOST_ROWS } else { MOST_ROWS / 2 };
     let even = rows.div_ceil(rows.div_ceil(most).max(1)).max(1);
-    [1, 2, 3, 4, 5, 6, 8].into_iter().find(|size| *size >= even).unwrap_or(12)
+    [1, 2, 3, 4, 5, 6, 8].into_iter().find(|size| *size >= even).unwrap_or(MOST_ROWS)
 }
 
 /// Values in one register of this processor.
@@ -97,7 +100,7 @@ pub fn add_product<S: Simd, const V: usize>(
         5 => add_rows::<S, 5, V>(simd, left, right, sums, first),
         6 => add_rows::<S, 6, V>(simd, left, right, sums, first),
         8 => add_rows::<S, 8, V>(simd, left, right, sums, first),
-        _ => add_rows::<S, 12, V>(simd, left, right, sums, first),
+        _ => add_rows::<S, MOST_ROWS, V>(simd, left, right, sums, first),
     }
 }
 
