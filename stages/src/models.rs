@@ -157,12 +157,12 @@ pub(crate) fn model_failed(error: ModelError) -> StageError {
         ModelError::Config(ConfigError::Foreign { .. }) => {
             StageError::Environment { message: error.to_string(), hint: None }
         }
-        ModelError::Weights(WeightsError::Shape { .. } | WeightsError::Missing { .. }) => {
-            StageError::with_hint(
-                error.to_string(),
-                "`config.json` and the weights must be of one model",
-            )
-        }
+        ModelError::Weights(
+            WeightsError::Shape { .. } | WeightsError::Missing { .. } | WeightsError::Unread { .. },
+        ) => StageError::with_hint(
+            error.to_string(),
+            "`config.json` and the weights must be of one model",
+        ),
         ModelError::Weights(WeightsError::Corrupt { .. }) => StageError::with_hint(
             error.to_string(),
             "the file is cut off or damaged: fetch it again",
