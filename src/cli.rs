@@ -303,7 +303,7 @@ pub struct RunArgs {
     /// Run at most N nodes at once [default: the number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub jobs: Option<u32>,
-    /// Memory that running stages may declare together, such as `8GB` [default: the machine's]
+    /// Memory that running stages may need together, such as `8GB` [default: what is free]
     #[arg(long, value_name = "SIZE", value_parser = units::size)]
     pub memory: Option<u64>,
     /// Keep running nodes that do not depend on a failed one

@@ -42,6 +42,7 @@ mod likeliest; // options of a question by their log-probabilities
 mod lock; // the lock's format, and its writers
 mod look_ahead; // what plan and explain say before a run
 mod masking; // the first paper's masks and distributions
+mod memory; // what needs more than there is
 mod models; // model cards
 mod own_metrics; // metrics that a command writes
 mod own_tables; // conversations, samples and numbers of one's own

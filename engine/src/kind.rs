@@ -7,6 +7,7 @@
 mod context;
 mod declare;
 mod describe;
+mod memory;
 mod metrics;
 pub(crate) mod metrics_table;
 mod placeholders;
@@ -24,6 +25,7 @@ pub use declare::{
     SecretText, Table, choices, one_of, parameters, trimmed,
 };
 pub use describe::describe;
+pub use memory::{MemoryContext, MemoryNeed};
 pub use metrics::{MetricContext, MetricDecl};
 pub use placeholders::placeholders;
 pub(crate) use values::written_as_placeholder;
@@ -341,6 +343,8 @@ pub struct Kind {
     pub retryable: bool,
     /// The figure that counts the tokens it computed.
     pub tokens: Option<&'static str>,
+    /// Estimates the memory of a node, where that is much.
+    pub memory: Option<fn(&MemoryContext<'_>) -> MemoryNeed>,
     /// Runs one node.
     pub run: fn(&Context<'_>) -> Result<NodeResult, StageError>,
 }

@@ -142,7 +142,7 @@ fn options<'a>(
     Ok(RunOptions {
         jobs: arguments.jobs.map_or(threads, |n| n as usize),
         threads,
-        memory: arguments.memory.unwrap_or_else(machine::memory),
+        memory: arguments.memory.unwrap_or_else(machine::free_memory),
         gpus: machine::gpus(),
         keep_going: arguments.keep_going,
         only,

@@ -112,7 +112,7 @@ fn recompute(
     let options = run::RunOptions {
         jobs: threads,
         threads,
-        memory: machine::memory(),
+        memory: machine::free_memory(),
         gpus: machine::gpus(),
         keep_going: true,
         only: None,

@@ -95,6 +95,7 @@ pub const DIVERSIFY: Kind = Kind {
     close_elsewhere: false,
     retryable: false,
     tokens: None,
+    memory: None,
     run,
 };
 

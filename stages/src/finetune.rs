@@ -3,6 +3,7 @@
 mod canonical;
 mod check;
 mod finish;
+mod memory;
 mod params;
 mod rows;
 mod start;
@@ -20,12 +21,8 @@ use refrain_lm::train::{
 use crate::components;
 use crate::models::{self, failed, model_failed};
 
-use params::{FinetuneParams, Recompute, Warmup};
+use params::{FinetuneParams, Warmup};
 use rows::{Counts, TrainingRows};
-
-/// Bytes of activations above which they are computed again in the backward pass; no result depends
-/// on it.
-const MOST_ACTIVATIONS: usize = 2 << 30;
 
 /// The metrics of `finetune`.
 const METRICS: &[MetricDecl] = &[
@@ -82,12 +79,14 @@ pub const FINETUNE: Kind = Kind {
     close_elsewhere: true,
     retryable: false,
     tokens: Some("active_tokens"),
+    memory: Some(memory::need),
     run,
 };
 
 fn run(context: &Context<'_>) -> Result<NodeResult, StageError> {
     let params: FinetuneParams = context.parameters()?;
     models::on_threads(context.resources.threads, || {
+        crate::memory::check(context, memory::need)?;
         let mut start = start::start(context, &params)?;
         let read =
             |input| rows::rows(context, &params, input, &start.tokenizer, &start.model.config);
@@ -128,7 +127,10 @@ fn learn(
     data: &TrainingRows,
     watched: Option<&TrainingRows>,
 ) -> Result<Trained, StageError> {
-    let options = options(params, model, &data.rows);
+    let longest = data.rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
+    let tokens = longest.saturating_mul(params.batch_size.min(data.rows.len()));
+    let recompute = memory::check(context, params, &model.config, tokens as u64)?;
+    let options = options(params, &data.rows, recompute);
     let total = steps(&options, data.rows.len());
     let profile = models::profile();
     let evaluation = watched.map(|watched| Evaluation {
@@ -158,7 +160,7 @@ fn learn(
     })
 }
 
-fn options(params: &FinetuneParams, model: &LanguageModel, rows: &[TrainRow]) -> TrainOptions {
+fn options(params: &FinetuneParams, rows: &[TrainRow], recompute: bool) -> TrainOptions {
     let mut options = TrainOptions {
         length: match params.steps {
             Some(steps) => Length::Steps(steps),
@@ -176,22 +178,11 @@ fn options(params: &FinetuneParams, model: &LanguageModel, rows: &[TrainRow]) ->
         clip: (params.clip > 0.0).then_some(params.clip),
         seed: params.seed,
         kl_weight: params.kl.map(|kl| kl.weight),
-        recompute: match params.gradient_checkpointing {
-            Recompute::Given(given) => given,
-            Recompute::Word(_) => activations(params, model, rows) > MOST_ACTIVATIONS,
-        },
+        recompute,
     };
     options.warmup = match params.warmup {
         Warmup::Steps(steps) => steps,
         Warmup::Share(share) => (share * steps(&options, rows.len()) as f64).ceil() as u64,
     };
     options
-}
-
-/// An upper estimate of the bytes of a micro-batch's activations.
-fn activations(params: &FinetuneParams, model: &LanguageModel, rows: &[TrainRow]) -> usize {
-    let config = &model.config;
-    let longest = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
-    let a_token = config.layers * (8 * config.hidden + 4 * config.intermediate) * size_of::<f32>();
-    longest.saturating_mul(params.batch_size.min(rows.len())).saturating_mul(a_token)
 }

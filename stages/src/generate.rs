@@ -29,6 +29,7 @@ use crate::backend::{self, ABOUT_BACKEND, BackendChoice, LoadedModel};
 use crate::canonical::{self, FindModel};
 use crate::components;
 use crate::memo::{self, Memo};
+use crate::memory;
 use crate::models::{self, failed};
 use crate::prompts::{
     self, ABOUT_BOS, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Bos, Chat, PromptRenderer, Shots,
@@ -76,6 +77,7 @@ pub const GENERATE: Kind = Kind {
     close_elsewhere: false,
     retryable: false,
     tokens: Some("generated_tokens"),
+    memory: Some(memory::generate),
     run,
 };
 
@@ -174,6 +176,7 @@ fn canonicalize(params: &mut Map<String, Value>, model: FindModel<'_>) {
 fn run(context: &Context<'_>) -> Result<NodeResult, StageError> {
     let params: GenerateParams = context.parameters()?;
     remarks::note_adapter_files(context, context.input("model")?);
+    memory::check(context, memory::generate)?;
     let network = backend::load(context.input("model")?, params.backend)?;
     models::on_threads(context.resources.threads, || {
         Generator::new(context, &params, &network)?.table()

@@ -22,6 +22,7 @@ use crate::backend::{self, ABOUT_BACKEND, BackendChoice, LoadedModel};
 use crate::canonical::{self, FindModel};
 use crate::components;
 use crate::memo::{self, Memo};
+use crate::memory;
 use crate::models;
 use crate::prompts::{
     self, ABOUT_BOS, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Bos, Chat, PromptRenderer, cell,
@@ -74,6 +75,7 @@ pub const SCORE: Kind = Kind {
     close_elsewhere: true,
     retryable: false,
     tokens: Some("response_tokens"),
+    memory: Some(memory::score),
     run,
 };
 
@@ -143,6 +145,7 @@ fn canonicalize(params: &mut Map<String, Value>, model: FindModel<'_>) {
 fn run(context: &Context<'_>) -> Result<NodeResult, StageError> {
     let params: ScoreParams = context.parameters()?;
     remarks::note_adapter_files(context, context.input("model")?);
+    memory::check(context, memory::score)?;
     let network = backend::load(context.input("model")?, params.backend)?;
     models::on_threads(context.resources.threads, || {
         Scorer::new(context, &params, &network)?.table()

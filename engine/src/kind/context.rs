@@ -129,6 +129,8 @@ pub struct Resources {
     pub batch: Option<usize>,
     /// Bytes of memory that the stage declares; `None` where it does not say.
     pub memory: Option<u64>,
+    /// Bytes of memory that all running nodes may need together.
+    pub memory_limit: u64,
 }
 
 /// Reports the progress of one node, as events in its span.

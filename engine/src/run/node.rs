@@ -75,6 +75,8 @@ pub(super) struct NodeJob<'a> {
     pub inputs: Inputs,
     pub cache: &'a Cache,
     pub threads: usize,
+    /// Bytes of memory that all running nodes may need together.
+    pub memory_limit: u64,
     /// Whether the node is computed although its outputs are known.
     pub fresh: bool,
     pub cancel: &'a Cancel,
@@ -155,6 +157,7 @@ impl NodeJob<'_> {
                     threads: self.threads,
                     batch: settings.batch,
                     memory: settings.memory,
+                    memory_limit: self.memory_limit,
                 },
                 progress: &Progress::new(self.span.clone(), PROGRESS_EVERY),
                 cancel,

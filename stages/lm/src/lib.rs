@@ -14,6 +14,7 @@ pub mod fields;
 pub mod forward;
 pub mod generate;
 mod kernels;
+pub mod memory;
 pub mod model;
 pub mod random;
 pub mod render;

@@ -122,7 +122,12 @@ impl Bench {
             cache: &self.cache,
             unfinished: self.cache.unfinished(&key),
             fresh: self.fresh,
-            resources: Resources { threads: self.threads, batch: self.batch, memory: None },
+            resources: Resources {
+                threads: self.threads,
+                batch: self.batch,
+                memory: None,
+                memory_limit: u64::MAX,
+            },
             progress: &Progress::new(node, Duration::ZERO),
             cancel: &cancel,
             environment: &|_| None,

@@ -111,7 +111,7 @@ impl Desk {
             cache: &self.cache,
             unfinished: self.cache.unfinished(&refrain_cache::Manifest::new("test").key()),
             fresh: false,
-            resources: Resources { threads: 1, batch: None, memory: None },
+            resources: Resources { threads: 1, batch: None, memory: None, memory_limit: u64::MAX },
             progress: &Progress::default(),
             cancel: &self.cancel,
             environment: &environment,
