@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use refrain_engine::kind::{Context, Input, MemoryContext, MemoryNeed, StageError};
 use refrain_lm::config::ModelConfig;
+use refrain_lm::generate::KeyPrecision;
 
 /// Tokens that are scored together, and the longest row's.
 const SCORED: u64 = 2048;
@@ -24,8 +25,12 @@ pub(crate) fn score(context: &MemoryContext<'_>) -> MemoryNeed {
 pub(crate) fn generate(context: &MemoryContext<'_>) -> MemoryNeed {
     let longest = context.params.get("max_new_tokens").and_then(Value::as_u64).unwrap_or(0);
     let rows = context.batch.map_or(GENERATED, |batch| batch as u64);
+    let keys = match context.params.get("kv").and_then(Value::as_str) {
+        Some("bf16") => KeyPrecision::Bf16,
+        _ => KeyPrecision::F32,
+    };
     of_model(context.inputs.get("model"), |config| {
-        config.generation_bytes(rows, (longest + PROMPT).min(config.max_positions as u64))
+        config.generation_bytes(rows, (longest + PROMPT).min(config.max_positions as u64), keys)
     })
 }
 

@@ -6,6 +6,7 @@
 
 use crate::backward::loss_block;
 use crate::config::ModelConfig;
+use crate::kernels::attention::KeyPrecision;
 
 const F32: u64 = size_of::<f32>() as u64;
 
@@ -59,10 +60,14 @@ impl ModelConfig {
     }
 
     /// Bytes of the generation of so many rows at once, each of at most `positions` positions.
-    pub fn generation_bytes(&self, rows: u64, positions: u64) -> u64 {
-        let keys = (2 * self.layers * self.kv_heads * self.head_dim) as u64;
-        let logits = rows * self.vocab as u64;
-        F32 * (rows * positions * keys + logits) + self.scoring_bytes(positions)
+    pub fn generation_bytes(&self, rows: u64, positions: u64, keys: KeyPrecision) -> u64 {
+        let values = (2 * self.layers * self.kv_heads * self.head_dim) as u64;
+        let size = match keys {
+            KeyPrecision::F32 => F32,
+            KeyPrecision::Bf16 => F32 / 2,
+        };
+        let logits = F32 * rows * self.vocab as u64;
+        size * rows * positions * values + logits + self.scoring_bytes(positions)
     }
 
     /// Values that the backward pass of one layer needs of each token.
