@@ -66,7 +66,7 @@ fn node(arguments: &cli::ShowArgs, name: &str, format: Format) -> Result<ExitCod
     let session = Session::open(&arguments.workflow)?;
     let store = session.store()?;
     let (id, output_name) = find(&session, name)?;
-    let plan = plan::plan(&session.graph, &store, &session.lock()?.keys())?;
+    let plan = plan::look_up(&session.graph, &store)?;
     let (Some(done), Some(input)) = (plan.state.done(id), plan.state.output(id, &output_name))
     else {
         let message = format!("the cache does not hold `{name}`");
