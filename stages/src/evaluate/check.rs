@@ -78,7 +78,7 @@ const OF_TASKS: [(Task, &[&str], &str); 4] = [
     (Task::ChoiceLogprob, &["by"], "it scores no options"),
     (Task::Code, &["tests", "entry_point", "prefix", "time_limit"], "it runs no programs"),
     (Task::Sql, &["database", "databases", "as", "limits"], "it runs no queries"),
-    (Task::Judge, &["judge", "pairs", "judgements", "swapped"], "no model judges"),
+    (Task::Judge, &["judge", "pairs", "judgements", "swapped", "human"], "no model judges"),
 ];
 
 /// Parameters of one task beside another, and the databases.
@@ -123,6 +123,9 @@ fn check_judge(check: &Check<'_>, problems: &mut Vec<Problem>) {
         check.need(problems, "swapped", "response", &[DataType::Utf8]);
         if !check.inputs.iter().any(|input| input == "swapped") {
             problems.push(Problem::at("pairs", "`pairs` needs `swapped` beside `judgements`"));
+    if let Some(column) = check.params.get("human").and_then(Value::as_str) {
+        check.need(problems, "data", column, &[DataType::Boolean, DataType::Utf8]);
+    }
         }
     }
 }
