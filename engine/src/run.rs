@@ -29,7 +29,7 @@ use tracing::{debug, debug_span, info, info_span, trace_span};
 
 use refrain_cache::Stored;
 
-use crate::graph::{Graph, NodeId, Work};
+use crate::graph::{Graph, NodeId};
 use crate::kind::{Cancel, StageError};
 use crate::plan::state::{Hashed, Lookup, NodeState, PendingNode, State, StateError};
 use crate::store::{Store, StoreError};
@@ -322,7 +322,7 @@ impl<'a, 'o> Runner<'a, 'o> {
                 return self.cached(id, *done);
             }
             // There is nothing to compute.
-            Lookup::Done(done) if matches!(node.work, Work::Model(_) | Work::File(_)) => {
+            Lookup::Done(done) if node.is_read_in_place() => {
                 return self.finish(id, *done);
             }
             Lookup::Done(done) => {

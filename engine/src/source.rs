@@ -26,6 +26,7 @@ mod shards;
 mod spec;
 mod text;
 
+mod walk;
 use std::path::PathBuf;
 
 use arrow::datatypes::{Schema, SchemaRef};
@@ -51,6 +52,7 @@ pub use shards::exists;
 pub use spec::{OptionProblem, SourceSpec};
 
 /// Version of the rows that a source becomes: raised when they change for some file.
+pub use walk::Walk;
 pub const VERSION: u32 = 2;
 
 impl SourceSpec {

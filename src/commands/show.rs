@@ -96,15 +96,16 @@ fn node(arguments: &cli::ShowArgs, name: &str, format: Format) -> Result<ExitCod
             };
             model::show(&shown, format)?;
         }
-        Input::File { path, artifact } => file(path, artifact, format),
+        Input::File { path, artifact } => place("file", path, artifact, format),
+        Input::Folder { path, artifact } => place("folder", path, artifact, format),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn file(path: &Path, artifact: &Artifact, format: Format) {
+fn place(kind: &str, path: &Path, artifact: &Artifact, format: Format) {
     if format == Format::Json {
-        let file = json!({ "path": path, "bytes": artifact.bytes, "digest": artifact.digest });
-        return output::json(&json!({ "refrain": 1, "file": file }));
+        let place = json!({ "path": path, "bytes": artifact.bytes, "digest": artifact.digest });
+        return output::json(&json!({ "refrain": 1, kind: place }));
     }
     output::line(&format!("path    {}", path.display()));
     output::line(&format!("bytes   {}", artifact.bytes));

@@ -85,6 +85,7 @@ fn build(
             .section("parameters", spec.options())
             .section("inputs", json!({ "file": file()? })),
         Work::Model(_) => {
+        Work::Folder(_) => Manifest::new("folder").section("inputs", json!({ "folder": file()? })),
             let mut inputs = inputs(node, input)?;
             inputs["folder"] = file()?;
             Manifest::new("model").section("inputs", inputs)

@@ -41,7 +41,7 @@ pub static PARAMS: &[Param] = &[
     ),
     Param::optional(
         "type",
-        Type::Choice(&["table", "model", "file"]),
+        Type::Choice(&["table", "model", "file", "folder"]),
         "what it is; `table` by default",
     ),
     Param::optional(

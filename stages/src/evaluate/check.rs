@@ -96,8 +96,12 @@ fn of_one_task(check: &Check<'_>, problems: &mut Vec<Problem>) {
     }
 
     refuse(check.params, &["compare", "choices"], "it compares results of queries", problems);
-    if is_input("database") == check.inputs.iter().any(|input| input.starts_with("databases.")) {
-        problems.push(Problem::at("", "`task: sql` needs one of `database` and `databases`").hint(
+    let has_files = check.inputs.iter().any(|input| input.starts_with("databases.files."));
+    let given = [is_input("database"), has_files, is_input("databases.folder")];
+    if given.into_iter().filter(|given| *given).count() != 1 {
+        let message =
+            "`task: sql` needs one of `database`, `databases.files` and `databases.folder`";
+        problems.push(Problem::at("", message).hint(
             "declare the file as a source, `data: { shop: { path: shop.sqlite, type: file } }`, and \
              name it: `database: shop`",
         ));
@@ -119,13 +123,13 @@ fn check_judge(check: &Check<'_>, problems: &mut Vec<Problem>) {
         return;
     }
     check.need(problems, "judgements", "response", &[DataType::Utf8]);
+    if let Some(column) = check.params.get("human").and_then(Value::as_str) {
+        check.need(problems, "data", column, &[DataType::Boolean, DataType::Utf8]);
+    }
     if judge::of_pairs(check.params) {
         check.need(problems, "swapped", "response", &[DataType::Utf8]);
         if !check.inputs.iter().any(|input| input == "swapped") {
             problems.push(Problem::at("pairs", "`pairs` needs `swapped` beside `judgements`"));
-    if let Some(column) = check.params.get("human").and_then(Value::as_str) {
-        check.need(problems, "data", column, &[DataType::Boolean, DataType::Utf8]);
-    }
         }
     }
 }

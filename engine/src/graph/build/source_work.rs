@@ -41,6 +41,7 @@ impl Builder<'_> {
             Located::Table(spec) => (Work::Source(spec.recognized(None)), ArtifactKind::Table),
             Located::Model(path) => (Work::Model(path), ArtifactKind::Model),
             Located::File(path) => (Work::File(path), ArtifactKind::File),
+            Located::Folder(path) => (Work::Folder(path), ArtifactKind::Folder),
         })
     }
 
@@ -57,6 +58,7 @@ impl Builder<'_> {
         let work = match kind {
             ArtifactKind::Model => Work::Model(path),
             ArtifactKind::File => Work::File(path),
+            ArtifactKind::Folder => Work::Folder(path),
             ArtifactKind::Table => {
                 let spec = SourceSpec::new(path, params).map_err(|(at, message, hint)| {
                     let span = values.place(at).unwrap_or(0..0);
