@@ -38,7 +38,7 @@ impl Builder<'_> {
             Diagnostic::at(span, message).maybe_hint(hint)
         })?;
         Ok(match located {
-            Located::Table(spec) => (Work::Source(spec.recognized(None)), ArtifactKind::Table),
+            Located::Table(spec) => (Work::Source(spec.recognized()), ArtifactKind::Table),
             Located::Model(path) => (Work::Model(path), ArtifactKind::Model),
             Located::File(path) => (Work::File(path), ArtifactKind::File),
             Located::Folder(path) => (Work::Folder(path), ArtifactKind::Folder),
@@ -64,10 +64,7 @@ impl Builder<'_> {
                     let span = values.place(at).unwrap_or(0..0);
                     Diagnostic::at(span, message).maybe_hint(hint)
                 })?;
-                match &recorded.columns {
-                    Some(columns) => Work::Source(spec.recognized(Some(columns))),
-                    None => Work::Source(spec),
-                }
+                Work::Source(spec.recorded(recorded))
             }
         };
         Ok((work, kind))
