@@ -184,17 +184,9 @@ impl Session {
         Ok(Store::open_for_run(&self.cache, sharing())?)
     }
 
-    /// Opens the cache only where it is there.
-    pub fn existing_store(&self) -> Result<Option<Store>, CommandError> {
-        existing_store(&self.cache)
-    }
-
     /// The lock, empty where there is none.
     pub fn lock(&self) -> Result<Lock, CommandError> {
-        match Lock::read(&self.lock) {
-            Err(LockError::Missing(_)) => Ok(Lock::default()),
-            other => Ok(other?),
-        }
+        read_lock(&self.lock)
     }
 
     /// What the logged runs of the workflow say of its nodes.
@@ -246,6 +238,14 @@ impl Session {
                 ))
             }
         }
+    }
+}
+
+/// Reads a lock, empty where there is none.
+pub fn read_lock(lock: &Path) -> Result<Lock, CommandError> {
+    match Lock::read(lock) {
+        Err(LockError::Missing(_)) => Ok(Lock::default()),
+        other => Ok(other?),
     }
 }
 

@@ -21,8 +21,8 @@ use serde_json::{Map, Value};
 
 pub use context::{Cancel, Context, Input, Progress, Resources, StageError};
 pub use declare::{
-    Anything, Bounds, CommandText, File, Model, Number, Numbers, Parameter, Parameters, Referent,
-    SecretText, Table, choices, one_of, parameters, trimmed,
+    Anything, Bounds, CommandText, File, Folder, Model, Number, Numbers, Parameter, Parameters,
+    Referent, SecretText, Table, choices, one_of, parameters, trimmed,
 };
 pub use describe::describe;
 pub use memory::{MemoryContext, MemoryNeed};

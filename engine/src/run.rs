@@ -322,7 +322,7 @@ impl<'a, 'o> Runner<'a, 'o> {
                 return self.cached(id, *done);
             }
             // There is nothing to compute.
-            Lookup::Done(done) if matches!(node.work, Work::Model(_) | Work::File(_)) => {
+            Lookup::Done(done) if node.is_read_in_place() => {
                 return self.finish(id, *done);
             }
             Lookup::Done(done) => {

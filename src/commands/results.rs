@@ -1,5 +1,6 @@
 //! `refrain results`: a row per sweep point, a column per metric or expression of metrics.
 
+use std::panic::resume_unwind;
 use std::process::ExitCode;
 
 use serde_json::{Map, Value, json};
@@ -17,7 +18,7 @@ use crate::cli::{self, Format};
 use crate::command_error::CommandError;
 use crate::escape::escape_controls;
 use crate::output;
-use crate::session::{Opened, Session, Sources};
+use crate::session::{Opened, Session, Sources, existing_store, read_lock};
 use crate::up_to_date::UpToDateInput;
 
 /// Prints the metrics that the cache, or else the lock, has for the workflow.
@@ -59,11 +60,16 @@ pub fn results(arguments: &cli::ResultsArgs, format: Format) -> Result<ExitCode,
 
 /// Collects the table by a plan of the workflow.
 fn planned(opened: Opened, arguments: &cli::ResultsArgs) -> Result<Results, CommandError> {
-    let session = Session::of(opened, &arguments.workflow, Sources::Recorded)?;
+    // Lock and cache are read while the graph is built.
+    let (lock, cache) = (opened.lock.clone(), opened.cache.clone());
+    let (session, (lock, store)) = std::thread::scope(|scope| {
+        let kept = scope.spawn(|| (read_lock(&lock), existing_store(&cache)));
+        let session = Session::of(opened, &arguments.workflow, Sources::Recorded);
+        (session, kept.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    });
+    let (session, lock, store) = (session?, lock?, store?);
     let graph = &session.graph;
-    let lock = session.lock()?;
-    let store = session.existing_store()?;
-    let plan = store.as_ref().map(|store| plan::plan(graph, store, &lock.keys())).transpose()?;
+    let plan = store.as_ref().map(|store| plan::look_up(graph, store)).transpose()?;
     let known = results::known(graph, &lock, plan.as_ref());
 
     // The logs are read only where a result is missing.

@@ -67,6 +67,16 @@ const METRICS: &[MetricDecl] = &[
         "Judgements for the text that comes first minus those for the second, by their sum",
         |context| given("position_bias", judge::of_pairs(context.params)),
     ),
+    MetricDecl::given(
+        "human_agreement",
+        "Share of the rows with a verdict of `human` on which the judge says the same",
+        |context| given("human_agreement", context.params.contains_key("human")),
+    ),
+    MetricDecl::given(
+        "human_kappa",
+        "Cohen's kappa of the verdicts of the judge and of `human`",
+        |context| given("human_kappa", context.params.contains_key("human")),
+    ),
     MetricDecl::given("perplexity", "Perplexity over all response tokens", |context| {
         given("perplexity", is(context, Task::Perplexity))
     }),
@@ -161,6 +171,9 @@ parameters! {
         judgements: Option<&Table>,
         /// The same with the reference first
         swapped: Option<&Table>,
+        /// The column with the verdicts of people, with which those of `task: judge` are compared:
+        /// `true` and `false`, or their words, or of pairs `response`, `reference` and `tie`
+        human: Option<String>,
         /// White space around texts does not count when they are compared
         trim: bool = true,
         /// Upper and lower case do not count

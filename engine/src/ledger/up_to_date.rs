@@ -13,9 +13,9 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use refrain_cache::write::{create_dir_all, write_atomic};
-use refrain_cache::{ArtifactKind, Digest, FileIdentity};
+use refrain_cache::{Digest, FileIdentity};
 
-use crate::graph::{Graph, Work};
+use crate::graph::Graph;
 use crate::plan::state::{NodeState, State};
 use crate::report::results::Results;
 use crate::store::Store;
@@ -136,18 +136,18 @@ fn files(request: &Request<'_>, graph: &Graph, store: &Store, state: &State<'_>)
     }
     for id in graph.ids() {
         let done = state.done(id)?;
-        match &graph.node(id).work {
-            Work::Source(_) | Work::File(_) | Work::Model(_) => source(store, done, &mut files)?,
-            Work::Gather { .. } | Work::Stage { .. } => {}
+        let node = graph.node(id);
+        if node.is_source() {
+            source(store, done, &mut files)?;
         }
-        if matches!(graph.node(id).work, Work::File(_) | Work::Model(_)) {
+        if node.is_read_in_place() {
             continue;
         }
         for artifact in done.result.artifacts.values() {
             let path = store.object_path(&artifact.digest);
-            match artifact.kind {
-                ArtifactKind::Table | ArtifactKind::File => hashed(store, &path, &mut files)?,
-                ArtifactKind::Model => folder(store, &path, &mut files)?,
+            match artifact.kind.is_folder() {
+                false => hashed(store, &path, &mut files)?,
+                true => folder(store, &path, &mut files)?,
             }
         }
     }

@@ -164,8 +164,8 @@ impl NodeJob<'_> {
                 environment: self.environment,
                 own_program: self.own_program,
             })?),
-            Work::Model(_) | Work::File(_) => {
-                Err(StageError::bug("a model or file source is never computed").into())
+            Work::Model(_) | Work::File(_) | Work::Folder(_) => {
+                Err(StageError::bug("a source that is read in place was computed").into())
             }
         }
     }

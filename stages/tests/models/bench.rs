@@ -73,6 +73,7 @@ impl Bench {
                 Input::Model { folder: path, adapters: Vec::new(), artifact, bases: Vec::new() }
             }
             ArtifactKind::File => Input::File { path, artifact },
+            ArtifactKind::Folder => Input::Folder { path, artifact },
         }
     }
 

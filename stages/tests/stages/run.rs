@@ -345,6 +345,15 @@ fn wrong_metrics_are_refused_by_name() {
         ("{\"a\": {\"n\": 3}}", "metric `a` is not a finite number"),
         ("{\"a b\": 1}", "`a b` is not a name"),
         ("{\"a\": 1, \"b\": 2, \"a\": 3}", "metric `a` is written twice"),
+        ("{\"a\": {\"value\": 1, \"value\": 2}}", "metric `a` has the field `value` twice"),
+        (
+            "{\"metric\": \"a\", \"value\": 1, \"value\": 2}",
+            "metric `a` has the field `value` twice",
+        ),
+        (
+            "{\"metric\": \"a\", \"metric\": \"b\", \"value\": 1}",
+            "has an object with `metric` twice, first `a`",
+        ),
         ("{\"a\": {\"value\": 1, \"hi\": 2}}", "metric `a` has a field `hi`"),
         ("{\"a\": {\"value\": 1, \"n\": -1}}", "metric `a` has the `n` -1"),
         ("{\"a\": {\"value\": 1, \"n\": 1.5}}", "metric `a` has the `n` 1.5"),

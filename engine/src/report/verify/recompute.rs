@@ -173,7 +173,7 @@ impl Recomputation<'_, '_> {
     /// Whether an artifact is there with the bytes that the lock names.
     fn is_there(&self, id: NodeId, artifact: &Artifact) -> Result<bool, StoreError> {
         match &self.graph.node(id).work {
-            Work::Model(path) | Work::File(path) => {
+            Work::Model(path) | Work::File(path) | Work::Folder(path) => {
                 // Hashed once however many nodes read it.
                 let place = SourcePlace::new(path, artifact.kind);
                 let seen = SeenSource::hash(&place, self.store.digests(), &|_| Ok(()));
