@@ -468,8 +468,11 @@ fn tables_that_do_not_fit_are_refused() {
         assert!(said.contains(words), "{stage}: {said}");
     }
     for (stage, words) in [
-        ("data: d, measure: [vendi]", "row 1 (`y`): `embedding` has 1 values"),
-        ("data: f, against: g, measure: [mmd]", "have 2 values, those of `against` 1"),
+        (
+            "data: d, measure: [vendi]",
+            "row 1 (`y`): `embedding` has the length 1, and those before it have 2",
+        ),
+        ("data: f, against: g, measure: [mmd]", "`data` have the length 2, those of `against` 1"),
     ] {
         write(stage);
         let said = space.fails(&["run", "w.yaml"]);

@@ -9,8 +9,8 @@ mod tridiagonal;
 mod vectors;
 
 pub use eigenvalues::eigenvalues;
-pub use packed::{PANEL, Packed, add_lower, map_panels};
-pub use vectors::{dot, dots, sum_exp};
+pub use packed::{Packed, add_lower, map_lower, map_panels};
+pub use vectors::{add, dots, exp_all, sum_exp};
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use refrain_lm::linear::{Packed, add_lower, eigenvalues, map_panels, sum_exp};
+use refrain_lm::linear::{Packed, add_lower, eigenvalues, map_lower, map_panels, sum_exp};
 
 use super::words::{Texts, Vocabulary, Words};
 
@@ -83,7 +83,7 @@ pub(super) fn frechet(a: Points<'_>, b: Points<'_>) -> f64 {
 
     let size = columns.len() / width;
     let (packed, other_packed) = (Packed::of_rows(&columns, width), Packed::of_rows(&other, width));
-    let half = map_panels(&packed, &other_packed, false, |_, rows| rows.to_vec()).concat();
+    let half = map_panels(&packed, &other_packed, |_, rows| rows.to_vec()).concat();
     let mut product = vec![0.0; size * size];
     add_lower(&Packed::of_rows(&half, width), &packed, 1.0, &mut product, size);
     let roots = eigenvalues(&mut product, size).into_iter().map(|value| value.max(0.0).sqrt());
@@ -144,7 +144,7 @@ fn squared_distances(points: &[f32], width: usize) -> Vec<Vec<f64>> {
     let squares = squares(points, width);
     let packed = Packed::of_rows(points, width);
     let count = squares.len();
-    let panels = map_panels(&packed, &packed, true, |first, products| {
+    let panels = map_lower(&packed, 0..packed.panels(), |first, products| {
         let rows = products.chunks_exact(count).enumerate();
         let distances = rows.map(|(i, row)| {
             let own = squares[first + i];
@@ -187,7 +187,7 @@ pub(super) fn share_within(a: Points<'_>, b: Points<'_>, k: usize) -> f64 {
     let (of_a, of_b) = (squares(a.values, a.width), squares(b.values, b.width));
     let (packed_a, packed_b) =
         (Packed::of_rows(a.values, a.width), Packed::of_rows(b.values, b.width));
-    let radii = map_panels(&packed_b, &packed_b, false, |first, products| {
+    let radii = map_panels(&packed_b, &packed_b, |first, products| {
         let rows = products.chunks_exact_mut(of_b.len()).enumerate();
         let radius = |(i, row): (usize, &mut [f64])| {
             let own = of_b[first + i];
@@ -201,7 +201,7 @@ pub(super) fn share_within(a: Points<'_>, b: Points<'_>, k: usize) -> f64 {
         rows.map(radius).collect::<Vec<f64>>()
     });
     let radii = radii.concat();
-    let counts = map_panels(&packed_a, &packed_b, false, |first, products| {
+    let counts = map_panels(&packed_a, &packed_b, |first, products| {
         let rows = products.chunks_exact(of_b.len()).enumerate();
         let inside = |(i, row): &(usize, &[f64])| {
             let own = of_a[first + i];

@@ -118,13 +118,16 @@ pub(super) fn store(ctx: &Context<'_>, table: &Path) -> Result<Artifact, StageEr
 fn of_column(ctx: &Context<'_>, table: &Path) -> Result<Embedded, StageError> {
     let reader = TableReader::open(table)?;
     let mut embedded = Embedded { values: Vec::new(), width: 0, rows: Vec::new(), all: 0 };
-    for batch in reader.batches(Some(&[COLUMN]), tables::BATCH_ROWS)? {
+    let known = |name: &&str| reader.schema().field_with_name(name).is_ok();
+    let wanted: Vec<&str> = ["id", COLUMN].into_iter().filter(known).collect();
+    for batch in reader.batches(Some(&wanted), tables::BATCH_ROWS)? {
         ctx.cancel.check()?;
         let batch = batch?;
         let lists =
             batch.column_by_name(COLUMN).map(|lists| cast(lists, &list_of(DataType::Float32)));
         let lists = lists.transpose().map_err(arrow_bug)?;
-        let lists = lists.ok_or_else(|| StageError::bug("the column of vectors is gone"))?;
+        let lists = lists
+            .ok_or_else(|| StageError::failed(format!("the table has no column `{COLUMN}`")))?;
         let lists = lists.as_list::<i32>();
         for row in (0..lists.len()).filter(|row| lists.is_valid(*row)) {
             let vector = lists.value(row);
@@ -135,7 +138,7 @@ fn of_column(ctx: &Context<'_>, table: &Path) -> Result<Embedded, StageError> {
             if vector.is_empty() || vector.len() != embedded.width || vector.null_count() > 0 {
                 let row = row_name(&batch, embedded.all, row);
                 return Err(StageError::failed(format!(
-                    "{row}: `{COLUMN}` has {} values, and the vectors before it have {}",
+                    "{row}: `{COLUMN}` has the length {}, and those before it have {}",
                     vector.len() - vector.null_count(),
                     embedded.width
                 )));

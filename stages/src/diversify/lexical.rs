@@ -31,13 +31,18 @@ pub(super) fn figures(texts: &[&str], measures: &Measures, sampler: &Sampler<'_>
     };
     let wants = |wanted: &[Measure]| wanted.iter().any(|one| measures.of_texts.contains(one));
 
-    let lengths = measures.of_texts.iter().filter_map(|measure| measure.length());
-    let mut distinct = Distinct::new(measures.words, lengths);
-    texts.iter().for_each(|text| distinct.add(text));
-    for measure in measures.of_texts.iter().filter(|measure| measure.length().is_some()) {
-        let counts = distinct.counts().find(|(n, ..)| Some(*n) == measure.length());
-        let (_, different, of_all) = counts.unwrap_or_default();
-        set(*measure, share(different, of_all), of_all);
+    let lengths: Vec<usize> =
+        measures.of_texts.iter().filter_map(|measure| measure.length()).collect();
+    if !lengths.is_empty() {
+        let mut distinct = Distinct::new(measures.words, lengths);
+        texts.iter().for_each(|text| distinct.add(text));
+        for measure in &measures.of_texts {
+            if let Some((_, different, of_all)) =
+                distinct.counts().find(|(n, ..)| Some(*n) == measure.length())
+            {
+                set(*measure, share(different, of_all), of_all);
+            }
+        }
     }
     if wants(&[Measure::SelfBleu4, Measure::SelfBleu4Exp, Measure::NgramDistance]) {
         let split = Texts::new(texts, measures.words);

@@ -184,8 +184,9 @@ pub(super) fn measure(
             && let (Some(own), Some(other)) = (width(&data), width(against))
             && own != other
         {
-            let message =
-                format!("the embeddings of `data` have {own} values, those of `against` {other}");
+            let message = format!(
+                "the embeddings of `data` have the length {own}, those of `against` {other}"
+            );
             return Err(StageError::failed(message));
         }
         let notes = RefCell::default();

@@ -5,12 +5,14 @@ use serde_json::{Value, json};
 
 use refrain_engine::kind::{choices, parameters};
 use refrain_lm::embed::products;
-use refrain_lm::linear::{Packed, add_lower, map_panels, sum_exp};
+use refrain_lm::linear::{Packed, add, add_lower, exp_all, map_lower, map_panels, sum_exp};
 
 use super::spectrum::Spectrum;
 
 /// Rows whose cosines with all rows are held at once.
 const BLOCK: usize = 256;
+/// Panels of rows whose sums are held at once.
+const PANELS: usize = 64;
 /// Rows that are packed together where they are the terms of a sum.
 const TERMS: usize = 4096;
 
@@ -108,7 +110,7 @@ impl Vectors {
     /// For each row the sum of its cosines with all rows, of those above zero.
     pub(super) fn positive_sums(&self) -> Vec<f64> {
         let packed = self.packed();
-        let panels = map_panels(&packed, &packed, false, |_, cosines| {
+        let panels = map_panels(&packed, &packed, |_, cosines| {
             let rows = cosines.chunks_exact(self.rows());
             rows.map(|row| row.iter().map(|c| c.max(0.0)).sum()).collect::<Vec<f64>>()
         });
@@ -117,7 +119,7 @@ impl Vectors {
 
     /// For each row the nearest of some others, of equal ones the first, and their cosine.
     pub(super) fn nearest_of(&self, others: &Vectors) -> Vec<(usize, f64)> {
-        let panels = map_panels(&self.packed(), &others.packed(), false, |_, cosines| {
+        let panels = map_panels(&self.packed(), &others.packed(), |_, cosines| {
             let rows = cosines.chunks_exact(others.rows());
             rows.map(first_largest).collect::<Vec<_>>()
         });
@@ -198,19 +200,48 @@ impl Vectors {
         if self.rows() == 0 {
             return f64::NAN;
         }
-        let packed = self.packed();
-        let own: Vec<f64> = map_panels(&packed, &packed, false, |first, cosines| {
-            let rows = cosines.chunks_exact_mut(self.rows()).enumerate();
-            let own = rows.map(|(i, row)| {
-                self.similarities(first + i, row, params);
-                1.0 / sum_exp(row, row[first + i], 1.0 / params.temperature)
+        let (packed, factor) = (self.packed(), 1.0 / params.temperature);
+        // Similarities are symmetric: each is computed once, and counts in its row and its column.
+        // Less the largest, none overflows; all of a row's are less by the same.
+        let own = self.own_similarities(params);
+        let largest = own.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let mut sums = vec![0.0; self.rows()];
+        for first in (0..packed.panels()).step_by(PANELS) {
+            let panels = first..packed.panels().min(first + PANELS);
+            let parts = map_lower(&packed, panels, |first, cosines| {
+                let mut part = vec![0.0; self.rows()];
+                for (i, row) in cosines.chunks_exact_mut(self.rows()).enumerate() {
+                    let (row, i) = (&mut row[..first + i], first + i);
+                    self.similarities(i, row, params);
+                    exp_all(row, largest, factor);
+                    part[i] += row.iter().sum::<f64>();
+                    add(&mut part[..i], row);
+                }
+                part
             });
-            own.sum::<f64>()
-        });
-        own.iter().sum()
+            parts.iter().for_each(|part| add(&mut sums, part));
+        }
+        let share = |(own, others): (&f64, &f64)| {
+            let own = sum_exp(&[*own], largest, factor);
+            own / (own + others)
+        };
+        own.iter().zip(&sums).map(share).sum()
     }
 
-    /// Turns the cosines of a row with all rows into similarities.
+    /// The similarity of each row with itself.
+    fn own_similarities(&self, params: &DcscoreParams) -> Vec<f64> {
+        let mut squares = self.squares();
+        for (row, square) in squares.iter_mut().enumerate() {
+            let own = std::slice::from_mut(square);
+            match params.kernel {
+                SimilarityKernel::Rbf | SimilarityKernel::Laplacian => own[0] = 1.0,
+                _ => self.similarities(row, own, params),
+            }
+        }
+        squares
+    }
+
+    /// Turns the cosines of a row with the first rows into similarities.
     fn similarities(&self, row: usize, cosines: &mut [f64], params: &DcscoreParams) {
         let gamma = params.gamma.unwrap_or(1.0 / self.width as f64);
         match params.kernel {
@@ -244,7 +275,7 @@ impl Vectors {
     /// rows.
     pub(super) fn neighbours(&self, count: usize) -> Vec<Vec<(usize, f64)>> {
         let packed = self.packed();
-        let panels = map_panels(&packed, &packed, false, |first, cosines| {
+        let panels = map_panels(&packed, &packed, |first, cosines| {
             let rows = cosines.chunks_exact(self.rows().max(1)).enumerate();
             rows.map(|(i, row)| nearest(row, Some(first + i), count)).collect::<Vec<_>>()
         });

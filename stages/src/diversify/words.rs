@@ -140,7 +140,9 @@ impl Grams {
     /// The n-grams that are one word longer: each is a shorter one and the word behind it.
     fn longer(&self, texts: &Texts) -> Grams {
         let n = self.n + 1;
-        let mut pairs: HashMap<u64, u32, BuildHasherDefault<PairHasher>> = HashMap::default();
+        // There are hardly fewer of the longer ones.
+        let hasher = BuildHasherDefault::<PairHasher>::default();
+        let mut pairs = HashMap::with_capacity_and_hasher(self.different, hasher);
         let (mut numbers, mut all) = (vec![NONE; texts.words.len()], 0);
         for text in texts.starts.windows(2) {
             for place in text[0]..(text[1] + 1).saturating_sub(n).max(text[0]) {

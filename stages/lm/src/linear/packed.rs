@@ -8,18 +8,18 @@ use std::ops::Range;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-/// Rows of a panel.
-pub const PANEL: usize = 16;
+/// Rows of a panel: three registers of AVX-512, six of AVX2.
+pub const PANEL: usize = 24;
 /// Terms of a block: two panels of so many stay in a core's first cache.
-const DEPTH: usize = 128;
+const DEPTH: usize = 64;
 /// Panels of the right operand that are multiplied in one task.
-const RIGHT: usize = 8;
+const RIGHT: usize = 4;
 
 /// The products of a panel with a panel.
 type Tile = [[f64; PANEL]; PANEL];
 
 /// A matrix `[rows, terms]` as products read it: `[blocks of terms, panels, terms of the block,
-/// 16]`, the last panel filled up with zeros.
+/// 24]`, the last panel filled up with zeros.
 #[derive(Debug)]
 pub struct Packed {
     values: Vec<f64>,
@@ -31,34 +31,42 @@ impl Packed {
     /// Packs rows `[rows, terms]`.
     pub fn of_rows<T: Copy + Into<f64> + Sync>(x: &[T], terms: usize) -> Packed {
         let rows = x.len().checked_div(terms).unwrap_or(0);
-        Packed::filled(rows, terms, |row, term| x[row * terms + term].into())
+        Packed::filled(rows, terms, |first, block, columns| {
+            let wanted = &x[first * terms..rows.min(first + PANEL) * terms];
+            for (lane, row) in wanted.chunks_exact(terms).enumerate() {
+                for (columns, value) in columns.iter_mut().zip(&row[block.clone()]) {
+                    columns[lane] = (*value).into();
+                }
+            }
+        })
     }
 
     /// Packs columns: x `[terms, rows]`.
     pub fn of_columns<T: Copy + Into<f64> + Sync>(x: &[T], rows: usize) -> Packed {
         let terms = x.len().checked_div(rows).unwrap_or(0);
-        Packed::filled(rows, terms, |row, term| x[term * rows + row].into())
+        Packed::filled(rows, terms, |first, block, columns| {
+            let wanted = first..rows.min(first + PANEL);
+            for (term, columns) in block.zip(columns) {
+                let row = &x[term * rows..(term + 1) * rows][wanted.clone()];
+                columns.iter_mut().zip(row).for_each(|(column, value)| *column = (*value).into());
+            }
+        })
     }
 
+    /// Fills every panel of every block by its first row and the block's terms.
     fn filled(
         rows: usize,
         terms: usize,
-        value: impl Fn(usize, usize) -> f64 + Copy + Sync,
+        fill: impl Fn(usize, Range<usize>, &mut [[f64; PANEL]]) + Sync,
     ) -> Packed {
         let panels = rows.div_ceil(PANEL);
         let mut values = vec![0.0; panels * PANEL * terms];
         let blocks = values.par_chunks_mut((panels * PANEL * DEPTH).max(1)).enumerate();
-        blocks.for_each(|(block, values)| {
-            let first = block * DEPTH;
-            let depth = DEPTH.min(terms - first);
-            let panels = values.par_chunks_exact_mut(depth * PANEL).enumerate();
+        blocks.for_each(|(number, values)| {
+            let block = number * DEPTH..terms.min((number + 1) * DEPTH);
+            let panels = values.chunks_exact_mut(block.len() * PANEL).enumerate();
             panels.for_each(|(panel, values)| {
-                let lanes = PANEL.min(rows - panel * PANEL);
-                for (term, columns) in values.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
-                    for (lane, column) in columns[..lanes].iter_mut().enumerate() {
-                        *column = value(panel * PANEL + lane, first + term);
-                    }
-                }
+                fill(panel * PANEL, block.clone(), values.as_chunks_mut::<PANEL>().0);
             });
         });
         Packed { values, rows, terms }
@@ -69,7 +77,8 @@ impl Packed {
         self.rows
     }
 
-    fn panels(&self) -> usize {
+    /// Number of panels.
+    pub fn panels(&self) -> usize {
         self.rows.div_ceil(PANEL)
     }
 
@@ -82,22 +91,37 @@ impl Packed {
 
 /// Calls `each` for every panel of rows of `left` with the number of its first row and the products
 /// of its rows with those of `right`, `[rows of the panel, right rows]`; the results in order.
-///
-/// With `lower`, for a matrix with itself, only columns up to the panel's last row are computed, and
-/// the others are zero.
 pub fn map_panels<T: Send>(
     left: &Packed,
     right: &Packed,
-    lower: bool,
     each: impl Fn(usize, &mut [f64]) -> T + Sync,
 ) -> Vec<T> {
-    let panels = (0..left.panels()).into_par_iter().map_init(Vec::new, |rows, panel| {
+    map_some(left, right, 0..left.panels(), |_| right.panels(), each)
+}
+
+/// The same for a matrix with itself and some of its panels; of each row only the columns up to its
+/// panel's last row are computed, and the others are zero.
+pub fn map_lower<T: Send>(
+    matrix: &Packed,
+    panels: Range<usize>,
+    each: impl Fn(usize, &mut [f64]) -> T + Sync,
+) -> Vec<T> {
+    map_some(matrix, matrix, panels, |panel| panel + 1, each)
+}
+
+fn map_some<T: Send>(
+    left: &Packed,
+    right: &Packed,
+    panels: Range<usize>,
+    end: impl Fn(usize) -> usize + Sync,
+    each: impl Fn(usize, &mut [f64]) -> T + Sync,
+) -> Vec<T> {
+    let results = panels.into_par_iter().map_init(Vec::new, |rows, panel| {
         let first = panel * PANEL;
         let wanted = PANEL.min(left.rows - first);
         rows.clear();
         rows.resize(wanted * right.rows, 0.0);
-        let end = if lower { panel + 1 } else { right.panels() };
-        each_tile(left, right, panel, end, |columns, tile| {
+        each_tile(left, right, panel, end(panel), |columns, tile| {
             for (row, sums) in rows.chunks_exact_mut(right.rows).zip(tile) {
                 let row = &mut row[columns.clone()];
                 row.copy_from_slice(&sums[..row.len()]);
@@ -105,7 +129,7 @@ pub fn map_panels<T: Send>(
         });
         each(first, rows)
     });
-    panels.collect()
+    results.collect()
 }
 
 /// Adds `factor` times the products of the rows of `left` with those of `right` to the lower
@@ -158,24 +182,24 @@ impl WithSimd for Task<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         match S::F64_LANES {
-            8 => self.run::<S, 8, 2>(simd),
-            4 => self.run::<S, 2, 4>(simd),
-            2 => self.run::<S, 2, 8>(simd),
-            _ => self.run::<S, 1, 16>(simd),
+            8 => self.run::<S, 8, 3, 3>(simd),
+            4 => self.run::<S, 6, 6, 2>(simd),
+            2 => self.run::<S, 6, 12, 2>(simd),
+            _ => self.run::<S, 2, 24, 6>(simd),
         }
     }
 }
 
 impl Task<'_> {
-    /// Multiplies with `R` rows at a time, each of `V` registers.
+    /// Multiplies `R` rows at a time with `G` of the `V` registers of a panel.
     #[inline(always)]
-    fn run<S: Simd, const R: usize, const V: usize>(self, simd: S) {
+    fn run<S: Simd, const R: usize, const V: usize, const G: usize>(self, simd: S) {
         for from in (0..self.left.terms).step_by(DEPTH) {
             let block = from..self.left.terms.min(from + DEPTH);
             let left = self.left.panel(&block, self.panel).as_chunks::<PANEL>().0;
             for (panel, sums) in self.panels.clone().zip(self.sums.iter_mut()) {
                 let right = S::as_simd_f64s(self.right.panel(&block, panel)).0;
-                add_tile::<S, R, V>(simd, left, right.as_chunks::<V>().0, sums, from == 0);
+                add_tile::<S, R, V, G>(simd, left, right.as_chunks::<V>().0, sums, from == 0);
             }
         }
         if self.left.terms == 0 {
@@ -185,7 +209,7 @@ impl Task<'_> {
 }
 
 #[inline(always)]
-fn add_tile<S: Simd, const R: usize, const V: usize>(
+fn add_tile<S: Simd, const R: usize, const V: usize, const G: usize>(
     simd: S,
     left: &[[f64; PANEL]],
     right: &[[S::f64s; V]],
@@ -193,19 +217,24 @@ fn add_tile<S: Simd, const R: usize, const V: usize>(
     first: bool,
 ) {
     let zero = simd.splat_f64s(0.0);
-    for from in (0..PANEL).step_by(R) {
-        let mut chains = [[zero; V]; R];
-        for (left, right) in left.iter().zip(right) {
-            for r in 0..R {
-                let factor = simd.splat_f64s(left[from + r]);
-                for v in 0..V {
-                    chains[r][v] = simd.mul_add_f64s(factor, right[v], chains[r][v]);
+    for row in (0..PANEL).step_by(R) {
+        for register in (0..V).step_by(G) {
+            let mut chains = [[zero; G]; R];
+            for (left, right) in left.iter().zip(right) {
+                let left = &left[row..row + R];
+                let right = &right[register..register + G];
+                for r in 0..R {
+                    let factor = simd.splat_f64s(left[r]);
+                    for g in 0..G {
+                        chains[r][g] = simd.mul_add_f64s(factor, right[g], chains[r][g]);
+                    }
                 }
             }
-        }
-        for (sums, chains) in sums[from..from + R].iter_mut().zip(chains) {
-            for (sum, chain) in S::as_mut_simd_f64s(sums).0.iter_mut().zip(chains) {
-                *sum = simd.add_f64s(if first { zero } else { *sum }, chain);
+            for (sums, chains) in sums[row..row + R].iter_mut().zip(chains) {
+                let sums = &mut S::as_mut_simd_f64s(sums).0[register..register + G];
+                for (sum, chain) in sums.iter_mut().zip(chains) {
+                    *sum = simd.add_f64s(if first { zero } else { *sum }, chain);
+                }
             }
         }
     }

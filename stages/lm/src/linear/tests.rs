@@ -1,5 +1,6 @@
 //! Products and eigenvalues against plain sums and known matrices, at several numbers of threads.
 
+use super::vectors::dot;
 use super::*;
 
 /// Numbers without a pattern in [-1, 1).
@@ -26,7 +27,7 @@ fn products_are_those_of_plain_sums() {
     for (rows, others, terms) in [(1, 1, 1), (17, 5, 3), (40, 33, 300), (16, 200, 513), (3, 2, 0)] {
         let (a, b) = (some(rows * terms, 1), some(others * terms, 2));
         let (left, right) = (Packed::of_rows(&a, terms), Packed::of_rows(&b, terms));
-        let found = map_panels(&left, &right, false, |_, rows| rows.to_vec()).concat();
+        let found = map_panels(&left, &right, |_, rows| rows.to_vec()).concat();
         if terms == 0 {
             continue;
         }
@@ -40,9 +41,19 @@ fn products_are_those_of_plain_sums() {
         }
         let turned: Vec<f64> =
             (0..terms).flat_map(|t| a.chunks(terms).map(move |row| row[t])).collect();
-        let again =
-            map_panels(&Packed::of_columns(&turned, rows), &right, false, |_, rows| rows.to_vec());
+        let turned = Packed::of_columns(&turned, rows);
+        let again = map_panels(&turned, &right, |_, rows| rows.to_vec());
         assert_eq!(again.concat(), found);
+
+        let own = map_panels(&left, &left, |_, rows| rows.to_vec()).concat();
+        let lower = map_lower(&left, 0..left.panels(), |_, rows| rows.to_vec()).concat();
+        let mut added = vec![0.0; rows * rows];
+        add_lower(&left, &left, 1.0, &mut added, rows);
+        for i in 0..rows {
+            assert_eq!(lower[i * rows..][..=i], own[i * rows..][..=i]);
+            assert_eq!(added[i * rows..][..=i], own[i * rows..][..=i]);
+            assert!(added[i * rows..][i + 1..rows].iter().all(|value| *value == 0.0));
+        }
     }
 }
 
@@ -53,6 +64,11 @@ fn vectors_are_summed_whatever_their_length() {
         assert!((dot(&a, &b) - plain(&a, &b)).abs() < 1e-14);
         let sum: f64 = a.iter().map(|a| libm::exp((a - 0.5) * 2.0)).sum();
         assert!((sum_exp(&a, 0.5, 2.0) - sum).abs() < 1e-13);
+        let mut all = a.clone();
+        exp_all(&mut all, 0.5, 2.0);
+        add(&mut all, &b);
+        let both = sum + b.iter().sum::<f64>();
+        assert!((all.iter().sum::<f64>() - both).abs() < 1e-13);
         let narrow: Vec<f32> = a.iter().map(|v| *v as f32).collect();
         if n > 0 {
             let squares: f64 = narrow.iter().map(|v| f64::from(*v).powi(2)).sum();

@@ -3,16 +3,17 @@
 //!
 //! Reflections of a block are gathered; the matrix is read once for each, and changed once for all.
 
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::packed::{Packed, add_lower};
-use super::vectors::dot;
+use super::vectors::{dot, subtract};
 
 /// Reflections of a block.
 const BLOCK: usize = 32;
 /// Rows whose products with a vector are summed on their own: the sums are added in their order, so
 /// that it does not matter who computes them.
-const ROWS: usize = 64;
+const ROWS: usize = 128;
 /// Rows from which on several threads are worth their start.
 const PARALLEL: usize = 512;
 
@@ -77,10 +78,6 @@ fn reflect(v: &mut [f64]) -> (f64, f64) {
     (beta, (beta - alpha) / beta)
 }
 
-fn subtract(values: &mut [f64], others: &[f64], factor: f64) {
-    values.iter_mut().zip(others).for_each(|(value, other)| *value -= factor * other);
-}
-
 /// Subtracts `v wᵀ + w vᵀ` of all reflections from the first rows and columns.
 fn change(matrix: &mut [f64], n: usize, rows: usize, vs: &[f64], ws: &[f64]) {
     if rows == 0 {
@@ -100,7 +97,7 @@ fn change(matrix: &mut [f64], n: usize, rows: usize, vs: &[f64], ws: &[f64]) {
 fn symmetric_product(matrix: &[f64], n: usize, v: &[f64], out: &mut [f64]) {
     let part = |first: usize| -> Vec<f64> {
         let mut sums = vec![0.0; v.len().min(first + ROWS)];
-        lower_rows(matrix, (n, first), v, &mut sums);
+        Arch::new().dispatch(LowerRows { matrix, n, first, v, sums: &mut sums });
         sums
     };
     let count = v.len().div_ceil(ROWS);
@@ -114,53 +111,101 @@ fn symmetric_product(matrix: &[f64], n: usize, v: &[f64], out: &mut [f64]) {
     }
 }
 
-vectorized! {
-    /// Adds the products of some rows of the triangle with a vector, and of their transposes.
-    fn lower_rows<'a, 'b, 'c>(matrix: &'a [f64], stride_and_first: (usize, usize), v: &'b [f64], sums: &'c mut [f64])
-        -> () = lower_rows_body
+/// Lanes of a sum along a row.
+const LANES: usize = 8;
+/// Rows that are read together: what is read and written of the vectors serves all of them.
+const AT_ONCE: usize = 4;
+
+/// The products of some rows of the triangle with a vector, and of their transposes.
+struct LowerRows<'a> {
+    matrix: &'a [f64],
+    /// The length of a row.
+    n: usize,
+    /// The first row; the last one is the last of `sums`.
+    first: usize,
+    v: &'a [f64],
+    /// They are added to it.
+    sums: &'a mut [f64],
 }
 
+impl WithSimd for LowerRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        match S::F64_LANES {
+            8 => self.run::<S, 1>(simd),
+            4 => self.run::<S, 2>(simd),
+            2 => self.run::<S, 4>(simd),
+            _ => self.run::<S, 8>(simd),
+        }
+    }
+}
+
+impl LowerRows<'_> {
+    #[inline(always)]
+    fn run<S: Simd, const V: usize>(self, simd: S) {
+        let LowerRows { matrix, n, first, v, sums } = self;
+        let end = sums.len();
+        let mut row = first;
+        while row + AT_ONCE <= end {
+            let whole = row / LANES * LANES;
+            let own = whole_lanes::<S, V>(
+                simd,
+                std::array::from_fn(|r| &matrix[(row + r) * n..][..whole]),
+                std::array::from_fn(|r| v[row + r]),
+                &v[..whole],
+                &mut sums[..whole],
+            );
+            for (r, own) in own.into_iter().enumerate() {
+                one_row(&matrix[(row + r) * n..], row + r, whole, own, v, sums);
+            }
+            row += AT_ONCE;
+        }
+        (row..end).for_each(|row| one_row(&matrix[row * n..], row, 0, 0.0, v, sums));
+    }
+}
+
+/// Adds the products of rows with a vector along whole lanes; returns the sums along the rows.
 #[inline(always)]
-fn lower_rows_body(matrix: &[f64], (n, first): (usize, usize), v: &[f64], sums: &mut [f64]) {
-    const AT_ONCE: usize = 4;
-    const LANES: usize = 8;
-    let end = sums.len();
-    let mut row = first;
-    while row + AT_ONCE <= end {
-        let rows: [&[f64]; AT_ONCE] = std::array::from_fn(|r| &matrix[(row + r) * n..][..row]);
-        let factors: [f64; AT_ONCE] = std::array::from_fn(|r| v[row + r]);
-        let chunks = rows.map(|row| row.as_chunks::<LANES>().0);
-        let mut lanes = [[0.0; LANES]; AT_ONCE];
-        let whole = row / LANES;
-        let (sum_chunks, v_chunks) = (sums.as_chunks_mut::<LANES>().0, v.as_chunks::<LANES>().0);
-        for (c, (sum, v)) in sum_chunks[..whole].iter_mut().zip(&v_chunks[..whole]).enumerate() {
-            for r in 0..AT_ONCE {
-                let values = &chunks[r][c];
-                for i in 0..LANES {
-                    sum[i] = values[i].mul_add(factors[r], sum[i]);
-                    lanes[r][i] = values[i].mul_add(v[i], lanes[r][i]);
-                }
+fn whole_lanes<S: Simd, const V: usize>(
+    simd: S,
+    rows: [&[f64]; AT_ONCE],
+    factors: [f64; AT_ONCE],
+    v: &[f64],
+    sums: &mut [f64],
+) -> [f64; AT_ONCE] {
+    let [a, b, c, d] = rows.map(|row| S::as_simd_f64s(row).0.as_chunks::<V>().0);
+    let factors = factors.map(|factor| simd.splat_f64s(factor));
+    let mut lanes = [[simd.splat_f64s(0.0); V]; AT_ONCE];
+    let v = S::as_simd_f64s(v).0.as_chunks::<V>().0;
+    let sums = S::as_mut_simd_f64s(sums).0.as_chunks_mut::<V>().0;
+    for (((((sum, v), a), b), c), d) in sums.iter_mut().zip(v).zip(a).zip(b).zip(c).zip(d) {
+        // In registers of its own: the compiler cannot know that nothing else reads it meanwhile.
+        let mut own = *sum;
+        for (r, row) in [a, b, c, d].into_iter().enumerate() {
+            for k in 0..V {
+                own[k] = simd.mul_add_f64s(row[k], factors[r], own[k]);
+                lanes[r][k] = simd.mul_add_f64s(row[k], v[k], lanes[r][k]);
             }
         }
-        for r in 0..AT_ONCE {
-            let [a, b, c, d, e, f, g, h] = lanes[r];
-            let mut own = ((a + e) + (c + g)) + ((b + f) + (d + h));
-            let values = &matrix[(row + r) * n..][..row + r];
-            for column in whole * LANES..row + r {
-                sums[column] = values[column].mul_add(factors[r], sums[column]);
-                own = values[column].mul_add(v[column], own);
-            }
-            sums[row + r] += matrix[(row + r) * n + row + r].mul_add(factors[r], own);
-        }
-        row += AT_ONCE;
+        *sum = own;
     }
-    for row in row..end {
-        let values = &matrix[row * n..][..=row];
-        let mut own = values[row] * v[row];
-        for column in 0..row {
-            sums[column] = values[column].mul_add(v[row], sums[column]);
-            own = values[column].mul_add(v[column], own);
-        }
-        sums[row] += own;
+    lanes.map(|lanes| {
+        let mut values = [0.0; LANES];
+        S::as_mut_simd_f64s(&mut values).0.copy_from_slice(&lanes);
+        let [a, b, c, d, e, f, g, h] = values;
+        ((a + e) + (c + g)) + ((b + f) + (d + h))
+    })
+}
+
+/// Adds what one row has from a column on, its diagonal included.
+#[inline(always)]
+fn one_row(values: &[f64], row: usize, from: usize, own: f64, v: &[f64], sums: &mut [f64]) {
+    let mut own = own;
+    for column in from..row {
+        sums[column] = values[column].mul_add(v[row], sums[column]);
+        own = values[column].mul_add(v[column], own);
     }
+    sums[row] += values[row].mul_add(v[row], own);
 }

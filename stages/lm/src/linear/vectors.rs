@@ -7,11 +7,6 @@ const LANES: usize = 8;
 /// Rows whose dot products one task computes.
 const ROWS: usize = 256;
 
-/// The dot product of two vectors.
-pub fn dot(a: &[f64], b: &[f64]) -> f64 {
-    wide_dot(a, b)
-}
-
 /// The dot products of all rows of `rows`, `[rows, width]`, with one vector.
 pub fn dots(rows: &[f32], vector: &[f32]) -> Vec<f64> {
     let width = vector.len().max(1);
@@ -21,17 +16,34 @@ pub fn dots(rows: &[f32], vector: &[f32]) -> Vec<f64> {
     products
 }
 
-/// The sum of `e^((value - shift) * factor)` over values.
-pub fn sum_exp(values: &[f64], shift: f64, factor: f64) -> f64 {
-    exp_sum(values, (shift, factor))
-}
-
 vectorized! {
-    fn wide_dot<'a, 'b>(a: &'a [f64], b: &'b [f64]) -> f64 = wide_dot_body
+    /// Subtracts a multiple of a vector from another.
+    pub(super) fn subtract<'a, 'b>(values: &'a mut [f64], others: &'b [f64], factor: f64) -> () = subtract_body
 }
 
 #[inline(always)]
-fn wide_dot_body(a: &[f64], b: &[f64]) -> f64 {
+fn subtract_body(values: &mut [f64], others: &[f64], factor: f64) {
+    let pairs = values.iter_mut().zip(others);
+    pairs.for_each(|(value, other)| *value = (-factor).mul_add(*other, *value));
+}
+
+vectorized! {
+    /// Adds a vector to another.
+    pub fn add<'a, 'b>(values: &'a mut [f64], others: &'b [f64]) -> () = add_body
+}
+
+#[inline(always)]
+fn add_body(values: &mut [f64], others: &[f64]) {
+    values.iter_mut().zip(others).for_each(|(value, other)| *value += other);
+}
+
+vectorized! {
+    /// The dot product of two vectors.
+    pub(super) fn dot<'a, 'b>(a: &'a [f64], b: &'b [f64]) -> f64 = dot_body
+}
+
+#[inline(always)]
+fn dot_body(a: &[f64], b: &[f64]) -> f64 {
     let mut lanes = [0.0; LANES];
     let ((a, rest_a), (b, rest_b)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (a, b) in a.iter().zip(b) {
@@ -67,11 +79,12 @@ fn row_dots_body(rows: &[f32], vector: &[f32], products: &mut [f64]) {
 }
 
 vectorized! {
-    fn exp_sum<'a>(values: &'a [f64], shift_and_factor: (f64, f64)) -> f64 = exp_sum_body
+    /// The sum of `e^((value - shift) * factor)` over values.
+    pub fn sum_exp<'a>(values: &'a [f64], shift: f64, factor: f64) -> f64 = sum_exp_body
 }
 
 #[inline(always)]
-fn exp_sum_body(values: &[f64], (shift, factor): (f64, f64)) -> f64 {
+fn sum_exp_body(values: &[f64], shift: f64, factor: f64) -> f64 {
     let mut lanes = [0.0; LANES];
     let (chunks, rest) = values.as_chunks::<LANES>();
     for chunk in chunks {
@@ -83,6 +96,16 @@ fn exp_sum_body(values: &[f64], (shift, factor): (f64, f64)) -> f64 {
         *lane += exp((value - shift) * factor);
     }
     sum(lanes)
+}
+
+vectorized! {
+    /// Turns each value into `e^((value - shift) * factor)`.
+    pub fn exp_all<'a>(values: &'a mut [f64], shift: f64, factor: f64) -> () = exp_all_body
+}
+
+#[inline(always)]
+fn exp_all_body(values: &mut [f64], shift: f64, factor: f64) {
+    values.iter_mut().for_each(|value| *value = exp((*value - shift) * factor));
 }
 
 #[inline(always)]
