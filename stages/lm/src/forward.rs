@@ -300,9 +300,10 @@ impl LanguageModel {
             matmul::forward(&all, &mut y, put);
             put = Put::Add;
             if let Some(dora) = &lora.dora {
+                let scaled = pointwise::scaled_rows(&y, &self.factors(dora));
+                let before = std::mem::replace(&mut y, scaled);
                 let training = self.tensors[lora.b].trainable && purpose.is_training();
-                adapted.before = training.then(|| Buffer::of(&y));
-                pointwise::scale_rows(&mut y, &self.factors(dora));
+                adapted.before = training.then_some(before);
             }
         }
         if !products.is_empty() {
