@@ -77,7 +77,8 @@ parameters! {
         data: &Table,
         /// Keeps the best rows of each group
         keep: Option<KeepRule>,
-        /// Keeps the first of equal rows: equal in prompt and response, in columns, or in meaning
+        /// Keeps the first of rows that are equal in prompt and response or in columns, or alike in their
+        /// words or in meaning
         dedupe: Option<Dedupe>,
         /// Adds the columns of a second table, row by row of equal keys
         join: Option<Join>,

@@ -100,6 +100,9 @@ pub(super) fn hold(
     ))
 }
 
+/// Rows with what they contribute, and how that is said.
+type Weights = (Vec<(u64, f64)>, fn(f64) -> String);
+
 /// Describes the rows that pull a metric to one side.
 fn culprits(
     ctx: &Context<'_>,
@@ -110,7 +113,7 @@ fn culprits(
     let of_column =
         search.columns.iter().find(|column| column.metric_names().any(|known| known == name));
     let measure = serde_json::from_value::<Measure>(Value::from(name)).ok();
-    let (mut weights, words): (Vec<(u64, f64)>, fn(f64) -> String) = match (of_column, measure) {
+    let (mut weights, words): Weights = match (of_column, measure) {
         (Some(measured), _) => {
             let sign = if low { -1.0 } else { 1.0 };
             let values = column_values(ctx, search.table, &measured.column)?;

@@ -33,11 +33,11 @@ impl Spectrum {
             return f64::NAN;
         }
         // Similarities have no negative eigenvalues but by rounding; their order is ascending.
-        let values = || self.0.iter().filter(|value| !(**value <= 0.0));
+        let values = || self.0.iter().filter(|value| **value > 0.0 || value.is_nan());
         match order {
             Order::One => libm::exp(-values().map(|value| value * libm::log(*value)).sum::<f64>()),
             Order::Two => 1.0 / values().map(|value| value * value).sum::<f64>(),
-            Order::Infinite => 1.0 / values().last().copied().unwrap_or(f64::NAN),
+            Order::Infinite => 1.0 / values().next_back().copied().unwrap_or(f64::NAN),
         }
     }
 }

@@ -145,11 +145,14 @@ impl Grams {
         let mut pairs = HashMap::with_capacity_and_hasher(self.different, hasher);
         let (mut numbers, mut all) = (vec![NONE; texts.words.len()], 0);
         for text in texts.starts.windows(2) {
-            for place in text[0]..(text[1] + 1).saturating_sub(n).max(text[0]) {
-                let pair =
-                    u64::from(self.numbers[place]) << 32 | u64::from(texts.words[place + n - 1]);
+            let of_text = text[0]..text[1];
+            // The last word of each: the zip ends where no n-gram begins any more.
+            let words = texts.words[of_text.clone()].iter().skip(n - 1);
+            let shorter = &self.numbers[of_text.clone()];
+            for ((number, shorter), word) in numbers[of_text].iter_mut().zip(shorter).zip(words) {
+                let pair = u64::from(*shorter) << 32 | u64::from(*word);
                 let next = pairs.len() as u32;
-                numbers[place] = *pairs.entry(pair).or_insert(next);
+                *number = *pairs.entry(pair).or_insert(next);
                 all += 1;
             }
         }

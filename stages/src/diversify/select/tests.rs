@@ -86,11 +86,10 @@ fn determinant(vectors: &Vectors, rows: &[usize]) -> f64 {
     let mut product = 1.0;
     for k in 0..n {
         product *= m[k][k];
-        for i in k + 1..n {
-            let by = m[i][k] / m[k][k];
-            for j in k..n {
-                m[i][j] -= by * m[k][j];
-            }
+        let pivot = m[k].clone();
+        for row in &mut m[k + 1..] {
+            let by = row[k] / pivot[k];
+            row.iter_mut().zip(&pivot).for_each(|(value, pivot)| *value -= by * pivot);
         }
     }
     product
