@@ -22,6 +22,7 @@ mod bleu;
 mod check;
 mod chosen;
 mod column_statistics;
+mod dcscore;
 mod dedupe;
 mod distinct;
 mod embedded;
@@ -42,6 +43,7 @@ mod spectrum;
 mod words;
 
 use column_statistics::{ColumnMeasure, ColumnValues};
+use dcscore::DcscoreParams;
 use dedupe::Dedupe;
 use join::Join;
 use keep::KeepRule;
@@ -49,7 +51,6 @@ use measure::{Measure, Measures};
 use metrics::METRICS;
 use require::{MetricBounds, Search};
 use select::SelectRule;
-use similarity::DcscoreParams;
 use words::Words;
 
 /// The kind `diversify`.

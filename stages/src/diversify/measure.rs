@@ -14,11 +14,11 @@ use crate::models;
 use crate::tables::{self, metric, share};
 
 use super::between::{self, vocabulary_shift};
+use super::dcscore::DcscoreParams;
 use super::distinct::Distinct;
 use super::embedded::{self, Embedded};
 use super::lexical;
 use super::sample::{Sampler, draws};
-use super::similarity::DcscoreParams;
 use super::spectrum::Order;
 use super::words::Words;
 
