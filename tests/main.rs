@@ -23,6 +23,7 @@ mod commands; // drawings, completions, manual pages
 #[cfg(unix)]
 mod crash; // faults at every step of a run, and damage to every file of a cache
 mod data_in; // tables of every format, in shards, exploded and filtered
+mod diversity; // measures of diversity, and rows that are selected by them
 mod errors; // what wrong workflows and sources are told
 #[cfg(unix)]
 mod events; // the run log, log lines and traces

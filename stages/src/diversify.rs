@@ -1,84 +1,57 @@
 //! The kind `diversify`: keeps some rows of a table, and measures how diverse its responses are.
 //!
-//! At most one way to choose rows or columns (`keep`, `dedupe` or `join`), then any metrics
-//! (`measure`). Without a way to choose the table passes unchanged, and is only measured.
+//! At most one way to choose rows or columns (`keep`, `dedupe`, `select` or `join`), then any metrics
+//! (`measure`) and their bounds (`require`). Without a way to choose the table passes unchanged.
 
-use std::path::Path;
+use std::collections::BTreeMap;
 
-use arrow::array::StringArray;
-use arrow::datatypes::DataType;
 use serde_json::{Map, Value};
 
-use refrain_cache::columns::column;
-use refrain_cache::{Artifact, ArtifactKind, Metric, TableReader};
+use refrain_cache::{Artifact, ArtifactKind, Metric};
 use refrain_engine::kind::{
-    Check, Columns, Context, Kind, MetricContext, MetricDecl, Model, NodeResult, OutputDecl,
-    Parameters, Problem, StageError, Table, choices, one_of, parameters,
+    Context, Kind, Model, NodeResult, OutputDecl, Parameters, StageError, Table, one_of, parameters,
 };
 
-use crate::canonical::FindModel;
+use crate::canonical::{self, FindModel};
 use crate::components;
 use crate::models;
-use crate::tables::{self, metric, share};
+use crate::tables::{self, metric};
 
+mod between;
+mod bleu;
+mod check;
 mod chosen;
 mod column_statistics;
+mod dcscore;
 mod dedupe;
 mod distinct;
 mod embedded;
 mod groups;
 mod join;
 mod keep;
+mod lexical;
+mod measure;
+mod metrics;
+mod minhash;
+mod neighbours;
+mod overlap;
+mod require;
+mod sample;
+mod select;
 mod similarity;
+mod spectrum;
+mod words;
 
-use column_statistics::{ColumnMeasure, ColumnValues, of_measure};
+use column_statistics::{ColumnMeasure, ColumnValues};
+use dcscore::DcscoreParams;
 use dedupe::Dedupe;
-use distinct::Distinct;
 use join::Join;
 use keep::KeepRule;
-
-/// The metrics of `diversify`.
-const METRICS: &[MetricDecl] = &[
-    MetricDecl::always("rows_in", "Rows of the input"),
-    MetricDecl::always("rows_out", "Rows kept"),
-    MetricDecl::given("groups", "Groups of `keep`", |context| with_keep(context, "groups")),
-    MetricDecl::given("groups_kept", "Groups of which a row is kept", |context| {
-        with_keep(context, "groups_kept")
-    }),
-    MetricDecl::given("from_reference", "Rows whose response is the reference", |context| {
-        let keep = context.params.get("keep");
-        let fallback = keep.is_some_and(|keep| keep.get("fallback").is_some());
-        fallback.then(|| "from_reference".to_owned()).into_iter().collect()
-    }),
-    MetricDecl::given("unmatched", "Rows that the second table has not", |context| {
-        context.params.get("join").map(|_| "unmatched".to_owned()).into_iter().collect()
-    }),
-    MetricDecl::given("COLUMN_STATISTIC", "Statistics of columns", |context| {
-        let columns = of_measure(context.params.get("measure"));
-        columns.iter().flat_map(|(_, column)| column.metric_names()).collect()
-    }),
-    MetricDecl::given("distinct_N", "Distinct n-grams of the responses per n-gram", |context| {
-        measured(context, |name| name.starts_with("distinct_"))
-    }),
-    MetricDecl::given("vendi", "Vendi score of the responses' embeddings", |context| {
-        measured(context, |name| name == "vendi")
-    }),
-    MetricDecl::given("dcscore", "DCScore of the responses' embeddings", |context| {
-        measured(context, |name| name == "dcscore")
-    }),
-    MetricDecl::given("cosine_distance", "Mean distance of two responses' embeddings", |context| {
-        measured(context, |name| name == "cosine_distance")
-    }),
-];
-
-fn with_keep(context: MetricContext<'_>, name: &str) -> Vec<String> {
-    context.params.get("keep").map(|_| name.to_owned()).into_iter().collect()
-}
-
-fn measured(context: MetricContext<'_>, wanted: fn(&str) -> bool) -> Vec<String> {
-    let measures = context.params.get("measure").and_then(Value::as_array).into_iter().flatten();
-    measures.filter_map(Value::as_str).filter(|name| wanted(name)).map(str::to_owned).collect()
-}
+use measure::{Measure, Measures};
+use metrics::METRICS;
+use require::{MetricBounds, Search};
+use select::SelectRule;
+use words::Words;
 
 /// The kind `diversify`.
 pub const DIVERSIFY: Kind = Kind {
@@ -86,10 +59,10 @@ pub const DIVERSIFY: Kind = Kind {
     about: "Keeps some rows of a table, and measures how diverse its responses are",
     components: &[components::DIVERSIFY, components::EMBED, components::LM, components::TABLE],
     params: DiversifyParams::PARAMS,
-    adds: &[],
+    adds: &[embedded::COLUMN],
     outputs,
     metrics: METRICS,
-    check,
+    check: check::check,
     expand: None,
     canonicalize: Some(canonicalize),
     close_elsewhere: false,
@@ -106,21 +79,49 @@ parameters! {
         data: &Table,
         /// Keeps the best rows of each group
         keep: Option<KeepRule>,
-        /// Keeps the first of equal rows: equal in prompt and response, in columns, or in meaning
+        /// Keeps the first of rows that are equal in prompt and response or in columns, or alike in their
+        /// words or in meaning
         dedupe: Option<Dedupe>,
         /// Adds the columns of a second table, row by row of equal keys
         join: Option<Join>,
-        /// Metrics of the kept rows: different n-grams by all n-grams of the responses, split at
-        /// white space; by the cosines of their embeddings the Vendi score, DCScore and the mean
-        /// distance of two; and statistics of columns, `{ column: perplexity, of: [mean, q90] }`
+        /// Keeps a given number of rows that stand for all
+        select: Option<SelectRule>,
+        /// Metrics of the kept rows, each described in docs/diversity.md: of the responses' words, of
+        /// their embeddings, and between them and those of `against`; and statistics of columns, `{
+        /// column: perplexity, of: [mean, q90] }`
         measure: Vec<MeasureParam> = [],
-        /// Columns whose equal values make a group: the statistics of columns are measured for each
-        /// too, in a second table `NAME.groups`
+        /// Bounds of metrics by name: the stage fails where one does not hold, and names the rows
+        /// that are most to blame
+        require: Option<BTreeMap<String, MetricBounds>>,
+        /// Columns whose equal values make a group: all is measured for each too, in a second table
+        /// `NAME.groups`
         per: Option<Vec<String>>,
+        /// A second table, with which the responses are compared
+        against: Option<&Table>,
+        /// The words of a text: `whitespace` (split at white space, case kept; the default), or
+        /// `lower_words` (lower case; runs of letters, digits and underscores, and single other
+        /// characters)
+        words: Option<Words>,
+        /// The similarities of `dcscore`
+        dcscore: Option<DcscoreParams>,
+        /// The k of `neighbour_precision` and `neighbour_recall` (3)
+        #[range(1..)]
+        neighbourhood: Option<usize>,
+        /// Rows, drawn by `seed`, on which measures that compare all pairs are computed where there
+        /// are more (4000 for `vendi_ngram`, `vendi_unigram` and `mmd`, 20000 for `jaccard_distance`,
+        /// `neighbour_precision` and `neighbour_recall`, all for `dcscore`)
+        #[range(2..)]
+        sample: Option<usize>,
+        /// Nearest other rows of each row by the cosine of their embeddings, in a second table
+        /// `NAME.neighbours`
+        #[range(1..)]
+        neighbours: Option<usize>,
         /// The model that embeds responses: a BERT of sentence-transformers, or the mean of a
-        /// decoder's last states
+        /// decoder's last states. Without it the column `embedding` is taken
         embeddings: Option<&Model>,
-        /// The seed of `keep: { random: true }`
+        /// Adds the column `embedding`, the vector of each response
+        embed: Option<bool>,
+        /// The seed of `keep: { random: true }`, of `select` and of `sample`
         #[range(0..)]
         seed: u64 = 0,
     }
@@ -134,161 +135,106 @@ one_of! {
     }
 }
 
-choices! {
-    /// A measure of diversity.
-    enum Measure {
-        Distinct1 = "distinct_1",
-        Distinct2 = "distinct_2",
-        Distinct3 = "distinct_3",
-        Distinct4 = "distinct_4",
-        Vendi = "vendi",
-        Dcscore = "dcscore",
-        CosineDistance = "cosine_distance",
-    }
-}
-
 fn outputs(params: &Map<String, Value>) -> Vec<OutputDecl> {
     let mut outputs = tables::table_and_metrics(params);
     if params.contains_key("per") {
         outputs.push(OutputDecl { name: "groups".into(), kind: ArtifactKind::Table });
     }
+    if params.contains_key("neighbours") {
+        outputs.push(OutputDecl { name: "neighbours".into(), kind: ArtifactKind::Table });
+    }
     outputs
-}
-
-fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
-    let record = |name: &str| check.params.get(name).and_then(Value::as_object);
-    let ways: Vec<&str> = ["keep", "dedupe", "join"]
-        .into_iter()
-        .filter(|name| check.params.contains_key(*name))
-        .collect();
-    if let [first, second, ..] = ways.as_slice() {
-        let problem = Problem::at(*second, format!("`{second}` cannot stand beside `{first}`"));
-        problems.push(problem.hint("make two stages, one reading the other"));
-    }
-    if let Some(keep) = record("keep") {
-        keep::check(check, keep, problems);
-    }
-    if let Some(dedupe) = check.params.get("dedupe") {
-        dedupe::check(check, dedupe, problems);
-    }
-    check_measure(check, ways.is_empty(), problems);
-    check_embeddings(check, problems);
-
-    let columns = match (record("keep"), record("join")) {
-        (_, Some(join)) => join::check(check, join, problems)?,
-        (Some(keep), None) => {
-            let ranks = keep.get("ranks") == Some(&Value::Bool(true));
-            let schema = (check.columns)("data")?;
-            chosen::schema(&schema, ranks, keep.contains_key("fallback"))
-        }
-        (None, None) => return (check.columns)("data"),
-    };
-    Some(columns)
-}
-
-fn check_measure(check: &Check<'_>, alone: bool, problems: &mut Vec<Problem>) {
-    let measures = check.params.get("measure").and_then(Value::as_array);
-    let measures = measures.map(Vec::as_slice).unwrap_or_default();
-    if alone && measures.is_empty() {
-        let problem = Problem::at("", "it has nothing to do");
-        problems.push(problem.hint("give `keep`, `dedupe`, `join` or `measure`"));
-    }
-    if measures.iter().any(Value::is_string) {
-        check.need(problems, "data", "response", &[DataType::Utf8]);
-    }
-    let columns = of_measure(check.params.get("measure"));
-    for (i, column) in &columns {
-        column.check(&format!("measure[{i}]"), check, problems);
-    }
-    let per = check.params.get("per").and_then(Value::as_array).into_iter().flatten();
-    per.filter_map(Value::as_str).for_each(|name| check.need(problems, "data", name, &[]));
-    if check.params.contains_key("per") && columns.is_empty() {
-        let problem = Problem::at("per", "`per` needs a column in `measure`");
-        problems.push(problem.hint("for example `measure: [{ column: perplexity, of: [mean] }]`"));
-    }
 }
 
 fn canonicalize(params: &mut Map<String, Value>, _: FindModel<'_>) {
     if let Some(Value::Object(keep)) = params.get_mut("keep") {
         keep::canonicalize(keep);
     }
-}
-
-/// Checks that `embeddings` is given where something needs it, and only there.
-fn check_embeddings(check: &Check<'_>, problems: &mut Vec<Problem>) {
-    let measure = check.params.get("measure").and_then(Value::as_array).into_iter().flatten();
-    let names: Vec<&str> = measure.filter_map(Value::as_str).collect();
-    let semantic = check.params.get("dedupe").and_then(|dedupe| dedupe.get("semantic")).is_some();
-    let place = match names.iter().position(|name| embedded::MEASURES.contains(name)) {
-        _ if semantic => Some("dedupe.semantic".to_owned()),
-        place => place.map(|place| format!("measure[{place}]")),
-    };
-    let given = check.inputs.iter().any(|input| input == "embeddings");
-    match place {
-        Some(at) if !given => {
-            let problem = Problem::at(at, "it needs a model for `embeddings`");
-            problems
-                .push(problem.hint(
-                    "add `embeddings: MODEL`, for example of a sentence-transformers folder",
-                ));
-        }
-        None if given => {
-            let problem = Problem::at("embeddings", "nothing here uses embeddings");
-            let uses = embedded::MEASURES.map(|name| format!("`{name}`")).join(", ");
-            problems.push(
-                problem.hint(format!("measure one of {uses}, or `dedupe: {{ semantic: 0.9 }}`")),
-            );
-        }
-        _ => {}
+    if let Some(dedupe) = params.get_mut("dedupe") {
+        dedupe::canonicalize(dedupe);
     }
+    canonical::remove_default(params, "embed", &Value::Bool(false));
+    canonical::remove_default(params, "words", &Words::Whitespace.word().into());
+    canonical::remove_default(params, "neighbourhood", &measure::NEIGHBOURHOOD.into());
+    canonical::remove_default(params, "dcscore", &DcscoreParams::default_value());
 }
 
 fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
     let params: DiversifyParams = ctx.parameters()?;
     let data = ctx.input("data")?.artifact();
     let mut metrics = Vec::new();
-    let table = match &params {
-        DiversifyParams { keep: Some(keep), .. } => kept(ctx, keep, params.seed, &mut metrics)?,
-        DiversifyParams { dedupe: Some(dedupe), .. } => {
-            tables::pick_rows(ctx, "data", &dedupe::choose(ctx, dedupe)?)?
-        }
-        DiversifyParams { join: Some(join), .. } => {
-            let joined = join::join(ctx, join)?;
-            metrics.push(metric("unmatched", joined.unmatched as f64, rows_of(data)?));
-            joined.table
-        }
-        _ => data.clone(),
-    };
+    let mut table = choose(ctx, &params, data, &mut metrics)?;
     let rows_in = rows_of(data)?;
     let rows_out = rows_of(&table)?;
     metrics.insert(0, metric("rows_in", rows_in as f64, rows_in));
     metrics.insert(1, metric("rows_out", rows_out as f64, rows_in));
 
-    let path = match table.digest == data.digest {
-        true => ctx.table("data")?.clone(),
-        false => ctx.cache.object_path(&table.digest),
+    let path_of = |table: &Artifact| match table.digest == data.digest {
+        true => ctx.table("data").cloned(),
+        false => Ok(ctx.cache.object_path(&table.digest)),
     };
+    if params.embed == Some(true) {
+        let path = path_of(&table)?;
+        table = models::on_threads(ctx.resources.threads, || embedded::store(ctx, &path))?;
+    }
+    let path = path_of(&table)?;
     let (mut words, mut columns) = (Vec::new(), Vec::new());
-    for item in params.measure {
+    for item in &params.measure {
         match item {
-            MeasureParam::Word(word) => words.push(word),
-            MeasureParam::Column(column) => columns.push(column),
+            MeasureParam::Word(word) => words.push(*word),
+            MeasureParam::Column(column) => columns.push(column.clone()),
         }
     }
-    metrics.extend(measure(ctx, &words, &path)?);
+    let per = params.per.clone().unwrap_or_default();
+    let values = match columns.is_empty() && per.is_empty() {
+        true => None,
+        false => Some(ColumnValues::read(ctx, &path, &columns, &per)?),
+    };
+    let groups = values.as_ref().filter(|_| !per.is_empty()).map(ColumnValues::groups);
+    let measures = Measures::new(&words, &params);
+    let measured = measure::measure(ctx, &measures, &path, groups)?;
+    metrics.extend(measured.metrics);
+    metrics.extend(values.iter().flat_map(ColumnValues::metrics));
+    if let Some(bounds) = &params.require {
+        let search = Search { table: &path, words: measures.words, columns: &columns };
+        require::hold(ctx, bounds, &metrics, &search)?;
+    }
+
     let profile =
         if ctx.inputs.contains_key("embeddings") { models::profile() } else { String::new() };
-    let mut result = NodeResult { profile, ..NodeResult::main(table) };
-    if !columns.is_empty() {
-        let per = params.per.unwrap_or_default();
-        let values = ColumnValues::read(ctx, &path, &columns, &per)?;
-        metrics.extend(values.metrics());
-        if !per.is_empty() {
-            result.artifacts.insert("groups".into(), values.store_groups(ctx)?);
-        }
+    let mut result = NodeResult { profile, metrics, ..NodeResult::main(table) };
+    if let Some(values) = values.filter(|_| !per.is_empty()) {
+        result.artifacts.insert("groups".into(), values.store_groups(ctx, &measured.of_groups)?);
     }
-    result.metrics = metrics;
+    if let Some(count) = params.neighbours {
+        result.artifacts.insert("neighbours".into(), neighbours::store(ctx, &path, count)?);
+    }
     Ok(result)
+}
+
+/// Writes the rows or columns that are chosen; the input itself where nothing is.
+fn choose(
+    ctx: &Context<'_>,
+    params: &DiversifyParams,
+    data: &Artifact,
+    metrics: &mut Vec<Metric>,
+) -> Result<Artifact, StageError> {
+    let words = params.words.unwrap_or(Words::Whitespace);
+    match params {
+        DiversifyParams { keep: Some(keep), .. } => kept(ctx, keep, params.seed, metrics),
+        DiversifyParams { dedupe: Some(dedupe), .. } => {
+            tables::pick_rows(ctx, "data", &dedupe::choose(ctx, dedupe, words)?)
+        }
+        DiversifyParams { select: Some(select), .. } => {
+            tables::pick_rows(ctx, "data", &select::choose(ctx, select, params.seed)?)
+        }
+        DiversifyParams { join: Some(join), .. } => {
+            let joined = join::join(ctx, join)?;
+            metrics.push(metric("unmatched", joined.unmatched as f64, rows_of(data)?));
+            Ok(joined.table)
+        }
+        _ => Ok(data.clone()),
+    }
 }
 
 /// Writes the rows that `keep` chooses.
@@ -315,49 +261,4 @@ fn kept(
 
 fn rows_of(table: &Artifact) -> Result<u64, StageError> {
     table.rows.ok_or_else(|| StageError::bug("a table's rows were not counted"))
-}
-
-/// The metrics of a table's responses; rows without one do not count.
-fn measure(
-    ctx: &Context<'_>,
-    measures: &[Measure],
-    path: &Path,
-) -> Result<Vec<Metric>, StageError> {
-    if measures.is_empty() {
-        return Ok(Vec::new());
-    }
-
-    let mut distinct = Distinct::new(measures.iter().filter_map(|measure| measure.length()));
-    for batch in TableReader::open(path)?.batches(Some(&["response"]), tables::BATCH_ROWS)? {
-        ctx.cancel.check()?;
-        let batch = batch?;
-        column::<StringArray>(&batch, "response")?
-            .iter()
-            .flatten()
-            .for_each(|text| distinct.add(text));
-    }
-    let counts = distinct.counts();
-    let mut metrics: Vec<Metric> = counts
-        .map(|(n, different, all)| metric(&format!("distinct_{n}"), share(different, all), all))
-        .collect();
-
-    let embedded: Vec<Measure> =
-        measures.iter().copied().filter(|measure| measure.length().is_none()).collect();
-    if !embedded.is_empty() {
-        metrics.extend(embedded::measure(ctx, &embedded, path)?);
-    }
-    Ok(metrics)
-}
-
-impl Measure {
-    /// Returns the length of the n-grams that it counts; `None` where it needs embeddings.
-    fn length(self) -> Option<usize> {
-        match self {
-            Measure::Distinct1 => Some(1),
-            Measure::Distinct2 => Some(2),
-            Measure::Distinct3 => Some(3),
-            Measure::Distinct4 => Some(4),
-            Measure::Vendi | Measure::Dcscore | Measure::CosineDistance => None,
-        }
-    }
 }

@@ -336,7 +336,7 @@ impl<'a> Scorer<'a> {
             let mut entries = Vec::with_capacity(ids.len());
             let _batch = trace_span!("batch", rows = ids.len()).entered();
             self.network.score(&ids, batch, &mut |at, values| {
-                entries.push((memo::digest_of_tokens(ids[at]), memo::logprobs_to_bytes(values)));
+                entries.push((memo::digest_of_tokens(ids[at]), memo::floats_to_bytes(values)));
                 take(step[at], values);
             })?;
             self.memo.put(&entries)?;
@@ -360,6 +360,6 @@ impl<'a> Scorer<'a> {
     /// Looks up the log-probabilities of these tokens, at least two, from an earlier run.
     fn known(&self, ids: &[u32]) -> Result<Option<Vec<f32>>, StageError> {
         let entry = self.memo.get(&memo::digest_of_tokens(ids))?;
-        Ok(entry.and_then(|bytes| memo::logprobs(&bytes, ids.len() - 1)))
+        Ok(entry.and_then(|bytes| memo::floats(&bytes, ids.len() - 1)))
     }
 }
