@@ -30,7 +30,7 @@ fn with_context(test: impl FnOnce(&Context<'_>)) {
         cache: &cache,
         unfinished: cache.unfinished(&Manifest::new("test").key()),
         fresh: false,
-        resources: Resources { threads: 1, batch: None, memory: None },
+        resources: Resources { threads: 1, batch: None, memory: None, memory_limit: u64::MAX },
         progress: &Progress::default(),
         cancel: &Cancel::default(),
         environment: &|_| None,
