@@ -2,6 +2,7 @@
 
 mod cache;
 mod check;
+mod compare;
 mod completions;
 mod doctor;
 mod explain;
@@ -31,6 +32,7 @@ pub fn dispatch(arguments: &Arguments, observers: &Observers) -> Result<ExitCode
         Command::Explain(node) => explain::explain(node, format),
         Command::Show(show) => show::show(show, format),
         Command::Results(arguments) => results::results(arguments, format),
+        Command::Compare(arguments) => compare::compare(arguments, format),
         Command::Graph(arguments) => graph::graph(arguments, format),
         Command::Verify(verify) => verify::verify(verify, format),
         Command::Cache(command) => cache::cache(command, format),

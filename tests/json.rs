@@ -64,7 +64,10 @@ stages:
   judged: { evaluate: { data: rows, task: exact_match, ignore_case: \"${fold}\" } }
   listed: { run: { command: [sh, -c, 'ls > ${out.names}'], outputs: { names: file } } }
 sweep: { fold: [false, true] }
+compare:
+  folds: { stage: judged, metric: accuracy, between: { fold: [true, false] } }
 expect:
+  - { compare: folds, at_least: 0.5 }
   - { stage: judged, at: { fold: true }, metric: accuracy, value: 1.0, within: 0.1, source: a paper }
 ";
 
@@ -89,6 +92,8 @@ fn every_command_prints_what_is_documented() {
     let run = json(&["run", "w.yaml"]);
     compare("run", &run.stdout);
     compare("results", &json(&["results", "w.yaml"]).stdout);
+    compare("compare", &json(&["compare", "w.yaml"]).stdout);
+    compare("compare NAME", &json(&["compare", "w.yaml", "folds"]).stdout);
     compare("show a table", &json(&["show", "w.yaml", "judged[fold=true]"]).stdout);
     compare("show a file", &json(&["show", "w.yaml", "listed"]).stdout);
     space.edit("w.yaml", "task: exact_match", "task: exact_match, bootstrap: 10");

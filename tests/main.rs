@@ -20,6 +20,7 @@ mod cache; // stat, verify, gc, and the logs of runs
 mod choosing; // rows that are kept, joined and measured
 mod code; // programs of a model, and what the sandbox needs
 mod commands; // drawings, completions, manual pages
+mod comparing; // two arms, paired by row and seed
 #[cfg(unix)]
 mod crash; // faults at every step of a run, and damage to every file of a cache
 mod data_in; // tables of every format, in shards, exploded and filtered
