@@ -4,6 +4,7 @@ mod cache;
 mod check;
 mod compare;
 mod completions;
+mod diff;
 mod doctor;
 mod explain;
 mod graph;
@@ -37,6 +38,7 @@ pub fn dispatch(arguments: &Arguments, observers: &Observers) -> Result<ExitCode
         Command::Verify(verify) => verify::verify(verify, format),
         Command::Cache(command) => cache::cache(command, format),
         Command::Kind(arguments) => kind::kind(arguments, format),
+        Command::Diff(arguments) => diff::diff(arguments, format),
         Command::Doctor => doctor::doctor(format),
         Command::Schema => schema::schema(),
         Command::Completions(completions) => completions::completions(completions, format),

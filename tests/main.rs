@@ -24,6 +24,7 @@ mod comparing; // two arms, paired by row and seed
 #[cfg(unix)]
 mod crash; // faults at every step of a run, and damage to every file of a cache
 mod data_in; // tables of every format, in shards, exploded and filtered
+mod differing; // what changed between two states of a workflow
 mod errors; // what wrong workflows and sources are told
 #[cfg(unix)]
 mod events; // the run log, log lines and traces

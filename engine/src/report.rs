@@ -2,6 +2,7 @@
 
 pub mod artifact_difference;
 pub mod comparison;
+pub mod diff;
 pub mod expect;
 pub mod expression;
 pub mod metric_names;
