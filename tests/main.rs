@@ -20,9 +20,11 @@ mod cache; // stat, verify, gc, and the logs of runs
 mod choosing; // rows that are kept, joined and measured
 mod code; // programs of a model, and what the sandbox needs
 mod commands; // drawings, completions, manual pages
+mod comparing; // two arms, paired by row and seed
 #[cfg(unix)]
 mod crash; // faults at every step of a run, and damage to every file of a cache
 mod data_in; // tables of every format, in shards, exploded and filtered
+mod differing; // what changed between two states of a workflow
 mod diversity; // measures of diversity, and rows that are selected by them
 mod errors; // what wrong workflows and sources are told
 #[cfg(unix)]

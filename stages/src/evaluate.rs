@@ -43,7 +43,8 @@ use task::{As, CompareParam, ExtractParam, Task};
 const METRICS: &[MetricDecl] = &[
     MetricDecl::given("accuracy", "Share of responses that are correct", |context| {
         given("accuracy", task::compares(context.params) || is(context, Task::Given))
-    }),
+    })
+    .mean_of("correct"),
     MetricDecl::given("correct", "Responses that are correct", |context| {
         given("correct", task::compares(context.params) || is(context, Task::Given))
     }),
@@ -82,7 +83,8 @@ const METRICS: &[MetricDecl] = &[
     }),
     MetricDecl::given("mean_perplexity", "Mean of the rows' perplexities", |context| {
         given("mean_perplexity", is(context, Task::Perplexity))
-    }),
+    })
+    .mean_of("perplexity"),
 ];
 
 fn given(name: &str, is_given: bool) -> Vec<String> {

@@ -56,7 +56,7 @@ const METRICS: &[MetricDecl] = &[
     MetricDecl::always("rows", "Rows of the table"),
     MetricDecl::always("tokens", "Tokens of all rows"),
     MetricDecl::always("response_tokens", "Tokens of the responses that have a probability"),
-    MetricDecl::always("mean_perplexity", "Mean of the rows' perplexities"),
+    MetricDecl::always("mean_perplexity", "Mean of the rows' perplexities").mean_of("perplexity"),
     MetricDecl::always("perplexity", "Perplexity over all response tokens"),
 ];
 

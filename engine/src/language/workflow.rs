@@ -35,6 +35,8 @@ pub struct Workflow {
     pub stages: Vec<Stage>,
     /// The axes of the sweep, in the order of the file.
     pub axes: Vec<Axis>,
+    /// The comparisons of arms, as written.
+    pub compare: Vec<(Key, Node)>,
     /// The conditions that are checked after a run.
     pub expect: Vec<(Node, Span)>,
     /// The section `results`, as written.

@@ -17,11 +17,12 @@ use refrain_cache::{Digest, FileIdentity};
 
 use crate::graph::Graph;
 use crate::plan::state::{NodeState, State};
+use crate::report::comparison::ComparedRow;
 use crate::report::results::Results;
 use crate::store::Store;
 
 /// Version of the file's format.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 /// Files that one thread looks at in a row.
 const FILES: usize = 1024;
 
@@ -48,6 +49,8 @@ pub struct CachedReport {
     pub cached: usize,
     /// The table of results.
     pub results: Results,
+    /// The table of comparisons.
+    pub comparisons: Vec<ComparedRow>,
     /// Every condition, and that it holds.
     pub expects: Vec<String>,
 }

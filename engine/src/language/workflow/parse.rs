@@ -12,7 +12,7 @@ use crate::language::yaml::{self, Key, Node, Yaml};
 use super::settings::{self, NAMES as SETTINGS};
 use super::{Override, RESERVED, SourceDecl, Stage, Workflow};
 
-const SECTIONS: [&str; 10] = [
+const SECTIONS: [&str; 11] = [
     "refrain",
     "name",
     "description",
@@ -21,6 +21,7 @@ const SECTIONS: [&str; 10] = [
     "data",
     "stages",
     "sweep",
+    "compare",
     "expect",
     "results",
 ];
@@ -102,6 +103,7 @@ impl Reader {
             }
         }
         let stages = self.stages(root, kinds);
+        let compare = self.comparisons(root);
         let expect = match root.get("expect").map(|n| (&n.value, &n.span)) {
             None | Some((Yaml::Null, _)) => Vec::new(),
             Some((Yaml::List(items), _)) => {
@@ -115,7 +117,19 @@ impl Reader {
         let results = root.get("results").cloned();
         let (source, kinds) = (SourceText::default(), kinds.clone());
         let set = Vec::new();
-        Workflow { source, name, params, sources, stages, axes, expect, results, set, kinds }
+        Workflow {
+            source,
+            name,
+            params,
+            sources,
+            stages,
+            axes,
+            compare,
+            expect,
+            results,
+            set,
+            kinds,
+        }
     }
 
     fn version(&mut self, root: &Node) {
@@ -137,6 +151,17 @@ impl Reader {
                 ),
             ),
         }
+    }
+
+    /// The entries of `compare`, whose names are apart from all others.
+    fn comparisons(&mut self, root: &Node) -> Vec<(Key, Node)> {
+        let entries = self.section(root, "compare").to_vec();
+        for (key, _) in &entries {
+            if let Err(message) = check_name(&key.text) {
+                self.problem(Diagnostic::at(key.span.clone(), message));
+            }
+        }
+        entries
     }
 
     /// The entries of a section that is a mapping.

@@ -12,7 +12,7 @@ use crate::kind::{Cancel, MAIN, StageError};
 use crate::ledger::lock::{Lock, LockEntry};
 use crate::plan::node_manifest::base_edge;
 use crate::plan::state::{NodeState, State, StateError};
-use crate::report::compare::{self, Strictness, first_difference};
+use crate::report::artifact_difference::{self, Strictness, first_difference};
 use crate::run::{self, NodeError, RunOptions};
 use crate::source::seen::{SeenSource, SourcePlace};
 use crate::store::{Store, StoreError};
@@ -344,7 +344,7 @@ impl Recomputation<'_, '_> {
         for metric in &line.metrics {
             let value =
                 done.result.metrics.iter().find(|m| m.metric == metric.metric).map(|m| m.value);
-            if !value.is_some_and(|value| compare::is_close(metric.value, value)) {
+            if !value.is_some_and(|value| artifact_difference::is_close(metric.value, value)) {
                 let is = value.map_or("absent".into(), |value| value.to_string());
                 let message = format!("figure `{}` was {}, is {is}", metric.metric, metric.value);
                 self.differs(id, message, None, None);
