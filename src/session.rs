@@ -199,6 +199,11 @@ impl Session {
         Ok(Store::open_for_run(&self.cache, sharing())?)
     }
 
+    /// Opens the cache only where it is there.
+    pub fn existing_store(&self) -> Result<Option<Store>, CommandError> {
+        existing_store(&self.cache)
+    }
+
     /// The lock, empty where there is none.
     pub fn lock(&self) -> Result<Lock, CommandError> {
         read_lock(&self.lock)
