@@ -15,7 +15,7 @@ use super::tile::{Columns, WIDTH, run};
 
 pub use operand::Operand;
 
-use product::{Product, Task, put_product};
+use product::{Product, Task, put_product, tiles_of_rows};
 use sides::{Rows, Turned};
 
 /// Rows that are multiplied before their results are put away: those stay in the cache.
@@ -41,7 +41,9 @@ pub type Factors<'a> = (&'a Operand, Panels<'a>);
 /// A row of `y` depends on its rows of `x` alone, to the bit.
 pub fn forward(products: &[Factors<'_>], y: &mut [f32], put: Put) {
     let Some((x, w)) = products.first() else { return };
-    let Some(y) = put_product(products, x.tiles(), y, w.outputs, put) else { return };
+    if let Some(of_task) = tiles_of_rows(x.tiles(), x) {
+        return put_product(products, 0..x.tiles(), of_task, y, (w.outputs, put));
+    }
     let at_once = ROWS / x.tile;
     for (number, y) in y.chunks_mut(at_once * x.tile * w.outputs).enumerate() {
         let tiles = number * at_once..x.tiles().min((number + 1) * at_once);

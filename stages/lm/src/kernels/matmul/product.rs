@@ -6,7 +6,7 @@ use pulp::Simd;
 use rayon::prelude::*;
 
 use super::sides::{Left, Right, Tiles};
-use super::{Put, WORTH};
+use super::{Operand, Put, WORTH};
 use crate::kernels::buffer::Buffer;
 use crate::kernels::tile::{Columns, DEPTH, Kernel, MOST_ROWS, WIDTH, run};
 
@@ -23,29 +23,30 @@ const LEFT: usize = 1 << 16;
 /// Tasks a thread from which on each may own whole rows of a result.
 const TASKS_OF_ROWS: usize = 4;
 
-/// Sums products straight into rows `[rows of the left operand, width]`, group of rows by group.
-/// Gives the rows back undone where there are too few for the threads.
-pub(super) fn put_product<'y, L: Left, R: Right>(
-    products: &[(L, R)],
-    tiles: usize,
-    y: &'y mut [f32],
-    width: usize,
-    put: Put,
-) -> Option<&'y mut [f32]> {
-    let Some((left, _)) = products.first() else { return None };
+/// Tiles of a task that puts its sums into rows of its own; `None` where such tasks would be too few
+/// for the threads.
+pub(super) fn tiles_of_rows(tiles: usize, left: &Operand) -> Option<usize> {
     let threads = rayon::current_num_threads();
-    let most = (LEFT / (left.tile_rows() * left.terms()).max(1)).clamp(4, TILES);
+    let most = (LEFT / (left.tile * left.terms).max(1)).clamp(4, TILES);
     let groups = tiles.div_ceil(most).next_multiple_of(threads);
-    if groups < TASKS_OF_ROWS * threads || groups > tiles {
-        return Some(y);
-    }
-    let of_group = tiles.div_ceil(groups);
-    let rows = y.par_chunks_mut(of_group * left.tile_rows() * width).enumerate();
-    rows.for_each(|(group, y)| {
-        let tiles = group * of_group..tiles.min((group + 1) * of_group);
+    (TASKS_OF_ROWS * threads..=tiles).contains(&groups).then(|| tiles.div_ceil(groups))
+}
+
+/// Sums products straight into rows `[rows of the left operand, width]`, so many tiles a task.
+pub(super) fn put_product<L: Left, R: Right>(
+    products: &[(L, R)],
+    tiles: Range<usize>,
+    of_task: usize,
+    y: &mut [f32],
+    (width, put): (usize, Put),
+) {
+    let Some((left, _)) = products.first() else { return };
+    let rows = y.par_chunks_mut(of_task * left.tile_rows() * width).enumerate();
+    rows.for_each(|(task, y)| {
+        let first = tiles.start + task * of_task;
+        let tiles = first..tiles.end.min(first + of_task);
         run(RowsTask { products, tiles, y, width, put });
     });
-    None
 }
 
 /// Some tiles of a sum of products in all panels, put into rows.
