@@ -1,0 +1,1 @@
+../../../stages/lm/src/random.rs
