@@ -10,6 +10,7 @@ use crate::kernels::attention::Inputs;
 use crate::kernels::buffer::Buffer;
 use crate::kernels::matmul::{self, Operand, Put};
 use crate::kernels::pointwise;
+use crate::kernels::rows;
 use crate::kernels::tile::WIDTH;
 use crate::model::{Dora, LanguageModel, Layer, Linear, Lora, TensorId};
 
@@ -235,7 +236,7 @@ impl LanguageModel {
     ) {
         match weight {
             Some(weight) => self.norm_backward(weight, x, inverse, dy, dx, gradients),
-            None => pointwise::add(dy, dx),
+            None => rows::add(dy, dx),
         }
     }
 
@@ -265,7 +266,7 @@ impl LanguageModel {
         gradients: &mut Gradients,
     ) {
         if let Some(gradient) = linear.bias.and_then(|bias| gradients.get_mut(bias)) {
-            pointwise::add_rows(dy, gradient);
+            rows::add_rows(dy, gradient);
         }
         let (dx, mut put) = to;
         let (mut packed, mut downs) = (None, Vec::new());
@@ -276,7 +277,7 @@ impl LanguageModel {
                 let outer = scaled.as_deref().unwrap_or(dy);
                 // The norms count as constants, as in PEFT.
                 self.magnitude_backward(dora, outer, &adapted, gradients);
-                scaled = Some(pointwise::scaled_rows(outer, &self.factors(dora)));
+                scaled = Some(rows::scaled_rows(outer, &self.factors(dora)));
                 packed = None;
             }
             let dy = scaled.as_deref().unwrap_or(dy);
@@ -310,7 +311,7 @@ impl LanguageModel {
             return;
         };
         let mut sums = vec![0.0f32; gradient.len()];
-        pointwise::add_products_of_rows(dy, before, &mut sums);
+        rows::add_products_of_rows(dy, before, &mut sums);
         for ((gradient, sum), norm) in gradient.iter_mut().zip(&sums).zip(&dora.norms) {
             *gradient += sum / norm;
         }

@@ -11,6 +11,7 @@ use crate::kernels::buffer::Buffer;
 use crate::kernels::dropout::Mask;
 use crate::kernels::matmul::{self, Operand, Put};
 use crate::kernels::pointwise;
+use crate::kernels::rows;
 use crate::model::{LanguageModel, Layer, Linear, Lora, TensorId};
 use crate::random::Stream;
 
@@ -238,7 +239,7 @@ impl LanguageModel {
         let attended = attend(index, layer, packed, &q, &k, &v, context);
         let (o, of_o) = self.linear(&layer.o, &Input::new(&attended, layer.o.inputs), purpose);
         let (o, post1) = self.post_norm(layer.attention_post_norm, o);
-        let middle = pointwise::sum(&x, &o);
+        let middle = rows::sum(&x, &o);
 
         let (n2, inverse2) = self.pre_norm(layer.mlp_norm, &middle);
         let input = Input::new(&n2, layer.gate.inputs);
@@ -250,7 +251,7 @@ impl LanguageModel {
         let (down, of_down) =
             self.linear(&layer.down, &Input::new(&act, layer.down.inputs), purpose);
         let (down, post2) = self.post_norm(layer.mlp_post_norm, down);
-        let out = pointwise::sum(&middle, &down);
+        let out = rows::sum(&middle, &down);
 
         let saved = Saved {
             x,
@@ -307,7 +308,7 @@ impl LanguageModel {
             matmul::forward(&all, &mut y, put);
             put = Put::Add;
             if let Some(dora) = &lora.dora {
-                let scaled = pointwise::scaled_rows(&y, &self.factors(dora));
+                let scaled = rows::scaled_rows(&y, &self.factors(dora));
                 let before = std::mem::replace(&mut y, scaled);
                 let training = self.tensors[lora.b].trainable && purpose.is_training();
                 adapted.before = training.then_some(before);
@@ -317,7 +318,7 @@ impl LanguageModel {
             matmul::forward(&products, &mut y, put);
         }
         if let Some(bias) = linear.bias {
-            pointwise::add_to_rows(&mut y, self.values(bias));
+            rows::add_to_rows(&mut y, self.values(bias));
         }
         (y, adapted)
     }

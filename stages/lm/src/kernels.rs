@@ -35,6 +35,7 @@ pub mod encoder;
 pub mod matmul;
 pub mod panels;
 pub mod pointwise;
+pub mod rows;
 pub mod tile;
 
 /// Lanes of a reduction. Sixteen independent sums fill one AVX-512 or two AVX2 registers, and since

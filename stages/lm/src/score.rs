@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use crate::backward::loss_block;
 use crate::forward::Packed;
 use crate::kernels::pointwise;
+use crate::kernels::rows;
 use crate::model::{LanguageModel, ModelError};
 
 /// Rows that are computed together unless the caller says otherwise.
@@ -61,7 +62,7 @@ fn logprobs(model: &LanguageModel, hidden: &[f32], packed: &Packed) -> Vec<f32> 
     let positions: Vec<usize> = spans.flat_map(|span| span[0]..span[1].max(1) - 1).collect();
     let mut logprobs = Vec::with_capacity(positions.len());
     for block in positions.chunks(loss_block(vocab)) {
-        let logits = model.logits(&pointwise::chosen_rows(hidden, width, block));
+        let logits = model.logits(&rows::chosen_rows(hidden, width, block));
         let each = logits.par_chunks_exact(vocab).zip(block);
         let each = each.map(|(logits, at)| logprob(logits, packed.ids[at + 1]));
         logprobs.extend(each.collect::<Vec<f32>>());

@@ -6,6 +6,7 @@ use super::Gradients;
 use crate::kernels::buffer::Buffer;
 use crate::kernels::matmul::{self, Operand, Put};
 use crate::kernels::pointwise;
+use crate::kernels::rows;
 use crate::model::LanguageModel;
 
 /// Logits that are held at once, as far as positions go.
@@ -66,7 +67,7 @@ impl LanguageModel {
         let mut sums = Sums::default();
         for (number, block) in active.chunks(size).enumerate() {
             let places: Vec<usize> = block.iter().map(|(i, _)| *i).collect();
-            let rows = pointwise::chosen_rows(hidden, width, &places);
+            let rows = rows::chosen_rows(hidden, width, &places);
             let mut logits = self.logits(&rows);
             let one = |(at, row): (usize, &mut [f32])| {
                 let base =

@@ -11,7 +11,7 @@ use crate::kernels::attention::{Attention, Row};
 use crate::kernels::matmul::{self, Operand, Put};
 use crate::kernels::panels::{Panels, Stored};
 use crate::kernels::tile::WIDTH;
-use crate::kernels::{encoder, pointwise};
+use crate::kernels::{encoder, pointwise, rows};
 use crate::model::ModelError;
 use crate::weights::{Weights, WeightsError};
 
@@ -256,7 +256,7 @@ impl Linear {
         let weight = Panels { outputs, inputs, values: &self.weight };
         let mut y = vec![0.0; x.len() / inputs * outputs];
         matmul::forward(&[(&Operand::of_rows(x, inputs), weight)], &mut y, Put::Set);
-        pointwise::add_to_rows(&mut y, &self.bias);
+        rows::add_to_rows(&mut y, &self.bias);
         y
     }
 }
