@@ -1,9 +1,9 @@
 //! The kind `diversify`: keeps some rows of a table, and measures how diverse its responses are.
 //!
-//! At most one way to choose rows or columns (`keep`, `dedupe` or `join`), then any metrics
-//! (`measure`). Without a way to choose the table passes unchanged, and is only measured.
+//! At most one way to choose rows or columns (`keep`, `dedupe`, `join`, `mix` or `replace`), then
+//! any metrics (`measure`). Without a way to choose the table passes unchanged, and is only measured.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use arrow::array::StringArray;
 use arrow::datatypes::DataType;
@@ -23,12 +23,15 @@ use crate::tables::{self, metric, share};
 
 mod chosen;
 mod column_statistics;
+mod combine;
 mod dedupe;
 mod distinct;
 mod embedded;
 mod groups;
 mod join;
 mod keep;
+mod mix;
+mod replace;
 mod similarity;
 
 use column_statistics::{ColumnMeasure, ColumnValues, of_measure};
@@ -36,6 +39,8 @@ use dedupe::Dedupe;
 use distinct::Distinct;
 use join::Join;
 use keep::KeepRule;
+use mix::MixPart;
+use replace::Replace;
 
 /// The metrics of `diversify`.
 const METRICS: &[MetricDecl] = &[
@@ -52,6 +57,16 @@ const METRICS: &[MetricDecl] = &[
     }),
     MetricDecl::given("unmatched", "Rows that the second table has not", |context| {
         context.params.get("join").map(|_| "unmatched".to_owned()).into_iter().collect()
+    }),
+    MetricDecl::given("mixed_N", "Rows of the entries of `mix`, by place", |context| {
+        let parts = context.params.get("mix").and_then(Value::as_array).map_or(0, Vec::len);
+        (0..parts).map(|place| format!("mixed_{place}")).collect()
+    }),
+    MetricDecl::given("replaced", "Rows that paraphrases took the place of", |context| {
+        context.params.get("replace").map(|_| "replaced".to_owned()).into_iter().collect()
+    }),
+    MetricDecl::given("originals", "Originals whose paraphrases were taken", |context| {
+        context.params.get("replace").map(|_| "originals".to_owned()).into_iter().collect()
     }),
     MetricDecl::given("COLUMN_STATISTIC", "Statistics of columns", |context| {
         let columns = of_measure(context.params.get("measure"));
@@ -95,20 +110,29 @@ pub const DIVERSIFY: Kind = Kind {
     close_elsewhere: false,
     retryable: false,
     tokens: None,
+    over: None,
     run,
 };
 
 parameters! {
     /// The parameters of `diversify`.
     struct DiversifyParams {
-        /// The table
-        data: &Table,
+        /// The table; `mix` has its own
+        data: Option<&Table>,
         /// Keeps the best rows of each group
         keep: Option<KeepRule>,
         /// Keeps the first of equal rows: equal in prompt and response, in columns, or in meaning
         dedupe: Option<Dedupe>,
         /// Adds the columns of a second table, row by row of equal keys
         join: Option<Join>,
+        /// Rows of several tables, drawn by the seed: a larger share holds the rows of a smaller
+        /// one. With `total` the mixture stays as large; where an entry has `rows`, that part does
+        mix: Option<Vec<MixPart>>,
+        /// Rows of the mixture, where all its entries have shares
+        #[range(0..)]
+        total: Option<u64>,
+        /// Puts paraphrases in the place of as many rows
+        replace: Option<Replace>,
         /// Metrics of the kept rows: different n-grams by all n-grams of the responses, split at
         /// white space; by the cosines of their embeddings the Vendi score, DCScore and the mean
         /// distance of two; and statistics of columns, `{ column: perplexity, of: [mean, q90] }`
@@ -119,7 +143,7 @@ parameters! {
         /// The model that embeds responses: a BERT of sentence-transformers, or the mean of a
         /// decoder's last states
         embeddings: Option<&Model>,
-        /// The seed of `keep: { random: true }`
+        /// The seed of `keep: { random: true }`, `mix` and `replace`
         #[range(0..)]
         seed: u64 = 0,
     }
@@ -155,8 +179,11 @@ fn outputs(params: &Map<String, Value>) -> Vec<OutputDecl> {
 }
 
 fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
+    if !check_data(check, problems) {
+        return None;
+    }
     let record = |name: &str| check.params.get(name).and_then(Value::as_object);
-    let ways: Vec<&str> = ["keep", "dedupe", "join"]
+    let ways: Vec<&str> = ["keep", "dedupe", "join", "mix", "replace"]
         .into_iter()
         .filter(|name| check.params.contains_key(*name))
         .collect();
@@ -173,16 +200,43 @@ fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     check_measure(check, ways.is_empty(), problems);
     check_embeddings(check, problems);
 
-    let columns = match (record("keep"), record("join")) {
-        (_, Some(join)) => join::check(check, join, problems)?,
-        (Some(keep), None) => {
+    match ways.as_slice() {
+        ["mix", ..] => {
+            let total = check.params.get("total").and_then(Value::as_u64);
+            mix::check(check, check.params.get("mix")?, total, problems)
+        }
+        ["replace", ..] => replace::check(check, record("replace")?, problems),
+        ["join", ..] => join::check(check, record("join")?, problems),
+        ["keep", ..] => {
+            let keep = record("keep")?;
             let ranks = keep.get("ranks") == Some(&Value::Bool(true));
             let schema = (check.columns)("data")?;
-            chosen::schema(&schema, ranks, keep.contains_key("fallback"))
+            Some(chosen::schema(&schema, ranks, keep.contains_key("fallback")))
         }
-        (None, None) => return (check.columns)("data"),
-    };
-    Some(columns)
+        _ => (check.columns)("data"),
+    }
+}
+
+/// Checks that the table is named in one place; whether there is one.
+fn check_data(check: &Check<'_>, problems: &mut Vec<Problem>) -> bool {
+    let given = check.inputs.iter().any(|input| input == "data");
+    match check.params.contains_key("mix") {
+        true if given => {
+            let problem = Problem::at("data", "`mix` names its tables itself");
+            problems.push(problem.hint("leave `data` out, or make it an entry of `mix`"));
+        }
+        false if !given => {
+            let problem = Problem::at("", "`diversify` needs `data`");
+            problems.push(problem.hint("`data`: the table"));
+            return false;
+        }
+        _ => {}
+    }
+    if check.params.contains_key("total") && !check.params.contains_key("mix") {
+        let problem = Problem::at("total", "`total` is the size of a mixture");
+        problems.push(problem.hint("leave it out, or give `mix`"));
+    }
+    true
 }
 
 fn check_measure(check: &Check<'_>, alone: bool, problems: &mut Vec<Problem>) {
@@ -190,7 +244,7 @@ fn check_measure(check: &Check<'_>, alone: bool, problems: &mut Vec<Problem>) {
     let measures = measures.map(Vec::as_slice).unwrap_or_default();
     if alone && measures.is_empty() {
         let problem = Problem::at("", "it has nothing to do");
-        problems.push(problem.hint("give `keep`, `dedupe`, `join` or `measure`"));
+        problems.push(problem.hint("give `keep`, `dedupe`, `join`, `mix`, `replace` or `measure`"));
     }
     if measures.iter().any(Value::is_string) {
         check.need(problems, "data", "response", &[DataType::Utf8]);
@@ -244,8 +298,13 @@ fn check_embeddings(check: &Check<'_>, problems: &mut Vec<Problem>) {
 
 fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
     let params: DiversifyParams = ctx.parameters()?;
-    let data = ctx.input("data")?.artifact();
     let mut metrics = Vec::new();
+    if let Some(parts) = &params.mix {
+        let (table, rows_in, counts) = mix::mix(ctx, parts, params.total, params.seed)?;
+        let path = ctx.cache.object_path(&table.digest);
+        return finish(ctx, params, Made { table, path, rows_in, metrics: counts });
+    }
+    let data = ctx.input("data")?.artifact();
     let table = match &params {
         DiversifyParams { keep: Some(keep), .. } => kept(ctx, keep, params.seed, &mut metrics)?,
         DiversifyParams { dedupe: Some(dedupe), .. } => {
@@ -256,17 +315,39 @@ fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
             metrics.push(metric("unmatched", joined.unmatched as f64, rows_of(data)?));
             joined.table
         }
+        DiversifyParams { replace: Some(replace), .. } => {
+            let (table, counts) = replace::replace(ctx, replace, params.seed)?;
+            metrics.extend(counts);
+            table
+        }
         _ => data.clone(),
     };
-    let rows_in = rows_of(data)?;
-    let rows_out = rows_of(&table)?;
-    metrics.insert(0, metric("rows_in", rows_in as f64, rows_in));
-    metrics.insert(1, metric("rows_out", rows_out as f64, rows_in));
-
     let path = match table.digest == data.digest {
         true => ctx.table("data")?.clone(),
         false => ctx.cache.object_path(&table.digest),
     };
+    finish(ctx, params, Made { table, path, rows_in: rows_of(data)?, metrics })
+}
+
+/// The table that a way to choose made.
+struct Made {
+    table: Artifact,
+    path: PathBuf,
+    rows_in: u64,
+    metrics: Vec<Metric>,
+}
+
+/// Measures the table.
+fn finish(
+    ctx: &Context<'_>,
+    params: DiversifyParams,
+    made: Made,
+) -> Result<NodeResult, StageError> {
+    let Made { table, path, rows_in, mut metrics } = made;
+    let rows_out = rows_of(&table)?;
+    metrics.insert(0, metric("rows_in", rows_in as f64, rows_in));
+    metrics.insert(1, metric("rows_out", rows_out as f64, rows_in));
+
     let (mut words, mut columns) = (Vec::new(), Vec::new());
     for item in params.measure {
         match item {

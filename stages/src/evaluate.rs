@@ -98,6 +98,7 @@ pub const EVALUATE: Kind = Kind {
     close_elsewhere: true,
     retryable: false,
     tokens: None,
+    over: None,
     run,
 };
 

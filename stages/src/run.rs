@@ -70,6 +70,7 @@ pub const RUN: Kind = Kind {
     close_elsewhere: false,
     retryable: true,
     tokens: None,
+    over: None,
     run,
 };
 
