@@ -127,6 +127,17 @@ pub enum Command {
     #[command(after_help = "Examples:\n  refrain results sweep.yaml --sort -target.accuracy\n  \
                             refrain results sweep.yaml --each --format csv -o sweep.csv")]
     Results(ResultsArgs),
+    /// Print the comparisons of arms, or one with the rows that flipped
+    #[command(after_help = "Examples:\n  refrain compare sweep.yaml\n  \
+                            refrain compare sweep.yaml keeps --rows 5")]
+    Compare(CompareArgs),
+    /// Compare two workflows, locks or runs: what changed, and what that did to the metrics
+    #[command(
+        after_help = "Each side is a workflow, a lock, `REVISION:LOCK` of git, or the log of \
+                            a run.\n\nExamples:\n  refrain diff HEAD~1:sweep.lock sweep.lock\n  \
+                            refrain diff sweep.lock sweep.yaml"
+    )]
+    Diff(DiffArgs),
     /// Draw the graph, as a Mermaid flowchart or for Graphviz
     #[command(after_help = "Example:\n  refrain graph sweep.yaml --as dot | dot -Tsvg > sweep.svg")]
     Graph(GraphArgs),
@@ -291,6 +302,28 @@ pub struct ResultsArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct CompareArgs {
+    #[command(flatten)]
+    pub workflow: WorkflowArgs,
+    /// A comparison, of which all is shown
+    pub name: Option<String>,
+    /// Number of rows to show in which the arms differ
+    #[arg(long, default_value_t = 10)]
+    pub rows: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// The earlier state
+    pub before: String,
+    /// The later state
+    pub after: String,
+    /// Folder of the cache [default: REFRAIN_CACHE, or `.refrain` beside each]
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub struct RunArgs {
     #[command(flatten)]
     pub workflow: WorkflowArgs,
@@ -303,7 +336,7 @@ pub struct RunArgs {
     /// Run at most N nodes at once [default: the number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub jobs: Option<u32>,
-    /// Memory that running stages may declare together, such as `8GB` [default: the machine's]
+    /// Memory that running stages may need together, such as `8GB` [default: what is free]
     #[arg(long, value_name = "SIZE", value_parser = units::size)]
     pub memory: Option<u64>,
     /// Keep running nodes that do not depend on a failed one

@@ -2,7 +2,9 @@
 
 mod cache;
 mod check;
+mod compare;
 mod completions;
+mod diff;
 mod doctor;
 mod explain;
 mod graph;
@@ -31,10 +33,12 @@ pub fn dispatch(arguments: &Arguments, observers: &Observers) -> Result<ExitCode
         Command::Explain(node) => explain::explain(node, format),
         Command::Show(show) => show::show(show, format),
         Command::Results(arguments) => results::results(arguments, format),
+        Command::Compare(arguments) => compare::compare(arguments, format),
         Command::Graph(arguments) => graph::graph(arguments, format),
         Command::Verify(verify) => verify::verify(verify, format),
         Command::Cache(command) => cache::cache(command, format),
         Command::Kind(arguments) => kind::kind(arguments, format),
+        Command::Diff(arguments) => diff::diff(arguments, format),
         Command::Doctor => doctor::doctor(format),
         Command::Schema => schema::schema(),
         Command::Completions(completions) => completions::completions(completions, format),

@@ -10,15 +10,24 @@ pub fn threads() -> usize {
     thread::available_parallelism().map_or(1, |n| n.get())
 }
 
-/// Bytes of memory, or of the part that this process may use; without a bound where the system does not say.
-pub fn memory() -> u64 {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let total = read("/proc/meminfo").lines().find_map(|line| {
-        let kilobytes = line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?;
-        kilobytes.trim().parse::<u64>().ok()
-    });
-    let group = read("/sys/fs/cgroup/memory.max").trim().parse().unwrap_or(u64::MAX);
-    total.map_or(u64::MAX, |kilobytes| kilobytes.saturating_mul(1024)).min(group)
+/// Bytes of memory that are free, in the machine and in the group of this process; without a bound where the system
+/// does not say. What the system keeps of files counts as free.
+pub fn free_memory() -> u64 {
+    let read = |name: &str| fs::read_to_string(name).unwrap_or_default();
+    let in_kilobytes = field(&read("/proc/meminfo"), "MemAvailable:");
+    let machine = in_kilobytes.map_or(u64::MAX, |kilobytes| kilobytes.saturating_mul(1024));
+
+    let group = |name: &str| read(&format!("/sys/fs/cgroup/memory.{name}"));
+    let used = group("current").trim().parse().unwrap_or(0u64);
+    let files = field(&group("stat"), "inactive_file").unwrap_or(0);
+    let most = group("max").trim().parse().unwrap_or(u64::MAX);
+    machine.min(most.saturating_sub(used.saturating_sub(files)))
+}
+
+/// The number behind a name in a text of the system.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// Graphics cards, as far as the system shows them as devices.

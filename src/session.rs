@@ -14,8 +14,9 @@ use refrain_engine::language::workflow::{Override, Workflow};
 use refrain_engine::language::yaml::MAX_BYTES;
 use refrain_engine::ledger::lock::{self, Lock, LockError};
 use refrain_engine::ledger::run_log::{self, LastRuns};
+use refrain_engine::report::comparison::{Comparisons, Stated};
 use refrain_engine::report::expect::{self, Expect};
-use refrain_engine::report::metric_names;
+use refrain_engine::report::metric_names::{self, MetricReference};
 use refrain_engine::report::results::{self, ResultColumns};
 use refrain_engine::store::Store;
 
@@ -26,7 +27,9 @@ use crate::command_error::CommandError;
 pub struct Session {
     /// Its graph.
     pub graph: Graph,
-    /// Its conditions.
+    /// Its comparisons, and the conditions on them.
+    pub comparisons: Comparisons,
+    /// Its conditions on metrics.
     pub expects: Vec<Expect>,
     /// The metrics that its table shows.
     pub columns: ResultColumns,
@@ -137,6 +140,7 @@ impl Session {
         };
         let declared = declared.as_deref().unwrap_or(&workflow.axes);
         let expects = expect::parse(&workflow, declared, &mut problems);
+        let stated = Stated::parse(&workflow, declared, &mut problems);
         let columns = results::parse(&workflow, &mut problems);
         let source = workflow.source.clone();
         // Read only where a source is absent.
@@ -149,11 +153,14 @@ impl Session {
             Sources::Present => Graph::build(workflow),
             Sources::Recorded => Graph::build_recorded(workflow, &find),
         };
-        let graph = match graph {
+        let (graph, comparisons) = match graph {
             Ok(graph) if problems.is_empty() => {
                 let of_expects = expects.iter().flat_map(|expect| &expect.of.metrics);
-                problems = metric_names::check(&graph, of_expects.chain(columns.metrics()));
-                graph
+                let figures: Vec<MetricReference> = stated.figures().collect();
+                let named = of_expects.chain(columns.metrics()).chain(&figures);
+                problems = metric_names::check(&graph, named);
+                let comparisons = stated.pair(&graph, &mut problems);
+                (graph, comparisons)
             }
             Ok(_) => return Err(Diagnostics::new(source, problems).into()),
             Err(mut diagnostics) => {
@@ -166,7 +173,15 @@ impl Session {
         }
 
         let overridden = !arguments.set.is_empty();
-        Ok(ManuallyDrop::new(Session { graph, expects, columns, lock, cache, overridden }))
+        Ok(ManuallyDrop::new(Session {
+            graph,
+            comparisons,
+            expects,
+            columns,
+            lock,
+            cache,
+            overridden,
+        }))
     }
 
     /// Returns the axes, params and sources that nothing reads, as problems.
@@ -191,10 +206,7 @@ impl Session {
 
     /// The lock, empty where there is none.
     pub fn lock(&self) -> Result<Lock, CommandError> {
-        match Lock::read(&self.lock) {
-            Err(LockError::Missing(_)) => Ok(Lock::default()),
-            other => Ok(other?),
-        }
+        read_lock(&self.lock)
     }
 
     /// What the logged runs of the workflow say of its nodes.
@@ -254,6 +266,14 @@ impl Session {
                 ))
             }
         }
+    }
+}
+
+/// Reads a lock, empty where there is none.
+pub fn read_lock(lock: &Path) -> Result<Lock, CommandError> {
+    match Lock::read(lock) {
+        Err(LockError::Missing(_)) => Ok(Lock::default()),
+        other => Ok(other?),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::space::{Space, shared};
 
 /// The word for `--sandbox` here: that every layer is needed, or that those here must do. `None`,
 /// with a printed reason, where nothing can be run.
-fn sandbox() -> Option<&'static str> {
+pub fn sandbox() -> Option<&'static str> {
     let said = Space::new().run(&["doctor", "--format", "json"]);
     let offered: Value =
         serde_json::from_str(&said.stdout).unwrap_or_else(|e| panic!("{e}: {}", said.stderr));

@@ -64,7 +64,10 @@ stages:
   judged: { evaluate: { data: rows, task: exact_match, ignore_case: \"${fold}\" } }
   listed: { run: { command: [sh, -c, 'ls > ${out.names}'], outputs: { names: file } } }
 sweep: { fold: [false, true] }
+compare:
+  folds: { stage: judged, metric: accuracy, between: { fold: [true, false] } }
 expect:
+  - { compare: folds, at_least: 0.5 }
   - { stage: judged, at: { fold: true }, metric: accuracy, value: 1.0, within: 0.1, source: a paper }
 ";
 
@@ -89,12 +92,17 @@ fn every_command_prints_what_is_documented() {
     let run = json(&["run", "w.yaml"]);
     compare("run", &run.stdout);
     compare("results", &json(&["results", "w.yaml"]).stdout);
+    compare("compare", &json(&["compare", "w.yaml"]).stdout);
+    compare("compare NAME", &json(&["compare", "w.yaml", "folds"]).stdout);
+    std::fs::copy(space.path("w.lock"), space.path("old.lock")).unwrap();
     compare("show a table", &json(&["show", "w.yaml", "judged[fold=true]"]).stdout);
     compare("show a file", &json(&["show", "w.yaml", "listed"]).stdout);
     space.edit("w.yaml", "task: exact_match", "task: exact_match, bootstrap: 10");
     compare("plan", &json(&["plan", "w.yaml"]).stdout);
     compare("explain", &json(&["explain", "w.yaml", "judged[fold=true]"]).stdout);
     compare("explain several", &json(&["explain", "w.yaml"]).stdout);
+    other(&space);
+    compare("diff", &json(&["diff", "old.lock", "other.yaml"]).stdout);
     let verify = json(&["verify", "w.yaml", "--recompute", "all"]);
     assert_eq!(verify.code, 3);
     compare("verify", &verify.stdout);
@@ -111,6 +119,18 @@ fn every_command_prints_what_is_documented() {
     let wrong = json(&["check", "w.yaml"]);
     assert_eq!((wrong.code, wrong.stdout.as_str()), (2, ""), "errors go to stderr");
     compare("errors", &wrong.stderr);
+}
+
+/// Runs a workflow like the documented one, with another parameter and another table.
+fn other(space: &Space) {
+    let text = space.read("w.yaml").replace("  - { compare: folds, at_least: 0.5 }\n", "");
+    let text = text.replace("data: rows", "data: others");
+    space.write(
+        "other.yaml",
+        &text.replace("rows: { path: rows.jsonl }", "others: { path: others.jsonl }"),
+    );
+    space.write("others.jsonl", &space.read("rows.jsonl").replace("Yes", "perhaps"));
+    space.run(&["run", "other.yaml"]);
 }
 
 /// Damages the first object.

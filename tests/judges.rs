@@ -1,6 +1,6 @@
 //! A model as the judge of responses, and how far the order of two texts decides what it says.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::artifacts::{table, texts, truths};
 use crate::space::Space;
@@ -118,4 +118,102 @@ fn judgements_may_be_given() {
     space.edit("w.yaml", ", judgements: judged", "");
     let said = space.fails(&["check", "w.yaml"]);
     assert!(said.contains("`task: judge` needs `judge`"), "{said}");
+}
+
+/// Verdicts of a judge and of people, with what scikit-learn says of them.
+const AGREEMENT: &str = include_str!("judges/agreement.json");
+
+/// The answers of a judge that mean a verdict: in one order, and in the other.
+fn answers(verdict: &str, pairs: bool) -> [&str; 2] {
+    match (pairs, verdict) {
+        (true, "response") => ["Verdict: A", "Verdict: B"],
+        (true, "reference") => ["Verdict: B", "Verdict: A"],
+        (true, "tie") => ["Verdict: A", "Verdict: A"],
+        (false, "right") => ["Verdict: right", ""],
+        (false, "wrong") => ["Verdict: wrong", ""],
+        _ => ["who knows", "Verdict: A"],
+    }
+}
+
+/// The agreement and kappa of a judge with people; `human` makes a verdict of a person's.
+fn agreement(case: &Value, human: impl Fn(&str) -> Value) -> (f64, f64) {
+    let space = Space::new();
+    let pairs = case["pairs"] == true;
+    let words = |name: &str| -> Vec<String> { serde_json::from_value(case[name].clone()).unwrap() };
+    let (mut rows, mut judged, mut swapped) = (String::new(), String::new(), String::new());
+    for (judge, person) in words("judge").iter().zip(words("human")) {
+        let row = json!({ "response": "a", "reference": "b", "person": human(&person) });
+        rows.push_str(&format!("{row}\n"));
+        let [first, second] = answers(judge, pairs);
+        judged.push_str(&format!("{}\n", json!({ "response": first })));
+        swapped.push_str(&format!("{}\n", json!({ "response": second })));
+    }
+    // A row that nobody judged does not count.
+    space.write("rows.jsonl", &format!("{rows}{{\"response\": \"a\", \"reference\": \"b\"}}\n"));
+    space.write("judged.jsonl", &format!("{judged}{{\"response\": \"Verdict: A\"}}\n"));
+    space.write("swapped.jsonl", &format!("{swapped}{{\"response\": \"Verdict: B\"}}\n"));
+    let both = if pairs { ", pairs: true, swapped: swapped" } else { "" };
+    space.write(
+        "w.yaml",
+        &format!(
+            "refrain: 1\ndata:\n  rows: {{ path: rows.jsonl }}\n  judged: {{ path: judged.jsonl }}\n  \
+             swapped: {{ path: swapped.jsonl }}\nstages:\n  j: {{ evaluate: {{ data: rows, task: judge, \
+             judgements: judged, human: person{both} }} }}\n"
+        ),
+    );
+    let report = space.report("w.yaml", &[]);
+    let nodes = report["nodes"].as_array().unwrap();
+    let judged = nodes.iter().find(|node| node["node"] == "j").unwrap();
+    let figure = |name: &str| {
+        let metrics = judged["metrics"].as_array().unwrap();
+        let metric = metrics.iter().find(|metric| metric["metric"] == name).unwrap();
+        assert_eq!(metric["n"], words("judge").len(), "{name}");
+        metric["value"].as_f64().unwrap_or(f64::NAN)
+    };
+    (figure("human_agreement"), figure("human_kappa"))
+}
+
+#[test]
+fn judges_are_compared_with_people_as_scikit_learn_does() {
+    let cases: Vec<Value> = serde_json::from_str(AGREEMENT).unwrap();
+    for case in &cases {
+        let close = |found: (f64, f64)| {
+            let kappa = case["kappa"].as_f64().unwrap_or(f64::NAN);
+            assert_eq!(found.0, case["agreement"].as_f64().unwrap(), "{case}");
+            let is_close = (found.1 - kappa).abs() < 1e-12 || found.1.is_nan() && kappa.is_nan();
+            assert!(is_close, "{found:?} {case}");
+        };
+        close(agreement(case, |word| json!(word)));
+        if case["pairs"] == false {
+            close(agreement(case, |word| json!(word == "right")));
+        }
+    }
+}
+
+#[test]
+fn verdicts_of_people_are_checked() {
+    let space = Space::new();
+    space.write("rows.jsonl", "{\"response\": \"a\", \"n\": 1, \"person\": \"maybe\"}\n");
+    space.write("judged.jsonl", "{\"response\": \"Verdict: right\"}\n");
+    let stage = "task: judge, judgements: judged, human: person";
+    space.write(
+        "w.yaml",
+        &format!(
+            "refrain: 1\ndata: {{ rows: {{ path: rows.jsonl }}, judged: {{ path: judged.jsonl }} }}\n\
+             stages: {{ j: {{ evaluate: {{ data: rows, {stage} }} }} }}\n"
+        ),
+    );
+    let said = space.fails(&["run", "w.yaml", "--quiet"]);
+    assert!(said.contains("row 0 (`") && said.contains("its `person` is not a verdict"), "{said}");
+    assert!(said.contains("verdicts are `right` and `wrong`"), "{said}");
+    for (to, expected) in [
+        ("task: judge, judgements: judged, human: n", "column `n` is int64, expected bool or text"),
+        ("task: judge, judgements: judged, human: x", "the table has no column `x`"),
+        ("task: exact_match, human: person", "`task: exact_match` takes no `human`"),
+    ] {
+        space.edit("w.yaml", stage, to);
+        let said = space.fails(&["check", "w.yaml"]);
+        assert!(said.contains(expected), "{said}");
+        space.edit("w.yaml", to, stage);
+    }
 }

@@ -21,10 +21,13 @@ mod choose; // the best of what was made at the values of an axis, and models ke
 mod choosing; // rows that are kept, joined and measured
 mod code; // programs of a model, and what the sandbox needs
 mod commands; // drawings, completions, manual pages
+mod comparing; // two arms, paired by row and seed
 mod composition; // the examples of docs/composition.md, and the recipes
 #[cfg(unix)]
 mod crash; // faults at every step of a run, and damage to every file of a cache
 mod data_in; // tables of every format, in shards, exploded and filtered
+mod differing; // what changed between two states of a workflow
+mod diversity; // measures of diversity, and rows that are selected by them
 mod errors; // what wrong workflows and sources are told
 #[cfg(unix)]
 mod events; // the run log, log lines and traces
@@ -45,6 +48,7 @@ mod likeliest; // options of a question by their log-probabilities
 mod lock; // the lock's format, and its writers
 mod look_ahead; // what plan and explain say before a run
 mod masking; // the first paper's masks and distributions
+mod memory; // what needs more than there is
 mod mixing; // mixtures of tables, and paraphrases in the place of rows
 mod models; // model cards
 mod own_metrics; // metrics that a command writes

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::artifacts::{lines, table, texts};
+use crate::artifacts::{lines, shown, table, texts, truths};
+use crate::code::sandbox;
 use crate::space::{Space, shared};
 
 /// Shows prompts as a model gets them, up to the template.
@@ -88,6 +89,58 @@ fn mbpp_is_asked_as_its_authors_ask_it() {
         })
         .collect();
     renders(include_str!("../workflows/prompts/mbpp.yaml"), &rows);
+}
+
+/// A model that has learnt one program by heart.
+const LEARNS: &str = r#"
+refrain: 1
+data: { learnt: { path: learnt.jsonl } }
+stages:
+  model:
+    finetune:
+      data: learnt
+      full: true
+      from:
+        config: { hidden_size: 32, intermediate_size: 64, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 1024 }
+        tokenizer: { vocab_size: 262 }
+      steps: 100
+      batch_size: 2
+      learning_rate: 1e-2
+      seed: 1
+      prompt: |-
+"#;
+
+#[test]
+fn mbpp_is_judged_from_its_file() {
+    let Some(sandbox) = sandbox() else { return };
+    let workflow = include_str!("../workflows/prompts/mbpp.yaml");
+    let space = Space::new();
+    // White space parts the word `python` from the fence, which the authors' evaluator forgives.
+    let program = "``` python\ndef add(a, b):\n    return a + b\n```";
+    let problem = |text: &str, test: &str| json!({ "text": text, "test_list": [test], "code": "" });
+    let problems = [
+        problem("Add two numbers.", "assert add(1, 2) == 3"),
+        problem("Subtract two numbers.", "assert add(1, 2) == -1"),
+    ];
+    let mut learnt = String::new();
+    for mut problem in problems.clone() {
+        problem["response"] = json!(program);
+        learnt.push_str(&format!("{problem}\n"));
+    }
+    space.write("learnt.jsonl", &learnt);
+    space.write("problems.jsonl", &problems.map(|problem| format!("{problem}\n")).concat());
+    space.write("w.yaml", &format!("{LEARNS}{}", template(workflow)));
+    space.report("w.yaml", &[]);
+
+    space.write("mbpp.yaml", workflow);
+    let model = space.run(&["show", "w.yaml", "model", "--path"]).stdout;
+    let folder = format!("folder={}", model.trim());
+    let set = ["--set", &folder, "--set", "problems=problems.jsonl", "--sandbox", sandbox];
+    space.report("mbpp.yaml", &set);
+    let judged = shown(&space, &[&["mbpp.yaml", "judged"], &set[..]].concat());
+    let found = "def add(a, b):\n    return a + b";
+    assert_eq!(texts(&judged, "prediction"), [Some(found.to_owned()), Some(found.to_owned())]);
+    assert_eq!(truths(&judged, "correct"), [true, false]);
 }
 
 #[test]

@@ -157,5 +157,127 @@ fn a_column_names_the_database_of_each_row() {
     assert!(said.contains("not a database"), "{said}");
     space.edit("w.yaml", named, "trim: true");
     let said = space.fails(&["check", "w.yaml"]);
-    assert!(said.contains("`task: sql` needs one of `database` and `databases`"), "{said}");
+    assert!(
+        said.contains(
+            "`task: sql` needs one of `database`, `databases.files` and `databases.folder`"
+        ),
+        "{said}"
+    );
+}
+
+/// A folder of two databases as BIRD lays them out, and a row about each.
+fn bird() -> Space {
+    let space = shop();
+    for (name, count) in [("shop", 3), ("bank", 0)] {
+        space.write(&format!("dbs/{name}/database_description/item.csv"), "name\n");
+        let path = space.path(&format!("dbs/{name}/{name}.sqlite"));
+        let database = Connection::open(path).unwrap();
+        database.execute_batch("CREATE TABLE item (name TEXT)").unwrap();
+        for _ in 0..count {
+            database.execute_batch("INSERT INTO item VALUES ('pen')").unwrap();
+        }
+    }
+    space.write("dbs/.DS_Store", "hidden");
+    space.edit("w.yaml", "  rows:", "  dbs: { path: dbs, type: folder }\n  rows:");
+    space.edit("w.yaml", "database: shop", "databases: { folder: dbs }");
+    space.write("rows.jsonl", &[named("shop", 3), named("bank", 0)].concat());
+    space
+}
+
+/// A row about a database whose table has so many rows.
+fn named(database: &str, rows: u8) -> String {
+    let reference = format!("SELECT {rows}");
+    let row = json!({
+        "db_id": database, "response": "SELECT count(*) FROM item", "reference": reference,
+    });
+    format!("{row}\n")
+}
+
+#[test]
+fn a_folder_holds_the_database_of_each_row() {
+    let space = bird();
+    let verdicts = || truths(&table(&space, "judged[as=set]"), "correct");
+    space.report("w.yaml", &[]);
+    assert_eq!(verdicts(), [true, true]);
+    let folder: Vec<_> = std::fs::read_dir(space.path("dbs/shop")).unwrap().collect();
+    assert_eq!(folder.len(), 2, "nothing is written beside a database");
+    let shown = space.run(&["show", "w.yaml", "dbs"]).stdout;
+    assert!(shown.starts_with("path    dbs\n"), "{shown}");
+
+    // What a database holds is in the key; a hidden file is not.
+    space.write("dbs/.DS_Store", "changed");
+    assert!(space.ran("w.yaml", &[]).is_empty());
+    let bank = Connection::open(space.path("dbs/bank/bank.sqlite")).unwrap();
+    bank.execute_batch("INSERT INTO item VALUES ('ink')").unwrap();
+    assert_eq!(space.run(&["verify", "w.yaml"]).code, 3);
+    assert_eq!(space.ran("w.yaml", &[]).len(), 2);
+    assert_eq!(verdicts(), [true, false]);
+    assert_eq!(space.run(&["verify", "w.yaml", "--recompute", "all"]).code, 0);
+    std::fs::remove_dir_all(space.path("dbs")).unwrap();
+    assert_eq!(space.run(&["verify", "w.yaml", "--no-data"]).code, 0);
+}
+
+#[test]
+fn a_name_reaches_no_file_outside_of_the_folder() {
+    let space = bird();
+    space.write("elsewhere/shop/shop.sqlite", "");
+    std::os::unix::fs::symlink(space.path("elsewhere/shop"), space.path("dbs/link")).unwrap();
+    for name in ["../elsewhere/shop", "shop/../shop", "link", "database_description", ""] {
+        space.write("rows.jsonl", &named(name, 0));
+        let said = space.fails(&["run", "w.yaml", "--quiet"]);
+        assert!(said.contains(&format!("there is no database `{name}`")), "{said}");
+        assert!(said.contains("`bank`, `shop`") || said.contains("did you mean"), "{said}");
+    }
+    for (from, to, expected) in [
+        ("databases: { folder: dbs }", "database: dbs", "`dbs` is a folder"),
+        ("databases: { folder: dbs }", "databases: { folder: rows }", "`rows` is a table"),
+        (
+            "databases: { folder: dbs }",
+            "databases: { folder: dbs, files: { a: dbs } }",
+            "`dbs` is a folder",
+        ),
+        (
+            "databases: { folder: dbs }",
+            "databases: { folder: dbs }, database: shop",
+            "needs one of",
+        ),
+        ("path: dbs,", "path: rows.jsonl,", "is a file, not a folder"),
+        ("type: folder", "type: file", "is a folder, not a file"),
+        ("path: dbs,", "path: none,", "there is no `"),
+    ] {
+        let space = bird();
+        space.edit("w.yaml", from, to);
+        let said = space.fails(&["check", "w.yaml"]);
+        assert!(said.contains(expected), "{said}");
+    }
+    std::fs::create_dir(space.path("empty")).unwrap();
+    space.write("other/a.txt", "no database");
+    for (folder, expected) in [("empty", "holds no files"), ("other", "holds no databases")] {
+        space.edit(
+            "w.yaml",
+            "dbs: { path: ",
+            &format!("dbs: {{ path: {folder}, type: folder }} #"),
+        );
+        let said = space.fails(&["run", "w.yaml", "--quiet"]);
+        assert!(said.contains(expected), "{said}");
+        space.edit("w.yaml", &format!("{folder}, type: folder }} #"), "");
+    }
+}
+
+/// A command gets a copy of the files that are in its key.
+#[test]
+fn a_folder_is_an_input_of_a_command() {
+    let space = bird();
+    space.write(
+        "w.yaml",
+        "refrain: 1\ndata: { dbs: { path: dbs, type: folder } }\nstages:\n  s:\n    run:\n      \
+         command: [sh, -c, 'cd \"$0\" && find . -type f | sort > \"../$1\"', '${in.dbs}', '${out.list}']\n      \
+         inputs: { dbs: dbs }\n      outputs: { list: file }\n",
+    );
+    space.report("w.yaml", &[]);
+    let path = space.run(&["show", "w.yaml", "s", "--path"]).stdout;
+    let listed = std::fs::read_to_string(space.path(path.trim())).unwrap();
+    let expected = "./bank/bank.sqlite\n./bank/database_description/item.csv\n\
+                    ./shop/database_description/item.csv\n./shop/shop.sqlite\n";
+    assert_eq!(listed, expected);
 }

@@ -18,12 +18,21 @@ pub enum ArtifactKind {
     Model,
     /// Any other file.
     File,
+    /// Any other folder, of which only sources are.
+    Folder,
+}
+
+impl ArtifactKind {
+    /// Whether an artifact of this kind is a folder.
+    pub fn is_folder(self) -> bool {
+        matches!(self, ArtifactKind::Model | ArtifactKind::Folder)
+    }
 }
 
 /// One output of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Artifact {
-    /// Whether it is a table, a model or another file.
+    /// Whether it is a table, a model, or another file or folder.
     pub kind: ArtifactKind,
     /// Digest of the file, or of the folder's listing.
     pub digest: Digest,

@@ -66,9 +66,9 @@ impl Objects {
             return Err(Corrupt::Size { path, expected: artifact.bytes, found });
         }
 
-        let found = match artifact.kind {
-            ArtifactKind::Table | ArtifactKind::File => hash(&path).map(|(digest, _)| digest),
-            ArtifactKind::Model => digest_folder(&path, hash),
+        let found = match artifact.kind.is_folder() {
+            false => hash(&path).map(|(digest, _)| digest),
+            true => digest_folder(&path, hash),
         };
         match found {
             Ok(found) if found == artifact.digest => Ok(()),
@@ -143,11 +143,11 @@ pub(crate) fn seal_file(path: &Path) -> Result<(SealedFile, u64), CacheError> {
 /// Returns the bytes of a file, or of all files of a folder; an error for any other entry.
 fn size_of(path: &Path, kind: ArtifactKind) -> io::Result<u64> {
     let metadata = path.symlink_metadata()?;
-    match kind {
-        ArtifactKind::Table | ArtifactKind::File if metadata.is_file() => Ok(metadata.len()),
-        ArtifactKind::Model if metadata.is_dir() => folder::total_size(path),
-        ArtifactKind::Table | ArtifactKind::File => Err(io::Error::other("it is not a file")),
-        ArtifactKind::Model => Err(io::Error::from(io::ErrorKind::NotADirectory)),
+    match kind.is_folder() {
+        false if metadata.is_file() => Ok(metadata.len()),
+        true if metadata.is_dir() => folder::total_size(path),
+        false => Err(io::Error::other("it is not a file")),
+        true => Err(io::Error::from(io::ErrorKind::NotADirectory)),
     }
 }
 

@@ -53,6 +53,8 @@ pub enum Work {
     Model(PathBuf),
     /// Names a file.
     File(PathBuf),
+    /// Names a folder.
+    Folder(PathBuf),
     /// Puts the tables of all nodes of a stage under each other, the axes as first columns.
     Gather {
         /// The axes' names.
@@ -80,6 +82,7 @@ impl Work {
             }),
             Work::Model(path) => Some(SourcePlace::new(path, ArtifactKind::Model)),
             Work::File(path) => Some(SourcePlace::new(path, ArtifactKind::File)),
+            Work::Folder(path) => Some(SourcePlace::new(path, ArtifactKind::Folder)),
             Work::Gather { .. } | Work::Stage { .. } => None,
         }
     }
@@ -109,7 +112,12 @@ pub struct Node {
 impl Node {
     /// Whether the node is a source: read but not made by the workflow.
     pub fn is_source(&self) -> bool {
-        matches!(self.work, Work::Source(_) | Work::Model(_) | Work::File(_))
+        matches!(self.work, Work::Source(_)) || self.is_read_in_place()
+    }
+
+    /// Whether the node is a source that its readers read where it lies.
+    pub fn is_read_in_place(&self) -> bool {
+        matches!(self.work, Work::Model(_) | Work::File(_) | Work::Folder(_))
     }
 
     /// Whether the main output is that of one of the inputs, passed on.
@@ -123,6 +131,7 @@ impl Node {
             Work::Source(_) => "source",
             Work::Model(_) => "model",
             Work::File(_) => "file",
+            Work::Folder(_) => "folder",
             Work::Gather { .. } => "gather",
             Work::Stage { kind, .. } => kind.name,
         }

@@ -7,6 +7,7 @@
 mod context;
 mod declare;
 mod describe;
+mod memory;
 mod metrics;
 pub(crate) mod metrics_table;
 mod placeholders;
@@ -20,10 +21,11 @@ use serde_json::{Map, Value};
 
 pub use context::{Cancel, Context, Input, Progress, Resources, StageError};
 pub use declare::{
-    Anything, Bounds, CommandText, File, MetricName, Model, Number, Numbers, Parameter, Parameters,
-    Referent, SecretText, Table, choices, one_of, parameters, trimmed,
+    Anything, Bounds, CommandText, File, Folder, MetricName, Model, Number, Numbers, Parameter,
+    Parameters, Referent, SecretText, Table, choices, one_of, parameters, trimmed,
 };
 pub use describe::describe;
+pub use memory::{MemoryContext, MemoryNeed};
 pub use metrics::{MetricContext, MetricDecl};
 pub use placeholders::placeholders;
 pub(crate) use values::written_as_placeholder;
@@ -347,6 +349,8 @@ pub struct Kind {
     /// are then what a reference stands for at the values of the axis. The node does not depend on the axis, and its
     /// main output is one of those artifacts, passed on.
     pub over: Option<&'static str>,
+    /// Estimates the memory of a node, where that is much.
+    pub memory: Option<fn(&MemoryContext<'_>) -> MemoryNeed>,
     /// Runs one node.
     pub run: fn(&Context<'_>) -> Result<NodeResult, StageError>,
 }

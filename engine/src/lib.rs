@@ -21,4 +21,5 @@ pub mod plan;
 pub mod report;
 pub mod run;
 pub mod source;
+pub mod statistics;
 pub mod store;

@@ -102,6 +102,11 @@ pub fn plan<'a>(
     plan_of(graph, store, last, &vec![true; graph.nodes.len()])
 }
 
+/// Looks up all nodes, as [`plan()`] does, without comparing any with the last run.
+pub fn look_up<'a>(graph: &'a Graph, store: &'a Store) -> Result<Plan<'a>, StateError> {
+    plan(graph, store, &BTreeMap::new())
+}
+
 /// Plans the wanted nodes, which all that they are made from are among; of the others the plan says nothing.
 fn plan_of<'a>(
     graph: &'a Graph,

@@ -1,6 +1,8 @@
-//! Reports on results: tables, conditions, and verification against a lock.
+//! Reports on results: tables, comparisons, conditions, and verification against a lock.
 
-pub mod compare;
+pub mod artifact_difference;
+pub mod comparison;
+pub mod diff;
 pub mod expect;
 pub mod expression;
 pub mod metric_names;

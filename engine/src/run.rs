@@ -29,8 +29,8 @@ use tracing::{debug, debug_span, info, info_span, trace_span};
 
 use refrain_cache::Stored;
 
-use crate::graph::{Graph, NodeId, Work};
-use crate::kind::{Cancel, StageError};
+use crate::graph::{Graph, Node, NodeId, Work};
+use crate::kind::{Cancel, MemoryContext, StageError};
 use crate::plan::state::{Hashed, Lookup, NodeState, PendingNode, State, StateError};
 use crate::store::{Store, StoreError};
 
@@ -52,7 +52,7 @@ pub struct RunOptions<'a> {
     pub jobs: usize,
     /// Threads of the machine that nodes share, 1 or more.
     pub threads: usize,
-    /// Bytes of memory that running nodes may declare together.
+    /// Bytes of memory that running nodes may need together, as declared or estimated.
     pub memory: u64,
     /// Graphics cards that running nodes may declare together.
     pub gpus: usize,
@@ -322,7 +322,7 @@ impl<'a, 'o> Runner<'a, 'o> {
                 return self.cached(id, *done);
             }
             // There is nothing to compute.
-            Lookup::Done(done) if matches!(node.work, Work::Model(_) | Work::File(_)) => {
+            Lookup::Done(done) if node.is_read_in_place() => {
                 return self.finish(id, *done);
             }
             Lookup::Done(done) => {
@@ -332,7 +332,20 @@ impl<'a, 'o> Runner<'a, 'o> {
                 Box::new(PendingNode { key, manifest, seen, damaged: None })
             }
         };
-        self.resources.enqueue(id, ResourceDemand::of(&node.settings), pending);
+        self.resources.enqueue(id, self.demand(node), pending);
+    }
+
+    /// The resources of a node that is ready: what its stage declares, else what its kind estimates.
+    fn demand(&self, node: &Node) -> ResourceDemand {
+        let estimate = || match &node.work {
+            Work::Stage { kind, params } => Some(kind.memory?(&MemoryContext {
+                params: &params.to_map(),
+                inputs: &self.state.inputs(node)?.by_path,
+                batch: node.settings.batch,
+            })),
+            _ => None,
+        };
+        ResourceDemand::of(&node.settings, estimate)
     }
 
     fn start<'scope, 'env>(
@@ -354,6 +367,7 @@ impl<'a, 'o> Runner<'a, 'o> {
             inputs,
             cache: self.store.cache(),
             threads: node.settings.threads.unwrap_or(share).clamp(1, self.options.threads.max(1)),
+            memory_limit: self.options.memory,
             fresh: self.options.force.contains(&id),
             cancel: self.cancel,
             environment: self.options.environment,

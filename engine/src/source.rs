@@ -20,11 +20,13 @@ mod numbers;
 mod params;
 mod piece;
 pub mod recorded;
+mod replace;
 mod rows;
 pub mod seen;
 mod shards;
 mod spec;
 mod text;
+mod walk;
 
 use std::path::PathBuf;
 
@@ -46,12 +48,16 @@ pub use filter::Filter;
 pub use format::Format;
 pub use locate::{Located, locate};
 pub use params::{MODEL_PARAMS, PARAMS};
+pub use replace::Replacement;
 pub use rows::Rows;
 pub use shards::exists;
 pub use spec::{OptionProblem, SourceSpec};
+pub use walk::Walk;
 
 /// Version of the rows that a source becomes: raised when they change for some file.
-pub const VERSION: u32 = 2;
+const VERSION: u32 = 2;
+/// Version of the tables' bytes: schema conventions, codec, row groups.
+pub(crate) const TABLE_VERSION: u32 = 1;
 
 impl SourceSpec {
     /// Returns the columns of the table that it becomes, from the file's header or first rows.

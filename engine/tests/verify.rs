@@ -55,8 +55,10 @@ fn a_raised_version_is_named() {
     let store = Store::open(&folder.path().join("cache")).unwrap();
     let (old, new) = (graph(&OLD), graph(&NEW));
     let mut lock = Lock { version: "0.0.9".into(), ..Lock::default() };
-    lock.update(&old, &report(&old, &store), true);
-    let check = |graph: &Graph| verify(graph, &lock, Some(&store), &[], Default::default());
+    lock.update(&old, &report(&old, &store), &[], true);
+    let check = |graph: &Graph| {
+        verify(graph, &lock, Some(&store), &[], &Default::default(), Default::default())
+    };
     assert!(check(&old).mismatches.is_empty());
     let found = check(&new).mismatches;
     assert_eq!(found.len(), 1, "{found:?}");
@@ -68,7 +70,7 @@ fn a_raised_version_is_named() {
         )
     );
     let mut after = lock.clone();
-    after.update(&new, &report(&new, &store), true);
+    after.update(&new, &report(&new, &store), &[], true);
     let changed = changes(&new, &lock, &after, &store);
     assert_eq!((changed.len(), changed[0].what), (1, "key"));
     assert_eq!(changed[0].differences.len(), 1);

@@ -1,5 +1,6 @@
-//! `refrain results`: a row per sweep point, a column per metric or expression of metrics.
+//! `refrain results`: a row per sweep point, a column per metric or expression of metrics; then the comparisons.
 
+use std::panic::resume_unwind;
 use std::process::ExitCode;
 
 use serde_json::{Map, Value, json};
@@ -9,6 +10,7 @@ use refrain_engine::graph::NodeId;
 use refrain_engine::language::diagnostic::suggest;
 use refrain_engine::language::explain::ErrorClass;
 use refrain_engine::plan;
+use refrain_engine::report::comparison::ComparedRow;
 use refrain_engine::report::results::{
     self, Cell, Heading, NodeStatus, ResultColumns, Results, Row,
 };
@@ -17,8 +19,10 @@ use crate::cli::{self, Format};
 use crate::command_error::CommandError;
 use crate::escape::escape_controls;
 use crate::output;
-use crate::session::{Opened, Session, Sources};
+use crate::session::{Opened, Session, Sources, existing_store, read_lock};
 use crate::up_to_date::UpToDateInput;
+
+use super::compare::{self, known_rows};
 
 /// Prints the metrics that the cache, or else the lock, has for the workflow.
 pub fn results(arguments: &cli::ResultsArgs, format: Format) -> Result<ExitCode, CommandError> {
@@ -28,15 +32,15 @@ pub fn results(arguments: &cli::ResultsArgs, format: Format) -> Result<ExitCode,
         true => None,
         false => UpToDateInput::new(&arguments.workflow, &opened).and_then(|input| input.find()),
     };
-    let mut table = match kept {
-        Some(kept) => kept.results,
+    let (mut table, comparisons) = match kept {
+        Some(kept) => (kept.results, kept.comparisons),
         None => planned(opened, arguments)?,
     };
     if let Some(heading) = &arguments.sort {
         sort(&mut table, heading)?;
     }
 
-    let mut text = text(&table, format);
+    let mut text = text(&table, &comparisons, format);
     if table.rows.is_empty() && format == Format::Human {
         text = "there are no results yet: `refrain run` makes them\n".into();
     }
@@ -52,18 +56,26 @@ pub fn results(arguments: &cli::ResultsArgs, format: Format) -> Result<ExitCode,
         }
     }
     if format != Format::Json {
-        reasons(&table);
+        reasons(&table, &comparisons);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Collects the table by a plan of the workflow.
-fn planned(opened: Opened, arguments: &cli::ResultsArgs) -> Result<Results, CommandError> {
-    let session = Session::of(opened, &arguments.workflow, Sources::Recorded)?;
+/// Collects both tables by a plan of the workflow.
+fn planned(
+    opened: Opened,
+    arguments: &cli::ResultsArgs,
+) -> Result<(Results, Vec<ComparedRow>), CommandError> {
+    // Lock and cache are read while the graph is built.
+    let (lock, cache) = (opened.lock.clone(), opened.cache.clone());
+    let (session, (lock, store)) = std::thread::scope(|scope| {
+        let kept = scope.spawn(|| (read_lock(&lock), existing_store(&cache)));
+        let session = Session::of(opened, &arguments.workflow, Sources::Recorded);
+        (session, kept.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    });
+    let (session, lock, store) = (session?, lock?, store?);
     let graph = &session.graph;
-    let lock = session.lock()?;
-    let store = session.existing_store()?;
-    let plan = store.as_ref().map(|store| plan::plan(graph, store, &lock.keys())).transpose()?;
+    let plan = store.as_ref().map(|store| plan::look_up(graph, store)).transpose()?;
     let known = results::known(graph, &lock, plan.as_ref());
 
     // The logs are read only where a result is missing.
@@ -73,11 +85,13 @@ fn planned(opened: Opened, arguments: &cli::ResultsArgs) -> Result<Results, Comm
     if arguments.each {
         columns.mean_over = Vec::new();
     }
-    Ok(collect(&session, &columns, |id| match &known[id.index()] {
+    let comparisons = known_rows(&session, &lock, store.as_ref(), |id| known[id.index()].as_ref());
+    let table = collect(&session, &columns, |id| match &known[id.index()] {
         Some(done) => NodeStatus::NodeState(done),
         None if failed.contains(&graph.node(id).name) => NodeStatus::Failed,
         None => NodeStatus::Missing,
-    }))
+    });
+    Ok((table, comparisons))
 }
 
 /// Sorts by a heading; a `-` before it turns the order round.
@@ -104,16 +118,17 @@ pub fn collect<'d>(
     results::collect(&session.graph, columns, &session.expects, status)
 }
 
-/// Prints the table in a format, and for people why expressions have no value.
-pub fn print(table: &Results, format: Format) {
-    output::text(&text(table, format));
+/// Prints both tables in a format, and for people why expressions and comparisons have no value.
+pub fn print(table: &Results, comparisons: &[ComparedRow], format: Format) {
+    output::text(&text(table, comparisons, format));
     if format != Format::Json {
-        reasons(table);
+        reasons(table, comparisons);
     }
 }
 
-/// Says of each column why its first cell without a value has none.
-fn reasons(table: &Results) {
+/// Says of each column why its first cell without a value has none, and likewise of comparisons.
+fn reasons(table: &Results, comparisons: &[ComparedRow]) {
+    compare::table::reasons(comparisons);
     for (c, column) in table.columns.iter().enumerate() {
         let reasons = table.rows.iter().filter_map(|row| row.cells[c].as_ref()?.reason.as_ref());
         let reasons: Vec<&String> = reasons.collect();
@@ -127,10 +142,20 @@ fn reasons(table: &Results) {
     }
 }
 
-/// Formats the table.
-fn text(table: &Results, format: Format) -> String {
+/// Formats the table of metrics and, behind it, that of comparisons.
+fn text(table: &Results, comparisons: &[ComparedRow], format: Format) -> String {
+    if format == Format::Json {
+        return output::json_text(&to_json(table, comparisons));
+    }
+    let (metrics, compared) =
+        (of_metrics(table, format), compare::table::text(comparisons, format));
+    let between = if metrics.is_empty() || compared.is_empty() { "" } else { "\n" };
+    format!("{metrics}{between}{compared}")
+}
+
+/// Formats the table of metrics.
+fn of_metrics(table: &Results, format: Format) -> String {
     match format {
-        Format::Json => output::json_text(&to_json(table)),
         Format::Csv => csv(table),
         Format::Markdown => {
             let (headings, rows) = cells(table);
@@ -141,7 +166,7 @@ fn text(table: &Results, format: Format) -> String {
             }
             escape_controls(&text)
         }
-        Format::Human => {
+        Format::Human | Format::Json => {
             let (headings, rows) = cells(table);
             let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
             output::table_text(&headings, &rows)
@@ -281,9 +306,9 @@ fn csv_field(text: &str) -> String {
     }
 }
 
-fn to_json(table: &Results) -> Value {
+fn to_json(table: &Results, comparisons: &[ComparedRow]) -> Value {
     let rows: Vec<Value> = table.rows.iter().map(|row| row_json(table, row)).collect();
-    json!({ "refrain": 1, "rows": rows })
+    json!({ "refrain": 1, "rows": rows, "comparisons": compare::table::to_json(comparisons) })
 }
 
 fn row_json(table: &Results, row: &Row) -> Value {

@@ -11,15 +11,17 @@ use tracing::info;
 use refrain_engine::graph::{Graph, NodeId};
 use refrain_engine::kind::Cancel;
 use refrain_engine::language::explain::ErrorClass;
-use refrain_engine::ledger::lock::{self, Lock, LockError};
+use refrain_engine::ledger::lock::{self, Compared, ComparisonEntry, Lock, LockError};
 use refrain_engine::ledger::up_to_date::{self, CachedReport};
 use refrain_engine::ledger::{reasons, run_log};
 use refrain_engine::plan::state::NodeState;
-use refrain_engine::report::expect::{self, ExpectResult};
+use refrain_engine::report::comparison::{self, ComparedRow, Comparisons, NoResult};
+use refrain_engine::report::expect::{self, ExpectResult, Verdict};
 use refrain_engine::report::outcome;
 use refrain_engine::report::results::NodeStatus;
 use refrain_engine::report::verify::{self, Mismatch};
 use refrain_engine::run::{self, Outcome, Report, RunOptions};
+use refrain_engine::store::Store;
 
 use crate::cli::{self, Format};
 use crate::command_error::{self, CommandError};
@@ -48,7 +50,7 @@ pub fn run(
         false => UpToDateInput::new(&arguments.workflow, &opened),
     };
     if let Some(cached_report) = kept.as_ref().and_then(UpToDateInput::find) {
-        results::print(&cached_report.results, format);
+        results::print(&cached_report.results, &cached_report.comparisons, format);
         run_log::used(&seen.runs, &seen.run());
         return Ok(unchanged(&cached_report, begin));
     }
@@ -61,7 +63,15 @@ pub fn run(
     if arguments.locked {
         let (graph, digests) = (&session.graph, store.digests());
         let partial = session.overridden;
-        let changes = verify::foresee(graph, &lock, digests, &store, wanted.as_deref(), partial);
+        let changes = verify::foresee(
+            graph,
+            &lock,
+            digests,
+            &store,
+            &session.comparisons,
+            wanted.as_deref(),
+            partial,
+        );
         if !changes.is_empty() {
             return Ok(refused(&session, &changes, format));
         }
@@ -72,38 +82,40 @@ pub fn run(
     observers.run_log.begin(&seen.runs, &seen.run());
     let report = run::run(&session.graph, &store, &options, &cancel)?;
     let whole = options.only.is_none() && !session.overridden;
+    let compared = compute(&session, &store, &report);
+    // A line of the lock is of all points of the sweep.
+    let lines = compared.iter().flatten().filter(|_| !session.overridden);
+    let entries: Vec<ComparisonEntry> = lines.cloned().collect();
     let mut changes = Vec::new();
     if arguments.locked {
         let mut updated = lock.clone();
-        if updated.update(&session.graph, &report, whole) {
+        if updated.update(&session.graph, &report, &entries, whole) {
             changes = verify::changes(&session.graph, &lock, &updated, &store);
         }
     } else if !session.overridden {
-        lock::record(&session.lock, &session.graph, &report, whole)?;
+        lock::record(&session.lock, &session.graph, &report, &entries, whole)?;
         info!(name: "lock_written", path = %session.lock.display(), "lock written");
     }
     let reasons = reasons::reasons(&session.graph, &store, &lock.keys(), &options.force, &report)?;
     observers.run_log.reasons(reasons);
     observers.run_log.end(report.is_complete());
-    let verdicts = expect::check(&session.expects, &session.graph, |id| report.state.done(id));
-    let verdicts: Vec<ExpectResult> = verdicts
-        .into_iter()
-        .filter(|v| report.is_complete() && options.only.is_none() || v.obtained.is_some())
-        .collect();
-    let class = outcome::class(&report, &verdicts, !changes.is_empty());
+    let (verdicts, comparisons) = judge(&session, &report, &compared, options.only.is_some());
+    let is_wrong = comparisons.iter().any(|row| row.is_wrong);
+    let class = outcome::class(&report, &verdicts, is_wrong, !changes.is_empty());
     let code = class.map_or(0, ErrorClass::exit_code);
     if format == Format::Json {
-        output::json(&to_json(&session, &report, &verdicts, &changes, code));
+        output::json(&to_json(&session, &report, &verdicts, &comparisons, &changes, code));
     } else {
         let table = results::collect(&session, &session.columns, |id| {
             status(&report, wanted.as_deref(), id)
         });
-        results::print(&table, format);
+        results::print(&table, &comparisons, format);
         if let Some(kept) = kept.filter(|_| code == 0 && report.is_complete()) {
             let cached = session.graph.nodes.len();
             let cached_report = CachedReport {
                 cached,
                 results: table,
+                comparisons,
                 expects: verdicts.iter().map(verdict_line).collect(),
             };
             kept.keep(&session.graph, &store, &report.state, cached_report);
@@ -111,6 +123,34 @@ pub fn run(
         summary(&report, &verdicts, begin, &changes);
     }
     Ok(ExitCode::from(code))
+}
+
+/// Computes the comparisons of which the nodes are done.
+fn compute(
+    session: &Session,
+    store: &Store,
+    report: &Report<'_>,
+) -> Vec<Result<ComparisonEntry, NoResult>> {
+    let Comparisons { pairings, asked, .. } = &session.comparisons;
+    comparison::compute(&session.graph, pairings, asked, store, |id| report.state.done(id))
+}
+
+/// Checks all conditions, in the order of the file, and makes the table of comparisons. A run of a part, or one that did
+/// not end, is not told of what it did not come to.
+fn judge(
+    session: &Session,
+    report: &Report<'_>,
+    compared: &[Result<ComparisonEntry, NoResult>],
+    is_part: bool,
+) -> (Vec<ExpectResult>, Vec<ComparedRow>) {
+    let found: Vec<Result<&Compared, &NoResult>> =
+        compared.iter().map(|one| one.as_ref().map(|entry| &entry.result)).collect();
+    let mut verdicts = expect::check(&session.expects, &session.graph, |id| report.state.done(id));
+    verdicts.extend(session.comparisons.check(&found));
+    verdicts.retain(|v| report.is_complete() && !is_part || v.obtained.is_some());
+    verdicts.sort_by_key(|verdict| verdict.place);
+    let rows = session.comparisons.rows(&found, &verdicts);
+    (verdicts, rows)
 }
 
 /// Reads the lock before anything runs: one that cannot be updated at the end is refused now. A run with `--set` does not
@@ -142,7 +182,7 @@ fn options<'a>(
     Ok(RunOptions {
         jobs: arguments.jobs.map_or(threads, |n| n as usize),
         threads,
-        memory: arguments.memory.unwrap_or_else(machine::memory),
+        memory: arguments.memory.unwrap_or_else(machine::free_memory),
         gpus: machine::gpus(),
         keep_going: arguments.keep_going,
         only,
@@ -217,9 +257,16 @@ fn verdict_line(result: &ExpectResult) -> String {
         (None, Some(reason)) => format!("no value: {reason}"),
         (None, None) => "no value".into(),
     };
-    match result.holds {
-        true => format!("expect {}: obtained {obtained}, holds", result.text),
-        false => format!("error: expected {}, got {obtained}", result.text),
+    let detail = result.detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default();
+    let text = &result.text;
+    match result.verdict() {
+        Verdict::Holds => format!("expect {text}: obtained {obtained}{detail}, holds"),
+        Verdict::NotShown => format!("expect {text}: obtained {obtained}{detail}, not shown"),
+        Verdict::Fails => format!("error: expected {text}, got {obtained}{detail}"),
+        Verdict::HoldsAfterAll => format!(
+            "error: {text} holds after all: obtained {obtained}{detail}\n  = help: remove \
+             `shown: false` from this `expect`"
+        ),
     }
 }
 
@@ -274,6 +321,7 @@ fn to_json(
     session: &Session,
     report: &Report<'_>,
     verdicts: &[ExpectResult],
+    comparisons: &[ComparedRow],
     changes: &[Mismatch],
     code: u8,
 ) -> Value {
@@ -285,8 +333,10 @@ fn to_json(
             "condition": v.text,
             "obtained": v.obtained,
             "reason": v.reason,
+            "detail": v.detail,
             "holds": v.holds,
-            "source": v.expect.source,
+            "verdict": v.verdict(),
+            "source": v.source,
         })
     };
     let run = RunJson {
@@ -294,6 +344,7 @@ fn to_json(
         computed_twice: report.computed_twice,
         nodes: graph.ids().map(node).collect(),
         expects: verdicts.iter().map(expect).collect(),
+        comparisons: super::compare::table::to_json(comparisons),
         changes: changes.iter().map(mismatch_json).collect(),
     };
     run.document(code)
@@ -306,6 +357,7 @@ struct RunJson {
     computed_twice: usize,
     nodes: Vec<Value>,
     expects: Vec<Value>,
+    comparisons: Vec<Value>,
     changes: Vec<Value>,
 }
 
@@ -318,6 +370,7 @@ impl RunJson {
             "computed_twice": self.computed_twice,
             "nodes": self.nodes,
             "expects": self.expects,
+            "comparisons": self.comparisons,
             "lock_changes": self.changes,
         })
     }

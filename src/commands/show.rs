@@ -66,7 +66,7 @@ fn node(arguments: &cli::ShowArgs, name: &str, format: Format) -> Result<ExitCod
     let session = Session::open(&arguments.workflow)?;
     let store = session.store()?;
     let (id, output_name) = find(&session, name)?;
-    let plan = plan::plan(&session.graph, &store, &session.lock()?.keys())?;
+    let plan = plan::look_up(&session.graph, &store)?;
     let (Some(done), Some(input)) = (plan.state.done(id), plan.state.output(id, &output_name))
     else {
         let message = format!("the cache does not hold `{name}`");
@@ -96,15 +96,16 @@ fn node(arguments: &cli::ShowArgs, name: &str, format: Format) -> Result<ExitCod
             };
             model::show(&shown, format)?;
         }
-        Input::File { path, artifact } => file(path, artifact, format),
+        Input::File { path, artifact } => place("file", path, artifact, format),
+        Input::Folder { path, artifact } => place("folder", path, artifact, format),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn file(path: &Path, artifact: &Artifact, format: Format) {
+fn place(kind: &str, path: &Path, artifact: &Artifact, format: Format) {
     if format == Format::Json {
-        let file = json!({ "path": path, "bytes": artifact.bytes, "digest": artifact.digest });
-        return output::json(&json!({ "refrain": 1, "file": file }));
+        let place = json!({ "path": path, "bytes": artifact.bytes, "digest": artifact.digest });
+        return output::json(&json!({ "refrain": 1, kind: place }));
     }
     output::line(&format!("path    {}", path.display()));
     output::line(&format!("bytes   {}", artifact.bytes));

@@ -41,8 +41,14 @@ pub fn verify(arguments: &cli::VerifyArgs, format: Format) -> Result<ExitCode, C
         complete: arguments.complete,
         partial: session.overridden,
     };
-    let mut found =
-        verify::verify(&session.graph, &lock, store.as_ref(), &session.expects, options);
+    let mut found = verify::verify(
+        &session.graph,
+        &lock,
+        store.as_ref(),
+        &session.expects,
+        &session.comparisons,
+        options,
+    );
     let mut again = None;
     if let (Some(sample), Some(store)) = (arguments.recompute, &store) {
         let mut recomputed = recompute(&session, &lock, store, sample, arguments.seed.as_deref())?;
@@ -68,6 +74,7 @@ pub fn verify(arguments: &cli::VerifyArgs, format: Format) -> Result<ExitCode, C
             "keys": found.keys,
             "sources": { "hashed": found.sources.0, "absent": found.sources.1 },
             "artifacts": { "hashed": found.artifacts.0, "absent": found.artifacts.1 },
+            "comparisons": { "lines": found.comparisons.0, "computed": found.comparisons.1 },
             "expects": found.expects,
             "recomputed": again.as_ref().map(recomputed_json),
         }));
@@ -88,6 +95,11 @@ pub fn verify(arguments: &cli::VerifyArgs, format: Format) -> Result<ExitCode, C
         found.artifacts.1,
         output::count(found.expects, "expect"),
     ));
+    if found.comparisons.0 > 0 {
+        let (lines, computed) = found.comparisons;
+        let lines = output::count(lines, "comparison");
+        output::line(&format!("{lines} checked, {computed} computed again"));
+    }
     if found.mismatches.is_empty() {
         output::line("everything is as the lock says");
     } else {
@@ -112,7 +124,7 @@ fn recompute(
     let options = run::RunOptions {
         jobs: threads,
         threads,
-        memory: machine::memory(),
+        memory: machine::free_memory(),
         gpus: machine::gpus(),
         keep_going: true,
         only: None,

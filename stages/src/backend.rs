@@ -13,7 +13,9 @@ use refrain_cache::Digest;
 use refrain_engine::kind::{Input, ModelFacts, StageError, choices};
 use refrain_engine::source::model_folder::ModelFolder;
 use refrain_lm::config::{ConfigError, ModelConfig};
-use refrain_lm::generate::{GenerateError, Generated, Limits, OnProgress, Request, generate};
+use refrain_lm::generate::{
+    Decoding, GenerateError, Generated, Limits, OnProgress, Request, generate,
+};
 use refrain_lm::sampling::Sampler;
 use refrain_lm::score::score;
 use refrain_lm::tokenizer::Tokenizer;
@@ -218,13 +220,13 @@ impl LoadedModel {
         requests: &[Request],
         sampler: &Sampler,
         limits: &Limits,
-        batch: Option<usize>,
+        decoding: Decoding,
         progress: OnProgress<'_>,
     ) -> Result<Vec<Vec<Generated>>, StageError> {
         match self {
             LoadedModel::Native(loaded) => {
                 let Loaded { model, tokenizer } = loaded.as_ref();
-                generate(model, tokenizer, requests, sampler, limits, batch, progress).map_err(
+                generate(model, tokenizer, requests, sampler, limits, decoding, progress).map_err(
                     |error| match error {
                         GenerateError::Interrupted => StageError::Cancelled,
                         GenerateError::Model(error) => model_failed(error),

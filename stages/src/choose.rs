@@ -42,6 +42,7 @@ pub const CHOOSE: Kind = Kind {
     retryable: false,
     tokens: None,
     over: Some("over"),
+    memory: None,
     run,
 };
 

@@ -9,7 +9,7 @@ pub const CHOOSE: Component = component("choose", 1);
 /// Names, extraction and comparison of answers.
 pub const EVALUATE: Component = component("evaluate", 3);
 /// Choice of rows and measures.
-pub const DIVERSIFY: Component = component("diversify", 1);
+pub const DIVERSIFY: Component = component("diversify", 2);
 /// Embeddings of texts.
 pub const EMBED: Component = component("embed", 1);
 /// The layout of a trained model or adapter.

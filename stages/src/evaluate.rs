@@ -43,7 +43,8 @@ use task::{As, CompareParam, ExtractParam, Task};
 const METRICS: &[MetricDecl] = &[
     MetricDecl::given("accuracy", "Share of responses that are correct", |context| {
         given("accuracy", task::compares(context.params) || is(context, Task::Given))
-    }),
+    })
+    .mean_of("correct"),
     MetricDecl::given("correct", "Responses that are correct", |context| {
         given("correct", task::compares(context.params) || is(context, Task::Given))
     }),
@@ -67,12 +68,23 @@ const METRICS: &[MetricDecl] = &[
         "Judgements for the text that comes first minus those for the second, by their sum",
         |context| given("position_bias", judge::of_pairs(context.params)),
     ),
+    MetricDecl::given(
+        "human_agreement",
+        "Share of the rows with a verdict of `human` on which the judge says the same",
+        |context| given("human_agreement", context.params.contains_key("human")),
+    ),
+    MetricDecl::given(
+        "human_kappa",
+        "Cohen's kappa of the verdicts of the judge and of `human`",
+        |context| given("human_kappa", context.params.contains_key("human")),
+    ),
     MetricDecl::given("perplexity", "Perplexity over all response tokens", |context| {
         given("perplexity", is(context, Task::Perplexity))
     }),
     MetricDecl::given("mean_perplexity", "Mean of the rows' perplexities", |context| {
         given("mean_perplexity", is(context, Task::Perplexity))
-    }),
+    })
+    .mean_of("perplexity"),
 ];
 
 fn given(name: &str, is_given: bool) -> Vec<String> {
@@ -99,6 +111,7 @@ pub const EVALUATE: Kind = Kind {
     retryable: false,
     tokens: None,
     over: None,
+    memory: None,
     run,
 };
 
@@ -161,6 +174,9 @@ parameters! {
         judgements: Option<&Table>,
         /// The same with the reference first
         swapped: Option<&Table>,
+        /// The column with the verdicts of people, with which those of `task: judge` are compared:
+        /// `true` and `false`, or their words, or of pairs `response`, `reference` and `tie`
+        human: Option<String>,
         /// White space around texts does not count when they are compared
         trim: bool = true,
         /// Upper and lower case do not count

@@ -4,6 +4,7 @@ mod canonical;
 mod check;
 mod finish;
 mod kept;
+mod memory;
 mod params;
 mod rows;
 mod start;
@@ -24,13 +25,9 @@ use crate::models::{self, failed, model_failed};
 
 use finish::Storing;
 use kept::Keeper;
-use params::{FinetuneParams, Recompute, Warmup};
+use params::{FinetuneParams, Warmup};
 use rows::{Counts, TrainingRows};
 use start::Start;
-
-/// Bytes of activations above which they are computed again in the backward pass; no result depends
-/// on it.
-const MOST_ACTIVATIONS: usize = 2 << 30;
 
 /// The metrics of `finetune`.
 const METRICS: &[MetricDecl] = &[
@@ -88,12 +85,14 @@ pub const FINETUNE: Kind = Kind {
     retryable: false,
     tokens: Some("active_tokens"),
     over: None,
+    memory: Some(memory::need),
     run,
 };
 
 fn run(context: &Context<'_>) -> Result<NodeResult, StageError> {
     let params: FinetuneParams = context.parameters()?;
     models::on_threads(context.resources.threads, || {
+        crate::memory::check(context, memory::need)?;
         let mut start = start::start(context, &params)?;
         let read =
             |input| rows::rows(context, &params, input, &start.tokenizer, &start.model.config);
@@ -139,7 +138,10 @@ fn learn(
     watched: Option<&TrainingRows>,
 ) -> Result<(Trained, Vec<(String, Artifact)>), StageError> {
     let Start { model, lora, files, .. } = start;
-    let options = options(params, model, &data.rows);
+    let longest = data.rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
+    let tokens = longest.saturating_mul(params.batch_size.min(data.rows.len()));
+    let recompute = memory::check(context, params, &model.config, tokens as u64)?;
+    let options = options(params, &data.rows, recompute);
     let total = steps(&options, data.rows.len());
     let wanted = wanted_steps(params, &options, data.rows.len(), total)?;
     let snapshot_steps: Vec<u64> = wanted.iter().map(|(step, _)| *step).collect();
@@ -208,7 +210,7 @@ fn wanted_steps(
     }
 }
 
-fn options(params: &FinetuneParams, model: &LanguageModel, rows: &[TrainRow]) -> TrainOptions {
+fn options(params: &FinetuneParams, rows: &[TrainRow], recompute: bool) -> TrainOptions {
     let mut options = TrainOptions {
         length: match params.steps {
             Some(steps) => Length::Steps(steps),
@@ -226,22 +228,11 @@ fn options(params: &FinetuneParams, model: &LanguageModel, rows: &[TrainRow]) ->
         clip: (params.clip > 0.0).then_some(params.clip),
         seed: params.seed,
         kl_weight: params.kl.map(|kl| kl.weight),
-        recompute: match params.gradient_checkpointing {
-            Recompute::Given(given) => given,
-            Recompute::Word(_) => activations(params, model, rows) > MOST_ACTIVATIONS,
-        },
+        recompute,
     };
     options.warmup = match params.warmup {
         Warmup::Steps(steps) => steps,
         Warmup::Share(share) => (share * steps(&options, rows.len()) as f64).ceil() as u64,
     };
     options
-}
-
-/// An upper estimate of the bytes of a micro-batch's activations.
-fn activations(params: &FinetuneParams, model: &LanguageModel, rows: &[TrainRow]) -> usize {
-    let config = &model.config;
-    let longest = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
-    let a_token = config.layers * (8 * config.hidden + 4 * config.intermediate) * size_of::<f32>();
-    longest.saturating_mul(params.batch_size.min(rows.len())).saturating_mul(a_token)
 }

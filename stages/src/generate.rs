@@ -19,7 +19,7 @@ use refrain_engine::kind::{
     Bounds, Check, Columns, Component, Context, Kind, MetricDecl, Model, NodeResult, Parameters,
     Problem, StageError, Table, choices, parameters,
 };
-use refrain_lm::generate::{Finish, Generated, Limits, Progress, Request};
+use refrain_lm::generate::{Decoding, Finish, Generated, KeyPrecision, Limits, Progress, Request};
 use refrain_lm::random::Stream;
 use refrain_lm::render::{self, Renderer, RowText};
 use refrain_lm::sampling::{Sampler, SamplingParams};
@@ -29,6 +29,7 @@ use crate::backend::{self, ABOUT_BACKEND, BackendChoice, LoadedModel};
 use crate::canonical::{self, FindModel};
 use crate::components;
 use crate::memo::{self, Memo};
+use crate::memory;
 use crate::models::{self, failed};
 use crate::prompts::{
     self, ABOUT_BOS, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Bos, Chat, PromptRenderer, Shots,
@@ -77,6 +78,7 @@ pub const GENERATE: Kind = Kind {
     retryable: false,
     tokens: Some("generated_tokens"),
     over: None,
+    memory: Some(memory::generate),
     run,
 };
 
@@ -135,6 +137,19 @@ parameters! {
         bos: Option<Bos>,
         #[about(ABOUT_BACKEND)]
         backend: BackendChoice = "auto",
+        /// Precision in which the keys and values of earlier positions are kept: `f32`, or `bf16`
+        /// in half the memory, to which they are rounded; native models alone
+        kv: Option<KeyValues>,
+    }
+}
+
+choices! {
+    /// Precision of cached keys and values.
+    enum KeyValues {
+        /// As they are computed.
+        F32 = "f32",
+        /// The upper half of a 32-bit float.
+        Bf16 = "bf16",
     }
 }
 
@@ -178,6 +193,7 @@ fn canonicalize(params: &mut Map<String, Value>, model: FindModel<'_>) {
     for (name, nothing) in [("top_p", 1.0), ("min_p", 0.0), ("repetition_penalty", 1.0)] {
         canonical::remove_default(params, name, &json!(nothing));
     }
+    canonical::remove_default(params, "kv", &"f32".into());
     canonical::chat(params, canonical::has_template(model));
     canonical::bos(params);
     backend::canonicalize(params, model);
@@ -186,6 +202,7 @@ fn canonicalize(params: &mut Map<String, Value>, model: FindModel<'_>) {
 fn run(context: &Context<'_>) -> Result<NodeResult, StageError> {
     let params: GenerateParams = context.parameters()?;
     remarks::note_adapter_files(context, context.input("model")?);
+    memory::check(context, memory::generate)?;
     let network = backend::load(context.input("model")?, params.backend)?;
     models::on_threads(context.resources.threads, || {
         Generator::new(context, &params, &network)?.table()
@@ -218,6 +235,7 @@ struct Generator<'a> {
     renderer: Renderer<'a>,
     sampler: Sampler,
     limits: Limits,
+    keys: KeyPrecision,
     memo: Memo,
     /// Number of rows so far with each prompt.
     earlier: HashMap<Digest, u64>,
@@ -263,11 +281,24 @@ impl<'a> Generator<'a> {
         let renderer = prompts::renderer(network.tokenizer(), chat, params.bos)?;
         let end_of_turn =
             end_of_turn(&renderer, network.tokenizer()).filter(|_| !params.ignore_eos);
-        let row = json!({
+        let mut row = json!({
             "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
             "repetition_penalty": repetition_penalty, "stop": params.stop, "ignore_eos": params.ignore_eos,
             "end_of_turn": end_of_turn, "seed": params.seed,
         });
+        let keys = match params.kv {
+            Some(KeyValues::Bf16) => KeyPrecision::Bf16,
+            Some(KeyValues::F32) | None => KeyPrecision::F32,
+        };
+        if keys == KeyPrecision::Bf16 {
+            if matches!(network, LoadedModel::Mistralrs(..)) {
+                return Err(StageError::with_hint(
+                    "`kv: bf16` is for native models, and mistralrs computes this one",
+                    "leave `kv` out",
+                ));
+            }
+            row["kv"] = "bf16".into();
+        }
         Ok(Generator {
             context,
             network,
@@ -283,6 +314,7 @@ impl<'a> Generator<'a> {
                 ignore_eos: params.ignore_eos,
             },
             memo: Memo::open(context, network, &ROW, row)?,
+            keys,
             earlier: HashMap::new(),
             totals: Totals::default(),
             known: 0,
@@ -406,7 +438,7 @@ impl<'a> Generator<'a> {
             &requests,
             &self.sampler,
             &self.limits,
-            self.context.resources.batch,
+            Decoding { batch: self.context.resources.batch, keys: self.keys },
             &mut |progress| {
                 if let Progress::Finished { request, sample, generated } = progress {
                     let (row, samples) = &missing[request];

@@ -35,6 +35,7 @@ pub mod generate;
 mod lists;
 pub mod mask;
 mod memo;
+mod memory;
 mod models;
 mod options;
 mod prompts;

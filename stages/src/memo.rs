@@ -31,9 +31,20 @@ impl Memo {
         components: &[Component],
         parameters: Value,
     ) -> Result<Memo, StageError> {
+        Memo::of_model(context, "model", network.profile(), components, parameters)
+    }
+
+    /// The rows that the model at an input computed under a profile.
+    pub fn of_model(
+        context: &Context<'_>,
+        input: &str,
+        profile: String,
+        components: &[Component],
+        parameters: Value,
+    ) -> Result<Memo, StageError> {
         let versions: Map<String, Value> =
             components.iter().map(|one| (one.name.to_owned(), one.version.into())).collect();
-        let Input::Model { artifact, bases, .. } = context.input("model")? else {
+        let Input::Model { artifact, bases, .. } = context.input(input)? else {
             return Err(StageError::bug("an input that should be a model is none"));
         };
         // An adapter is a model only together with its bases.
@@ -41,7 +52,7 @@ impl Memo {
             [&artifact.digest].into_iter().chain(bases).map(Digest::to_string).collect();
         let function = Manifest::new("rows")
             .section("versions", Value::Object(versions))
-            .section("profile", network.profile().into())
+            .section("profile", profile.into())
             .section("model", model.into())
             .section("parameters", parameters);
         Ok(Memo { rows: context.cache.rows(&function.key())?, fresh: context.fresh })
@@ -64,13 +75,13 @@ pub(crate) fn digest_of_tokens(ids: &[u32]) -> Digest {
     Digest::of_bytes(&bytes)
 }
 
-/// Log-probabilities as an entry holds them.
-pub(crate) fn logprobs_to_bytes(logprobs: &[f32]) -> Vec<u8> {
-    logprobs.iter().flat_map(|value| value.to_le_bytes()).collect()
+/// Log-probabilities, or the values of a vector, as an entry holds them.
+pub(crate) fn floats_to_bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-/// Log-probabilities from an entry, when there are as many as expected.
-pub(crate) fn logprobs(bytes: &[u8], expected: usize) -> Option<Vec<f32>> {
+/// Values from an entry, when there are as many as expected.
+pub(crate) fn floats(bytes: &[u8], expected: usize) -> Option<Vec<f32>> {
     let (values, rest) = bytes.as_chunks::<4>();
     (rest.is_empty() && values.len() == expected)
         .then(|| values.iter().map(|v| f32::from_le_bytes(*v)).collect())
@@ -81,7 +92,7 @@ pub(crate) fn logprobs(bytes: &[u8], expected: usize) -> Option<Vec<f32>> {
 pub(crate) fn continuation_to_bytes(generated: &Generated) -> Vec<u8> {
     let mut bytes = vec![u8::from(generated.finish == Finish::Stop)];
     bytes.extend(generated.token_ids.iter().flat_map(|id| id.to_le_bytes()));
-    bytes.extend(logprobs_to_bytes(&generated.logprobs));
+    bytes.extend(floats_to_bytes(&generated.logprobs));
     bytes
 }
 

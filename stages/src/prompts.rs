@@ -1,109 +1,33 @@
 //! Turns the rows of a table into what a model is given: a prompt or messages, with template,
 //! system text and shots.
 
+mod messages;
+mod options;
 mod shots;
 mod template;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
-use arrow::array::{Array, AsArray, ListArray, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field};
+use arrow::array::{Array, ListArray, RecordBatch, StringArray};
+use arrow::datatypes::DataType;
 use serde_json::Value;
 
 use refrain_cache::columns::{column, optional_column};
-use refrain_engine::kind::{Check, Context, Problem, Progress, StageError, choices, one_of};
+use refrain_engine::kind::{Check, Context, Problem, Progress, StageError};
 use refrain_lm::chat::{Message, message, role};
-use refrain_lm::render::{self, Begin, Renderer};
-use refrain_lm::tokenizer::Tokenizer;
+use refrain_lm::render::{self, Renderer};
 
-use crate::models::failed;
-use crate::tables::{list_of, row_name};
+use crate::tables::row_name;
 
+use messages::{json_column, turns};
+
+pub(crate) use messages::messages_types;
+pub(crate) use options::{
+    ABOUT_BOS, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Auto, Bos, Chat, renderer,
+};
 pub(crate) use shots::Shots;
 pub(crate) use template::Template;
-
-/// The help of the parameter `prompt`.
-pub(crate) const ABOUT_PROMPT: &str = "A minijinja template over the row's columns that makes the prompt; without it the column \
-     `prompt`, else `messages`";
-
-/// The help of the parameter `system`.
-pub(crate) const ABOUT_SYSTEM: &str =
-    "A system turn before the prompt; a row that brings its own keeps that";
-
-/// The help of the parameter `chat`.
-pub(crate) const ABOUT_CHAT: &str =
-    "Whether the model's chat template is used; `auto`: when its tokenizer has one";
-
-/// The help of the parameter `bos`.
-pub(crate) const ABOUT_BOS: &str = "Whether the tokenizer's begin token is put before a text that no chat template writes; `auto`: \
-     where the tokenizer does so, and the text does not begin with it already";
-
-choices! {
-    /// When the begin token is put before a text.
-    pub(crate) enum Bos {
-        /// As the tokenizer does, once.
-        Auto = "auto",
-        /// Before every text.
-        Always = "always",
-        /// Before none.
-        Never = "never",
-    }
-}
-
-/// A renderer of rows, with the begin token as the parameter `bos` says.
-pub(crate) fn renderer(
-    tokenizer: &Tokenizer,
-    chat: bool,
-    bos: Option<Bos>,
-) -> Result<Renderer<'_>, StageError> {
-    let begin = match bos {
-        None | Some(Bos::Auto) => Begin::Auto,
-        Some(Bos::Always) => Begin::Always,
-        Some(Bos::Never) => Begin::Never,
-    };
-    Renderer::new(tokenizer, chat).and_then(|made| made.with_begin(begin)).map_err(failed)
-}
-
-choices! {
-    /// The word that leaves a choice to the program.
-    pub(crate) enum Auto {
-        /// As the model decides.
-        Auto = "auto",
-    }
-}
-
-one_of! {
-    /// Whether rows are rendered as chats.
-    #[derive(Copy, PartialEq)]
-    pub(crate) enum Chat {
-        Given(bool),
-        Word(Auto),
-    }
-}
-
-impl Chat {
-    /// Whether rows are rendered as chats with that tokenizer.
-    pub fn resolve(self, tokenizer: &Tokenizer) -> Result<bool, StageError> {
-        match (self, tokenizer.chat_template().is_some()) {
-            (Chat::Given(true), false) => Err(StageError::with_hint(
-                "`chat` is true, but the model's tokenizer has no chat template",
-                "leave `chat` out, or add a `chat_template.jinja` to the model's folder",
-            )),
-            (Chat::Given(chat), _) => Ok(chat),
-            (Chat::Word(Auto::Auto), has) => Ok(has),
-        }
-    }
-}
-
-/// Returns the types of `messages`: turns with role and content, and perhaps what else they hold as
-/// JSON.
-pub(crate) fn messages_types() -> [DataType; 2] {
-    [&["role", "content"][..], &["role", "content", "fields"]].map(|names| {
-        let text = |name: &&str| Field::new(*name, DataType::Utf8, true);
-        list_of(DataType::Struct(names.iter().map(text).collect()))
-    })
-}
 
 /// Checks the template and that the rows of `input` have what a prompt is made of.
 pub(crate) fn check(check: &Check<'_>, input: &str, problems: &mut Vec<Problem>) {
@@ -347,61 +271,6 @@ fn has_text(turn: &Message) -> bool {
 
 fn contents(turns: &[Message]) -> String {
     turns.iter().map(text).collect::<Vec<&str>>().join("\n\n")
-}
-
-/// The conversation of a row; the error is the fault.
-fn turns(messages: &ListArray, row: usize) -> Result<Vec<Message>, String> {
-    let nothing = || "`messages` holds no turn, or one without role or content".to_owned();
-    if messages.is_null(row) {
-        return Err(nothing());
-    }
-    let row = messages.value(row);
-    let turns = row.as_struct_opt().ok_or_else(nothing)?;
-    let column = |name: &str| turns.column_by_name(name)?.as_string_opt::<i32>();
-    let (Some(roles), Some(contents)) = (column("role"), column("content")) else {
-        return Err(nothing());
-    };
-    let further = column("fields");
-    let turn = |at: usize| -> Result<Message, String> {
-        let fields = further.and_then(|fields| cell(fields, at));
-        let (Some(role), content) = (cell(roles, at), cell(contents, at)) else {
-            return Err(nothing());
-        };
-        if content.is_none() && fields.is_none() {
-            return Err(nothing());
-        }
-        let mut turn = Message::new();
-        turn.insert("role".into(), role.into());
-        turn.insert("content".into(), content.into());
-        if let Some(fields) = fields {
-            let fields: Message = serde_json::from_str(fields)
-                .map_err(|_| "`fields` of a turn of `messages` is not a JSON mapping".to_owned())?;
-            turn.extend(fields);
-        }
-        Ok(turn)
-    };
-    if turns.is_empty() { Err(nothing()) } else { (0..turns.len()).map(turn).collect() }
-}
-
-/// The JSON values of a column of JSON texts; nothing where there is no such column.
-fn json_column(
-    batch: &RecordBatch,
-    first: u64,
-    name: &str,
-) -> Result<Vec<Option<Value>>, StageError> {
-    let texts = match batch.column_by_name(name).map(|column| column.data_type()) {
-        Some(DataType::Utf8) => column::<StringArray>(batch, name)?,
-        _ => return Ok(vec![None; batch.num_rows()]),
-    };
-    let value = |row: usize| -> Result<Option<Value>, StageError> {
-        let Some(text) = cell(texts, row) else { return Ok(None) };
-        serde_json::from_str(text).map(Some).map_err(|_| {
-            let error = row_error(batch, row, first, &format!("`{name}` is not JSON"));
-            let hint = format!("give that column another name: `columns: {{ other: {name} }}`");
-            StageError::with_hint(error.to_string(), hint)
-        })
-    };
-    (0..batch.num_rows()).map(value).collect()
 }
 
 /// The text of a cell, unless it is null.

@@ -9,6 +9,7 @@
 //! | table `NAME` | `in.NAME.parquet`, `out.NAME.parquet` |
 //! | model `NAME` | the folder `in.NAME`, `out.NAME`; of an adapter its own files, its base is an input of its own |
 //! | file `NAME` | `in.NAME`, `out.NAME` |
+//! | folder `NAME` | the folder `in.NAME` |
 //! | the metrics | `out.metrics` |
 //!
 //! `${in.NAME}` and `${out.NAME}` in the command become these paths. Output tables are read and
@@ -27,6 +28,7 @@ use refrain_engine::kind::{
     NodeResult, OutputDecl, Parameters, Problem, SecretText, StageError, check_name, parameters,
     placeholders,
 };
+use refrain_engine::source::Walk;
 use refrain_engine::source::model_folder::{CopyError, ModelFolder, ModelFolderError};
 
 use crate::components;
@@ -71,6 +73,7 @@ pub const RUN: Kind = Kind {
     retryable: true,
     tokens: None,
     over: None,
+    memory: None,
     run,
 };
 
@@ -241,9 +244,7 @@ fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
         let path = outputs::written(folder, name, *ty)?;
         match ty {
             OutputType::Metrics => metrics = metrics::read(&path, params.metrics.as_deref())?,
-            ty => drop(
-                artifacts.insert(name.clone(), outputs::store(ctx, name, ty.artifact(), &path)?),
-            ),
+            ty => drop(artifacts.insert(name.clone(), outputs::store(ctx, name, *ty, &path)?)),
         }
     }
     if let Some((_, artifact)) = only(&artifacts) {
@@ -324,11 +325,14 @@ fn copy_inputs(ctx: &Context<'_>, folder: &Path) -> Result<BTreeMap<String, Stri
         ctx.cancel.check()?;
         let relative = match input {
             Input::Table { .. } => format!("in.{name}.parquet"),
-            Input::Model { .. } | Input::File { .. } => format!("in.{name}"),
+            Input::Model { .. } | Input::File { .. } | Input::Folder { .. } => {
+                format!("in.{name}")
+            }
         };
         let target = folder.join(&relative);
         match input {
             Input::Model { .. } => copy_model(input.path(), &target)?,
+            Input::Folder { path, .. } => copy_folder(path, &target)?,
             Input::Table { .. } | Input::File { .. } => {
                 copy_file(input.path(), &target)
                     .map_err(|error| disk(input.path(), &target, &error))?;
@@ -343,6 +347,18 @@ fn copy_inputs(ctx: &Context<'_>, folder: &Path) -> Result<BTreeMap<String, Stri
 fn copy_model(from: &Path, to: &Path) -> Result<(), StageError> {
     create_dir_all(to).map_err(|error| disk(from, to, &error))?;
     ModelFolder::open(from).map_err(unreadable)?.copy_to(to).map_err(not_copied)
+}
+
+/// Copies the files of a folder that its key is made of.
+fn copy_folder(from: &Path, to: &Path) -> Result<(), StageError> {
+    let listed = Walk::whole(from).map_err(|error| StageError::failed(error.to_string()))?;
+    for (name, path) in &listed.files {
+        let target = to.join(name);
+        let copied =
+            create_dir_all(target.parent().unwrap_or(to)).and_then(|()| copy_file(path, &target));
+        copied.map_err(|error| disk(path, &target, &error))?;
+    }
+    Ok(())
 }
 
 fn unreadable(error: ModelFolderError) -> StageError {

@@ -22,6 +22,7 @@ use crate::backend::{self, ABOUT_BACKEND, BackendChoice, LoadedModel};
 use crate::canonical::{self, FindModel};
 use crate::components;
 use crate::memo::{self, Memo};
+use crate::memory;
 use crate::models;
 use crate::prompts::{
     self, ABOUT_BOS, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Bos, Chat, PromptRenderer, cell,
@@ -55,7 +56,7 @@ const METRICS: &[MetricDecl] = &[
     MetricDecl::always("rows", "Rows of the table"),
     MetricDecl::always("tokens", "Tokens of all rows"),
     MetricDecl::always("response_tokens", "Tokens of the responses that have a probability"),
-    MetricDecl::always("mean_perplexity", "Mean of the rows' perplexities"),
+    MetricDecl::always("mean_perplexity", "Mean of the rows' perplexities").mean_of("perplexity"),
     MetricDecl::always("perplexity", "Perplexity over all response tokens"),
 ];
 
@@ -75,6 +76,7 @@ pub const SCORE: Kind = Kind {
     retryable: false,
     tokens: Some("response_tokens"),
     over: None,
+    memory: Some(memory::score),
     run,
 };
 
@@ -144,6 +146,7 @@ fn canonicalize(params: &mut Map<String, Value>, model: FindModel<'_>) {
 fn run(context: &Context<'_>) -> Result<NodeResult, StageError> {
     let params: ScoreParams = context.parameters()?;
     remarks::note_adapter_files(context, context.input("model")?);
+    memory::check(context, memory::score)?;
     let network = backend::load(context.input("model")?, params.backend)?;
     models::on_threads(context.resources.threads, || {
         Scorer::new(context, &params, &network)?.table()
@@ -334,7 +337,7 @@ impl<'a> Scorer<'a> {
             let mut entries = Vec::with_capacity(ids.len());
             let _batch = trace_span!("batch", rows = ids.len()).entered();
             self.network.score(&ids, batch, &mut |at, values| {
-                entries.push((memo::digest_of_tokens(ids[at]), memo::logprobs_to_bytes(values)));
+                entries.push((memo::digest_of_tokens(ids[at]), memo::floats_to_bytes(values)));
                 take(step[at], values);
             })?;
             self.memo.put(&entries)?;
@@ -358,6 +361,6 @@ impl<'a> Scorer<'a> {
     /// Looks up the log-probabilities of these tokens, at least two, from an earlier run.
     fn known(&self, ids: &[u32]) -> Result<Option<Vec<f32>>, StageError> {
         let entry = self.memo.get(&memo::digest_of_tokens(ids))?;
-        Ok(entry.and_then(|bytes| memo::logprobs(&bytes, ids.len() - 1)))
+        Ok(entry.and_then(|bytes| memo::floats(&bytes, ids.len() - 1)))
     }
 }

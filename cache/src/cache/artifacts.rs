@@ -156,7 +156,7 @@ impl Cache {
         on_hashed: OnHashed<'_>,
     ) -> Result<(), Corrupt> {
         // Nearly always the metadata of the file are enough.
-        if artifact.kind != ArtifactKind::Model {
+        if !artifact.kind.is_folder() {
             let path = self.object_path(&artifact.digest);
             let now = path.symlink_metadata().ok();
             let now = now.filter(|now| now.is_file() && now.len() == artifact.bytes);
@@ -175,9 +175,9 @@ impl Cache {
     pub fn must_hash(&self, artifact: &Artifact, known: &FileDigests) -> bool {
         let path = self.object_path(&artifact.digest);
         let is_known = |path: &Path| !matches!(known.find(path), Ok(None));
-        match artifact.kind {
-            ArtifactKind::Table | ArtifactKind::File => !is_known(&path),
-            ArtifactKind::Model => listing(&path)
+        match artifact.kind.is_folder() {
+            false => !is_known(&path),
+            true => listing(&path)
                 .is_ok_and(|files| !files.iter().all(|relative| is_known(&path.join(relative)))),
         }
     }

@@ -99,6 +99,13 @@ pub enum Input {
         /// Its artifact.
         artifact: Artifact,
     },
+    /// Any other folder.
+    Folder {
+        /// Its path.
+        path: PathBuf,
+        /// Its artifact.
+        artifact: Artifact,
+    },
 }
 
 impl Input {
@@ -107,14 +114,17 @@ impl Input {
         match self {
             Input::Table { artifact, .. }
             | Input::Model { artifact, .. }
-            | Input::File { artifact, .. } => artifact,
+            | Input::File { artifact, .. }
+            | Input::Folder { artifact, .. } => artifact,
         }
     }
 
     /// The outermost file or folder of the input.
     pub fn path(&self) -> &PathBuf {
         match self {
-            Input::Table { path, .. } | Input::File { path, .. } => path,
+            Input::Table { path, .. } | Input::File { path, .. } | Input::Folder { path, .. } => {
+                path
+            }
             Input::Model { folder, adapters, .. } => adapters.last().unwrap_or(folder),
         }
     }
@@ -129,6 +139,8 @@ pub struct Resources {
     pub batch: Option<usize>,
     /// Bytes of memory that the stage declares; `None` where it does not say.
     pub memory: Option<u64>,
+    /// Bytes of memory that all running nodes may need together.
+    pub memory_limit: u64,
 }
 
 /// Reports the progress of one node, as events in its span.

@@ -197,6 +197,8 @@ referent! {
     Model: Some(ArtifactKind::Model),
     /// A reference to a file.
     File: Some(ArtifactKind::File),
+    /// A reference to a folder.
+    Folder: Some(ArtifactKind::Folder),
     /// A reference to an artifact of any kind.
     Anything: None,
 }

@@ -21,6 +21,8 @@ pub struct MetricDecl {
     pub name: &'static str,
     /// One sentence for help.
     pub about: &'static str,
+    /// The column of the main table whose mean over rows it is; `None` of a metric that is no such mean.
+    pub mean_of: Option<&'static str>,
     /// The names that a node writes.
     names: Names,
 }
@@ -39,7 +41,7 @@ enum Names {
 impl MetricDecl {
     /// A metric that every node of the kind writes.
     pub const fn always(name: &'static str, about: &'static str) -> MetricDecl {
-        MetricDecl { name, about, names: Names::Always }
+        MetricDecl { name, about, mean_of: None, names: Names::Always }
     }
 
     /// Metrics that depend on the node's parameters: `names` lists those that it writes.
@@ -48,7 +50,7 @@ impl MetricDecl {
         about: &'static str,
         names: fn(MetricContext<'_>) -> Vec<String>,
     ) -> MetricDecl {
-        MetricDecl { name, about, names: Names::Given(names) }
+        MetricDecl { name, about, mean_of: None, names: Names::Given(names) }
     }
 
     /// Metrics whose names a node chooses when it runs, but for those that its parameters demand.
@@ -57,7 +59,12 @@ impl MetricDecl {
         about: &'static str,
         names: fn(MetricContext<'_>) -> Option<Vec<String>>,
     ) -> MetricDecl {
-        MetricDecl { name, about, names: Names::Free(names) }
+        MetricDecl { name, about, mean_of: None, names: Names::Free(names) }
+    }
+
+    /// Says that the metric is the mean of a column of the main table, so that it can be compared row by row.
+    pub const fn mean_of(self, column: &'static str) -> MetricDecl {
+        MetricDecl { mean_of: Some(column), ..self }
     }
 }
 
@@ -70,6 +77,11 @@ impl Kind {
             Names::Free(names) => names(context).unwrap_or_default(),
         };
         self.metrics.iter().flat_map(names).collect()
+    }
+
+    /// Returns the column of the main table whose mean over rows a metric is.
+    pub fn mean_of(&self, metric: &str) -> Option<&'static str> {
+        self.metrics.iter().find(|decl| decl.name == metric)?.mean_of
     }
 
     /// Whether a node with these parameters may write metrics of any name.

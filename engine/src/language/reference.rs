@@ -10,14 +10,14 @@ use serde_json::{Map, Value};
 use refrain_cache::contained;
 
 use crate::graph::build::{MAX_NODES, MAX_POINTS};
-use crate::kind::{Check, Default, Kind, Kinds, OutputDecl, Param, Type, describe};
+use crate::kind::{Check, Default, Kind, Kinds, MetricDecl, OutputDecl, Param, Type, describe};
 use crate::language::interpolate::MAX_AXES;
 use crate::language::schema;
 use crate::language::workflow::{
     INCLUDE, MAX_INCLUDE_DEPTH, MAX_INCLUDES, REPEAT, RESOURCES, RETRY,
 };
 use crate::language::yaml::{MAX_BYTES, MAX_DEPTH};
-use crate::report::{expect, results};
+use crate::report::{comparison, expect, results};
 use crate::source;
 
 /// The hand-written part, with the places of the tables.
@@ -95,6 +95,8 @@ pub struct Metric {
     pub name: &'static str,
     /// One sentence.
     pub about: &'static str,
+    /// The column whose mean over rows it is: it can be compared row by row.
+    pub mean_of: Option<&'static str>,
 }
 
 /// Returns the reference as Markdown: `docs/language.md`.
@@ -111,6 +113,7 @@ pub fn markdown(kinds: &Kinds) -> String {
         ("{{include}}", table(&rows(INCLUDE))),
         ("{{repeat}}", table(&rows(REPEAT))),
         ("{{settings}}", settings),
+        ("{{compare}}", table(&rows(comparison::PARAMS))),
         ("{{expect}}", table(&rows(expect::PARAMS))),
         ("{{results}}", table(&rows(results::PARAMS))),
         ("{{limits}}", limits()),
@@ -118,6 +121,10 @@ pub fn markdown(kinds: &Kinds) -> String {
     ];
     let fill = |text: String, (place, part): &(&str, String)| text.replace(place, part.trim_end());
     parts.iter().fold(TEMPLATE.to_string(), fill)
+}
+
+fn metric(decl: &MetricDecl) -> Metric {
+    Metric { name: decl.name, about: decl.about, mean_of: decl.mean_of }
 }
 
 /// Returns the page of a kind.
@@ -136,7 +143,7 @@ pub fn page(kind: &Kind, kinds: &Kinds) -> KindPage {
         needs: needs(kind, &params),
         adds: kind.adds,
         outputs: outputs.into_iter().map(output).collect(),
-        metrics: kind.metrics.iter().map(|m| Metric { name: m.name, about: m.about }).collect(),
+        metrics: kind.metrics.iter().map(metric).collect(),
     }
 }
 
@@ -175,7 +182,9 @@ impl KindPage {
         if !self.metrics.is_empty() {
             out.push_str("\n| metric | |\n|---|---|\n");
             for metric in &self.metrics {
-                let _ = writeln!(out, "| `{}` | {} |", metric.name, cell(metric.about));
+                let mean = metric.mean_of.map(|column| format!(", the mean of `{column}`"));
+                let mean = mean.unwrap_or_default();
+                let _ = writeln!(out, "| `{}` | {}{mean} |", metric.name, cell(metric.about));
             }
         }
         out

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::kind::{Default, Kind, Kinds, Param, Type};
 use crate::language::workflow::{INCLUDE, REPEAT, RESERVED, RESOURCES, RETRY};
-use crate::report::{expect, results};
+use crate::report::{comparison, expect, results};
 use crate::source;
 
 /// A free name, as [`check_name`](crate::kind::check_name) takes it.
@@ -45,6 +45,7 @@ pub fn schema(kinds: &Kinds) -> Value {
             "include": section("files whose stages are brought in as `NAME/STAGE`", record(INCLUDE, Values::Plain)),
             "stages": stages,
             "sweep": sweep(&names),
+            "compare": section("differences of two arms", comparison()),
             "expect": {
                 "description": "what must hold after a run",
                 "type": ["array", "null"],
@@ -78,9 +79,28 @@ fn or_null(mut schema: Value, about: &str) -> Value {
 /// A condition: on a metric of a stage, or on an expression.
 fn condition() -> Value {
     let mut schema = record(expect::PARAMS, Values::Plain);
+    let one = json!([{ "required": ["of"] }, { "required": ["compare"] }]);
+    let of = json!([
+        { "required": ["stage"] }, { "required": ["metric"] }, { "required": ["compare"] },
+    ]);
+    let compare = json!([
+        { "required": ["stage"] }, { "required": ["metric"] }, { "required": ["of"] },
+        { "required": ["at"] }, { "required": ["by"] },
+    ]);
+    schema["oneOf"] = json!([
+        { "required": ["stage", "metric"], "not": { "anyOf": one } },
+        { "required": ["of"], "not": { "anyOf": of } },
+        { "required": ["compare"], "not": { "anyOf": compare } },
+    ]);
+    schema
+}
+
+/// A comparison: of a metric of a stage, or of an expression.
+fn comparison() -> Value {
+    let mut schema = record(comparison::PARAMS, Values::Plain);
     let metric = json!([{ "required": ["stage"] }, { "required": ["metric"] }]);
     schema["oneOf"] = json!([
-        { "required": ["stage", "metric"], "not": { "required": ["of"] } },
+        { "required": ["stage", "metric"], "not": { "anyOf": [{ "required": ["of"] }, { "required": ["figures"] }] } },
         { "required": ["of"], "not": { "anyOf": metric } },
     ]);
     schema

@@ -43,6 +43,8 @@ pub struct Workflow {
     pub axes: Vec<Axis>,
     /// The number of the axis of rounds, where there are loops.
     pub rounds: Option<usize>,
+    /// The comparisons of arms, as written.
+    pub compare: Vec<(Key, Node)>,
     /// The conditions that are checked after a run.
     pub expect: Vec<(Node, Span)>,
     /// The section `results`, as written.

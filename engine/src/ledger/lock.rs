@@ -1,9 +1,11 @@
-//! The lock beside a workflow: per source, model and node its key, outputs and metrics, one line each.
+//! The lock beside a workflow: per source, model and node its key, outputs and metrics, per comparison its result, one
+//! line each.
 //!
 //! A lock is JSON Lines, sorted by name, so that it diffs and merges by line. What this version does not know, fields
 //! and whole lines, is kept as it stands. Format 1, which had no columns, is read and written again as format 2.
 
 mod columns;
+mod compared;
 mod entry;
 mod file;
 
@@ -22,6 +24,10 @@ use crate::language::explain::{ErrorClass, Explain};
 use crate::run::{Outcome, Report};
 
 pub use columns::SourceColumns;
+pub use compared::{
+    Compared, ComparedArm, ComparedInterval, ComparedTest, ComparisonEntry, IntervalMethod,
+    McNemar, SignedRank, TestMethod,
+};
 pub use entry::LockEntry;
 pub(crate) use entry::same_metrics;
 
@@ -49,7 +55,9 @@ pub struct Lock {
     pub version: String,
     /// Unknown fields of the first line.
     pub header: Map<String, Value>,
-    /// Lines that are about no node, sorted: a later version's.
+    /// The comparisons by name.
+    pub comparisons: BTreeMap<String, ComparisonEntry>,
+    /// Lines that are about neither, sorted: a later version's.
     pub others: Vec<String>,
 }
 
@@ -105,6 +113,7 @@ pub fn record(
     path: &Path,
     graph: &Graph,
     report: &Report<'_>,
+    comparisons: &[ComparisonEntry],
     whole: bool,
 ) -> Result<bool, LockError> {
     let _alone = file::hold(path);
@@ -113,7 +122,7 @@ pub fn record(
         Err(LockError::Missing(_)) => Lock::default(),
         lock => lock?,
     };
-    lock.update(graph, report, whole);
+    lock.update(graph, report, comparisons, whole);
     lock.write(path)
 }
 
@@ -123,7 +132,14 @@ impl Lock {
     /// # Errors
     /// [`LockError`].
     pub fn read(path: &Path) -> Result<Lock, LockError> {
-        let text = file::read(path)?;
+        Lock::parse(path, &file::read(path)?)
+    }
+
+    /// Reads the text of a lock; `path` is where it lies, for errors.
+    ///
+    /// # Errors
+    /// [`LockError::Line`] and [`LockError::Version`].
+    pub fn parse(path: &Path, text: &str) -> Result<Lock, LockError> {
         let (mut version, mut header) = (String::new(), Map::new());
         let mut lines: Vec<(usize, &str)> = Vec::new();
         for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
@@ -152,6 +168,9 @@ impl Lock {
         for line in lines {
             match line? {
                 Parsed::Entry(entry) => drop(lock.entries.insert(entry.node.clone(), *entry)),
+                Parsed::Comparison(entry) => {
+                    drop(lock.comparisons.insert(entry.compare.clone(), *entry));
+                }
                 Parsed::Other(line) => lock.others.push(line),
             }
         }
@@ -173,6 +192,10 @@ impl Lock {
         let mut text = serde_json::to_vec(&header).expect("a header is JSON");
         text.push(b'\n');
 
+        for entry in self.comparisons.values() {
+            serde_json::to_writer(&mut text, entry).expect("an entry is JSON");
+            text.push(b'\n');
+        }
         let entries: Vec<&LockEntry> = self.entries.values().collect();
         let written = |entries: &[&LockEntry]| {
             let mut text = Vec::new();
@@ -192,8 +215,14 @@ impl Lock {
     }
 
     /// Takes over what a run made; returns whether any entry changed. A complete run of the whole graph also drops
-    /// the entries of nodes that it lacks.
-    pub fn update(&mut self, graph: &Graph, report: &Report<'_>, whole: bool) -> bool {
+    /// the entries of nodes and comparisons that it lacks.
+    pub fn update(
+        &mut self,
+        graph: &Graph,
+        report: &Report<'_>,
+        comparisons: &[ComparisonEntry],
+        whole: bool,
+    ) -> bool {
         let mut changed = false;
         let mut ended: HashSet<&str> = HashSet::new();
         for id in graph.ids() {
@@ -228,7 +257,28 @@ impl Lock {
             changed = true;
             self.entries.retain(|name, _| ended.contains(name.as_str()));
         }
-        changed
+        self.update_comparisons(comparisons, whole && report.is_complete()) || changed
+    }
+
+    /// Takes over comparisons; `whole` says that there are no others. Returns whether any changed.
+    fn update_comparisons(&mut self, comparisons: &[ComparisonEntry], whole: bool) -> bool {
+        let mut changed = false;
+        for new in comparisons {
+            let old = self.comparisons.get(&new.compare);
+            if old.is_some_and(|old| old.inputs == new.inputs && old.result == new.result) {
+                continue;
+            }
+            changed = true;
+            let other = old.map(|old| old.other.clone()).unwrap_or_default();
+            self.comparisons.insert(new.compare.clone(), ComparisonEntry { other, ..new.clone() });
+        }
+
+        let before = self.comparisons.len();
+        if whole {
+            let names: HashSet<&str> = comparisons.iter().map(|new| new.compare.as_str()).collect();
+            self.comparisons.retain(|name, _| names.contains(name.as_str()));
+        }
+        changed || self.comparisons.len() < before
     }
 
     /// The nodes' keys.
@@ -245,11 +295,15 @@ fn source_columns(report: &Report<'_>, id: NodeId) -> Option<SourceColumns> {
 
 enum Parsed {
     Entry(Box<LockEntry>),
+    Comparison(Box<ComparisonEntry>),
     Other(String),
 }
 
-/// Parses a line: an entry of a node, or a JSON object that names none and is kept as it stands.
+/// Parses a line: an entry of a node or a comparison, or a JSON object that names neither and is kept as it stands.
 fn parse(line: &str) -> Result<Parsed, serde_json::Error> {
+    if line.starts_with("{\"compare\"") {
+        return serde_json::from_str(line).map(|entry| Parsed::Comparison(Box::new(entry)));
+    }
     let error = match serde_json::from_str(line) {
         Ok(entry) => return Ok(Parsed::Entry(Box::new(entry))),
         Err(error) => error,

@@ -4,15 +4,17 @@
 //! sort by age. They say which results were used when, for garbage collection, and hold names, keys
 //! and figures only: nothing that a command printed.
 
+mod entry;
+mod read;
+
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
 use tracing::span::{Attributes, Id};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
@@ -23,6 +25,9 @@ use refrain_cache::write::{LineFile, remove_file, touch};
 use refrain_cache::{Digest, Key};
 
 use crate::run::event::{self, Fields, NodeOf};
+
+pub use entry::{Reason, RunLogEntry};
+pub use read::{LastRuns, Log, last_runs, read};
 
 /// Version of the log's lines.
 const VERSION: u32 = 1;
@@ -42,144 +47,6 @@ pub struct RunInfo<'a> {
     pub set: &'a [String],
     /// The name of the kept plan that such a run would use.
     pub plan: &'a str,
-}
-
-/// Why a node was computed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Reason {
-    /// The node's name.
-    pub node: String,
-    /// Its key.
-    pub key: Key,
-    /// Its key in the run before.
-    pub before: Option<Key>,
-    /// The reason in words.
-    pub why: String,
-}
-
-/// A line of a log.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-pub enum RunLogEntry {
-    /// The run begins.
-    Begin {
-        /// Version of the format.
-        refrain: u32,
-        /// The version of Refrain that runs.
-        version: String,
-        /// The workflow.
-        workflow: PathBuf,
-        /// Its lock.
-        lock: PathBuf,
-        /// The name of its kept plan.
-        plan: String,
-        /// The folder of the logs, by which the lock is found where both have moved.
-        #[serde(default)]
-        runs: PathBuf,
-    },
-    /// A node was found in the cache.
-    Cached {
-        /// Its name.
-        node: String,
-        /// Its key.
-        key: Key,
-    },
-    /// A node begins.
-    Started {
-        /// Its name.
-        node: String,
-        /// Its key.
-        key: Key,
-    },
-    /// A node ended well.
-    Finished {
-        /// Its name.
-        node: String,
-        /// Its key.
-        key: Key,
-        /// Its duration.
-        seconds: f64,
-    },
-    /// A node failed.
-    Failed {
-        /// Its name.
-        node: String,
-        /// Its key, where it is known.
-        key: Option<Key>,
-    },
-    /// A node goes on.
-    Progress {
-        /// Its name.
-        node: String,
-        /// Units finished.
-        done: u64,
-        /// Units in all, where known.
-        total: Option<u64>,
-        /// The unit.
-        unit: String,
-    },
-    /// A training made a step.
-    Step {
-        /// The node's name.
-        node: String,
-        /// The step, from 0.
-        step: u64,
-        /// Its mean loss over the active tokens.
-        loss: f64,
-        /// Its learning rate.
-        learning_rate: f64,
-        /// The norm of its gradient before clipping.
-        grad_norm: f64,
-        /// Its tokens.
-        tokens: u64,
-    },
-    /// An attempt failed, and another one follows.
-    Retry {
-        /// The node's name.
-        node: String,
-        /// The attempt, from 1.
-        attempt: u64,
-    },
-    /// A cached result was damaged.
-    Damaged {
-        /// The node's name.
-        node: String,
-    },
-    /// Another process computes the node.
-    Waiting {
-        /// Its name.
-        node: String,
-    },
-    /// The process that computed the node ended without a result.
-    TakenOver {
-        /// Its name.
-        node: String,
-    },
-    /// A node's result was recorded.
-    Recorded {
-        /// Its name.
-        node: String,
-        /// Whether it is the first record of its key.
-        first: bool,
-    },
-    /// A node that it reads failed.
-    Skipped {
-        /// Its name.
-        node: String,
-        /// The node that failed.
-        because: String,
-    },
-    /// The reason why a node was computed.
-    Why(Reason),
-    /// The lock was written.
-    Lock,
-    /// The run ends.
-    End {
-        /// Its duration.
-        seconds: f64,
-        /// Whether every wanted node is done.
-        complete: bool,
-    },
 }
 
 /// Layer: writes the events of a run to its log, from [`RunLog::begin`] to [`RunLog::end`].
@@ -394,94 +261,4 @@ fn remove_oldest(runs: &Path) {
             let _gone = remove_file(&path);
         }
     }
-}
-
-/// A log that was read.
-#[derive(Debug, Clone)]
-pub struct Log {
-    /// The workflow.
-    pub workflow: PathBuf,
-    /// Its lock.
-    pub lock: PathBuf,
-    /// The name of its kept plan.
-    pub plan: String,
-    /// The folder in which the log lay when it was written.
-    pub runs: PathBuf,
-    /// When the run began.
-    pub began: SystemTime,
-    /// When it was last written or touched.
-    pub used: SystemTime,
-    /// The keys of the nodes that it found or made.
-    pub keys: Vec<Key>,
-}
-
-/// The nodes of a workflow in its last runs.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct LastRuns {
-    /// Why each node was computed when it last was, by name.
-    pub reasons: HashMap<String, Reason>,
-    /// The nodes that failed in the last run.
-    pub failed: HashSet<String>,
-}
-
-/// Reads the logs of a workflow, an absolute path; one that cannot be read says nothing.
-pub fn last_runs(runs: &Path, workflow: &Path) -> LastRuns {
-    let tag = Digest::of_bytes(workflow.as_os_str().as_encoded_bytes()).short();
-    let is_of = |name: &String| tag_of(name).is_some_and(|found| found.starts_with(&tag));
-    let mut last = LastRuns::default();
-    for (age, name) in names(runs).into_iter().rev().filter(is_of).enumerate() {
-        let text = fs::read(runs.join(&name)).unwrap_or_default();
-        for line in text.split(|byte| *byte == b'\n') {
-            // Only these lines are of use here; a training may have written very many others.
-            let is_why = line.starts_with(b"{\"event\":\"why\"");
-            if !is_why && !line.starts_with(b"{\"event\":\"failed\"") {
-                continue;
-            }
-            match serde_json::from_slice(line) {
-                Ok(RunLogEntry::Why(reason)) => {
-                    last.reasons.entry(reason.node.clone()).or_insert(reason);
-                }
-                Ok(RunLogEntry::Failed { node, .. }) if age == 0 => {
-                    last.failed.insert(node);
-                }
-                _ => {}
-            }
-        }
-    }
-    last
-}
-
-/// Reads the logs in a folder, the oldest first. Truncated lines and logs without a begin are
-/// skipped.
-///
-/// # Errors
-/// [`io::Error`] for a log that cannot be read.
-pub fn read(runs: &Path) -> io::Result<Vec<Log>> {
-    let mut logs = Vec::new();
-    for name in names(runs) {
-        let path = runs.join(&name);
-        let (text, used) =
-            match fs::read(&path).and_then(|text| Ok((text, path.metadata()?.modified()?))) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                read => read?,
-            };
-        logs.extend(log(&name, &text, used));
-    }
-    Ok(logs)
-}
-
-fn log(name: &str, text: &[u8], used: SystemTime) -> Option<Log> {
-    let mut lines =
-        text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
-    let Some(RunLogEntry::Begin { workflow, lock, plan, runs, .. }) = lines.next() else {
-        return None;
-    };
-    let began = chrono::NaiveDateTime::parse_from_str(name.split('-').next()?, "%Y%m%dT%H%M%S%3fZ");
-    let began = began.map_or(used, |began| began.and_utc().into());
-    let keys = lines.filter_map(|line| match line {
-        RunLogEntry::Cached { key, .. } | RunLogEntry::Started { key, .. } => Some(key),
-        RunLogEntry::Failed { key, .. } => key,
-        _ => None,
-    });
-    Some(Log { workflow, lock, plan, runs, began, used, keys: keys.collect() })
 }

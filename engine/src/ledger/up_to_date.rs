@@ -13,13 +13,14 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use refrain_cache::write::{create_dir_all, write_atomic};
-use refrain_cache::{ArtifactKind, Digest, FileIdentity, read_plain};
+use refrain_cache::{Digest, FileIdentity, read_plain};
 
-use crate::graph::{Graph, Work};
+use crate::graph::Graph;
 use crate::kind::MAIN;
 use crate::language::diagnostic::IncludedText;
 use crate::language::yaml::MAX_BYTES;
 use crate::plan::state::{NodeState, State};
+use crate::report::comparison::ComparedRow;
 use crate::report::results::Results;
 use crate::store::Store;
 
@@ -51,6 +52,8 @@ pub struct CachedReport {
     pub cached: usize,
     /// The table of results.
     pub results: Results,
+    /// The table of comparisons.
+    pub comparisons: Vec<ComparedRow>,
     /// Every condition, and that it holds.
     pub expects: Vec<String>,
 }
@@ -157,11 +160,11 @@ fn files(request: &Request<'_>, graph: &Graph, store: &Store, state: &State<'_>)
     }
     for id in graph.ids() {
         let done = state.done(id)?;
-        match &graph.node(id).work {
-            Work::Source(_) | Work::File(_) | Work::Model(_) => source(store, done, &mut files)?,
-            Work::Gather { .. } | Work::Stage { .. } => {}
+        let node = graph.node(id);
+        if node.is_source() {
+            source(store, done, &mut files)?;
         }
-        if matches!(graph.node(id).work, Work::File(_) | Work::Model(_)) {
+        if node.is_read_in_place() {
             continue;
         }
         for (name, artifact) in &done.result.artifacts {
@@ -170,9 +173,9 @@ fn files(request: &Request<'_>, graph: &Graph, store: &Store, state: &State<'_>)
                 continue;
             }
             let path = store.object_path(&artifact.digest);
-            match artifact.kind {
-                ArtifactKind::Table | ArtifactKind::File => hashed(store, &path, &mut files)?,
-                ArtifactKind::Model => folder(store, &path, &mut files)?,
+            match artifact.kind.is_folder() {
+                false => hashed(store, &path, &mut files)?,
+                true => folder(store, &path, &mut files)?,
             }
         }
     }

@@ -6,10 +6,7 @@ use refrain_cache::{Artifact, Artifacts, Digest, Manifest};
 
 use crate::graph::{Edge, Graph, Node, NodeId, Params, Work};
 use crate::kind::{ArtifactKind, Kind};
-use crate::source;
-
-/// Version of the tables' bytes: schema conventions, codec, row groups.
-const TABLE_VERSION: u32 = 1;
+use crate::source::TABLE_VERSION;
 
 /// The digests that identify an artifact: its own and, for an adapter, those of what it is applied
 /// to, the outermost first.
@@ -92,18 +89,17 @@ fn build(
     input: impl Fn(&Edge) -> Option<Value>,
     file: Option<Digest>,
 ) -> Option<Manifest> {
-    let file = || file.map(|d| Value::String(d.to_string()));
+    let digest = file;
+    let file = || digest.map(|d| Value::String(d.to_string()));
     Some(match &node.work {
-        Work::Source(spec) => Manifest::new("source")
-            .section("versions", json!({ "source": source::VERSION, "table": TABLE_VERSION }))
-            .section("parameters", spec.options())
-            .section("inputs", json!({ "file": file()? })),
+        Work::Source(spec) => spec.manifest(&digest?),
         Work::Model(_) => {
             let mut inputs = inputs(node, input)?;
             inputs["folder"] = file()?;
             Manifest::new("model").section("inputs", inputs)
         }
         Work::File(_) => Manifest::new("file").section("inputs", json!({ "file": file()? })),
+        Work::Folder(_) => Manifest::new("folder").section("inputs", json!({ "folder": file()? })),
         Work::Gather { axes, rows } => Manifest::new("gather")
             .section("versions", json!({ "gather": 1, "table": TABLE_VERSION }))
             .section("parameters", json!({ "axes": axes, "rows": rows }))

@@ -113,12 +113,13 @@ impl<'a> State<'a> {
     pub fn output(&self, id: NodeId, output: &str) -> Option<Input> {
         let artifact = self.outputs(id)?.get(output)?.clone();
         let path = match &self.graph.node(id).work {
-            Work::File(path) => path.clone(),
+            Work::File(path) | Work::Folder(path) => path.clone(),
             _ => self.store.object_path(&artifact.digest),
         };
         Some(match artifact.kind {
             ArtifactKind::Table => Input::Table { path, artifact },
             ArtifactKind::File => Input::File { path, artifact },
+            ArtifactKind::Folder => Input::Folder { path, artifact },
             ArtifactKind::Model => {
                 let place = self.place(id, output)?;
                 let place::ModelPlace { folder, adapters, bases, .. } = place;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::graph::build::node_name;
@@ -17,6 +18,7 @@ use crate::report::points::{Absent, NodeStatus, Point, Stages};
 const NUMBER: Type = Type::Float { min: f64::NEG_INFINITY, max: f64::INFINITY, open: false };
 
 pub(crate) static PARAMS: &[Param] = &[
+    Param::optional("compare", Type::Text, "a comparison, in place of `stage` and `metric`"),
     Param::optional("stage", Type::Text, "the stage whose metric is meant"),
     Param::optional("metric", Type::Text, "the metric's name"),
     Param::optional("of", Type::Text, "an expression of metrics, in place of `stage` and `metric`"),
@@ -29,12 +31,23 @@ pub(crate) static PARAMS: &[Param] = &[
     ),
     Param::optional(
         "above",
-        Type::Map(&Type::Any),
-        "values of axes of the nodes that it must exceed",
+        Type::OneOf(&[NUMBER, Type::Map(&Type::Any)]),
+        "values of axes of the nodes that it must exceed; of a comparison the number that it must exceed",
     ),
     Param::default("by", NUMBER, "0.0", "by how much at least"),
     Param::optional("at_least", NUMBER, "lower bound"),
     Param::optional("at_most", NUMBER, "upper bound"),
+    Param::optional(
+        "confidence",
+        Type::Float { min: 0.0, max: 0.999_999, open: true },
+        "of a comparison: the interval's confidence, of which the lower end must be above `above`",
+    ),
+    Param::default(
+        "shown",
+        Type::Bool,
+        "true",
+        "`false` marks a condition that was tested and does not hold",
+    ),
     Param::optional("source", Type::Text, "where the value was published"),
 ];
 
@@ -49,6 +62,8 @@ pub struct Expect {
     pub rule: Rule,
     /// Where the value was published.
     pub source: Option<String>,
+    /// Whether it is expected to hold.
+    pub shown: bool,
     /// Its place in the workflow.
     pub span: Span,
 }
@@ -82,16 +97,57 @@ pub enum Rule {
 /// The outcome of a condition.
 #[derive(Debug, Clone)]
 pub struct ExpectResult {
-    /// The condition.
-    pub expect: Expect,
+    /// The stage or comparison that it is about.
+    pub stage: String,
+    /// Its place in the workflow, by which conditions are in order.
+    pub place: usize,
+    /// Where the value was published.
+    pub source: Option<String>,
     /// The value, a mean where several points match; `None` where a point has none.
     pub obtained: Option<f64>,
+    /// The interval and the p-value that decide beside the value.
+    pub detail: Option<String>,
     /// Why there is no value, where all nodes ran.
     pub reason: Option<String>,
     /// Whether it holds.
     pub holds: bool,
+    /// Whether the workflow says that it holds.
+    pub shown: bool,
     /// The condition in words.
     pub text: String,
+}
+
+/// What a condition came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It holds.
+    Holds,
+    /// It does not hold, or has no value.
+    Fails,
+    /// It does not hold, as the workflow says.
+    NotShown,
+    /// It holds, though the workflow says that it does not.
+    HoldsAfterAll,
+}
+
+impl ExpectResult {
+    /// Compares the outcome with what the workflow says of it.
+    pub fn verdict(&self) -> Verdict {
+        match (self.holds, self.shown) {
+            (true, true) => Verdict::Holds,
+            (true, false) => Verdict::HoldsAfterAll,
+            (false, false) if self.obtained.is_some() => Verdict::NotShown,
+            (false, _) => Verdict::Fails,
+        }
+    }
+}
+
+impl Verdict {
+    /// Whether a run, or a verification, fails by it.
+    pub fn is_failure(self) -> bool {
+        matches!(self, Verdict::Fails | Verdict::HoldsAfterAll)
+    }
 }
 
 /// Reads the conditions of a workflow; `declared` has its axes with all their values. Conditions on points that `--set`
@@ -104,7 +160,9 @@ pub fn parse(
     let read = |(node, span): &(crate::language::yaml::Node, Span)| {
         one(workflow, declared, node, span, problems)
     };
-    workflow.expect.iter().filter_map(read).collect()
+    // Those on comparisons are read with the comparisons.
+    let of_figures = workflow.expect.iter().filter(|(node, _)| node.get("compare").is_none());
+    of_figures.filter_map(read).collect()
 }
 
 fn one(
@@ -123,6 +181,20 @@ fn one(
     let values = &resolved.values;
     let text = |name: &str| values.get(name).and_then(Value::as_str).map(String::from);
     let number = |name: &str| values.get(name).and_then(Value::as_f64);
+    for (name, is_wrong) in [
+        ("confidence", values.contains_key("confidence")),
+        ("above", values.get("above").is_some_and(Value::is_number)),
+    ] {
+        if is_wrong {
+            let message = match name {
+                "above" => "`above` is a mapping, unless of a comparison",
+                _ => "`confidence` is asked of a comparison",
+            };
+            let hint = "`at_least` is a lower bound; `compare: NAME` asks of a comparison";
+            problems.push(Diagnostic::at(place(name), message).hint(hint));
+            return None;
+        }
+    }
     let of = expression(workflow, [text("stage"), text("metric"), text("of")], &place, problems);
     let mut is_left_out = false;
     let mut point = |name: &str| -> Option<Vec<(String, String)>> {
@@ -172,7 +244,8 @@ fn one(
         }
     };
     let of = of.filter(|_| !is_left_out)?;
-    Some(Expect { of, at, rule, source: text("source"), span: span.clone() })
+    let shown = values.get("shown").and_then(Value::as_bool).unwrap_or(true);
+    Some(Expect { of, at, rule, source: text("source"), shown, span: span.clone() })
 }
 
 /// Reads `stage` and `metric`, or `of` in their place.
@@ -258,12 +331,8 @@ fn result(
     };
     let (holds, rule) = match &expect.rule {
         Rule::Within { value, within } => {
-            // A tolerance such as 0.02 has no exact binary form; the last bits may not decide.
-            let slack = 1e-12 * value.abs().max(1.0);
-            (
-                obtained.is_some_and(|o| (o - value).abs() <= within + slack),
-                format!("{value} ± {within}"),
-            )
+            let holds = obtained.is_some_and(|obtained| is_within(obtained, *value, *within));
+            (holds, format!("{value} ± {within}"))
         }
         Rule::Above { at, by } => {
             let other = mean(at).ok();
@@ -272,19 +341,39 @@ fn result(
             (holds, format!("at least {by} above {} ({other})", name(&expect.of, at)))
         }
         Rule::Bounds { low, high } => {
-            let words = match (low.is_finite(), high.is_finite()) {
-                (true, true) => format!("from {low} to {high}"),
-                (true, false) => format!("at least {low}"),
-                _ => format!("at most {high}"),
-            };
-            (obtained.is_some_and(|o| o >= *low && o <= *high), words)
+            (obtained.is_some_and(|o| o >= *low && o <= *high), bounds_words(*low, *high))
         }
     };
     let text = match expect.of.as_metric() {
         Some(metric) => format!("`{}` {}: {rule}", name(&expect.of, &expect.at), metric.metric),
         None => format!("`{}`: {rule}", name(&expect.of, &expect.at)),
     };
-    ExpectResult { expect: expect.clone(), obtained, reason, holds, text }
+    ExpectResult {
+        stage: expect.of.stages().first().copied().unwrap_or_default().to_string(),
+        place: expect.span.start,
+        source: expect.source.clone(),
+        obtained,
+        detail: None,
+        reason,
+        holds,
+        shown: expect.shown,
+        text,
+    }
+}
+
+/// Whether a number is within a tolerance of a value. A tolerance such as 0.02 has no exact binary form; the last bits
+/// may not decide.
+pub(super) fn is_within(obtained: f64, value: f64, within: f64) -> bool {
+    (obtained - value).abs() <= within + 1e-12 * value.abs().max(1.0)
+}
+
+/// Formats bounds, of which one may be infinite.
+pub(super) fn bounds_words(low: f64, high: f64) -> String {
+    match (low.is_finite(), high.is_finite()) {
+        (true, true) => format!("from {low} to {high}"),
+        (true, false) => format!("at least {low}"),
+        _ => format!("at most {high}"),
+    }
 }
 
 /// Names what is measured at some values of axes: the stage of a metric, an expression as it is.

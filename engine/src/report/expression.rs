@@ -65,6 +65,19 @@ impl Expression {
         text: &str,
         span: &Span,
     ) -> Result<Expression, Vec<Diagnostic>> {
+        Expression::parse_with(workflow, text, span, &[])
+    }
+
+    /// Reads an expression in which names that are bound to metrics may stand, too.
+    ///
+    /// # Errors
+    /// See [`Expression::parse`].
+    pub fn parse_with(
+        workflow: &Workflow,
+        text: &str,
+        span: &Span,
+        names: &[&str],
+    ) -> Result<Expression, Vec<Diagnostic>> {
         if text.len() > MAX_BYTES {
             let message = format!("the expression is longer than {MAX_BYTES} bytes");
             return Err(vec![Diagnostic::at(span.clone(), message)]);
@@ -76,7 +89,7 @@ impl Expression {
         };
 
         let stages = workflow.stages.iter().map(|stage| stage.name.text.as_str());
-        let scanned = scan(text, stages).map_err(|faults| {
+        let scanned = scan(text, stages, names).map_err(|faults| {
             let problem = |fault: Fault| {
                 Diagnostic::at(place(&fault.at), fault.message).maybe_hint(fault.hint)
             };
@@ -95,7 +108,9 @@ impl Expression {
         };
         let metrics: Vec<MetricReference> = scanned.metrics.into_iter().map(reference).collect();
         let alone = metrics.first().filter(|metric| scanned.canonical == metric.to_string());
-        if let Some(MetricReference { stage, metric, span }) = alone.cloned() {
+        if let Some(MetricReference { stage, metric, span }) =
+            alone.filter(|alone| !alone.metric.is_empty()).cloned()
+        {
             return Ok(Expression::metric(stage, metric, span));
         }
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");

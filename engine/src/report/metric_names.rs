@@ -8,7 +8,8 @@ use crate::kind::MetricContext;
 use crate::language::diagnostic::{Diagnostic, Span, suggest};
 use crate::report::expression::minus_hint;
 
-/// A metric that a workflow names, and where.
+/// A metric that a workflow names, and where. In the expression of a comparison it may be a name that is bound to one: it
+/// then stands in the place of the stage, and the metric is empty.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MetricReference {
     /// The stage.
@@ -21,7 +22,10 @@ pub struct MetricReference {
 
 impl fmt::Display for MetricReference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.stage, self.metric)
+        match self.metric.is_empty() {
+            true => f.write_str(&self.stage),
+            false => write!(f, "{}.{}", self.stage, self.metric),
+        }
     }
 }
 

@@ -5,9 +5,14 @@ use crate::language::explain::{ErrorClass, Explain};
 use crate::report::expect::ExpectResult;
 use crate::run::{NodeError, Outcome, Report};
 
-/// Returns the class of a run's failure; `None` where all went well. `differs` says that the lock would change and may
-/// not.
-pub fn class(report: &Report<'_>, results: &[ExpectResult], differs: bool) -> Option<ErrorClass> {
+/// Returns the class of a run's failure; `None` where all went well. `is_wrong` says that a comparison has no result though
+/// its nodes ran, `differs` that the lock would change and may not.
+pub fn class(
+    report: &Report<'_>,
+    results: &[ExpectResult],
+    is_wrong: bool,
+    differs: bool,
+) -> Option<ErrorClass> {
     let failures = report.outcomes.iter().filter_map(|outcome| match outcome {
         Outcome::Failed(failure) => Some(failure.class()),
         _ => None,
@@ -18,7 +23,10 @@ pub fn class(report: &Report<'_>, results: &[ExpectResult], differs: bool) -> Op
         _ if report.interrupted => Some(ErrorClass::Interrupted),
         Some(class) => Some(class),
         None if differs => Some(ErrorClass::Difference),
-        None if results.iter().any(|result| !result.holds) => Some(ErrorClass::Stage),
+        None if is_wrong => Some(ErrorClass::Stage),
+        None if results.iter().any(|result| result.verdict().is_failure()) => {
+            Some(ErrorClass::Stage)
+        }
         None => None,
     }
 }

@@ -3,6 +3,7 @@
 
 mod changes;
 mod check;
+mod comparisons;
 mod mismatch;
 mod recompute;
 mod renamed;
@@ -16,7 +17,8 @@ use refrain_cache::{FileDigests, Key};
 use crate::graph::{Graph, Node, NodeId};
 use crate::ledger::lock::{Lock, LockEntry};
 use crate::plan::state::NodeState;
-use crate::report::expect::{self, Expect};
+use crate::report::comparison::{Comparisons, NoResult};
+use crate::report::expect::{self, Expect, Verdict};
 use crate::store::Store;
 
 pub use changes::{changes, foresee};
@@ -54,6 +56,8 @@ pub struct Verification {
     pub sources: (usize, usize),
     /// Artifacts that were hashed, and artifacts that the cache does not hold.
     pub artifacts: (usize, usize),
+    /// Comparisons whose lines were checked, and comparisons that were computed again.
+    pub comparisons: (usize, usize),
     /// The number of conditions that were checked.
     pub expects: usize,
 }
@@ -64,6 +68,7 @@ pub fn verify(
     lock: &Lock,
     store: Option<&Store>,
     expects: &[Expect],
+    compared: &Comparisons,
     options: VerifyOptions,
 ) -> Verification {
     let (entries, mut mismatches) = entries(graph, lock, None, options.partial);
@@ -83,7 +88,17 @@ pub fn verify(
     let mut found = parts.reduce(Verification::default, Verification::and);
 
     found.mismatches.append(&mut mismatches);
-    conditions(graph, &entries, expects, &mut found);
+    let done = comparisons::done(&entries);
+    // The lines are of comparisons over all points of the sweep.
+    let none = Comparisons::default();
+    let compared = if options.partial { &none } else { compared };
+    let mut checked = comparisons::check(graph, lock, compared, &done, store);
+    if !options.partial {
+        found.mismatches.extend(comparisons::stale(graph, lock, compared));
+    }
+    found.mismatches.append(&mut checked.mismatches);
+    found.comparisons = (checked.lines, checked.computed);
+    conditions(graph, lock, &done, expects, compared, &mut found);
     sort(graph, &mut found.mismatches);
     found
 }
@@ -135,33 +150,42 @@ fn shared_keys(graph: &Graph, lock: &Lock) -> Vec<Mismatch> {
     mismatches
 }
 
-/// Checks every `expect` against the lock's metrics.
+/// Checks every `expect` against the lock's metrics and comparisons.
 fn conditions(
     graph: &Graph,
-    entries: &[Option<&LockEntry>],
+    lock: &Lock,
+    done: &[Option<NodeState>],
     expects: &[Expect],
+    compared: &Comparisons,
     found: &mut Verification,
 ) {
-    if expects.is_empty() {
-        return;
-    }
-    let done: Vec<Option<NodeState>> =
-        entries.iter().map(|entry| entry.map(LockEntry::to_done)).collect();
     let of = |id: NodeId| done[id.index()].as_ref();
-    for result in expect::check(expects, graph, of) {
+    let absent = NoResult::Unusable("the lock has no line for it".into());
+    let lines = compared.pairings.iter().map(|pairing| {
+        let entry = lock.comparisons.get(&pairing.comparison.name);
+        entry.map(|entry| &entry.result).ok_or(&absent)
+    });
+    let claims = compared.check(&lines.collect::<Vec<_>>());
+    for result in expect::check(expects, graph, of).into_iter().chain(claims) {
         found.expects += 1;
-        if result.holds {
+        let verdict = result.verdict();
+        if !verdict.is_failure() {
             continue;
         }
         let obtained = result.obtained.map(|obtained| format!("{obtained:.6}"));
         let mut message =
             format!("{}: obtained {}", result.text, obtained.as_deref().unwrap_or("no value"));
+        if let Some(detail) = &result.detail {
+            message.push_str(&format!(" ({detail})"));
+        }
+        if verdict == Verdict::HoldsAfterAll {
+            message.push_str(", which holds, though it is marked `shown: false`");
+        }
         if let Some(reason) = &result.reason {
             message.push_str(&format!(": {reason}"));
         }
         let hint = Remedy::Expect.words(graph);
-        let stage = result.expect.of.stages().first().copied().unwrap_or_default();
-        let mismatch = Mismatch::new(stage, "expect", message, hint);
+        let mismatch = Mismatch::new(&result.stage, "expect", message, hint);
         let before = Some(result.text);
         found.mismatches.push(Mismatch { before, now: obtained, ..mismatch });
     }

@@ -75,6 +75,8 @@ pub(super) struct NodeJob<'a> {
     pub inputs: Inputs,
     pub cache: &'a Cache,
     pub threads: usize,
+    /// Bytes of memory that all running nodes may need together.
+    pub memory_limit: u64,
     /// Whether the node is computed although its outputs are known.
     pub fresh: bool,
     pub cancel: &'a Cancel,
@@ -155,14 +157,15 @@ impl NodeJob<'_> {
                     threads: self.threads,
                     batch: settings.batch,
                     memory: settings.memory,
+                    memory_limit: self.memory_limit,
                 },
                 progress: &Progress::new(self.span.clone(), PROGRESS_EVERY),
                 cancel,
                 environment: self.environment,
                 own_program: self.own_program,
             })?),
-            Work::Model(_) | Work::File(_) => {
-                Err(StageError::bug("a model or file source is never computed").into())
+            Work::Model(_) | Work::File(_) | Work::Folder(_) => {
+                Err(StageError::bug("a source that is read in place was computed").into())
             }
         }
     }

@@ -38,6 +38,7 @@ pub fn recompute_node(
         inputs,
         cache,
         threads: node.settings.threads.unwrap_or(options.threads).min(options.threads.max(1)),
+        memory_limit: options.memory,
         // The computation is compared, not what is remembered of it.
         fresh: true,
         cancel,

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::graph::NodeId;
+use crate::kind::MemoryNeed;
 use crate::language::workflow::Settings;
 use crate::plan::state::PendingNode;
 
@@ -13,35 +14,39 @@ const LOOKAHEAD: usize = 64;
 /// How many later nodes may start before the first; then nothing starts until it does.
 const OVERTAKEN: usize = 16;
 
-/// The resources that a stage declares, or that the machine has.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// The resources that a node needs, or that the machine has.
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct ResourceDemand {
     threads: u64,
-    memory: u64,
+    memory: MemoryNeed,
     gpus: u64,
 }
 
 impl ResourceDemand {
-    /// Reads the settings of a stage; what they do not declare counts as zero.
-    pub fn of(settings: &Settings) -> ResourceDemand {
+    /// Reads the settings of a stage; what they do not declare counts as zero, memory as the
+    /// estimate.
+    pub fn of(
+        settings: &Settings,
+        estimate: impl FnOnce() -> Option<MemoryNeed>,
+    ) -> ResourceDemand {
         let number = |n: Option<usize>| n.unwrap_or(0) as u64;
-        ResourceDemand {
-            threads: number(settings.threads),
-            memory: settings.memory.unwrap_or(0),
-            gpus: number(settings.gpus),
-        }
+        let memory = match settings.memory {
+            Some(own) => MemoryNeed { own, ..MemoryNeed::default() },
+            None => estimate().unwrap_or_default(),
+        };
+        ResourceDemand { threads: number(settings.threads), memory, gpus: number(settings.gpus) }
     }
 
-    fn plus(self, other: ResourceDemand) -> ResourceDemand {
-        ResourceDemand {
-            threads: self.threads.saturating_add(other.threads),
-            memory: self.memory.saturating_add(other.memory),
-            gpus: self.gpus.saturating_add(other.gpus),
-        }
+    fn add(&mut self, other: &ResourceDemand) {
+        self.threads = self.threads.saturating_add(other.threads);
+        self.memory.add(&other.memory);
+        self.gpus = self.gpus.saturating_add(other.gpus);
     }
 
-    fn within(self, limit: ResourceDemand) -> bool {
-        self.threads <= limit.threads && self.memory <= limit.memory && self.gpus <= limit.gpus
+    fn within(&self, limit: &ResourceDemand) -> bool {
+        self.threads <= limit.threads
+            && self.memory.total() <= limit.memory.total()
+            && self.gpus <= limit.gpus
     }
 }
 
@@ -58,7 +63,7 @@ impl ResourcePool {
     pub fn new(options: &RunOptions<'_>) -> ResourcePool {
         let limit = ResourceDemand {
             threads: options.threads as u64,
-            memory: options.memory,
+            memory: MemoryNeed { own: options.memory, ..MemoryNeed::default() },
             gpus: options.gpus as u64,
         };
         ResourcePool { limit, running: Vec::new(), waiting: VecDeque::new(), overtaken: 0 }
@@ -78,7 +83,7 @@ impl ResourcePool {
     pub fn next(&mut self) -> Option<(NodeId, Box<PendingNode>)> {
         let candidates = if self.overtaken < OVERTAKEN { self.waiting.len() } else { 1 };
         let place =
-            self.waiting.iter().take(candidates).position(|(_, need, _)| self.admits(*need))?;
+            self.waiting.iter().take(candidates).position(|(_, need, _)| self.admits(need))?;
         self.overtaken = if place == 0 { 0 } else { self.overtaken + 1 };
         let (id, need, pending) = self.waiting.remove(place)?;
         self.running.push((id, need));
@@ -92,15 +97,17 @@ impl ResourcePool {
 
     /// Whether a node may run beside those that do. One that declares more than the machine has runs
     /// alone.
-    fn admits(&self, need: ResourceDemand) -> bool {
-        let alone = |need: ResourceDemand| !need.within(self.limit);
+    fn admits(&self, need: &ResourceDemand) -> bool {
+        let alone = |need: &ResourceDemand| !need.within(&self.limit);
         if self.running.is_empty() {
             return true;
         }
-        if alone(need) || self.running.iter().any(|(_, running)| alone(*running)) {
+        if alone(need) || self.running.iter().any(|(_, running)| alone(running)) {
             return false;
         }
-        self.running.iter().fold(need, |sum, (_, running)| sum.plus(*running)).within(self.limit)
+        let mut together = need.clone();
+        self.running.iter().for_each(|(_, running)| together.add(running));
+        together.within(&self.limit)
     }
 }
 
@@ -111,6 +118,7 @@ mod tests {
     use super::*;
 
     fn need(threads: u64, memory: u64, gpus: u64) -> ResourceDemand {
+        let memory = MemoryNeed { own: memory, ..MemoryNeed::default() };
         ResourceDemand { threads, memory, gpus }
     }
 
@@ -122,7 +130,7 @@ mod tests {
             overtaken: 0,
         };
         for (i, need) in needs.iter().enumerate() {
-            add(&mut pool, i, *need);
+            add(&mut pool, i, need.clone());
         }
         pool
     }
@@ -142,7 +150,7 @@ mod tests {
         for (declared, fit) in
             [(need(2, 0, 0), 2), (need(0, 3, 0), 2), (need(0, 0, 1), 1), (need(0, 0, 0), 5)]
         {
-            let mut pool = pool(&[declared; 5]);
+            let mut pool = pool(&std::array::from_fn::<_, 5, _>(|_| declared.clone()));
             let started = std::iter::from_fn(|| next(&mut pool)).count();
             assert_eq!(started, fit, "{declared:?}");
             pool.release(NodeId(0));
@@ -187,5 +195,19 @@ mod tests {
         assert_eq!(ran, OVERTAKEN);
         pool.release(NodeId(0));
         assert_eq!(next(&mut pool), Some(1), "the large one is first");
+    }
+    /// Trials of one base hold its weights once.
+    #[test]
+    fn shared_memory_counts_once() {
+        let trial = |base: &str, own: u64| ResourceDemand {
+            memory: MemoryNeed { own, shared: [(base.into(), 5)].into() },
+            ..need(0, 0, 0)
+        };
+        let mut pool = pool(&[trial("a", 1), trial("a", 1), trial("b", 1), trial("a", 2)]);
+        assert_eq!(next(&mut pool), Some(0));
+        assert_eq!(next(&mut pool), Some(1), "5 + 1 + 1 of 8");
+        assert_eq!(next(&mut pool), None, "the base `b` and a third trial are too much");
+        pool.release(NodeId(0));
+        assert_eq!(next(&mut pool), Some(3), "5 + 1 + 2 of 8, before the waiting `b`");
     }
 }

@@ -37,6 +37,9 @@ enum ColumnFile {
 
 impl ColumnFile {
     fn open(path: &Path, format: Format, dropped: &[&str]) -> Result<ColumnFile, SourceError> {
+        if path.metadata().is_ok_and(|file| file.len() == 0) {
+            return Err(SourceError::empty(path, "write or fetch it again"));
+        }
         Ok(match format {
             Format::Parquet => ColumnFile::Parquet(TableReader::open_except(path, dropped)?),
             _ => ColumnFile::Arrow(ArrowFile::open(path, dropped)?),

@@ -105,11 +105,7 @@ impl<'a> Csv<'a> {
             }
             return Ok(names);
         }
-        Err(SourceError::Content {
-            path: self.files[file].clone(),
-            message: "the file is empty".into(),
-            hint: Some("its first row must name the columns".into()),
-        })
+        Err(SourceError::empty(&self.files[file], "its first row must name the columns"))
     }
 
     /// Finds the column of each cell of a file.

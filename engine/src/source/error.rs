@@ -132,6 +132,11 @@ impl SourceError {
     pub(crate) fn content(path: &Path, message: impl Into<String>) -> SourceError {
         SourceError::Content { path: path.into(), message: message.into(), hint: None }
     }
+
+    pub(crate) fn empty(path: &Path, hint: &str) -> SourceError {
+        let message = "the file is empty".into();
+        SourceError::Content { path: path.into(), message, hint: Some(hint.into()) }
+    }
 }
 
 /// The error of a file whose columns are not those of the source's first file.

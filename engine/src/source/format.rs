@@ -51,6 +51,8 @@ const BINARY: [(&[u8], Format); 3] = [
     // The first message of a stream.
     (&[0xff; 4], Format::Arrow),
 ];
+/// Byte-order marks of texts that are not read.
+const UTF_16: [&[u8]; 2] = [&[0xff, 0xfe], &[0xfe, 0xff]];
 /// Compressions that are not read.
 const OTHERS: [(&[u8], &str); 3] =
     [(b"BZh", "bzip2"), (&[0xfd, b'7', b'z', b'X', b'Z'], "xz"), (b"PK\x03\x04", "zip")];
@@ -131,6 +133,9 @@ pub(super) fn text_reader(path: &Path) -> io::Result<Box<dyn Read + Send>> {
     let refused = |message: String| Err(io::Error::new(io::ErrorKind::InvalidData, message));
     if let Some((_, name)) = OTHERS.iter().find(|(magic, _)| start.starts_with(magic)) {
         return refused(format!("it is compressed by {name}; only gzip and zstd are read"));
+    }
+    if UTF_16.iter().any(|mark| start.starts_with(mark)) {
+        return refused("it is UTF-16; only UTF-8 is read".into());
     }
     if let Some(format) = binary(&start) {
         return refused(format!("it is {}, not a text", format.word()));

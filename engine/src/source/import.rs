@@ -232,6 +232,12 @@ impl<'a> Importer<'a> {
         if self.layout.split {
             self.split(columns);
         }
+        for replacement in &self.spec.replace {
+            let place = self.layout.place(replacement.column());
+            if let Some(column) = place.and_then(|at| columns[at].as_mut()) {
+                *column = replacement.apply(column);
+            }
+        }
         Ok(())
     }
 

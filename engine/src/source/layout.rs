@@ -132,6 +132,11 @@ impl Layout {
             message: format!("cannot be filtered: {message}"),
             hint,
         })?;
+        for replacement in &spec.replace {
+            replacement
+                .check(&conditioned)
+                .map_err(|(message, hint)| spec.option_error("replace", message, hint))?;
+        }
         Ok(Layout { schema, origins, of_elements, split, alpaca })
     }
 

@@ -17,6 +17,8 @@ pub enum Located {
     Model(PathBuf),
     /// A file that is passed on as it is.
     File(PathBuf),
+    /// A folder that is passed on as it is.
+    Folder(PathBuf),
 }
 
 /// Files that a model consists of.
@@ -39,7 +41,8 @@ pub fn locate(
     let ty = values.get("type").and_then(Value::as_str);
     let model = model || ty == Some("model");
 
-    let is_pattern = !model && ty != Some("file") && shards::is_glob(&path);
+    let is_table = !model && !matches!(ty, Some("file" | "folder"));
+    let is_pattern = is_table && shards::is_glob(&path);
     if is_pattern && let Err(error) = Shards::find(&path, None) {
         return wrong(error.message, error.hint);
     }
@@ -71,13 +74,18 @@ pub fn locate(
     if path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
         return wrong(format!("`{}` is a pipe or a device, not a file", path.display()), None);
     }
-    if ty == Some("file") && path.is_dir() {
-        return wrong(format!("`{}` is a folder, not a file", path.display()), None);
+    match (ty, path.is_dir()) {
+        (Some("file"), false) => Ok(Located::File(path)),
+        (Some("folder"), true) => Ok(Located::Folder(path)),
+        (Some("file"), true) => {
+            let hint = "`type: folder` takes it as a whole";
+            wrong(format!("`{}` is a folder, not a file", path.display()), Some(hint.into()))
+        }
+        (Some("folder"), false) => {
+            wrong(format!("`{}` is a file, not a folder", path.display()), None)
+        }
+        _ => SourceSpec::new(path, values).map(Located::Table),
     }
-    if ty == Some("file") {
-        return Ok(Located::File(path));
-    }
-    SourceSpec::new(path, values).map(Located::Table)
 }
 
 /// Whether a path that is not there looks like a name of the Hugging Face hub, `org/name`.

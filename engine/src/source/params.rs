@@ -31,6 +31,17 @@ static ROWS: &[Param] = &[
     ),
 ];
 
+static REPLACE: &[Param] = &[
+    Param::required("column", Type::Text, "the column, by its name in the table"),
+    Param::required("pattern", Type::Text, "a regular expression"),
+    Param::default(
+        "by",
+        Type::Text,
+        "\"\"",
+        "the text in the place of each match, in which `$1` is the first group",
+    ),
+];
+
 /// The parameters of an entry of `data`.
 pub static PARAMS: &[Param] = &[
     Param::required(
@@ -41,7 +52,7 @@ pub static PARAMS: &[Param] = &[
     ),
     Param::optional(
         "type",
-        Type::Choice(&["table", "model", "file"]),
+        Type::Choice(&["table", "model", "file", "folder"]),
         "what it is; `table` by default",
     ),
     Param::optional(
@@ -60,6 +71,11 @@ pub static PARAMS: &[Param] = &[
         "drop",
         Type::List(&Type::Text),
         "leaves out columns, by their names in the file",
+    ),
+    Param::optional(
+        "replace",
+        Type::List(&Type::Record(REPLACE)),
+        "replaces what matches a pattern in columns of text, one entry after the other",
     ),
     Param::optional(
         "rows",

@@ -2,13 +2,15 @@
 
 use arrow::datatypes::SchemaRef;
 
-use refrain_cache::{Artifact, Digest};
+use refrain_cache::{Artifact, Digest, Key};
 
 use crate::kind::ModelFacts;
 
 /// A source as a lock names it.
 #[derive(Debug, Clone)]
 pub struct RecordedSource {
+    /// The key of its node.
+    pub key: Key,
     /// The digest of its file or folder.
     pub digest: Digest,
     /// Its output.

@@ -10,6 +10,7 @@ use refrain_cache::{
 
 use super::model_folder::{ModelFolder, ModelFolderError};
 use super::shards::{Shards, ShardsError};
+use super::walk::Walk;
 
 /// An error of hashing a source.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +52,7 @@ pub struct SourcePlace {
 }
 
 impl SourcePlace {
-    /// The place of a model or a file.
+    /// The place of a model, a file or a folder.
     pub fn new(path: &Path, kind: ArtifactKind) -> SourcePlace {
         SourcePlace { path: path.into(), kind, split: None }
     }
@@ -62,6 +63,9 @@ impl SourcePlace {
         Ok(match self.kind {
             ArtifactKind::File => file(),
             ArtifactKind::Model if self.path.is_file() => file(),
+            ArtifactKind::Folder => {
+                Listing { is_file: false, files: Walk::whole(&self.path)?.files }
+            }
             ArtifactKind::Table => {
                 let Shards { counted, is_file, .. } =
                     Shards::find(&self.path, self.split.as_deref())?;
@@ -85,6 +89,7 @@ impl SourcePlace {
     pub fn folders(&self) -> Result<Vec<PathBuf>, HashError> {
         Ok(match self.kind {
             ArtifactKind::Table => Shards::find(&self.path, self.split.as_deref())?.folders,
+            ArtifactKind::Folder => Walk::whole(&self.path)?.folders,
             ArtifactKind::Model if self.path.is_dir() => {
                 ModelFolder::open(&self.path)?.folders().map(Path::to_path_buf).collect()
             }

@@ -1,7 +1,6 @@
 //! Finds the files of a table source: one file, the shards of a folder or a glob, or a folder that
 //! Hugging Face `datasets` saved.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -11,11 +10,8 @@ use serde::Deserialize;
 use refrain_cache::read_plain;
 
 use super::format::Format;
+use super::walk::{MAX_DEPTH, Walk};
 
-/// Limit on the files and folders that are looked at for one source.
-const MAX_FILES: usize = 100_000;
-/// Limit on the depth of folders.
-const MAX_DEPTH: usize = 16;
 /// Limit in bytes on the JSON files that describe a saved data set.
 const MAX_JSON: u64 = 64 << 20;
 
@@ -58,11 +54,11 @@ pub struct ShardsError {
     pub hint: Option<String>,
 }
 
-fn wrong(option: &'static str, message: impl Into<String>) -> ShardsError {
+pub(super) fn wrong(option: &'static str, message: impl Into<String>) -> ShardsError {
     ShardsError { option, message: message.into(), hint: None }
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> ShardsError {
+pub(super) fn unreadable(path: &Path, error: &io::Error) -> ShardsError {
     wrong("path", format!("cannot read `{}`: {error}", path.display()))
 }
 
@@ -77,7 +73,20 @@ pub fn exists(path: &Path) -> bool {
     path.exists() || is_glob(path) && Shards::find(path, None).is_ok()
 }
 
+/// The first characters of the names of files and folders that hold no rows.
+const HIDDEN: &[char] = &['.', '_'];
+
 impl Shards {
+    fn of(walk: Walk) -> Shards {
+        Shards {
+            files: walk.files.iter().map(|(_, path)| path.clone()).collect(),
+            counted: walk.files,
+            folders: walk.folders,
+            is_file: false,
+            is_saved: false,
+        }
+    }
+
     /// Finds the files at a path.
     ///
     /// # Errors
@@ -216,11 +225,11 @@ fn saved(root: &Path, folder: &Path) -> Result<Shards, ShardsError> {
 
 /// The files of a folder whose names tell a format, sorted by path.
 fn folder(root: &Path) -> Result<Shards, ShardsError> {
-    let mut walk = Walk::default();
-    walk.folder(root, root, MAX_DEPTH)?;
+    let mut walk = Walk::of(root, MAX_DEPTH, HIDDEN)?;
+    walk.check_depth(root)?;
     let about = |name: &str| ABOUT.iter().any(|about| name.rsplit('/').next() == Some(*about));
     walk.files.retain(|(name, path)| !about(name) && Format::of_name(path).is_some());
-    let shards = walk.shards();
+    let shards = Shards::of(walk);
     let Some(first) = shards.files.first() else {
         return Err(ShardsError {
             hint: Some(
@@ -262,9 +271,12 @@ fn matching(pattern: &Path) -> Result<Shards, ShardsError> {
     })?;
     let depth = if rest.contains("**") { MAX_DEPTH } else { rest.matches('/').count() + 1 };
 
-    let mut walk = Walk::default();
-    if root.is_dir() {
-        walk.folder(&root, &root, depth)?;
+    let mut walk = match root.is_dir() {
+        true => Walk::of(&root, depth, HIDDEN)?,
+        false => Walk::default(),
+    };
+    if rest.contains("**") {
+        walk.check_depth(&root)?;
     }
     walk.files.retain(|(name, _)| parsed.matches_with(name, OPTIONS));
     if walk.files.is_empty() {
@@ -273,62 +285,13 @@ fn matching(pattern: &Path) -> Result<Shards, ShardsError> {
             ..wrong("path", format!("no file matches `{}`", pattern.display()))
         });
     }
-    Ok(walk.shards())
-}
-
-#[derive(Default)]
-struct Walk {
-    /// Relative to the first folder, and as they are.
-    files: Vec<(String, PathBuf)>,
-    folders: Vec<PathBuf>,
-}
-
-impl Walk {
-    /// Collects the files below a folder, links to files followed; those with a dot or an underscore
-    /// before their name are hidden.
-    fn folder(&mut self, root: &Path, folder: &Path, depth: usize) -> Result<(), ShardsError> {
-        self.folders.push(folder.into());
-        for found in fs::read_dir(folder).map_err(|error| unreadable(folder, &error))? {
-            let found = found.map_err(|error| unreadable(folder, &error))?;
-            let path = found.path();
-            let hidden = found.file_name().to_string_lossy().starts_with(['.', '_']);
-            if hidden {
-                continue;
-            }
-            if found.file_type().is_ok_and(|ty| ty.is_dir()) {
-                if depth > 1 {
-                    self.folder(root, &path, depth - 1)?;
-                }
-            } else if path.is_file() {
-                let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
-                self.files.push((name, path));
-            }
-            if self.files.len() + self.folders.len() > MAX_FILES {
-                let message = format!(
-                    "below `{}` are more than {MAX_FILES} files, the limit",
-                    root.display()
-                );
-                return Err(wrong("path", message));
-            }
-        }
-        Ok(())
-    }
-
-    fn shards(mut self) -> Shards {
-        self.files.sort_by(|a, b| a.0.as_bytes().cmp(b.0.as_bytes()));
-        self.folders.sort();
-        Shards {
-            files: self.files.iter().map(|(_, path)| path.clone()).collect(),
-            counted: self.files,
-            folders: self.folders,
-            is_file: false,
-            is_saved: false,
-        }
-    }
+    Ok(Shards::of(walk))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn place(files: &[(&str, &str)]) -> tempfile::TempDir {

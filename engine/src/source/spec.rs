@@ -2,14 +2,18 @@
 
 use std::path::PathBuf;
 
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::{DataType, SchemaRef};
 use serde_json::{Map, Value, json};
+
+use refrain_cache::{Digest, Manifest};
 
 use super::filter::{self, Filter};
 use super::format::{self, Format};
+use super::recorded::RecordedSource;
+use super::replace::{self, Replacement};
 use super::rows::Rows;
 use super::shards::{self, Shards, ShardsError, exists};
-use super::{SourceError, layout};
+use super::{SourceError, TABLE_VERSION, VERSION, layout};
 
 /// A table source with its options.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +32,8 @@ pub struct SourceSpec {
     pub drop: Vec<String>,
     /// The conditions of rows.
     pub filter: Filter,
+    /// Patterns in columns of text, and the texts in their places.
+    pub replace: Vec<Replacement>,
     /// The rows that are selected of those.
     pub rows: Rows,
     /// Whether its rows are instructions with outputs, of which prompt and response are made.
@@ -70,6 +76,7 @@ impl SourceSpec {
             columns,
             drop,
             filter: filter.map_err(|(message, hint)| ("rows", message, hint))?,
+            replace: replace::of_option(values.get("replace"))?,
             rows: selected(values.get("rows"))?,
             alpaca: false,
         };
@@ -144,37 +151,53 @@ impl SourceSpec {
         if !self.filter.is_empty() {
             options["where"] = self.filter.options();
         }
+        if !self.replace.is_empty() {
+            options["replace"] = self.replace.iter().map(Replacement::options).collect();
+        }
         if self.alpaca {
             options["alpaca"] = json!(true);
         }
         options
     }
 
-    /// The source with the form of its rows recognised: from its files, or from the columns of the
-    /// table that it became where the files are absent.
-    pub fn recognized(mut self, recorded: Option<&Schema>) -> SourceSpec {
+    /// Returns the manifest of its key, given the digest of its files.
+    pub fn manifest(&self, files: &Digest) -> Manifest {
+        Manifest::new("source")
+            .section("versions", json!({ "source": VERSION, "table": TABLE_VERSION }))
+            .section("parameters", self.options())
+            .section("inputs", json!({ "file": files.to_string() }))
+    }
+
+    /// Returns the source with the form of its rows, recognised from its files.
+    pub fn recognized(self) -> SourceSpec {
         let made = ["prompt", "messages", "response"];
         let is_given = self.columns.iter().any(|(ours, _)| made.contains(&ours.as_str()));
         if self.explode.is_some() || is_given {
             return self;
         }
-        let is_text = |schema: &Schema, name: &str| {
-            schema.field_with_name(name).is_ok_and(|field| *field.data_type() == DataType::Utf8)
-        };
-        let instructions = |schema: &Schema| {
-            is_text(schema, layout::INSTRUCTION) && is_text(schema, layout::OUTPUT)
-        };
-        self.alpaca = match recorded {
-            Some(schema) => {
-                instructions(schema) && is_text(schema, "prompt") && is_text(schema, "response")
-            }
-            // A fault of the file is told where its columns are asked for.
-            None => self.schema().is_ok_and(|schema| {
-                instructions(&schema)
-                    && made.iter().all(|name| schema.field_with_name(name).is_err())
-            }),
-        };
-        self
+        // What else is asked of the columns may be about those that are made. A fault of the file is
+        // told where its columns are asked for.
+        let plain = SourceSpec { filter: Filter::default(), replace: Vec::new(), ..self.clone() };
+        let alpaca = plain.schema().is_ok_and(|schema| {
+            let is_text = |name: &str| {
+                schema.field_with_name(name).is_ok_and(|field| *field.data_type() == DataType::Utf8)
+            };
+            is_text(layout::INSTRUCTION)
+                && is_text(layout::OUTPUT)
+                && made.iter().all(|name| schema.field_with_name(name).is_err())
+        });
+        SourceSpec { alpaca, ..self }
+    }
+
+    /// Returns the source with the form of its rows, as a lock records it whose files are absent.
+    pub fn recorded(self, recorded: &RecordedSource) -> SourceSpec {
+        let made = [layout::INSTRUCTION, layout::OUTPUT, "prompt", "response"];
+        let has_all =
+            |columns: &SchemaRef| made.iter().all(|name| columns.field_with_name(name).is_ok());
+        // The columns alone do not tell it: files may bring by themselves what is made for others.
+        let is_plain = self.manifest(&recorded.digest).key() == recorded.key;
+        let alpaca = !is_plain && recorded.columns.as_ref().is_some_and(has_all);
+        SourceSpec { alpaca, ..self }
     }
 }
 

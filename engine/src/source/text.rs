@@ -72,11 +72,14 @@ impl Boundary {
         Boundary::Cells { delimiter, within: Cell::Start }
     }
 
-    /// Returns the fault of a file that ends here, and begins anew.
-    fn check_end(&mut self) -> Option<&'static str> {
+    /// Returns the fault of a file that ends here, and begins anew; nothing is in a file that `is_empty`.
+    fn check_end(&mut self, is_empty: bool) -> Option<&'static str> {
         let Boundary::Items { depth, .. } = self else { return None };
-        let ends = std::mem::take(depth) == 0;
-        (!ends).then_some("the file ends in the middle of the list")
+        match (is_empty, std::mem::take(depth)) {
+            (true, _) => Some("the file is empty; an empty list is `[]`"),
+            (false, 0) => None,
+            (false, _) => Some("the file ends in the middle of the list"),
+        }
     }
 
     /// Goes on to the end of the row; returns the number of bytes up to it, `None` where it is not
@@ -228,7 +231,9 @@ impl<'a> Chunks<'a> {
             }
         }
         if cut == 0 {
-            return self.boundary.check_end().map_or(Ok(None), |message| Err(self.wrong(message)));
+            let is_empty = std::mem::take(&mut self.is_first);
+            let fault = self.boundary.check_end(is_empty);
+            return fault.map_or(Ok(None), |message| Err(self.wrong(message)));
         }
         let bytes = self.rest()[..cut].to_vec();
         self.taken += cut;

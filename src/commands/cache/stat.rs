@@ -24,7 +24,8 @@ pub fn stat(opened: &Opened, format: Format) -> Result<ExitCode, CommandError> {
             Some(ArtifactKind::Table) => 0,
             Some(ArtifactKind::Model) => 1,
             Some(ArtifactKind::File) => 2,
-            None => 3,
+            // A folder that is only a source is never stored.
+            Some(ArtifactKind::Folder) | None => 3,
         };
         objects[place].add(object.bytes);
     }

@@ -3,7 +3,6 @@
 
 mod loss;
 
-use std::borrow::Cow;
 use std::cell::OnceCell;
 
 use crate::forward::{Adapted, Context, Dropout, Packed, Post, Purpose, Saved};
@@ -72,7 +71,7 @@ struct Slope<'a> {
 impl<'a> Slope<'a> {
     /// Packs it unless it is packed already.
     fn of(packed: &'a mut Option<Operand>, values: &'a [f32], width: usize) -> Slope<'a> {
-        Slope { values, packed: packed.get_or_insert_with(|| Operand::of_rows(values, width)) }
+        Slope { values, packed: packed.get_or_insert_with(|| Operand::in_lanes(values, width)) }
     }
 }
 
@@ -185,34 +184,41 @@ impl LanguageModel {
             adapted: [of_down, of_gate, of_up, of_k, of_o, of_q, of_v],
         } = saved;
         let ddown = self.post_backward(layer.mlp_post_norm, post2, dx, gradients);
-        let mut dact = Buffer::zeros(act.len());
+        let mut dact = Buffer::any(act.len());
         let ddown = ddown.as_deref().unwrap_or(dx);
         let act = Input::new(&act, layer.down.inputs);
-        self.linear_backward(&layer.down, &act, ddown, of_down, &mut dact, gradients);
+        let to = (&mut dact[..], Put::Set);
+        self.linear_backward(&layer.down, &act, ddown, of_down, to, gradients);
         pointwise::gated_backward(self.config.activation, &dact, &mut gate, &mut up);
         let (dgate, dup) = (gate, up);
-        let mut dn2 = Buffer::zeros(n2.len());
+        let mut dn2 = Buffer::any(n2.len());
         let input = Input::new(&n2, layer.gate.inputs);
-        self.linear_backward(&layer.gate, &input, &dgate, of_gate, &mut dn2, gradients);
-        self.linear_backward(&layer.up, &input, &dup, of_up, &mut dn2, gradients);
+        let to = (&mut dn2[..], Put::Set);
+        self.linear_backward(&layer.gate, &input, &dgate, of_gate, to, gradients);
+        let to = (&mut dn2[..], Put::Add);
+        self.linear_backward(&layer.up, &input, &dup, of_up, to, gradients);
         self.pre_backward(layer.mlp_norm, &middle, &inverse2, &dn2, dx, gradients);
 
         let dout = self.post_backward(layer.attention_post_norm, post1, dx, gradients);
         let dout = dout.as_deref().unwrap_or(dx);
-        let mut dattended = Buffer::zeros(attended.len());
+        let mut dattended = Buffer::any(attended.len());
         let attended = Input::new(&attended, layer.o.inputs);
-        self.linear_backward(&layer.o, &attended, dout, of_o, &mut dattended, gradients);
+        let to = (&mut dattended[..], Put::Set);
+        self.linear_backward(&layer.o, &attended, dout, of_o, to, gradients);
         let inputs = Inputs { q: &q, k: &k, v: &v, dout: &dattended };
         let [mut dq, mut dk, dv] = layer.attention.backward(&packed.offsets, inputs);
         layer.rope.rotate(&mut dq, &packed.positions, &packed.offsets, true);
         layer.rope.rotate(&mut dk, &packed.positions, &packed.offsets, true);
         let dq = self.post_backward(layer.q_norm, q_norm, &dq, gradients).unwrap_or(dq);
         let dk = self.post_backward(layer.k_norm, k_norm, &dk, gradients).unwrap_or(dk);
-        let mut dn1 = Buffer::zeros(n1.len());
+        let mut dn1 = Buffer::any(n1.len());
         let input = Input::new(&n1, layer.q.inputs);
-        self.linear_backward(&layer.q, &input, &dq, of_q, &mut dn1, gradients);
-        self.linear_backward(&layer.k, &input, &dk, of_k, &mut dn1, gradients);
-        self.linear_backward(&layer.v, &input, &dv, of_v, &mut dn1, gradients);
+        let to = (&mut dn1[..], Put::Set);
+        self.linear_backward(&layer.q, &input, &dq, of_q, to, gradients);
+        let to = (&mut dn1[..], Put::Add);
+        self.linear_backward(&layer.k, &input, &dk, of_k, to, gradients);
+        let to = (&mut dn1[..], Put::Add);
+        self.linear_backward(&layer.v, &input, &dv, of_v, to, gradients);
         self.pre_backward(layer.attention_norm, &x, &inverse1, &dn1, dx, gradients);
     }
 
@@ -229,7 +235,7 @@ impl LanguageModel {
     ) {
         match weight {
             Some(weight) => self.norm_backward(weight, x, inverse, dy, dx, gradients),
-            None => dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx += dy),
+            None => pointwise::add(dy, dx),
         }
     }
 
@@ -247,43 +253,47 @@ impl LanguageModel {
         Some(dinput)
     }
 
-    /// Adds the gradient of a linear layer's input to `dx` and those of its trainable tensors to
-    /// `gradients`.
+    /// Puts the gradient of a linear layer's input where `to` says and adds those of its trainable
+    /// tensors to `gradients`.
     fn linear_backward(
         &self,
         linear: &Linear,
         x: &Input<'_>,
         dy: &[f32],
         adapted: Adapted,
-        dx: &mut [f32],
+        to: (&mut [f32], Put),
         gradients: &mut Gradients,
     ) {
         if let Some(gradient) = linear.bias.and_then(|bias| gradients.get_mut(bias)) {
-            for row in dy.chunks_exact(linear.outputs) {
-                gradient.iter_mut().zip(row).for_each(|(g, d)| *g += d);
-            }
+            pointwise::add_rows(dy, gradient);
         }
-        let mut dy = Cow::Borrowed(dy);
+        let (dx, mut put) = to;
         let (mut packed, mut downs) = (None, Vec::new());
+        // The gradient before DoRA's factors, outermost adapter first.
+        let mut scaled: Option<Buffer> = None;
         for lora in linear.adapters.iter().rev() {
             if let Some(dora) = &lora.dora {
+                let outer = scaled.as_deref().unwrap_or(dy);
                 // The norms count as constants, as in PEFT.
-                self.magnitude_backward(dora, &dy, &adapted, gradients);
-                pointwise::scale_rows(dy.to_mut(), &self.factors(dora));
+                self.magnitude_backward(dora, outer, &adapted, gradients);
+                scaled = Some(pointwise::scaled_rows(outer, &self.factors(dora)));
                 packed = None;
             }
-            let slope = Slope::of(&mut packed, &dy, linear.outputs);
-            downs.push(self.adapter_backward(linear, lora, (x, slope), &adapted, dx, gradients));
+            let dy = scaled.as_deref().unwrap_or(dy);
+            let slope = Slope::of(&mut packed, dy, linear.outputs);
+            let to = (&mut *dx, &mut put);
+            downs.push(self.adapter_backward(linear, lora, (x, slope), &adapted, to, gradients));
         }
-        let slope = Slope::of(&mut packed, &dy, linear.outputs);
+        let dy = scaled.as_deref().unwrap_or(dy);
+        let slope = Slope::of(&mut packed, dy, linear.outputs);
         let mut products = vec![(slope.packed, self.panels(linear.weight))];
         let adapters = linear.adapters.iter().rev().zip(&downs);
         products.extend(
             adapters.filter_map(|(lora, down)| Some((down.as_ref()?, self.panels(lora.a)))),
         );
-        matmul::backward_input(&products, dx, Put::Add);
+        matmul::backward_input(&products, dx, put);
         if let Some(gradient) = gradients.get_mut(linear.weight) {
-            matmul::backward_weight(&dy, x.columns(), gradient, linear.outputs, 1.0);
+            matmul::backward_weight(dy, x.columns(), gradient, linear.outputs, 1.0);
         }
     }
 
@@ -299,27 +309,22 @@ impl LanguageModel {
         else {
             return;
         };
-        let outputs = gradient.len();
-        let mut sums = vec![0.0f32; outputs];
-        for (dy, before) in dy.chunks_exact(outputs).zip(before.chunks_exact(outputs)) {
-            for ((sum, dy), before) in sums.iter_mut().zip(dy).zip(before) {
-                *sum += dy * before;
-            }
-        }
+        let mut sums = vec![0.0f32; gradient.len()];
+        pointwise::add_products_of_rows(dy, before, &mut sums);
         for ((gradient, sum), norm) in gradient.iter_mut().zip(&sums).zip(&dora.norms) {
             *gradient += sum / norm;
         }
     }
 
     /// Adds the gradients of an adapter's tensors. Gives the gradient at its rank, which makes its
-    /// part of the input's gradient; where dropout stands between, it adds that part itself.
+    /// part of the input's gradient; where dropout stands between, it puts that part itself.
     fn adapter_backward(
         &self,
         linear: &Linear,
         lora: &Lora,
         (x, dy): (&Input<'_>, Slope<'_>),
         adapted: &Adapted,
-        dx: &mut [f32],
+        (dx, put): (&mut [f32], &mut Put),
         gradients: &mut Gradients,
     ) -> Option<Operand> {
         if let Some(gradient) = gradients.get_mut(lora.b) {
@@ -332,16 +337,17 @@ impl LanguageModel {
 
         let mask = adapted.mask.as_ref().filter(|_| self.tensors[lora.a].trainable);
         if let Some(gradient) = gradients.get_mut(lora.a) {
-            let dropped =
-                mask.map(|mask| Operand::of_columns(&mask.apply(x.values), linear.inputs));
-            let x = dropped.as_ref().unwrap_or_else(|| x.columns());
-            matmul::backward_weight(&ddown, x, gradient, lora.rank, 1.0);
+            let dropped = mask.map(|mask| mask.apply(x.values));
+            let ddown = Operand::of_columns(&ddown, lora.rank);
+            let x = dropped.as_deref().unwrap_or(x.values);
+            matmul::backward_narrow_weight(&ddown, x, gradient, linear.inputs);
         }
-        let packed = Operand::of_rows(&ddown, lora.rank);
+        let packed = Operand::in_lanes(&ddown, lora.rank);
         let Some(mask) = mask else { return Some(packed) };
         let mut dinput = Buffer::any(x.values.len());
         matmul::backward_input(&[(&packed, self.panels(lora.a))], &mut dinput, Put::Set);
-        mask.add(&dinput, dx);
+        mask.put(&dinput, dx, *put);
+        *put = Put::Add;
         None
     }
 }

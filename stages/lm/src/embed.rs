@@ -119,16 +119,24 @@ impl Embedder {
     /// The vectors of texts, `[texts, width]`. `batch` texts are computed together.
     pub fn embed(&self, texts: &[&str], batch: Option<usize>) -> Result<Vec<f32>, EmbedError> {
         let ids: Result<Vec<_>, _> = texts.par_iter().map(|text| self.tokens(text)).collect();
-        let ids = ids?;
+        self.embed_tokens(&ids?, batch)
+    }
+
+    /// The vectors of texts whose tokens are known, as [`Embedder::tokens`] gives them.
+    pub fn embed_tokens(
+        &self,
+        ids: &[Vec<u32>],
+        batch: Option<usize>,
+    ) -> Result<Vec<f32>, EmbedError> {
         for (text, ids) in ids.iter().enumerate() {
             if ids.is_empty() {
                 return Err(EmbedError::Empty(text));
             }
             self.check(text, ids)?;
         }
-        let mut vectors = Vec::with_capacity(texts.len() * self.width());
+        let mut vectors = Vec::with_capacity(ids.len() * self.width());
         let most = batch.unwrap_or(TEXTS).max(1);
-        let mut rest = ids.as_slice();
+        let mut rest = ids;
         while !rest.is_empty() {
             let (mut taken, mut tokens) = (0, 0);
             while taken < rest.len() && taken < most && (tokens < TOKENS || batch.is_some()) {

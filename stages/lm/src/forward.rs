@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use crate::kernels::attention::{Attention, Keys, Row};
+use crate::kernels::attention::{Attention, KeyPrecision, Keys, Row};
 use crate::kernels::buffer::Buffer;
 use crate::kernels::dropout::Mask;
 use crate::kernels::matmul::{self, Operand, Put};
@@ -46,14 +46,21 @@ impl Packed {
 #[derive(Debug, Clone, Default)]
 pub struct RowCache {
     layers: Vec<Vec<Keys>>,
+    precision: KeyPrecision,
 }
 
 impl RowCache {
+    /// An empty one that keeps its keys and values in that precision.
+    pub fn new(precision: KeyPrecision) -> RowCache {
+        RowCache { layers: Vec::new(), precision }
+    }
+
     /// Adds keys and values `[positions, kv_heads * head_dim]` of a layer.
     fn push(&mut self, layer: usize, attention: &Attention, keys: &[f32], values: &[f32]) {
         let Attention { kv_heads, head_dim, .. } = *attention;
         if self.layers.len() <= layer {
-            self.layers.resize_with(layer + 1, || vec![Keys::new(head_dim); kv_heads]);
+            let none = || vec![Keys::new(head_dim, self.precision); kv_heads];
+            self.layers.resize_with(layer + 1, none);
         }
         for (head, cache) in self.layers[layer].iter_mut().enumerate() {
             cache.push(keys, values, kv_heads * head_dim, head * head_dim);
@@ -300,9 +307,10 @@ impl LanguageModel {
             matmul::forward(&all, &mut y, put);
             put = Put::Add;
             if let Some(dora) = &lora.dora {
+                let scaled = pointwise::scaled_rows(&y, &self.factors(dora));
+                let before = std::mem::replace(&mut y, scaled);
                 let training = self.tensors[lora.b].trainable && purpose.is_training();
-                adapted.before = training.then(|| Buffer::of(&y));
-                pointwise::scale_rows(&mut y, &self.factors(dora));
+                adapted.before = training.then_some(before);
             }
         }
         if !products.is_empty() {

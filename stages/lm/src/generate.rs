@@ -19,6 +19,8 @@ use crate::random::Stream;
 use crate::sampling::Sampler;
 use crate::tokenizer::Tokenizer;
 
+pub use crate::kernels::attention::KeyPrecision;
+
 pub use draft::{Draft, Rules};
 
 /// Rows in flight unless the caller says otherwise.
@@ -101,6 +103,21 @@ pub enum GenerateError {
     Interrupted,
 }
 
+/// Settings of decoding; `batch` moves no bits.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Decoding {
+    /// Rows that are computed together.
+    pub batch: Option<usize>,
+    /// Precision in which keys and values are kept.
+    pub keys: KeyPrecision,
+}
+
+impl From<Option<usize>> for Decoding {
+    fn from(batch: Option<usize>) -> Decoding {
+        Decoding { batch, keys: KeyPrecision::F32 }
+    }
+}
+
 /// Continues every prompt once for each of its samples.
 pub fn generate(
     model: &LanguageModel,
@@ -108,7 +125,7 @@ pub fn generate(
     requests: &[Request],
     sampler: &Sampler,
     limits: &Limits,
-    batch: Option<usize>,
+    decoding: impl Into<Decoding>,
     progress: OnProgress<'_>,
 ) -> Result<Vec<Vec<Generated>>, GenerateError> {
     for (row, request) in requests.iter().enumerate() {
@@ -124,11 +141,13 @@ pub fn generate(
         eos: &model.config.eos,
         context: model.config.max_positions,
     };
+    let decoding = decoding.into();
     let mut decoder = Decoder {
         model,
         requests,
         rules,
-        slots: batch.unwrap_or(SLOTS).max(1),
+        slots: decoding.batch.unwrap_or(SLOTS).max(1),
+        keys: decoding.keys,
         next: (0, 0),
         prefix: None,
         rows: Vec::new(),
@@ -162,6 +181,7 @@ struct Decoder<'a> {
     requests: &'a [Request],
     rules: Rules<'a>,
     slots: usize,
+    keys: KeyPrecision,
     /// The request and sample that begin next.
     next: (usize, usize),
     /// The prefill of the request that begins next, when it has begun already.
@@ -218,7 +238,7 @@ impl Decoder<'_> {
 
     fn prefill(&self, requests: &[usize]) -> Vec<(usize, Prefix)> {
         let packed = Packed::new(requests.iter().map(|r| self.requests[*r].prompt.as_slice()));
-        let mut caches = vec![RowCache::default(); requests.len()];
+        let mut caches = vec![RowCache::new(self.keys); requests.len()];
         let hidden = self.model.forward_cached(&packed, &mut caches);
         let vocab = self.model.config.vocab;
         let logits = self.model.logits(&last_of_rows(&packed, &hidden));
@@ -261,7 +281,7 @@ impl Decoder<'_> {
             let tokens = row.draft.tokens();
             let anew = self.model.config.switches_at(tokens.len());
             if anew {
-                *cache = RowCache::default();
+                *cache = RowCache::new(self.keys);
             }
             packed.push(tokens, if anew { 0 } else { tokens.len() - 1 });
         }

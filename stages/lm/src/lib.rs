@@ -13,7 +13,10 @@ mod family;
 pub mod fields;
 pub mod forward;
 pub mod generate;
+#[macro_use]
 mod kernels;
+pub mod linear;
+pub mod memory;
 pub mod model;
 pub mod random;
 pub mod render;

@@ -55,15 +55,17 @@ impl Stream {
         libm::sqrt(-2.0 * libm::log(unit(first))) * libm::cos(2.0 * PI * unit(second))
     }
 
-    /// Four times 32 random bits.
+    /// Four times 32 random bits of each of N positions from `first` on, a multiple of N: lanes of a
+    /// loop that is vectorised.
     #[inline(always)]
-    pub fn words(&self, position: u64) -> [u32; 4] {
-        let counter = [position as u32, (position >> 32) as u32, self.upper[0], self.upper[1]];
-        philox4x32(counter, self.key)
+    pub fn words<const N: usize>(&self, first: u64) -> [[u32; N]; 4] {
+        let low = std::array::from_fn(|lane| first as u32 + lane as u32);
+        let [upper0, upper1] = self.upper;
+        philox4x32([low, [(first >> 32) as u32; N], [upper0; N], [upper1; N]], self.key)
     }
 
     fn block(&self, position: u64) -> (u64, u64) {
-        let [a, b, c, d] = self.words(position);
+        let [[a], [b], [c], [d]] = self.words(position);
         (u64::from(a) | u64::from(b) << 32, u64::from(c) | u64::from(d) << 32)
     }
 }
@@ -98,18 +100,20 @@ fn unit(bits: u64) -> f64 {
 }
 
 #[inline(always)]
-fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+fn philox4x32<const N: usize>(counter: [[u32; N]; 4], key: [u32; 2]) -> [[u32; N]; 4] {
     let [mut a, mut b, mut c, mut d] = counter;
     let [mut key0, mut key1] = key;
     for _ in 0..10 {
-        let first = u64::from(a) * 0xD251_1F53;
-        let second = u64::from(c) * 0xCD9E_8D57;
-        (a, b, c, d) = (
-            (second >> 32) as u32 ^ b ^ key0,
-            second as u32,
-            (first >> 32) as u32 ^ d ^ key1,
-            first as u32,
-        );
+        for lane in 0..N {
+            let first = u64::from(a[lane]) * 0xD251_1F53;
+            let second = u64::from(c[lane]) * 0xCD9E_8D57;
+            (a[lane], b[lane], c[lane], d[lane]) = (
+                (second >> 32) as u32 ^ b[lane] ^ key0,
+                second as u32,
+                (first >> 32) as u32 ^ d[lane] ^ key1,
+                first as u32,
+            );
+        }
         key0 = key0.wrapping_add(0x9E37_79B9);
         key1 = key1.wrapping_add(0xBB67_AE85);
     }
@@ -122,6 +126,9 @@ mod tests {
 
     #[test]
     fn philox_gives_the_known_answers() {
+        let philox4x32 = |counter: [u32; 4], key| {
+            super::philox4x32(counter.map(|word| [word; 3]), key).map(|lanes| lanes[2])
+        };
         // The known-answer vectors that the authors publish with Random123.
         assert_eq!(
             philox4x32([0; 4], [0; 2]),

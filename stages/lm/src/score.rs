@@ -61,9 +61,7 @@ fn logprobs(model: &LanguageModel, hidden: &[f32], packed: &Packed) -> Vec<f32> 
     let positions: Vec<usize> = spans.flat_map(|span| span[0]..span[1].max(1) - 1).collect();
     let mut logprobs = Vec::with_capacity(positions.len());
     for block in positions.chunks(loss_block(vocab)) {
-        let states: Vec<f32> =
-            block.iter().flat_map(|at| &hidden[at * width..(at + 1) * width]).copied().collect();
-        let logits = model.logits(&states);
+        let logits = model.logits(&pointwise::chosen_rows(hidden, width, block));
         let each = logits.par_chunks_exact(vocab).zip(block);
         let each = each.map(|(logits, at)| logprob(logits, packed.ids[at + 1]));
         logprobs.extend(each.collect::<Vec<f32>>());

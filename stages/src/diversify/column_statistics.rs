@@ -13,6 +13,7 @@ use refrain_cache::{Artifact, Metric, TableReader};
 use refrain_engine::kind::{Check, Context, Problem, StageError, parameters};
 
 use super::groups::Groups;
+use super::measure::{Figure, GroupOf};
 use crate::quantile::quantile;
 use crate::tables::{self, arrow_bug, metric};
 
@@ -131,6 +132,8 @@ pub(super) struct ColumnValues<'m> {
     groups: Groups,
     /// The number of rows of each group.
     rows: Vec<u64>,
+    /// The group of each row.
+    of_rows: Vec<u32>,
     /// The grouping columns of each group's first row.
     labels: Vec<RecordBatch>,
 }
@@ -155,6 +158,7 @@ impl<'m> ColumnValues<'m> {
             values: vec![Vec::new(); measures.len()],
             groups: Groups::default(),
             rows: Vec::new(),
+            of_rows: Vec::new(),
             labels: Vec::new(),
         };
         let mut first_row = 0;
@@ -181,6 +185,9 @@ impl<'m> ColumnValues<'m> {
         }
         self.rows.resize(self.groups.count() as usize, 0);
         groups.iter().for_each(|group| self.rows[*group as usize] += 1);
+        if !self.per.is_empty() {
+            self.of_rows.extend(&groups);
+        }
 
         for (measure, values) in self.measures.iter().zip(&mut self.values) {
             let column = batch.column_by_name(&measure.column).ok_or_else(|| {
@@ -194,6 +201,11 @@ impl<'m> ColumnValues<'m> {
             }));
         }
         Ok(())
+    }
+
+    /// The group of each row.
+    pub(super) fn groups(&self) -> GroupOf<'_> {
+        GroupOf { of_rows: &self.of_rows, count: self.rows.len() }
     }
 
     /// The metrics of the whole table.
@@ -210,8 +222,13 @@ impl<'m> ColumnValues<'m> {
         metrics
     }
 
-    /// Writes the statistics of each group: its columns, its rows, and a column per statistic.
-    pub(super) fn store_groups(mut self, ctx: &Context<'_>) -> Result<Artifact, StageError> {
+    /// Writes the statistics of each group: its columns, its rows, and a column per measure and per
+    /// statistic.
+    pub(super) fn store_groups(
+        mut self,
+        ctx: &Context<'_>,
+        figures: &[Vec<Figure>],
+    ) -> Result<Artifact, StageError> {
         let mut fields = Vec::new();
         let mut columns: Vec<ArrayRef> = Vec::new();
         if let [first, ..] = self.labels.as_slice() {
@@ -222,6 +239,12 @@ impl<'m> ColumnValues<'m> {
         let rows: Int64Array = self.rows.iter().map(|rows| Some(*rows as i64)).collect();
         fields.push(Field::new("rows", DataType::Int64, true));
         columns.push(Arc::new(rows));
+        for (place, figure) in figures.first().into_iter().flatten().enumerate() {
+            let value = |figures: &Vec<Figure>| Some(figures[place].value).filter(|v| !v.is_nan());
+            let column: Float64Array = figures.iter().map(value).collect();
+            fields.push(Field::new(figure.name, DataType::Float64, true));
+            columns.push(Arc::new(column));
+        }
 
         for (measure, values) in self.measures.iter().zip(&mut self.values) {
             // Stable, so that the values of a group stay in the order of the table.

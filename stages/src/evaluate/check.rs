@@ -78,7 +78,7 @@ const OF_TASKS: [(Task, &[&str], &str); 4] = [
     (Task::ChoiceLogprob, &["by"], "it scores no options"),
     (Task::Code, &["tests", "entry_point", "prefix", "time_limit"], "it runs no programs"),
     (Task::Sql, &["database", "databases", "as", "limits"], "it runs no queries"),
-    (Task::Judge, &["judge", "pairs", "judgements", "swapped"], "no model judges"),
+    (Task::Judge, &["judge", "pairs", "judgements", "swapped", "human"], "no model judges"),
 ];
 
 /// Parameters of one task beside another, and the databases.
@@ -96,8 +96,12 @@ fn of_one_task(check: &Check<'_>, problems: &mut Vec<Problem>) {
     }
 
     refuse(check.params, &["compare", "choices"], "it compares results of queries", problems);
-    if is_input("database") == check.inputs.iter().any(|input| input.starts_with("databases.")) {
-        problems.push(Problem::at("", "`task: sql` needs one of `database` and `databases`").hint(
+    let has_files = check.inputs.iter().any(|input| input.starts_with("databases.files."));
+    let given = [is_input("database"), has_files, is_input("databases.folder")];
+    if given.into_iter().filter(|given| *given).count() != 1 {
+        let message =
+            "`task: sql` needs one of `database`, `databases.files` and `databases.folder`";
+        problems.push(Problem::at("", message).hint(
             "declare the file as a source, `data: { shop: { path: shop.sqlite, type: file } }`, and \
              name it: `database: shop`",
         ));
@@ -119,6 +123,9 @@ fn check_judge(check: &Check<'_>, problems: &mut Vec<Problem>) {
         return;
     }
     check.need(problems, "judgements", "response", &[DataType::Utf8]);
+    if let Some(column) = check.params.get("human").and_then(Value::as_str) {
+        check.need(problems, "data", column, &[DataType::Boolean, DataType::Utf8]);
+    }
     if judge::of_pairs(check.params) {
         check.need(problems, "swapped", "response", &[DataType::Utf8]);
         if !check.inputs.iter().any(|input| input == "swapped") {

@@ -1,5 +1,5 @@
 //! Takes the verdicts of a model that answered with a rubric, and measures how far the order of two
-//! texts decides them.
+//! texts decides them, and how far people agree with them.
 
 use std::borrow::Cow;
 
@@ -14,6 +14,9 @@ use refrain_engine::kind::{Context, StageError};
 use super::verdict::Verdict;
 use crate::prompts::cell;
 use crate::tables::{self, metric, share};
+use agreement::Agreement;
+
+mod agreement;
 
 /// The pattern of a judge's verdict where the workflow gives none; its last match counts.
 const PATTERN: &str = r"(?i)\bverdict\b\W*(?:is\W+)?(\w+)";
@@ -81,6 +84,7 @@ fn named(a: &str, b: &str, given: Option<&str>) -> String {
 pub(super) struct ModelJudge {
     judged: Vec<Judged>,
     pairs: Option<Pairs>,
+    human: Option<Agreement>,
 }
 
 struct Judged {
@@ -106,18 +110,20 @@ impl ModelJudge {
         ctx: &Context<'_>,
         pattern: Option<&str>,
         pairs: bool,
+        human: Option<String>,
     ) -> Result<ModelJudge, StageError> {
+        let human = human.map(|column| Agreement::new(column, pairs));
         let pattern = super::task::compile(pattern.unwrap_or(PATTERN)).map_err(StageError::bug)?;
         let words = |input: &str| words(ctx, input, &pattern);
         let judgements = words("judgements")?;
         if !pairs {
             let judged = judgements.into_iter().map(one).collect();
-            return Ok(ModelJudge { judged, pairs: None });
+            return Ok(ModelJudge { judged, pairs: None, human });
         }
         let mut counts = Pairs::default();
         let swapped = words("swapped")?;
         let judged = judgements.into_iter().zip(swapped).map(|(ab, ba)| counts.pair(ab, ba));
-        Ok(ModelJudge { judged: judged.collect(), pairs: Some(counts) })
+        Ok(ModelJudge { judged: judged.collect(), pairs: Some(counts), human })
     }
 
     /// The verdicts on the rows of a batch.
@@ -129,6 +135,9 @@ impl ModelJudge {
         let first = first_row as usize;
         let ours = self.judged.get(first..first + batch.num_rows());
         let ours = ours.ok_or_else(|| StageError::bug("a row was not judged"))?;
+        if let Some(human) = &self.human {
+            human.add(batch, first_row, ours)?;
+        }
         let verdict = |judged: &Judged| Verdict {
             prediction: judged.prediction.as_ref().map(|word| Cow::Owned(word.to_string())),
             correct: Some(judged.correct),
@@ -137,12 +146,11 @@ impl ModelJudge {
         Ok(ours.iter().map(verdict).collect())
     }
 
-    /// The metrics of pairs.
+    /// The metrics of pairs, and of the verdicts of people.
     pub fn metrics(&self) -> Vec<Metric> {
-        let Some(Pairs { both, agreed, first, second }) = self.pairs else { return Vec::new() };
-        let decided = first + second;
-        let bias = (first as f64 - second as f64) / decided as f64;
-        vec![metric("agreement", share(agreed, both), both), metric("position_bias", bias, decided)]
+        let mut metrics = self.pairs.as_ref().map(Pairs::metrics).unwrap_or_default();
+        metrics.extend(self.human.iter().flat_map(Agreement::metrics));
+        metrics
     }
 }
 
@@ -174,13 +182,18 @@ fn words(
 }
 
 fn one(word: Option<String>) -> Judged {
-    let correct = match word.as_deref() {
-        Some("right" | "correct" | "yes" | "true") => true,
-        Some("wrong" | "incorrect" | "no" | "false") => false,
-        _ => return nothing(),
-    };
+    let Some(correct) = word.as_deref().and_then(truth) else { return nothing() };
     let reason = if correct { "judged right" } else { "judged wrong" };
     Judged { prediction: word.map(String::into_boxed_str), correct, reason }
+}
+
+/// Whether a word says that a response is right.
+fn truth(word: &str) -> Option<bool> {
+    match word {
+        "right" | "correct" | "yes" | "true" => Some(true),
+        "wrong" | "incorrect" | "no" | "false" => Some(false),
+        _ => None,
+    }
 }
 
 fn nothing() -> Judged {
@@ -225,6 +238,13 @@ impl Pairs {
         self.agreed += u64::from(reason != "the order decides");
         Judged { prediction: Some(prediction.into()), correct: prediction == "response", reason }
     }
+
+    fn metrics(&self) -> Vec<Metric> {
+        let Pairs { both, agreed, first, second } = *self;
+        let decided = first + second;
+        let bias = (first as f64 - second as f64) / decided as f64;
+        vec![metric("agreement", share(agreed, both), both), metric("position_bias", bias, decided)]
+    }
 }
 
 #[cfg(test)]
@@ -244,8 +264,7 @@ mod tests {
         assert_eq!(pair("a", "tie"), (false, "the order decides"));
         assert_eq!(pair("tie", "tie"), (false, "tie"));
         assert_eq!(pair("a", "perhaps"), (false, "no verdict found"));
-        let judge = ModelJudge { judged: Vec::new(), pairs: Some(counts) };
-        let metrics: Vec<(f64, u64)> = judge.metrics().iter().map(|m| (m.value, m.n)).collect();
+        let metrics: Vec<(f64, u64)> = counts.metrics().iter().map(|m| (m.value, m.n)).collect();
         // Three of five agree; six judgements are for the first text and two for the second.
         assert_eq!(metrics, [(0.6, 5), (0.5, 8)]);
     }

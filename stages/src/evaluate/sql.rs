@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use arrow::array::{RecordBatch, StringArray};
 
 use refrain_cache::columns::column;
-use refrain_engine::kind::{Cancel, Context, File, Input, StageError, parameters};
+use refrain_engine::kind::{Cancel, Context, File, Folder, StageError, parameters};
+use refrain_engine::language::diagnostic::suggest;
+use refrain_engine::source::Walk;
 
 use super::extract::Extract;
 use super::verdict::Verdict;
@@ -27,6 +29,9 @@ parameters! {
         column: String = "db_id",
         /// The files, by the names in that column
         files: Map<&File>,
+        /// A folder with the file `NAME/NAME.sqlite` of each name in that column, as BIRD and Spider
+        /// have it
+        folder: Option<&Folder>,
     }
 }
 
@@ -67,15 +72,9 @@ impl SqlRule {
         databases: Option<&Databases>,
         limits: Option<&SqlLimits>,
     ) -> Result<SqlRule, StageError> {
-        let file = |input: &Input| input.path().clone();
         let databases = match databases {
-            Some(named) => {
-                let named_files = ctx.inputs.iter().filter_map(|(name, input)| {
-                    Some((name.strip_prefix("databases.files.")?.to_owned(), file(input)))
-                });
-                Files::Named { column: named.column.clone(), files: named_files.collect() }
-            }
-            None => Files::One(file(ctx.input("database")?)),
+            Some(named) => Files::Named { column: named.column.clone(), files: named_files(ctx)? },
+            None => Files::One(ctx.input("database")?.path().clone()),
         };
         let limits = Limits {
             steps: limits.and_then(|limits| limits.steps).unwrap_or(STEPS),
@@ -160,15 +159,37 @@ impl SqlRule {
         };
         let named = cell(column::<StringArray>(batch, column_name)?, row);
         named.and_then(|name| files.get(name)).map(PathBuf::as_path).ok_or_else(|| {
-            let names: Vec<String> = files.keys().map(|name| format!("`{name}`")).collect();
             let what = match named {
                 Some(name) => format!("there is no database `{name}`"),
                 None => format!("`{column_name}` is missing"),
             };
-            StageError::with_hint(
-                row_error(batch, row, first, &what).to_string(),
-                format!("`databases.files` names {}", names.join(", ")),
-            )
+            let names = files.keys().map(String::as_str);
+            let hint = suggest(named.unwrap_or_default(), names, "there are");
+            StageError::Failed { message: row_error(batch, row, first, &what).to_string(), hint }
         })
     }
+}
+
+/// The databases by their names: the files that are given one by one, and those of a folder.
+fn named_files(ctx: &Context<'_>) -> Result<BTreeMap<String, PathBuf>, StageError> {
+    let given = ctx.inputs.iter().filter_map(|(path, input)| {
+        Some((path.strip_prefix("databases.files.")?.to_owned(), input.path().clone()))
+    });
+    let mut files: BTreeMap<String, PathBuf> = given.collect();
+    let Some(folder) = ctx.inputs.get("databases.folder") else { return Ok(files) };
+    // Of the files that the key is made of: a name in the data reaches no other.
+    let listed =
+        Walk::whole(folder.path()).map_err(|error| StageError::failed(error.to_string()))?;
+    let database = |(name, path): (String, PathBuf)| {
+        let (folder, file) = name.split_once('/')?;
+        (file.strip_suffix(".sqlite")? == folder).then(|| (folder.to_owned(), path))
+    };
+    files.extend(listed.files.into_iter().filter_map(database));
+    if files.is_empty() {
+        return Err(StageError::with_hint(
+            format!("the folder `{}` holds no databases", folder.path().display()),
+            "that of `NAME` is `NAME/NAME.sqlite`",
+        ));
+    }
+    Ok(files)
 }

@@ -194,7 +194,8 @@ pub(super) fn judge(
     }
     if params.task == Task::Judge {
         let pairs = params.pairs == Some(true);
-        return Ok(Judge::Model(ModelJudge::new(ctx, params.pattern.as_deref(), pairs)?));
+        let (pattern, human) = (params.pattern.as_deref(), params.human.clone());
+        return Ok(Judge::Model(ModelJudge::new(ctx, pattern, pairs, human)?));
     }
     let Some((_, compare)) = params.task.preset() else {
         return Err(StageError::bug("a task without answers was judged by them"));

@@ -8,7 +8,8 @@ use std::path::Path;
 use arrow::array::{Array, Float64Array, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use refrain_cache::{Metric, TableReader, read_plain};
@@ -129,7 +130,15 @@ impl Checked {
 }
 
 /// The entries of a JSON object in their order, repeated ones too.
-struct Entries(Vec<(String, Value)>);
+struct Entries(Vec<(String, Entry)>);
+
+/// A value of such an object.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Entry {
+    Object(Entries),
+    Other(Value),
+}
 
 impl<'de> Deserialize<'de> for Entries {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Entries, D::Error> {
@@ -160,7 +169,10 @@ fn json(text: &[u8], checked: &mut Checked) -> Result<(), StageError> {
     let mut objects = serde_json::Deserializer::from_slice(text).into_iter::<Entries>();
     let mut next = || objects.next().transpose().map_err(|error| not_json(&error, text));
     let Some(first) = next()? else { return Ok(()) };
-    if first.0.iter().any(|(key, value)| key == NAME && value.is_string()) {
+    let is_name = |(key, value): &(String, Entry)| {
+        key == NAME && matches!(value, Entry::Other(Value::String(_)))
+    };
+    if first.0.iter().any(is_name) {
         row(first, checked)?;
         while let Some(object) = next()? {
             row(object, checked)?;
@@ -170,8 +182,8 @@ fn json(text: &[u8], checked: &mut Checked) -> Result<(), StageError> {
 
     for (name, value) in first.0 {
         let written = match value {
-            Value::Object(fields) => of_fields(&name, fields)?,
-            value => Written { value: value.as_f64(), ..Written::default() },
+            Entry::Object(Entries(fields)) => of_fields(&name, fields)?,
+            Entry::Other(value) => Written { value: value.as_f64(), ..Written::default() },
         };
         checked.add(&name, &written)?;
     }
@@ -195,26 +207,40 @@ fn not_json(error: &serde_json::Error, text: &[u8]) -> StageError {
 
 /// Reads an object of JSON Lines.
 fn row(Entries(entries): Entries, checked: &mut Checked) -> Result<(), StageError> {
-    let mut name = None;
-    let mut fields = serde_json::Map::new();
+    let mut names = Vec::new();
+    let mut fields = Vec::new();
     for (key, value) in entries {
         match value {
-            Value::String(text) if key == NAME => name = Some(text),
-            value => drop(fields.insert(key, value)),
+            Entry::Other(Value::String(text)) if key == NAME => names.push(text),
+            value => fields.push((key, value)),
         }
     }
-    let Some(name) = name else {
-        let fault =
-            format!("has an object without `{NAME}` behind {} metrics", checked.names.len());
-        return Err(wrong(&fault, "write on each line `{\"metric\": NAME, \"value\": NUMBER}`"));
+    let hint = "write on each line `{\"metric\": NAME, \"value\": NUMBER}`";
+    let name = match names.as_slice() {
+        [name] => name,
+        [] => {
+            let fault =
+                format!("has an object without `{NAME}` behind {} metrics", checked.names.len());
+            return Err(wrong(&fault, hint));
+        }
+        [first, ..] => {
+            return Err(wrong(
+                &format!("has an object with `{NAME}` twice, first `{first}`"),
+                hint,
+            ));
+        }
     };
-    let written = of_fields(&name, fields)?;
-    checked.add(&name, &written)
+    let written = of_fields(name, fields)?;
+    checked.add(name, &written)
 }
 
-fn of_fields(name: &str, fields: serde_json::Map<String, Value>) -> Result<Written, StageError> {
+fn of_fields(name: &str, fields: Vec<(String, Entry)>) -> Result<Written, StageError> {
     let mut written = Written::default();
-    for (field, value) in &fields {
+    for (at, (field, value)) in fields.iter().enumerate() {
+        if fields[..at].iter().any(|(before, _)| before == field) {
+            let message = format!("the command's metric `{name}` has the field `{field}` twice");
+            return Err(StageError::with_hint(message, "write each field once"));
+        }
         let place = match field.as_str() {
             "value" => &mut written.value,
             "n" => &mut written.n,
@@ -226,8 +252,11 @@ fn of_fields(name: &str, fields: serde_json::Map<String, Value>) -> Result<Writt
                 return Err(StageError::Failed { message, hint });
             }
         };
-        *place = value.as_f64();
-        if place.is_none() && !value.is_null() {
+        *place = match value {
+            Entry::Other(value) => value.as_f64(),
+            Entry::Object(_) => None,
+        };
+        if place.is_none() && !matches!(value, Entry::Other(Value::Null)) {
             let message = format!("`{field}` of the command's metric `{name}` is not a number");
             return Err(StageError::Failed { message, hint: None });
         }

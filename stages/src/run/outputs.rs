@@ -72,13 +72,13 @@ pub(super) fn written(folder: &Path, name: &str, ty: OutputType) -> Result<PathB
 pub(super) fn store(
     ctx: &Context<'_>,
     name: &str,
-    kind: ArtifactKind,
+    ty: OutputType,
     path: &Path,
 ) -> Result<Artifact, StageError> {
-    match kind {
-        ArtifactKind::Table => store_table(ctx, name, path),
-        ArtifactKind::Model => store_model(ctx, name, path),
-        ArtifactKind::File => Ok(ctx.cache.store_file(path)?),
+    match ty {
+        OutputType::Table | OutputType::Metrics => store_table(ctx, name, path),
+        OutputType::Model => store_model(ctx, name, path),
+        OutputType::File => Ok(ctx.cache.store_file(path)?),
     }
 }
 

@@ -73,6 +73,7 @@ impl Bench {
                 Input::Model { folder: path, adapters: Vec::new(), artifact, bases: Vec::new() }
             }
             ArtifactKind::File => Input::File { path, artifact },
+            ArtifactKind::Folder => Input::Folder { path, artifact },
         }
     }
 
@@ -122,7 +123,12 @@ impl Bench {
             cache: &self.cache,
             unfinished: self.cache.unfinished(&key),
             fresh: self.fresh,
-            resources: Resources { threads: self.threads, batch: self.batch, memory: None },
+            resources: Resources {
+                threads: self.threads,
+                batch: self.batch,
+                memory: None,
+                memory_limit: u64::MAX,
+            },
             progress: &Progress::new(node, Duration::ZERO),
             cancel: &cancel,
             environment: &|_| None,

@@ -104,7 +104,7 @@ impl Bench {
             cache: &self.cache,
             unfinished: self.cache.unfinished(&Manifest::new("test").key()),
             fresh: false,
-            resources: Resources { threads: 1, batch: None, memory: None },
+            resources: Resources { threads: 1, batch: None, memory: None, memory_limit: u64::MAX },
             progress: &Progress::default(),
             cancel,
             environment: &|_| None,

@@ -343,7 +343,7 @@ fn parameters_that_do_not_go_together_are_refused() {
 
 /// Who changes these bytes raises the version of the component `diversify`.
 #[test]
-fn the_bytes_are_those_of_version_1() {
+fn the_bytes_are_those_of_version_2() {
     let bench = Bench::new("diversify");
     let digest =
         |parameters: &str| bench.run(parameters, &mixed()).unwrap().digest[..16].to_owned();

@@ -29,6 +29,9 @@ impl<'a> Builder<'a> {
             Some(ArtifactKind::File) => {
                 "declare one under `data`: `NAME: { path: FILE, type: file }`"
             }
+            Some(ArtifactKind::Folder) => {
+                "declare one under `data`: `NAME: { path: FOLDER, type: folder }`"
+            }
             _ => "declare one under `data`: `NAME: { path: FILE }`",
         };
         // Names are compared with all others. Who has so many problems reads the first ones.

@@ -215,5 +215,6 @@ fn with_article(kind: ArtifactKind) -> &'static str {
         ArtifactKind::Table => "a table",
         ArtifactKind::Model => "a model",
         ArtifactKind::File => "a file",
+        ArtifactKind::Folder => "a folder",
     }
 }

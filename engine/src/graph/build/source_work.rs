@@ -38,9 +38,10 @@ impl Builder<'_> {
             Diagnostic::at(span, message).maybe_hint(hint)
         })?;
         Ok(match located {
-            Located::Table(spec) => (Work::Source(spec.recognized(None)), ArtifactKind::Table),
+            Located::Table(spec) => (Work::Source(spec.recognized()), ArtifactKind::Table),
             Located::Model(path) => (Work::Model(path), ArtifactKind::Model),
             Located::File(path) => (Work::File(path), ArtifactKind::File),
+            Located::Folder(path) => (Work::Folder(path), ArtifactKind::Folder),
         })
     }
 
@@ -57,15 +58,13 @@ impl Builder<'_> {
         let work = match kind {
             ArtifactKind::Model => Work::Model(path),
             ArtifactKind::File => Work::File(path),
+            ArtifactKind::Folder => Work::Folder(path),
             ArtifactKind::Table => {
                 let spec = SourceSpec::new(path, params).map_err(|(at, message, hint)| {
                     let span = values.place(at).unwrap_or(0..0);
                     Diagnostic::at(span, message).maybe_hint(hint)
                 })?;
-                match &recorded.columns {
-                    Some(columns) => Work::Source(spec.recognized(Some(columns))),
-                    None => Work::Source(spec),
-                }
+                Work::Source(spec.recorded(recorded))
             }
         };
         Ok((work, kind))

@@ -14,7 +14,7 @@ use super::repeat::{self, LoopDecl, ROUND};
 use super::settings::{self, NAMES as SETTINGS};
 use super::{Axis, NameScope, Override, ParamDecl, RESERVED, SourceDecl, Stage, Workflow};
 
-const SECTIONS: [&str; 11] = [
+const SECTIONS: [&str; 12] = [
     "refrain",
     "name",
     "description",
@@ -24,6 +24,7 @@ const SECTIONS: [&str; 11] = [
     "include",
     "stages",
     "sweep",
+    "compare",
     "expect",
     "results",
 ];
@@ -33,6 +34,8 @@ pub(super) fn workflow(
     kinds: &Kinds,
     overrides: &[Override],
 ) -> Result<Workflow, Diagnostics> {
+    // A source that was read before brings the files that it included then.
+    let source = SourceText { included: Vec::new(), ..source };
     let root = match yaml::parse(&source.text) {
         Ok(root) => root,
         Err(problem) => return Err(Diagnostics::new(source, vec![problem])),
@@ -44,7 +47,18 @@ pub(super) fn workflow(
     }
     let mut reader = Reader::default();
     let parts = reader.sections(&root, kinds);
-    let FileParts { name, params, sources, stages, loops, axes, expect, results, includes } = parts;
+    let FileParts {
+        name,
+        params,
+        sources,
+        stages,
+        loops,
+        axes,
+        compare,
+        expect,
+        results,
+        includes,
+    } = parts;
     let folder = source.folder().to_path_buf();
     let scopes = vec![NameScope { params, folder, ..NameScope::default() }];
     let (set, rounds, kinds) = (Vec::new(), None, kinds.clone());
@@ -55,6 +69,7 @@ pub(super) fn workflow(
         sources,
         stages,
         axes,
+        compare,
         rounds,
         expect,
         results,
@@ -91,6 +106,7 @@ pub(super) struct FileParts {
     pub stages: Vec<Stage>,
     pub loops: Vec<LoopDecl>,
     pub axes: Vec<Axis>,
+    pub compare: Vec<(Key, Node)>,
     pub expect: Vec<(Node, Span)>,
     pub results: Option<Node>,
     pub includes: Vec<(Key, Node)>,
@@ -153,6 +169,7 @@ impl Reader {
         let includes = self.section(root, "include").to_vec();
         includes.iter().for_each(|(key, _)| self.name(key, "an include"));
         let (stages, loops) = self.stages(root, !includes.is_empty(), kinds);
+        let compare = self.comparisons(root);
         let expect = match root.get("expect").map(|n| (&n.value, &n.span)) {
             None | Some((Yaml::Null, _)) => Vec::new(),
             Some((Yaml::List(items), _)) => {
@@ -164,7 +181,7 @@ impl Reader {
             }
         };
         let results = root.get("results").cloned();
-        FileParts { name, params, sources, stages, loops, axes, expect, results, includes }
+        FileParts { name, params, sources, stages, loops, axes, compare, expect, results, includes }
     }
 
     fn version(&mut self, root: &Node) {
@@ -186,6 +203,17 @@ impl Reader {
                 ),
             ),
         }
+    }
+
+    /// The entries of `compare`, whose names are apart from all others.
+    fn comparisons(&mut self, root: &Node) -> Vec<(Key, Node)> {
+        let entries = self.section(root, "compare").to_vec();
+        for (key, _) in &entries {
+            if let Err(message) = check_name(&key.text) {
+                self.problem(Diagnostic::at(key.span.clone(), message));
+            }
+        }
+        entries
     }
 
     /// The entries of a section that is a mapping.

@@ -75,6 +75,7 @@ impl LockEntry {
     /// Returns the source as its entry records it.
     pub fn recorded(&self) -> Option<RecordedSource> {
         Some(RecordedSource {
+            key: self.key,
             digest: self.file?,
             artifact: self.outputs.get(MAIN)?.clone(),
             columns: self.columns.as_ref().and_then(SourceColumns::schema),

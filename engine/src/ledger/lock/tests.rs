@@ -86,7 +86,7 @@ fn what_a_later_version_wrote_is_kept() {
     let text = std::fs::read_to_string(&path).unwrap();
     let text = text.replacen("\"version\"", "\"hub\":{\"b\":1,\"a\":2},\"version\"", 1);
     let text = text.replacen("\"kind\"", "\"seen\":[1,2],\"kind\"", 1);
-    std::fs::write(&path, format!("{text}{{\"compare\":\"b\"}}\n{{\"compare\":\"a\"}}\n")).unwrap();
+    std::fs::write(&path, format!("{text}{{\"later\":\"b\"}}\n{{\"later\":\"a\"}}\n")).unwrap();
 
     lock = Lock::read(&path).unwrap();
     lock.entries.remove("n[i=0001]");
@@ -95,7 +95,7 @@ fn what_a_later_version_wrote_is_kept() {
     let lines: Vec<&str> = kept.lines().collect();
     assert!(lines[0].ends_with("\"hub\":{\"b\":1,\"a\":2}}"), "{kept}");
     assert!(lines[1].ends_with("\"seen\":[1,2]}"), "{kept}");
-    assert_eq!(lines[2..], ["{\"compare\":\"a\"}", "{\"compare\":\"b\"}"]);
+    assert_eq!(lines[2..], ["{\"later\":\"a\"}", "{\"later\":\"b\"}"]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use refrain_cache::{Artifact, Artifacts, NodeResult, OnHashed};
 
-use crate::graph::{Node, NodeId, Work};
+use crate::graph::{Node, NodeId};
 use crate::kind::MAIN;
 use crate::source::seen::{HashError, SeenSource, SourcePlace};
 use crate::store::{Store, StoreError};
@@ -159,7 +159,7 @@ impl State<'_> {
         };
         let Some(manifest) = self.manifest(node, file) else { return Ok(None) };
         let key = manifest.key();
-        if let Work::Model(_) | Work::File(_) = &node.work {
+        if node.is_read_in_place() {
             let base = node.inputs.first().and_then(|e| self.outputs(e.node)?.get(&e.output));
             let base = base.map(|base| base.digest);
             let artifact = match (&seen, absent) {

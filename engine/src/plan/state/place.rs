@@ -75,7 +75,7 @@ impl State<'_> {
     /// Collects what was seen of the sources that a reader of an output reads in their own place.
     pub(super) fn seen_below(&self, id: NodeId, output: &str, seen: &mut Vec<Arc<SeenSource>>) {
         let node = self.graph.node(id);
-        if let Work::Model(_) | Work::File(_) = node.work {
+        if node.is_read_in_place() {
             seen.extend(self.done(id).and_then(|done| done.seen.clone()));
         }
         let artifact = self.outputs(id).and_then(|outputs| outputs.get(output));

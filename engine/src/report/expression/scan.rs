@@ -36,16 +36,18 @@ pub(super) fn variable(number: usize) -> String {
     format!("m{number}")
 }
 
-/// Reads an expression over the metrics of these stages.
+/// Reads an expression over the metrics of these stages, and over names that are bound to metrics.
 ///
 /// Beside numbers and metrics it has `+`, `-`, `*`, `/`, parentheses and functions, and nothing else of what minijinja
 /// would take: no text, no lists but a function's, no filters, no whole numbers.
-pub(super) fn scan<'s>(
-    text: &str,
+pub(super) fn scan<'s, 't>(
+    text: &'t str,
     stages: impl Iterator<Item = &'s str> + Clone,
+    names: &'t [&'t str],
 ) -> Result<Scanned, Vec<Fault>> {
     let mut scanner = Scanner {
         text,
+        names,
         at: 0,
         wants_value: true,
         signed: false,
@@ -85,6 +87,8 @@ enum List {
 
 struct Scanner<'t> {
     text: &'t str,
+    /// Names that stand for metrics.
+    names: &'t [&'t str],
     at: usize,
     /// Whether a value comes next, and not an operator.
     wants_value: bool,
@@ -179,11 +183,19 @@ impl<'t> Scanner<'t> {
             return self.call(name, behind.len() - behind.trim_start().len());
         }
 
+        if self.names.contains(&name) && !behind.starts_with('.') {
+            self.variable(name, "", self.at..self.at + name.len());
+            return Ok(());
+        }
+
         let metric = behind.strip_prefix('.').map(|rest| word(rest, false).trim_end_matches('-'));
         let Some(metric) = metric.filter(|metric| !metric.is_empty()) else {
             let fault = self.fault(name.len(), format!("`{name}` is not a metric"));
             let hint = match stages.clone().any(|stage| stage == name) {
                 true => format!("name one of the stage's metrics: `{name}.METRIC`"),
+                false if self.names.iter().any(|bound| name.contains(bound)) => {
+                    "names may have `-` and `/` in them: put spaces around an operator".into()
+                }
                 false => "write `stage.metric`, for example `target.accuracy`".into(),
             };
             return Err(Fault { hint: Some(hint), ..fault });
@@ -214,6 +226,11 @@ impl<'t> Scanner<'t> {
             self.unknown.push(Fault { at: at.clone(), message, hint });
         }
 
+        self.variable(stage, metric, at);
+    }
+
+    /// Passes over a metric, or a name that is bound to one, for which `metric` is empty.
+    fn variable(&mut self, stage: &str, metric: &str, at: Range<usize>) {
         let metrics = &mut self.scanned.metrics;
         let known = metrics.iter().position(|(s, m, _)| s == stage && m == metric);
         let number = known.unwrap_or_else(|| {
@@ -221,8 +238,9 @@ impl<'t> Scanner<'t> {
             metrics.len() - 1
         });
         self.at = at.end;
+        let dot = if metric.is_empty() { "" } else { "." };
         let _ = write!(self.scanned.code, "{} ", variable(number));
-        let _ = write!(self.scanned.canonical, "{stage}.{metric} ");
+        let _ = write!(self.scanned.canonical, "{stage}{dot}{metric} ");
         self.wants_value = false;
     }
 

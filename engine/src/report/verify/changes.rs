@@ -4,9 +4,11 @@ use refrain_cache::FileDigests;
 
 use crate::graph::Graph;
 use crate::ledger::lock::{Lock, LockEntry};
+use crate::report::comparison::Comparisons;
 use crate::store::Store;
 
 use super::check::Check;
+use super::comparisons;
 use super::mismatch::{self, Mismatch, Remedy, key_mismatch};
 use super::{Verification, VerifyOptions, entries, sort};
 
@@ -17,6 +19,7 @@ pub fn foresee(
     lock: &Lock,
     digests: &FileDigests,
     store: &Store,
+    compared: &Comparisons,
     wanted: Option<&[bool]>,
     partial: bool,
 ) -> Vec<Mismatch> {
@@ -43,11 +46,18 @@ pub fn foresee(
         }
     }
     changes.append(&mut found.mismatches);
+    // A run of a part need not come to its comparisons.
+    if wanted.is_none() && !partial {
+        let done = comparisons::done(&entries);
+        let mut lines = comparisons::check(graph, lock, compared, &done, None);
+        changes.append(&mut lines.mismatches);
+        changes.extend(comparisons::stale(graph, lock, compared));
+    }
     sort(graph, &mut changes);
     changes
 }
 
-/// Lists how a lock changed: every node whose entry differs.
+/// Lists how a lock changed: every node and comparison whose entry differs.
 pub fn changes(graph: &Graph, before: &Lock, after: &Lock, store: &Store) -> Vec<Mismatch> {
     let mut changes = Vec::new();
     for (name, new) in &after.entries {
@@ -61,6 +71,7 @@ pub fn changes(graph: &Graph, before: &Lock, after: &Lock, store: &Store) -> Vec
     {
         changes.push(mismatch::stale(graph, name, entry));
     }
+    changes.extend(comparisons::changes(graph, before, after));
     sort(graph, &mut changes);
     changes
 }

@@ -2,7 +2,7 @@
 
 use refrain_cache::{Artifact, Corrupt, FileDigests};
 
-use crate::graph::{Edge, Graph, Node, NodeId, Work};
+use crate::graph::{Edge, Graph, Node, NodeId};
 use crate::kind::{MAIN, metrics_table};
 use crate::ledger::lock::{Lock, LockEntry, same_metrics};
 use crate::plan::node_manifest;
@@ -41,9 +41,7 @@ impl Check<'_> {
         self.key_and_source(node, entry, found);
         self.metrics(node, entry, found);
 
-        // The models and files that a workflow reads stay where they are.
-        let is_outside = matches!(node.work, Work::Model(_) | Work::File(_));
-        let Some(store) = self.store.filter(|_| !is_outside) else { return };
+        let Some(store) = self.store.filter(|_| !node.is_read_in_place()) else { return };
         for (i, (name, artifact)) in entry.outputs.iter().enumerate() {
             if node.passes_on() && name == MAIN {
                 continue;

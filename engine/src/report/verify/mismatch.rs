@@ -12,16 +12,26 @@ use crate::store::Store;
 use super::VERSION;
 
 /// The sorts of differences, in the order in which those of one node are listed.
-const ORDER: [&str; 9] =
-    ["renamed", "missing", "stale", "source", "key", "artifact", "metrics", "recompute", "expect"];
+const ORDER: [&str; 10] = [
+    "renamed",
+    "missing",
+    "stale",
+    "source",
+    "key",
+    "artifact",
+    "metrics",
+    "recompute",
+    "compare",
+    "expect",
+];
 
 /// One difference between the workflow, its lock, and the disk.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mismatch {
-    /// The node; of a condition its stage.
+    /// The node; the name of a comparison; of a condition its stage or comparison.
     pub node: String,
-    /// The sort of difference: `renamed`, `missing`, `stale`, `source`, `key`, `artifact`, `metrics`, `recompute` or
-    /// `expect`.
+    /// The sort of difference: `renamed`, `missing`, `stale`, `source`, `key`, `artifact`, `metrics`, `recompute`,
+    /// `compare` or `expect`.
     pub what: &'static str,
     /// The difference in words.
     pub message: String,

@@ -12,7 +12,7 @@ use crate::kind::{Cancel, MAIN, StageError};
 use crate::ledger::lock::{Lock, LockEntry};
 use crate::plan::node_manifest::{base_edge, passed_edge};
 use crate::plan::state::{NodeState, State, StateError};
-use crate::report::compare::{self, Strictness, first_difference};
+use crate::report::artifact_difference::{self, Strictness, first_difference};
 use crate::run::{self, NodeError, RunOptions};
 use crate::source::seen::{SeenSource, SourcePlace};
 use crate::store::{Store, StoreError};
@@ -177,7 +177,7 @@ impl Recomputation<'_, '_> {
         match &node.work {
             // What is passed on lies where the node that made it put it.
             Work::Stage { .. } if self.is_passed_on(node, artifact) => Ok(true),
-            Work::Model(path) | Work::File(path) => {
+            Work::Model(path) | Work::File(path) | Work::Folder(path) => {
                 // Hashed once however many nodes read it.
                 let place = SourcePlace::new(path, artifact.kind);
                 let seen = SeenSource::hash(&place, self.store.digests(), &|_| Ok(()));
@@ -353,7 +353,7 @@ impl Recomputation<'_, '_> {
         for metric in &line.metrics {
             let value =
                 done.result.metrics.iter().find(|m| m.metric == metric.metric).map(|m| m.value);
-            if !value.is_some_and(|value| compare::is_close(metric.value, value)) {
+            if !value.is_some_and(|value| artifact_difference::is_close(metric.value, value)) {
                 let is = value.map_or("absent".into(), |value| value.to_string());
                 let message = format!("figure `{}` was {}, is {is}", metric.metric, metric.value);
                 self.differs(id, message, None, None);

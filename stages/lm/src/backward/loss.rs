@@ -65,11 +65,8 @@ impl LanguageModel {
         let size = loss_block(vocab);
         let mut sums = Sums::default();
         for (number, block) in active.chunks(size).enumerate() {
-            let rows: Vec<f32> = block
-                .iter()
-                .flat_map(|(i, _)| &hidden[i * width..(i + 1) * width])
-                .copied()
-                .collect();
+            let places: Vec<usize> = block.iter().map(|(i, _)| *i).collect();
+            let rows = pointwise::chosen_rows(hidden, width, &places);
             let mut logits = self.logits(&rows);
             let one = |(at, row): (usize, &mut [f32])| {
                 let base =
@@ -81,7 +78,7 @@ impl LanguageModel {
                 sums = Sums { loss: sums.loss + loss, kl: sums.kl + kl };
             }
             let mut drows = Buffer::any(rows.len());
-            let dlogits = Operand::of_rows(&logits, vocab);
+            let dlogits = Operand::in_lanes(&logits, vocab);
             matmul::backward_input(&[(&dlogits, self.panels(self.head))], &mut drows, Put::Set);
             for ((i, _), d) in block.iter().zip(drows.chunks_exact(width)) {
                 dhidden[i * width..(i + 1) * width].copy_from_slice(d);

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use super::tile::{Columns, Kernel, MOST_ROWS, WIDTH, add_product, run, tile_rows};
 
 pub use backward::Inputs;
-pub use keys::{BLOCK, Keys};
+pub use keys::{BLOCK, KeyPrecision, Keys};
 
 use scores::{Scores, Span};
 

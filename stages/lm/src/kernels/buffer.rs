@@ -21,16 +21,18 @@ impl Buffer {
     /// A matrix of so many values, all of which its first user writes: they are anything before.
     pub fn any(len: usize) -> Buffer {
         let mut free = FREE.take();
-        // The smallest that fits, else the largest, which then grows: so no more is kept than was
-        // ever in use together.
-        let order = |values: &Vec<f32>| (values.len() < len, values.len().abs_diff(len));
-        let best = (0..free.len()).min_by_key(|at| order(&free[*at]));
-        let mut values = best.map(|at| free.swap_remove(at)).unwrap_or_default();
+        let fitting = (0..free.len()).filter(|at| free[*at].len() >= len);
+        let values = match fitting.min_by_key(|at| free[*at].len()) {
+            Some(best) => free.swap_remove(best),
+            None => {
+                // The largest makes room: so no more is kept than was ever in use together. Growing
+                // it instead would copy what nobody reads.
+                let largest = (0..free.len()).max_by_key(|at| free[*at].len());
+                drop(largest.map(|at| free.swap_remove(at)));
+                vec![0.0; size_class(len)]
+            }
+        };
         FREE.set(free);
-        if values.len() < len {
-            values.clear();
-            values.resize(len, 0.0);
-        }
         Buffer { values, len }
     }
 
@@ -47,6 +49,12 @@ impl Buffer {
         buffer.copy_from_slice(values);
         buffer
     }
+}
+
+/// Values of the memory for a matrix: up to an eighth more, so that batches of nearly equal size
+/// share it.
+fn size_class(len: usize) -> usize {
+    len.next_multiple_of((len.next_power_of_two() / 16).max(1))
 }
 
 impl Deref for Buffer {

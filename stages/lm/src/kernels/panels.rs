@@ -96,7 +96,7 @@ fn widen_all<T: Copy>(values: &[T], out: &mut [f32], widen: impl Fn(T) -> f32) {
 }
 
 #[inline(always)]
-fn widen_bf16(value: bf16) -> f32 {
+pub(super) fn widen_bf16(value: bf16) -> f32 {
     f32::from_bits(u32::from(value.to_bits()) << 16)
 }
 

@@ -58,12 +58,19 @@ impl<K: Kernel> WithSimd for Widest<K> {
     }
 }
 
-/// Rows of the tiles of a product of so many rows: about as many as registers hold, and tiles of
-/// nearly equal size, since the last one is filled up with zeros.
+/// Rows of the tiles of a product of so many rows: as many as registers hold, unless smaller tiles
+/// leave less of the last one empty.
 pub fn tile_rows(rows: usize) -> usize {
-    let most = if lanes() == WIDTH { MOST_ROWS } else { MOST_ROWS / 2 };
-    let even = rows.div_ceil(rows.div_ceil(most).max(1)).max(1);
-    [1, 2, 3, 4, 5, 6, 8].into_iter().find(|size| *size >= even).unwrap_or(MOST_ROWS)
+    let registers = WIDTH / lanes().min(WIDTH);
+    // The chains that hide a multiply-add's latency, and the loads of a tile that grow less with
+    // its rows.
+    let cost = |tile: &usize| {
+        let chains = 8.0 / (tile * registers).min(8) as f32;
+        (rows.div_ceil(*tile) * tile) as f32 * chains * (1.0 + 0.15 / *tile as f32)
+    };
+    let most = if registers == 1 { MOST_ROWS } else { MOST_ROWS / 2 };
+    let sizes = [1, 2, 3, 4, 5, 6, 8, MOST_ROWS].into_iter().filter(|size| *size <= most);
+    sizes.min_by(|a, b| cost(a).total_cmp(&cost(b))).unwrap_or(1)
 }
 
 /// Values in one register of this processor.
@@ -112,20 +119,85 @@ fn add_rows<S: Simd, const R: usize, const V: usize>(
     sums: &mut [Columns],
     first: bool,
 ) {
-    let zero = simd.splat_f32s(0.0);
-    let mut chains = [[zero; V]; R];
+    let mut chains = [[simd.splat_f32s(0.0); V]; R];
     for (left, right) in left.as_chunks::<R>().0.iter().zip(right) {
         for r in 0..R {
-            let factor = simd.splat_f32s(left[r]);
-            for v in 0..V {
-                chains[r][v] = simd.mul_add_f32s(factor, right[v], chains[r][v]);
+            multiply_add(simd, left[r], right, &mut chains[r]);
+        }
+    }
+    add_chains(simd, &chains, sums, first);
+}
+
+/// [`add_product`] of a left operand that lies turned: of each sixteen terms a square `[rows, 16]`,
+/// `step` values after that of the sixteen before.
+#[inline(always)]
+pub fn add_turned_product<S: Simd, const V: usize>(
+    simd: S,
+    left: &[f32],
+    step: usize,
+    right: &[f32],
+    sums: &mut [Columns],
+    first: bool,
+) {
+    let right = S::as_simd_f32s(right).0.as_chunks::<V>().0;
+    match sums.len() {
+        1 => add_turned::<S, 1, V>(simd, left, step, right, sums, first),
+        2 => add_turned::<S, 2, V>(simd, left, step, right, sums, first),
+        3 => add_turned::<S, 3, V>(simd, left, step, right, sums, first),
+        4 => add_turned::<S, 4, V>(simd, left, step, right, sums, first),
+        5 => add_turned::<S, 5, V>(simd, left, step, right, sums, first),
+        6 => add_turned::<S, 6, V>(simd, left, step, right, sums, first),
+        8 => add_turned::<S, 8, V>(simd, left, step, right, sums, first),
+        _ => add_turned::<S, MOST_ROWS, V>(simd, left, step, right, sums, first),
+    }
+}
+
+#[inline(always)]
+fn add_turned<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    left: &[f32],
+    step: usize,
+    right: &[[S::f32s; V]],
+    sums: &mut [Columns],
+    first: bool,
+) {
+    let mut chains = [[simd.splat_f32s(0.0); V]; R];
+    for (number, right) in right.chunks(WIDTH).enumerate() {
+        let rows = left[number * step..].as_chunks::<WIDTH>().0;
+        let Some(square) = rows.first_chunk::<R>() else { return };
+        for (term, right) in (0..WIDTH).zip(right) {
+            for r in 0..R {
+                multiply_add(simd, square[r][term], right, &mut chains[r]);
             }
         }
     }
+    add_chains(simd, &chains, sums, first);
+}
 
+#[inline(always)]
+fn multiply_add<S: Simd, const V: usize>(
+    simd: S,
+    factor: f32,
+    right: &[S::f32s; V],
+    chains: &mut [S::f32s; V],
+) {
+    let factor = simd.splat_f32s(factor);
+    for v in 0..V {
+        chains[v] = simd.mul_add_f32s(factor, right[v], chains[v]);
+    }
+}
+
+#[inline(always)]
+fn add_chains<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    chains: &[[S::f32s; V]; R],
+    sums: &mut [Columns],
+    first: bool,
+) {
+    let zero = simd.splat_f32s(0.0);
     for (sums, chains) in sums.iter_mut().zip(chains) {
         for (sum, chain) in S::as_mut_simd_f32s(sums).0.iter_mut().zip(chains) {
-            *sum = simd.add_f32s(if first { zero } else { *sum }, chain);
+            *sum = simd.add_f32s(if first { zero } else { *sum }, *chain);
         }
     }
 }

@@ -60,6 +60,8 @@ pub(super) struct Scores {
     pub line: Vec<f32>,
     /// Softmax weights of the rows, `[keys, tile]`.
     left: Vec<f32>,
+    /// Keys or values of half precision, widened.
+    wide: Vec<Columns>,
 }
 
 impl Scores {
@@ -72,6 +74,7 @@ impl Scores {
             panels: Vec::new(),
             line: Vec::new(),
             left: Vec::new(),
+            wide: Vec::new(),
         }
     }
 
@@ -96,7 +99,7 @@ impl Scores {
         let mut panels = self.panels.chunks_exact_mut(tile);
         for block in span.blocks.clone() {
             for (group, sums) in (0..BLOCK / WIDTH).zip(&mut panels) {
-                let right = keys.block(block).keys(group, dim).as_flattened();
+                let right = keys.block(block).keys(group, dim, &mut self.wide).as_flattened();
                 for from in (0..dim).step_by(DEPTH) {
                     let to = dim.min(from + DEPTH);
                     let left = &self.queries[from * tile..to * tile];
@@ -148,7 +151,7 @@ impl Scores {
     /// Sums sixteen columns of the values by what the tile's rows weigh.
     #[inline(always)]
     pub fn weigh<S: Simd, const V: usize>(
-        &self,
+        &mut self,
         simd: S,
         keys: &Keys,
         group: usize,
@@ -157,7 +160,7 @@ impl Scores {
     ) {
         let blocks = span.blocks.clone().zip(self.left.chunks_exact(BLOCK * self.tile));
         for (block, left) in blocks {
-            let right = keys.block(block).values(group).as_flattened();
+            let right = keys.block(block).values(group, &mut self.wide).as_flattened();
             let first = block == span.blocks.start;
             add_product::<S, V>(simd, left, right, sums, first);
         }

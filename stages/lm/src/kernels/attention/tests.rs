@@ -120,6 +120,30 @@ proptest! {
         prop_assert_eq!(bits(&out[..positions * wide]), expected);
     }
 
+    /// Keys and values of half precision give the bits of their rounded copies, position by position.
+    #[test]
+    fn half_keys_are_their_rounded_copies(a in shapes(), positions in 1usize..100, seed: u64) {
+        let a = Attention { causal: true, ..a };
+        let (wide, narrow) = (a.query_width(), a.key_width());
+        let (q, k) = (values(positions * wide, seed), values(positions * narrow, seed ^ 1));
+        let v = values(k.len(), seed ^ 2);
+        let rounded = |values: &[f32]| -> Vec<f32> {
+            values.iter().map(|value| half::bf16::from_f32(*value).to_f32()).collect()
+        };
+        let expected = bits(&whole(&a, &q, &rounded(&k), &rounded(&v)));
+
+        let mut keys = vec![Keys::new(a.head_dim, KeyPrecision::Bf16); a.kv_heads];
+        for i in 0..positions {
+            for (head, keys) in keys.iter_mut().enumerate() {
+                let here = i * narrow..(i + 1) * narrow;
+                keys.push(&k[here.clone()], &v[here], narrow, head * a.head_dim);
+            }
+            let mut out = vec![0.0; wide];
+            a.forward(&[Row { queries: &q[i * wide..(i + 1) * wide], keys: &keys }], &mut out);
+            prop_assert_eq!(bits(&out), &expected[i * wide..(i + 1) * wide]);
+        }
+    }
+
     /// Gradients against differences of the plain loops.
     #[test]
     fn gradients_follow_the_plain_loops(a in shapes(), positions in 1usize..120, seed: u64) {

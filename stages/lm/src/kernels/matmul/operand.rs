@@ -1,4 +1,4 @@
-//! The left operand of matrix products, packed so that the rows of a tile lie together.
+//! An operand of matrix products, packed so that the rows of a tile lie together.
 
 use std::ops::Range;
 
@@ -8,8 +8,8 @@ use super::WORTH;
 use crate::kernels::buffer::Buffer;
 use crate::kernels::tile::{DEPTH, MOST_ROWS, WIDTH, tile_rows};
 
-/// The left operand of products, packed once for all that share it: `[blocks of terms, tiles, terms
-/// of the block, rows of a tile]`.
+/// An operand of products, packed once for all that share it: `[blocks of terms, tiles, terms of the
+/// block, rows of a tile]`.
 pub struct Operand {
     values: Buffer,
     pub(super) rows: usize,
@@ -22,17 +22,22 @@ impl Operand {
     /// Packs rows `[rows, terms]`.
     pub fn of_rows(x: &[f32], terms: usize) -> Operand {
         let rows = x.len() / terms;
-        Operand::packed(rows, terms, &Rows { x, rows, terms })
+        Operand::packed(rows, terms, tile_rows(rows), &Rows { x, rows, terms })
+    }
+
+    /// Packs rows `[rows, terms]` for the lanes of a right operand.
+    pub fn in_lanes(x: &[f32], terms: usize) -> Operand {
+        let rows = x.len() / terms;
+        Operand::packed(rows, terms, WIDTH, &Rows { x, rows, terms })
     }
 
     /// Packs columns: x `[terms, rows]`.
     pub fn of_columns(x: &[f32], rows: usize) -> Operand {
-        Operand::packed(rows, x.len() / rows, &Columns { x, rows })
+        Operand::packed(rows, x.len() / rows, tile_rows(rows), &Columns { x, rows })
     }
 
     /// Fills every tile of every block of terms.
-    fn packed(rows: usize, terms: usize, source: &impl Source) -> Operand {
-        let tile = tile_rows(rows);
+    fn packed(rows: usize, terms: usize, tile: usize, source: &impl Source) -> Operand {
         // Rows behind the last one hold anything: nobody reads what becomes of them.
         let padded = rows.div_ceil(tile) * tile;
         let mut operand = Operand { values: Buffer::any(padded * terms), rows, terms, tile };
@@ -51,6 +56,7 @@ impl Operand {
                     5 => source.fill::<5>(first, block, values),
                     6 => source.fill::<6>(first, block, values),
                     8 => source.fill::<8>(first, block, values),
+                    WIDTH => source.fill::<WIDTH>(first, block, values),
                     _ => source.fill::<MOST_ROWS>(first, block, values),
                 }
             });
@@ -66,11 +72,11 @@ impl Operand {
         self.tiles() * self.tile
     }
 
-    /// One tile of the block of terms that begins at `from`.
+    /// Some tiles of a block of terms, one after another.
     #[inline(always)]
-    pub(super) fn tile(&self, tile: usize, block: &Range<usize>) -> &[f32] {
-        let size = block.len() * self.tile;
-        &self.values[block.start * self.padded_rows() + tile * size..][..size]
+    pub(super) fn tiles_of(&self, tiles: Range<usize>, block: &Range<usize>) -> &[f32] {
+        let (start, size) = (block.start * self.padded_rows(), block.len() * self.tile);
+        &self.values[start + tiles.start * size..start + tiles.end * size]
     }
 }
 

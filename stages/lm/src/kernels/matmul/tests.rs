@@ -4,7 +4,8 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 use pulp::{Scalar, Scalar128b, Scalar256b, Scalar512b};
 
-use super::super::tile::run_with;
+use super::super::panels::Stored;
+use super::super::tile::{DEPTH, run_with};
 use super::*;
 use crate::random::Stream;
 
@@ -45,7 +46,7 @@ proptest! {
             let (mut y, mut dx) = (vec![0.0; rows * outputs], vec![0.0; rows * inputs]);
             let mut dw = vec![0.0; stored.len()];
             forward(&[(&Operand::of_rows(&x, inputs), w)], &mut y, Put::Set);
-            backward_input(&[(&Operand::of_rows(&dy, outputs), w)], &mut dx, Put::Add);
+            backward_input(&[(&Operand::in_lanes(&dy, outputs), w)], &mut dx, Put::Add);
             backward_weight(&dy, &Operand::of_columns(&x, inputs), &mut dw, outputs, 1.0);
             (bits(&y), bits(&dx), bits(&Panels { outputs, inputs, values: &Stored::F32(dw) }.to_rows()))
         });
@@ -102,7 +103,7 @@ fn halves_compute_as_their_widened_copy() {
         let w = Panels { outputs, inputs, values: &stored };
         let (mut y, mut dx) = (vec![0.0; rows * outputs], vec![0.0; rows * inputs]);
         forward(&[(&Operand::of_rows(&x, inputs), w)], &mut y, Put::Set);
-        backward_input(&[(&Operand::of_rows(&y, outputs), w)], &mut dx, Put::Set);
+        backward_input(&[(&Operand::in_lanes(&y, outputs), w)], &mut dx, Put::Set);
         (bits(&y), bits(&dx))
     };
     let wide = |values: Vec<f32>| product(Stored::F32(values));
@@ -118,10 +119,10 @@ fn every_width_has_the_same_bits() {
     let stored = Stored::F32(values(16 * terms, 2)).into_panels(16, terms);
     let w = Panels { outputs: 16, inputs: terms, values: &stored };
     let left = Operand::of_rows(&values(rows * terms, 1), terms);
-    let product = |run: &dyn Fn(Task<'_, Panels<'_>>)| {
+    let product = |run: &dyn Fn(Task<'_, &Operand, Panels<'_>>)| {
         let mut sums = vec![[0.0; WIDTH]; left.padded_rows()];
         let products = &[(&left, w)];
-        run(Task { products, tiles: 0..left.tiles(), panel: 0, sums: &mut sums });
+        run(Task { products, tiles: 0..left.tiles(), panels: 0..1, sums: &mut sums });
         bits(sums[..rows].as_flattened())
     };
     let here = product(&|task| run(task));

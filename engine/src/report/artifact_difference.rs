@@ -62,6 +62,8 @@ pub fn first_difference(
         ArtifactKind::Table => Ok(table(before, now, strictness)?),
         ArtifactKind::Model => model(before, now, strictness),
         ArtifactKind::File => Ok(file(before, now)?.map(|byte| format!("byte {byte} differs"))),
+        // Only sources are such folders, and those are compared by their digests.
+        ArtifactKind::Folder => Ok(None),
     }
 }
 
