@@ -31,7 +31,7 @@ pub fn workflow(bytes: &[u8], world: &Path) {
         .into_iter()
         .collect();
     let path = world.join("w.yaml");
-    let source = SourceText { path, text: text.to_owned() };
+    let source = SourceText::new(path, text);
     let Ok(workflow) = Workflow::parse(source, &refrain_stages::kinds(), &set) else { return };
     let mut problems = Vec::new();
     let _ = expect::parse(&workflow, &workflow.axes, &mut problems);

@@ -6,7 +6,9 @@ use serde_json::json;
 
 use refrain_cache::gc::RemoveError;
 use refrain_cache::{CacheError, ListingError, RecordError, TableError};
-use refrain_engine::language::diagnostic::{Diagnostic, Diagnostics, Positions};
+use refrain_engine::language::diagnostic::{
+    Diagnostic, Diagnostics, IncludedText, Position, Positions,
+};
 use refrain_engine::language::explain::{ErrorClass, Explain};
 use refrain_engine::ledger::lock::LockError;
 use refrain_engine::ledger::roots::RootsError;
@@ -123,13 +125,22 @@ fn error_json(
 ) -> serde_json::Value {
     let source = &diagnostics.source_text;
     let place = item.span.as_ref().map(|span| positions.of(span.start));
-    json!({
+    let mut error = json!({
         "message": item.message,
         "hints": item.hints,
-        "file": source.path,
-        "line": place.map(|(line, _)| line),
-        "column": place.map(|(_, column)| column),
-    })
+        "file": place.map_or(source.path.as_path(), |place| place.path),
+        "line": place.map(|place| place.line),
+        "column": place.map(|place| place.column),
+    });
+    let chain: Vec<_> = item.span.iter().flat_map(|span| source.chain(span.start)).collect();
+    if !chain.is_empty() {
+        let included = |file: &&IncludedText| {
+            let Position { path, line, column } = source.positions().of(file.from.start);
+            json!({ "name": file.name, "file": path, "line": line, "column": column })
+        };
+        error["included"] = chain.iter().map(included).collect();
+    }
+    error
 }
 
 impl From<Diagnostics> for CommandError {

@@ -88,7 +88,7 @@ impl Opened {
                 format!("`{}` is not UTF-8: byte {at} is wrong", path.display()),
             )
         })?;
-        let source = SourceText { path: path.clone(), text };
+        let source = SourceText::new(path, text);
         let cache = cache_folder(arguments.cache.as_deref(), source.folder().join(".refrain"))?;
         Ok(Opened { source, cache, lock: lock::path_of(path) })
     }
@@ -217,7 +217,7 @@ impl Session {
             .unwrap_or_default()
     }
 
-    /// The nodes that a name on the command line means: one node, or all of a stage.
+    /// The nodes that a name on the command line means: one node, all of a stage, or all of an include.
     pub fn nodes(&self, name: &str) -> Result<Vec<NodeId>, CommandError> {
         let graph = &self.graph;
         let ids: Vec<NodeId> = graph
@@ -226,6 +226,14 @@ impl Session {
             .collect();
         if !ids.is_empty() {
             return Ok(ids);
+        }
+        let part = format!("{name}/");
+        let included: Vec<NodeId> = graph
+            .ids()
+            .filter(|id| graph.node(*id).stage.starts_with(&part) && !graph.node(*id).is_source())
+            .collect();
+        if !included.is_empty() {
+            return Ok(included);
         }
         // Of a stage that is there, its nodes; else the stages: a sweep may have thousands of nodes.
         let stage = name.split('[').next().unwrap_or(name);

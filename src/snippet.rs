@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
-use refrain_engine::language::diagnostic::Diagnostics;
+use refrain_engine::language::diagnostic::{Diagnostics, FileText, Position};
 
 use crate::escape::{escape_controls, masked_line};
 
@@ -26,24 +26,31 @@ pub enum Severity {
 pub fn diagnostics_text(diagnostics: &Diagnostics, severity: Severity, colour: bool) -> String {
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
     let source = &diagnostics.source_text;
-    let path = escape_controls(&source.path.display().to_string());
+    let mut positions = source.positions();
     let mut reports: Vec<String> = Vec::new();
     for item in diagnostics.items.iter().take(MOST_SHOWN) {
         // A name may hold a line break, too; a message is one line.
         let message = shortened(escape_controls(&item.message).replace('\n', "\\n"));
         let label = item.label.as_deref().map(escape_controls);
-        let place = item.span.as_ref().map(|span| SourceLine::new(&source.text, span));
+        let place = item.span.as_ref().map(|span| SourceLine::new(source.file(span.start), span));
         let level = if severity == Severity::Error { Level::ERROR } else { Level::WARNING };
         let mut group = Group::with_title(level.primary_title(message.as_str()));
         if let Some(place) = &place {
             let annotation =
                 AnnotationKind::Primary.span(place.within.clone()).label(label.as_deref());
-            let snippet =
-                Snippet::source(place.text.as_str()).line_start(place.line).path(path.as_str());
+            let snippet = Snippet::source(place.text.as_str())
+                .line_start(place.line)
+                .path(place.path.as_str());
             group = group.element(snippet.annotation(annotation));
         }
         for hint in &item.hints {
             group = group.element(Level::HELP.message(escape_controls(hint)));
+        }
+        for included in item.span.iter().flat_map(|span| source.chain(span.start)) {
+            let Position { path, line, column } = positions.of(included.from.start);
+            let words =
+                format!("included as `{}` at {}:{line}:{column}", included.name, path.display());
+            group = group.element(Level::NOTE.message(escape_controls(&words)));
         }
         reports.push(renderer.render(&[group]).to_string());
     }
@@ -65,6 +72,7 @@ fn shortened(mut message: String) -> String {
 
 /// The line in which a problem begins. One line is enough to find the place; a whole block would bury the message.
 struct SourceLine {
+    path: String,
     text: String,
     /// Its number, from 1.
     line: usize,
@@ -73,7 +81,9 @@ struct SourceLine {
 }
 
 impl SourceLine {
-    fn new(source: &str, span: &Range<usize>) -> SourceLine {
+    fn new(file: FileText<'_>, span: &Range<usize>) -> SourceLine {
+        let source = file.text;
+        let span = span.start - file.start..span.end.saturating_sub(file.start);
         let end = span.end.min(source.len());
         // What is missing at the end is missed behind the last line, not in the empty one that follows.
         let start =
@@ -84,6 +94,7 @@ impl SourceLine {
         let within =
             start - line_start..(end.min(line_end).max(start) - line_start).min(text.len());
         let line = source[..start].matches('\n').count() + 1;
-        SourceLine { text, line, within: within.start.min(within.end)..within.end }
+        let path = escape_controls(&file.path.display().to_string());
+        SourceLine { path, text, line, within: within.start.min(within.end)..within.end }
     }
 }

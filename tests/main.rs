@@ -17,10 +17,12 @@ mod attempts; // retries, time limits and memory of commands
 mod backends; // which code computes a model
 mod bad_input; // what a run is told of data, models and caches that are wrong
 mod cache; // stat, verify, gc, and the logs of runs
+mod choose; // the best of what was made at the values of an axis, and models kept on the way
 mod choosing; // rows that are kept, joined and measured
 mod code; // programs of a model, and what the sandbox needs
 mod commands; // drawings, completions, manual pages
 mod comparing; // two arms, paired by row and seed
+mod composition; // the examples of docs/composition.md, and the recipes
 #[cfg(unix)]
 mod crash; // faults at every step of a run, and damage to every file of a cache
 mod data_in; // tables of every format, in shards, exploded and filtered
@@ -35,6 +37,7 @@ mod golden_keys; // that no key of an earlier workflow moves
 mod hostile; // workflows and files that were made to break a reader
 mod hostile_models; // models' folders that were made to break one
 mod hostile_tables; // tables that were made to break one
+mod include; // files that a workflow includes
 #[cfg(unix)]
 mod interrupt; // Ctrl-C
 mod json; // the JSON output against its documentation
@@ -46,6 +49,7 @@ mod lock; // the lock's format, and its writers
 mod look_ahead; // what plan and explain say before a run
 mod masking; // the first paper's masks and distributions
 mod memory; // what needs more than there is
+mod mixing; // mixtures of tables, and paraphrases in the place of rows
 mod models; // model cards
 mod own_metrics; // metrics that a command writes
 mod own_tables; // conversations, samples and numbers of one's own
@@ -55,6 +59,7 @@ mod progress; // what a run prints on the way
 mod prompts; // the prompts of workflows/prompts, to the letter where they are published
 mod queries; // queries that a model wrote, judged by their results
 mod real_input; // the shared folder's data and model, where it is there
+mod repeat; // rounds that read the round before
 mod rerun; // what an edit makes run again
 mod results; // which figure stands in which row
 mod same_bytes; // what must not change a digest

@@ -120,6 +120,11 @@ impl Node {
         matches!(self.work, Work::Model(_) | Work::File(_) | Work::Folder(_))
     }
 
+    /// Whether the main output is that of one of the inputs, passed on.
+    pub fn passes_on(&self) -> bool {
+        matches!(&self.work, Work::Stage { kind, .. } if kind.over.is_some())
+    }
+
     /// Names the kind, for people.
     pub fn kind_name(&self) -> &'static str {
         match &self.work {
@@ -240,6 +245,8 @@ fn model_source(nodes: &[Node], edges: &[Edge], path: &str) -> Option<PathBuf> {
         edge = match (&node.work, node.inputs.first()) {
             (Work::Model(_), Some(base)) => base,
             (Work::Model(path), None) => return Some(path.clone()),
+            // Of what is chosen from, the first tells.
+            (Work::Stage { .. }, Some(first)) if node.passes_on() => first,
             (Work::Stage { .. }, _) => node.inputs.iter().find(|edge| edge.path == path)?,
             _ => return None,
         };

@@ -21,8 +21,8 @@ use serde_json::{Map, Value};
 
 pub use context::{Cancel, Context, Input, Progress, Resources, StageError};
 pub use declare::{
-    Anything, Bounds, CommandText, File, Folder, Model, Number, Numbers, Parameter, Parameters,
-    Referent, SecretText, Table, choices, one_of, parameters, trimmed,
+    Anything, Bounds, CommandText, File, Folder, MetricName, Model, Number, Numbers, Parameter,
+    Parameters, Referent, SecretText, Table, choices, one_of, parameters, trimmed,
 };
 pub use describe::describe;
 pub use memory::{MemoryContext, MemoryNeed};
@@ -78,6 +78,8 @@ pub enum Type {
     Choice(&'static [&'static str]),
     /// A name of a stage or source that gives an artifact of the given kind; `None` = any kind.
     Reference(Option<ArtifactKind>),
+    /// A metric of a stage, `STAGE.METRIC`: a reference to the stage's metrics, and the metric's name as the value.
+    Metric,
     /// A list whose elements all have one type.
     List(&'static Type),
     /// A mapping with fixed keys.
@@ -343,6 +345,10 @@ pub struct Kind {
     pub retryable: bool,
     /// The figure that counts the tokens it computed.
     pub tokens: Option<&'static str>,
+    /// The parameter that names an axis, if the kind chooses among artifacts over one: `PATH[0]`, `PATH[1]` and so on
+    /// are then what a reference stands for at the values of the axis. The node does not depend on the axis, and its
+    /// main output is one of those artifacts, passed on.
+    pub over: Option<&'static str>,
     /// Estimates the memory of a node, where that is much.
     pub memory: Option<fn(&MemoryContext<'_>) -> MemoryNeed>,
     /// Runs one node.

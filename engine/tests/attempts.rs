@@ -69,8 +69,7 @@ impl<S: Subscriber> Layer<S> for Notes {
 
 /// Runs the stages; a note that `stop` knows interrupts.
 fn come(kind: Kind, stages: &str, stop: fn(&str) -> bool) -> Came {
-    let source =
-        SourceText { path: "w.yaml".into(), text: format!("refrain: 1\nstages:\n{stages}") };
+    let source = SourceText::new("w.yaml", format!("refrain: 1\nstages:\n{stages}"));
     let workflow = Workflow::parse(source, &Kinds::new(vec![kind]), &[]).unwrap();
     let graph = Graph::build(workflow).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -232,8 +231,7 @@ fn running_stages_share_what_they_declare() {
 #[test]
 fn what_another_process_computes_takes_nothing() {
     let stages = "  a: { writes: { n: 0 }, resources: { memory: 5GB } }\n  b: { writes: { n: 1 }, resources: { memory: 5GB } }\n";
-    let source =
-        SourceText { path: "w.yaml".into(), text: format!("refrain: 1\nstages:\n{stages}") };
+    let source = SourceText::new("w.yaml", format!("refrain: 1\nstages:\n{stages}"));
     let kinds = Kinds::new(vec![kind("writes", writes)]);
     let graph = Graph::build(Workflow::parse(source, &kinds, &[]).unwrap()).unwrap();
     let folder = tempfile::tempdir().unwrap();

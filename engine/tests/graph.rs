@@ -27,7 +27,7 @@ fn outputs_that_depend_on_the_point_are_those_of_the_point() {
         ..kind::kind("makes", |_| Err(StageError::failed("it is not run")))
     };
     let text = "refrain: 1\nstages: { a: { makes: { what: \"${what}\" } } }\nsweep: { what: [model, table] }\n";
-    let source = SourceText { path: "w.yaml".into(), text: text.into() };
+    let source = SourceText::new("w.yaml", text);
     let graph =
         Graph::build(Workflow::parse(source, &Kinds::new(vec![makes]), &[]).unwrap()).unwrap();
     assert_eq!(graph.nodes.len(), 2);
@@ -55,7 +55,7 @@ fn a_value_is_held_once_for_all_points_that_share_it() {
     };
     let text = "refrain: 1\nparams: { long: \"a long text\" }\n\
                 stages: { a: { seeded: { text: \"${long}\", seed: \"${seed}\" } } }\nsweep: { seed: [1, 2, 3] }\n";
-    let source = SourceText { path: "w.yaml".into(), text: text.into() };
+    let source = SourceText::new("w.yaml", text);
     let graph =
         Graph::build(Workflow::parse(source, &Kinds::new(vec![seeded]), &[]).unwrap()).unwrap();
     let values: Vec<_> = graph

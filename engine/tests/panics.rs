@@ -36,7 +36,7 @@ fn a_panic_of_a_stage_is_its_failure_and_asks_for_a_report() {
         kind("writes", writes),
     ]);
     let text = "refrain: 1\nstages: { a: { text: {} }, b: { word: {} }, c: { other: {} }, d: { writes: {} } }\n";
-    let source = SourceText { path: "w.yaml".into(), text: text.into() };
+    let source = SourceText::new("w.yaml", text);
     let graph = Graph::build(Workflow::parse(source, &kinds, &[]).unwrap()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(&folder.path().join("cache")).unwrap();
@@ -70,7 +70,7 @@ fn a_panic_while_columns_are_checked_names_the_stage_and_asks_for_a_report() {
     checked.check = |_, _| panic!("no such column");
     let kinds = Kinds::new(vec![checked, kind("writes", writes)]);
     let text = "refrain: 1\nstages: { a: { writes: {} }, b: { checked: {} } }\n";
-    let source = SourceText { path: "w.yaml".into(), text: text.into() };
+    let source = SourceText::new("w.yaml", text);
     let problems = Graph::build(Workflow::parse(source, &kinds, &[]).unwrap()).err().unwrap().items;
     let [problem] = problems.as_slice() else { panic!("{problems:?}") };
     assert!(problem.message.contains("internal error (no such column)"), "{}", problem.message);

@@ -109,7 +109,7 @@ impl Place {
 
     fn graph(&self, yaml: &str) -> Graph {
         let text = format!("refrain: 1\n{yaml}");
-        let source = SourceText { path: self.path("w.yaml"), text };
+        let source = SourceText::new(self.path("w.yaml"), text);
         let workflow = Workflow::parse(source, &kinds(), &[]).unwrap();
         Graph::build(workflow).unwrap()
     }

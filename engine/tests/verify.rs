@@ -30,10 +30,7 @@ fn writes(context: &Context<'_>) -> Result<NodeResult, StageError> {
 /// One stage of a kind that is made of these components.
 fn graph(components: &'static [Component]) -> Graph {
     let kind = Kind { components, ..kind::kind("writes", writes) };
-    let source = SourceText {
-        path: "w.yaml".into(),
-        text: "refrain: 1\nstages: { a: { writes: {} } }\n".into(),
-    };
+    let source = SourceText::new("w.yaml", "refrain: 1\nstages: { a: { writes: {} } }\n");
     Graph::build(Workflow::parse(source, &Kinds::new(vec![kind]), &[]).unwrap()).unwrap()
 }
 

@@ -4,6 +4,8 @@
 
 use refrain_engine::kind::Component;
 
+/// The choice among artifacts by a metric.
+pub const CHOOSE: Component = component("choose", 1);
 /// Names, extraction and comparison of answers.
 pub const EVALUATE: Component = component("evaluate", 3);
 /// Choice of rows and measures.

@@ -1,7 +1,7 @@
 //! The kind `diversify`: keeps some rows of a table, and measures how diverse its responses are.
 //!
-//! At most one way to choose rows or columns (`keep`, `dedupe`, `select` or `join`), then any metrics
-//! (`measure`) and their bounds (`require`). Without a way to choose the table passes unchanged.
+//! At most one way to choose rows or columns (`keep`, `dedupe`, `select`, `join`, `mix` or `replace`), then any
+//! metrics (`measure`) and their bounds (`require`). Without a way to choose the table passes unchanged.
 
 use std::collections::BTreeMap;
 
@@ -22,6 +22,7 @@ mod bleu;
 mod check;
 mod chosen;
 mod column_statistics;
+mod combine;
 mod dcscore;
 mod dedupe;
 mod distinct;
@@ -33,8 +34,10 @@ mod lexical;
 mod measure;
 mod metrics;
 mod minhash;
+mod mix;
 mod neighbours;
 mod overlap;
+mod replace;
 mod require;
 mod sample;
 mod select;
@@ -49,6 +52,8 @@ use join::Join;
 use keep::KeepRule;
 use measure::{Measure, Measures};
 use metrics::METRICS;
+use mix::MixPart;
+use replace::Replace;
 use require::{MetricBounds, Search};
 use select::SelectRule;
 use words::Words;
@@ -68,6 +73,7 @@ pub const DIVERSIFY: Kind = Kind {
     close_elsewhere: false,
     retryable: false,
     tokens: None,
+    over: None,
     memory: None,
     run,
 };
@@ -75,8 +81,8 @@ pub const DIVERSIFY: Kind = Kind {
 parameters! {
     /// The parameters of `diversify`.
     struct DiversifyParams {
-        /// The table
-        data: &Table,
+        /// The table; `mix` has its own
+        data: Option<&Table>,
         /// Keeps the best rows of each group
         keep: Option<KeepRule>,
         /// Keeps the first of rows that are equal in prompt and response or in columns, or alike in their
@@ -84,6 +90,14 @@ parameters! {
         dedupe: Option<Dedupe>,
         /// Adds the columns of a second table, row by row of equal keys
         join: Option<Join>,
+        /// Rows of several tables, drawn by the seed: a larger share holds the rows of a smaller
+        /// one. With `total` the mixture stays as large; where an entry has `rows`, that part does
+        mix: Option<Vec<MixPart>>,
+        /// Rows of the mixture, where all its entries have shares
+        #[range(0..)]
+        total: Option<u64>,
+        /// Puts paraphrases in the place of as many rows
+        replace: Option<Replace>,
         /// Keeps a given number of rows that stand for all
         select: Option<SelectRule>,
         /// Metrics of the kept rows, each described in docs/diversity.md: of the responses' words, of
@@ -121,7 +135,7 @@ parameters! {
         embeddings: Option<&Model>,
         /// Adds the column `embedding`, the vector of each response
         embed: Option<bool>,
-        /// The seed of `keep: { random: true }`, of `select` and of `sample`
+        /// The seed of `keep: { random: true }`, `select`, `sample`, `mix` and `replace`
         #[range(0..)]
         seed: u64 = 0,
     }
@@ -161,17 +175,25 @@ fn canonicalize(params: &mut Map<String, Value>, _: FindModel<'_>) {
 
 fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
     let params: DiversifyParams = ctx.parameters()?;
-    let data = ctx.input("data")?.artifact();
     let mut metrics = Vec::new();
-    let mut table = choose(ctx, &params, data, &mut metrics)?;
-    let rows_in = rows_of(data)?;
+    let (mut table, rows_in) = match &params.mix {
+        Some(parts) => {
+            let (table, rows_in, counts) = mix::mix(ctx, parts, params.total, params.seed)?;
+            metrics.extend(counts);
+            (table, rows_in)
+        }
+        None => {
+            let data = ctx.input("data")?.artifact();
+            (choose(ctx, &params, data, &mut metrics)?, rows_of(data)?)
+        }
+    };
     let rows_out = rows_of(&table)?;
     metrics.insert(0, metric("rows_in", rows_in as f64, rows_in));
     metrics.insert(1, metric("rows_out", rows_out as f64, rows_in));
 
-    let path_of = |table: &Artifact| match table.digest == data.digest {
-        true => ctx.table("data").cloned(),
-        false => Ok(ctx.cache.object_path(&table.digest)),
+    let path_of = |table: &Artifact| match ctx.inputs.get("data") {
+        Some(data) if data.artifact().digest == table.digest => ctx.table("data").cloned(),
+        _ => Ok(ctx.cache.object_path(&table.digest)),
     };
     if params.embed == Some(true) {
         let path = path_of(&table)?;
@@ -232,6 +254,11 @@ fn choose(
             let joined = join::join(ctx, join)?;
             metrics.push(metric("unmatched", joined.unmatched as f64, rows_of(data)?));
             Ok(joined.table)
+        }
+        DiversifyParams { replace: Some(replace), .. } => {
+            let (table, counts) = replace::replace(ctx, replace, params.seed)?;
+            metrics.extend(counts);
+            Ok(table)
         }
         _ => Ok(data.clone()),
     }

@@ -110,6 +110,7 @@ pub const EVALUATE: Kind = Kind {
     close_elsewhere: true,
     retryable: false,
     tokens: None,
+    over: None,
     memory: None,
     run,
 };

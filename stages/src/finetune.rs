@@ -3,6 +3,7 @@
 mod canonical;
 mod check;
 mod finish;
+mod kept;
 mod memory;
 mod params;
 mod rows;
@@ -11,18 +12,22 @@ mod start;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use refrain_cache::Artifact;
 use refrain_engine::kind::{Context, Kind, MetricDecl, NodeResult, Parameters, StageError};
 use refrain_lm::model::LanguageModel;
 use refrain_lm::train::{
-    CheckpointOptions, Evaluation, Length, TrainError, TrainOptions, TrainRow, Trained, Training,
-    steps, train,
+    CheckpointOptions, Evaluation, Length, Snapshots, TrainError, TrainOptions, TrainRow, Trained,
+    Training, steps, train,
 };
 
 use crate::components;
 use crate::models::{self, failed, model_failed};
 
+use finish::Storing;
+use kept::Keeper;
 use params::{FinetuneParams, Warmup};
 use rows::{Counts, TrainingRows};
+use start::Start;
 
 /// The metrics of `finetune`.
 const METRICS: &[MetricDecl] = &[
@@ -79,6 +84,7 @@ pub const FINETUNE: Kind = Kind {
     close_elsewhere: true,
     retryable: false,
     tokens: Some("active_tokens"),
+    over: None,
     memory: Some(memory::need),
     run,
 };
@@ -97,8 +103,12 @@ fn run(context: &Context<'_>) -> Result<NodeResult, StageError> {
         };
         let counts =
             Counted { data: data.counts, watched: watched.as_ref().map(|rows| rows.counts) };
-        let trained = learn(context, &params, &mut start.model, &data, watched.as_ref())?;
-        finish::finish(context, &params, start, &counts, &trained)
+        let (trained, kept) = learn(context, &params, &mut start, &data, watched.as_ref())?;
+        let mut result = finish::finish(context, &params, start, &counts, &trained)?;
+        for (name, artifact) in kept {
+            result.artifacts.insert(name, artifact);
+        }
+        Ok(result)
     })
 }
 
@@ -119,19 +129,28 @@ fn of_evaluate_on(error: StageError) -> StageError {
     }
 }
 
-/// Trains the model; what happened in each step.
+/// Trains the model; what happened in each step, and the models that were kept on the way.
 fn learn(
     context: &Context<'_>,
     params: &FinetuneParams,
-    model: &mut LanguageModel,
+    start: &mut Start,
     data: &TrainingRows,
     watched: Option<&TrainingRows>,
-) -> Result<Trained, StageError> {
+) -> Result<(Trained, Vec<(String, Artifact)>), StageError> {
+    let Start { model, lora, files, .. } = start;
     let longest = data.rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
     let tokens = longest.saturating_mul(params.batch_size.min(data.rows.len()));
     let recompute = memory::check(context, params, &model.config, tokens as u64)?;
     let options = options(params, &data.rows, recompute);
     let total = steps(&options, data.rows.len());
+    let wanted = wanted_steps(params, &options, data.rows.len(), total)?;
+    let snapshot_steps: Vec<u64> = wanted.iter().map(|(step, _)| *step).collect();
+    let storing = Storing { context, lora: lora.as_ref(), merge: params.merge, files };
+    let keeper = params.keep.is_some().then(|| Keeper::new(context, &storing)).transpose()?;
+    let take = |step: u64, model: &LanguageModel| match &keeper {
+        Some(keeper) => keeper.take(step, model),
+        None => ControlFlow::Continue(()),
+    };
     let profile = models::profile();
     let evaluation = watched.map(|watched| Evaluation {
         rows: &watched.rows,
@@ -144,7 +163,9 @@ fn learn(
         profile: &profile,
         note: &|text| context.progress.note(text),
     };
-    let training = Training { rows: &data.rows, options: &options, evaluation, keep: Some(keep) };
+    let snapshots = Some(Snapshots { steps: &snapshot_steps, take: &take });
+    let training =
+        Training { rows: &data.rows, options: &options, evaluation, keep: Some(keep), snapshots };
     let done = train(model, &training, &mut |steps| {
         context.progress.set(steps, Some(total), "steps");
         if context.cancel.is_cancelled() {
@@ -153,11 +174,40 @@ fn learn(
             ControlFlow::Continue(())
         }
     });
-    done.map_err(|error| match error {
+    if let Some(failure) = keeper.as_ref().and_then(Keeper::failure) {
+        return Err(failure);
+    }
+    let trained = done.map_err(|error| match error {
         TrainError::Interrupted => StageError::Cancelled,
         TrainError::Model(error) => model_failed(error),
         other => failed(other),
-    })
+    })?;
+    let mut kept = Vec::with_capacity(wanted.len());
+    for (step, name) in wanted {
+        if let Some(keeper) = &keeper {
+            kept.push((name, keeper.artifact(step)?));
+        }
+    }
+    Ok((trained, kept))
+}
+
+/// The steps after which the model is kept, each with the name of its output.
+fn wanted_steps(
+    params: &FinetuneParams,
+    options: &TrainOptions,
+    rows: usize,
+    total: u64,
+) -> Result<Vec<(u64, String)>, StageError> {
+    let Some(keep) = &params.keep else { return Ok(Vec::new()) };
+    let one_epoch = TrainOptions { length: Length::Epochs(1), ..options.clone() };
+    let wanted = keep.steps(params.epochs.unwrap_or(1), steps(&one_epoch, rows));
+    match wanted.iter().find(|(step, _)| *step > total) {
+        Some((step, _)) => Err(StageError::with_hint(
+            format!("`keep` names step {step}, but the training has {total}"),
+            "leave the step out, or train longer",
+        )),
+        None => Ok(wanted),
+    }
 }
 
 fn options(params: &FinetuneParams, rows: &[TrainRow], recompute: bool) -> TrainOptions {

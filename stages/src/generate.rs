@@ -77,6 +77,7 @@ pub const GENERATE: Kind = Kind {
     close_elsewhere: false,
     retryable: false,
     tokens: Some("generated_tokens"),
+    over: None,
     memory: Some(memory::generate),
     run,
 };
@@ -123,6 +124,8 @@ parameters! {
         seed: u64 = 0,
         #[about(ABOUT_PROMPT)]
         prompt: Option<String>,
+        /// Writes the responses in the place of the prompts, so that a later stage answers them
+        into: Option<ResponseColumn>,
         #[about(ABOUT_SYSTEM)]
         #[alias("system_prompt")]
         system: Option<String>,
@@ -150,6 +153,14 @@ choices! {
     }
 }
 
+choices! {
+    /// The column that holds the responses in place of `response`.
+    pub(crate) enum ResponseColumn {
+        /// The prompt, whose own text goes.
+        Prompt = "prompt",
+    }
+}
+
 const SHARE_ABOVE_ZERO: Bounds<f64> = Bounds { min: 0.0, max: 1.0, open: true };
 
 fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
@@ -173,7 +184,8 @@ fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
             Problem::at(format!("stop[{place}]"), "an empty text would end every response at once");
         problems.push(problem.hint("leave it out"));
     }
-    (check.columns)("data").map(|schema| table::schema(&schema))
+    let into = check.params.get("into").map(|_| ResponseColumn::Prompt);
+    (check.columns)("data").map(|schema| table::schema(&schema, into))
 }
 
 /// Removes the filters that filter nothing, and what `auto` comes to.
@@ -218,6 +230,7 @@ struct Generator<'a> {
     context: &'a Context<'a>,
     network: &'a LoadedModel,
     samples: usize,
+    into: Option<ResponseColumn>,
     prompts: PromptRenderer,
     renderer: Renderer<'a>,
     sampler: Sampler,
@@ -290,6 +303,7 @@ impl<'a> Generator<'a> {
             context,
             network,
             samples: params.samples,
+            into: params.into,
             prompts: prompts.with_shots(context, params.shots.as_ref())?,
             renderer,
             sampler: Sampler::new(sampling, params.seed).map_err(failed)?,
@@ -309,7 +323,7 @@ impl<'a> Generator<'a> {
 
     fn table(mut self) -> Result<NodeResult, StageError> {
         let input = TableReader::open(self.context.table("data")?)?;
-        let mut writer = self.context.cache.new_table(table::schema(input.schema()))?;
+        let mut writer = self.context.cache.new_table(table::schema(input.schema(), self.into))?;
         let total = input.rows() * self.samples as u64;
         let mut remarks = Remarks::default();
         let mut first = 0;
@@ -322,7 +336,7 @@ impl<'a> Generator<'a> {
                 remarks.add(RowRemarks { empty, ..RowRemarks::default() });
                 self.totals.add(generated);
             }
-            writer.write(&table::batch(&batch, first, &responses, self.samples)?)?;
+            writer.write(&table::batch(&batch, first, &responses, self.samples, self.into)?)?;
             first += batch.num_rows() as u64;
         }
 

@@ -11,6 +11,7 @@
 //! | `mask` | [`mask`] | scored table → table with `loss_mask` |
 //! | `diversify` | [`diversify`] | table → fewer rows of it, and metrics about them |
 //! | `finetune` | [`finetune`] | rows → a trained model or adapter, and a log |
+//! | `choose` | [`choose`] | models or tables over an axis, metrics → the best of them |
 //! | `evaluate` | [`evaluate`] | responses and references → verdicts and accuracy |
 //! | `run` | [`run`] | anything → anything, by a command |
 //!
@@ -23,6 +24,7 @@
 
 pub mod backend;
 mod canonical;
+pub mod choose;
 mod components;
 mod continuation;
 pub mod diversify;
@@ -67,6 +69,7 @@ fn with_evaluate(evaluate: Kind) -> Kinds {
         mask::MASK,
         diversify::DIVERSIFY,
         finetune::FINETUNE,
+        choose::CHOOSE,
         evaluate,
         run::RUN,
     ])

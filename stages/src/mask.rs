@@ -90,6 +90,7 @@ pub const MASK: Kind = Kind {
     close_elsewhere: true,
     retryable: false,
     tokens: None,
+    over: None,
     memory: None,
     run,
 };

@@ -72,6 +72,7 @@ pub const RUN: Kind = Kind {
     close_elsewhere: false,
     retryable: true,
     tokens: None,
+    over: None,
     memory: None,
     run,
 };

@@ -75,6 +75,7 @@ pub const SCORE: Kind = Kind {
     close_elsewhere: true,
     retryable: false,
     tokens: Some("response_tokens"),
+    over: None,
     memory: Some(memory::score),
     run,
 };

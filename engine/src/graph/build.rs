@@ -5,7 +5,9 @@
 
 mod by_axes;
 mod hint;
+mod over;
 mod reference;
+mod rounds;
 mod source_work;
 mod template;
 mod unread;
@@ -19,7 +21,7 @@ use petgraph::graph::{DiGraph, NodeIndex};
 use serde_json::{Map, Value};
 
 use crate::graph::params::Params;
-use crate::kind::{ArtifactKind, Kind, MAIN, OutputDecl, Reference};
+use crate::kind::{ArtifactKind, Kind, MAIN, OutputDecl};
 use crate::language::diagnostic::{Diagnostic, Diagnostics, Span};
 use crate::language::interpolate::{AxisSet, MAX_AXES, Names, Point};
 use crate::language::workflow::{Settings, Stage, Workflow};
@@ -28,6 +30,7 @@ use crate::source::recorded::{FindRecorded, RecordedSource};
 
 use super::{Edge, Graph, Node, NodeId, Work, columns, model_source};
 use by_axes::{ByAxes, advance};
+use over::Wanted;
 use reference::{GatherProgress, Unresolved};
 use template::{Defaults, Template, Values};
 
@@ -88,8 +91,8 @@ struct Declared<'a> {
     template: Template<'a>,
     /// Its nodes.
     nodes: ByAxes<NodeId>,
-    /// Whether it is on the stack of evaluations; a reference to it is then a cycle.
-    under_way: bool,
+    /// The rounds at which it is on the stack of evaluations; a reference to it at one of them is a cycle.
+    under_way: Vec<u32>,
     /// Whether it failed; its problems are reported once.
     failed: bool,
     /// The kind of a stage's main output, for hints.
@@ -146,9 +149,18 @@ struct Frame {
     point: Rc<Point>,
     values: Values,
     axes: AxisSet,
-    references: Vec<Reference>,
+    /// The axis that it chooses over, on which it does not depend.
+    hidden: AxisSet,
+    references: Vec<Wanted>,
     next: usize,
     edges: Vec<Edge>,
+}
+
+impl Frame {
+    /// Whether it chooses among rounds.
+    fn is_over_rounds(&self, workflow: &Workflow) -> bool {
+        workflow.rounds.is_some_and(|axis| self.hidden == 1 << axis)
+    }
 }
 
 impl<'a> Builder<'a> {
@@ -157,7 +169,7 @@ impl<'a> Builder<'a> {
             name,
             template,
             nodes: ByAxes::default(),
-            under_way: false,
+            under_way: Vec::new(),
             failed: false,
             main_output: OnceCell::new(),
         };
@@ -203,7 +215,9 @@ impl<'a> Builder<'a> {
         loop {
             // Sources that nothing reads are left out, so that they need not be there.
             for decl in sources..self.declared.len() {
-                self.evaluate(decl, &point);
+                if self.has_round(decl, &point) {
+                    self.evaluate(decl, &point);
+                }
             }
             if self.nodes.len() > MAX_NODES {
                 let message = format!("the workflow has more than {MAX_NODES} nodes");
@@ -230,18 +244,23 @@ impl<'a> Builder<'a> {
         let Err(Unresolved::Missing(decl, point)) = self.node_at(decl, point) else { return };
         let mut stack = vec![self.open(decl, point)];
         while let Some(frame) = stack.last_mut() {
-            let Some(reference) = frame.references.get(frame.next) else {
+            let Some(Wanted { reference, point, value }) = frame.references.get(frame.next) else {
                 let frame = stack.pop().expect("the stack was not empty");
                 self.close(frame);
                 continue;
             };
-            match self.reference(reference, &frame.point) {
-                Ok((edge, axes)) => {
+            match self.reference(reference, point, frame.is_over_rounds(self.workflow)) {
+                Ok((mut edge, axes)) => {
+                    if let Some(value) = value {
+                        edge.path = format!("{}[{value}]", edge.path);
+                    }
                     frame.edges.push(edge);
-                    frame.axes |= axes;
+                    frame.axes |= axes & !frame.hidden;
                     frame.next += 1;
                 }
-                Err(Unresolved::Missing(missing, _)) if self.declared[missing].under_way => {
+                Err(Unresolved::Missing(missing, ref point))
+                    if self.declared[missing].under_way.contains(&self.round(point)) =>
+                {
                     let span = reference.span.clone();
                     frame.next += 1;
                     let cycle: Vec<Decl> =
@@ -273,25 +292,31 @@ impl<'a> Builder<'a> {
 
     /// Begins an evaluation: substitutes the point's values and checks them against the table.
     fn open(&mut self, decl: Decl, point: Rc<Point>) -> Frame {
+        let round = self.round(&point);
         let declared = &mut self.declared[decl];
-        declared.under_way = true;
+        declared.under_way.push(round);
         let before = self.problems.len();
-        let values =
+        let mut values =
             declared.template.at(&self.values, &point, &mut self.defaults, &mut self.problems);
         if self.problems.len() > before {
             declared.failed = true;
             self.hint_at_path(decl, before);
         }
-        let (mut references, axes) = (values.references(), values.axes);
-        references.extend(self.only_base(decl, &values));
-        let edges = Vec::with_capacity(references.len());
-        Frame { decl, point, values, axes, references, next: 0, edges }
+        let (mut references, hidden) = self.wanted(decl, &point, &mut values);
+        let base = self.only_base(decl, &values);
+        references.extend(base.map(|reference| Wanted {
+            reference,
+            point: point.clone(),
+            value: None,
+        }));
+        let (axes, edges) = (values.axes, Vec::with_capacity(references.len()));
+        Frame { decl, point, values, axes, hidden, references, next: 0, edges }
     }
 
     /// Ends an evaluation: makes the node.
     fn close(&mut self, mut frame: Frame) {
         let declared = &mut self.declared[frame.decl];
-        declared.under_way = false;
+        declared.under_way.pop();
         if declared.failed {
             return;
         }
@@ -300,7 +325,7 @@ impl<'a> Builder<'a> {
         let name = node_name(&stage, &point);
         let mut values = frame.values.to_map();
         let is_source = frame.decl < self.workflow.sources.len();
-        let absent = is_source.then(|| self.absent(&name, &values)).flatten();
+        let absent = is_source.then(|| self.absent(&name, &values, &frame.values)).flatten();
         let Some(made) = self.make(&mut frame, &mut values, absent.as_ref()) else {
             self.declared[frame.decl].failed = true;
             return;
@@ -334,15 +359,23 @@ impl<'a> Builder<'a> {
             return Some(Made { work, outputs, settings: Arc::default(), span });
         }
 
-        let index = frame.decl - sources.len();
+        if !self.check_choice(frame) {
+            return None;
+        }
+        let index = frame.decl - self.workflow.sources.len();
         let stage = &self.workflow.stages[index];
         if let Some(canonicalize) = stage.kind.canonicalize {
             canonicalize(values, &|path| {
                 Some(self.model_facts(&model_source(&self.nodes, &frame.edges, path)?))
             });
         }
+        let outputs = match stage.kind.over {
+            None => (stage.kind.outputs)(values),
+            // What is chosen from decides what the output is.
+            Some(_) => (stage.kind.outputs)(&frame.values.with_references()),
+        };
         let shared = &mut self.shared[index];
-        let outputs = shared.outputs((stage.kind.outputs)(values));
+        let outputs = shared.outputs(outputs);
         let params: Params = frame.values.shared(values);
         let work = Work::Stage { kind: shared.kind.clone(), params };
         Some(Made {

@@ -169,6 +169,15 @@ impl Parameter for SecretText {
     const TYPE: Type = Type::Secret;
 }
 
+/// The name of a metric, written `STAGE.METRIC`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(transparent)]
+pub struct MetricName(pub String);
+
+impl Parameter for MetricName {
+    const TYPE: Type = Type::Metric;
+}
+
 macro_rules! referent {
     ($($(#[$doc:meta])* $name:ident: $artifact:expr),* $(,)?) => {
         $($(#[$doc])*

@@ -26,6 +26,7 @@ pub fn describe(ty: &Type) -> String {
         Type::Reference(Some(ArtifactKind::Table)) => "the name of a table".into(),
         Type::Reference(Some(ArtifactKind::Model)) => "the name of a model".into(),
         Type::Reference(Some(ArtifactKind::File)) => "the name of a file".into(),
+        Type::Metric => "a metric, `STAGE.METRIC`".into(),
         Type::Reference(Some(ArtifactKind::Folder)) => "the name of a folder".into(),
         Type::Reference(None) => "the name of a stage or source".into(),
         Type::List(item) => format!("a list (each {})", describe(item)),

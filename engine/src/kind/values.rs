@@ -5,10 +5,10 @@ use serde_json::{Map, Number, Value};
 use refrain_cache::ArtifactKind;
 
 use super::placeholders::check_placeholders;
-use super::{Default, Param, Type, describe};
+use super::{Default, Param, Type, describe, metrics_table};
 use crate::language::diagnostic::{Diagnostic, Span, similar, suggest};
 use crate::language::scalar::{check_name, label};
-use crate::language::yaml::{Key, Node, Yaml};
+use crate::language::yaml::{Key, Node, ScopeId, Yaml};
 
 /// Problems that get a hint at a similar name: who has more reads the first ones.
 const MOST_HINTS: usize = 1000;
@@ -22,8 +22,12 @@ pub struct Reference {
     pub name: String,
     /// Its place.
     pub span: Span,
+    /// The scope in which the name stands for something.
+    pub scope: ScopeId,
     /// The kind of artifact that it must name; `None` = any kind.
     pub kind: Option<ArtifactKind>,
+    /// The metric that is read of the stage, where it is one.
+    pub metric: Option<String>,
 }
 
 /// The values of one mapping after the check.
@@ -225,9 +229,12 @@ impl Walk<'_> {
             }
             (Type::Reference(kind), Yaml::Text(name)) => {
                 let (path, name, span) = (path.to_string(), name.clone(), node.span.clone());
-                self.resolved.references.push(Reference { path, name, span, kind: *kind });
+                let (scope, kind) = (node.scope, *kind);
+                let reference = Reference { path, name, span, scope, kind, metric: None };
+                self.resolved.references.push(reference);
                 Ok(None)
             }
+            (Type::Metric, Yaml::Text(written)) => self.metric(written, node, path).map(Some),
             (Type::List(item), Yaml::List(nodes)) => self.list(item, nodes, path).map(Some),
             (Type::Record(params), Yaml::Map(_)) => {
                 let owner = format!("`{path}`");
@@ -242,6 +249,24 @@ impl Walk<'_> {
                 Err(problem.label(format!("this is {}", node.type_name())))
             }
         }
+    }
+
+    /// Notes the stage of a metric as a reference, and returns the metric's name.
+    fn metric(&mut self, written: &str, node: &Node, path: &str) -> Result<Value, Diagnostic> {
+        let Some((stage, metric)) = written.rsplit_once('.').filter(|(stage, _)| !stage.is_empty())
+        else {
+            return Err(misfit(&Type::Metric, node, path)
+                .hint("name a stage and one of its metrics, for example `validated.accuracy`"));
+        };
+        self.resolved.references.push(Reference {
+            path: path.to_string(),
+            name: format!("{stage}.{}", metrics_table::OUTPUT),
+            span: node.span.clone(),
+            scope: node.scope,
+            kind: Some(ArtifactKind::Table),
+            metric: Some(metric.to_string()),
+        });
+        Ok(Value::String(metric.to_string()))
     }
 
     fn list(&mut self, item: &Type, nodes: &[Node], path: &str) -> Result<Value, Diagnostic> {
@@ -414,9 +439,12 @@ fn same_shape(ty: &Type, node: &Node) -> bool {
         Type::Int { .. } | Type::Float { .. } => {
             matches!(node.value, Yaml::Int(..) | Yaml::Float(..))
         }
-        Type::Text | Type::Command | Type::Secret | Type::Choice(_) | Type::Reference(_) => {
-            matches!(node.value, Yaml::Text(_) | Yaml::Deferred(_))
-        }
+        Type::Text
+        | Type::Command
+        | Type::Secret
+        | Type::Choice(_)
+        | Type::Reference(_)
+        | Type::Metric => matches!(node.value, Yaml::Text(_) | Yaml::Deferred(_)),
         Type::List(_) => matches!(node.value, Yaml::List(_)),
         Type::Record(_) | Type::Map(_) => matches!(node.value, Yaml::Map(_)),
         Type::OneOf(types) => types.iter().any(|ty| same_shape(ty, node)),

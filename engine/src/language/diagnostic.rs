@@ -2,51 +2,130 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A place in the workflow's text, in bytes.
 pub type Span = Range<usize>;
 
-/// The text of a workflow and its path.
+/// The text of a workflow and its path, and the texts of the files that it includes.
+///
+/// The files lie one behind the other in one range of bytes, so that a [`Span`] tells its file too.
 #[derive(Debug, Clone, Default)]
 pub struct SourceText {
     /// The path as the user gave it.
     pub path: PathBuf,
     /// The whole file.
     pub text: String,
+    /// The included files, each once for every time that it is included, in the order of their places.
+    pub included: Vec<IncludedText>,
+}
+
+/// A file that a workflow includes.
+#[derive(Debug, Clone)]
+pub struct IncludedText {
+    /// Its path, from the folder that the workflow's is given from.
+    pub path: PathBuf,
+    /// The whole file.
+    pub text: Arc<str>,
+    /// The place of its first byte among those of all files.
+    pub start: usize,
+    /// The name that it is included under.
+    pub name: String,
+    /// The place of that name in the file that includes it.
+    pub from: Span,
+}
+
+/// One of the files of a workflow.
+#[derive(Debug, Clone, Copy)]
+pub struct FileText<'a> {
+    /// Its path.
+    pub path: &'a Path,
+    /// The whole file.
+    pub text: &'a str,
+    /// The place of its first byte among those of all files.
+    pub start: usize,
+    /// How it is included; `None` of the workflow itself.
+    pub included: Option<&'a IncludedText>,
 }
 
 impl SourceText {
-    /// Returns a cursor that finds the lines and columns of places.
+    /// The text of a workflow that includes nothing yet.
+    pub fn new(path: impl Into<PathBuf>, text: impl Into<String>) -> SourceText {
+        SourceText { path: path.into(), text: text.into(), included: Vec::new() }
+    }
+
+    /// Returns a cursor that finds the files, lines and columns of places.
     pub fn positions(&self) -> Positions<'_> {
-        Positions { text: &self.text, byte: 0, line: 1, column: 1 }
+        Positions { source: self, file: self.file(0), byte: 0, line: 1, column: 1 }
     }
 
     /// Returns the folder that relative paths of the workflow start from; empty for the current one.
     pub fn folder(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new(""))
     }
+
+    /// Returns the place behind all files, where a further one may begin.
+    pub fn end(&self) -> usize {
+        // One byte between two files: the end of the one is not the beginning of the next.
+        self.included.last().map_or(self.text.len(), |file| file.start + file.text.len()) + 1
+    }
+
+    /// Returns the file of a place.
+    pub fn file(&self, byte: usize) -> FileText<'_> {
+        let number = self.included.partition_point(|file| file.start <= byte);
+        let own = FileText { path: &self.path, text: &self.text, start: 0, included: None };
+        number.checked_sub(1).map_or(own, |number| {
+            let file = &self.included[number];
+            FileText { path: &file.path, text: &file.text, start: file.start, included: Some(file) }
+        })
+    }
+
+    /// Lists how the file of a place came in: the nearest include first.
+    pub fn chain(&self, byte: usize) -> Vec<&IncludedText> {
+        let mut chain: Vec<&IncludedText> = Vec::new();
+        let mut byte = byte;
+        while let Some(included) = self.file(byte).included {
+            chain.push(included);
+            byte = included.from.start;
+        }
+        chain
+    }
 }
 
-/// A cursor over a text: places in the order of the text are found in one pass over it.
+/// A place as people write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position<'a> {
+    /// The file.
+    pub path: &'a Path,
+    /// The line, from 1.
+    pub line: usize,
+    /// The column, from 1, in characters.
+    pub column: usize,
+}
+
+/// A cursor over the texts: places in their order are found in one pass over each file.
 pub struct Positions<'a> {
-    text: &'a str,
+    source: &'a SourceText,
+    file: FileText<'a>,
     byte: usize,
     line: usize,
     column: usize,
 }
 
-impl Positions<'_> {
-    /// Returns the line and column of a byte, both from 1; columns count characters.
-    pub fn of(&mut self, byte: usize) -> (usize, usize) {
-        let mut end = byte.min(self.text.len());
-        while !self.text.is_char_boundary(end) {
+impl<'a> Positions<'a> {
+    /// Returns the file, line and column of a byte.
+    pub fn of(&mut self, byte: usize) -> Position<'a> {
+        let file = self.source.file(byte);
+        let mut end = (byte - file.start).min(file.text.len());
+        while !file.text.is_char_boundary(end) {
             end -= 1;
         }
-        if end < self.byte {
+        if file.start != self.file.start || end < self.byte {
             (self.byte, self.line, self.column) = (0, 1, 1);
         }
+        self.file = file;
 
-        let between = &self.text[self.byte..end];
+        let between = &file.text[self.byte..end];
         match between.rfind('\n') {
             None => self.column += between.chars().count(),
             Some(last) => {
@@ -55,7 +134,7 @@ impl Positions<'_> {
             }
         }
         self.byte = end;
-        (self.line, self.column)
+        Position { path: file.path, line: self.line, column: self.column }
     }
 }
 
@@ -178,11 +257,39 @@ mod tests {
 
     #[test]
     fn positions_count_lines_and_characters() {
-        let text = SourceText { path: "w.yaml".into(), text: "a\nüb: c\n".into() };
+        let text = SourceText::new("w.yaml", "a\nüb: c\n");
         let mut positions = text.positions();
         for (byte, place) in [(0, (1, 1)), (4, (2, 2)), (5, (2, 3)), (99, (3, 1)), (2, (2, 1))] {
-            assert_eq!(positions.of(byte), place, "byte {byte}");
+            let found = positions.of(byte);
+            assert_eq!((found.line, found.column), place, "byte {byte}");
         }
+    }
+
+    #[test]
+    fn positions_are_those_of_the_included_file() {
+        let mut source = SourceText::new("w.yaml", "a: b\n");
+        let mut include = |name: &str, text: &str, from: Span| {
+            let (path, start) = (format!("{name}.yaml").into(), source.end());
+            let (name, text) = (name.to_string(), text.into());
+            source.included.push(IncludedText { path, text, start, name, from });
+            start
+        };
+        let first = include("x", "one\ntwo\n", 3..4);
+        let second = include("y", "", first + 4..first + 7);
+
+        let mut positions = source.positions();
+        for (byte, place) in [
+            (first + 4, ("x.yaml", 2, 1)),
+            (3, ("w.yaml", 1, 4)),
+            (second, ("y.yaml", 1, 1)),
+            (first - 1, ("w.yaml", 2, 1)),
+        ] {
+            let found = positions.of(byte);
+            let path = found.path.to_str().unwrap();
+            assert_eq!((path, found.line, found.column), place, "byte {byte}");
+        }
+        let names: Vec<&str> = source.chain(second).iter().map(|file| &*file.name).collect();
+        assert_eq!(names, ["y", "x"]);
     }
 
     #[test]

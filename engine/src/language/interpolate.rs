@@ -4,8 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 
 use crate::language::diagnostic::{Diagnostic, Span, suggest};
-use crate::language::workflow::{Axis as SweepAxis, NO_PARAMS, RESERVED, Workflow};
-use crate::language::yaml::{MAX_BYTES, Node, Yaml};
+use crate::language::workflow::{
+    Axis as SweepAxis, NO_PARAMS, NameScope, ParamDecl, RESERVED, ROUND, Workflow, misfit,
+};
+use crate::language::yaml::{MAX_BYTES, Node, ScopeId, Yaml};
 
 /// A point of the sweep: the index of the chosen value of each axis.
 pub type Point = [u32];
@@ -33,13 +35,17 @@ const MOST_HINTS: usize = 100;
 
 /// The params and axes of a workflow by name, and which of them were read.
 pub struct Names<'a> {
-    params: HashMap<&'a str, &'a Node>,
+    scopes: &'a [NameScope],
+    /// The params of each scope.
+    params: Vec<HashMap<&'a str, &'a ParamDecl>>,
     axes: HashMap<&'a str, Axis<'a>>,
+    axis_names: Vec<&'a str>,
+    /// The axis of rounds, which loops alone see.
+    rounds: Option<Axis<'a>>,
     /// The axis whose points replace params, if the sweep is a list of points.
     points: Option<(Axis<'a>, &'a SweepAxis)>,
     artifacts: HashSet<&'a str>,
-    known: Vec<&'a str>,
-    read: RefCell<HashSet<String>>,
+    read: RefCell<HashMap<ScopeId, HashSet<String>>>,
     hints: Cell<usize>,
 }
 
@@ -49,64 +55,102 @@ type Axis<'a> = (u32, &'a [(String, Node)]);
 impl<'a> Names<'a> {
     /// Indexes the params and axes of a workflow.
     pub fn new(workflow: &'a Workflow) -> Names<'a> {
-        let params = workflow.params.iter().map(|(key, node)| (key.text.as_str(), node)).collect();
-        let (mut axes, mut points) = (HashMap::new(), None);
+        let of = |scope: &'a NameScope| {
+            scope.params.iter().map(|param| (param.name.text.as_str(), param)).collect()
+        };
+        let params = workflow.scopes.iter().map(of).collect();
+        let (mut axes, mut rounds, mut points) = (HashMap::new(), None, None);
         for (i, axis) in workflow.axes.iter().enumerate() {
             let entry = (i as u32, axis.values.as_slice());
             match axis.points {
                 true => points = Some((entry, axis)),
+                false if Some(i) == workflow.rounds => rounds = Some(entry),
                 false => _ = axes.insert(axis.name.as_str(), entry),
             }
         }
 
-        let declared = workflow.params.iter().map(|(key, _)| key.text.as_str());
-        let known = declared.chain(workflow.axes.iter().map(|axis| axis.name.as_str()));
         Names {
+            scopes: &workflow.scopes,
             params,
             axes,
+            axis_names: workflow.axes.iter().map(|axis| axis.name.as_str()).collect(),
+            rounds,
             points,
             artifacts: workflow.artifact_names().collect(),
-            known: known.take(MOST_COMPARED).collect(),
             read: RefCell::default(),
             hints: Cell::new(0),
         }
     }
 
-    /// Whether a param, an axis or an entry of the points was read under this name.
-    pub fn was_read(&self, name: &str) -> bool {
-        self.read.borrow().contains(name)
+    /// Whether a param, an axis or an entry of the points was read under this name of a scope.
+    pub fn was_read(&self, scope: ScopeId, name: &str) -> bool {
+        self.read.borrow().get(&scope).is_some_and(|names| names.contains(name))
     }
 
-    /// Returns the value of a name at a point, not yet substituted.
-    fn value(&self, name: &str, point: &Point, axes: &mut AxisSet) -> Option<&'a Node> {
-        if !self.read.borrow().contains(name) {
-            self.read.borrow_mut().insert(name.to_string());
+    /// Returns the value of a name at a point, not yet substituted, and the param that it is of.
+    fn value(
+        &self,
+        (scope, name): (ScopeId, &str),
+        point: &Point,
+        axes: &mut AxisSet,
+    ) -> Option<(&'a Node, Option<&'a ParamDecl>)> {
+        let (scope, in_loop) = self.file(scope);
+        if in_loop && name == ROUND {
+            return Some((self.chosen(self.rounds?, point, axes)?, None));
+        }
+        if !self.was_read(scope, name) {
+            self.read.borrow_mut().entry(scope).or_default().insert(name.to_string());
         }
 
-        let chosen = |(axis, values): Axis<'a>| values.get(point[axis as usize] as usize);
-        if let Some(axis) = self.axes.get(name) {
-            *axes |= 1 << axis.0;
-            return chosen(*axis).map(|(_, node)| node);
-        }
-        if let Some((axis, points)) = self.points
-            && points.fields.contains(name)
+        if scope == ScopeId::ROOT
+            && let Some(node) = self.swept(name, point, axes)
         {
-            *axes |= 1 << axis.0;
-            if let Some(node) = chosen(axis).and_then(|(_, node)| node.get(name)) {
-                return Some(node);
-            }
+            return Some((node, None));
         }
-        self.params.get(name).copied()
+        let param = self.params[scope.index()].get(name)?;
+        Some((&param.value, Some(param)))
     }
 
-    fn unknown(&self, name: &str, span: &Span) -> Diagnostic {
+    /// Returns the value that an axis or a named point gives to a name of the workflow's own file.
+    fn swept(&self, name: &str, point: &Point, axes: &mut AxisSet) -> Option<&'a Node> {
+        if let Some(axis) = self.axes.get(name) {
+            return self.chosen(*axis, point, axes);
+        }
+        let (axis, points) = self.points?;
+        let chosen = points.fields.contains(name).then(|| self.chosen(axis, point, axes));
+        chosen??.get(name)
+    }
+
+    /// Returns the value of an axis at a point.
+    fn chosen(&self, axis: Axis<'a>, point: &Point, axes: &mut AxisSet) -> Option<&'a Node> {
+        *axes |= 1 << axis.0;
+        axis.1.get(point[axis.0 as usize] as usize).map(|(_, node)| node)
+    }
+
+    /// Returns the scope of the file that a scope is a part of, and whether that part is a loop.
+    fn file(&self, scope: ScopeId) -> (ScopeId, bool) {
+        let names = &self.scopes[scope.index()];
+        (names.outer.unwrap_or(scope), names.repeat.is_some())
+    }
+
+    fn unknown(&self, scope: ScopeId, name: &str, span: &Span) -> Diagnostic {
         self.hints.set(self.hints.get() + 1);
-        let hint = if self.artifacts.contains(name) {
+        let (scope, in_loop) = self.file(scope);
+        let NameScope { prefix, left_out, .. } = &self.scopes[scope.index()];
+        let params = self.scopes[scope.index()].params.iter().map(|param| param.name.text.as_str());
+        let axes = self.axis_names.iter().copied().filter(|_| scope == ScopeId::ROOT);
+        let known = params.chain(axes).filter(|axis| in_loop || *axis != ROUND);
+        let known = known.take(MOST_COMPARED);
+        let hint = if self.artifacts.contains(format!("{prefix}{name}").as_str()) {
             format!("`{name}` is a stage or source: refer to it by its bare name, without `${{}}`")
+        } else if left_out.iter().any(|axis| axis == name) {
+            format!(
+                "the axes of an included file are not brought in: give `{name}` a default under `params`"
+            )
         } else if self.hints.get() > MOST_HINTS {
             NO_PARAMS.into()
         } else {
-            suggest(name, self.known.iter().copied(), "there are").unwrap_or(NO_PARAMS.into())
+            suggest(name, known, "there are").unwrap_or(NO_PARAMS.into())
         };
         Diagnostic::at(span.clone(), format!("there is no param or axis `{name}`")).hint(hint)
     }
@@ -124,6 +168,7 @@ pub struct Scope<'a> {
 #[derive(Clone, Copy)]
 struct Use<'s> {
     span: &'s Span,
+    scope: ScopeId,
     depth: usize,
 }
 
@@ -155,7 +200,7 @@ impl<'a> Scope<'a> {
     fn node(&self, node: &Node, axes: &mut AxisSet, depth: usize) -> Result<Node, Diagnostic> {
         self.spend(VALUE, &node.span)?;
         let value = match &node.value {
-            Yaml::Text(text) => return self.text(text, &node.span, axes, depth),
+            Yaml::Text(text) => return self.text(text, node, axes, depth),
             Yaml::List(items) => Yaml::List(
                 items.iter().map(|n| self.node(n, axes, depth)).collect::<Result<_, _>>()?,
             ),
@@ -167,22 +212,23 @@ impl<'a> Scope<'a> {
             ),
             other => other.clone(),
         };
-        Ok(Node { span: node.span.clone(), value })
+        Ok(Node { span: node.span.clone(), scope: node.scope, value })
     }
 
     fn text(
         &self,
         text: &str,
-        span: &Span,
+        node: &Node,
         axes: &mut AxisSet,
         depth: usize,
     ) -> Result<Node, Diagnostic> {
+        let span = &node.span;
         self.spend(text.len(), span)?;
         if !text.contains("${") {
-            return Ok(Node { span: span.clone(), value: Yaml::Text(text.to_string()) });
+            return Ok(node.clone());
         }
         let parts = split(text).map_err(|m| Diagnostic::at(span.clone(), m))?;
-        let usage = Use { span, depth };
+        let usage = Use { span, scope: node.scope, depth };
         if let [TextPart::Name(name)] = parts.as_slice()
             && !is_deferred(name)
         {
@@ -198,8 +244,9 @@ impl<'a> Scope<'a> {
                 _ => None,
             });
         }
-        let value = joined(&parts, &inserted);
-        Ok(Node { span: span.clone(), value })
+        // A name or path that begins with a param's value is one of the scope that the value is from.
+        let scope = inserted.first().and_then(Option::as_ref).map_or(node.scope, |node| node.scope);
+        Ok(Node { span: span.clone(), scope, value: joined(&parts, &inserted) })
     }
 
     /// Looks up a name that stands inside a longer text, where it must be a scalar.
@@ -235,8 +282,9 @@ impl<'a> Scope<'a> {
             let message = format!("`{path}` refers to itself, directly or through others");
             return Err(Diagnostic::at(usage.span.clone(), message));
         }
-        let found = self.names.value(name, self.point, axes);
-        let mut node = found.ok_or_else(|| self.names.unknown(name, usage.span))?;
+        let found = self.names.value((usage.scope, name), self.point, axes);
+        let (mut node, param) =
+            found.ok_or_else(|| self.names.unknown(usage.scope, name, usage.span))?;
 
         let mut rest = fields;
         while let [field, after @ ..] = rest {
@@ -248,15 +296,22 @@ impl<'a> Scope<'a> {
                 return Err(no_field(path, field, node, usage.span));
             };
             let chain: Vec<&str> = other.split('.').chain(rest.iter().copied()).collect();
-            let deeper = Use { depth: usage.depth + 1, ..usage };
+            let deeper = Use { depth: usage.depth + 1, scope: node.scope, ..usage };
             return self.follow(path, chain[0], &chain[1..], deeper, axes);
         }
 
         let resolved = self.node(node, axes, usage.depth + 1);
-        resolved.map_err(|problem| match usage.depth {
-            0 => Diagnostic { span: Some(usage.span.clone()), ..problem },
+        let resolved = resolved.map_err(|problem| match usage.depth {
+            // What is wrong with a value that an include hands on is told where it is handed on.
+            0 if node.scope == usage.scope => {
+                Diagnostic { span: Some(usage.span.clone()), ..problem }
+            }
             _ => problem,
-        })
+        })?;
+        match param.filter(|_| fields.is_empty()).and_then(|param| misfit(param, &resolved)) {
+            Some(misfit) => Err(Diagnostic { span: Some(node.span.clone()), ..misfit }),
+            None => Ok(resolved),
+        }
     }
 }
 

@@ -13,7 +13,9 @@ use crate::graph::build::{MAX_NODES, MAX_POINTS};
 use crate::kind::{Check, Default, Kind, Kinds, MetricDecl, OutputDecl, Param, Type, describe};
 use crate::language::interpolate::MAX_AXES;
 use crate::language::schema;
-use crate::language::workflow::{RESOURCES, RETRY};
+use crate::language::workflow::{
+    INCLUDE, MAX_INCLUDE_DEPTH, MAX_INCLUDES, REPEAT, RESOURCES, RETRY,
+};
 use crate::language::yaml::{MAX_BYTES, MAX_DEPTH};
 use crate::report::{comparison, expect, results};
 use crate::source;
@@ -108,6 +110,8 @@ pub fn markdown(kinds: &Kinds) -> String {
     let parts = [
         ("{{models}}", table(&rows(source::MODEL_PARAMS))),
         ("{{data}}", table(&rows(source::PARAMS))),
+        ("{{include}}", table(&rows(INCLUDE))),
+        ("{{repeat}}", table(&rows(REPEAT))),
         ("{{settings}}", settings),
         ("{{compare}}", table(&rows(comparison::PARAMS))),
         ("{{expect}}", table(&rows(expect::PARAMS))),
@@ -266,7 +270,7 @@ fn sample(ty: &Type) -> Option<Value> {
         Type::Bool => Value::Bool(false),
         Type::Int { min, .. } => Value::from((*min).max(1)),
         Type::Float { min, max, .. } => Value::from(min.max(0.5).min(*max)),
-        Type::Text | Type::Command | Type::Secret | Type::Any => Value::from("x"),
+        Type::Text | Type::Command | Type::Secret | Type::Metric | Type::Any => Value::from("x"),
         Type::Choice(words) => Value::from(*words.first()?),
         Type::Reference(_) => return None,
         Type::List(item) => Value::Array(sample(item).into_iter().collect()),
@@ -323,6 +327,8 @@ fn limits() -> String {
         ("axes of a sweep", MAX_AXES.to_string()),
         ("points of a sweep", MAX_POINTS.to_string()),
         ("nodes of a graph", MAX_NODES.to_string()),
+        ("depth of includes", MAX_INCLUDE_DEPTH.to_string()),
+        ("included files", MAX_INCLUDES.to_string()),
     ];
     limits.map(|(what, limit)| format!("| {what} | {limit} |\n")).concat()
 }

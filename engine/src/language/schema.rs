@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::kind::{Default, Kind, Kinds, Param, Type};
-use crate::language::workflow::{RESERVED, RESOURCES, RETRY};
+use crate::language::workflow::{INCLUDE, REPEAT, RESERVED, RESOURCES, RETRY};
 use crate::report::{comparison, expect, results};
 use crate::source;
 
@@ -24,14 +24,16 @@ pub fn schema(kinds: &Kinds) -> Value {
             "additionalProperties": entry,
         })
     };
-    let mut stages = section("the steps, each with one kind as its key", stage(kinds));
+    let one = json!({ "anyOf": [stage(kinds), repeated(stage(kinds))] });
+    let mut stages = section("the steps, each with one kind as its key, and loops of such", one);
     stages["type"] = json!("object");
     stages["minProperties"] = json!(1);
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "a workflow of refrain",
         "type": "object",
-        "required": ["refrain", "stages"],
+        "required": ["refrain"],
+        "anyOf": [{ "required": ["stages"] }, { "required": ["include"] }],
         "additionalProperties": false,
         "properties": {
             "refrain": { "description": "the version of the language", "const": 1 },
@@ -40,6 +42,7 @@ pub fn schema(kinds: &Kinds) -> Value {
             "params": section("values that `${NAME}` stands for; `--set` replaces them", json!(true)),
             "models": section("the models that the workflow reads", record(source::MODEL_PARAMS, Values::Put)),
             "data": section("the tables and files that the workflow reads", record(source::PARAMS, Values::Put)),
+            "include": section("files whose stages are brought in as `NAME/STAGE`", record(INCLUDE, Values::Plain)),
             "stages": stages,
             "sweep": sweep(&names),
             "compare": section("differences of two arms", comparison()),
@@ -146,6 +149,29 @@ fn stage(kinds: &Kinds) -> Value {
     json!({ "type": "object", "properties": properties, "additionalProperties": false, "oneOf": one })
 }
 
+/// A loop of stages.
+fn repeated(stage: Value) -> Value {
+    let mut repeat = record(REPEAT, Values::Put);
+    // A stage of an include or of another loop has a slash in its name.
+    repeat["properties"]["carry"]["propertyNames"] =
+        json!({ "pattern": "^[A-Za-z_][A-Za-z0-9_/-]*$" });
+    json!({
+        "type": "object",
+        "required": ["repeat", "stages"],
+        "additionalProperties": false,
+        "properties": {
+            "description": { "description": "for people" },
+            "repeat": repeat,
+            "stages": {
+                "type": "object",
+                "propertyNames": { "pattern": NAME, "not": { "enum": RESERVED } },
+                "minProperties": 1,
+                "additionalProperties": stage,
+            },
+        },
+    })
+}
+
 /// A parameter's name with the types that it may have.
 type Parameter = (&'static Param, Vec<Type>);
 
@@ -240,7 +266,8 @@ fn put(schema: Value, ty: &Type) -> Value {
 
 fn takes_text(ty: &Type) -> bool {
     match ty {
-        Type::Text | Type::Command | Type::Secret | Type::Reference(_) | Type::Any => true,
+        Type::Text | Type::Command | Type::Secret | Type::Any => true,
+        Type::Reference(_) | Type::Metric => true,
         Type::OneOf(types) => types.iter().any(takes_text),
         Type::Bool | Type::Int { .. } | Type::Float { .. } | Type::Choice(_) => false,
         Type::List(_) | Type::Record(_) | Type::Map(_) => false,
@@ -274,7 +301,7 @@ fn bare(ty: &Type, values: Values) -> Value {
             json!({ "type": ["string", "number", "boolean"] })
         }
         Type::Choice(words) => json!({ "enum": words }),
-        Type::Reference(_) => json!({ "type": "string" }),
+        Type::Reference(_) | Type::Metric => json!({ "type": "string" }),
         Type::List(item) => json!({ "type": "array", "items": of(item, values) }),
         Type::Record(params) => record(params, values),
         Type::Map(item) => json!({

@@ -1,16 +1,22 @@
 //! A workflow as written: sections, names and places, before any value is resolved.
 
+mod include;
 mod parse;
+mod repeat;
 mod settings;
 mod sweep;
 
+pub(crate) use include::{MAX_INCLUDE_DEPTH, MAX_INCLUDES, PARAMS as INCLUDE, misfit};
+pub(crate) use repeat::PARAMS as REPEAT;
+pub use repeat::ROUND;
 pub(crate) use settings::{RESOURCES, RETRY};
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use crate::kind::{Kind, Kinds};
 use crate::language::diagnostic::{Diagnostics, SourceText, Span};
-use crate::language::yaml::{Key, Node};
+use crate::language::yaml::{Key, Node, ScopeId};
 
 pub use settings::{Retry, Settings};
 
@@ -27,14 +33,16 @@ pub struct Workflow {
     pub source: SourceText,
     /// Its name, for people; in no key.
     pub name: String,
-    /// The params in the order of the file, `--set` applied.
-    pub params: Vec<(Key, Node)>,
+    /// The scopes of names: that of its own file, then one for each file that it includes.
+    pub scopes: Vec<NameScope>,
     /// The sources under `models` and `data`.
     pub sources: Vec<SourceDecl>,
     /// The stages in the order of the file, expanded where their kind says so.
     pub stages: Vec<Stage>,
-    /// The axes of the sweep, in the order of the file.
+    /// The axes of the sweep, in the order of the file; that of the rounds of loops comes last.
     pub axes: Vec<Axis>,
+    /// The number of the axis of rounds, where there are loops.
+    pub rounds: Option<usize>,
     /// The comparisons of arms, as written.
     pub compare: Vec<(Key, Node)>,
     /// The conditions that are checked after a run.
@@ -45,6 +53,56 @@ pub struct Workflow {
     pub set: Vec<String>,
     /// The kinds that its stages could choose from.
     pub kinds: Kinds,
+}
+
+/// The names and the folder of one file, or the names of a loop in it.
+#[derive(Debug, Clone, Default)]
+pub struct NameScope {
+    /// The beginning of its stages' and sources' names: `gen/` in a file that is included as `gen`.
+    pub prefix: String,
+    /// The params in the order of the file, `--set` and `with` applied.
+    pub params: Vec<ParamDecl>,
+    /// The folder that its relative paths start from.
+    pub folder: PathBuf,
+    /// The axes of an included file, which are not brought in.
+    pub left_out: Vec<String>,
+    /// The scope whose names are valid here too.
+    pub outer: Option<ScopeId>,
+    /// How its stages are repeated.
+    pub repeat: Option<Repeat>,
+}
+
+/// The repetition of the stages of a loop.
+#[derive(Debug, Clone)]
+pub struct Repeat {
+    /// The number of rounds as written.
+    pub times: Node,
+    /// The number of rounds.
+    pub rounds: u32,
+    /// Names and the stages of the loop that they stand for in the round after.
+    pub carry: Vec<(Key, String)>,
+    /// The place of `repeat`.
+    pub span: Span,
+}
+
+/// A param.
+#[derive(Debug, Clone)]
+pub struct ParamDecl {
+    /// Its name.
+    pub name: Key,
+    /// Its value.
+    pub value: Node,
+    /// How `with` gives the value, in place of the default.
+    pub given: Option<GivenParam>,
+}
+
+/// A value that an include hands to a param.
+#[derive(Debug, Clone)]
+pub struct GivenParam {
+    /// The key of `with`.
+    pub key: Key,
+    /// The default that it replaces, which decides the type.
+    pub default: Node,
 }
 
 /// A source: a table, a model or a file that the workflow reads but does not make.

@@ -17,16 +17,33 @@ pub const MAX_BYTES: usize = 16 << 20;
 /// The deepest nesting.
 pub const MAX_DEPTH: usize = 64;
 /// The largest number of nodes after aliases are expanded.
-const MAX_NODES: usize = 4_000_000;
+pub const MAX_NODES: usize = 4_000_000;
 
 /// The longest plain scalar that is read as a number, in bytes. A longer text, read as a document, may be a bomb.
 const MAX_TYPED: usize = 1024;
 
+/// The file, or the part of one, whose names and folder a value was written with; by its number in
+/// [`Workflow::scopes`](crate::language::workflow::Workflow::scopes).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct ScopeId(pub u32);
+
+impl ScopeId {
+    /// The workflow's own file.
+    pub const ROOT: ScopeId = ScopeId(0);
+
+    /// Returns the number as an index.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// A value and its place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
-    /// Place in the file, in bytes.
+    /// Place among the files of the workflow, in bytes.
     pub span: Span,
+    /// The names that it may use; it keeps them where a param hands it on.
+    pub scope: ScopeId,
     /// The value.
     pub value: Yaml,
 }
@@ -69,6 +86,30 @@ pub struct Key {
 }
 
 impl Node {
+    /// A value of the workflow's own file.
+    pub fn new(span: Span, value: Yaml) -> Node {
+        Node { span, scope: ScopeId::ROOT, value }
+    }
+
+    /// Moves the value, with all that is in it, to another place and scope.
+    pub fn moved(&mut self, by: usize, scope: ScopeId) {
+        self.span = self.span.start + by..self.span.end + by;
+        self.scope = scope;
+        match &mut self.value {
+            Yaml::List(items) => items.iter_mut().for_each(|item| item.moved(by, scope)),
+            Yaml::Map(entries) => entries.iter_mut().for_each(|(key, value)| {
+                key.span = key.span.start + by..key.span.end + by;
+                value.moved(by, scope);
+            }),
+            _ => {}
+        }
+    }
+
+    /// Counts the values in the value, itself included.
+    pub fn size(&self) -> usize {
+        size(self).0
+    }
+
     /// Returns the entry of a mapping.
     pub fn get(&self, key: &str) -> Option<&Node> {
         self.entries().iter().find(|(k, _)| k.text == key).map(|(_, v)| v)
@@ -244,7 +285,7 @@ impl<'a> Builder<'a> {
                     })?,
                     _ => Yaml::Text(text.into()),
                 };
-                (Node { span, value }, anchor)
+                (Node::new(span, value), anchor)
             }
             Event::SequenceStart(anchor, _) => (self.sequence(span, depth)?, anchor),
             Event::MappingStart(anchor, _) => (self.mapping(span, depth)?, anchor),
@@ -258,7 +299,7 @@ impl<'a> Builder<'a> {
                 if depth + levels > MAX_DEPTH {
                     return Err(too_deep(span));
                 }
-                (Node { span, value: node.value }, 0)
+                (Node { span, ..node }, 0)
             }
             _ => return Err(Diagnostic::at(span, "a value is missing here")),
         };
@@ -275,10 +316,8 @@ impl<'a> Builder<'a> {
         loop {
             match self.next()? {
                 (Event::SequenceEnd, end) => {
-                    return Ok(Node {
-                        span: self.trim(start.start..end.end),
-                        value: Yaml::List(items),
-                    });
+                    let span = self.trim(start.start..end.end);
+                    return Ok(Node::new(span, Yaml::List(items)));
                 }
                 (event, span) => items.push(self.node(event, span, depth + 1)?),
             }
@@ -291,10 +330,8 @@ impl<'a> Builder<'a> {
         loop {
             let (event, span) = self.next()?;
             if matches!(event, Event::MappingEnd) {
-                return Ok(Node {
-                    span: self.trim(start.start..span.end),
-                    value: Yaml::Map(entries),
-                });
+                let span = self.trim(start.start..span.end);
+                return Ok(Node::new(span, Yaml::Map(entries)));
             }
             let Event::Scalar(text, style, _, _) = event else {
                 return Err(Diagnostic::at(span, "a key must be text"));
@@ -375,7 +412,7 @@ fn canonical_whole_number(text: &str) -> Option<i64> {
 
 /// Keeps the spelling of a number or a truth value, unless it is the canonical one.
 fn spelled(value: Yaml, text: &str) -> Yaml {
-    let node = Node { span: 0..0, value };
+    let node = Node::new(0..0, value);
     let spelling = (node.text().as_deref() != Some(text)).then(|| text.into());
     match node.value {
         Yaml::Bool(b, _) => Yaml::Bool(b, spelling),
@@ -400,7 +437,7 @@ fn is_whole_number(text: &str) -> bool {
 /// Parses the value of a `--set NAME=VALUE`, typed like a value in a workflow.
 pub fn parse_value(text: &str) -> Result<Node, Diagnostic> {
     if text.trim().is_empty() {
-        return Ok(Node { span: 0..0, value: Yaml::Text(String::new()) });
+        return Ok(Node::new(0..0, Yaml::Text(String::new())));
     }
     let mut node = parse(text)?;
     clear_spans(&mut node);

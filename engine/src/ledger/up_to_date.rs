@@ -13,9 +13,12 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use refrain_cache::write::{create_dir_all, write_atomic};
-use refrain_cache::{Digest, FileIdentity};
+use refrain_cache::{Digest, FileIdentity, read_plain};
 
 use crate::graph::Graph;
+use crate::kind::MAIN;
+use crate::language::diagnostic::IncludedText;
+use crate::language::yaml::MAX_BYTES;
 use crate::plan::state::{NodeState, State};
 use crate::report::comparison::ComparedRow;
 use crate::report::results::Results;
@@ -60,6 +63,8 @@ struct UpToDate<'a> {
     version: u32,
     request: [u8; 32],
     report: CachedReport,
+    /// Absolute paths of the files that the workflow includes, with the digests of their texts.
+    includes: Vec<(String, [u8; 32])>,
     /// Absolute paths, sorted.
     #[serde(borrow)]
     files: Vec<(&'a str, FileIdentity)>,
@@ -100,8 +105,13 @@ pub fn find(request: &Request<'_>) -> Option<CachedReport> {
     let same = |(path, identity): &(&str, FileIdentity)| {
         fs::metadata(path).is_ok_and(|metadata| FileIdentity::of(&metadata) == *identity)
     };
+    let unchanged = |(path, digest): &(String, [u8; 32])| {
+        let text = read_plain(Path::new(path), MAX_BYTES as u64);
+        text.is_ok_and(|text| Digest::of_bytes(&text).as_bytes() == digest)
+    };
     let holds = kept.version == VERSION
         && kept.request == request.digest()
+        && kept.includes.iter().all(unchanged)
         && kept.files.par_chunks(FILES).all(|files| files.iter().all(same));
     holds.then_some(kept.report)
 }
@@ -116,10 +126,12 @@ pub fn keep(
     report: CachedReport,
 ) {
     let Some(files) = files(request, graph, store, state) else { return };
+    let Some(includes) = includes(graph) else { return };
     let kept = UpToDate {
         version: VERSION,
         request: request.digest(),
         report,
+        includes,
         files: files.iter().map(|(path, identity)| (path.as_str(), *identity)).collect(),
     };
     let Ok(bytes) = postcard::to_stdvec(&kept) else { return };
@@ -127,6 +139,15 @@ pub fn keep(
     // A plan that cannot be kept is made again.
     let _ = create_dir_all(&request.cache.join("plans"));
     let _ = write_atomic(&file, &[Digest::of_bytes(&bytes).as_bytes(), &bytes[..]].concat());
+}
+
+/// The files that the workflow includes, as they were read.
+fn includes(graph: &Graph) -> Option<Vec<(String, [u8; 32])>> {
+    let file = |file: &IncludedText| {
+        let path = std::path::absolute(&file.path).ok()?;
+        Some((path.to_str()?.into(), *Digest::of_bytes(file.text.as_bytes()).as_bytes()))
+    };
+    graph.workflow.source.included.iter().map(file).collect()
 }
 
 type Files = BTreeMap<String, FileIdentity>;
@@ -146,7 +167,11 @@ fn files(request: &Request<'_>, graph: &Graph, store: &Store, state: &State<'_>)
         if node.is_read_in_place() {
             continue;
         }
-        for artifact in done.result.artifacts.values() {
+        for (name, artifact) in &done.result.artifacts {
+            // What is passed on is a file of the node that made it.
+            if graph.node(id).passes_on() && name == MAIN {
+                continue;
+            }
             let path = store.object_path(&artifact.digest);
             match artifact.kind.is_folder() {
                 false => hashed(store, &path, &mut files)?,

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use refrain_cache::{Artifacts, Digest, Manifest};
+use refrain_cache::{Artifact, Artifacts, Digest, Manifest};
 
 use crate::graph::{Edge, Graph, Node, NodeId, Params, Work};
 use crate::kind::{ArtifactKind, Kind};
@@ -46,6 +46,10 @@ pub fn identity<'d>(
     let mut found = Vec::with_capacity(1);
     loop {
         let artifact = outputs(edge.node)?.get(&edge.output)?;
+        if let Some(passed) = passed_edge(graph.node(edge.node), artifact, outputs) {
+            edge = passed;
+            continue;
+        }
         found.push(artifact.digest);
         let Some(base) = artifact.base else { return Some(found) };
         match base_edge(graph.node(edge.node), &base, outputs) {
@@ -56,6 +60,16 @@ pub fn identity<'d>(
             }
         }
     }
+}
+
+/// Finds the edge by which a node reads the artifact that it passes on; `None` where it makes its outputs itself.
+pub fn passed_edge<'n, 'd>(
+    node: &'n Node,
+    artifact: &Artifact,
+    outputs: &impl Fn(NodeId) -> Option<&'d Artifacts>,
+) -> Option<&'n Edge> {
+    let mut edges = node.inputs.iter().filter(|_| node.passes_on());
+    edges.find(|edge| outputs(edge.node).and_then(|o| o.get(&edge.output)) == Some(artifact))
 }
 
 /// Finds the edge by which the node of an adapter reads the model that the adapter is applied to.

@@ -19,6 +19,7 @@ pub fn kind(name: &'static str, run: fn(&Context<'_>) -> Result<NodeResult, Stag
         close_elsewhere: true,
         retryable: false,
         tokens: None,
+        over: None,
         memory: None,
         run,
     }

@@ -54,6 +54,16 @@ pub struct Dag {
     /// same bytes.
     models: [i64; 2],
     adapters: [usize; 2],
+    rounds: Rounds,
+}
+
+/// A loop of one stage, beside a stage that reads its last round and one that reads all.
+#[derive(Debug, Clone)]
+struct Rounds {
+    /// Read in the first round; never gathered.
+    base: Read,
+    times: i64,
+    modulus: i64,
 }
 
 /// A value of the command line.
@@ -69,6 +79,8 @@ struct Stage {
     inputs: Vec<Read>,
     salt: Salt,
     modulus: i64,
+    /// The file that it is written in, where that is an included one.
+    file: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -116,6 +128,13 @@ pub enum Edit {
     Set(bool, usize, i64),
     Model(usize, i64),
     Adapter(usize, usize),
+    /// A stage is written in another file: no key knows of it.
+    Move(usize, Option<usize>),
+    /// The loop has as many rounds.
+    Rounds(i64),
+    /// The loop begins with another stage or source.
+    Base(usize),
+    RoundModulus(i64),
     /// A run during which a row changes.
     During(usize, usize, i64),
     /// One of the files of records is damaged at a place.
@@ -140,6 +159,7 @@ pub fn any_dag() -> impl Strategy<Value = Dag> {
         |(sources, params, axes, drawn, order)| {
             let stages = Vec::new();
             let (models, adapters) = ([1, 2], [0, 1]);
+            let rounds = Rounds { base: Read::Source(0), times: 2, modulus: 5 };
             let (broken, set, renamed) = (None, None, 0);
             let mut dag = Dag {
                 sources,
@@ -152,6 +172,7 @@ pub fn any_dag() -> impl Strategy<Value = Dag> {
                 set,
                 models,
                 adapters,
+                rounds,
             };
             drawn.iter().for_each(|stage| dag.add(stage));
             dag
@@ -168,6 +189,10 @@ pub fn any_edit() -> impl Strategy<Value = (Edit, usize)> {
         (n(), 0i64..6).prop_map(|(i, v)| Edit::Salt(i, v)),
         (n(), 1i64..6).prop_map(|(i, v)| Edit::Modulus(i, v)),
         any::<u64>().prop_map(Edit::Reorder),
+        (n(), prop::option::weighted(0.7, 0usize..FILES)).prop_map(|(i, f)| Edit::Move(i, f)),
+        (1i64..5).prop_map(Edit::Rounds),
+        n().prop_map(Edit::Base),
+        (1i64..6).prop_map(Edit::RoundModulus),
         n().prop_map(Edit::Remove),
         drawn().prop_map(Edit::Add),
         n().prop_map(Edit::Rename),
@@ -199,7 +224,8 @@ impl Dag {
         };
         self.renamed += 1;
         let name = format!("s{}", self.renamed);
-        self.stages.push(Stage { name, inputs: inputs.collect(), salt, modulus: drawn.modulus });
+        let (inputs, file) = (inputs.collect(), None);
+        self.stages.push(Stage { name, inputs, salt, modulus: drawn.modulus, file });
     }
 
     /// Changes the workflow or its sources.
@@ -224,6 +250,15 @@ impl Dag {
             Edit::Model(i, value) => self.models[i % 2] = value,
             Edit::Adapter(i, model) => self.adapters[i % 2] = model % 2,
             Edit::Reorder(order) => self.order = order,
+            Edit::Move(i, file) => self.stages[i % stages].file = file,
+            Edit::Rounds(times) => self.rounds.times = times,
+            Edit::RoundModulus(modulus) => self.rounds.modulus = modulus,
+            Edit::Base(i) => {
+                self.rounds.base = match i % (self.sources.len() + stages) {
+                    i if i < self.sources.len() => Read::Source(i),
+                    i => Read::Stage { index: i - self.sources.len(), gathered: false },
+                };
+            }
             Edit::Remove(i) if stages > 1 => self.remove(i % stages),
             Edit::Add(ref drawn) => self.add(drawn),
             Edit::Rename(i) => {
@@ -247,7 +282,8 @@ impl Dag {
     /// Removes a stage; what read it reads the first source.
     fn remove(&mut self, removed: usize) {
         self.stages.remove(removed);
-        for input in self.stages.iter_mut().flat_map(|stage| &mut stage.inputs) {
+        let inputs = self.stages.iter_mut().flat_map(|stage| &mut stage.inputs);
+        for input in inputs.chain([&mut self.rounds.base]) {
             *input = match *input {
                 Read::Stage { index, .. } if index == removed => Read::Source(0),
                 Read::Stage { index, gathered } if index > removed => {
@@ -342,15 +378,28 @@ impl Dag {
         for i in 0..self.sources.len() {
             text.push_str(&format!("  d{i}: {{ path: d{i}.jsonl }}\n"));
         }
-        text.push_str("models: { m0: { path: m0 }, m1: { path: m1 } }\nstages:\n");
-        let mut stages: Vec<String> =
-            self.stages.iter().map(|stage| self.stage_yaml(stage)).collect();
+        text.push_str("models: { m0: { path: m0 }, m1: { path: m1 } }\n");
+        text.push_str(&self.includes());
+        text.push_str("stages:\n");
+        let own = self.stages.iter().filter(|stage| stage.file.is_none());
+        let mut stages: Vec<String> = own.map(|stage| self.stage_yaml(stage)).collect();
+        let Rounds { base, times, modulus } = &self.rounds;
+        let base = self.reference(base);
+        stages.push(format!(
+            "  loop:\n    repeat: {{ times: {times}, carry: {{ \"{base}\": step }} }}\n    stages:\n      \
+             step: {{ mix: {{ inputs: {{ i0: \"{base}\" }}, salt: \"${{round}}\", modulus: {modulus} }} }}\n"
+        ));
+        for (name, read) in [("last", "loop/step"), ("every", "loop/step[*]")] {
+            stages.push(format!(
+                "  {name}: {{ mix: {{ inputs: {{ i0: \"{read}\" }}, salt: 1, modulus: 4 }} }}\n"
+            ));
+        }
         for (i, model) in self.adapters.iter().enumerate() {
             stages.push(format!("  t{i}: {{ train: {{ model: m{model} }} }}\n"));
             stages.push(format!("  u{i}: {{ apply: {{ model: t{i} }} }}\n"));
         }
         if let Some(after) = self.broken {
-            let after = &self.stages[after].name;
+            let after = self.stages[after].full_name();
             stages.push(format!("  broken: {{ breaks: {{ inputs: {{ i0: {after} }} }} }}\n"));
         }
         // Drawn by the seed: any order will do.
@@ -370,14 +419,78 @@ impl Dag {
         text
     }
 
-    fn stage_yaml(&self, stage: &Stage) -> String {
-        let inputs: Vec<String> = stage.inputs.iter().map(|input| self.reference(input)).collect();
-        let inputs: Vec<String> =
-            inputs.iter().enumerate().map(|(i, name)| format!("i{i}: \"{name}\"")).collect();
-        let salt = match stage.salt {
+    /// The section `include`: every value that the stages of a file read is handed to it.
+    fn includes(&self) -> String {
+        let mut text = String::new();
+        for file in self.files() {
+            let mut with = Vec::new();
+            for stage in self.stages.iter().filter(|stage| stage.file == Some(file)) {
+                for (i, input) in stage.inputs.iter().enumerate() {
+                    if !self.is_in(input, file) {
+                        let reference = self.reference(input);
+                        with.push(format!("{}_i{i}: \"{reference}\"", stage.name));
+                    }
+                }
+                if !matches!(stage.salt, Salt::Value(_)) {
+                    with.push(format!("{}_salt: {}", stage.name, self.salt(stage)));
+                }
+            }
+            let with = with.join(", ");
+            text.push_str(&format!("  f{file}: {{ file: part{file}.yaml, with: {{ {with} }} }}\n"));
+        }
+        if text.is_empty() { text } else { format!("include:\n{text}") }
+    }
+
+    /// The included files that have stages.
+    fn files(&self) -> Vec<usize> {
+        let has = |file: &usize| self.stages.iter().any(|stage| stage.file == Some(*file));
+        (0..FILES).filter(has).collect()
+    }
+
+    /// Whether an input is a stage of an included file.
+    fn is_in(&self, input: &Read, file: usize) -> bool {
+        matches!(input, Read::Stage { index, .. } if self.stages[*index].file == Some(file))
+    }
+
+    /// The text of an included file.
+    fn part(&self, file: usize) -> String {
+        let (mut params, mut stages) = (String::new(), String::new());
+        for stage in self.stages.iter().filter(|stage| stage.file == Some(file)) {
+            for i in (0..stage.inputs.len()).filter(|i| !self.is_in(&stage.inputs[*i], file)) {
+                params.push_str(&format!("  {}_i{i}: null\n", stage.name));
+            }
+            if !matches!(stage.salt, Salt::Value(_)) {
+                params.push_str(&format!("  {}_salt: 0\n", stage.name));
+            }
+            stages.push_str(&self.stage_yaml(stage));
+        }
+        let params = if params.is_empty() { params } else { format!("params:\n{params}") };
+        format!("refrain: 1\n{params}stages:\n{stages}")
+    }
+
+    fn salt(&self, stage: &Stage) -> String {
+        match stage.salt {
             Salt::Value(value) => value.to_string(),
             Salt::Param(i) => format!("\"${{p{i}}}\""),
             Salt::Axis(i) => format!("\"${{a{i}}}\""),
+        }
+    }
+
+    fn stage_yaml(&self, stage: &Stage) -> String {
+        let input = |(i, input): (usize, &Read)| {
+            let name = match (stage.file, input) {
+                (None, input) => self.reference(input),
+                (Some(file), Read::Stage { index, gathered }) if self.is_in(input, file) => {
+                    format!("{}{}", self.stages[*index].name, if *gathered { "[*]" } else { "" })
+                }
+                (Some(_), _) => format!("${{{}_i{i}}}", stage.name),
+            };
+            format!("i{i}: \"{name}\"")
+        };
+        let inputs: Vec<String> = stage.inputs.iter().enumerate().map(input).collect();
+        let salt = match (stage.file, stage.salt) {
+            (Some(_), Salt::Param(_) | Salt::Axis(_)) => format!("\"${{{}_salt}}\"", stage.name),
+            _ => self.salt(stage),
         };
         format!(
             "  {}: {{ mix: {{ inputs: {{ {} }}, salt: {salt}, modulus: {} }} }}\n",
@@ -391,14 +504,18 @@ impl Dag {
         match *input {
             Read::Source(i) => format!("d{i}"),
             Read::Stage { index, gathered } => {
-                format!("{}{}", self.stages[index].name, if gathered { "[*]" } else { "" })
+                let name = self.stages[index].full_name();
+                format!("{name}{}", if gathered { "[*]" } else { "" })
             }
         }
     }
 
     /// The graph that the engine makes of it, its sources in a folder.
     pub fn graph(&self, folder: &Path) -> Graph {
-        let source = SourceText { path: folder.join("w.yaml"), text: self.yaml() };
+        for file in self.files() {
+            std::fs::write(folder.join(format!("part{file}.yaml")), self.part(file)).unwrap();
+        }
+        let source = SourceText::new(folder.join("w.yaml"), self.yaml());
         let set = self.set.map(|set| match set {
             Set::Param(i, value) => Override { name: format!("p{i}"), value: value.to_string() },
             Set::Axis(i, value) => Override { name: format!("a{i}"), value: value.to_string() },
@@ -466,16 +583,55 @@ impl Dag {
                 let inputs = inputs.into_iter().map(|content| content.text).collect();
                 let labels: Vec<String> =
                     axes.iter().map(|a| format!("a{a}={}", point[a])).collect();
-                let name = if labels.is_empty() {
-                    stage.name.clone()
-                } else {
-                    format!("{}[{}]", stage.name, labels.join(","))
-                };
+                let name = node_name(&stage.full_name(), &labels);
                 nodes.insert(name, Identity { kind: "mix", params, inputs });
                 contents.insert(at(&axes), Content { text: format!("value {value}"), sum: value });
             }
             made.push((axes, contents));
         }
+        self.evaluate_rounds(&made, nodes);
+    }
+
+    /// The loop, and what reads it.
+    fn evaluate_rounds(&self, made: &[Made], nodes: &mut BTreeMap<String, Identity>) {
+        let Rounds { base, times, modulus } = &self.rounds;
+        let axes = match base {
+            Read::Source(_) => BTreeSet::new(),
+            Read::Stage { index, .. } => made[*index].0.clone(),
+        };
+        let mix = |input: &Content, salt: i64, modulus: i64| {
+            let value = (salt + input.sum) % modulus;
+            let identity = Identity {
+                kind: "mix",
+                params: format!("{salt} % {modulus}"),
+                inputs: vec![input.text.clone()],
+            };
+            (identity, Content { text: format!("value {value}"), sum: value })
+        };
+        let mut all: BTreeMap<Vec<i64>, Content> = BTreeMap::new();
+        for point in self.points(&axes) {
+            let values: Vec<i64> = axes.iter().map(|axis| point[axis]).collect();
+            let labels: Vec<String> = axes.iter().map(|a| format!("a{a}={}", point[a])).collect();
+            let mut content = match base {
+                Read::Source(i) => self.source(*i, nodes),
+                Read::Stage { index, .. } => made[*index].1[&values].clone(),
+            };
+            for round in 1..=*times {
+                let (identity, made) = mix(&content, round, *modulus);
+                let labels = [labels.clone(), vec![format!("round={round}")]].concat();
+                nodes.insert(node_name("loop/step", &labels), identity);
+                all.insert([values.clone(), vec![round]].concat(), made.clone());
+                content = made;
+            }
+            nodes.insert(node_name("last", &labels), mix(&content, 1, 4).0);
+        }
+
+        let params = format!("rounds of {axes:?} {:?}", all.keys().collect::<Vec<_>>());
+        let inputs: Vec<String> = all.values().map(|content| content.text.clone()).collect();
+        let sum = all.values().map(|content| content.sum).sum();
+        let gathered = Content { text: format!("gathered {params} {inputs:?}"), sum };
+        nodes.insert("loop/step[*]".into(), Identity { kind: "gather", params, inputs });
+        nodes.insert("every".into(), mix(&gathered, 1, 4).0);
     }
 
     fn source(&self, i: usize, nodes: &mut BTreeMap<String, Identity>) -> Content {
@@ -500,7 +656,7 @@ impl Dag {
             _ => format!("gathered {params} {inputs:?}"),
         };
         nodes.insert(
-            format!("{}[*]", self.stages[index].name),
+            format!("{}[*]", self.stages[index].full_name()),
             Identity { kind: "gather", params, inputs },
         );
         Content { text, sum: contents.values().map(|content| content.sum).sum() }
@@ -523,6 +679,20 @@ impl Dag {
         points
     }
 }
+
+impl Stage {
+    /// Its name as the workflow's own file knows it.
+    fn full_name(&self) -> String {
+        self.file.map_or(self.name.clone(), |file| format!("f{file}/{}", self.name))
+    }
+}
+
+fn node_name(stage: &str, labels: &[String]) -> String {
+    if labels.is_empty() { stage.into() } else { format!("{stage}[{}]", labels.join(",")) }
+}
+
+/// The number of files that may be included.
+const FILES: usize = 2;
 
 /// A file, and what the next stage that runs writes there: an edit during a run.
 pub static DURING: Mutex<Option<(PathBuf, String)>> = Mutex::new(None);

@@ -115,8 +115,13 @@ fn training(model: &LanguageModel, vocab: u64) {
             None => model.train_all(),
         }
         report(&format!("train {what}, 4 steps of 8 rows of 256"), 4 * 8 * 256, || {
-            let training =
-                Training { rows: &rows, options: &options, evaluation: None, keep: None };
+            let training = Training {
+                rows: &rows,
+                options: &options,
+                evaluation: None,
+                keep: None,
+                snapshots: None,
+            };
             train(&mut model, &training, &mut |_| ControlFlow::Continue(())).unwrap();
         });
     }

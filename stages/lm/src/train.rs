@@ -98,6 +98,17 @@ pub struct Training<'a> {
     pub evaluation: Option<Evaluation<'a>>,
     /// Checkpoints, for a run that is interrupted.
     pub keep: Option<CheckpointOptions<'a>>,
+    /// What is told of the model on the way.
+    pub snapshots: Option<Snapshots<'a>>,
+}
+
+/// Steps after which the model is handed on as it is then.
+#[derive(Clone, Copy)]
+pub struct Snapshots<'a> {
+    /// The numbers of steps, ascending.
+    pub steps: &'a [u64],
+    /// Takes the model; a break ends the training.
+    pub take: &'a dyn Fn(u64, &LanguageModel) -> ControlFlow<()>,
 }
 
 /// Log entry of one step.
@@ -286,6 +297,8 @@ impl<'a> Trainer<'a> {
             emit(&log);
             self.log.push(log);
             self.step += 1;
+            // Before the state is kept: what an interrupted training was told is not told again.
+            self.snapshot()?;
             if progress(self.step).is_break() {
                 return Err(TrainError::Interrupted);
             }
@@ -295,6 +308,14 @@ impl<'a> Trainer<'a> {
                 checkpointer.save(self);
             }
         }
+    }
+
+    fn snapshot(&self) -> Result<(), TrainError> {
+        let Some(Snapshots { steps, take }) = self.training.snapshots else { return Ok(()) };
+        if steps.binary_search(&self.step).is_ok() && take(self.step, self.model).is_break() {
+            return Err(TrainError::Interrupted);
+        }
+        Ok(())
     }
 
     /// Whether the last step left numbers in all trainable tensors: no further loss would tell.

@@ -344,7 +344,8 @@ fn trained(folder: &Path, run: &Value, recompute: bool) -> (LanguageModel, Vec<S
         None => model.train_all(),
     }
     let (rows, options) = (rows(folder, &model), TrainOptions { recompute, ..options(run) });
-    let training = Training { rows: &rows, options: &options, evaluation: None, keep: None };
+    let training =
+        Training { rows: &rows, options: &options, evaluation: None, keep: None, snapshots: None };
     let log = train(&mut model, &training, &mut |_| ControlFlow::Continue(())).unwrap().log;
     (model, log)
 }

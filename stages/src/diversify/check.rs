@@ -9,12 +9,15 @@ use crate::tables::{list_of, with_fields};
 
 use super::column_statistics::of_measure;
 use super::measure::Measure;
-use super::{DIVERSIFY, chosen, dedupe, embedded, join, keep, require};
+use super::{DIVERSIFY, chosen, dedupe, embedded, join, keep, mix, replace, require};
 
 /// The ways to choose rows or columns.
-const WAYS: [&str; 4] = ["keep", "dedupe", "select", "join"];
+const WAYS: [&str; 6] = ["keep", "dedupe", "select", "join", "mix", "replace"];
 
 pub(super) fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
+    if !check_data(check, problems) {
+        return None;
+    }
     let record = |name: &str| check.params.get(name).and_then(Value::as_object);
     let ways: Vec<&str> =
         WAYS.into_iter().filter(|name| check.params.contains_key(*name)).collect();
@@ -34,18 +37,46 @@ pub(super) fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     let context = MetricContext { params: check.params, inputs: check.inputs };
     require::check(check, &DIVERSIFY.metric_names(context), problems);
 
-    let columns = match (record("keep"), record("join")) {
-        (_, Some(join)) => join::check(check, join, problems)?,
-        (Some(keep), None) => {
+    let columns = match ways.as_slice() {
+        ["mix", ..] => {
+            let total = check.params.get("total").and_then(Value::as_u64);
+            mix::check(check, check.params.get("mix")?, total, problems)?
+        }
+        ["replace", ..] => replace::check(check, record("replace")?, problems)?,
+        ["join", ..] => join::check(check, record("join")?, problems)?,
+        ["keep", ..] => {
+            let keep = record("keep")?;
             let ranks = keep.get("ranks") == Some(&Value::Bool(true));
             let schema = (check.columns)("data")?;
             chosen::schema(&schema, ranks, keep.contains_key("fallback"))
         }
-        (None, None) => (check.columns)("data")?,
+        _ => (check.columns)("data")?,
     };
     let embed = check.params.get("embed") == Some(&Value::Bool(true));
     let added = [(embedded::COLUMN, list_of(DataType::Float32))];
     Some(if embed { with_fields(&columns, &added) } else { columns })
+}
+
+/// Checks that the table is named in one place; whether there is one.
+fn check_data(check: &Check<'_>, problems: &mut Vec<Problem>) -> bool {
+    let given = check.inputs.iter().any(|input| input == "data");
+    match check.params.contains_key("mix") {
+        true if given => {
+            let problem = Problem::at("data", "`mix` names its tables itself");
+            problems.push(problem.hint("leave `data` out, or make it an entry of `mix`"));
+        }
+        false if !given => {
+            let problem = Problem::at("", "`diversify` needs `data`");
+            problems.push(problem.hint("`data`: the table"));
+            return false;
+        }
+        _ => {}
+    }
+    if check.params.contains_key("total") && !check.params.contains_key("mix") {
+        let problem = Problem::at("total", "`total` is the size of a mixture");
+        problems.push(problem.hint("leave it out, or give `mix`"));
+    }
+    true
 }
 
 /// The measures that are words, with their places in the list.
@@ -62,7 +93,9 @@ fn check_measure(check: &Check<'_>, alone: bool, problems: &mut Vec<Problem>) {
     let embed = check.params.get("embed") == Some(&Value::Bool(true));
     if alone && measures.is_empty() && !given("neighbours") && !embed {
         let problem = Problem::at("", "it has nothing to do");
-        problems.push(problem.hint("give `keep`, `dedupe`, `select`, `join` or `measure`"));
+        problems.push(
+            problem.hint("give `keep`, `dedupe`, `select`, `join`, `mix`, `replace` or `measure`"),
+        );
     }
     if words(check).iter().any(|(_, measure)| !measure.is_embedded() || has_model(check)) {
         check.need(problems, "data", "response", &[DataType::Utf8]);

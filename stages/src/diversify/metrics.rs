@@ -29,6 +29,16 @@ pub(super) const METRICS: &[MetricDecl] = &[
     MetricDecl::given("unmatched", "Rows that the second table has not", |context| {
         context.params.get("join").map(|_| "unmatched".to_owned()).into_iter().collect()
     }),
+    MetricDecl::given("mixed_N", "Rows of the entries of `mix`, by place", |context| {
+        let parts = context.params.get("mix").and_then(Value::as_array).map_or(0, Vec::len);
+        (0..parts).map(|place| format!("mixed_{place}")).collect()
+    }),
+    MetricDecl::given("replaced", "Rows that paraphrases took the place of", |context| {
+        context.params.get("replace").map(|_| "replaced".to_owned()).into_iter().collect()
+    }),
+    MetricDecl::given("originals", "Originals whose paraphrases were taken", |context| {
+        context.params.get("replace").map(|_| "originals".to_owned()).into_iter().collect()
+    }),
     MetricDecl::given("COLUMN_STATISTIC", "Statistics of columns", |context| {
         let columns = of_measure(context.params.get("measure"));
         columns.iter().flat_map(|(_, column)| column.metric_names()).collect()

@@ -13,6 +13,10 @@ pub(super) fn canonicalize(params: &mut Map<String, Value>, model: FindModel<'_>
     if !params.contains_key("steps") {
         remove_default(params, "epochs", &1.into());
     }
+    if let Some(Value::Array(steps)) = params.get_mut("keep") {
+        steps.sort_by_key(Value::as_u64);
+        steps.dedup();
+    }
     if let Some(Value::Object(lora)) = params.get_mut("lora") {
         canonicalize_lora(lora);
     }

@@ -14,7 +14,7 @@ use refrain_lm::weights::weight_files;
 use crate::prompts;
 use crate::tables::list_of;
 
-use super::params::{Architecture, ModelShape};
+use super::params::{Architecture, Keep, ModelShape};
 use super::start;
 
 /// Settings of an adapter, which one that is trained further brings along.
@@ -26,6 +26,7 @@ pub(super) fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     check_model(check, problems);
     check_method(check, problems);
     check_watching(check, problems);
+    check_keep(check, problems);
     let masked = check_table(check, "data", problems);
     let watched = check.inputs.iter().any(|input| input == "evaluate_on");
     if (!watched || check_table(check, "evaluate_on", problems)) && masked {
@@ -157,6 +158,37 @@ fn check_lora(check: &Check<'_>, lora: &Value, problems: &mut Vec<Problem>) {
         let message = format!("the adapter of `lora.from` brings its own `{name}`");
         problems
             .push(Problem::at(format!("lora.{name}"), message).hint(format!("leave `{name}` out")));
+    }
+}
+
+/// `keep` needs a training whose length is known.
+fn check_keep(check: &Check<'_>, problems: &mut Vec<Problem>) {
+    let params = check.params;
+    let Some(keep) = Keep::of(params) else { return };
+    if params.contains_key("early_stopping") {
+        let message =
+            "`keep` cannot stand beside `early_stopping`, which may end the training before";
+        let hint = "leave one of the two out: `choose` takes the best of the models that are kept";
+        problems.push(Problem::at("keep", message).hint(hint));
+    }
+    match (&keep, params.get("steps").and_then(Value::as_u64)) {
+        (Keep::Epochs(_), Some(_)) => {
+            let problem =
+                Problem::at("keep", "`keep: each_epoch` needs `epochs` in place of `steps`");
+            problems.push(problem.hint("give `epochs`, or name the steps: `keep: [50, 100]`"));
+        }
+        (Keep::Steps(steps), Some(total)) => {
+            if let Some(step) = steps.iter().find(|step| **step > total) {
+                let message = format!("step {step} is behind the last one, {total}");
+                problems.push(Problem::at("keep", message));
+            }
+        }
+        _ => {}
+    }
+    if let Keep::Steps(steps) = &keep
+        && steps.is_empty()
+    {
+        problems.push(Problem::at("keep", "`keep` names no step").hint("leave it out"));
     }
 }
 

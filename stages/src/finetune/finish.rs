@@ -17,17 +17,56 @@ use crate::models::{self, failed};
 use crate::tables::{arrow_bug, metric};
 
 use super::Counted;
-use super::params::FinetuneParams;
+use super::params::{FinetuneParams, Keep};
 use super::start::{Files, Start, not_written};
 
-/// The outputs: the model, the log and the metrics.
-pub(super) fn outputs(_: &Map<String, Value>) -> Vec<OutputDecl> {
+/// The outputs: the model, the log and the metrics, and the models that are kept on the way.
+pub(super) fn outputs(params: &Map<String, Value>) -> Vec<OutputDecl> {
     let kinds = [
         (MAIN, ArtifactKind::Model),
         ("log", ArtifactKind::Table),
         ("metrics", ArtifactKind::Table),
     ];
-    kinds.map(|(name, kind)| OutputDecl { name: name.into(), kind }).into()
+    let output = |(name, kind): (&str, ArtifactKind)| OutputDecl { name: name.into(), kind };
+    let mut outputs: Vec<OutputDecl> = kinds.map(output).into();
+    let epochs = params.get("epochs").and_then(Value::as_u64).unwrap_or(1);
+    let kept = Keep::of(params).map(|keep| keep.outputs(epochs)).unwrap_or_default();
+    outputs.extend(kept.iter().map(|name| output((name, ArtifactKind::Model))));
+    outputs
+}
+
+/// How a model becomes an artifact.
+pub(super) struct Storing<'a> {
+    pub context: &'a Context<'a>,
+    /// The settings of the adapter, where one is trained.
+    pub lora: Option<&'a LoraSettings>,
+    pub merge: bool,
+    pub files: &'a Files,
+}
+
+impl Storing<'_> {
+    /// Stores a model that is trained further.
+    pub fn copy(&self, model: &LanguageModel) -> Result<Artifact, StageError> {
+        let files = match self.files {
+            Files::Given(folder) => Files::Given(folder.clone()),
+            Files::New(folder, config) => {
+                let copy = self.context.cache.new_folder()?;
+                copy_tokenizer(folder.path(), copy.path()).map_err(not_saved)?;
+                Files::New(copy, config.clone())
+            }
+        };
+        match (self.lora, &files) {
+            (Some(settings), Files::Given(_)) if !self.merge => {
+                store_adapter(self.context, model, settings)
+            }
+            (Some(_), _) => {
+                let mut merged = model.clone();
+                merged.merge_adapters();
+                store_model(self.context, &merged, files)
+            }
+            (None, _) => store_model(self.context, model, files),
+        }
+    }
 }
 
 /// Stores everything.

@@ -83,6 +83,9 @@ parameters! {
         /// Stops when the loss on `evaluate_on` no longer falls; the result is the model at its
         /// lowest loss
         early_stopping: Option<EarlyStopping>,
+        /// Keeps the model as it was after each epoch, `NAME.epoch_1` and so on, or after these steps,
+        /// `NAME.step_50`
+        keep: Option<Keep>,
         #[about(ABOUT_PROMPT)]
         prompt: Option<String>,
         #[about(ABOUT_SYSTEM)]
@@ -277,6 +280,22 @@ one_of! {
     pub(super) enum Recompute {
         Given(bool),
         Word(Auto),
+    }
+}
+
+one_of! {
+    /// The models that are kept on the way.
+    pub(super) enum Keep {
+        Epochs(EachEpoch),
+        #[each(1..=MOST_STEPS)]
+        Steps(Vec<u64>),
+    }
+}
+
+choices! {
+    /// The word for all epochs.
+    pub(super) enum EachEpoch {
+        EachEpoch = "each_epoch",
     }
 }
 

@@ -11,6 +11,7 @@ use refrain_cache::columns::optional_column;
 use refrain_engine::kind::StageError;
 use refrain_lm::generate::{Finish, Generated};
 
+use super::ResponseColumn;
 use crate::lists::{float_lists, int_lists};
 use crate::tables::{arrow_bug, list_of, row_name, with_fields};
 
@@ -35,12 +36,17 @@ fn added() -> [(&'static str, DataType); 5] {
 }
 
 /// The columns of the table, given those of the input: all but the stale ones, an older response as
-/// `reference` where there is none, and ours.
-pub(super) fn schema(input: &Schema) -> SchemaRef {
+/// `reference` where there is none, and ours. Of responses that become prompts `response` stays.
+pub(super) fn schema(input: &Schema, into: Option<ResponseColumn>) -> SchemaRef {
     let has = |name: &str| input.field_with_name(name).is_ok();
     let stale = |name: &str| STALE.iter().any(|group| has(group[0]) && group.contains(&name));
     let mut kept: Vec<Arc<Field>> =
         input.fields().iter().filter(|field| !stale(field.name())).cloned().collect();
+    if into == Some(ResponseColumn::Prompt) {
+        kept.retain(|field| field.name() != "messages");
+        let ours = added().map(|(name, ty)| (if name == "response" { "prompt" } else { name }, ty));
+        return with_fields(&Schema::new(kept), &ours);
+    }
     if let (Ok(response), false) = (input.field_with_name("response"), has("reference")) {
         kept.push(Arc::new(response.clone().with_name("reference")));
     }
@@ -53,6 +59,7 @@ pub(super) fn batch(
     first: u64,
     responses: &[Vec<Generated>],
     samples: usize,
+    into: Option<ResponseColumn>,
 ) -> Result<RecordBatch, StageError> {
     let rows: UInt32Array =
         (0..input.num_rows() as u32).flat_map(|row| std::iter::repeat_n(row, samples)).collect();
@@ -61,12 +68,13 @@ pub(super) fn batch(
         Finish::Stop => "stop",
         Finish::Length => "length",
     };
-    let schema = schema(input.schema_ref());
+    let schema = schema(input.schema_ref(), into);
+    let ours = if into == Some(ResponseColumn::Prompt) { "prompt" } else { "response" };
     let mut columns: Vec<ArrayRef> = Vec::with_capacity(schema.fields().len());
     for field in schema.fields() {
         columns.push(match field.name().as_str() {
             "sample" => Arc::new(sample_numbers(input, first, samples)?),
-            "response" => {
+            name if name == ours => {
                 Arc::new(StringArray::from_iter_values(all().map(|one| one.text.as_str())))
             }
             "finish_reason" => Arc::new(StringArray::from_iter_values(all().map(finish))),
@@ -116,7 +124,11 @@ mod tests {
     fn names(columns: &[&str]) -> Vec<String> {
         let fields: Vec<Field> =
             columns.iter().map(|name| Field::new(*name, DataType::Utf8, true)).collect();
-        schema(&Schema::new(fields)).fields().iter().map(|field| field.name().clone()).collect()
+        schema(&Schema::new(fields), None)
+            .fields()
+            .iter()
+            .map(|field| field.name().clone())
+            .collect()
     }
 
     #[test]

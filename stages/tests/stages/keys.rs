@@ -73,6 +73,7 @@ fn values(ty: &Type) -> Vec<Value> {
         Type::Secret => ["a", "${env:A}", "${env:B}"].map(Value::from).into(),
         Type::Choice(words) => words.iter().map(|w| Value::from(*w)).collect(),
         Type::Reference(_) => vec![json!("one"), json!("other")],
+        Type::Metric => vec![json!("one.a"), json!("one.b"), json!("other.a")],
         Type::List(item) => {
             let items = values(item);
             let one = items.iter().map(|item| json!([item]));

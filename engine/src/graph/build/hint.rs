@@ -4,7 +4,7 @@ use serde_json::Map;
 
 use crate::kind::{ArtifactKind, MAIN};
 use crate::language::diagnostic::suggest;
-use crate::language::yaml::Yaml;
+use crate::language::yaml::{ScopeId, Yaml};
 
 use super::{Builder, Decl};
 
@@ -16,13 +16,14 @@ impl<'a> Builder<'a> {
     pub(super) fn hint_at_path(&mut self, decl: Decl, problem: usize) {
         let Some(source) = self.workflow.sources.get(decl) else { return };
         if let Yaml::Text(path) = &source.node.value {
-            let hint = format!("write `{}: {{ path: {path} }}`", source.name.text);
+            let name = source.name.text.rsplit('/').next().unwrap_or_default();
+            let hint = format!("write `{name}: {{ path: {path} }}`");
             self.problems[problem].hints.push(hint);
         }
     }
 
     /// Returns the hint at a name that does not fit: one like it, or all that there are, or where to declare one.
-    pub(super) fn hint(&self, name: &str, kind: Option<ArtifactKind>) -> String {
+    pub(super) fn hint(&self, name: &str, scope: ScopeId, kind: Option<ArtifactKind>) -> String {
         let declare = match kind {
             Some(ArtifactKind::Model) => "declare one under `models`: `NAME: { path: FOLDER }`",
             Some(ArtifactKind::File) => {
@@ -37,14 +38,22 @@ impl<'a> Builder<'a> {
         if self.problems.len() >= MOST_COMPARED {
             return declare.into();
         }
-        suggest(name, self.names_for(kind), "there are").unwrap_or(declare.into())
+        let all = self.names_for(kind);
+        let mut names = Vec::new();
+        let mut scope = Some(scope);
+        while let Some(here) = scope {
+            let scope_names = &self.workflow.scopes[here.index()];
+            names.extend(all.iter().filter_map(|name| name.strip_prefix(&*scope_names.prefix)));
+            scope = scope_names.outer;
+        }
+        suggest(name, names, "there are").unwrap_or(declare.into())
     }
 
     /// Lists the names that may stand where an artifact of a kind is wanted.
     fn names_for(&self, kind: Option<ArtifactKind>) -> Vec<&'a str> {
         let fits = |decl: Decl| match (self.workflow.sources.get(decl), kind) {
             // A stage under evaluation would refer to itself.
-            _ if self.declared[decl].under_way => false,
+            _ if !self.declared[decl].under_way.is_empty() => false,
             (_, None) => true,
             (Some(source), Some(ArtifactKind::Model)) => source.model,
             (Some(source), Some(_)) => !source.model,

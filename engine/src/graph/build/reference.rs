@@ -8,12 +8,15 @@ use std::sync::Arc;
 use serde_json::Map;
 
 use crate::graph::{Edge, Node, NodeId, Work};
-use crate::kind::{ArtifactKind, MAIN, OutputDecl, Reference, written_as_placeholder};
+use crate::kind::{
+    ArtifactKind, MAIN, MetricContext, OutputDecl, Reference, written_as_placeholder,
+};
 use crate::language::diagnostic::{Diagnostic, suggest};
 use crate::language::interpolate::{AxisSet, Point};
 use crate::language::scalar::label_text;
 
 use super::by_axes::advance;
+use super::rounds::Named;
 use super::{Builder, Decl};
 
 /// Why there is no node for a reference.
@@ -41,31 +44,37 @@ impl Builder<'_> {
         &mut self,
         reference: &Reference,
         point: &Point,
+        over_rounds: bool,
     ) -> Result<(Edge, AxisSet), Unresolved> {
         let written = reference.name.as_str();
         let gather = written.contains("[*]");
         let plain: Cow<'_, str> =
             if gather { written.replacen("[*]", "", 1).into() } else { written.into() };
-        let (name, output) = match self.names.contains_key(&*plain) {
-            true => (&*plain, MAIN),
-            false => plain.split_once('.').unwrap_or((&*plain, MAIN)),
+        let named = match self.named(reference, &plain, point, over_rounds) {
+            Ok(named) => named,
+            Err(name) => {
+                let hint = written_as_placeholder(written)
+                    .unwrap_or_else(|| self.hint(name, reference.scope, reference.kind));
+                let message = format!("there is no stage or source `{name}`");
+                self.problems.push(Diagnostic::at(reference.span.clone(), message).hint(hint));
+                return Err(Unresolved::Failed);
+            }
         };
-        let Some(&decl) = self.names.get(name) else {
-            let hint =
-                written_as_placeholder(written).unwrap_or_else(|| self.hint(name, reference.kind));
-            let message = format!("there is no stage or source `{name}`");
-            self.problems.push(Diagnostic::at(reference.span.clone(), message).hint(hint));
+        if gather && !self.check_gathered(reference, &named) {
             return Err(Unresolved::Failed);
-        };
+        }
 
+        let Named { decl, output, point: there, axes, hidden } = named;
+        let output = output.as_deref().unwrap_or(MAIN);
         let id = match gather {
             true => self.gather(decl, output, reference)?,
-            false => self.node_at(decl, point)?,
+            false => self.node_at(decl, there.as_deref().unwrap_or(point))?,
         };
         let output = if gather { MAIN } else { output };
         self.check_output(id, output, reference)?;
+        self.check_metric(id, reference)?;
         let edge = Edge { path: reference.path.clone(), node: id, output: output.to_string() };
-        Ok((edge, self.axes[id.index()]))
+        Ok((edge, self.axes[id.index()] & !hidden | axes))
     }
 
     fn check_output(
@@ -89,11 +98,33 @@ impl Builder<'_> {
                 let (path, stage) = (&reference.path, &node.stage);
                 let (wanted, found) = (with_article(wanted), with_article(found));
                 let message = format!("`{path}` must be {wanted}, but `{stage}` is {found}");
-                Diagnostic::at(reference.span.clone(), message).hint(self.hint("", reference.kind))
+                let hint = self.hint("", reference.scope, reference.kind);
+                Diagnostic::at(reference.span.clone(), message).hint(hint)
             }
             _ => return Ok(()),
         };
         self.problems.push(problem);
+        Err(Unresolved::Failed)
+    }
+
+    /// Checks that a node writes the metric that is read of it.
+    fn check_metric(&mut self, id: NodeId, reference: &Reference) -> Result<(), Unresolved> {
+        let Node { work: Work::Stage { kind, params }, inputs, stage, .. } =
+            &self.nodes[id.index()]
+        else {
+            return Ok(());
+        };
+        let Some(metric) = &reference.metric else { return Ok(()) };
+        let inputs: Vec<String> = inputs.iter().map(|edge| edge.path.clone()).collect();
+        let params = params.to_map();
+        let context = MetricContext { params: &params, inputs: &inputs };
+        let names = kind.metric_names(context);
+        if names.contains(metric) || kind.has_free_metrics(context) {
+            return Ok(());
+        }
+        let message = format!("stage `{stage}` has no metric `{metric}`");
+        let hint = suggest(metric, names.iter().map(String::as_str), "its metrics are");
+        self.problems.push(Diagnostic::at(reference.span.clone(), message).maybe_hint(hint));
         Err(Unresolved::Failed)
     }
 
@@ -117,6 +148,7 @@ impl Builder<'_> {
         };
         loop {
             match self.node_at(decl, &point) {
+                _ if !self.has_round(decl, &point) => {}
                 Ok(id) if seen.insert(id) => members.push(id),
                 Ok(_) => {}
                 Err(unresolved) => {

@@ -1,6 +1,5 @@
 //! Turns the declaration of a source into its work: a table, a model or a file that is there.
 
-use std::borrow::Cow;
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -8,6 +7,7 @@ use serde_json::{Map, Value};
 use crate::graph::{Edge, NodeId, Work};
 use crate::kind::{ArtifactKind, ModelFacts, Reference};
 use crate::language::diagnostic::Diagnostic;
+use crate::language::yaml::Node;
 use crate::source::model_folder::ModelFolder;
 use crate::source::recorded::RecordedSource;
 use crate::source::{self, Located, SourceSpec};
@@ -32,7 +32,7 @@ impl Builder<'_> {
             return self.absent_work(recorded, params, values);
         }
         let based = edges.iter().any(|edge| edge.path == "base");
-        let located = source::locate(self.workflow.source.folder(), model, params, based);
+        let located = source::locate(self.folder(values), model, params, based);
         let located = located.map_err(|(at, message, hint)| {
             let span = values.place(at).or(values.place("path")).unwrap_or(0..0);
             Diagnostic::at(span, message).maybe_hint(hint)
@@ -54,7 +54,7 @@ impl Builder<'_> {
     ) -> Result<(Work, ArtifactKind), Diagnostic> {
         let kind = recorded.artifact.kind;
         let written = params.get("path").and_then(Value::as_str).unwrap_or_default();
-        let path = self.workflow.source.folder().join(written);
+        let path = self.folder(values).join(written);
         let work = match kind {
             ArtifactKind::Model => Work::Model(path),
             ArtifactKind::File => Work::File(path),
@@ -81,12 +81,22 @@ impl Builder<'_> {
     }
 
     /// Returns what was recorded of a source whose file or folder is absent.
-    pub(super) fn absent(&self, name: &str, params: &Map<String, Value>) -> Option<RecordedSource> {
+    pub(super) fn absent(
+        &self,
+        name: &str,
+        params: &Map<String, Value>,
+        values: &Values,
+    ) -> Option<RecordedSource> {
         let path = params.get("path").and_then(Value::as_str)?;
-        if source::exists(&self.workflow.source.folder().join(path)) {
+        if source::exists(&self.folder(values).join(path)) {
             return None;
         }
         (self.recorded)(name)
+    }
+
+    /// Returns the folder of the file that names a source's path.
+    fn folder(&self, values: &Values) -> &Path {
+        &self.workflow.scopes[values.scope("path").index()].folder
     }
 
     fn is_model_source(&self, edge: &Edge) -> bool {
@@ -99,12 +109,16 @@ impl Builder<'_> {
         let source = self.workflow.sources.get(decl).filter(|source| source.model)?;
         let given = values.references().iter().any(|reference| reference.path == "base");
         let path = values.to_map().get("path")?.as_str()?.to_owned();
-        if given || !self.is_adapter(&source.name.text, &path) {
+        if given || !self.is_adapter(&source.name.text, &self.folder(values).join(path)) {
             return None;
         }
+        let scope = &self.workflow.scopes[source.node.scope.index()];
         let others = self.workflow.sources.iter().filter(|other| {
-            let path = other.node.get("path").and_then(|path| path.text().map(Cow::into_owned));
-            other.model && path.is_some_and(|path| !self.is_adapter(&other.name.text, &path))
+            let path = other.node.get("path").and_then(Node::text);
+            let path = path.map(|path| scope.folder.join(&*path));
+            other.model
+                && other.node.scope == source.node.scope
+                && path.is_some_and(|path| !self.is_adapter(&other.name.text, &path))
         });
         let [base] = others.collect::<Vec<_>>()[..] else { return None };
         if base.node.get("path")?.text()?.contains("${") {
@@ -112,17 +126,18 @@ impl Builder<'_> {
         }
         Some(Reference {
             path: "base".into(),
-            name: base.name.text.clone(),
+            name: base.name.text[scope.prefix.len()..].into(),
             span: source.name.span.clone(),
+            scope: source.node.scope,
             kind: Some(ArtifactKind::Model),
+            metric: None,
         })
     }
 
     /// Whether a model is an adapter, by its folder, or as it was recorded where the folder is absent.
-    fn is_adapter(&self, name: &str, path: &str) -> bool {
-        let path = self.workflow.source.folder().join(path);
+    fn is_adapter(&self, name: &str, path: &Path) -> bool {
         match path.exists() {
-            true => ModelFolder::open(&path).is_ok_and(|folder| folder.is_adapter()),
+            true => ModelFolder::open(path).is_ok_and(|folder| folder.is_adapter()),
             false => (self.recorded)(name).is_some_and(|model| model.artifact.base.is_some()),
         }
     }

@@ -11,7 +11,7 @@ use crate::graph::params::Params;
 use crate::kind::{Param, Reference, Resolved, check_keys, coerce, coerce_param};
 use crate::language::diagnostic::{Diagnostic, Span};
 use crate::language::interpolate::{AxisSet, MAX_SIZE, Names, Point, Scope, too_large};
-use crate::language::yaml::{Node, Yaml};
+use crate::language::yaml::{Node, ScopeId, Yaml};
 
 use super::by_axes::ByAxes;
 
@@ -39,6 +39,8 @@ struct Entry {
     value: Option<Arc<Value>>,
     references: Vec<Reference>,
     places: Vec<(String, Span)>,
+    /// Where its value was written: paths start from that file.
+    scope: ScopeId,
     axes: AxisSet,
     /// Its share of [`MAX_SIZE`].
     size: usize,
@@ -122,6 +124,7 @@ impl<'a> Template<'a> {
                     value: Some(Arc::new(value)),
                     references: Vec::new(),
                     places: Vec::new(),
+                    scope: node.scope,
                     axes,
                     size: 0,
                 })
@@ -133,7 +136,8 @@ impl<'a> Template<'a> {
         let entries = self.table.iter().map(|param| {
             let written = node.get(param.name);
             let resolved = coerce_param(param, written, &node.span, &self.owner, problems);
-            Arc::new(Entry::new(param.name, resolved, axes, 0))
+            let scope = written.unwrap_or(&node).scope;
+            Arc::new(Entry::new(param.name, resolved, scope, axes, 0))
         });
         Values { entries: entries.collect(), axes }
     }
@@ -156,17 +160,15 @@ impl ParamTemplate<'_> {
         let before = problems.len();
         let mut axes = 0;
         let scope = Scope::new(names, point, left);
-        let resolved = scope
-            .resolve(self.node, &mut axes)
-            .map(|node| coerce_param(self.param, Some(&node), mapping, owner, problems))
-            .map_err(|problem| problems.push(problem))
-            .ok()?;
+        let node =
+            scope.resolve(self.node, &mut axes).map_err(|problem| problems.push(problem)).ok()?;
+        let resolved = coerce_param(self.param, Some(&node), mapping, owner, problems);
         if problems.len() > before {
             return None;
         }
 
         let size = left - scope.left();
-        let entry = Arc::new(Entry::new(self.param.name, resolved, axes, size));
+        let entry = Arc::new(Entry::new(self.param.name, resolved, node.scope, axes, size));
         self.values.insert(axes, point, entry.clone());
         Some(entry)
     }
@@ -189,17 +191,17 @@ impl Defaults {
         if problems.len() > before {
             return None;
         }
-        let entry = Arc::new(Entry::new(param.name, resolved, 0, 0));
+        let entry = Arc::new(Entry::new(param.name, resolved, ScopeId::ROOT, 0, 0));
         self.0.insert(param, entry.clone());
         Some(entry)
     }
 }
 
 impl Entry {
-    fn new(name: &str, resolved: Resolved, axes: AxisSet, size: usize) -> Entry {
+    fn new(name: &str, resolved: Resolved, scope: ScopeId, axes: AxisSet, size: usize) -> Entry {
         let Resolved { mut values, references, places } = resolved;
         let value = values.remove(name).map(Arc::new);
-        Entry { name: name.into(), value, references, places, axes, size }
+        Entry { name: name.into(), value, references, places, scope, axes, size }
     }
 }
 
@@ -222,12 +224,34 @@ impl Values {
         }
     }
 
+    /// Returns the scope in which a parameter's value was written.
+    pub fn scope(&self, name: &str) -> ScopeId {
+        let entry = self.entries.iter().find(|entry| *entry.name == *name);
+        entry.map_or(ScopeId::ROOT, |entry| entry.scope)
+    }
+
     /// Copies the values into a mapping.
     pub fn to_map(&self) -> Map<String, Value> {
         let values = self.entries.iter();
         values
             .filter_map(|entry| Some((entry.name.to_string(), Value::clone(entry.value.as_ref()?))))
             .collect()
+    }
+
+    /// Copies the values into a mapping, with the names of the artifacts that they refer to.
+    pub fn with_references(&self) -> Map<String, Value> {
+        let mut map = self.to_map();
+        for reference in self.references() {
+            map.entry(reference.path).or_insert_with(|| reference.name.into());
+        }
+        map
+    }
+
+    /// Returns the name of the first parameter whose value is not the same in another mapping; references are no values.
+    pub fn first_difference(&self, other: &Values) -> Option<String> {
+        let (here, there) = (self.to_map(), other.to_map());
+        let differs = |name: &&String| here.get(*name) != there.get(*name);
+        here.keys().chain(there.keys()).find(differs).cloned()
     }
 
     /// Returns the parameters of `map`, each shared with the entry that it was copied from and still equals.

@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 
 use crate::language::diagnostic::{Diagnostic, Span, similar};
-use crate::language::workflow::Axis;
+use crate::language::interpolate::{MAX_SIZE, Scope};
+use crate::language::workflow::{Axis, GivenParam, ParamDecl};
+use crate::language::yaml::ScopeId;
 
 use super::Builder;
 
@@ -23,20 +25,27 @@ impl Builder<'_> {
         if !self.problems.is_empty() {
             return Vec::new();
         }
+        self.read_rounds();
         let dollars = dollar_names(&self.workflow.source.text);
         let mut unread = Vec::new();
-        for axis in &self.workflow.axes {
+        for (number, axis) in self.workflow.axes.iter().enumerate() {
+            if Some(number) == self.workflow.rounds {
+                continue;
+            }
             self.unread_axis(axis, &dollars, &mut unread);
         }
         let is_axis =
             |name: &str| self.workflow.axes.iter().any(|axis| !axis.points && axis.name == name);
-        for (key, _) in &self.workflow.params {
-            if !self.values.was_read(&key.text) && !is_axis(&key.text) {
-                self.unread_value("param", &key.text, &key.span, &dollars, &mut unread);
+        for ParamDecl { name, .. } in &self.workflow.scopes[0].params {
+            if !self.was_read(&name.text) && !is_axis(&name.text) {
+                self.unread_value("param", &name.text, &name.span, &dollars, &mut unread);
             }
         }
+        self.unread_with(&mut unread);
         for (decl, source) in self.workflow.sources.iter().enumerate() {
-            if self.declared[decl].nodes.is_empty() {
+            // An included file may have sources that it is not given.
+            let own = source.node.scope == ScopeId::ROOT;
+            if own && self.declared[decl].nodes.is_empty() {
                 let what = if source.model { "model" } else { "source" };
                 let name = &source.name.text;
                 let message = format!("nothing reads the {what} `{name}`");
@@ -48,16 +57,47 @@ impl Builder<'_> {
         unread
     }
 
+    /// Reads the numbers of rounds again, whose params are read before the graph is built.
+    fn read_rounds(&self) {
+        let point = vec![0; self.sizes.len()];
+        for repeat in self.workflow.scopes.iter().filter_map(|scope| scope.repeat.as_ref()) {
+            let scope = Scope::new(&self.values, &point, MAX_SIZE);
+            // It was resolved without a problem before.
+            let _rounds = scope.resolve(&repeat.times, &mut 0);
+        }
+    }
+
+    /// Lists the values that includes hand to params that nothing reads.
+    fn unread_with(&self, unread: &mut Vec<Unread>) {
+        for (number, scope) in self.workflow.scopes.iter().enumerate() {
+            let scope_id = ScopeId(number as u32);
+            for ParamDecl { name, given, .. } in &scope.params {
+                let Some(GivenParam { key, .. }) = given else { continue };
+                if !self.values.was_read(scope_id, &name.text) {
+                    let include = scope.prefix.trim_end_matches('/');
+                    let message = format!("nothing in `{include}` reads the param `{}`", name.text);
+                    let diagnostic = Diagnostic::at(key.span.clone(), message).hint("remove it");
+                    unread.push(Unread { diagnostic, set: false });
+                }
+            }
+        }
+    }
+
+    /// Whether a name of the workflow's own file was read.
+    fn was_read(&self, name: &str) -> bool {
+        self.values.was_read(ScopeId::ROOT, name)
+    }
+
     fn unread_axis(&self, axis: &Axis, dollars: &HashSet<&str>, unread: &mut Vec<Unread>) {
         if !axis.points {
-            if !self.values.was_read(&axis.name) {
+            if !self.was_read(&axis.name) {
                 self.unread_value("axis", &axis.name, &axis.span, dollars, unread);
             }
             return;
         }
         let mut seen = HashSet::new();
         for (key, _) in axis.values.iter().flat_map(|(_, point)| point.entries()) {
-            let known = key.text == "name" || self.values.was_read(&key.text);
+            let known = key.text == "name" || self.was_read(&key.text);
             if !known && seen.insert(key.text.as_str()) {
                 let what = "entry of the sweep's points";
                 self.unread_value(what, &key.text, &key.span, dollars, unread);
@@ -73,9 +113,9 @@ impl Builder<'_> {
         dollars: &HashSet<&str>,
         unread: &mut Vec<Unread>,
     ) {
-        let params = self.workflow.params.iter().map(|(key, _)| key.text.as_str());
+        let params = self.workflow.scopes[0].params.iter().map(|param| param.name.text.as_str());
         let axes = self.workflow.axes.iter().map(|axis| axis.name.as_str());
-        let read = params.chain(axes).filter(|known| *known != name && self.values.was_read(known));
+        let read = params.chain(axes).filter(|known| *known != name && self.was_read(known));
         let near = if unread.len() < MAX_HINTS { similar(name, read) } else { None };
         let hint = match dollars.contains(name) {
             true => format!("`${name}` is text: write `${{{name}}}` for its value"),

@@ -7,18 +7,21 @@ use crate::language::diagnostic::{
     Diagnostic, Diagnostics, SourceText, Span, listed, similar, suggest,
 };
 use crate::language::scalar::check_name;
-use crate::language::yaml::{self, Key, Node, Yaml};
+use crate::language::yaml::{self, Key, Node, ScopeId, Yaml};
 
+use super::include::Includer;
+use super::repeat::{self, LoopDecl, ROUND};
 use super::settings::{self, NAMES as SETTINGS};
-use super::{Override, RESERVED, SourceDecl, Stage, Workflow};
+use super::{Axis, NameScope, Override, ParamDecl, RESERVED, SourceDecl, Stage, Workflow};
 
-const SECTIONS: [&str; 11] = [
+const SECTIONS: [&str; 12] = [
     "refrain",
     "name",
     "description",
     "params",
     "models",
     "data",
+    "include",
     "stages",
     "sweep",
     "compare",
@@ -31,6 +34,8 @@ pub(super) fn workflow(
     kinds: &Kinds,
     overrides: &[Override],
 ) -> Result<Workflow, Diagnostics> {
+    // A source that was read before brings the files that it included then.
+    let source = SourceText { included: Vec::new(), ..source };
     let root = match yaml::parse(&source.text) {
         Ok(root) => root,
         Err(problem) => return Err(Diagnostics::new(source, vec![problem])),
@@ -40,10 +45,52 @@ pub(super) fn workflow(
             .hint("it begins with `refrain: 1`, a `name` and `stages`");
         return Err(Diagnostics::new(source, vec![problem]));
     }
-    let mut reader = Reader { problems: Vec::new(), names: HashMap::new() };
-    let mut workflow = reader.sections(&root, kinds);
-    workflow.source = source;
+    let mut reader = Reader::default();
+    let parts = reader.sections(&root, kinds);
+    let FileParts {
+        name,
+        params,
+        sources,
+        stages,
+        loops,
+        axes,
+        compare,
+        expect,
+        results,
+        includes,
+    } = parts;
+    let folder = source.folder().to_path_buf();
+    let scopes = vec![NameScope { params, folder, ..NameScope::default() }];
+    let (set, rounds, kinds) = (Vec::new(), None, kinds.clone());
+    let mut workflow = Workflow {
+        source,
+        name,
+        scopes,
+        sources,
+        stages,
+        axes,
+        compare,
+        rounds,
+        expect,
+        results,
+        set,
+        kinds,
+    };
+    repeat::add(&mut workflow, loops, ScopeId::ROOT);
+    if !includes.is_empty() {
+        let own = workflow.source.path.canonicalize();
+        let chain = [own.unwrap_or_else(|_| workflow.source.path.clone())];
+        let kinds = workflow.kinds.clone();
+        let mut includer = Includer::new(&kinds, &workflow);
+        includer.all(&mut workflow, &includes, ScopeId::ROOT, &chain);
+        reader.problems.append(&mut includer.problems);
+    }
     reader.overrides(&mut workflow, overrides);
+    if let Some(first) = workflow.scopes.iter().find_map(|scope| scope.repeat.as_ref()) {
+        let key = Key { text: ROUND.into(), span: first.span.clone() };
+        reader.name(&key, "the axis of `repeat`");
+        repeat::count_rounds(&mut workflow, &mut reader.problems);
+    }
     if reader.problems.is_empty() {
         Ok(workflow)
     } else {
@@ -51,9 +98,24 @@ pub(super) fn workflow(
     }
 }
 
-/// Reads the sections one by one and collects their problems.
+/// The sections of one file.
+pub(super) struct FileParts {
+    pub name: String,
+    pub params: Vec<ParamDecl>,
+    pub sources: Vec<SourceDecl>,
+    pub stages: Vec<Stage>,
+    pub loops: Vec<LoopDecl>,
+    pub axes: Vec<Axis>,
+    pub compare: Vec<(Key, Node)>,
+    pub expect: Vec<(Node, Span)>,
+    pub results: Option<Node>,
+    pub includes: Vec<(Key, Node)>,
+}
+
+/// Reads the sections of a file one by one and collects their problems.
+#[derive(Default)]
 pub(super) struct Reader {
-    problems: Vec<Diagnostic>,
+    pub problems: Vec<Diagnostic>,
     /// Every name of the shared namespace, with its bearer.
     names: HashMap<String, (&'static str, Span)>,
 }
@@ -63,7 +125,7 @@ impl Reader {
         self.problems.push(problem);
     }
 
-    fn sections(&mut self, root: &Node, kinds: &Kinds) -> Workflow {
+    pub(super) fn sections(&mut self, root: &Node, kinds: &Kinds) -> FileParts {
         for (key, _) in root.entries() {
             if !SECTIONS.contains(&key.text.as_str()) {
                 self.problem(
@@ -95,6 +157,8 @@ impl Reader {
                 self.name(key, "a param");
             }
         }
+        let param = |(name, value)| ParamDecl { name, value, given: None };
+        let params = params.into_iter().map(param).collect();
         let mut sources = Vec::new();
         for (section, model) in [("models", true), ("data", false)] {
             for (key, node) in self.section(root, section).to_vec() {
@@ -102,7 +166,9 @@ impl Reader {
                 sources.push(SourceDecl { name: key, node, model });
             }
         }
-        let stages = self.stages(root, kinds);
+        let includes = self.section(root, "include").to_vec();
+        includes.iter().for_each(|(key, _)| self.name(key, "an include"));
+        let (stages, loops) = self.stages(root, !includes.is_empty(), kinds);
         let compare = self.comparisons(root);
         let expect = match root.get("expect").map(|n| (&n.value, &n.span)) {
             None | Some((Yaml::Null, _)) => Vec::new(),
@@ -115,21 +181,7 @@ impl Reader {
             }
         };
         let results = root.get("results").cloned();
-        let (source, kinds) = (SourceText::default(), kinds.clone());
-        let set = Vec::new();
-        Workflow {
-            source,
-            name,
-            params,
-            sources,
-            stages,
-            axes,
-            compare,
-            expect,
-            results,
-            set,
-            kinds,
-        }
+        FileParts { name, params, sources, stages, loops, axes, compare, expect, results, includes }
     }
 
     fn version(&mut self, root: &Node) {
@@ -194,15 +246,20 @@ impl Reader {
                     key.span.clone(),
                     format!("the name `{}` is already that of {other}", key.text),
                 )
-                .hint("stages, sources, models, params and axes share one namespace"),
+                .hint("stages, includes, sources, models, params and axes share one namespace"),
             );
         }
     }
 
-    fn stages(&mut self, root: &Node, kinds: &Kinds) -> Vec<Stage> {
-        let mut stages = Vec::new();
+    fn stages(
+        &mut self,
+        root: &Node,
+        may_be_absent: bool,
+        kinds: &Kinds,
+    ) -> (Vec<Stage>, Vec<LoopDecl>) {
+        let (mut stages, mut loops) = (Vec::new(), Vec::new());
         let entries = self.section(root, "stages").to_vec();
-        if entries.is_empty() {
+        if entries.is_empty() && !may_be_absent {
             self.problem(
                 Diagnostic::at(root.span.start..root.span.start, "the workflow has no stages")
                     .hint("write them under `stages`, each with one kind as its key"),
@@ -210,11 +267,26 @@ impl Reader {
         }
         for (name, node) in entries {
             self.name(&name, "a stage");
-            if let Some(stage) = self.stage(name, &node, kinds) {
-                expand(stage, kinds, &mut stages);
+            if repeat::is_loop(&node) {
+                loops.extend(self.repeated(name, &node, kinds));
+            } else {
+                self.one_stage(name, &node, kinds, &mut stages);
             }
         }
-        stages
+        (stages, loops)
+    }
+
+    /// Adds a stage, or the stages that it is planned as.
+    pub(super) fn one_stage(
+        &mut self,
+        name: Key,
+        node: &Node,
+        kinds: &Kinds,
+        stages: &mut Vec<Stage>,
+    ) {
+        if let Some(stage) = self.stage(name, node, kinds) {
+            expand(stage, kinds, stages);
+        }
     }
 
     fn stage(&mut self, name: Key, node: &Node, kinds: &Kinds) -> Option<Stage> {
@@ -311,7 +383,8 @@ fn expand(stage: Stage, kinds: &Kinds, stages: &mut Vec<Stage>) {
         stages.push(stage);
         return;
     };
-    let span = stage.params.span.clone();
+    let (span, scope) = (stage.params.span.clone(), stage.params.scope);
+    let node = |value| Node { span: span.clone(), scope, value };
     let (mut first, mut kept) = (Vec::new(), Vec::new());
     for (key, value) in stage.params.entries().iter().cloned() {
         let taker = (expansion.takes)(&key.text);
@@ -328,7 +401,7 @@ fn expand(stage: Stage, kinds: &Kinds, stages: &mut Vec<Stage>) {
     if let Some((name, write)) = expansion.written {
         let given = first.iter().position(|(key, _)| key.text == name);
         let text = write(given.and_then(|at| first[at].1.text()).as_deref());
-        let value = Node { span: span.clone(), value: Yaml::Text(text) };
+        let value = node(Yaml::Text(text));
         match given {
             Some(at) => first[at].1.value = value.value,
             None => first.push((Key { text: name.into(), span: span.clone() }, value)),
@@ -340,12 +413,13 @@ fn expand(stage: Stage, kinds: &Kinds, stages: &mut Vec<Stage>) {
         span: stage.name.span.clone(),
     };
     let link = Key { text: expansion.link.into(), span: span.clone() };
-    kept.push((link, Node { span: span.clone(), value: Yaml::Text(name.text.clone()) }));
+    kept.push((link, node(Yaml::Text(name.text.clone()))));
     stages.push(Stage {
         name,
         kind: *first_kind,
-        params: Node { span: span.clone(), value: Yaml::Map(first) },
+        params: node(Yaml::Map(first)),
         settings: stage.settings.clone(),
     });
-    expand(Stage { params: Node { span, value: Yaml::Map(kept) }, ..stage }, kinds, stages);
+    let params = node(Yaml::Map(kept));
+    expand(Stage { params, ..stage }, kinds, stages);
 }

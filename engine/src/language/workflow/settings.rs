@@ -122,13 +122,8 @@ pub(super) fn read(entries: &[(Key, Node)], problems: &mut Vec<Diagnostic>) -> S
 
 /// Reads `retry: 3`, or a mapping.
 fn retry(node: &Node, problems: &mut Vec<Diagnostic>) -> Option<Retry> {
-    let short = Node {
-        span: node.span.clone(),
-        value: Yaml::Map(vec![(
-            Key { text: "times".into(), span: node.span.clone() },
-            node.clone(),
-        )]),
-    };
+    let times = Key { text: "times".into(), span: node.span.clone() };
+    let short = Node::new(node.span.clone(), Yaml::Map(vec![(times, node.clone())]));
     let node = if matches!(node.value, Yaml::Map(_)) { node } else { &short };
     let before = problems.len();
     let resolved = coerce(RETRY, node, "`retry`", problems);

@@ -7,7 +7,7 @@ use crate::language::scalar::label;
 use crate::language::yaml::{self, Node, Yaml};
 
 use super::parse::Reader;
-use super::{Axis, NO_PARAMS, Override, Workflow};
+use super::{Axis, NO_PARAMS, Override, ParamDecl, Workflow};
 
 impl Reader {
     /// Reads the section `sweep`: lists of values, or a list of named points.
@@ -127,23 +127,23 @@ fn apply(workflow: &mut Workflow, given: &Override) -> Result<(), Diagnostic> {
         });
     }
 
-    let param = workflow.params.iter_mut().find(|(key, _)| key.text == *name);
+    let param = workflow.scopes[0].params.iter_mut().find(|param| param.name.text == *name);
     let points = workflow.axes.iter_mut().find(|axis| axis.has_field(name));
     if let Some(points) = points {
-        let default = param.map(|(_, node)| &*node);
+        let default = param.map(|param| &param.value);
         return reduce(points, "no point of the sweep has this value", |_, point| {
             let field = point.get(name).or(default);
             let label = field.and_then(label_of).unwrap_or_else(|| "null".into());
             (field.is_some_and(|node| wanted(node, &label)), label)
         });
     }
-    if let Some((_, param)) = param {
-        let span = param.span.clone();
-        *param = Node { span, ..parsed? };
+    if let Some(ParamDecl { value, .. }) = param {
+        let span = value.span.clone();
+        *value = Node { span, ..parsed? };
         return Ok(());
     }
 
-    let known = workflow.params.iter().map(|(k, _)| k.text.as_str());
+    let known = workflow.scopes[0].params.iter().map(|param| param.name.text.as_str());
     let known: Vec<_> = known.chain(workflow.axes.iter().map(|a| a.name.as_str())).collect();
     let hint = suggest(name, known, "there are").unwrap_or(NO_PARAMS.into());
     Err(Diagnostic::general(format!("there is no param or axis `{name}`")).hint(hint))

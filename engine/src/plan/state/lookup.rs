@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use refrain_cache::{Artifact, Artifacts, NodeResult, OnHashed};
 
-use crate::graph::NodeId;
+use crate::graph::{Node, NodeId};
+use crate::kind::MAIN;
 use crate::source::seen::{HashError, SeenSource, SourcePlace};
 use crate::store::{Store, StoreError};
 
@@ -172,7 +173,7 @@ impl State<'_> {
 
         let mut damaged = None;
         if let Some(record) = self.store.made(&key)? {
-            match self.checked(&record.result.artifacts, hashed)? {
+            match self.checked(node, &record.result.artifacts, hashed)? {
                 Needed::Unhashed(task) => return Ok(Some(Lookup::Unhashed(task))),
                 Needed::There(Err(damage)) => damaged = Some(damage),
                 Needed::There(Ok(())) => {
@@ -211,6 +212,7 @@ impl State<'_> {
     /// Checks the outputs of a record.
     fn checked(
         &self,
+        node: &Node,
         outputs: &Artifacts,
         hashed: &Hashed,
     ) -> Result<Needed<Result<(), String>>, StateError> {
@@ -219,6 +221,10 @@ impl State<'_> {
         }
         let mut known: Vec<(String, Artifact)> = Vec::with_capacity(outputs.len());
         for (name, artifact) in outputs {
+            // What is passed on was checked where it was made.
+            if node.passes_on() && name == MAIN {
+                continue;
+            }
             // An only output of `run` is the main one too.
             if !known.iter().any(|(_, before)| before == artifact) {
                 known.push((name.clone(), artifact.clone()));

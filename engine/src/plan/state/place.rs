@@ -11,7 +11,7 @@ use refrain_cache::{ArtifactKind, Digest};
 
 use crate::graph::{NodeId, Work};
 use crate::kind::Input;
-use crate::plan::node_manifest::base_edge;
+use crate::plan::node_manifest::{base_edge, passed_edge};
 use crate::source::seen::SeenSource;
 
 use super::State;
@@ -43,6 +43,9 @@ impl State<'_> {
     pub(super) fn place(&self, id: NodeId, output: &str) -> Option<ModelPlace> {
         let artifact = self.outputs(id)?.get(output)?;
         let node = self.graph.node(id);
+        if let Some(edge) = passed_edge(node, artifact, &|id| self.outputs(id)) {
+            return self.place(edge.node, &edge.output);
+        }
         let own = match &node.work {
             Work::Model(path) => path.clone(),
             _ => self.store.object_path(&artifact.digest),
@@ -76,6 +79,9 @@ impl State<'_> {
             seen.extend(self.done(id).and_then(|done| done.seen.clone()));
         }
         let artifact = self.outputs(id).and_then(|outputs| outputs.get(output));
+        if let Some(edge) = artifact.and_then(|a| passed_edge(node, a, &|id| self.outputs(id))) {
+            return self.seen_below(edge.node, &edge.output, seen);
+        }
         let base = artifact.filter(|a| a.kind == ArtifactKind::Model).and_then(|a| a.base);
         if let Some(edge) = base.and_then(|base| base_edge(node, &base, &|id| self.outputs(id))) {
             self.seen_below(edge.node, &edge.output, seen);

@@ -3,7 +3,7 @@
 use refrain_cache::{Artifact, Corrupt, FileDigests};
 
 use crate::graph::{Edge, Graph, Node, NodeId};
-use crate::kind::metrics_table;
+use crate::kind::{MAIN, metrics_table};
 use crate::ledger::lock::{Lock, LockEntry, same_metrics};
 use crate::plan::node_manifest;
 use crate::source;
@@ -43,6 +43,9 @@ impl Check<'_> {
 
         let Some(store) = self.store.filter(|_| !node.is_read_in_place()) else { return };
         for (i, (name, artifact)) in entry.outputs.iter().enumerate() {
+            if node.passes_on() && name == MAIN {
+                continue;
+            }
             // An only output of `run` is the main one too.
             if !entry.outputs.values().take(i).any(|before| before == artifact) {
                 self.artifact(node, name, artifact, store, found);

@@ -7,10 +7,10 @@ use tracing::info_span;
 
 use refrain_cache::{Artifact, Cache, Digest};
 
-use crate::graph::{Graph, NodeId, Work};
+use crate::graph::{Graph, Node, NodeId, Work};
 use crate::kind::{Cancel, MAIN, StageError};
 use crate::ledger::lock::{Lock, LockEntry};
-use crate::plan::node_manifest::base_edge;
+use crate::plan::node_manifest::{base_edge, passed_edge};
 use crate::plan::state::{NodeState, State, StateError};
 use crate::report::artifact_difference::{self, Strictness, first_difference};
 use crate::run::{self, NodeError, RunOptions};
@@ -163,8 +163,9 @@ impl Recomputation<'_, '_> {
         let outputs = |id: NodeId| Some(&self.state.done(id)?.result.artifacts);
         while let Some((id, artifact)) = reads.get(next) {
             next += 1;
-            let Some(base) = artifact.base else { continue };
-            let edge = base_edge(self.graph.node(*id), &base, &outputs);
+            let node = self.graph.node(*id);
+            let base = || base_edge(node, &artifact.base?, &outputs);
+            let edge = passed_edge(node, artifact, &outputs).or_else(base);
             reads.extend(edge.and_then(|e| Some((e.node, output(e.node, &e.output)?))));
         }
         reads
@@ -172,7 +173,10 @@ impl Recomputation<'_, '_> {
 
     /// Whether an artifact is there with the bytes that the lock names.
     fn is_there(&self, id: NodeId, artifact: &Artifact) -> Result<bool, StoreError> {
-        match &self.graph.node(id).work {
+        let node = self.graph.node(id);
+        match &node.work {
+            // What is passed on lies where the node that made it put it.
+            Work::Stage { .. } if self.is_passed_on(node, artifact) => Ok(true),
             Work::Model(path) | Work::File(path) | Work::Folder(path) => {
                 // Hashed once however many nodes read it.
                 let place = SourcePlace::new(path, artifact.kind);
@@ -181,6 +185,11 @@ impl Recomputation<'_, '_> {
             }
             _ => Ok(self.store.check(artifact)?.is_none()),
         }
+    }
+
+    fn is_passed_on(&self, node: &Node, artifact: &Artifact) -> bool {
+        let outputs = |id: NodeId| Some(&self.state.done(id)?.result.artifacts);
+        passed_edge(node, artifact, &outputs).is_some()
     }
 
     /// Makes what the cache lacks of what the nodes read.

@@ -251,7 +251,8 @@ fn a_loss_that_is_no_number_ends_training() {
     model.train_all();
     let mut options = options();
     let run = |model: &mut LanguageModel, options: &TrainOptions| {
-        let training = Training { rows: &data, options, evaluation: None, keep: None };
+        let training =
+            Training { rows: &data, options, evaluation: None, keep: None, snapshots: None };
         train(model, &training, &mut |_| ControlFlow::Continue(())).unwrap_err()
     };
     assert!(matches!(run(&mut model, &options), TrainError::NotFinite(0)));

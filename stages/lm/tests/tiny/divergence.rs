@@ -118,8 +118,13 @@ fn weight_zero_changes_no_bits_and_a_weight_holds_the_model_back() {
             } else {
                 model.train_all()
             }
-            let training =
-                Training { rows: &data, options: &options, evaluation: None, keep: None };
+            let training = Training {
+                rows: &data,
+                options: &options,
+                evaluation: None,
+                keep: None,
+                snapshots: None,
+            };
             let log = trained(&mut model, &training).log;
             (model, log)
         };

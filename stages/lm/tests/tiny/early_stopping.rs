@@ -42,7 +42,8 @@ fn overfitting() -> TrainOptions {
 #[test]
 fn the_loss_is_measured_when_it_is_due_and_changes_nothing() {
     let (data, watched, options) = (rows(11, 1), rows(50, 2), options());
-    let plain = Training { rows: &data, options: &options, evaluation: None, keep: None };
+    let plain =
+        Training { rows: &data, options: &options, evaluation: None, keep: None, snapshots: None };
     let mut expected = model();
     let log = trained(&mut expected, &plain).log;
     // Eleven rows are three steps of at most four.
@@ -69,7 +70,8 @@ fn the_best_tensors_are_kept() {
         let early_stopping = Some(EarlyStopping { patience, min_delta });
         let evaluation = Some(Evaluation { rows: &watched, every: Some(1), early_stopping });
         let mut model = model();
-        let training = Training { rows: &data, options: &options, evaluation, keep: None };
+        let training =
+            Training { rows: &data, options: &options, evaluation, keep: None, snapshots: None };
         let done = trained(&mut model, &training);
         (model, done)
     };
@@ -83,7 +85,10 @@ fn the_best_tensors_are_kept() {
     // The same training, ended where it was best.
     let options = TrainOptions { length: Length::Steps(best as u64 + 1), ..options.clone() };
     let mut short = self::model();
-    trained(&mut short, &Training { rows: &data, options: &options, evaluation: None, keep: None });
+    trained(
+        &mut short,
+        &Training { rows: &data, options: &options, evaluation: None, keep: None, snapshots: None },
+    );
     assert_eq!(bits(&short), bits(&model));
     // Improvements that are too small do not count, but the lowest is kept all the same.
     let (_, strict) = run(4, 1e9);
@@ -98,7 +103,8 @@ fn rows_that_nothing_can_be_measured_on_are_refused() {
     let mut watched = rows(3, 2);
     watched.iter_mut().for_each(|row| row.active.fill(false));
     let evaluation = Some(Evaluation { rows: &watched, every: None, early_stopping: None });
-    let training = Training { rows: &data, options: &options, evaluation, keep: None };
+    let training =
+        Training { rows: &data, options: &options, evaluation, keep: None, snapshots: None };
     let error = train(&mut model(), &training, &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert!(matches!(error, TrainError::NothingToEvaluate));
 }

@@ -36,7 +36,13 @@ fn a_model_that_is_saved_loads_with_the_same_bits() {
         let mut model = LanguageModel::random(&config(family), 3);
         model.train_all();
         let (data, options) = (rows(11, 1), options());
-        let training = Training { rows: &data, options: &options, evaluation: None, keep: None };
+        let training = Training {
+            rows: &data,
+            options: &options,
+            evaluation: None,
+            keep: None,
+            snapshots: None,
+        };
         trained(&mut model, &training);
         let folder = tempfile::tempdir().unwrap();
         save(folder.path(), family, &model.stored());
@@ -83,7 +89,13 @@ fn an_adapter_that_is_saved_gives_the_same_model() {
         let (mut model, settings) = (base.clone(), settings(dora));
         model.add_lora(&settings, 5).unwrap();
         let (data, options) = (rows(11, 1), options());
-        let training = Training { rows: &data, options: &options, evaluation: None, keep: None };
+        let training = Training {
+            rows: &data,
+            options: &options,
+            evaluation: None,
+            keep: None,
+            snapshots: None,
+        };
         trained(&mut model, &training);
         let (config, weights) = model.adapter(&settings, "base").to_files().unwrap();
         let adapter = tempfile::tempdir().unwrap();

@@ -64,7 +64,7 @@ fn trainings<'a>(
     data: &'a [TrainRow],
     watched: &'a [TrainRow],
 ) -> [Training<'a>; 2] {
-    let plain = Training { rows: data, options, evaluation: None, keep: None };
+    let plain = Training { rows: data, options, evaluation: None, keep: None, snapshots: None };
     let early_stopping = Some(EarlyStopping { patience: 3, min_delta: 1e-3 });
     let evaluation = Some(Evaluation { rows: watched, every: Some(2), early_stopping });
     [plain, Training { evaluation, ..plain }]
