@@ -25,7 +25,7 @@ impl Walk {
     /// Lists a folder that is read as a whole; what begins with a dot is hidden.
     ///
     /// # Errors
-    /// [`ShardsError`] for a folder that cannot be read, holds no files, or holds too much.
+    /// `ShardsError` for a folder that cannot be read, holds no files, or holds too much.
     pub fn whole(root: &Path) -> Result<Walk, ShardsError> {
         let walk = Walk::of(root, MAX_DEPTH, &['.'])?;
         walk.check_depth(root)?;

@@ -185,7 +185,7 @@ impl Tiles for Squares<'_> {
     }
 }
 
-/// The right operand of a product, read in blocks of at most [`DEPTH`] terms by sixteen columns.
+/// The right operand of a product, read in blocks of terms by sixteen columns.
 pub(super) trait Right: Sync {
     /// A block `[terms, 16]` of one panel of columns, as it lies or written to `scratch`.
     fn block<'s>(
