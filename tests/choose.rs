@@ -184,7 +184,7 @@ fn every_epoch_of_one_training_is_an_output() {
     assert_eq!(figures(&space, "best.metrics")("chosen"), best as f64);
     let chosen = line(&space, "best")["outputs"]["main"].clone();
     assert_eq!(chosen, outputs[format!("epoch_{best}")]);
-    // What reads the choice reads the very adapter: the same key as of the epoch itself.
+    // A reader of the choice reads the very adapter: the same key as of the epoch itself.
     assert_eq!(
         line(&space, "scored")["key"],
         line(&space, &format!("validated[epoch={best}]"))["key"]

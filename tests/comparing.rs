@@ -233,7 +233,7 @@ fn a_claim_that_is_not_shown_keeps_its_direction() {
     assert!(human.contains("not shown"), "{human}");
     space.accepts(&["verify", "w.yaml", "--no-data"]);
 
-    // What holds after all is no longer what the workflow says.
+    // A claim that holds after all is no longer what the workflow says.
     space.edit("w.yaml", "between: { arm: [old, new] }", "between: { arm: [new, old] }");
     let failed = space.refuses(&["run", "w.yaml"]);
     assert!(
@@ -327,7 +327,7 @@ fn an_expression_is_computed_from_bound_figures() {
     );
     assert_eq!(report["comparisons"][1]["result"]["ids"], 40);
 
-    // What no value follows from has a reason.
+    // A comparison without a value has a reason.
     table(&space, "y-base.jsonl", |_| true, |_| false);
     let failed = space.refuses(&["run", "w.yaml"]);
     assert!(failed.starts_with("exit code 1"), "{failed}");
@@ -470,7 +470,7 @@ fn an_axis_that_is_free_is_named() {
     );
 }
 
-/// What `check` says of a comparison, or of a claim on it.
+/// The problems that `check` finds in a comparison, or in a claim on it.
 fn refused(from: &str, to: &str) -> String {
     let space = space();
     space.edit("w.yaml", from, to);

@@ -204,7 +204,7 @@ fn a_folder_holds_the_database_of_each_row() {
     let shown = space.run(&["show", "w.yaml", "dbs"]).stdout;
     assert!(shown.starts_with("path    dbs\n"), "{shown}");
 
-    // What a database holds is in the key; a hidden file is not.
+    // The content of a database is in the key; a hidden file is not.
     space.write("dbs/.DS_Store", "changed");
     assert!(space.ran("w.yaml", &[]).is_empty());
     let bank = Connection::open(space.path("dbs/bank/bank.sqlite")).unwrap();

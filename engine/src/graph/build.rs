@@ -371,7 +371,7 @@ impl<'a> Builder<'a> {
         }
         let outputs = match stage.kind.over {
             None => (stage.kind.outputs)(values),
-            // What is chosen from decides what the output is.
+            // The output is of the kind of the artifacts that it chooses from.
             Some(_) => (stage.kind.outputs)(&frame.values.with_references()),
         };
         let shared = &mut self.shared[index];

@@ -24,7 +24,7 @@ pub struct MemoryContext<'a> {
 pub struct MemoryNeed {
     /// Its own.
     pub own: u64,
-    /// What nodes that name the same path hold together, such as the weights of a model.
+    /// Memory that nodes which name the same path hold together, such as the weights of a model.
     pub shared: BTreeMap<PathBuf, u64>,
 }
 

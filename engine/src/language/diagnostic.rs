@@ -44,7 +44,7 @@ pub struct FileText<'a> {
     pub text: &'a str,
     /// The place of its first byte among those of all files.
     pub start: usize,
-    /// How it is included; `None` of the workflow itself.
+    /// The chain of includes that leads to it; `None` of the workflow itself.
     pub included: Option<&'a IncludedText>,
 }
 

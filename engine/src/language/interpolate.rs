@@ -302,7 +302,7 @@ impl<'a> Scope<'a> {
 
         let resolved = self.node(node, axes, usage.depth + 1);
         let resolved = resolved.map_err(|problem| match usage.depth {
-            // What is wrong with a value that an include hands on is told where it is handed on.
+            // A fault of a value that an include hands on is told where it is handed on.
             0 if node.scope == usage.scope => {
                 Diagnostic { span: Some(usage.span.clone()), ..problem }
             }

@@ -68,7 +68,7 @@ pub struct NameScope {
     pub left_out: Vec<String>,
     /// The scope whose names are valid here too.
     pub outer: Option<ScopeId>,
-    /// How its stages are repeated.
+    /// The loop that its stages stand in.
     pub repeat: Option<Repeat>,
 }
 
@@ -92,7 +92,7 @@ pub struct ParamDecl {
     pub name: Key,
     /// Its value.
     pub value: Node,
-    /// How `with` gives the value, in place of the default.
+    /// The value that `with` gives in place of the default.
     pub given: Option<GivenParam>,
 }
 

@@ -168,7 +168,7 @@ fn files(request: &Request<'_>, graph: &Graph, store: &Store, state: &State<'_>)
             continue;
         }
         for (name, artifact) in &done.result.artifacts {
-            // What is passed on is a file of the node that made it.
+            // An artifact that is passed on is a file of the node that made it.
             if graph.node(id).passes_on() && name == MAIN {
                 continue;
             }

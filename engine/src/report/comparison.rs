@@ -116,7 +116,7 @@ pub struct Comparisons {
     pub pairings: Vec<Pairing>,
     /// The claims.
     pub claims: Vec<Claim>,
-    /// What the claims ask of each comparison.
+    /// The demands of the claims on each comparison.
     pub asked: Vec<Asked>,
 }
 
@@ -172,7 +172,7 @@ impl Comparisons {
     }
 }
 
-/// What the conditions of a workflow ask of a comparison.
+/// The demands of a workflow's conditions on a comparison.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Asked {
     /// The confidences of intervals, beside [`CONFIDENCE`].

@@ -8,7 +8,7 @@ use refrain_cache::{Difference, Key};
 
 pub use snapshot::{Snapshot, SnapshotNode};
 
-/// What differs between two snapshots.
+/// The differences between two snapshots.
 #[derive(Debug, Default, PartialEq)]
 pub struct Diff {
     /// The nodes that differ, by name.

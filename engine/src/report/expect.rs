@@ -117,7 +117,7 @@ pub struct ExpectResult {
     pub text: String,
 }
 
-/// What a condition came to.
+/// The outcome of a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {

@@ -1,25 +1,22 @@
-//! A random workflow, the edits of it, and what its nodes are made from, worked out without the engine.
+//! A random workflow and the edits of it.
+
+mod kinds;
+mod text;
+mod truth;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, UNIX_EPOCH};
+use std::sync::Mutex;
 
-use arrow::array::{AsArray, Int64Array, RecordBatch};
-use arrow::datatypes::Int64Type;
 use proptest::prelude::*;
 
-use refrain_cache::{ArtifactKind, TableReader};
 use refrain_engine::graph::Graph;
-use refrain_engine::kind::{
-    Context, Input, Kind, Kinds, MAIN, NodeResult, OutputDecl, Param, StageError, Type,
-};
 use refrain_engine::language::diagnostic::SourceText;
 use refrain_engine::language::workflow::{Override, Workflow};
 
-use crate::kind::kind;
+use kinds::kinds;
 
-/// What a node is made from: its kind, its parameters, and what its inputs hold.
+/// The origin of a node: its kind, its parameters, and what its inputs hold.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Identity {
     kind: &'static str,
@@ -27,7 +24,7 @@ pub struct Identity {
     inputs: Vec<String>,
 }
 
-/// What a table holds: all of it as text, and the sum of its values.
+/// The content of a table: all of it as text, and the sum of its values.
 #[derive(Debug, Clone)]
 struct Content {
     text: String,
@@ -341,175 +338,6 @@ impl Dag {
         *DURING.lock().unwrap() = Some((folder.join(format!("d{i}.jsonl")), self.rows(i)));
     }
 
-    /// The text of a source.
-    fn rows(&self, i: usize) -> String {
-        let row = |(n, value)| format!("{{\"id\": \"r{n}\", \"value\": {value}}}\n");
-        self.sources[i].iter().enumerate().map(row).collect()
-    }
-
-    /// Writes the sources and models. All have one time and, where no row was added, one size: a change is to be
-    /// noticed all the same.
-    pub fn write_sources(&self, folder: &Path) {
-        let write = |path: &str, text: String| {
-            let path = folder.join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            let known = std::fs::read(&path).is_ok_and(|known| known == text.as_bytes());
-            if !known {
-                std::fs::write(&path, text).unwrap();
-                let file = std::fs::File::options().write(true).open(&path).unwrap();
-                file.set_modified(UNIX_EPOCH + Duration::from_secs(1_700_000_000)).unwrap();
-            }
-        };
-        for i in 0..self.sources.len() {
-            write(&format!("d{i}.jsonl"), self.rows(i));
-        }
-        for (i, value) in self.models.iter().enumerate() {
-            write(&format!("m{i}/config.json"), format!("{{\"value\": {value}}}"));
-            write(&format!("m{i}/model.safetensors"), "weights".into());
-        }
-    }
-
-    pub fn yaml(&self) -> String {
-        let mut text = String::from("refrain: 1\nparams:\n");
-        for (i, value) in self.params.iter().enumerate() {
-            text.push_str(&format!("  p{i}: {value}\n"));
-        }
-        text.push_str("data:\n");
-        for i in 0..self.sources.len() {
-            text.push_str(&format!("  d{i}: {{ path: d{i}.jsonl }}\n"));
-        }
-        text.push_str("models: { m0: { path: m0 }, m1: { path: m1 } }\n");
-        text.push_str(&self.includes());
-        text.push_str("stages:\n");
-        let own = self.stages.iter().filter(|stage| stage.file.is_none());
-        let mut stages: Vec<String> = own.map(|stage| self.stage_yaml(stage)).collect();
-        let Rounds { base, times, modulus } = &self.rounds;
-        let base = self.reference(base);
-        stages.push(format!(
-            "  loop:\n    repeat: {{ times: {times}, carry: {{ \"{base}\": step }} }}\n    stages:\n      \
-             step: {{ mix: {{ inputs: {{ i0: \"{base}\" }}, salt: \"${{round}}\", modulus: {modulus} }} }}\n"
-        ));
-        for (name, read) in [("last", "loop/step"), ("every", "loop/step[*]")] {
-            stages.push(format!(
-                "  {name}: {{ mix: {{ inputs: {{ i0: \"{read}\" }}, salt: 1, modulus: 4 }} }}\n"
-            ));
-        }
-        for (i, model) in self.adapters.iter().enumerate() {
-            stages.push(format!("  t{i}: {{ train: {{ model: m{model} }} }}\n"));
-            stages.push(format!("  u{i}: {{ apply: {{ model: t{i} }} }}\n"));
-        }
-        if let Some(after) = self.broken {
-            let after = self.stages[after].full_name();
-            stages.push(format!("  broken: {{ breaks: {{ inputs: {{ i0: {after} }} }} }}\n"));
-        }
-        // Drawn by the seed: any order will do.
-        let mut seed = self.order;
-        while !stages.is_empty() {
-            let next = (seed % stages.len() as u64) as usize;
-            seed = (seed / 3).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
-            text.push_str(&stages.remove(next));
-        }
-        if !self.axes.is_empty() {
-            text.push_str("sweep:\n");
-        }
-        for (i, values) in self.axes.iter().enumerate() {
-            let values: Vec<String> = values.iter().map(i64::to_string).collect();
-            text.push_str(&format!("  a{i}: [{}]\n", values.join(", ")));
-        }
-        text
-    }
-
-    /// The section `include`: every value that the stages of a file read is handed to it.
-    fn includes(&self) -> String {
-        let mut text = String::new();
-        for file in self.files() {
-            let mut with = Vec::new();
-            for stage in self.stages.iter().filter(|stage| stage.file == Some(file)) {
-                for (i, input) in stage.inputs.iter().enumerate() {
-                    if !self.is_in(input, file) {
-                        let reference = self.reference(input);
-                        with.push(format!("{}_i{i}: \"{reference}\"", stage.name));
-                    }
-                }
-                if !matches!(stage.salt, Salt::Value(_)) {
-                    with.push(format!("{}_salt: {}", stage.name, self.salt(stage)));
-                }
-            }
-            let with = with.join(", ");
-            text.push_str(&format!("  f{file}: {{ file: part{file}.yaml, with: {{ {with} }} }}\n"));
-        }
-        if text.is_empty() { text } else { format!("include:\n{text}") }
-    }
-
-    /// The included files that have stages.
-    fn files(&self) -> Vec<usize> {
-        let has = |file: &usize| self.stages.iter().any(|stage| stage.file == Some(*file));
-        (0..FILES).filter(has).collect()
-    }
-
-    /// Whether an input is a stage of an included file.
-    fn is_in(&self, input: &Read, file: usize) -> bool {
-        matches!(input, Read::Stage { index, .. } if self.stages[*index].file == Some(file))
-    }
-
-    /// The text of an included file.
-    fn part(&self, file: usize) -> String {
-        let (mut params, mut stages) = (String::new(), String::new());
-        for stage in self.stages.iter().filter(|stage| stage.file == Some(file)) {
-            for i in (0..stage.inputs.len()).filter(|i| !self.is_in(&stage.inputs[*i], file)) {
-                params.push_str(&format!("  {}_i{i}: null\n", stage.name));
-            }
-            if !matches!(stage.salt, Salt::Value(_)) {
-                params.push_str(&format!("  {}_salt: 0\n", stage.name));
-            }
-            stages.push_str(&self.stage_yaml(stage));
-        }
-        let params = if params.is_empty() { params } else { format!("params:\n{params}") };
-        format!("refrain: 1\n{params}stages:\n{stages}")
-    }
-
-    fn salt(&self, stage: &Stage) -> String {
-        match stage.salt {
-            Salt::Value(value) => value.to_string(),
-            Salt::Param(i) => format!("\"${{p{i}}}\""),
-            Salt::Axis(i) => format!("\"${{a{i}}}\""),
-        }
-    }
-
-    fn stage_yaml(&self, stage: &Stage) -> String {
-        let input = |(i, input): (usize, &Read)| {
-            let name = match (stage.file, input) {
-                (None, input) => self.reference(input),
-                (Some(file), Read::Stage { index, gathered }) if self.is_in(input, file) => {
-                    format!("{}{}", self.stages[*index].name, if *gathered { "[*]" } else { "" })
-                }
-                (Some(_), _) => format!("${{{}_i{i}}}", stage.name),
-            };
-            format!("i{i}: \"{name}\"")
-        };
-        let inputs: Vec<String> = stage.inputs.iter().enumerate().map(input).collect();
-        let salt = match (stage.file, stage.salt) {
-            (Some(_), Salt::Param(_) | Salt::Axis(_)) => format!("\"${{{}_salt}}\"", stage.name),
-            _ => self.salt(stage),
-        };
-        format!(
-            "  {}: {{ mix: {{ inputs: {{ {} }}, salt: {salt}, modulus: {} }} }}\n",
-            stage.name,
-            inputs.join(", "),
-            stage.modulus
-        )
-    }
-
-    fn reference(&self, input: &Read) -> String {
-        match *input {
-            Read::Source(i) => format!("d{i}"),
-            Read::Stage { index, gathered } => {
-                let name = self.stages[index].full_name();
-                format!("{name}{}", if gathered { "[*]" } else { "" })
-            }
-        }
-    }
-
     /// The graph that the engine makes of it, its sources in a folder.
     pub fn graph(&self, folder: &Path) -> Graph {
         for file in self.files() {
@@ -524,160 +352,6 @@ impl Dag {
             .unwrap_or_else(|e| panic!("{e:?}\n{}", self.yaml()));
         Graph::build(workflow).unwrap_or_else(|e| panic!("{e:?}\n{}", self.yaml()))
     }
-
-    /// What every node is made from, by name.
-    pub fn evaluate(&self) -> BTreeMap<String, Identity> {
-        let mut nodes = BTreeMap::new();
-        self.as_set().evaluate_into(&mut nodes);
-        nodes
-    }
-
-    fn evaluate_into(&self, nodes: &mut BTreeMap<String, Identity>) {
-        for (i, model) in self.adapters.iter().enumerate() {
-            let base = format!("model {}", self.models[*model]);
-            let identity = |kind, input: String| {
-                let params = String::new();
-                Identity { kind, params, inputs: vec![input] }
-            };
-            nodes.insert(format!("t{i}"), identity("train", base.clone()));
-            nodes.insert(format!("u{i}"), identity("apply", format!("adapter of {base}")));
-        }
-        let mut made: Vec<Made> = Vec::new();
-        for stage in &self.stages {
-            let mut axes: BTreeSet<usize> = match stage.salt {
-                Salt::Axis(i) => BTreeSet::from([i]),
-                _ => BTreeSet::new(),
-            };
-            for input in &stage.inputs {
-                if let Read::Stage { index, gathered: false } = input {
-                    axes.extend(&made[*index].0);
-                }
-            }
-            let mut contents = BTreeMap::new();
-            for point in self.points(&axes) {
-                let at = |wanted: &BTreeSet<usize>| -> Vec<i64> {
-                    wanted.iter().map(|a| point[a]).collect()
-                };
-                let inputs: Vec<Content> = stage
-                    .inputs
-                    .iter()
-                    .map(|input| match *input {
-                        Read::Source(i) => self.source(i, nodes),
-                        Read::Stage { index, gathered: false } => {
-                            made[index].1[&at(&made[index].0)].clone()
-                        }
-                        Read::Stage { index, gathered: true } => {
-                            self.gather(index, &made[index], nodes)
-                        }
-                    })
-                    .collect();
-                let salt = match stage.salt {
-                    Salt::Value(value) => value,
-                    Salt::Param(i) => self.params[i],
-                    Salt::Axis(i) => point[&i],
-                };
-                let sum: i64 =
-                    inputs.iter().zip(1..).map(|(content, factor)| content.sum * factor).sum();
-                let value = (salt + sum) % stage.modulus;
-                let params = format!("{salt} % {}", stage.modulus);
-                let inputs = inputs.into_iter().map(|content| content.text).collect();
-                let labels: Vec<String> =
-                    axes.iter().map(|a| format!("a{a}={}", point[a])).collect();
-                let name = node_name(&stage.full_name(), &labels);
-                nodes.insert(name, Identity { kind: "mix", params, inputs });
-                contents.insert(at(&axes), Content { text: format!("value {value}"), sum: value });
-            }
-            made.push((axes, contents));
-        }
-        self.evaluate_rounds(&made, nodes);
-    }
-
-    /// The loop, and what reads it.
-    fn evaluate_rounds(&self, made: &[Made], nodes: &mut BTreeMap<String, Identity>) {
-        let Rounds { base, times, modulus } = &self.rounds;
-        let axes = match base {
-            Read::Source(_) => BTreeSet::new(),
-            Read::Stage { index, .. } => made[*index].0.clone(),
-        };
-        let mix = |input: &Content, salt: i64, modulus: i64| {
-            let value = (salt + input.sum) % modulus;
-            let identity = Identity {
-                kind: "mix",
-                params: format!("{salt} % {modulus}"),
-                inputs: vec![input.text.clone()],
-            };
-            (identity, Content { text: format!("value {value}"), sum: value })
-        };
-        let mut all: BTreeMap<Vec<i64>, Content> = BTreeMap::new();
-        for point in self.points(&axes) {
-            let values: Vec<i64> = axes.iter().map(|axis| point[axis]).collect();
-            let labels: Vec<String> = axes.iter().map(|a| format!("a{a}={}", point[a])).collect();
-            let mut content = match base {
-                Read::Source(i) => self.source(*i, nodes),
-                Read::Stage { index, .. } => made[*index].1[&values].clone(),
-            };
-            for round in 1..=*times {
-                let (identity, made) = mix(&content, round, *modulus);
-                let labels = [labels.clone(), vec![format!("round={round}")]].concat();
-                nodes.insert(node_name("loop/step", &labels), identity);
-                all.insert([values.clone(), vec![round]].concat(), made.clone());
-                content = made;
-            }
-            nodes.insert(node_name("last", &labels), mix(&content, 1, 4).0);
-        }
-
-        let params = format!("rounds of {axes:?} {:?}", all.keys().collect::<Vec<_>>());
-        let inputs: Vec<String> = all.values().map(|content| content.text.clone()).collect();
-        let sum = all.values().map(|content| content.sum).sum();
-        let gathered = Content { text: format!("gathered {params} {inputs:?}"), sum };
-        nodes.insert("loop/step[*]".into(), Identity { kind: "gather", params, inputs });
-        nodes.insert("every".into(), mix(&gathered, 1, 4).0);
-    }
-
-    fn source(&self, i: usize, nodes: &mut BTreeMap<String, Identity>) -> Content {
-        let text = format!("rows {:?}", self.sources[i]);
-        let identity =
-            Identity { kind: "source", params: String::new(), inputs: vec![text.clone()] };
-        nodes.insert(format!("d{i}"), identity);
-        Content { text, sum: self.sources[i].iter().sum() }
-    }
-
-    fn gather(
-        &self,
-        index: usize,
-        (axes, contents): &Made,
-        nodes: &mut BTreeMap<String, Identity>,
-    ) -> Content {
-        let params = format!("{axes:?} {:?}", contents.keys().collect::<Vec<_>>());
-        let inputs: Vec<String> = contents.values().map(|content| content.text.clone()).collect();
-        // Without axes there is one node and no column to add: its very table.
-        let text = match &inputs[..] {
-            [one] if axes.is_empty() => one.clone(),
-            _ => format!("gathered {params} {inputs:?}"),
-        };
-        nodes.insert(
-            format!("{}[*]", self.stages[index].full_name()),
-            Identity { kind: "gather", params, inputs },
-        );
-        Content { text, sum: contents.values().map(|content| content.sum).sum() }
-    }
-
-    /// All points of some axes: the value of each.
-    fn points(&self, axes: &BTreeSet<usize>) -> Vec<BTreeMap<usize, i64>> {
-        let mut points = vec![BTreeMap::new()];
-        for axis in axes {
-            let with = |point: &BTreeMap<usize, i64>, value: &i64| {
-                let mut point = point.clone();
-                point.insert(*axis, *value);
-                point
-            };
-            points = points
-                .iter()
-                .flat_map(|p| self.axes[*axis].iter().map(move |v| with(p, v)))
-                .collect();
-        }
-        points
-    }
 }
 
 impl Stage {
@@ -687,88 +361,8 @@ impl Stage {
     }
 }
 
-fn node_name(stage: &str, labels: &[String]) -> String {
-    if labels.is_empty() { stage.into() } else { format!("{stage}[{}]", labels.join(",")) }
-}
-
 /// The number of files that may be included.
 const FILES: usize = 2;
 
 /// A file, and what the next stage that runs writes there: an edit during a run.
 pub static DURING: Mutex<Option<(PathBuf, String)>> = Mutex::new(None);
-
-const INPUTS: Param = Param::default(
-    "inputs",
-    Type::Map(&Type::Reference(Some(ArtifactKind::Table))),
-    "{}",
-    "Tables",
-);
-const WHOLE: Type = Type::Int { min: 0, max: i64::MAX };
-
-fn kinds() -> Kinds {
-    let kind = |name, params, run| Kind {
-        params,
-        outputs: |_| vec![OutputDecl { name: MAIN.into(), kind: ArtifactKind::Table }],
-        metrics: &[],
-        close_elsewhere: false,
-        ..kind(name, run)
-    };
-    static MIX: &[Param] = &[
-        INPUTS,
-        Param::required("salt", WHOLE, "Added"),
-        Param::required("modulus", WHOLE, "Divides"),
-    ];
-    static BREAKS: &[Param] = &[INPUTS];
-    static MODEL: &[Param] =
-        &[Param::required("model", Type::Reference(Some(ArtifactKind::Model)), "A model")];
-    let adapter = |_: &_| vec![OutputDecl { name: MAIN.into(), kind: ArtifactKind::Model }];
-    Kinds::new(vec![
-        kind("mix", MIX, mix),
-        Kind { outputs: adapter, ..kind("train", MODEL, train) },
-        kind("apply", MODEL, apply),
-        kind("breaks", BREAKS, |_| Err(StageError::failed("it fails as it was told"))),
-    ])
-}
-
-/// An adapter, the same for every model.
-fn train(context: &Context<'_>) -> Result<NodeResult, StageError> {
-    let folder = context.cache.new_folder()?;
-    folder.write("adapter_config.json", b"{}").unwrap();
-    folder.write("adapter_model.safetensors", b"weights").unwrap();
-    let base = context.input("model")?.artifact().digest;
-    Ok(NodeResult::main(context.cache.store_folder(folder, ArtifactKind::Model, Some(base))?))
-}
-
-/// One row with the value of the base model of an adapter.
-fn apply(context: &Context<'_>) -> Result<NodeResult, StageError> {
-    let Input::Model { folder, adapters, .. } = context.input("model")? else { panic!("no model") };
-    assert_eq!(adapters.len(), 1);
-    let config = std::fs::read(folder.join("config.json")).unwrap();
-    let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
-    table(context, config["value"].as_i64().unwrap())
-}
-
-/// One row: the sum of all values of all inputs, each input by its place, and the salt; small, so that other inputs
-/// often make the same.
-fn mix(context: &Context<'_>) -> Result<NodeResult, StageError> {
-    if let Some((path, rows)) = DURING.lock().unwrap().take() {
-        std::fs::write(path, rows).unwrap();
-    }
-    let number = |name: &str| context.params[name].as_i64().unwrap();
-    let mut sum = number("salt");
-    for (path, input) in context.inputs {
-        let place: i64 = path.strip_prefix("inputs.i").unwrap().parse().unwrap();
-        let batch = TableReader::open(input.path())?.read_all(Some(&["value"]))?;
-        let values: &Int64Array = batch.column(0).as_primitive::<Int64Type>();
-        sum += (place + 1) * values.values().iter().sum::<i64>();
-    }
-    table(context, sum % number("modulus"))
-}
-
-fn table(context: &Context<'_>, value: i64) -> Result<NodeResult, StageError> {
-    let value = Int64Array::from(vec![value]);
-    let batch = RecordBatch::try_from_iter([("value", Arc::new(value) as _)]).unwrap();
-    let mut table = context.cache.new_table(batch.schema())?;
-    table.write(&batch)?;
-    Ok(NodeResult::main(context.cache.store_table(table)?))
-}

@@ -98,7 +98,7 @@ pub struct Training<'a> {
     pub evaluation: Option<Evaluation<'a>>,
     /// Checkpoints, for a run that is interrupted.
     pub keep: Option<CheckpointOptions<'a>>,
-    /// What is told of the model on the way.
+    /// Models that are handed over on the way.
     pub snapshots: Option<Snapshots<'a>>,
 }
 

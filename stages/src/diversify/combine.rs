@@ -137,7 +137,7 @@ fn write(
 struct Ids {
     /// The place of the first table that has the key.
     first: HashMap<u128, usize>,
-    /// How often the suffix is added to the id, by row of the last table.
+    /// The number of times that the suffix is added to the id, by row of the last table.
     suffixes: HashMap<u64, usize>,
 }
 

@@ -23,7 +23,7 @@ parameters! {
         /// Its number of rows
         #[range(0..)]
         rows: Option<u64>,
-        /// What the column `origin` says of its rows (`mix[0]` of the first, and so on)
+        /// The value of the column `origin` in its rows (`mix[0]` of the first, and so on)
         name: Option<String>,
     }
 }

@@ -51,7 +51,7 @@ pub(super) struct Sampler<'a> {
     draws: Vec<u64>,
     /// The number of rows to draw, in place of a measure's own limit.
     size: Option<usize>,
-    /// What was drawn, for people.
+    /// Remarks on what was drawn, for people.
     notes: &'a RefCell<Vec<String>>,
 }
 

@@ -35,7 +35,7 @@ pub(super) fn outputs(params: &Map<String, Value>) -> Vec<OutputDecl> {
     outputs
 }
 
-/// How a model becomes an artifact.
+/// The way in which a model becomes an artifact.
 pub(super) struct Storing<'a> {
     pub context: &'a Context<'a>,
     /// The settings of the adapter, where one is trained.

@@ -11,7 +11,7 @@ use crate::language::yaml::ScopeId;
 
 use super::{Builder, Decl};
 
-/// What a name in a reference stands for.
+/// The meaning of a name in a reference.
 pub(super) struct Named<'n> {
     pub decl: Decl,
     /// The output that the name gives behind a point.

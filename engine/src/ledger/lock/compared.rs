@@ -56,7 +56,7 @@ pub struct ComparedInterval {
     pub low: f64,
     /// The upper end.
     pub high: f64,
-    /// How it was made.
+    /// Its method.
     pub by: IntervalMethod,
 }
 
@@ -79,7 +79,7 @@ pub struct ComparedTest {
     pub above: f64,
     /// The p-value, not corrected.
     pub p: f64,
-    /// How it was made.
+    /// Its method.
     pub by: TestMethod,
 }
 

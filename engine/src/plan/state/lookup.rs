@@ -221,7 +221,7 @@ impl State<'_> {
         }
         let mut known: Vec<(String, Artifact)> = Vec::with_capacity(outputs.len());
         for (name, artifact) in outputs {
-            // What is passed on was checked where it was made.
+            // An artifact that is passed on was checked where it was made.
             if node.passes_on() && name == MAIN {
                 continue;
             }

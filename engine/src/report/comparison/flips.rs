@@ -47,7 +47,7 @@ pub struct FlippedRow {
     pub sides: [Side; 2],
 }
 
-/// What an arm has in a row.
+/// An arm's side of a row.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Side {
     /// The value: 1 where it is right, the mean where there are several samples.

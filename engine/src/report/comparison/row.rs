@@ -28,7 +28,7 @@ pub struct ComparedRow {
     pub published: Option<f64>,
     /// The p-values of its tests, corrected within its group; `None` where another of the group has no result.
     pub corrected: Option<Vec<f64>>,
-    /// What each claim on it came to.
+    /// The outcome of each claim on it.
     pub claims: Vec<Verdict>,
 }
 

@@ -27,7 +27,7 @@ pub struct Snapshot {
 pub struct SnapshotNode {
     /// Its key, where it is known.
     pub key: Option<Key>,
-    /// What its key is made of, where it is known; inputs that are not known are null in it.
+    /// The manifest of its key, where it is known; inputs that are not known are null in it.
     pub manifest: Option<Manifest>,
     /// For each input the names of the nodes that it may come from.
     pub inputs: BTreeMap<String, BTreeSet<String>>,

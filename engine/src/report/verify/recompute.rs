@@ -175,7 +175,7 @@ impl Recomputation<'_, '_> {
     fn is_there(&self, id: NodeId, artifact: &Artifact) -> Result<bool, StoreError> {
         let node = self.graph.node(id);
         match &node.work {
-            // What is passed on lies where the node that made it put it.
+            // An artifact that is passed on lies where the node that made it put it.
             Work::Stage { .. } if self.is_passed_on(node, artifact) => Ok(true),
             Work::Model(path) | Work::File(path) | Work::Folder(path) => {
                 // Hashed once however many nodes read it.

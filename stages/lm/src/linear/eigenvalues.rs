@@ -39,7 +39,7 @@ fn of_tridiagonal(d: &mut [f64], beside: &[f64]) {
     let mut squares: Vec<f64> = beside.iter().map(|value| value * value).chain([0.0]).collect();
     let (mut shifted, mut scale, mut tiny) = (0.0, 0.0, 0.0);
     for l in 0..n {
-        // What is beside the diagonal counts as nothing where it is below rounding of the largest
+        // A value beside the diagonal counts as nothing where it is below rounding of the largest
         // values met so far.
         let size = d[l].abs() + squares[l].sqrt();
         if size > scale {
