@@ -35,15 +35,7 @@ pub fn compare(arguments: &cli::CompareArgs, format: Format) -> Result<ExitCode,
         Some(name) => Some(find(&session, name)?),
         None => None,
     };
-    let lock = session.lock()?;
-    let store = session.existing_store()?;
-    let plan = match &store {
-        Some(store) => Some(plan::plan(&session.graph, store, &lock.keys())?),
-        None => None,
-    };
-    let done = results::known(&session.graph, &lock, plan.as_ref());
-    let of = |id: NodeId| done[id.index()].as_ref();
-    let rows = known_rows(&session, &lock, store.as_ref(), of);
+    let Known { store, done, rows } = Known::of(&session)?;
 
     let Some(position) = position else {
         print_all(&rows, format);
@@ -51,7 +43,10 @@ pub fn compare(arguments: &cli::CompareArgs, format: Format) -> Result<ExitCode,
     };
     let pairing = &session.comparisons.pairings[position];
     let flips = match &store {
-        Some(store) => comparison::flips(&session.graph, pairing, store, arguments.rows, of),
+        Some(store) => {
+            let of = |id: NodeId| done[id.index()].as_ref();
+            comparison::flips(&session.graph, pairing, store, arguments.rows, of)
+        }
         None => Err(NoResult::NoTable(pairing.comparison.name.clone())),
     };
     match format {
@@ -85,6 +80,28 @@ fn find(session: &Session, name: &str) -> Result<usize, CommandError> {
         .unwrap_or_else(|| "comparisons stand under `compare`: docs/comparisons.md".into());
     let message = format!("the workflow has no comparison `{name}`");
     Err(CommandError::with_hint(ErrorClass::Input, message, hint))
+}
+
+/// The state of a workflow as cache and lock know it.
+pub struct Known {
+    /// The cache, where there is one.
+    pub store: Option<Store>,
+    /// The outputs of each node that is known.
+    pub done: Vec<Option<NodeState>>,
+    /// The comparisons.
+    pub rows: Vec<ComparedRow>,
+}
+
+impl Known {
+    /// Looks the nodes up.
+    pub fn of(session: &Session) -> Result<Known, CommandError> {
+        let (lock, store) = (session.lock()?, session.existing_store()?);
+        let graph = &session.graph;
+        let plan = store.as_ref().map(|store| plan::look_up(graph, store)).transpose()?;
+        let done = results::known(graph, &lock, plan.as_ref());
+        let rows = known_rows(session, &lock, store.as_ref(), |id| done[id.index()].as_ref());
+        Ok(Known { store, done, rows })
+    }
 }
 
 /// The table of what the lock or the cache gives without a run.

@@ -12,7 +12,6 @@ use refrain_engine::language::explain::ErrorClass;
 use refrain_engine::ledger::lock::Lock;
 use refrain_engine::plan;
 use refrain_engine::report::diff::{self, Change, Diff, MetricChange, NodeChange, Snapshot};
-use refrain_engine::report::results;
 use refrain_engine::store::Store;
 
 use crate::cli::{self, Format, SandboxArg, WorkflowArgs};
@@ -20,7 +19,7 @@ use crate::command_error::CommandError;
 use crate::output;
 use crate::session::{Session, cache_folder, existing_store};
 
-use super::compare::known_rows;
+use super::compare::Known;
 use super::compare::table::{number, signed};
 
 /// Bytes of the longest log that is read.
@@ -67,14 +66,7 @@ fn of_workflow(path: &Path, cache: Option<&Path>) -> Result<Snapshot, CommandErr
         sandbox: SandboxArg::Full,
     };
     let session = Session::open(&workflow)?;
-    let lock = session.lock()?;
-    let store = session.existing_store()?;
-    let plan = match &store {
-        Some(store) => Some(plan::plan(&session.graph, store, &lock.keys())?),
-        None => None,
-    };
-    let done = results::known(&session.graph, &lock, plan.as_ref());
-    let rows = known_rows(&session, &lock, store.as_ref(), |id| done[id.index()].as_ref());
+    let Known { done, rows, .. } = Known::of(&session)?;
     let compared = rows.into_iter().filter_map(|row| Some((row.name, row.result?.estimate)));
     let comparisons: BTreeMap<String, f64> = compared.collect();
     Ok(Snapshot::of_graph(&session.graph, &done, comparisons))

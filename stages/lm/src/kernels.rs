@@ -125,6 +125,24 @@ pub fn exp(x: f32) -> f32 {
     f32::from_bits(e.to_bits().wrapping_add(shifted.to_bits() << 23))
 }
 
+/// 1 / 12!, 1 / 11!, … 1 / 1!: the series of e^x in double precision behind its highest term.
+pub const INVERSE_FACTORIALS: [f64; 12] = [
+    1.0 / 479_001_600.0,
+    1.0 / 39_916_800.0,
+    1.0 / 3_628_800.0,
+    1.0 / 362_880.0,
+    1.0 / 40_320.0,
+    1.0 / 5_040.0,
+    1.0 / 720.0,
+    1.0 / 120.0,
+    1.0 / 24.0,
+    1.0 / 6.0,
+    0.5,
+    1.0,
+];
+/// 1 / 13!, its highest term: below half a unit in the last place where |x| is at most ln 2 / 2.
+pub const LAST_FACTORIAL: f64 = 1.0 / 6_227_020_800.0;
+
 /// The hyperbolic tangent, to about 1e-7.
 #[inline(always)]
 pub fn tanh(x: f32) -> f32 {

@@ -1,6 +1,7 @@
 //! The choice of the next token from logits: greedy, or a draw that depends on seed, stream and
 //! position alone.
 
+use crate::kernels::{INVERSE_FACTORIALS, LAST_FACTORIAL};
 use crate::random::Stream;
 
 /// Settings of sampling. The steps come in the order of the fields, `repetition_penalty` first.
@@ -247,25 +248,11 @@ fn exp_of_distance(x: f64) -> f64 {
     const ROUND: f64 = 6_755_399_441_055_744.0;
     const LN_2_HIGH: f64 = 6.931_471_803_691_238e-1;
     const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
-    const INVERSE_FACTORIALS: [f64; 12] = [
-        1.0 / 479_001_600.0,
-        1.0 / 39_916_800.0,
-        1.0 / 3_628_800.0,
-        1.0 / 362_880.0,
-        1.0 / 40_320.0,
-        1.0 / 5_040.0,
-        1.0 / 720.0,
-        1.0 / 120.0,
-        1.0 / 24.0,
-        1.0 / 6.0,
-        0.5,
-        1.0,
-    ];
     let inside = x.max(-708.0);
     let shifted = inside * std::f64::consts::LOG2_E + ROUND;
     let k = shifted - ROUND;
     let r = (inside - k * LN_2_HIGH) - k * LN_2_LOW;
-    let series = INVERSE_FACTORIALS.iter().fold(1.0 / 6_227_020_800.0, |sum, term| sum * r + term);
+    let series = INVERSE_FACTORIALS.iter().fold(LAST_FACTORIAL, |sum, term| sum * r + term);
     let power = f64::from_bits(shifted.to_bits().wrapping_add(1023) << 52);
     if x >= -708.0 { (series * r + 1.0) * power } else { 0.0 }
 }

@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+use crate::kernels::{INVERSE_FACTORIALS, LAST_FACTORIAL};
+
 /// Lanes of a reduction, whatever the registers are.
 const LANES: usize = 8;
 /// Rows whose dot products one task computes.
@@ -122,26 +124,12 @@ fn sum(lanes: [f64; LANES]) -> f64 {
 #[inline(always)]
 fn exp(x: f64) -> f64 {
     const ROUND: f64 = 6_755_399_441_055_744.0;
-    const SERIES: [f64; 12] = [
-        1.0 / 479_001_600.0,
-        1.0 / 39_916_800.0,
-        1.0 / 3_628_800.0,
-        1.0 / 362_880.0,
-        1.0 / 40_320.0,
-        1.0 / 5_040.0,
-        1.0 / 720.0,
-        1.0 / 120.0,
-        1.0 / 24.0,
-        1.0 / 6.0,
-        0.5,
-        1.0,
-    ];
     let x = x.clamp(-700.0, 700.0);
     let shifted = x.mul_add(std::f64::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
     let r = (-n).mul_add(1.908_214_929_270_587_7e-10, (-n).mul_add(0.693_147_180_369_123_8, x));
-    let mut series: f64 = 1.0 / 6_227_020_800.0;
-    for term in SERIES {
+    let mut series: f64 = LAST_FACTORIAL;
+    for term in INVERSE_FACTORIALS {
         series = series.mul_add(r, term);
     }
     let e = series.mul_add(r, 1.0);
