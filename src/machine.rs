@@ -10,8 +10,8 @@ pub fn threads() -> usize {
     thread::available_parallelism().map_or(1, |n| n.get())
 }
 
-/// Bytes of memory that are free, in the machine and in the group of this process; without a bound where the system
-/// does not say. What the system keeps of files counts as free.
+/// Bytes of memory that are free, in the machine and in the group of this process; without a bound
+/// where the system does not say. What the system keeps of files counts as free.
 pub fn free_memory() -> u64 {
     let read = |name: &str| fs::read_to_string(name).unwrap_or_default();
     let in_kilobytes = field(&read("/proc/meminfo"), "MemAvailable:");

@@ -217,7 +217,8 @@ impl Session {
             .unwrap_or_default()
     }
 
-    /// The nodes that a name on the command line means: one node, all of a stage, or all of an include.
+    /// The nodes that a name on the command line means: one node, all of a stage, or all of an
+    /// include.
     pub fn nodes(&self, name: &str) -> Result<Vec<NodeId>, CommandError> {
         let graph = &self.graph;
         let ids: Vec<NodeId> = graph

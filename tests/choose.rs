@@ -1,4 +1,5 @@
-//! The best of what was made at the values of an axis, and the models that a training keeps on the way.
+//! The best of what was made at the values of an axis, and the models that a training keeps on the
+//! way.
 
 use serde_json::Value;
 

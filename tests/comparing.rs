@@ -1,4 +1,5 @@
-//! Comparisons of arms: their numbers, their lines in the lock, the claims on them, and what is refused.
+//! Comparisons of arms: their numbers, their lines in the lock, the claims on them, and what is
+//! refused.
 
 use std::collections::BTreeSet;
 
@@ -135,7 +136,8 @@ fn a_comparison_is_verified_with_and_without_data() {
     assert_eq!(whole["comparisons"], json!({ "lines": 1, "computed": 1 }));
     let lock = space.read("w.lock");
 
-    // A result that was written by hand is found where the tables are, a crude one by the line itself.
+    // A result that was written by hand is found where the tables are, a crude one by the line
+    // itself.
     let estimate = line(&space, "better")["result"]["estimate"].to_string();
     space.edit("w.lock", &format!("\"estimate\":{estimate}"), "\"estimate\":0.9");
     let found = mismatches(&json(&space, &["verify", "w.yaml", "--no-data"], 3));

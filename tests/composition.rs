@@ -82,7 +82,8 @@ fn paraphrases_replace_generated_rows_by_a_knob() {
     );
     let ran = space.ran("w.yaml", &[]);
     assert!(ran.contains("made/asked") && ran.contains("made/rows[share=0.5]"), "{ran:?}");
-    // Twenty-four originals make 48 rows, of which 24 or 48 are paraphrases, three of each original.
+    // Twenty-four originals make 48 rows, of which 24 or 48 are paraphrases, three of each
+    // original.
     for (share, replaced) in [("0", 0), ("0.5", 24), ("1", 48)] {
         let node = format!("made/rows[share={share}]");
         let rows = table(&space, &node);

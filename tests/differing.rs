@@ -1,4 +1,5 @@
-//! `refrain diff`: two workflows, locks, revisions or runs, what changed and what that did to the metrics.
+//! `refrain diff`: two workflows, locks, revisions or runs, what changed and what that did to the
+//! metrics.
 
 use std::process::Command;
 

@@ -480,7 +480,8 @@ fn tables_that_do_not_fit_are_refused() {
     }
 }
 
-/// No row, one row, and rows without a response: every measure has a value or none, and nothing breaks.
+/// No row, one row, and rows without a response: every measure has a value or none, and nothing
+/// breaks.
 #[test]
 fn tables_of_few_rows_are_measured() {
     let space = Space::new();

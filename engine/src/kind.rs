@@ -78,7 +78,8 @@ pub enum Type {
     Choice(&'static [&'static str]),
     /// A name of a stage or source that gives an artifact of the given kind; `None` = any kind.
     Reference(Option<ArtifactKind>),
-    /// A metric of a stage, `STAGE.METRIC`: a reference to the stage's metrics, and the metric's name as the value.
+    /// A metric of a stage, `STAGE.METRIC`: a reference to the stage's metrics, and the metric's
+    /// name as the value.
     Metric,
     /// A list whose elements all have one type.
     List(&'static Type),
@@ -345,9 +346,9 @@ pub struct Kind {
     pub retryable: bool,
     /// The figure that counts the tokens it computed.
     pub tokens: Option<&'static str>,
-    /// The parameter that names an axis, if the kind chooses among artifacts over one: `PATH[0]`, `PATH[1]` and so on
-    /// are then what a reference stands for at the values of the axis. The node does not depend on the axis, and its
-    /// main output is one of those artifacts, passed on.
+    /// The parameter that names an axis, if the kind chooses among artifacts over one: `PATH[0]`,
+    /// `PATH[1]` and so on are then what a reference stands for at the values of the axis. The node
+    /// does not depend on the axis, and its main output is one of those artifacts, passed on.
     pub over: Option<&'static str>,
     /// Estimates the memory of a node, where that is much.
     pub memory: Option<fn(&MemoryContext<'_>) -> MemoryNeed>,

@@ -335,7 +335,8 @@ impl<'a, 'o> Runner<'a, 'o> {
         self.resources.enqueue(id, self.demand(node), pending);
     }
 
-    /// The resources of a node that is ready: what its stage declares, else what its kind estimates.
+    /// The resources of a node that is ready: what its stage declares, else what its kind
+    /// estimates.
     fn demand(&self, node: &Node) -> ResourceDemand {
         let estimate = || match &node.work {
             Work::Stage { kind, params } => Some(kind.memory?(&MemoryContext {

@@ -1,7 +1,8 @@
 //! Statistics of paired comparisons: draws, intervals and tests, as pure functions over slices.
 //!
-//! Everything here has the same bits on every machine and at any number of threads: random numbers are functions of
-//! their place, sums have one order, and transcendental functions come from `libm`.
+//! Everything here has the same bits on every machine and at any number of threads: random numbers
+//! are functions of their place, sums have one order, and transcendental functions come from
+//! `libm`.
 
 mod bootstrap;
 mod distribution;

@@ -1,4 +1,5 @@
-//! The statistics of comparisons against SciPy, statsmodels and NumPy: `statistics/references.py` made the numbers.
+//! The statistics of comparisons against SciPy, statsmodels and NumPy: `statistics/references.py`
+//! made the numbers.
 
 #![allow(clippy::unwrap_used)]
 
@@ -186,7 +187,8 @@ fn each_draw_computes_an_expression_anew() {
     }
 }
 
-/// Prints the time of the draws; `cargo test --release -p refrain-engine --test statistics -- --nocapture draws`.
+/// Prints the time of the draws; `cargo test --release -p refrain-engine --test statistics --
+/// --nocapture draws`.
 #[test]
 fn draws_have_the_same_bits_at_any_number_of_threads() {
     let columns: Vec<Vec<f64>> = (0..5).map(|seed| values(seed, 400)).collect();

@@ -1,4 +1,5 @@
-//! `refrain diff`: what changed between two workflows, locks or runs, and what that did to the metrics.
+//! `refrain diff`: what changed between two workflows, locks or runs, and what that did to the
+//! metrics.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! `refrain results`: a row per sweep point, a column per metric or expression of metrics; then the comparisons.
+//! `refrain results`: a row per sweep point, a column per metric or expression of metrics; then the
+//! comparisons.
 
 use std::panic::resume_unwind;
 use std::process::ExitCode;

@@ -135,8 +135,8 @@ fn compute(
     comparison::compute(&session.graph, pairings, asked, store, |id| report.state.done(id))
 }
 
-/// Checks all conditions, in the order of the file, and makes the table of comparisons. A run of a part, or one that did
-/// not end, is not told of what it did not come to.
+/// Checks all conditions, in the order of the file, and makes the table of comparisons. A run of a
+/// part, or one that did not end, is not told of what it did not come to.
 fn judge(
     session: &Session,
     report: &Report<'_>,

@@ -1,4 +1,5 @@
-//! The kind `choose`: of several models or tables, made at the values of an axis, passes on the one whose metric is best.
+//! The kind `choose`: of several models or tables, made at the values of an axis, passes on the one
+//! whose metric is best.
 
 use arrow::array::{Array, Float64Array, Int64Array, StringArray};
 use serde_json::{Map, Value};

@@ -1,7 +1,8 @@
 //! The kind `diversify`: keeps some rows of a table, and measures how diverse its responses are.
 //!
-//! At most one way to choose rows or columns (`keep`, `dedupe`, `select`, `join`, `mix` or `replace`), then any
-//! metrics (`measure`) and their bounds (`require`). Without a way to choose the table passes unchanged.
+//! At most one way to choose rows or columns (`keep`, `dedupe`, `select`, `join`, `mix` or
+//! `replace`), then any metrics (`measure`) and their bounds (`require`). Without a way to choose
+//! the table passes unchanged.
 
 use std::collections::BTreeMap;
 
@@ -85,8 +86,8 @@ parameters! {
         data: Option<&Table>,
         /// Keeps the best rows of each group
         keep: Option<KeepRule>,
-        /// Keeps the first of rows that are equal in prompt and response or in columns, or alike in their
-        /// words or in meaning
+        /// Keeps the first of rows that are equal in prompt and response or in columns, or alike in
+        /// their words or in meaning
         dedupe: Option<Dedupe>,
         /// Adds the columns of a second table, row by row of equal keys
         join: Option<Join>,
@@ -100,9 +101,9 @@ parameters! {
         replace: Option<Replace>,
         /// Keeps a given number of rows that stand for all
         select: Option<SelectRule>,
-        /// Metrics of the kept rows, each described in docs/diversity.md: of the responses' words, of
-        /// their embeddings, and between them and those of `against`; and statistics of columns, `{
-        /// column: perplexity, of: [mean, q90] }`
+        /// Metrics of the kept rows, each described in docs/diversity.md: of the responses' words,
+        /// of their embeddings, and between them and those of `against`; and statistics of columns,
+        /// `{ column: perplexity, of: [mean, q90] }`
         measure: Vec<MeasureParam> = [],
         /// Bounds of metrics by name: the stage fails where one does not hold, and names the rows
         /// that are most to blame
@@ -122,8 +123,8 @@ parameters! {
         #[range(1..)]
         neighbourhood: Option<usize>,
         /// Rows, drawn by `seed`, on which measures that compare all pairs are computed where there
-        /// are more (4000 for `vendi_ngram`, `vendi_unigram` and `mmd`, 20000 for `jaccard_distance`,
-        /// `neighbour_precision` and `neighbour_recall`, all for `dcscore`)
+        /// are more (4000 for `vendi_ngram`, `vendi_unigram` and `mmd`, 20000 for
+        /// `jaccard_distance`, `neighbour_precision` and `neighbour_recall`, all for `dcscore`)
         #[range(2..)]
         sample: Option<usize>,
         /// Nearest other rows of each row by the cosine of their embeddings, in a second table

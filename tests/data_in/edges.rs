@@ -93,7 +93,8 @@ fn cells_are_read_as_spreadsheets_write_them() {
     let space = Space::new();
     space.write("plain.csv", "prompt,n\n\"a\r\nb\",1\nc,2\n");
     let expected = digest(&space, "path: plain.csv");
-    // A byte-order mark before a quoted name, line ends of two bytes, and none behind the last line.
+    // A byte-order mark before a quoted name, line ends of two bytes, and none behind the last
+    // line.
     let text = "\u{feff}\"prompt\",\"n\"\r\n\"a\r\nb\",1\r\n\r\n\"c\",2";
     space.write("a.csv", text);
     space.write("d/a.csv", "\u{feff}prompt,n\r\n\"a\r\nb\",1\r\n");

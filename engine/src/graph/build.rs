@@ -91,7 +91,8 @@ struct Declared<'a> {
     template: Template<'a>,
     /// Its nodes.
     nodes: ByAxes<NodeId>,
-    /// The rounds at which it is on the stack of evaluations; a reference to it at one of them is a cycle.
+    /// The rounds at which it is on the stack of evaluations; a reference to it at one of them is a
+    /// cycle.
     under_way: Vec<u32>,
     /// Whether it failed; its problems are reported once.
     failed: bool,

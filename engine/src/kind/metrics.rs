@@ -21,7 +21,8 @@ pub struct MetricDecl {
     pub name: &'static str,
     /// One sentence for help.
     pub about: &'static str,
-    /// The column of the main table whose mean over rows it is; `None` of a metric that is no such mean.
+    /// The column of the main table whose mean over rows it is; `None` of a metric that is no such
+    /// mean.
     pub mean_of: Option<&'static str>,
     /// The names that a node writes.
     names: Names,
@@ -62,7 +63,8 @@ impl MetricDecl {
         MetricDecl { name, about, mean_of: None, names: Names::Free(names) }
     }
 
-    /// Says that the metric is the mean of a column of the main table, so that it can be compared row by row.
+    /// Says that the metric is the mean of a column of the main table, so that it can be compared
+    /// row by row.
     pub const fn mean_of(self, column: &'static str) -> MetricDecl {
         MetricDecl { mean_of: Some(column), ..self }
     }

@@ -16,7 +16,8 @@ pub struct SourceText {
     pub path: PathBuf,
     /// The whole file.
     pub text: String,
-    /// The included files, each once for every time that it is included, in the order of their places.
+    /// The included files, each once for every time that it is included, in the order of their
+    /// places.
     pub included: Vec<IncludedText>,
 }
 

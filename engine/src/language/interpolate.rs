@@ -244,7 +244,8 @@ impl<'a> Scope<'a> {
                 _ => None,
             });
         }
-        // A name or path that begins with a param's value is one of the scope that the value is from.
+        // A name or path that begins with a param's value is one of the scope that the value is
+        // from.
         let scope = inserted.first().and_then(Option::as_ref).map_or(node.scope, |node| node.scope);
         Ok(Node { span: span.clone(), scope, value: joined(&parts, &inserted) })
     }

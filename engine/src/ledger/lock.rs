@@ -1,5 +1,5 @@
-//! The lock beside a workflow: per source, model and node its key, outputs and metrics, per comparison its result, one
-//! line each.
+//! The lock beside a workflow: per source, model and node its key, outputs and metrics, per
+//! comparison its result, one line each.
 //!
 //! A lock is JSON Lines, sorted by name, so that it diffs and merges by line. What this version does not know, fields
 //! and whole lines, is kept as it stands. Format 1, which had no columns, is read and written again as format 2.
@@ -299,7 +299,8 @@ enum Parsed {
     Other(String),
 }
 
-/// Parses a line: an entry of a node or a comparison, or a JSON object that names neither and is kept as it stands.
+/// Parses a line: an entry of a node or a comparison, or a JSON object that names neither and is
+/// kept as it stands.
 fn parse(line: &str) -> Result<Parsed, serde_json::Error> {
     if line.starts_with("{\"compare\"") {
         return serde_json::from_str(line).map(|entry| Parsed::Comparison(Box::new(entry)));

@@ -62,7 +62,8 @@ pub fn identity<'d>(
     }
 }
 
-/// Finds the edge by which a node reads the artifact that it passes on; `None` where it makes its outputs itself.
+/// Finds the edge by which a node reads the artifact that it passes on; `None` where it makes its
+/// outputs itself.
 pub fn passed_edge<'n, 'd>(
     node: &'n Node,
     artifact: &Artifact,

@@ -102,8 +102,8 @@ pub struct Pairing {
 /// A metric with its nodes.
 #[derive(Debug, Clone)]
 pub struct PairedFigure {
-    /// The column whose mean over rows it is, and the number of its task; `None` where only the metric itself is known,
-    /// which is then compared by seeds alone.
+    /// The column whose mean over rows it is, and the number of its task; `None` where only the
+    /// metric itself is known, which is then compared by seeds alone.
     pub rows: Option<(String, usize)>,
     /// For each seed the nodes of the two arms.
     pub nodes: Vec<[NodeId; 2]>,
@@ -128,8 +128,8 @@ pub struct Stated {
 }
 
 impl Stated {
-    /// Reads the comparisons of a workflow and the claims on them; `declared` has its axes with all their values. What is
-    /// about points that `--set` leaves out is left out too.
+    /// Reads the comparisons of a workflow and the claims on them; `declared` has its axes with all
+    /// their values. What is about points that `--set` leaves out is left out too.
     pub fn parse(workflow: &Workflow, declared: &[Axis], problems: &mut Vec<Diagnostic>) -> Stated {
         let comparisons = parse::parse(workflow, declared, problems);
         let claims = claim::parse(workflow, declared, &comparisons, problems);
@@ -160,8 +160,8 @@ impl Comparisons {
         claim::check(self, results)
     }
 
-    /// Corrects the p-values of the tests of each comparison; `None` where a comparison that is corrected with it has no
-    /// result.
+    /// Corrects the p-values of the tests of each comparison; `None` where a comparison that is
+    /// corrected with it has no result.
     pub fn corrected(&self, results: &[Option<&Compared>]) -> Vec<Option<Vec<f64>>> {
         correct::correct(&self.pairings, results)
     }

@@ -1,4 +1,5 @@
-//! The difference of two states of a workflow: what changed in meaning, and what that did to each metric.
+//! The difference of two states of a workflow: what changed in meaning, and what that did to each
+//! metric.
 
 mod snapshot;
 
@@ -154,7 +155,8 @@ fn change(name: &str, before: &SnapshotNode, after: &SnapshotNode) -> Option<Nod
         return is_known.then(|| bare(name, Change::Unknown));
     };
 
-    // Of a source the file is a value of its own; the inputs of other nodes are told by their names.
+    // Of a source the file is a value of its own; the inputs of other nodes are told by their
+    // names.
     let is_own = |difference: &Difference| {
         !difference.path.starts_with("inputs.")
             || matches!(difference.path.as_str(), "inputs.file" | "inputs.folder")

@@ -361,8 +361,8 @@ fn result(
     }
 }
 
-/// Whether a number is within a tolerance of a value. A tolerance such as 0.02 has no exact binary form; the last bits
-/// may not decide.
+/// Whether a number is within a tolerance of a value. A tolerance such as 0.02 has no exact binary
+/// form; the last bits may not decide.
 pub(super) fn is_within(obtained: f64, value: f64, within: f64) -> bool {
     (obtained - value).abs() <= within + 1e-12 * value.abs().max(1.0)
 }

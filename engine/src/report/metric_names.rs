@@ -8,8 +8,8 @@ use crate::kind::MetricContext;
 use crate::language::diagnostic::{Diagnostic, Span, suggest};
 use crate::report::expression::minus_hint;
 
-/// A metric that a workflow names, and where. In the expression of a comparison it may be a name that is bound to one: it
-/// then stands in the place of the stage, and the metric is empty.
+/// A metric that a workflow names, and where. In the expression of a comparison it may be a name
+/// that is bound to one: it then stands in the place of the stage, and the metric is empty.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MetricReference {
     /// The stage.

@@ -5,8 +5,8 @@ use crate::language::explain::{ErrorClass, Explain};
 use crate::report::expect::ExpectResult;
 use crate::run::{NodeError, Outcome, Report};
 
-/// Returns the class of a run's failure; `None` where all went well. `is_wrong` says that a comparison has no result though
-/// its nodes ran, `differs` that the lock would change and may not.
+/// Returns the class of a run's failure; `None` where all went well. `is_wrong` says that a
+/// comparison has no result though its nodes ran, `differs` that the lock would change and may not.
 pub fn class(
     report: &Report<'_>,
     results: &[ExpectResult],

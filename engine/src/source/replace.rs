@@ -61,7 +61,8 @@ impl Replacement {
         &self.column
     }
 
-    /// Checks that a table has the column, and that it is text; the error is the fault and the remedy.
+    /// Checks that a table has the column, and that it is text; the error is the fault and the
+    /// remedy.
     pub(super) fn check(&self, schema: &Schema) -> Result<(), (String, Option<String>)> {
         let name = &self.column;
         let Ok(field) = schema.field_with_name(name) else {

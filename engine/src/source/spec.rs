@@ -175,8 +175,8 @@ impl SourceSpec {
         if self.explode.is_some() || is_given {
             return self;
         }
-        // What else is asked of the columns may be about those that are made. A fault of the file is
-        // told where its columns are asked for.
+        // What else is asked of the columns may be about those that are made. A fault of the file
+        // is told where its columns are asked for.
         let plain = SourceSpec { filter: Filter::default(), replace: Vec::new(), ..self.clone() };
         let alpaca = plain.schema().is_ok_and(|schema| {
             let is_text = |name: &str| {

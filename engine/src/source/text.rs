@@ -72,7 +72,8 @@ impl Boundary {
         Boundary::Cells { delimiter, within: Cell::Start }
     }
 
-    /// Returns the fault of a file that ends here, and begins anew; nothing is in a file that `is_empty`.
+    /// Returns the fault of a file that ends here, and begins anew; nothing is in a file that
+    /// `is_empty`.
     fn check_end(&mut self, is_empty: bool) -> Option<&'static str> {
         let Boundary::Items { depth, .. } = self else { return None };
         match (is_empty, std::mem::take(depth)) {

@@ -4,8 +4,8 @@ use rayon::prelude::*;
 
 use super::Draws;
 
-/// Sums of a column that are added side by side, so that they can be computed in vectors; their number is part of the
-/// result's bits.
+/// Sums of a column that are added side by side, so that they can be computed in vectors; their
+/// number is part of the result's bits.
 const LANES: usize = 8;
 
 /// Rows that are drawn together: columns of values on the same rows.
@@ -26,11 +26,12 @@ pub struct Draw<'d> {
     pub seeds: &'d [usize],
 }
 
-/// Draws rows of each population and seeds, each as many as there are, and computes a statistic of each draw.
+/// Draws rows of each population and seeds, each as many as there are, and computes a statistic of
+/// each draw.
 ///
-/// The number of a row or seed is a function of the draw and its place in it alone, so that neither threads nor the
-/// order of the draws can change a result. The rows of population `k` come from the stream `compare rows` of seed `k`, the
-/// seeds from the stream `compare seeds`.
+/// The number of a row or seed is a function of the draw and its place in it alone, so that neither
+/// threads nor the order of the draws can change a result. The rows of population `k` come from the
+/// stream `compare rows` of seed `k`, the seeds from the stream `compare seeds`.
 ///
 /// # Errors
 /// That of the first draw whose statistic is an error.

@@ -12,7 +12,8 @@ pub fn normal_cdf(x: f64) -> f64 {
     0.5 * libm::erfc(-x / SQRT_2)
 }
 
-/// Returns the number that a standard normal one is below with probability `p`, which lies between 0 and 1.
+/// Returns the number that a standard normal one is below with probability `p`, which lies between
+/// 0 and 1.
 pub fn normal_quantile(p: f64) -> f64 {
     // The upper half is the lower one's mirror image, where small probabilities keep their digits.
     if p > 0.5 {
@@ -21,8 +22,8 @@ pub fn normal_quantile(p: f64) -> f64 {
     bisect(-40.0, 0.0, |x| normal_cdf(x) < p)
 }
 
-/// Returns the number `t` that Student's t with so many degrees of freedom lies within, `-t` to `t`, with a probability
-/// between 0 and 1.
+/// Returns the number `t` that Student's t with so many degrees of freedom lies within, `-t` to
+/// `t`, with a probability between 0 and 1.
 pub fn student_quantile(within: f64, freedom: f64) -> f64 {
     let outside = 1.0 - within;
     let mut high = 1.0;
@@ -42,7 +43,8 @@ pub fn binomial_half_cdf(k: u64, n: u64) -> f64 {
     if k >= n {
         return 1.0;
     }
-    // Each term from the one above it, down to those that no longer count; the larger half by its mirror image.
+    // Each term from the one above it, down to those that no longer count; the larger half by its
+    // mirror image.
     if k > n / 2 {
         return 1.0 - binomial_half_cdf(n - k - 1, n);
     }

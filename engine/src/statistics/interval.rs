@@ -19,7 +19,8 @@ impl Interval {
     }
 }
 
-/// The percentile interval of draws (Efron 1979), interpolated linearly; `None` without draws. Reorders them.
+/// The percentile interval of draws (Efron 1979), interpolated linearly; `None` without draws.
+/// Reorders them.
 pub fn percentile(draws: &mut [f64], confidence: f64) -> Option<Interval> {
     let low = quantile(draws, (1.0 - confidence) / 2.0)?;
     let high = quantile(draws, 1.0 - (1.0 - confidence) / 2.0)?;
@@ -34,7 +35,8 @@ pub fn student(values: &[f64], confidence: f64) -> Option<Interval> {
     Some(Interval { low: mean - half, high: mean + half })
 }
 
-/// The score interval of a share of `n` observations (Wilson 1927), which has a width at 0 and 1 too.
+/// The score interval of a share of `n` observations (Wilson 1927), which has a width at 0 and 1
+/// too.
 pub fn wilson(share: f64, n: f64, confidence: f64) -> Interval {
     let z = normal_quantile(1.0 - (1.0 - confidence) / 2.0);
     let square = z * z / n;
@@ -43,7 +45,8 @@ pub fn wilson(share: f64, n: f64, confidence: f64) -> Interval {
     Interval { low: (middle - half).max(0.0), high: (middle + half).min(1.0) }
 }
 
-/// The interval of the difference of two shares of `n` observations each, from their score intervals (Newcombe 1998).
+/// The interval of the difference of two shares of `n` observations each, from their score
+/// intervals (Newcombe 1998).
 pub fn newcombe([a, b]: [f64; 2], n: f64, confidence: f64) -> Interval {
     let (of_a, of_b) = (wilson(a, n, confidence), wilson(b, n, confidence));
     let root = |x: f64, y: f64| (x * x + y * y).sqrt();

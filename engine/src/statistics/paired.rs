@@ -14,15 +14,15 @@ const EXACT_RANKS: usize = 50;
 /// Share of the sum of all magnitudes by which equal sums may differ in their last bits.
 const EQUAL: f64 = 1e-12;
 
-/// The exact test of McNemar (1947), as a sign test of the pairs that differ: `first` in which the first alone is
-/// right, `second` in which the second alone is.
+/// The exact test of McNemar (1947), as a sign test of the pairs that differ: `first` in which the
+/// first alone is right, `second` in which the second alone is.
 pub fn mcnemar(first: u64, second: u64) -> f64 {
     (2.0 * binomial_half_cdf(first.min(second), first + second)).min(1.0)
 }
 
-/// The permutation test of the mean that flips signs (Fisher 1935): the share of choices of signs under which the sum
-/// is as far from zero as it is. All choices are tried of up to 13 differences that are not zero, else 10,000 drawn ones,
-/// and what was observed counts as one of those.
+/// The permutation test of the mean that flips signs (Fisher 1935): the share of choices of signs
+/// under which the sum is as far from zero as it is. All choices are tried of up to 13 differences
+/// that are not zero, else 10,000 drawn ones, and what was observed counts as one of those.
 pub fn sign_flip(differences: &[f64]) -> f64 {
     let nonzero: Vec<f64> = differences.iter().copied().filter(|value| *value != 0.0).collect();
     let total: f64 = nonzero.iter().sum();
@@ -68,8 +68,9 @@ pub struct Wilcoxon {
     pub exact: bool,
 }
 
-/// The signed-rank test of Wilcoxon (1945). Zeros are dropped; up to 50 differences without ties it is exact, else by the
-/// normal approximation without a correction for continuity. `None` where all are zero.
+/// The signed-rank test of Wilcoxon (1945). Zeros are dropped; up to 50 differences without ties it
+/// is exact, else by the normal approximation without a correction for continuity. `None` where all
+/// are zero.
 pub fn wilcoxon(differences: &[f64]) -> Option<Wilcoxon> {
     let mut nonzero: Vec<f64> = differences.iter().copied().filter(|value| *value != 0.0).collect();
     if nonzero.is_empty() {

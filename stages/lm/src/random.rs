@@ -55,8 +55,8 @@ impl Stream {
         libm::sqrt(-2.0 * libm::log(unit(first))) * libm::cos(2.0 * PI * unit(second))
     }
 
-    /// Four times 32 random bits of each of N positions from `first` on, a multiple of N: lanes of a
-    /// loop that is vectorised.
+    /// Four times 32 random bits of each of N positions from `first` on, a multiple of N: lanes of
+    /// a loop that is vectorised.
     #[inline(always)]
     pub fn words<const N: usize>(&self, first: u64) -> [[u32; N]; 4] {
         let low = std::array::from_fn(|lane| first as u32 + lane as u32);

@@ -54,9 +54,9 @@ fn covariance(centred: &[f64], width: usize) -> Vec<f64> {
     covariance
 }
 
-/// The Fréchet distance of two normal distributions with the sets' means and covariances (Dowson and
-/// Landau 1982; Heusel and others 2017), squared as usual, covariances with n - 1: `|m1 - m2|^2 +
-/// tr(S1 + S2 - 2 (S1 S2)^(1/2))`. NaN where a set has fewer than two points.
+/// The Fréchet distance of two normal distributions with the sets' means and covariances (Dowson
+/// and Landau 1982; Heusel and others 2017), squared as usual, covariances with n - 1: `|m1 - m2|^2
+/// + tr(S1 + S2 - 2 (S1 S2)^(1/2))`. NaN where a set has fewer than two points.
 ///
 /// With S1 = L Lᵀ the product S1 S2 has the eigenvalues of the symmetric matrix Lᵀ S2 L.
 pub(super) fn frechet(a: Points<'_>, b: Points<'_>) -> f64 {
@@ -116,9 +116,9 @@ fn factor(matrix: &mut [f64], width: usize) {
     }
 }
 
-/// The squared maximum mean discrepancy, unbiased, with the kernel e^(-d^2 / 2 s^2) and s the median
-/// distance of two points of both sets (Gretton and others 2012). NaN where a set has fewer than two
-/// points, or where the median is zero.
+/// The squared maximum mean discrepancy, unbiased, with the kernel e^(-d^2 / 2 s^2) and s the
+/// median distance of two points of both sets (Gretton and others 2012). NaN where a set has fewer
+/// than two points, or where the median is zero.
 pub(super) fn mmd(a: Points<'_>, b: Points<'_>) -> f64 {
     let (n, m) = (a.rows(), b.rows());
     if n < 2 || m < 2 {

@@ -141,7 +141,8 @@ fn check_against(check: &Check<'_>, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Checks that embeddings can be had where something needs them, and are used where a model is given.
+/// Checks that embeddings can be had where something needs them, and are used where a model is
+/// given.
 fn check_embeddings(check: &Check<'_>, problems: &mut Vec<Problem>) {
     let param = |name: &str| check.params.get(name);
     let embedded: Vec<(usize, Measure)> =

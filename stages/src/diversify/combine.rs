@@ -1,5 +1,5 @@
-//! Writes rows of several tables under each other: all their columns, ids that stay unique, and a column that says
-//! where each row is from.
+//! Writes rows of several tables under each other: all their columns, ids that stay unique, and a
+//! column that says where each row is from.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -131,8 +131,9 @@ fn write(
     Ok(())
 }
 
-/// The ids of all tables so far. Of two rows with one `id` and `sample` the one of the later table gets another id,
-/// whichever rows of the tables are written: so a row is called the same in a larger mixture.
+/// The ids of all tables so far. Of two rows with one `id` and `sample` the one of the later table
+/// gets another id, whichever rows of the tables are written: so a row is called the same in a
+/// larger mixture.
 #[derive(Default)]
 struct Ids {
     /// The place of the first table that has the key.
@@ -216,7 +217,8 @@ fn suffix(place: usize) -> String {
     format!("-{place}")
 }
 
-/// Draws rows of a table without replacement, the same ones first however many: a larger draw holds the smaller one.
+/// Draws rows of a table without replacement, the same ones first however many: a larger draw holds
+/// the smaller one.
 ///
 /// Gives their numbers, ascending; all where the table has fewer.
 pub(super) fn draw(

@@ -13,8 +13,9 @@ const PANELS: usize = 64;
 parameters! {
     /// The parameter `dcscore`.
     pub(super) struct DcscoreParams {
-        /// The similarity k of two rows: their cosine; `rbf`, e^(-gamma d^2); `laplacian`, e^(-gamma d)
-        /// with d the sum of absolute differences; `polynomial`, (gamma cosine + offset)^degree
+        /// The similarity k of two rows: their cosine; `rbf`, e^(-gamma d^2); `laplacian`,
+        /// e^(-gamma d) with d the sum of absolute differences; `polynomial`, (gamma cosine +
+        /// offset)^degree
         kernel: SimilarityKernel = "cosine",
         /// Similarities are divided by it before the softmax
         #[range(above 0.0)]

@@ -101,7 +101,8 @@ fn spectra(
 /// split at every single blank (Shaib and others 2024), to three digits as their package gives it.
 fn ngram_diversity(texts: &[&str]) -> f64 {
     let joined = texts.join(" ");
-    // Words are told apart by their text alone: a blank is a separator, anything else is part of one.
+    // Words are told apart by their text alone: a blank is a separator, anything else is part of
+    // one.
     let split = Texts::of_words(joined.split(' '));
     let orders = Grams::up_to(&split, LONGEST);
     let shares = orders.iter().filter(|grams| grams.all > 0);
@@ -109,7 +110,8 @@ fn ngram_diversity(texts: &[&str]) -> f64 {
     (sum * 1000.0).round_ties_even() / 1000.0
 }
 
-/// The bytes of the texts, joined by line feeds, by those of their gzip at level 9; NaN for no texts.
+/// The bytes of the texts, joined by line feeds, by those of their gzip at level 9; NaN for no
+/// texts.
 fn compression_ratio(texts: &[&str]) -> f64 {
     if texts.is_empty() {
         return f64::NAN;

@@ -1,5 +1,5 @@
-//! `measure`: figures of a table's responses, for the whole and for each group; alone, and against a
-//! second table.
+//! `measure`: figures of a table's responses, for the whole and for each group; alone, and against
+//! a second table.
 
 use std::cell::RefCell;
 use std::path::Path;

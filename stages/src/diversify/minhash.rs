@@ -1,6 +1,7 @@
 //! `dedupe: minhash`: keeps the first of rows whose responses share most of their shingles.
 //!
-//! MinHash (Broder 1997) with bands finds the pairs that may be alike; each is then compared exactly.
+//! MinHash (Broder 1997) with bands finds the pairs that may be alike; each is then compared
+//! exactly.
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,5 +1,5 @@
-//! `replace`: paraphrases of a part of the originals take the place of as many rows, so that a set of constant size
-//! becomes less diverse.
+//! `replace`: paraphrases of a part of the originals take the place of as many rows, so that a set
+//! of constant size becomes less diverse.
 
 use std::collections::HashMap;
 
@@ -25,7 +25,8 @@ parameters! {
     pub(super) struct Replace {
         /// The paraphrases, several rows of each original
         with: &Table,
-        /// The share of the rows that paraphrases take the place of; in whole originals, rounded down
+        /// The share of the rows that paraphrases take the place of; in whole originals, rounded
+        /// down
         #[range(0.0..=1.0)]
         share: f64,
         /// Paraphrases of each original that is taken
@@ -91,7 +92,8 @@ pub(super) fn replace(
     Ok((combine::store(ctx, &parts)?, metrics))
 }
 
-/// The rows of the paraphrases that are taken: of a larger share those of the smaller one, and more.
+/// The rows of the paraphrases that are taken: of a larger share those of the smaller one, and
+/// more.
 fn paraphrases(
     ctx: &Context<'_>,
     replace: &Replace,

@@ -28,10 +28,10 @@ const REST: f64 = 1e-10;
 parameters! {
     /// The parameter `select`.
     pub(super) struct SelectRule {
-        /// The way to choose: `k_center`, each time the row farthest from those chosen; `facility_location`,
-        /// each time the row that brings all rows nearest to a chosen one; `dpp`, each time the row
-        /// that enlarges the volume of the chosen ones most; `cluster`, of each of `count` clusters the
-        /// row nearest its centre; `random`
+        /// The way to choose: `k_center`, each time the row farthest from those chosen;
+        /// `facility_location`, each time the row that brings all rows nearest to a chosen one;
+        /// `dpp`, each time the row that enlarges the volume of the chosen ones most; `cluster`, of
+        /// each of `count` clusters the row nearest its centre; `random`
         method: SelectMethod,
         /// The number of rows
         #[range(1..)]

@@ -211,7 +211,8 @@ impl Counts {
     }
 }
 
-/// Hashes pairs of numbers by one product: they are ours, so that nobody can choose them to collide.
+/// Hashes pairs of numbers by one product: they are ours, so that nobody can choose them to
+/// collide.
 #[derive(Default)]
 struct PairHasher(u64);
 

@@ -29,8 +29,8 @@ parameters! {
         column: String = "db_id",
         /// The files, by the names in that column
         files: Map<&File>,
-        /// A folder with the file `NAME/NAME.sqlite` of each name in that column, as BIRD and Spider
-        /// have it
+        /// A folder with the file `NAME/NAME.sqlite` of each name in that column, as BIRD and
+        /// Spider have it
         folder: Option<&Folder>,
     }
 }

@@ -30,7 +30,8 @@ impl Keep {
         }
     }
 
-    /// The steps after which the model is kept, each with the name of its output, given the steps of an epoch.
+    /// The steps after which the model is kept, each with the name of its output, given the steps
+    /// of an epoch.
     pub fn steps(&self, epochs: u64, steps_per_epoch: u64) -> Vec<(u64, String)> {
         let names = self.outputs(epochs);
         match self {
@@ -50,7 +51,8 @@ pub(super) struct Keeper<'a> {
 }
 
 impl<'a> Keeper<'a> {
-    /// Takes up what an interrupted run has stored. Where some of it is gone, the training begins anew.
+    /// Takes up what an interrupted run has stored. Where some of it is gone, the training begins
+    /// anew.
     pub fn new(
         context: &'a Context<'a>,
         storing: &'a Storing<'a>,
@@ -87,8 +89,8 @@ impl<'a> Keeper<'a> {
         Ok(self.context.unfinished.write(FILE, |out| out.write_all(&json))?)
     }
 
-    /// The error that ended the training, if one of a model's did. What the training kept to go on from would lack the
-    /// model, and is removed.
+    /// The error that ended the training, if one of a model's did. What the training kept to go on
+    /// from would lack the model, and is removed.
     pub fn failure(&self) -> Option<StageError> {
         let failed = self.failed.take()?;
         let _removed = self.context.unfinished.remove();

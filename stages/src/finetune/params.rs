@@ -83,8 +83,8 @@ parameters! {
         /// Stops when the loss on `evaluate_on` no longer falls; the result is the model at its
         /// lowest loss
         early_stopping: Option<EarlyStopping>,
-        /// Keeps the model as it was after each epoch, `NAME.epoch_1` and so on, or after these steps,
-        /// `NAME.step_50`
+        /// Keeps the model as it was after each epoch, `NAME.epoch_1` and so on, or after these
+        /// steps, `NAME.step_50`
         keep: Option<Keep>,
         #[about(ABOUT_PROMPT)]
         prompt: Option<String>,

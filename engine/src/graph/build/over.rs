@@ -1,5 +1,5 @@
-//! Stages that choose over an axis: each of their references is read at all values of the axis, and their nodes do not
-//! depend on it.
+//! Stages that choose over an axis: each of their references is read at all values of the axis, and
+//! their nodes do not depend on it.
 
 use std::rc::Rc;
 
@@ -19,8 +19,8 @@ pub(super) struct Wanted {
 }
 
 impl Builder<'_> {
-    /// Returns the references of a stage that chooses over an axis, and the axis; of any other stage its references as
-    /// they are, and no axis.
+    /// Returns the references of a stage that chooses over an axis, and the axis; of any other
+    /// stage its references as they are, and no axis.
     pub(super) fn wanted(
         &mut self,
         decl: Decl,
@@ -78,7 +78,8 @@ impl Builder<'_> {
         found
     }
 
-    /// Reports a parameter of a stage that chooses over an axis which is the same at all values of the axis.
+    /// Reports a parameter of a stage that chooses over an axis which is the same at all values of
+    /// the axis.
     pub(super) fn check_choice(&mut self, frame: &Frame) -> bool {
         let stage = &self.workflow.stages[frame.decl - self.workflow.sources.len()];
         let Some(param) = stage.kind.over else { return true };

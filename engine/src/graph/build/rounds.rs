@@ -1,4 +1,5 @@
-//! Resolves names in loops: what a round carries from the one before, and the last round from outside.
+//! Resolves names in loops: what a round carries from the one before, and the last round from
+//! outside.
 
 use std::borrow::Cow;
 use std::rc::Rc;

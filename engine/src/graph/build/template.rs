@@ -247,7 +247,8 @@ impl Values {
         map
     }
 
-    /// Returns the name of the first parameter whose value is not the same in another mapping; references are no values.
+    /// Returns the name of the first parameter whose value is not the same in another mapping;
+    /// references are no values.
     pub fn first_difference(&self, other: &Values) -> Option<String> {
         let (here, there) = (self.to_map(), other.to_map());
         let differs = |name: &&String| here.get(*name) != there.get(*name);

@@ -53,8 +53,8 @@ impl<'k> Includer<'k> {
         Includer { kinds, problems: Vec::new(), bytes: workflow.source.text.len(), nodes: 0 }
     }
 
-    /// Adds the stages and sources of the files that `entries` of a scope name, and of those that these include.
-    /// `chain` has the files from the workflow to the one with the entries.
+    /// Adds the stages and sources of the files that `entries` of a scope name, and of those that
+    /// these include. `chain` has the files from the workflow to the one with the entries.
     pub fn all(
         &mut self,
         workflow: &mut Workflow,

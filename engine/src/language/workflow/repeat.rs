@@ -1,4 +1,5 @@
-//! Reads the stages that are repeated: `loop: { repeat: { times, carry: { NAME: STAGE } }, stages: { … } }`.
+//! Reads the stages that are repeated: `loop: { repeat: { times, carry: { NAME: STAGE } }, stages:
+//! { … } }`.
 
 use crate::kind::{Kinds, Param, Type, coerce};
 use crate::language::diagnostic::{Diagnostic, Span, suggest};
@@ -116,7 +117,8 @@ impl Reader {
     }
 }
 
-/// The parameters of `repeat` as they are checked: with a number in the place of `${…}`, and names without slashes.
+/// The parameters of `repeat` as they are checked: with a number in the place of `${…}`, and names
+/// without slashes.
 fn shape_of(repeat: &Node) -> Yaml {
     let is_param = |node: &Node| matches!(&node.value, Yaml::Text(text) if text.contains("${"));
     let entries = repeat.entries().iter().map(|(key, node)| match key.text.as_str() {

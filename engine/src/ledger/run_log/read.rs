@@ -1,4 +1,5 @@
-//! Reads the logs of earlier runs: for garbage collection, and for what is known of a workflow's nodes.
+//! Reads the logs of earlier runs: for garbage collection, and for what is known of a workflow's
+//! nodes.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;

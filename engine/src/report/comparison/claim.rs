@@ -141,7 +141,8 @@ fn one(
     Some(Claim { compare: name, rule, source: text("source"), shown, span: span.clone() })
 }
 
-/// Refuses a confidence that too few seeds are to bear; `None` too where `--set` left a part of them alone.
+/// Refuses a confidence that too few seeds are to bear; `None` too where `--set` left a part of
+/// them alone.
 fn enough_seeds(
     workflow: &Workflow,
     declared: &[Axis],

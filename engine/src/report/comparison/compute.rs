@@ -19,7 +19,8 @@ use crate::store::Store;
 use super::rows::{self, Aligned, Values};
 use super::{Asked, CONFIDENCE, Comparison, NoResult, Pairing};
 
-/// Version of the statistics, which is a part of the digest of the inputs: raised when a result changes.
+/// Version of the statistics, which is a part of the digest of the inputs: raised when a result
+/// changes.
 const VERSION: u32 = 1;
 /// Draws of the bootstrap.
 const DRAWS: usize = 10_000;
@@ -51,7 +52,8 @@ pub fn compute<'d>(
     pairings.par_iter().zip(asked).map(one).collect()
 }
 
-/// Computes the digest of all that decides a comparison: its definition, and the tables and metrics of its nodes.
+/// Computes the digest of all that decides a comparison: its definition, and the tables and metrics
+/// of its nodes.
 pub(crate) fn inputs<'d>(
     graph: &Graph,
     pairing: &Pairing,
@@ -329,7 +331,8 @@ impl Cells<'_> {
         }
     }
 
-    /// For each id the mean over seeds of the difference; `None` of an expression, and of a metric without rows.
+    /// For each id the mean over seeds of the difference; `None` of an expression, and of a metric
+    /// without rows.
     fn differences_by_id(&self) -> Option<Vec<f64>> {
         let mut sums = vec![0.0; self.column(0, 0)?.len()];
         for seed in 0..self.seeds {
@@ -385,15 +388,16 @@ impl Cells<'_> {
     }
 }
 
-/// Twice the smaller share of draws on either side of a number, the number itself counted as one of them.
+/// Twice the smaller share of draws on either side of a number, the number itself counted as one of
+/// them.
 fn beyond(draws: &[f64], above: f64) -> f64 {
     let below = draws.iter().filter(|draw| **draw <= above).count();
     let over = draws.iter().filter(|draw| **draw >= above).count();
     (2.0 * (below.min(over) + 1) as f64 / (draws.len() + 1) as f64).min(1.0)
 }
 
-/// The interval of a confidence: by the draws; below ten seeds Student's where it is wider; and where no draw differs from
-/// another, that of the difference of two shares.
+/// The interval of a confidence: by the draws; below ten seeds Student's where it is wider; and
+/// where no draw differs from another, that of the difference of two shares.
 fn interval(
     confidence: f64,
     draws: &mut [f64],

@@ -7,7 +7,8 @@ use crate::statistics::holm;
 
 use super::Pairing;
 
-/// Corrects all tests of each group together (Holm). A comparison without a group is one of its own.
+/// Corrects all tests of each group together (Holm). A comparison without a group is one of its
+/// own.
 pub(super) fn correct(
     pairings: &[Pairing],
     results: &[Option<&Compared>],

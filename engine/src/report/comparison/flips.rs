@@ -24,7 +24,8 @@ const BATCH_ROWS: usize = 4096;
 pub struct Flips {
     /// The number of all such rows: ids, at each seed and of each metric.
     pub of: usize,
-    /// The first ones: one of each id, those first that differ most in the mean over seeds, then a second one of each.
+    /// The first ones: one of each id, those first that differ most in the mean over seeds, then a
+    /// second one of each.
     pub rows: Vec<FlippedRow>,
 }
 

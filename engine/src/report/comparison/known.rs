@@ -8,8 +8,8 @@ use crate::store::Store;
 use super::compute::{compute, inputs};
 use super::{Asked, Comparisons, NoResult, Pairing};
 
-/// Returns the result of each comparison. A line of the lock counts when it was computed from the same inputs and has all
-/// that the claims ask.
+/// Returns the result of each comparison. A line of the lock counts when it was computed from the
+/// same inputs and has all that the claims ask.
 pub fn known<'d>(
     graph: &Graph,
     comparisons: &Comparisons,

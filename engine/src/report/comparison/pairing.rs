@@ -161,8 +161,8 @@ fn column(node: &Node, metric: &str) -> Option<String> {
     kind.mean_of(metric).map(String::from)
 }
 
-/// Names the tables from which those of the nodes descend: where two metrics have the same, their rows are those of one
-/// task. The axes of arms and seeds do not tell tasks apart.
+/// Names the tables from which those of the nodes descend: where two metrics have the same, their
+/// rows are those of one task. The axes of arms and seeds do not tell tasks apart.
 fn roots(graph: &Graph, pairs: &[[NodeId; 2]], comparison: &Comparison) -> BTreeSet<String> {
     let over = comparison.over.as_ref().map(|(over, _)| over);
     let mut seen: BTreeSet<NodeId> = BTreeSet::new();

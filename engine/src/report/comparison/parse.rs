@@ -45,8 +45,8 @@ pub(crate) static PARAMS: &[Param] = &[
     ),
 ];
 
-/// Reads the comparisons of a workflow; `declared` has its axes with all their values. Those of points that `--set`
-/// leaves out are left out too.
+/// Reads the comparisons of a workflow; `declared` has its axes with all their values. Those of
+/// points that `--set` leaves out are left out too.
 pub fn parse(
     workflow: &Workflow,
     declared: &[Axis],

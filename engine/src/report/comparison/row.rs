@@ -1,4 +1,5 @@
-//! The table of comparisons: a row each, with its result, its corrected p-values and what was claimed of it.
+//! The table of comparisons: a row each, with its result, its corrected p-values and what was
+//! claimed of it.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +27,8 @@ pub struct ComparedRow {
     pub is_wrong: bool,
     /// The published difference, where a claim names one.
     pub published: Option<f64>,
-    /// The p-values of its tests, corrected within its group; `None` where another of the group has no result.
+    /// The p-values of its tests, corrected within its group; `None` where another of the group has
+    /// no result.
     pub corrected: Option<Vec<f64>>,
     /// The outcome of each claim on it.
     pub claims: Vec<Verdict>,

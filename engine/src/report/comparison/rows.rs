@@ -1,4 +1,5 @@
-//! Reads the values of rows from the tables of nodes, and keeps the ids that all tables of a task have.
+//! Reads the values of rows from the tables of nodes, and keeps the ids that all tables of a task
+//! have.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! The checks of comparisons: their lines against those of their nodes, and against a second computation.
+//! The checks of comparisons: their lines against those of their nodes, and against a second
+//! computation.
 
 use crate::graph::{Graph, NodeId};
 use crate::ledger::lock::{Compared, ComparisonEntry, Lock, LockEntry};

@@ -30,8 +30,8 @@ const ORDER: [&str; 10] = [
 pub struct Mismatch {
     /// The node; the name of a comparison; of a condition its stage or comparison.
     pub node: String,
-    /// The sort of difference: `renamed`, `missing`, `stale`, `source`, `key`, `artifact`, `metrics`, `recompute`,
-    /// `compare` or `expect`.
+    /// The sort of difference: `renamed`, `missing`, `stale`, `source`, `key`, `artifact`,
+    /// `metrics`, `recompute`, `compare` or `expect`.
     pub what: &'static str,
     /// The difference in words.
     pub message: String,

@@ -64,8 +64,8 @@ fn apply(context: &Context<'_>) -> Result<NodeResult, StageError> {
     table(context, config["value"].as_i64().unwrap())
 }
 
-/// One row: the sum of all values of all inputs, each input by its place, and the salt; small, so that other inputs
-/// often make the same.
+/// One row: the sum of all values of all inputs, each input by its place, and the salt; small, so
+/// that other inputs often make the same.
 fn mix(context: &Context<'_>) -> Result<NodeResult, StageError> {
     if let Some((path, rows)) = DURING.lock().unwrap().take() {
         std::fs::write(path, rows).unwrap();

@@ -12,8 +12,8 @@ impl Dag {
         self.sources[i].iter().enumerate().map(row).collect()
     }
 
-    /// Writes the sources and models. All have one time and, where no row was added, one size: a change is to be
-    /// noticed all the same.
+    /// Writes the sources and models. All have one time and, where no row was added, one size: a
+    /// change is to be noticed all the same.
     pub fn write_sources(&self, folder: &Path) {
         let write = |path: &str, text: String| {
             let path = folder.join(path);

@@ -9,8 +9,8 @@ const STEPS: usize = 60;
 
 /// Returns the eigenvalues of a symmetric matrix in ascending order.
 ///
-/// matrix `[n, n]`, of which the lower triangle is read and overwritten. Each value is right to some
-/// units in the last place of the largest one; values that are not finite give NaN.
+/// matrix `[n, n]`, of which the lower triangle is read and overwritten. Each value is right to
+/// some units in the last place of the largest one; values that are not finite give NaN.
 pub fn eigenvalues(matrix: &mut [f64], n: usize) -> Vec<f64> {
     let lower = || (0..n).flat_map(|i| &matrix[i * n..][..=i]);
     if !lower().all(|value| value.is_finite()) {

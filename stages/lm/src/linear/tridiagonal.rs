@@ -61,8 +61,8 @@ pub(super) fn tridiagonal(matrix: &mut [f64], n: usize) -> (Vec<f64>, Vec<f64>) 
     (diagonal, beside)
 }
 
-/// Turns a vector into the one of the reflection that leaves its last entry alone; returns that entry
-/// and the factor of the reflection.
+/// Turns a vector into the one of the reflection that leaves its last entry alone; returns that
+/// entry and the factor of the reflection.
 fn reflect(v: &mut [f64]) -> (f64, f64) {
     let Some((last, others)) = v.split_last_mut() else { return (0.0, 0.0) };
     let rest = dot(others, others);

@@ -116,8 +116,8 @@ fn sum(lanes: [f64; LANES]) -> f64 {
     ((a + e) + (c + g)) + ((b + f) + (d + h))
 }
 
-/// e^x to the last bits, without branches so that loops over it are vectorised; the argument is held
-/// to [-700, 700].
+/// e^x to the last bits, without branches so that loops over it are vectorised; the argument is
+/// held to [-700, 700].
 ///
 /// The argument is reduced by a multiple of ln 2, and the series of the rest is summed to its
 /// thirteenth term, which is below half a unit in the last place.

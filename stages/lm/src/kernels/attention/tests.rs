@@ -120,7 +120,8 @@ proptest! {
         prop_assert_eq!(bits(&out[..positions * wide]), expected);
     }
 
-    /// Keys and values of half precision give the bits of their rounded copies, position by position.
+    /// Keys and values of half precision give the bits of their rounded copies, position by
+    /// position.
     #[test]
     fn half_keys_are_their_rounded_copies(a in shapes(), positions in 1usize..100, seed: u64) {
         let a = Attention { causal: true, ..a };

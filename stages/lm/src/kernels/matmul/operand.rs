@@ -8,8 +8,8 @@ use super::WORTH;
 use crate::kernels::buffer::Buffer;
 use crate::kernels::tile::{DEPTH, MOST_ROWS, WIDTH, tile_rows};
 
-/// An operand of products, packed once for all that share it: `[blocks of terms, tiles, terms of the
-/// block, rows of a tile]`.
+/// An operand of products, packed once for all that share it: `[blocks of terms, tiles, terms of
+/// the block, rows of a tile]`.
 pub struct Operand {
     values: Buffer,
     pub(super) rows: usize,

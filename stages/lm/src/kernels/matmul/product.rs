@@ -23,8 +23,8 @@ const LEFT: usize = 1 << 16;
 /// Tasks a thread from which on each may own whole rows of a result.
 const TASKS_OF_ROWS: usize = 4;
 
-/// Tiles of a task that puts its sums into rows of its own; `None` where such tasks would be too few
-/// for the threads.
+/// Tiles of a task that puts its sums into rows of its own; `None` where such tasks would be too
+/// few for the threads.
 pub(super) fn tiles_of_rows(tiles: usize, left: &Operand) -> Option<usize> {
     let threads = rayon::current_num_threads();
     let most = (LEFT / (left.tile * left.terms).max(1)).clamp(4, TILES);
