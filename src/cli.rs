@@ -199,6 +199,41 @@ pub enum Cache {
         `--max-size`, the least recently used first, until the cache fits. While another process \
         uses the cache, nothing is removed.")]
     Gc(GcArgs),
+    /// Send what locks name to a remote cache
+    #[command(after_help = "Example:\n  \
+        refrain cache push sweep.yaml --remote s3://lab/refrain\n\n\
+        Credentials are read from the variables of the service's own programs, such as \
+        AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL. What is there is not sent again.")]
+    Push(PushArgs),
+    /// Receive what locks name from a remote cache
+    #[command(after_help = "Example:\n  \
+        refrain cache pull sweep.yaml --remote s3://lab/refrain\n\n\
+        Only what a lock names is taken, and only with its digests. Exit code 3 if anything at \
+        the remote is not as the lock says.")]
+    Pull(TransferArgs),
+}
+
+/// What is sent or received.
+#[derive(Debug, Args)]
+pub struct TransferArgs {
+    /// Workflows whose locks name the results
+    #[arg(required = true)]
+    pub workflows: Vec<PathBuf>,
+    /// Address of the remote cache: `s3://…`, `gs://…`, `az://…`, `https://…`, or a folder
+    #[arg(long, value_name = "URL")]
+    pub remote: String,
+    /// Folder of the cache [default: REFRAIN_CACHE, or `.refrain` beside the first workflow]
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct PushArgs {
+    #[command(flatten)]
+    pub transfer: TransferArgs,
+    /// Look for every object, also of results whose records are there
+    #[arg(long)]
+    pub again: bool,
 }
 
 /// The cache that a command looks after.
@@ -345,6 +380,9 @@ pub struct RunArgs {
     /// Fail if the lock is out of date, and leave it as it is
     #[arg(long)]
     pub locked: bool,
+    /// Take what the cache lacks and the lock names from this remote cache, before anything runs
+    #[arg(long, value_name = "URL")]
+    pub remote: Option<String>,
     /// Print no progress
     #[arg(long, short)]
     pub quiet: bool,
@@ -394,6 +432,9 @@ pub struct VerifyArgs {
     /// Fail if the cache lacks any artifact
     #[arg(long)]
     pub complete: bool,
+    /// Check that this remote cache has what the lock names, a twentieth of it by its bytes
+    #[arg(long, value_name = "URL")]
+    pub remote: Option<String>,
     /// Recompute a sample and compare: `all`, `5%`, or a number of nodes
     #[arg(long, value_name = "SAMPLE")]
     pub recompute: Option<Sample>,

@@ -12,6 +12,8 @@ mod interrupt;
 mod machine;
 mod output;
 mod panics;
+mod progress_line;
+mod remote;
 mod session;
 mod snippet;
 mod terminal;

@@ -285,7 +285,7 @@ pub fn existing_store(cache: &Path) -> Result<Option<Store>, CommandError> {
 }
 
 /// How this process shares the cache. The variables are for tests, which cannot wait for a whole lease.
-fn sharing() -> Sharing {
+pub fn sharing() -> Sharing {
     let usual = Sharing::default();
     let lease = std::env::var("REFRAIN_TEST_LEASE_MS").ok().and_then(|text| text.parse().ok());
     Sharing {

@@ -97,13 +97,18 @@ fn every_command_prints_what_is_documented() {
     std::fs::copy(space.path("w.lock"), space.path("old.lock")).unwrap();
     compare("show a table", &json(&["show", "w.yaml", "judged[fold=true]"]).stdout);
     compare("show a file", &json(&["show", "w.yaml", "listed"]).stdout);
+    std::fs::create_dir(space.path("shared")).unwrap();
+    compare("cache push", &json(&["cache", "push", "w.yaml", "--remote", "shared"]).stdout);
+    forge(&space.path("shared/v1/pages"));
+    let pull = ["cache", "pull", "w.yaml", "--remote", "shared", "--cache", "other"];
+    compare("cache pull", &json(&pull).stdout);
     space.edit("w.yaml", "task: exact_match", "task: exact_match, bootstrap: 10");
     compare("plan", &json(&["plan", "w.yaml"]).stdout);
     compare("explain", &json(&["explain", "w.yaml", "judged[fold=true]"]).stdout);
     compare("explain several", &json(&["explain", "w.yaml"]).stdout);
     other(&space);
     compare("diff", &json(&["diff", "old.lock", "other.yaml"]).stdout);
-    let verify = json(&["verify", "w.yaml", "--recompute", "all"]);
+    let verify = json(&["verify", "w.yaml", "--recompute", "all", "--remote", "shared"]);
     assert_eq!(verify.code, 3);
     compare("verify", &verify.stdout);
     compare("cache stat", &json(&["cache", "stat", "w.yaml"]).stdout);
@@ -119,6 +124,27 @@ fn every_command_prints_what_is_documented() {
     let wrong = json(&["check", "w.yaml"]);
     assert_eq!((wrong.code, wrong.stdout.as_str()), (2, ""), "errors go to stderr");
     compare("errors", &wrong.stderr);
+}
+
+/// Drops a record of a remote cache, and changes another.
+fn forge(pages: &std::path::Path) {
+    for folder in std::fs::read_dir(pages).unwrap() {
+        for page in std::fs::read_dir(folder.unwrap().path()).unwrap() {
+            let page = page.unwrap().path();
+            let text = std::fs::read_to_string(&page).unwrap();
+            let mut changed = String::new();
+            for line in text.lines() {
+                let mut record: Value = serde_json::from_str(line).unwrap();
+                if record["kind"] == "evaluate" {
+                    record["profile"] = Value::from("another");
+                }
+                if record["kind"] != "run" {
+                    changed.push_str(&format!("{record}\n"));
+                }
+            }
+            std::fs::write(page, changed).unwrap();
+        }
+    }
 }
 
 /// Runs a workflow like the documented one, with another parameter and another table.

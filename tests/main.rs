@@ -59,6 +59,7 @@ mod progress; // what a run prints on the way
 mod prompts; // the prompts of workflows/prompts, to the letter where they are published
 mod queries; // queries that a model wrote, judged by their results
 mod real_input; // the shared folder's data and model, where it is there
+mod remote; // a cache that others share
 mod repeat; // rounds that read the round before
 mod rerun; // what an edit makes run again
 mod results; // which figure stands in which row

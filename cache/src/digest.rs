@@ -1,7 +1,6 @@
 //! BLAKE3 digests of bytes, files and folders, equal to what `b3sum` prints.
 
 use std::fmt;
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
 use std::io::Read;
@@ -17,9 +16,11 @@ use pieces::PIECE;
 use crate::untrusted::open_plain;
 
 mod identity;
+mod listing;
 mod pieces;
 
 pub use identity::FileIdentity;
+pub use listing::{digest_listing, listing_text, parse_listing};
 
 /// A BLAKE3 digest: 32 bytes, written as 64 lower-case hexadecimal characters.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -184,34 +185,4 @@ fn fill(mut file: &File, block: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(filled)
-}
-
-/// Computes the digest of a folder: BLAKE3 of the lines `HEX  PATH` that `b3sum` prints for its
-/// files, sorted by the bytes of the path.
-///
-/// `files` holds paths relative to the folder, with `/` between names, in any order.
-pub fn digest_listing(files: &[(String, Digest)]) -> Digest {
-    let mut sorted: Vec<&(String, Digest)> = files.iter().collect();
-    sorted.sort_by(|a, b| a.0.as_bytes().cmp(b.0.as_bytes()));
-    let mut listing = String::with_capacity(files.len() * 96);
-    for (path, digest) in sorted {
-        push_listing_line(&mut listing, path, digest);
-    }
-    Digest::of_bytes(listing.as_bytes())
-}
-
-/// Appends a line as `b3sum` prints it: a name with a backslash or a line break is escaped, and the
-/// line then begins with a backslash.
-fn push_listing_line(listing: &mut String, path: &str, digest: &Digest) {
-    let escaped = path.contains(['\\', '\n', '\r']);
-    if escaped {
-        listing.push('\\');
-    }
-    write!(listing, "{digest}  ").expect("writing into a string cannot fail");
-    if escaped {
-        listing.push_str(&path.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r"));
-    } else {
-        listing.push_str(path);
-    }
-    listing.push('\n');
 }

@@ -96,7 +96,10 @@ mod untrusted;
 
 pub use artifact::{Artifact, ArtifactKind, Artifacts};
 pub use cache::Cache;
-pub use digest::{Digest, FileIdentity, OnHashed, ParseDigestError, digest_file, digest_listing};
+pub use digest::{
+    Digest, FileIdentity, OnHashed, ParseDigestError, digest_file, digest_listing, listing_text,
+    parse_listing,
+};
 pub use error::{CacheError, Corrupt};
 pub use gc::{Damage, Entry, Listing, ListingError, Object, Recorded};
 pub use logs::{
@@ -106,7 +109,7 @@ pub use logs::{
 pub use manifest::{Difference, Key, Manifest};
 pub use objects::{FolderWriter, ScratchDir};
 pub use presence::{RemovalLock, Sharing};
-pub use result::{MAIN, Metric, NodeResult};
+pub use result::{MAIN, Metric, NodeResult, same_metrics};
 pub use table::{
     Batches, ROW_GROUP_ROWS, SLICE_ROWS, TableError, TableInfo, TableReader, TableWriter, columns,
     normal_batch, normal_schema, type_name,

@@ -45,6 +45,16 @@ pub struct Metric {
     pub high: Option<f64>,
 }
 
+/// Whether metrics are the same; an undefined one equals itself.
+pub fn same_metrics(a: &[Metric], b: &[Metric]) -> bool {
+    let undefined = |a: &Metric, b: &Metric| {
+        a.value.is_nan()
+            && b.value.is_nan()
+            && Metric { value: 0.0, ..a.clone() } == Metric { value: 0.0, ..b.clone() }
+    };
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b || undefined(a, b))
+}
+
 /// Floats in JSON, which knows neither NaN nor infinity.
 mod any_float {
     use serde::de::Error as _;

@@ -63,6 +63,11 @@ impl Store {
         &self.cache
     }
 
+    /// The records.
+    pub fn records(&self) -> &Records {
+        &self.records
+    }
+
     /// The digests of files, remembered.
     pub fn digests(&self) -> &FileDigests {
         &self.digests

@@ -1,4 +1,5 @@
-//! `refrain cache`: what the cache holds, whether it is sound, and what of it may go.
+//! `refrain cache`: what the cache holds, whether it is sound, what of it may go, and what others
+//! have of it.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,6 +13,7 @@ use crate::session;
 
 mod gc;
 mod stat;
+mod transfer;
 mod verify;
 
 /// Runs one of the commands that look after the cache.
@@ -19,6 +21,8 @@ pub fn cache(command: &cli::Cache, format: Format) -> Result<ExitCode, CommandEr
     match command {
         cli::Cache::Stat(folder) => stat::stat(&Opened::new(folder)?, format),
         cli::Cache::Verify(folder) => verify::verify(&Opened::new(folder)?, format),
+        cli::Cache::Push(arguments) => transfer::push(arguments, format),
+        cli::Cache::Pull(arguments) => transfer::pull(arguments, format),
         cli::Cache::Gc(arguments) => gc::gc(&Opened::new(&arguments.folder)?, arguments, format),
     }
 }

@@ -29,7 +29,7 @@ use crate::events::Observers;
 use crate::human::time;
 use crate::session::{Opened, Session, Sources, absolute};
 use crate::up_to_date::UpToDateInput;
-use crate::{interrupt, machine, output};
+use crate::{interrupt, machine, output, remote};
 
 use super::results;
 use super::verify::{hints, mismatch_json, mismatch_words};
@@ -75,6 +75,11 @@ pub fn run(
         if !changes.is_empty() {
             return Ok(refused(&session, &changes, format));
         }
+    }
+
+    if let Some(address) = &arguments.remote {
+        let (wanted, force) = (wanted.as_deref(), &options.force);
+        remote::pull_for_run(&session, &lock, &store, address, wanted, force, false)?;
     }
 
     let cancel = Cancel::default();

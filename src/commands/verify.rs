@@ -14,11 +14,12 @@ use refrain_engine::report::verify::{
     self, Comparison, Mismatch, Recomputed, Sample, VERSION, VerifyOptions,
 };
 use refrain_engine::run;
+use refrain_remote::{Checked, Fault, Progress};
 
 use crate::cli::{self, Format};
 use crate::command_error::CommandError;
 use crate::session::{Opened, Session, Sources, existing_store};
-use crate::{interrupt, machine, output};
+use crate::{interrupt, machine, output, progress_line, remote};
 
 /// Verifies; computes nothing but the sample that is asked for.
 pub fn verify(arguments: &cli::VerifyArgs, format: Format) -> Result<ExitCode, CommandError> {
@@ -56,6 +57,12 @@ pub fn verify(arguments: &cli::VerifyArgs, format: Format) -> Result<ExitCode, C
         verify::sort(&session.graph, &mut found.mismatches);
         again = Some(recomputed);
     }
+    let checked = arguments.remote.as_deref().map(|remote| check_remote(&lock, remote));
+    let checked = checked.transpose()?;
+    if let Some(checked) = &checked {
+        found.mismatches.extend(checked.faults.iter().map(remote_mismatch));
+        verify::sort(&session.graph, &mut found.mismatches);
+    }
     if let Some(store) = &store {
         store.sync().map_err(|e| CommandError::new(ErrorClass::Environment, e.to_string()))?;
     }
@@ -76,6 +83,11 @@ pub fn verify(arguments: &cli::VerifyArgs, format: Format) -> Result<ExitCode, C
             "artifacts": { "hashed": found.artifacts.0, "absent": found.artifacts.1 },
             "comparisons": { "lines": found.comparisons.0, "computed": found.comparisons.1 },
             "expects": found.expects,
+            "remote": checked.as_ref().map(|checked| json!({
+                "results": checked.results,
+                "objects": checked.objects,
+                "hashed": checked.hashed,
+            })),
             "recomputed": again.as_ref().map(recomputed_json),
         }));
         return Ok(ExitCode::from(code));
@@ -100,12 +112,43 @@ pub fn verify(arguments: &cli::VerifyArgs, format: Format) -> Result<ExitCode, C
         let lines = output::count(lines, "comparison");
         output::line(&format!("{lines} checked, {computed} computed again"));
     }
+    if let Some(Checked { results, objects, hashed, .. }) = checked {
+        let (results, objects) =
+            (output::count(results, "result"), output::count(objects, "object"));
+        output::line(&format!("{results} at the remote, with {objects}, {hashed} of them hashed"));
+    }
     if found.mismatches.is_empty() {
         output::line("everything is as the lock says");
     } else {
         output::line(&hints(&found.mismatches));
     }
     Ok(ExitCode::from(code))
+}
+
+/// The share of the objects of a remote cache of which the bytes are checked.
+const REMOTE_SHARE: f64 = 0.05;
+
+/// Checks that a remote cache has what the lock names.
+fn check_remote(lock: &Lock, address: &str) -> Result<Checked, CommandError> {
+    let remote = remote::open(address)?;
+    let progress = Progress::default();
+    let so_far = || (progress.done(), progress.total());
+    let checked = progress_line::beside(&so_far, || {
+        remote.check(&remote::named(lock), REMOTE_SHARE, &progress)
+    });
+    Ok(checked?)
+}
+
+fn remote_mismatch(fault: &Fault) -> Mismatch {
+    Mismatch {
+        node: fault.node.clone(),
+        what: "remote",
+        message: fault.reason.clone(),
+        before: None,
+        now: None,
+        differences: Vec::new(),
+        hint: "`refrain cache push --again` sends what is missing there".into(),
+    }
 }
 
 /// Computes the sample again; what happens is shown as in a run.

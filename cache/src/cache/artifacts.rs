@@ -122,6 +122,14 @@ impl Cache {
         Ok(artifact)
     }
 
+    /// Returns the relative paths of the files of a stored folder, sorted.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn files_of(&self, folder: &Digest) -> Result<Vec<String>, CacheError> {
+        listing(&self.object_path(folder))
+    }
+
     /// Hashes an artifact, and compares it with its record.
     ///
     /// # Errors

@@ -7,8 +7,12 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use proptest::collection::btree_set;
+use proptest::prelude::*;
+
 use refrain_cache::{
     AppendLog, Digest, FileDigests, FileIdentity, ParseDigestError, digest_file, digest_listing,
+    listing_text, parse_listing,
 };
 
 /// From BLAKE3's published test vectors.
@@ -172,4 +176,21 @@ fn a_torn_or_corrupt_line_is_skipped() {
     let saved = FileDigests::open(&log).unwrap();
     assert_eq!(saved.remembered(&b), reopened.remembered(&b), "saved behind the torn tail");
     assert!(saved.remembered(&b).is_some());
+}
+
+proptest! {
+    /// A listing is read back, and any other text is none.
+    #[test]
+    fn a_listing_is_read_back(names in btree_set("[a-z/\\\\\n\r é]{1,8}", 0..6)) {
+        let files: Vec<(String, Digest)> =
+            names.iter().map(|name| (name.clone(), Digest::of_bytes(name.as_bytes()))).collect();
+        let text = listing_text(&files);
+        prop_assert_eq!(parse_listing(&text), Some(files.clone()));
+        prop_assert_eq!(Digest::of_bytes(text.as_bytes()), digest_listing(&files));
+        if !text.is_empty() {
+            prop_assert_eq!(parse_listing(text.trim_end_matches('\n')), None);
+            prop_assert_eq!(parse_listing(&text.replace("  ", " ")), None);
+            prop_assert_eq!(parse_listing(&format!("{text}{text}x")), None);
+        }
+    }
 }

@@ -29,7 +29,6 @@ pub use compared::{
     McNemar, SignedRank, TestMethod,
 };
 pub use entry::LockEntry;
-pub(crate) use entry::same_metrics;
 
 /// Version of the lock's lines.
 pub const VERSION: u32 = 2;

@@ -1,11 +1,9 @@
 //! `refrain cache verify`: every artifact hashed, every line of the logs and row memos checked.
 
 use std::collections::BTreeSet;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -15,16 +13,9 @@ use refrain_engine::language::explain::ErrorClass;
 use crate::cli::Format;
 use crate::command_error::CommandError;
 use crate::human::time;
-use crate::{human, output};
+use crate::{human, output, progress_line};
 
 use super::{Opened, within};
-
-/// What takes no longer than this needs no progress.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Shortest time between two lines where stderr is no terminal.
-const LINE_EVERY: Duration = Duration::from_secs(5);
-/// Shortest time between two changes of the line on a terminal.
-const REDRAW_EVERY: Duration = Duration::from_millis(200);
 
 /// Hashes the whole cache; what is damaged is set aside and named.
 pub fn verify(opened: &Opened, format: Format) -> Result<ExitCode, CommandError> {
@@ -117,32 +108,6 @@ fn to_json(cache: &Cache, damage: &Damage) -> Value {
 /// Hashes, with a line on stderr that says how far it is, should it take long.
 fn hash(cache: &Cache, listing: &Listing, total: u64) -> Result<Vec<Damage>, CommandError> {
     let done = AtomicU64::new(0);
-    std::thread::scope(|scope| {
-        let (stop, stopped) = mpsc::channel::<()>();
-        let done = &done;
-        scope.spawn(move || show(&stopped, done, total));
-        let damages = cache.verify_objects(listing, done);
-        drop(stop);
-        Ok(damages?)
-    })
-}
-
-fn show(stopped: &Receiver<()>, done: &AtomicU64, total: u64) {
-    let begin = Instant::now();
-    let terminal = std::io::stderr().is_terminal();
-    let mut wait = PATIENCE;
-    while stopped.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-        wait = if terminal { REDRAW_EVERY } else { LINE_EVERY };
-        let hashed = done.load(Ordering::Relaxed);
-        let rate = hashed as f64 / begin.elapsed().as_secs_f64();
-        let left =
-            Duration::from_secs_f64((total.saturating_sub(hashed) as f64 / rate.max(1.0)).min(1e9));
-        let (hashed, total, rate) =
-            (human::size(hashed), human::size(total), human::size(rate as u64));
-        let line = format!("{hashed} of {total}, {rate}/s, {} left", time(left));
-        output::progress(&if terminal { format!("\r\x1b[K{line}") } else { format!("{line}\n") });
-    }
-    if terminal && wait != PATIENCE {
-        output::progress("\r\x1b[K");
-    }
+    let so_far = || (done.load(Ordering::Relaxed), total);
+    Ok(progress_line::beside(&so_far, || cache.verify_objects(listing, &done))?)
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use refrain_cache::{Artifacts, Digest, Key, Metric, NodeResult};
+use refrain_cache::{Artifacts, Digest, Key, Metric, NodeResult, same_metrics};
 
 use crate::kind::{MAIN, ModelFacts};
 use crate::plan::state::NodeState;
@@ -96,14 +96,4 @@ impl LockEntry {
             seen: None,
         }
     }
-}
-
-/// Whether metrics are the same; an undefined one equals itself.
-pub(crate) fn same_metrics(a: &[Metric], b: &[Metric]) -> bool {
-    let undefined = |a: &Metric, b: &Metric| {
-        a.value.is_nan()
-            && b.value.is_nan()
-            && Metric { value: 0.0, ..a.clone() } == Metric { value: 0.0, ..b.clone() }
-    };
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b || undefined(a, b))
 }

@@ -1,10 +1,10 @@
 //! The checks of one node: its key, its source, its artifacts and its metrics.
 
-use refrain_cache::{Artifact, Corrupt, FileDigests};
+use refrain_cache::{Artifact, Corrupt, FileDigests, same_metrics};
 
 use crate::graph::{Edge, Graph, Node, NodeId};
 use crate::kind::{MAIN, metrics_table};
-use crate::ledger::lock::{Lock, LockEntry, same_metrics};
+use crate::ledger::lock::{Lock, LockEntry};
 use crate::plan::node_manifest;
 use crate::source;
 use crate::source::seen::{HashError, SeenSource, SourcePlace};

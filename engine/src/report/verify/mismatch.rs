@@ -12,13 +12,14 @@ use crate::store::Store;
 use super::VERSION;
 
 /// The sorts of differences, in the order in which those of one node are listed.
-const ORDER: [&str; 10] = [
+const ORDER: [&str; 11] = [
     "renamed",
     "missing",
     "stale",
     "source",
     "key",
     "artifact",
+    "remote",
     "metrics",
     "recompute",
     "compare",
@@ -31,7 +32,7 @@ pub struct Mismatch {
     /// The node; the name of a comparison; of a condition its stage or comparison.
     pub node: String,
     /// The sort of difference: `renamed`, `missing`, `stale`, `source`, `key`, `artifact`,
-    /// `metrics`, `recompute`, `compare` or `expect`.
+    /// `remote`, `metrics`, `recompute`, `compare` or `expect`.
     pub what: &'static str,
     /// The difference in words.
     pub message: String,
