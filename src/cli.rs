@@ -146,6 +146,14 @@ pub enum Command {
                             Examples:\n  refrain verify sweep.yaml --no-data\n  \
                             refrain verify sweep.yaml --complete --recompute 5%")]
     Verify(VerifyArgs),
+    /// Write what a reviewer needs into one file that `refrain verify` checks
+    #[command(
+        after_help = "The workflow, its lock, the tables that its figures are read from, and \
+                            metadata as RO-Crate has them. Equal bytes from the same lock and \
+                            cache.\n\nExample:\n  refrain bundle sweep.yaml -o sweep.zip && \
+                            refrain verify sweep.zip"
+    )]
+    Bundle(BundleArgs),
     /// Inspect, check and clean up the cache
     #[command(subcommand)]
     #[command(after_help = "Example:\n  refrain cache stat sweep.yaml")]
@@ -296,7 +304,7 @@ pub struct ManArgs {
 }
 
 /// The workflow that a command is about.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct WorkflowArgs {
     /// The workflow, a YAML file
     pub workflow: PathBuf,
@@ -423,6 +431,18 @@ pub struct ShowArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct BundleArgs {
+    #[command(flatten)]
+    pub workflow: WorkflowArgs,
+    /// File to write
+    #[arg(long, short, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Include the sources: data and models
+    #[arg(long)]
+    pub with_sources: bool,
+}
+
+#[derive(Debug, Clone, Args)]
 pub struct VerifyArgs {
     #[command(flatten)]
     pub workflow: WorkflowArgs,

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod bundle;
 mod cache;
 mod check;
 mod compare;
@@ -36,6 +37,7 @@ pub fn dispatch(arguments: &Arguments, observers: &Observers) -> Result<ExitCode
         Command::Compare(arguments) => compare::compare(arguments, format),
         Command::Graph(arguments) => graph::graph(arguments, format),
         Command::Verify(verify) => verify::verify(verify, format),
+        Command::Bundle(arguments) => bundle::bundle(arguments, format),
         Command::Cache(command) => cache::cache(command, format),
         Command::Kind(arguments) => kind::kind(arguments, format),
         Command::Diff(arguments) => diff::diff(arguments, format),

@@ -1,5 +1,6 @@
 //! The `refrain` command: arguments, terminal and exit codes. All logic is in the libraries.
 
+mod bundle;
 mod cli;
 mod command_error;
 mod commands;

@@ -59,6 +59,8 @@ fn compare(heading: &str, printed: &str) {
 
 /// The workflow of the document.
 const WORKFLOW: &str = "refrain: 1
+license: MIT
+date: 2026
 data: { rows: { path: rows.jsonl } }
 stages:
   judged: { evaluate: { data: rows, task: exact_match, ignore_case: \"${fold}\" } }
@@ -97,6 +99,7 @@ fn every_command_prints_what_is_documented() {
     std::fs::copy(space.path("w.lock"), space.path("old.lock")).unwrap();
     compare("show a table", &json(&["show", "w.yaml", "judged[fold=true]"]).stdout);
     compare("show a file", &json(&["show", "w.yaml", "listed"]).stdout);
+    compare("bundle", &json(&["bundle", "w.yaml", "-o", "w.zip"]).stdout);
     std::fs::create_dir(space.path("shared")).unwrap();
     compare("cache push", &json(&["cache", "push", "w.yaml", "--remote", "shared"]).stdout);
     forge(&space.path("shared/v1/pages"));

@@ -16,6 +16,7 @@ mod adapters; // adapters made elsewhere, with their bases
 mod attempts; // retries, time limits and memory of commands
 mod backends; // which code computes a model
 mod bad_input; // what a run is told of data, models and caches that are wrong
+mod bundle; // what a reviewer gets
 mod cache; // stat, verify, gc, and the logs of runs
 mod choose; // the best of what was made at the values of an axis, and models kept on the way
 mod choosing; // rows that are kept, joined and measured

@@ -397,8 +397,9 @@ fn a_server_that_is_not_there_is_an_error_of_the_environment() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
+    let elsewhere = clone(&space);
     let mut command =
-        clone(&space).command(&["cache", "pull", "w.yaml", "--remote", "s3://bucket/prefix"]);
+        elsewhere.command(&["cache", "pull", "w.yaml", "--remote", "s3://bucket/prefix"]);
     let secret = "a-secret-of-the-lab";
     command.env("AWS_ENDPOINT_URL", format!("http://{address}"));
     command.env("AWS_ACCESS_KEY_ID", "someone").env("AWS_SECRET_ACCESS_KEY", secret);

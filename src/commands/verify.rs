@@ -1,5 +1,7 @@
 //! `refrain verify`: the workflow, its sources, the cache and every `expect` against the lock.
 
+mod bundled;
+
 use std::collections::HashSet;
 use std::mem::ManuallyDrop;
 use std::process::ExitCode;
@@ -21,8 +23,23 @@ use crate::command_error::CommandError;
 use crate::session::{Opened, Session, Sources, existing_store};
 use crate::{interrupt, machine, output, progress_line, remote};
 
+use bundled::Unpacked;
+
 /// Verifies; computes nothing but the sample that is asked for.
 pub fn verify(arguments: &cli::VerifyArgs, format: Format) -> Result<ExitCode, CommandError> {
+    if !bundled::is_bundle(&arguments.workflow.workflow) {
+        return verify_workflow(arguments, format, None);
+    }
+    let bundle = Unpacked::new(&arguments.workflow.workflow)?;
+    verify_workflow(&bundle.arguments(arguments), format, Some(bundle))
+}
+
+/// Verifies a workflow, that of a bundle with the tables that are in it.
+fn verify_workflow(
+    arguments: &cli::VerifyArgs,
+    format: Format,
+    mut bundle: Option<Unpacked>,
+) -> Result<ExitCode, CommandError> {
     let opened = Opened::new(&arguments.workflow)?;
     let (lock, cache) = (opened.lock.clone(), opened.cache.clone());
     // To resolve a workflow takes about as long as to read what is kept of it.
@@ -33,9 +50,10 @@ pub fn verify(arguments: &cli::VerifyArgs, format: Format) -> Result<ExitCode, C
     });
     let session = session?;
     let lock = ManuallyDrop::new(lock?);
-    let store = match store? {
-        None if arguments.recompute.is_some() => Some(session.store()?),
-        store => store,
+    let store = match (&mut bundle, store?) {
+        (Some(bundle), _) => Some(bundle.store(&session, &lock)?),
+        (None, None) if arguments.recompute.is_some() => Some(session.store()?),
+        (None, store) => store,
     };
     let options = VerifyOptions {
         no_data: arguments.no_data,
@@ -50,6 +68,10 @@ pub fn verify(arguments: &cli::VerifyArgs, format: Format) -> Result<ExitCode, C
         &session.comparisons,
         options,
     );
+    if let Some(bundle) = &mut bundle {
+        found.mismatches.append(&mut bundle.mismatches);
+        verify::sort(&session.graph, &mut found.mismatches);
+    }
     let mut again = None;
     if let (Some(sample), Some(store)) = (arguments.recompute, &store) {
         let mut recomputed = recompute(&session, &lock, store, sample, arguments.seed.as_deref())?;
@@ -83,6 +105,7 @@ pub fn verify(arguments: &cli::VerifyArgs, format: Format) -> Result<ExitCode, C
             "artifacts": { "hashed": found.artifacts.0, "absent": found.artifacts.1 },
             "comparisons": { "lines": found.comparisons.0, "computed": found.comparisons.1 },
             "expects": found.expects,
+            "bundle": bundle.as_ref().map(|bundle| json!({ "files": bundle.files() })),
             "remote": checked.as_ref().map(|checked| json!({
                 "results": checked.results,
                 "objects": checked.objects,
@@ -111,6 +134,9 @@ pub fn verify(arguments: &cli::VerifyArgs, format: Format) -> Result<ExitCode, C
         let (lines, computed) = found.comparisons;
         let lines = output::count(lines, "comparison");
         output::line(&format!("{lines} checked, {computed} computed again"));
+    }
+    if let Some(bundle) = &bundle {
+        output::line(&format!("{} of the bundle checked", output::count(bundle.files(), "file")));
     }
     if let Some(Checked { results, objects, hashed, .. }) = checked {
         let (results, objects) =

@@ -40,7 +40,12 @@ impl Connection {
                 Err(Refused::Fault(format!("it has {size} bytes, at most {limit} are expected")))
             }
             Ok(found) => Ok(Some(found)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            // A bucket that is not there is a slip of the pen, not an empty one.
+            Err(object_store::Error::NotFound { source, .. })
+                if !source.to_string().contains("NoSuchBucket") =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(Refused::Error(self.failed(&error))),
         }
     }

@@ -38,7 +38,10 @@ pub fn schema(kinds: &Kinds) -> Value {
         "properties": {
             "refrain": { "description": "the version of the language", "const": 1 },
             "name": { "description": "its name, for people", "type": "string" },
-            "description": { "description": "what it is for, for people" },
+            "description": { "description": "its question, for people", "type": ["string", "null"] },
+            "license": { "description": "its licence, by its SPDX name or address", "type": ["string", "null"] },
+            "authors": { "description": "a name or a list of names" },
+            "date": { "description": "its date: 2026, 2026-11 or 2026-11-26" },
             "params": section("values that `${NAME}` stands for; `--set` replaces them", json!(true)),
             "models": section("the models that the workflow reads", record(source::MODEL_PARAMS, Values::Put)),
             "data": section("the tables and files that the workflow reads", record(source::PARAMS, Values::Put)),

@@ -1,5 +1,6 @@
 //! A workflow as written: sections, names and places, before any value is resolved.
 
+mod about;
 mod include;
 mod parse;
 mod repeat;
@@ -18,6 +19,7 @@ use crate::kind::{Kind, Kinds};
 use crate::language::diagnostic::{Diagnostics, SourceText, Span};
 use crate::language::yaml::{Key, Node, ScopeId};
 
+pub use about::About;
 pub use settings::{Retry, Settings};
 
 /// Names that mean something inside `${…}` and cannot be given to anything else.
@@ -33,6 +35,8 @@ pub struct Workflow {
     pub source: SourceText,
     /// Its name, for people; in no key.
     pub name: String,
+    /// What it says of itself, for people; in no key.
+    pub about: About,
     /// The scopes of names: that of its own file, then one for each file that it includes.
     pub scopes: Vec<NameScope>,
     /// The sources under `models` and `data`.

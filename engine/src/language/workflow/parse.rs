@@ -9,15 +9,19 @@ use crate::language::diagnostic::{
 use crate::language::scalar::check_name;
 use crate::language::yaml::{self, Key, Node, ScopeId, Yaml};
 
+use super::about::{self, About};
 use super::include::Includer;
 use super::repeat::{self, LoopDecl, ROUND};
 use super::settings::{self, NAMES as SETTINGS};
 use super::{Axis, NameScope, Override, ParamDecl, RESERVED, SourceDecl, Stage, Workflow};
 
-const SECTIONS: [&str; 12] = [
+const SECTIONS: [&str; 15] = [
     "refrain",
     "name",
     "description",
+    "license",
+    "authors",
+    "date",
     "params",
     "models",
     "data",
@@ -49,6 +53,7 @@ pub(super) fn workflow(
     let parts = reader.sections(&root, kinds);
     let FileParts {
         name,
+        about,
         params,
         sources,
         stages,
@@ -65,6 +70,7 @@ pub(super) fn workflow(
     let mut workflow = Workflow {
         source,
         name,
+        about,
         scopes,
         sources,
         stages,
@@ -101,6 +107,7 @@ pub(super) fn workflow(
 /// The sections of one file.
 pub(super) struct FileParts {
     pub name: String,
+    pub about: About,
     pub params: Vec<ParamDecl>,
     pub sources: Vec<SourceDecl>,
     pub stages: Vec<Stage>,
@@ -150,6 +157,7 @@ impl Reader {
             }
             None => "workflow".into(),
         };
+        let about = about::read(root, self);
         let axes = self.sweep(root.get("sweep"));
         let params = self.section(root, "params").to_vec();
         for (key, _) in &params {
@@ -181,7 +189,19 @@ impl Reader {
             }
         };
         let results = root.get("results").cloned();
-        FileParts { name, params, sources, stages, loops, axes, compare, expect, results, includes }
+        FileParts {
+            name,
+            about,
+            params,
+            sources,
+            stages,
+            loops,
+            axes,
+            compare,
+            expect,
+            results,
+            includes,
+        }
     }
 
     fn version(&mut self, root: &Node) {

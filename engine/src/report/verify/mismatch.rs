@@ -12,7 +12,8 @@ use crate::store::Store;
 use super::VERSION;
 
 /// The sorts of differences, in the order in which those of one node are listed.
-const ORDER: [&str; 11] = [
+const ORDER: [&str; 12] = [
+    "bundle",
     "renamed",
     "missing",
     "stale",
@@ -31,7 +32,7 @@ const ORDER: [&str; 11] = [
 pub struct Mismatch {
     /// The node; the name of a comparison; of a condition its stage or comparison.
     pub node: String,
-    /// The sort of difference: `renamed`, `missing`, `stale`, `source`, `key`, `artifact`,
+    /// The sort of difference: `bundle`, `renamed`, `missing`, `stale`, `source`, `key`, `artifact`,
     /// `remote`, `metrics`, `recompute`, `compare` or `expect`.
     pub what: &'static str,
     /// The difference in words.
