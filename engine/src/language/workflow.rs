@@ -33,6 +33,8 @@ pub struct Workflow {
     pub source: SourceText,
     /// Its name, for people; in no key.
     pub name: String,
+    /// Its question, for people; in no key.
+    pub description: Option<String>,
     /// The scopes of names: that of its own file, then one for each file that it includes.
     pub scopes: Vec<NameScope>,
     /// The sources under `models` and `data`.

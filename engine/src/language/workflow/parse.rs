@@ -49,6 +49,7 @@ pub(super) fn workflow(
     let parts = reader.sections(&root, kinds);
     let FileParts {
         name,
+        description,
         params,
         sources,
         stages,
@@ -65,6 +66,7 @@ pub(super) fn workflow(
     let mut workflow = Workflow {
         source,
         name,
+        description,
         scopes,
         sources,
         stages,
@@ -101,6 +103,7 @@ pub(super) fn workflow(
 /// The sections of one file.
 pub(super) struct FileParts {
     pub name: String,
+    pub description: Option<String>,
     pub params: Vec<ParamDecl>,
     pub sources: Vec<SourceDecl>,
     pub stages: Vec<Stage>,
@@ -150,6 +153,14 @@ impl Reader {
             }
             None => "workflow".into(),
         };
+        let description = match root.get("description").map(|n| (&n.value, n.span.clone())) {
+            None | Some((Yaml::Null, _)) => None,
+            Some((Yaml::Text(text), _)) => Some(text.clone()),
+            Some((_, span)) => {
+                self.problem(Diagnostic::at(span, "`description` must be text"));
+                None
+            }
+        };
         let axes = self.sweep(root.get("sweep"));
         let params = self.section(root, "params").to_vec();
         for (key, _) in &params {
@@ -181,7 +192,19 @@ impl Reader {
             }
         };
         let results = root.get("results").cloned();
-        FileParts { name, params, sources, stages, loops, axes, compare, expect, results, includes }
+        FileParts {
+            name,
+            description,
+            params,
+            sources,
+            stages,
+            loops,
+            axes,
+            compare,
+            expect,
+            results,
+            includes,
+        }
     }
 
     fn version(&mut self, root: &Node) {
