@@ -138,6 +138,27 @@ pub enum Command {
                             refrain diff sweep.lock sweep.yaml"
     )]
     Diff(DiffArgs),
+    /// Write a report: one page with results, comparisons, graph, run, curves, samples and provenance
+    #[command(
+        after_help = "It is made from lock, cache and run log alone; what they lack is named on the \
+                            page. `--format markdown` has the same for a pull request.\n\nExamples:\n  \
+                            refrain report sweep.yaml -o report.html\n  \
+                            refrain report sweep.yaml --format markdown >> $GITHUB_STEP_SUMMARY\n  \
+                            refrain report sweep.yaml --svg figures"
+    )]
+    Report(ReportArgs),
+    /// Write a first workflow that runs, with data of its own
+    #[command(after_help = "Examples:\n  refrain init\n  refrain init first --with mask")]
+    Init(InitArgs),
+    /// List the runs of a workflow, each with what changed since the one before
+    #[command(after_help = "Example:\n  refrain log sweep.yaml")]
+    Log(LogRunsArgs),
+    /// Serve the report on this machine, live while a run is under way
+    #[command(
+        after_help = "The run may be that of another process. Only who knows the printed address \
+                            can read the page.\n\nExample:\n  refrain watch sweep.yaml"
+    )]
+    Watch(WatchArgs),
     /// Draw the graph, as a Mermaid flowchart or for Graphviz
     #[command(after_help = "Example:\n  refrain graph sweep.yaml --as dot | dot -Tsvg > sweep.svg")]
     Graph(GraphArgs),
@@ -342,6 +363,59 @@ pub struct ResultsArgs {
     /// Write the table to a file
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    #[command(flatten)]
+    pub workflow: WorkflowArgs,
+    /// Write the report to a file [default: stdout, unless `--svg` is given]
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Write each picture into this folder as SVG, in the colours of paper
+    #[arg(long, value_name = "DIR")]
+    pub svg: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// The folder; made where it is not there
+    #[arg(default_value = ".")]
+    pub folder: PathBuf,
+    /// Idea of the workflow
+    #[arg(long = "with", value_enum, value_name = "IDEA", default_value_t = Template::Sweep)]
+    pub template: Template,
+}
+
+/// Idea of a first workflow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Template {
+    /// Settings of a training against each other
+    Sweep,
+    /// Surprising tokens left out of a training
+    Mask,
+    /// A model's own answers, chosen and measured
+    Diversity,
+    /// A figure guarded in CI
+    Ci,
+}
+
+#[derive(Debug, Args)]
+pub struct LogRunsArgs {
+    #[command(flatten)]
+    pub workflow: WorkflowArgs,
+    /// Number of runs to list, the last ones
+    #[arg(long, default_value_t = 20)]
+    pub runs: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    #[command(flatten)]
+    pub workflow: WorkflowArgs,
+    /// Port on 127.0.0.1 [default: a free one]
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
 }
 
 #[derive(Debug, Args)]

@@ -9,14 +9,18 @@ mod diff;
 mod doctor;
 mod explain;
 mod graph;
+mod init;
 mod kind;
+mod log;
 mod man;
 mod plan;
+mod report;
 mod results;
 mod run;
 mod schema;
 mod show;
 mod verify;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -35,6 +39,10 @@ pub fn dispatch(arguments: &Arguments, observers: &Observers) -> Result<ExitCode
         Command::Show(show) => show::show(show, format),
         Command::Results(arguments) => results::results(arguments, format),
         Command::Compare(arguments) => compare::compare(arguments, format),
+        Command::Report(arguments) => report::report(arguments, format),
+        Command::Init(arguments) => init::init(arguments, format),
+        Command::Log(arguments) => log::log(arguments, format),
+        Command::Watch(arguments) => watch::watch(arguments, format),
         Command::Graph(arguments) => graph::graph(arguments, format),
         Command::Verify(verify) => verify::verify(verify, format),
         Command::Bundle(arguments) => bundle::bundle(arguments, format),

@@ -13,7 +13,7 @@ use refrain_engine::language::explain::ErrorClass;
 use refrain_engine::language::workflow::{Override, Workflow};
 use refrain_engine::language::yaml::MAX_BYTES;
 use refrain_engine::ledger::lock::{self, Lock, LockError};
-use refrain_engine::ledger::run_log::{self, LastRuns};
+use refrain_engine::ledger::run_log::{self, LastRuns, RunCourse};
 use refrain_engine::report::comparison::{Comparisons, Stated};
 use refrain_engine::report::expect::{self, Expect};
 use refrain_engine::report::metric_names::{self, MetricReference};
@@ -36,7 +36,7 @@ pub struct Session {
     /// Where its lock lies.
     pub lock: PathBuf,
     /// The folder of the cache.
-    cache: PathBuf,
+    pub cache: PathBuf,
     /// Whether `--set` was given.
     pub overridden: bool,
 }
@@ -215,6 +215,12 @@ impl Session {
         workflow
             .map(|workflow| run_log::last_runs(&self.cache.join("runs"), &workflow))
             .unwrap_or_default()
+    }
+
+    /// The last run of the workflow that computed anything, as its log tells it.
+    pub fn course(&self) -> Option<RunCourse> {
+        let workflow = absolute(&self.graph.workflow.source.path).ok()?;
+        run_log::course(&self.cache.join("runs"), &workflow)
     }
 
     /// The nodes that a name on the command line means: one node, all of a stage, or all of an

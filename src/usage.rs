@@ -38,15 +38,15 @@ pub fn parse() -> Result<Arguments, ExitCode> {
 fn check(arguments: Arguments) -> Result<Arguments, clap::Error> {
     let has_format = match arguments.command {
         Command::Results(_) | Command::Run(_) => true,
-        Command::Kind(_) => arguments.format == Format::Markdown,
+        Command::Kind(_) | Command::Report(_) => arguments.format == Format::Markdown,
         _ => false,
     };
     if arguments.format.is_of_tables() && !has_format {
         let message = match arguments.format {
             Format::Csv => "`--format csv` works only with `refrain results` and `refrain run`",
             _ => {
-                "`--format markdown` works only with `refrain results`, `refrain run` and \
-                 `refrain kind`"
+                "`--format markdown` works only with `refrain results`, `refrain run`, `refrain report` \
+                 and `refrain kind`"
             }
         };
         return Err(Arguments::command().error(ErrorKind::ArgumentConflict, message));

@@ -3,6 +3,20 @@
 use crate::space::Space;
 
 #[test]
+fn every_first_workflow_runs() {
+    for idea in ["sweep", "mask", "diversity", "ci"] {
+        let space = Space::new();
+        let said = space.run(&["init", "first", "--with", idea]);
+        assert!(said.stdout.starts_with("first/workflow.yaml\n"), "{}", said.stdout);
+        let said = space.run(&["run", "first/workflow.yaml", "--quiet"]);
+        assert_eq!(said.code, 0, "{idea}: {}{}", said.stdout, said.stderr);
+        assert!(!said.stderr.contains("warning"), "{idea}: {}", said.stderr);
+        let said = space.fails(&["init", "first", "--with", idea]);
+        assert!(said.contains("`first/workflow.yaml` is there already"), "{said}");
+    }
+}
+
+#[test]
 fn a_graph_is_drawn_for_graphviz() {
     let space = Space::new();
     space.write("rows.jsonl", "{\"prompt\": \"p\", \"response\": \"r\", \"reference\": \"r\"}\n");
@@ -36,7 +50,7 @@ fn there_is_a_manual_page_for_every_command() {
     let page = space.run(&["man"]).stdout;
     assert!(page.contains(".TH refrain 1") && page.contains("Exit codes: 0 success"), "{page}");
     let said = space.run(&["man", "--dir", "pages"]);
-    assert_eq!(said.stdout, "20 pages in `pages`\n");
+    assert_eq!(said.stdout, "24 pages in `pages`\n");
     let page = space.read("pages/refrain-cache-gc.1");
     assert!(page.contains("\\-\\-older\\-than") && page.contains("Example:"), "{page}");
 }

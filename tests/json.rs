@@ -96,6 +96,8 @@ fn every_command_prints_what_is_documented() {
     compare("results", &json(&["results", "w.yaml"]).stdout);
     compare("compare", &json(&["compare", "w.yaml"]).stdout);
     compare("compare NAME", &json(&["compare", "w.yaml", "folds"]).stdout);
+    compare("init", &json(&["init", "first"]).stdout);
+    compare("log", &json(&["log", "w.yaml"]).stdout);
     std::fs::copy(space.path("w.lock"), space.path("old.lock")).unwrap();
     compare("show a table", &json(&["show", "w.yaml", "judged[fold=true]"]).stdout);
     compare("show a file", &json(&["show", "w.yaml", "listed"]).stdout);
@@ -114,6 +116,9 @@ fn every_command_prints_what_is_documented() {
     let verify = json(&["verify", "w.yaml", "--recompute", "all", "--remote", "shared"]);
     assert_eq!(verify.code, 3);
     compare("verify", &verify.stdout);
+    std::fs::remove_dir_all(space.path(".refrain/runs")).unwrap();
+    let pictures = ["report", "w.yaml", "-o", "report.html", "--svg", "figures"];
+    compare("report", &json(&pictures).stdout);
     compare("cache stat", &json(&["cache", "stat", "w.yaml"]).stdout);
     space.write(".refrain/tmp/corrupt/old", "");
     compare("cache gc", &json(&["cache", "gc", "w.yaml", "--dry-run"]).stdout);

@@ -62,6 +62,8 @@ mod queries; // queries that a model wrote, judged by their results
 mod real_input; // the shared folder's data and model, where it is there
 mod remote; // a cache that others share
 mod repeat; // rounds that read the round before
+#[cfg(unix)]
+mod report; // the report of a workflow, and the page that is served
 mod rerun; // what an edit makes run again
 mod results; // which figure stands in which row
 mod same_bytes; // what must not change a digest

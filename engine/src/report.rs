@@ -7,6 +7,7 @@ pub mod expect;
 pub mod expression;
 pub mod metric_names;
 pub mod outcome;
+pub mod page;
 mod points;
 pub mod results;
 pub mod verify;

@@ -24,6 +24,8 @@ pub struct MetricDecl {
     /// The column of the main table whose mean over rows it is; `None` of a metric that is no such
     /// mean.
     pub mean_of: Option<&'static str>,
+    /// Whether it measures how diverse a table is.
+    pub is_diversity: bool,
     /// The names that a node writes.
     names: Names,
 }
@@ -42,7 +44,7 @@ enum Names {
 impl MetricDecl {
     /// A metric that every node of the kind writes.
     pub const fn always(name: &'static str, about: &'static str) -> MetricDecl {
-        MetricDecl { name, about, mean_of: None, names: Names::Always }
+        MetricDecl { name, about, mean_of: None, is_diversity: false, names: Names::Always }
     }
 
     /// Metrics that depend on the node's parameters: `names` lists those that it writes.
@@ -51,7 +53,7 @@ impl MetricDecl {
         about: &'static str,
         names: fn(MetricContext<'_>) -> Vec<String>,
     ) -> MetricDecl {
-        MetricDecl { name, about, mean_of: None, names: Names::Given(names) }
+        MetricDecl { name, about, mean_of: None, is_diversity: false, names: Names::Given(names) }
     }
 
     /// Metrics whose names a node chooses when it runs, but for those that its parameters demand.
@@ -60,7 +62,7 @@ impl MetricDecl {
         about: &'static str,
         names: fn(MetricContext<'_>) -> Option<Vec<String>>,
     ) -> MetricDecl {
-        MetricDecl { name, about, mean_of: None, names: Names::Free(names) }
+        MetricDecl { name, about, mean_of: None, is_diversity: false, names: Names::Free(names) }
     }
 
     /// Says that the metric is the mean of a column of the main table, so that it can be compared
@@ -68,17 +70,32 @@ impl MetricDecl {
     pub const fn mean_of(self, column: &'static str) -> MetricDecl {
         MetricDecl { mean_of: Some(column), ..self }
     }
+
+    /// Says that the metric measures how diverse a table is, so that a report can set it against accuracy.
+    pub const fn diversity(self) -> MetricDecl {
+        MetricDecl { is_diversity: true, ..self }
+    }
+
+    /// Lists the names of the metric that a node writes for certain.
+    fn names(&self, context: MetricContext<'_>) -> Vec<String> {
+        match self.names {
+            Names::Always => vec![self.name.to_owned()],
+            Names::Given(names) => names(context),
+            Names::Free(names) => names(context).unwrap_or_default(),
+        }
+    }
 }
 
 impl Kind {
     /// Lists the metrics that a node with these parameters writes for certain.
     pub fn metric_names(&self, context: MetricContext<'_>) -> Vec<String> {
-        let names = |metric: &MetricDecl| match metric.names {
-            Names::Always => vec![metric.name.to_owned()],
-            Names::Given(names) => names(context),
-            Names::Free(names) => names(context).unwrap_or_default(),
-        };
-        self.metrics.iter().flat_map(names).collect()
+        self.metrics.iter().flat_map(|metric| metric.names(context)).collect()
+    }
+
+    /// Lists the metrics of a node with these parameters that measure how diverse a table is.
+    pub fn diversity_names(&self, context: MetricContext<'_>) -> Vec<String> {
+        let measures = self.metrics.iter().filter(|metric| metric.is_diversity);
+        measures.flat_map(|metric| metric.names(context)).collect()
     }
 
     /// Returns the column of the main table whose mean over rows a metric is.

@@ -4,6 +4,7 @@
 //! sort by age. They say which results were used when, for garbage collection, and hold names, keys
 //! and figures only: nothing that a command printed.
 
+mod course;
 mod entry;
 mod read;
 
@@ -12,7 +13,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, Utc};
 use tracing::span::{Attributes, Id};
@@ -26,6 +27,7 @@ use refrain_cache::{Digest, Key};
 
 use crate::run::event::{self, Fields, NodeOf};
 
+pub use course::{NodeCourse, NodeOutcome, NodeProgress, RunCourse, course, courses};
 pub use entry::{Reason, RunLogEntry};
 pub use read::{LastRuns, Log, last_runs, read};
 
@@ -33,6 +35,8 @@ pub use read::{LastRuns, Log, last_runs, read};
 const VERSION: u32 = 1;
 /// Most logs that are kept, beside the last one of each workflow.
 const LOGS: usize = 100;
+/// How long lines of progress may wait in memory.
+const PROGRESS: Duration = Duration::from_millis(400);
 /// Most bytes of logs that are kept, beside the last one of each workflow.
 const BYTES: u64 = 64 << 20;
 
@@ -64,13 +68,16 @@ struct OpenLog {
     file: LineFile,
     /// The keys of the nodes that are under way.
     running: HashMap<u64, Key>,
+    /// When progress was last written to the file.
+    progress: Instant,
 }
 
 impl RunLog {
     /// Begins a log in the folder `runs`, and removes the oldest logs there.
     pub fn begin(&self, runs: &Path, run: &RunInfo<'_>) {
         remove_oldest(runs);
-        let open = |file| OpenLog { begin: Instant::now(), file, running: HashMap::new() };
+        let begin = Instant::now();
+        let open = |file| OpenLog { begin, file, running: HashMap::new(), progress: begin };
         *self.open() = create(runs, run).ok().map(open);
 
         self.write(&RunLogEntry::Begin {
@@ -114,11 +121,12 @@ impl RunLog {
             "cached" => RunLogEntry::Cached { node, key: key()? },
             "finished" => {
                 let key = self.open().as_mut()?.running.remove(&number)?;
-                RunLogEntry::Finished { node, key, seconds: fields.float("seconds")? }
+                let seconds = fields.float("seconds")?;
+                RunLogEntry::Finished { node, key, seconds, at: self.at() }
             }
             "failed" => {
                 let key = self.open().as_mut()?.running.remove(&number);
-                RunLogEntry::Failed { node, key }
+                RunLogEntry::Failed { node, key, at: self.at() }
             }
             "progress" => {
                 let (done, total) = (fields.number("done")?, fields.number("total"));
@@ -142,6 +150,12 @@ impl RunLog {
         })
     }
 
+    /// The time since the run began, in seconds to the millisecond.
+    fn at(&self) -> Option<f64> {
+        let begin = self.open().as_ref()?.begin;
+        Some((begin.elapsed().as_secs_f64() * 1000.0).round() / 1000.0)
+    }
+
     /// Locks the log; a thread that panicked left whole lines.
     fn open(&self) -> MutexGuard<'_, Option<OpenLog>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
@@ -152,8 +166,16 @@ impl OpenLog {
     /// Writes a line; a log that refuses one is closed.
     fn write(mut self, line: &RunLogEntry) -> Option<OpenLog> {
         let text = serde_json::to_string(line).expect("names and numbers are JSON");
-        // There may be very many nodes in the cache, and none of them took work.
-        let flush = !matches!(line, RunLogEntry::Cached { .. } | RunLogEntry::Progress { .. });
+        let flush = match line {
+            // There may be very many nodes in the cache, and none of them took work.
+            RunLogEntry::Cached { .. } => false,
+            // Who watches the run wants to see it go on; a batch may take less than a millisecond.
+            RunLogEntry::Progress { .. } => self.progress.elapsed() >= PROGRESS,
+            _ => true,
+        };
+        if flush {
+            self.progress = Instant::now();
+        }
         let written =
             self.file.push(&text).and_then(|()| if flush { self.file.flush() } else { Ok(()) });
         written.is_ok().then_some(self)
@@ -177,7 +199,8 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for RunLog {
         if let Some(log) = self.open().as_mut() {
             log.running.insert(number, key);
         }
-        self.write(&RunLogEntry::Started { node: name.to_owned(), key });
+        let at = self.at();
+        self.write(&RunLogEntry::Started { node: name.to_owned(), key, at });
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {

@@ -10,6 +10,7 @@ use super::column_statistics::of_measure;
 macro_rules! measured {
     ($name:literal, $about:literal) => {
         MetricDecl::given($name, $about, |context| measured(context, |name| name == $name))
+            .diversity()
     };
 }
 
@@ -45,7 +46,8 @@ pub(super) const METRICS: &[MetricDecl] = &[
     }),
     MetricDecl::given("distinct_N", "Distinct n-grams of the responses per n-gram", |context| {
         measured(context, |name| name.starts_with("distinct_"))
-    }),
+    })
+    .diversity(),
     measured!("vendi", "Vendi score of the responses' embeddings"),
     measured!("vendi_q2", "The same of order 2"),
     measured!("vendi_qinf", "The same of order infinity"),

@@ -52,6 +52,9 @@ pub enum RunLogEntry {
         node: String,
         /// Its key.
         key: Key,
+        /// Seconds since the run began.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<f64>,
     },
     /// A node ended well.
     Finished {
@@ -61,6 +64,9 @@ pub enum RunLogEntry {
         key: Key,
         /// Its duration.
         seconds: f64,
+        /// Seconds since the run began.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<f64>,
     },
     /// A node failed.
     Failed {
@@ -68,6 +74,9 @@ pub enum RunLogEntry {
         node: String,
         /// Its key, where it is known.
         key: Option<Key>,
+        /// Seconds since the run began.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<f64>,
     },
     /// A node goes on.
     Progress {

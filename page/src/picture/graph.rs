@@ -1,0 +1,271 @@
+//! The graph of stages: a box per stage, however many nodes its sweep has; its axes and its status in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use refrain_engine::report::page::{Page, PageStage, StatusCounts};
+
+use crate::escape::Html;
+
+use super::curves::legend_label;
+use super::layout::{Layout, layout};
+use super::{Picture, colour, short};
+
+const BOX: [f64; 2] = [158.0, 54.0];
+/// The room between two layers.
+const BETWEEN: f64 = 62.0;
+const MARGIN: f64 = 8.0;
+/// Stages that are drawn one by one; of more, those of a kind and depth share a box.
+const STAGES: usize = 90;
+
+/// A box of the picture.
+struct Drawn {
+    name: String,
+    lines: [String; 2],
+    title: String,
+    is_source: bool,
+    counts: StatusCounts,
+}
+
+/// Draws the graph.
+pub fn graph(page: &Page) -> Picture {
+    let (boxes, edges) = match page.stages.len() > STAGES {
+        true => joined(page),
+        false => each(page),
+    };
+    let pairs: Vec<(usize, usize)> = edges.keys().copied().collect();
+    let Layout { layer, y, bends, layers, height } = layout(boxes.len(), &pairs, BOX[1]);
+    let x = |layer: usize| MARGIN + layer as f64 * (BOX[0] + BETWEEN);
+    let width = x(layers.max(1) - 1) + BOX[0] + MARGIN;
+    let words = match boxes.len() == page.stages.len() {
+        true => format!("{} stages and sources, {} nodes", page.stages.len(), page.nodes.len()),
+        false => format!(
+            "{} stages and sources, {} nodes; stages of one kind and depth share a box",
+            page.stages.len(),
+            page.nodes.len()
+        ),
+    };
+    let mut picture =
+        Picture::new("graph", "The graph of stages", words, [width, height + 2.0 * MARGIN]);
+    let svg = &mut picture.marks;
+    for ((&(from, to), arms), bends) in edges.iter().zip(&bends) {
+        let start = [x(layer[from]) + BOX[0], MARGIN + y[from]];
+        let end = [x(layer[to]) - 5.0, MARGIN + y[to]];
+        let bends: Vec<[f64; 2]> = bends.iter().map(|(layer, y)| [x(*layer), MARGIN + y]).collect();
+        edge(svg, start, end, &bends);
+        if let Some(arms) = arms {
+            label(svg, bends.last().map_or(start, |bend| [bend[0] + BOX[0], bend[1]]), end, arms);
+        }
+    }
+    for (i, drawn) in boxes.iter().enumerate() {
+        draw(svg, drawn, x(layer[i]), MARGIN + y[i] - BOX[1] / 2.0);
+    }
+    picture
+}
+
+type Edges = BTreeMap<(usize, usize), Option<String>>;
+
+/// A box per stage.
+fn each(page: &Page) -> (Vec<Drawn>, Edges) {
+    let drawn = |stage: &PageStage| {
+        let nodes = stage.nodes.len();
+        let times = if nodes > 1 { format!(" ×{nodes}") } else { String::new() };
+        let axis = |(name, labels): &(String, Vec<String>)| format!("{name} {}", labels.len());
+        let axes: Vec<String> = stage.axes.iter().map(axis).collect();
+        let labels = |(name, labels): &(String, Vec<String>)| {
+            let shown: Vec<&str> = labels.iter().take(12).map(String::as_str).collect();
+            let more = if labels.len() > shown.len() { ", …" } else { "" };
+            format!("\n{name}: {}{more}", shown.join(", "))
+        };
+        let words: String = stage.axes.iter().map(labels).collect();
+        let described = stage.description.as_ref().map(|text| format!("\n{text}"));
+        Drawn {
+            name: stage.name.clone(),
+            lines: [format!("{}{times}", stage.kind), axes.join(" × ")],
+            title: format!("{}{}{words}", stage.name, described.unwrap_or_default()),
+            is_source: stage.is_source,
+            counts: stage.counts,
+        }
+    };
+    let edges = page.edges.iter().map(|edge| ((edge.from, edge.to), edge.arms.clone())).collect();
+    (page.stages.iter().map(drawn).collect(), edges)
+}
+
+/// A box per kind and depth, where there are too many stages to see.
+fn joined(page: &Page) -> (Vec<Drawn>, Edges) {
+    let mut depth = vec![0; page.stages.len()];
+    let mut edges: Vec<(usize, usize)> = page.edges.iter().map(|e| (e.from, e.to)).collect();
+    // Stages come before their readers, so that one way through them is enough.
+    edges.sort_by_key(|(_, to)| *to);
+    for (from, to) in &edges {
+        depth[*to] = depth[*to].max(depth[*from] + 1);
+    }
+    let deepest = depth.iter().max().copied().unwrap_or(0);
+    // Of a very long chain several depths share a box too.
+    let stride = deepest / 40 + 1;
+    let mut places: BTreeMap<(usize, &str), usize> = BTreeMap::new();
+    let groups: BTreeSet<(usize, &str)> =
+        page.stages.iter().zip(&depth).map(|(stage, depth)| (depth / stride, stage.kind)).collect();
+    for group in groups {
+        let next = places.len();
+        places.insert(group, next);
+    }
+    let group_of: Vec<usize> = page
+        .stages
+        .iter()
+        .zip(&depth)
+        .map(|(stage, depth)| places[&(depth / stride, stage.kind)])
+        .collect();
+    let mut members: Vec<Vec<&PageStage>> = vec![Vec::new(); places.len()];
+    for (stage, group) in page.stages.iter().zip(&group_of) {
+        members[*group].push(stage);
+    }
+    let drawn = |stages: &Vec<&PageStage>| {
+        let mut counts = StatusCounts::default();
+        for stage in stages {
+            counts.ran += stage.counts.ran;
+            counts.known += stage.counts.known;
+            counts.failed += stage.counts.failed;
+            counts.skipped += stage.counts.skipped;
+            counts.running += stage.counts.running;
+            counts.missing += stage.counts.missing;
+        }
+        let nodes: usize = stages.iter().map(|stage| stage.nodes.len()).sum();
+        let names: Vec<&str> = stages.iter().take(40).map(|stage| stage.name.as_str()).collect();
+        let name = match stages.len() {
+            1 => stages[0].name.clone(),
+            n => format!("{n} stages"),
+        };
+        Drawn {
+            name,
+            lines: [stages[0].kind.to_owned(), format!("{nodes} nodes")],
+            title: names.join(", "),
+            is_source: stages[0].is_source,
+            counts,
+        }
+    };
+    let pairs = edges.iter().map(|(from, to)| (group_of[*from], group_of[*to]));
+    let edges = pairs.filter(|(from, to)| from < to).map(|pair| (pair, None)).collect();
+    (members.iter().map(drawn).collect(), edges)
+}
+
+/// A smooth way from box to box through the places where it passes layers.
+fn edge(svg: &mut Html, start: [f64; 2], end: [f64; 2], bends: &[[f64; 2]]) {
+    let mut path = format!("M{:.1} {:.1}", start[0], start[1]);
+    let mut at = start;
+    let mut to = |path: &mut String, next: [f64; 2]| {
+        let middle = (at[0] + next[0]) / 2.0;
+        path.push_str(&format!(
+            "C{middle:.1} {:.1} {middle:.1} {:.1} {:.1} {:.1}",
+            at[1], next[1], next[0], next[1]
+        ));
+        at = next;
+    };
+    for bend in bends {
+        to(&mut path, *bend);
+        to(&mut path, [bend[0] + BOX[0], bend[1]]);
+    }
+    to(&mut path, end);
+    svg.empty("path", &[("class", &"edge"), ("d", &path)]);
+    let [x, y] = end;
+    let arrow = format!("M{:.1} {y:.1}l-7 -4v8z", x + 5.0);
+    svg.empty("path", &[("class", &"arrow"), ("d", &arrow)]);
+}
+
+/// The arms that an edge belongs to, near its end.
+fn label(svg: &mut Html, start: [f64; 2], end: [f64; 2], arms: &str) {
+    let x = end[0] - 8.0;
+    // Above its way where that comes from above, else below it, so that the labels of two edges stand apart.
+    let y = end[1] + (start[1] - end[1]).clamp(-20.0, 20.0) * 0.8 - 3.0;
+    svg.leaf("text", &[("class", &"small end halo strong"), ("x", &x), ("y", &y)], short(arms, 14));
+}
+
+fn draw(svg: &mut Html, drawn: &Drawn, x: f64, y: f64) {
+    let class = if drawn.is_source { "source" } else { "box" };
+    svg.element("g", &[], |g| {
+        g.leaf("title", &[], &drawn.title);
+        let round = if drawn.is_source { 14.0 } else { 5.0 };
+        g.empty(
+            "rect",
+            &[
+                ("class", &class),
+                ("x", &x),
+                ("y", &y),
+                ("width", &BOX[0]),
+                ("height", &BOX[1]),
+                ("rx", &round),
+            ],
+        );
+        let left = x + 12.0;
+        g.leaf(
+            "text",
+            &[("class", &"strong"), ("x", &left), ("y", &(y + 18.0))],
+            short(&drawn.name, 21),
+        );
+        let [first, second] = &drawn.lines;
+        g.leaf(
+            "text",
+            &[("class", &"soft small"), ("x", &left), ("y", &(y + 32.0))],
+            short(first, 24),
+        );
+        if !second.is_empty() {
+            g.leaf(
+                "text",
+                &[("class", &"soft small"), ("x", &left), ("y", &(y + 45.0))],
+                short(second, 24),
+            );
+        }
+        status(g, &drawn.counts, x, y);
+    });
+}
+
+/// A strip of the nodes' statuses at the left edge of a box.
+fn status(svg: &mut Html, counts: &StatusCounts, x: f64, y: f64) {
+    let StatusCounts { ran, known, failed, skipped, running, missing } = *counts;
+    let parts = [
+        (known, "k-known"),
+        (ran, "k-ran"),
+        (running, "k-running"),
+        (failed + skipped, "k-failed"),
+        (missing, "k-missing"),
+    ];
+    let all: usize = parts.iter().map(|(count, _)| count).sum();
+    let room = BOX[1] - 16.0;
+    let mut top = y + 8.0;
+    for (count, class) in parts.into_iter().filter(|(count, _)| *count > 0) {
+        let height = room * count as f64 / all as f64;
+        svg.empty(
+            "rect",
+            &[
+                ("class", &class),
+                ("x", &(x + 4.0)),
+                ("y", &top),
+                ("width", &3.0),
+                ("height", &height),
+            ],
+        );
+        top += height;
+    }
+}
+
+/// The labels of series with their colours, three in a row.
+pub(super) fn legend(svg: &mut Html, labels: &[String], top: f64) {
+    for (i, label) in labels.iter().enumerate() {
+        let (x, y) = (46.0 + (i % 3) as f64 * 118.0, top + (i / 3) as f64 * 18.0);
+        svg.element("g", &[("class", &colour(i))], |g| {
+            g.empty(
+                "rect",
+                &[
+                    ("class", &"bar"),
+                    ("x", &x),
+                    ("y", &y),
+                    ("width", &10.0),
+                    ("height", &10.0),
+                    ("rx", &2.0),
+                ],
+            );
+        });
+        let place: [crate::escape::Named<'_>; 3] =
+            [("class", &"small"), ("x", &(x + 15.0)), ("y", &(y + 9.0))];
+        svg.leaf("text", &place, legend_label(label));
+    }
+}
