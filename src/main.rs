@@ -3,6 +3,7 @@
 mod cli;
 mod command_error;
 mod commands;
+mod config;
 mod escape;
 mod events;
 #[cfg(feature = "faults")]

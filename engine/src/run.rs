@@ -31,6 +31,7 @@ use refrain_cache::Stored;
 
 use crate::graph::{Graph, Node, NodeId, Work};
 use crate::kind::{Cancel, MemoryContext, StageError};
+use crate::machine::Machine;
 use crate::plan::state::{Hashed, Lookup, NodeState, PendingNode, State, StateError};
 use crate::store::{Store, StoreError};
 
@@ -66,6 +67,8 @@ pub struct RunOptions<'a> {
     pub environment: &'a (dyn Fn(&str) -> Option<String> + Sync),
     /// The program of this process, where it can be started anew.
     pub own_program: Option<&'a Path>,
+    /// The programs and servers that the machine's configuration names.
+    pub machine: &'a Machine,
 }
 
 /// The outcome of a node.
@@ -373,6 +376,7 @@ impl<'a, 'o> Runner<'a, 'o> {
             cancel: self.cancel,
             environment: self.options.environment,
             own_program: self.options.own_program,
+            machine: self.options.machine,
             span: node::span(id, node, &pending.key),
         };
         let sender = sender.clone();

@@ -84,6 +84,7 @@ fn come(kind: Kind, stages: &str, stop: fn(&str) -> bool) -> Came {
         force: HashSet::new(),
         environment: &|_| None,
         own_program: None,
+        machine: refrain_engine::machine::Machine::empty(),
     };
     let cancel = Cancel::default();
     let kept = Arc::new(Mutex::new(Vec::new()));
@@ -251,6 +252,7 @@ fn what_another_process_computes_takes_nothing() {
         force: HashSet::new(),
         environment: &|_| None,
         own_program: None,
+        machine: refrain_engine::machine::Machine::empty(),
     };
     let report = std::thread::scope(|scope| {
         scope.spawn(|| {

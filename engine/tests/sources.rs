@@ -125,6 +125,7 @@ impl Place {
             force: HashSet::new(),
             environment: &|_| None,
             own_program: None,
+            machine: refrain_engine::machine::Machine::empty(),
         };
         run(graph, &self.store, &options, &Cancel::default()).unwrap()
     }

@@ -1,5 +1,6 @@
 //! `refrain doctor`: what this machine offers.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::json;
@@ -9,10 +10,11 @@ use refrain_sandbox::{Interpreter, LayerState, Sandbox};
 
 use crate::cli::Format;
 use crate::command_error::CommandError;
+use crate::config::Config;
 use crate::{machine, output};
 
 /// Lists the layers of the sandbox, and the interpreter that runs in it.
-pub fn doctor(format: Format) -> Result<ExitCode, CommandError> {
+pub fn doctor(config: Option<&Path>, format: Format) -> Result<ExitCode, CommandError> {
     let failed = |message: String| CommandError::Plain {
         message,
         hint: None,
@@ -21,11 +23,13 @@ pub fn doctor(format: Format) -> Result<ExitCode, CommandError> {
     let program = machine::own_program()
         .ok_or_else(|| failed("the system does not say where this program is".into()))?;
     let layers = Sandbox::probe(program.to_owned()).map_err(|error| failed(error.to_string()))?;
+    let config = Config::read(config)?;
     let python = Interpreter::on_path(std::env::var_os("PATH").as_deref());
 
     if format == Format::Json {
         output::json(&json!({
             "refrain": 1,
+            "config": { "path": config.path, "named_by": config.origin.words(), "found": config.is_there },
             "sandbox": {
                 "complete": layers.iter().all(|state| state.missing.is_none()),
                 "layers": layers.iter().map(layer_json).collect::<Vec<_>>(),

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::mem::ManuallyDrop;
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
@@ -10,6 +11,7 @@ use refrain_cache::digest_file;
 use refrain_engine::kind::Cancel;
 use refrain_engine::language::explain::ErrorClass;
 use refrain_engine::ledger::lock::Lock;
+use refrain_engine::machine::Machine;
 use refrain_engine::report::verify::{
     self, Comparison, Mismatch, Recomputed, Sample, VERSION, VerifyOptions,
 };
@@ -17,11 +19,16 @@ use refrain_engine::run;
 
 use crate::cli::{self, Format};
 use crate::command_error::CommandError;
+use crate::config::Config;
 use crate::session::{Opened, Session, Sources, existing_store};
 use crate::{interrupt, machine, output};
 
 /// Verifies; computes nothing but the sample that is asked for.
-pub fn verify(arguments: &cli::VerifyArgs, format: Format) -> Result<ExitCode, CommandError> {
+pub fn verify(
+    arguments: &cli::VerifyArgs,
+    config: Option<&Path>,
+    format: Format,
+) -> Result<ExitCode, CommandError> {
     let opened = Opened::new(&arguments.workflow)?;
     let (lock, cache) = (opened.lock.clone(), opened.cache.clone());
     // To resolve a workflow takes about as long as to read what is kept of it.
@@ -51,7 +58,9 @@ pub fn verify(arguments: &cli::VerifyArgs, format: Format) -> Result<ExitCode, C
     );
     let mut again = None;
     if let (Some(sample), Some(store)) = (arguments.recompute, &store) {
-        let mut recomputed = recompute(&session, &lock, store, sample, arguments.seed.as_deref())?;
+        let machine = Config::read(config)?.machine;
+        let seed = arguments.seed.as_deref();
+        let mut recomputed = recompute(&session, &lock, store, &machine, sample, seed)?;
         found.mismatches.append(&mut recomputed.mismatches);
         verify::sort(&session.graph, &mut found.mismatches);
         again = Some(recomputed);
@@ -113,6 +122,7 @@ fn recompute(
     session: &Session,
     lock: &Lock,
     store: &refrain_engine::store::Store,
+    configured: &Machine,
     sample: Sample,
     seed: Option<&str>,
 ) -> Result<Recomputed, CommandError> {
@@ -131,6 +141,7 @@ fn recompute(
         force: HashSet::new(),
         environment: &|name| std::env::var(name).ok(),
         own_program: machine::own_program(),
+        machine: configured,
     };
     let cancel = Cancel::default();
     interrupt::cancels(&cancel)?;

@@ -14,6 +14,7 @@ use tracing::{Span, debug, dispatcher, info};
 use refrain_cache::{Artifact, Cache, Digest, Unfinished};
 
 use crate::language::explain::{ErrorClass, Explain};
+use crate::machine::Machine;
 
 /// Longest time before a waiting thread notices cancellation.
 const NOTICED: Duration = Duration::from_millis(50);
@@ -212,6 +213,8 @@ pub struct Context<'a> {
     pub environment: &'a (dyn Fn(&str) -> Option<String> + Sync),
     /// The program of this process, which a stage starts anew to confine what it runs.
     pub own_program: Option<&'a Path>,
+    /// The programs and servers that the machine's configuration names. They cannot change a key.
+    pub machine: &'a Machine,
 }
 
 impl Context<'_> {

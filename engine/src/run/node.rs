@@ -14,6 +14,7 @@ use crate::kind::metrics_table;
 use crate::kind::{
     Cancel, Context, Input, MAIN, NodeResult, OutputDecl, Progress, Resources, StageError,
 };
+use crate::machine::Machine;
 use crate::plan::state::{Inputs, NodeState, PendingNode, StateError};
 use crate::source::SourceError;
 use crate::source::seen::HashError;
@@ -82,6 +83,7 @@ pub(super) struct NodeJob<'a> {
     pub cancel: &'a Cancel,
     pub environment: &'a (dyn Fn(&str) -> Option<String> + Sync),
     pub own_program: Option<&'a Path>,
+    pub machine: &'a Machine,
     /// The span of the node.
     pub span: Span,
 }
@@ -163,6 +165,7 @@ impl NodeJob<'_> {
                 cancel,
                 environment: self.environment,
                 own_program: self.own_program,
+                machine: self.machine,
             })?),
             Work::Model(_) | Work::File(_) | Work::Folder(_) => {
                 Err(StageError::bug("a source that is read in place was computed").into())

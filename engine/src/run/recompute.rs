@@ -44,6 +44,7 @@ pub fn recompute_node(
         cancel,
         environment: options.environment,
         own_program: options.own_program,
+        machine: options.machine,
         span: node::span(id, node, &pending.key),
     };
 

@@ -133,6 +133,7 @@ impl Bench {
             cancel: &cancel,
             environment: &|_| None,
             own_program: None,
+            machine: refrain_engine::machine::Machine::empty(),
         })?;
         for declared in
             (kind.outputs)(&typed.values).iter().filter(|output| output.name != "metrics")

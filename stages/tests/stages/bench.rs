@@ -109,6 +109,7 @@ impl Bench {
             cancel,
             environment: &|_| None,
             own_program: None,
+            machine: refrain_engine::machine::Machine::empty(),
         })?;
         let context =
             MetricContext { params: &self.typed(parameters), inputs: &["data".to_owned()] };

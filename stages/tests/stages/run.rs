@@ -116,6 +116,7 @@ impl Desk {
             cancel: &self.cancel,
             environment: &environment,
             own_program: None,
+            machine: refrain_engine::machine::Machine::empty(),
         })?;
         let mut declared: Vec<_> =
             (kind.outputs)(params).into_iter().map(|out| (out.name, out.kind)).collect();

@@ -35,6 +35,7 @@ fn with_context(test: impl FnOnce(&Context<'_>)) {
         cancel: &Cancel::default(),
         environment: &|_| None,
         own_program: None,
+        machine: refrain_engine::machine::Machine::empty(),
     });
 }
 
