@@ -3,8 +3,10 @@
 //! The binary reads the configuration and hands it to a run; a stage finds it in its context.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 use crate::language::units;
 
@@ -16,10 +18,15 @@ pub struct Machine {
     pub python: Python,
     /// Servers of model folders, for `backend: server`. The first that fits a model is taken.
     pub servers: Vec<Server>,
+    /// Limits of requests to servers.
+    pub requests: Requests,
 }
 
-static EMPTY: Machine =
-    Machine { python: Python { path: None, launcher: Vec::new() }, servers: Vec::new() };
+static EMPTY: Machine = Machine {
+    python: Python { path: None, launcher: Vec::new() },
+    servers: Vec::new(),
+    requests: Requests::USUAL,
+};
 
 impl Machine {
     /// Returns the machine of which no configuration says anything.
@@ -54,6 +61,29 @@ impl Python {
     }
 }
 
+/// Limits of requests to servers.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Requests {
+    /// The longest that a row may take, all its attempts together.
+    #[serde(deserialize_with = "duration")]
+    pub time_limit: Duration,
+}
+
+impl Requests {
+    const USUAL: Requests = Requests { time_limit: Duration::from_secs(30 * 60) };
+}
+
+impl Default for Requests {
+    fn default() -> Requests {
+        Requests::USUAL
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    units::duration(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
 /// A server of model folders.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "ServerFields")]
@@ -80,13 +110,13 @@ pub enum ServerAccess {
     Start {
         /// The words of the command, in which `{model}` and `{port}` are replaced.
         command: Vec<String>,
-        /// Seconds that it may take until it answers.
-        seconds: u64,
+        /// The longest that it may take until it answers.
+        timeout: Duration,
     },
 }
 
-/// Seconds that a server may take to load a model where the configuration does not say.
-const START_SECONDS: u64 = 600;
+/// Time that a server may take to load a model where the configuration does not say.
+const START: Duration = Duration::from_secs(600);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -119,13 +149,12 @@ impl TryFrom<ServerFields> for Server {
                 if !has("{model}") || !has("{port}") {
                     return Err("`command` needs `{model}` and `{port}`".into());
                 }
-                let seconds = match start_timeout {
+                let timeout = match start_timeout {
                     Some(text) => units::duration(&text)
-                        .map_err(|hint| format!("`start_timeout` is not a duration: {hint}"))?
-                        .as_secs(),
-                    None => START_SECONDS,
+                        .map_err(|hint| format!("`start_timeout` is not a duration: {hint}"))?,
+                    None => START,
                 };
-                ServerAccess::Start { command, seconds }
+                ServerAccess::Start { command, timeout }
             }
             _ => return Err("a server has either an `address` or a `command`".into()),
         };

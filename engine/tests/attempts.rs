@@ -85,6 +85,7 @@ fn come(kind: Kind, stages: &str, stop: fn(&str) -> bool) -> Came {
         environment: &|_| None,
         own_program: None,
         machine: refrain_engine::machine::Machine::empty(),
+        pins: Default::default(),
     };
     let cancel = Cancel::default();
     let kept = Arc::new(Mutex::new(Vec::new()));
@@ -253,6 +254,7 @@ fn what_another_process_computes_takes_nothing() {
         environment: &|_| None,
         own_program: None,
         machine: refrain_engine::machine::Machine::empty(),
+        pins: Default::default(),
     };
     let report = std::thread::scope(|scope| {
         scope.spawn(|| {

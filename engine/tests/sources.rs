@@ -126,6 +126,7 @@ impl Place {
             environment: &|_| None,
             own_program: None,
             machine: refrain_engine::machine::Machine::empty(),
+            pins: Default::default(),
         };
         run(graph, &self.store, &options, &Cancel::default()).unwrap()
     }

@@ -46,6 +46,7 @@ fn report<'a>(graph: &'a Graph, store: &'a Store) -> Report<'a> {
         environment: &|_| None,
         own_program: None,
         machine: refrain_engine::machine::Machine::empty(),
+        pins: Default::default(),
     };
     run(graph, store, &options, &Cancel::default()).unwrap()
 }

@@ -62,7 +62,7 @@ pub fn run(
     command_error::warn(&session.unread(), format);
     let lock = read_lock(&session, arguments.locked)?;
     let store = session.store_for_run()?;
-    let options = options(arguments, &session, &config.machine)?;
+    let options = options(arguments, &session, &config.machine, &lock)?;
     let wanted = options.only.as_ref().map(|only| session.graph.upstream(only));
     if arguments.locked {
         let (graph, digests) = (&session.graph, store.digests());
@@ -173,6 +173,7 @@ fn options<'a>(
     arguments: &cli::RunArgs,
     session: &Session,
     configured: &'a Machine,
+    lock: &Lock,
 ) -> Result<RunOptions<'a>, CommandError> {
     let threads = machine::threads();
     let all = |names: &[String]| -> Result<Vec<NodeId>, CommandError> {
@@ -195,6 +196,7 @@ fn options<'a>(
         environment: &|name| std::env::var(name).ok(),
         own_program: machine::own_program(),
         machine: configured,
+        pins: lock.pins(),
     })
 }
 

@@ -142,6 +142,7 @@ fn recompute(
         environment: &|name| std::env::var(name).ok(),
         own_program: machine::own_program(),
         machine: configured,
+        pins: lock.pins(),
     };
     let cancel = Cancel::default();
     interrupt::cancels(&cancel)?;

@@ -40,7 +40,7 @@ pub fn schema(kinds: &Kinds) -> Value {
             "name": { "description": "its name, for people", "type": "string" },
             "description": { "description": "what it is for, for people" },
             "params": section("values that `${NAME}` stands for; `--set` replaces them", json!(true)),
-            "models": section("the models that the workflow reads", record(source::MODEL_PARAMS, Values::Put)),
+            "models": section("the models that the workflow reads", model()),
             "data": section("the tables and files that the workflow reads", record(source::PARAMS, Values::Put)),
             "include": section("files whose stages are brought in as `NAME/STAGE`", record(INCLUDE, Values::Plain)),
             "stages": stages,
@@ -73,6 +73,16 @@ enum Values {
 fn or_null(mut schema: Value, about: &str) -> Value {
     schema["type"] = json!(["object", "null"]);
     schema["description"] = json!(about);
+    schema
+}
+
+/// A model: a folder, or a name at a server.
+fn model() -> Value {
+    let mut schema = record(source::MODEL_PARAMS, Values::Put);
+    schema["oneOf"] = json!([
+        { "required": ["path"], "not": { "required": ["server"] } },
+        { "required": ["server", "name", "revision"], "not": { "required": ["path"] } },
+    ]);
     schema
 }
 

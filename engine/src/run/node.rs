@@ -12,7 +12,7 @@ use crate::graph::gather;
 use crate::graph::{Node, NodeId, Work};
 use crate::kind::metrics_table;
 use crate::kind::{
-    Cancel, Context, Input, MAIN, NodeResult, OutputDecl, Progress, Resources, StageError,
+    Cancel, Context, Input, MAIN, NodeResult, OutputDecl, Pins, Progress, Resources, StageError,
 };
 use crate::machine::Machine;
 use crate::plan::state::{Inputs, NodeState, PendingNode, StateError};
@@ -84,6 +84,7 @@ pub(super) struct NodeJob<'a> {
     pub environment: &'a (dyn Fn(&str) -> Option<String> + Sync),
     pub own_program: Option<&'a Path>,
     pub machine: &'a Machine,
+    pub pins: &'a Pins,
     /// The span of the node.
     pub span: Span,
 }
@@ -143,6 +144,7 @@ impl NodeJob<'_> {
                 span.record("rows", table.rows);
                 Ok(NodeResult::main(table))
             }
+            Work::Served(spec) => Ok(NodeResult::main(spec.import(self.cache)?)),
             Work::Gather { axes, rows } => {
                 let tables: Vec<&Input> = (0..rows.len())
                     .filter_map(|i| self.inputs.by_path.get(&format!("tables[{i}]")))
@@ -158,6 +160,7 @@ impl NodeJob<'_> {
                 resources: Resources {
                     threads: self.threads,
                     batch: settings.batch,
+                    requests: settings.requests,
                     memory: settings.memory,
                     memory_limit: self.memory_limit,
                 },
@@ -166,6 +169,7 @@ impl NodeJob<'_> {
                 environment: self.environment,
                 own_program: self.own_program,
                 machine: self.machine,
+                pins: self.pins,
             })?),
             Work::Model(_) | Work::File(_) | Work::Folder(_) => {
                 Err(StageError::bug("a source that is read in place was computed").into())

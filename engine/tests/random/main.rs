@@ -60,6 +60,7 @@ fn options(jobs: usize, forced: &HashSet<NodeId>) -> RunOptions<'static> {
         environment: &|_| None,
         own_program: None,
         machine: refrain_engine::machine::Machine::empty(),
+        pins: Default::default(),
     }
 }
 
