@@ -21,6 +21,10 @@ pub struct Arguments {
     /// Output format: data goes to stdout, everything else to stderr
     #[arg(long, global = true, value_enum, default_value_t = Format::Human)]
     pub format: Format,
+    /// Configuration of this machine [default: REFRAIN_CONFIG, or refrain/config.toml in the
+    /// user's folder of configurations]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     #[command(flatten)]
     pub log: LogArgs,
     #[command(subcommand)]
@@ -183,7 +187,8 @@ pub enum Command {
     #[command(after_help = "Examples:\n  refrain kind\n  refrain kind mask\n  \
                             refrain kind --all --format markdown > language.md")]
     Kind(KindArgs),
-    /// Show which layers of the sandbox for model-written code this machine has
+    /// Show what this machine offers: its configuration, Python, and the sandbox for model-written
+    /// code
     #[command(after_help = "Example:\n  refrain doctor")]
     Doctor,
     /// Print the JSON Schema of the workflow language, for editors

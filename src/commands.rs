@@ -32,7 +32,7 @@ use crate::events::Observers;
 pub fn dispatch(arguments: &Arguments, observers: &Observers) -> Result<ExitCode, CommandError> {
     let format = arguments.format;
     match &arguments.command {
-        Command::Run(run) => run::run(run, format, observers),
+        Command::Run(run) => run::run(run, arguments.config.as_deref(), format, observers),
         Command::Plan(plan) => plan::plan(plan, format),
         Command::Check(workflow) => check::check(workflow, format),
         Command::Explain(node) => explain::explain(node, format),
@@ -44,12 +44,12 @@ pub fn dispatch(arguments: &Arguments, observers: &Observers) -> Result<ExitCode
         Command::Log(arguments) => log::log(arguments, format),
         Command::Watch(arguments) => watch::watch(arguments, format),
         Command::Graph(arguments) => graph::graph(arguments, format),
-        Command::Verify(verify) => verify::verify(verify, format),
         Command::Bundle(arguments) => bundle::bundle(arguments, format),
+        Command::Verify(verify) => verify::verify(verify, arguments.config.as_deref(), format),
         Command::Cache(command) => cache::cache(command, format),
         Command::Kind(arguments) => kind::kind(arguments, format),
         Command::Diff(arguments) => diff::diff(arguments, format),
-        Command::Doctor => doctor::doctor(format),
+        Command::Doctor => doctor::doctor(arguments.config.as_deref(), format),
         Command::Schema => schema::schema(),
         Command::Completions(completions) => completions::completions(completions, format),
         Command::Man(man) => man::man(man, format),

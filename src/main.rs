@@ -4,6 +4,7 @@ mod bundle;
 mod cli;
 mod command_error;
 mod commands;
+mod config;
 mod escape;
 mod events;
 #[cfg(feature = "faults")]

@@ -25,6 +25,8 @@ mod commands; // drawings, completions, manual pages
 mod comparing; // two arms, paired by row and seed
 mod composition; // the examples of docs/composition.md, and the recipes
 #[cfg(unix)]
+mod config; // the configuration of the machine
+#[cfg(unix)]
 mod crash; // faults at every step of a run, and damage to every file of a cache
 mod data_in; // tables of every format, in shards, exploded and filtered
 mod differing; // what changed between two states of a workflow
@@ -70,6 +72,7 @@ mod same_bytes; // what must not change a digest
 mod scale; // graphs wider than what is looked up at once
 mod schema; // the JSON Schema of the language
 mod secrets; // that no value of `${env:NAME}` is kept or shown
+mod served; // models that a server computes, and the configuration that names servers
 mod sources; // files that change during a run, or without their time
 #[cfg(unix)]
 mod stdout; // data that stdout refuses, and readers that leave

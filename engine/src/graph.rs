@@ -13,12 +13,13 @@ use std::sync::Arc;
 use petgraph::Direction;
 use petgraph::graph::{DiGraph, NodeIndex};
 
-use crate::kind::{ArtifactKind, Kind, OutputDecl};
+use crate::kind::{ArtifactKind, Kind, Kinds, ModelFacts, OutputDecl};
 use crate::language::diagnostic::{Diagnostic, Diagnostics, Span};
 use crate::language::workflow::{Settings, Workflow};
 use crate::source::SourceSpec;
 use crate::source::recorded::{FindRecorded, RecordedSource};
 use crate::source::seen::SourcePlace;
+use crate::source::served::ServedSpec;
 
 pub use params::Params;
 
@@ -51,6 +52,8 @@ pub enum Work {
     Source(SourceSpec),
     /// Names a model folder.
     Model(PathBuf),
+    /// Names a model that a server computes, and stores what identifies it.
+    Served(Arc<ServedSpec>),
     /// Names a file.
     File(PathBuf),
     /// Names a folder.
@@ -72,6 +75,23 @@ pub enum Work {
 }
 
 impl Work {
+    /// Returns the facts of a source model, read from its files.
+    pub(crate) fn model_facts(&self, kinds: &Kinds) -> ModelFacts {
+        match self {
+            Work::Model(path) => kinds.model_facts(path),
+            Work::Served(spec) => {
+                let mut facts = spec
+                    .tokenizer
+                    .as_deref()
+                    .map(|path| kinds.model_facts(path))
+                    .unwrap_or_default();
+                facts.insert("served".into(), spec.api.word().into());
+                facts
+            }
+            _ => ModelFacts::new(),
+        }
+    }
+
     /// Returns where a source lies, and what it is.
     pub fn source(&self) -> Option<SourcePlace> {
         match self {
@@ -79,8 +99,10 @@ impl Work {
                 path: spec.path.clone(),
                 kind: ArtifactKind::Table,
                 split: spec.split.clone(),
+                tokenizer: false,
             }),
             Work::Model(path) => Some(SourcePlace::new(path, ArtifactKind::Model)),
+            Work::Served(spec) => spec.tokenizer.as_deref().map(SourcePlace::of_tokenizer),
             Work::File(path) => Some(SourcePlace::new(path, ArtifactKind::File)),
             Work::Folder(path) => Some(SourcePlace::new(path, ArtifactKind::Folder)),
             Work::Gather { .. } | Work::Stage { .. } => None,
@@ -112,7 +134,7 @@ pub struct Node {
 impl Node {
     /// Whether the node is a source: read but not made by the workflow.
     pub fn is_source(&self) -> bool {
-        matches!(self.work, Work::Source(_)) || self.is_read_in_place()
+        matches!(self.work, Work::Source(_) | Work::Served(_)) || self.is_read_in_place()
     }
 
     /// Whether the node is a source that its readers read where it lies.
@@ -130,6 +152,7 @@ impl Node {
         match &self.work {
             Work::Source(_) => "source",
             Work::Model(_) => "model",
+            Work::Served(_) => "served",
             Work::File(_) => "file",
             Work::Folder(_) => "folder",
             Work::Gather { .. } => "gather",
@@ -238,13 +261,13 @@ impl Graph {
 
 /// Finds the source from which the model at an input descends: itself, its base where it is an
 /// adapter, or the one at the same input of the stage that makes it, and so on.
-fn model_source(nodes: &[Node], edges: &[Edge], path: &str) -> Option<PathBuf> {
+fn model_source(nodes: &[Node], edges: &[Edge], path: &str) -> Option<NodeId> {
     let mut edge = edges.iter().find(|edge| edge.path == path)?;
     loop {
         let node = &nodes[edge.node.index()];
         edge = match (&node.work, node.inputs.first()) {
             (Work::Model(_), Some(base)) => base,
-            (Work::Model(path), None) => return Some(path.clone()),
+            (Work::Model(_), None) | (Work::Served(_), _) => return Some(edge.node),
             // Of what is chosen from, the first tells.
             (Work::Stage { .. }, Some(first)) if node.passes_on() => first,
             (Work::Stage { .. }, _) => node.inputs.iter().find(|edge| edge.path == path)?,

@@ -10,6 +10,7 @@ mod describe;
 mod memory;
 mod metrics;
 pub(crate) mod metrics_table;
+mod pins;
 mod placeholders;
 mod values;
 
@@ -27,11 +28,13 @@ pub use declare::{
 pub use describe::describe;
 pub use memory::{MemoryContext, MemoryNeed};
 pub use metrics::{MetricContext, MetricDecl};
+pub use pins::{Pinned, Pins, pin_name};
 pub use placeholders::placeholders;
 pub(crate) use values::written_as_placeholder;
 pub use values::{Reference, Resolved, check_keys, coerce, coerce_param};
 
 pub use crate::language::scalar::{canonical, check_name};
+pub use crate::source::served::{ServedApi, ServedSpec};
 
 /// A component whose bytes a kind's results depend on, with the version of those bytes.
 ///
@@ -163,6 +166,8 @@ pub struct Check<'a> {
     pub inputs: &'a [String],
     /// The folder or file of the source model from which each model input by path descends.
     pub models: &'a dyn Fn(&str) -> Option<PathBuf>,
+    /// The interface of the server that computes the model input at a path, if one does.
+    pub served: &'a dyn Fn(&str) -> Option<ServedApi>,
 }
 
 impl Check<'_> {
@@ -350,6 +355,8 @@ pub struct Kind {
     /// `PATH[1]` and so on are then what a reference stands for at the values of the axis. The node
     /// does not depend on the axis, and its main output is one of those artifacts, passed on.
     pub over: Option<&'static str>,
+    /// The model inputs, by path, that a server may compute; the others need weights.
+    pub served: &'static [&'static str],
     /// Estimates the memory of a node, where that is much.
     pub memory: Option<fn(&MemoryContext<'_>) -> MemoryNeed>,
     /// Runs one node.
@@ -367,18 +374,31 @@ impl std::fmt::Debug for Kind {
 pub struct Kinds {
     all: Arc<[Kind]>,
     model_facts: fn(&Path) -> ModelFacts,
+    is_exact: fn(&str) -> bool,
 }
 
 impl Kinds {
     /// Creates a registry of the given kinds.
     pub fn new(kinds: Vec<Kind>) -> Kinds {
-        Kinds { all: kinds.into(), model_facts: |_| Map::new() }
+        Kinds { all: kinds.into(), model_facts: |_| Map::new(), is_exact: |_| true }
     }
 
     /// Adds the function that reads a model's facts from its folder.
     pub fn with_model_facts(mut self, read: fn(&Path) -> ModelFacts) -> Kinds {
         self.model_facts = read;
         self
+    }
+
+    /// Adds the function that tells from a profile whether results under it are the same to the bit
+    /// each time.
+    pub fn with_exactness(mut self, is_exact: fn(&str) -> bool) -> Kinds {
+        self.is_exact = is_exact;
+        self
+    }
+
+    /// Whether results under a profile are the same to the bit each time.
+    pub fn is_exact(&self, profile: &str) -> bool {
+        (self.is_exact)(profile)
     }
 
     /// Reads the facts of the model in a folder.

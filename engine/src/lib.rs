@@ -17,6 +17,7 @@ pub mod graph;
 pub mod kind;
 pub mod language;
 pub mod ledger;
+pub mod machine;
 pub mod plan;
 pub mod report;
 pub mod run;

@@ -30,7 +30,8 @@ use tracing::{debug, debug_span, info, info_span, trace_span};
 use refrain_cache::Stored;
 
 use crate::graph::{Graph, Node, NodeId, Work};
-use crate::kind::{Cancel, MemoryContext, StageError};
+use crate::kind::{Cancel, MemoryContext, Pinned, Pins, StageError};
+use crate::machine::Machine;
 use crate::plan::state::{Hashed, Lookup, NodeState, PendingNode, State, StateError};
 use crate::store::{Store, StoreError};
 
@@ -66,6 +67,10 @@ pub struct RunOptions<'a> {
     pub environment: &'a (dyn Fn(&str) -> Option<String> + Sync),
     /// The program of this process, where it can be started anew.
     pub own_program: Option<&'a Path>,
+    /// The programs and servers that the machine's configuration names.
+    pub machine: &'a Machine,
+    /// The facts about models that the lock pins.
+    pub pins: Pinned,
 }
 
 /// The outcome of a node.
@@ -93,6 +98,8 @@ pub struct Report<'a> {
     pub interrupted: bool,
     /// How many computed nodes another process had recorded first.
     pub computed_twice: usize,
+    /// The pinned facts about models: those that were given, and those that stages found out.
+    pub pins: Pinned,
 }
 
 impl Report<'_> {
@@ -142,7 +149,8 @@ pub fn run<'a>(
     let _run = info_span!("run", nodes).entered();
 
     let (sender, receiver) = mpsc::channel();
-    let mut runner = Runner::new(graph, store, options, cancel, wanted);
+    let pins = Pins::new(options.pins.clone());
+    let mut runner = Runner::new(graph, store, options, (cancel, &pins), wanted);
     thread::scope(|scope| {
         let (stop, stopped) = mpsc::channel();
         let syncing = scope.spawn(move || sync_in_groups(store, &stopped));
@@ -152,7 +160,7 @@ pub fn run<'a>(
     })?;
     let interrupted = cancel.is_cancelled();
     let Runner { state, outcomes, computed_twice, .. } = runner;
-    Ok(Report { state, outcomes, interrupted, computed_twice })
+    Ok(Report { state, outcomes, interrupted, computed_twice, pins: pins.all() })
 }
 
 /// Syncs results in groups until the run ends, then the rest. A failed sync fails the run but does not
@@ -178,6 +186,7 @@ struct Runner<'a, 'o> {
     store: &'a Store,
     options: &'o RunOptions<'o>,
     cancel: &'o Cancel,
+    pins: &'o Pins,
     state: State<'a>,
     outcomes: Vec<Outcome>,
     /// For each node how many of its edges wait for an input; `None` when it is not wanted.
@@ -198,7 +207,7 @@ impl<'a, 'o> Runner<'a, 'o> {
         graph: &'a Graph,
         store: &'a Store,
         options: &'o RunOptions<'o>,
-        cancel: &'o Cancel,
+        (cancel, pins): (&'o Cancel, &'o Pins),
         wanted: Vec<bool>,
     ) -> Runner<'a, 'o> {
         let waiting: Vec<Option<usize>> = graph
@@ -214,6 +223,7 @@ impl<'a, 'o> Runner<'a, 'o> {
             store,
             options,
             cancel,
+            pins,
             state,
             outcomes,
             waiting,
@@ -373,6 +383,8 @@ impl<'a, 'o> Runner<'a, 'o> {
             cancel: self.cancel,
             environment: self.options.environment,
             own_program: self.options.own_program,
+            machine: self.options.machine,
+            pins: self.pins,
             span: node::span(id, node, &pending.key),
         };
         let sender = sender.clone();

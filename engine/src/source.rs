@@ -23,6 +23,7 @@ pub mod recorded;
 mod replace;
 mod rows;
 pub mod seen;
+pub mod served;
 mod shards;
 mod spec;
 mod text;

@@ -84,6 +84,8 @@ fn come(kind: Kind, stages: &str, stop: fn(&str) -> bool) -> Came {
         force: HashSet::new(),
         environment: &|_| None,
         own_program: None,
+        machine: refrain_engine::machine::Machine::empty(),
+        pins: Default::default(),
     };
     let cancel = Cancel::default();
     let kept = Arc::new(Mutex::new(Vec::new()));
@@ -251,6 +253,8 @@ fn what_another_process_computes_takes_nothing() {
         force: HashSet::new(),
         environment: &|_| None,
         own_program: None,
+        machine: refrain_engine::machine::Machine::empty(),
+        pins: Default::default(),
     };
     let report = std::thread::scope(|scope| {
         scope.spawn(|| {

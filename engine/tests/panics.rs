@@ -50,6 +50,8 @@ fn a_panic_of_a_stage_is_its_failure_and_asks_for_a_report() {
         force: HashSet::new(),
         environment: &|_| None,
         own_program: None,
+        machine: refrain_engine::machine::Machine::empty(),
+        pins: Default::default(),
     };
     let report = run(&graph, &store, &options, &Cancel::default()).unwrap();
     let failure = |name: &str| match &report.outcomes[graph.find(name).unwrap().index()] {

@@ -1,18 +1,32 @@
 //! `refrain doctor`: what this machine offers.
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use refrain_engine::language::explain::ErrorClass;
-use refrain_sandbox::{Interpreter, LayerState, Sandbox};
+use refrain_engine::machine::{Machine, ServerAccess};
+use refrain_sandbox::{Interpreter, InterpreterError, LayerState, Sandbox};
+use refrain_stages::python::{PACKAGES, Python, PythonError};
 
 use crate::cli::Format;
 use crate::command_error::CommandError;
+use crate::config::Config;
 use crate::{machine, output};
 
-/// Lists the layers of the sandbox, and the interpreter that runs in it.
-pub fn doctor(format: Format) -> Result<ExitCode, CommandError> {
+/// What was found.
+struct Found {
+    config: Config,
+    trainer: Result<Python, PythonError>,
+    layers: Vec<LayerState>,
+    /// The interpreter of the sandbox.
+    interpreter: Result<Interpreter, InterpreterError>,
+}
+
+/// Lists the configuration, the Python of trainers, the layers of the sandbox, and the interpreter
+/// that runs in it.
+pub fn doctor(config: Option<&Path>, format: Format) -> Result<ExitCode, CommandError> {
     let failed = |message: String| CommandError::Plain {
         message,
         hint: None,
@@ -20,17 +34,112 @@ pub fn doctor(format: Format) -> Result<ExitCode, CommandError> {
     };
     let program = machine::own_program()
         .ok_or_else(|| failed("the system does not say where this program is".into()))?;
-    let layers = Sandbox::probe(program.to_owned()).map_err(|error| failed(error.to_string()))?;
-    let python = Interpreter::on_path(std::env::var_os("PATH").as_deref());
+    let config = Config::read(config)?;
+    let found = Found {
+        trainer: Python::inspect(config.machine.python.program()),
+        layers: Sandbox::probe(program.to_owned()).map_err(|error| failed(error.to_string()))?,
+        interpreter: Interpreter::on_path(std::env::var_os("PATH").as_deref()),
+        config,
+    };
+    match format {
+        Format::Json => output::json(&found.to_json()),
+        _ => found.print(),
+    }
+    Ok(ExitCode::SUCCESS)
+}
 
-    if format == Format::Json {
-        output::json(&json!({
+impl Found {
+    fn print(&self) {
+        let mut rows = self.machine_rows();
+        rows.extend(self.trainer_rows());
+        rows.extend(self.layers.iter().map(layer_row));
+        rows.push(match &self.interpreter {
+            Ok(python) => row("sandbox: Python", true, &python.version),
+            Err(error) => row("sandbox: Python", false, &error.to_string()),
+        });
+        output::table(&["", "here", ""], &rows);
+        if let Some(line) = self.trainer.as_ref().ok().and_then(Python::remedy) {
+            output::remark(&format!("  = help: {line}"));
+        }
+        remedies(&self.layers);
+    }
+
+    fn machine_rows(&self) -> Vec<Vec<String>> {
+        let Config { machine, path, origin, is_there } = &self.config;
+        let path = path.as_ref().map_or("no folder is known".into(), |p| p.display().to_string());
+        let mut rows = vec![
+            row("configuration", *is_there, &format!("{path} ({})", origin.words())),
+            row("instruction set", true, refrain_stages::instruction_set()),
+            row("threads", true, &machine::threads().to_string()),
+        ];
+        rows.extend(machine.servers.iter().map(|server| {
+            let of = server.model.as_ref().map(|model| format!(" of `{}`", model.display()));
+            let access = match &server.access {
+                ServerAccess::Running { address, .. } => address.clone(),
+                ServerAccess::Start { command, .. } => format!("started by `{}`", command[0]),
+            };
+            row("server", true, &format!("{access}{}", of.unwrap_or_default()))
+        }));
+        rows
+    }
+
+    fn trainer_rows(&self) -> Vec<Vec<String>> {
+        let launcher = &self.config.machine.python.launcher;
+        let python = match &self.trainer {
+            Ok(python) => python,
+            Err(error) => return vec![row("trainer: Python", false, &error.to_string())],
+        };
+        let place = format!("{}, {}", python.version, python.executable.display());
+        let mut rows = vec![row("trainer: Python", true, &place)];
+        for name in PACKAGES {
+            let version = python.packages.get(name).cloned().flatten();
+            let is_there = version.is_some();
+            rows.push(row(&format!("trainer: {name}"), is_there, &version.unwrap_or_default()));
+        }
+        let devices = match &python.fault {
+            Some(fault) => row("trainer: devices", false, fault),
+            None => row("trainer: devices", true, &python.devices.join(", ")),
+        };
+        rows.push(devices);
+        if !launcher.is_empty() {
+            rows.push(row("trainer: launcher", true, &launcher.join(" ")));
+        }
+        rows
+    }
+
+    fn to_json(&self) -> Value {
+        let Config { machine, path, origin, is_there } = &self.config;
+        json!({
             "refrain": 1,
-            "sandbox": {
-                "complete": layers.iter().all(|state| state.missing.is_none()),
-                "layers": layers.iter().map(layer_json).collect::<Vec<_>>(),
+            "config": { "path": path, "named_by": origin.words(), "found": is_there },
+            "instruction_set": refrain_stages::instruction_set(),
+            "servers": servers_json(machine),
+            "trainer": match &self.trainer {
+                Ok(python) => json!({
+                    "version": python.version,
+                    "path": python.executable,
+                    "packages": python.packages,
+                    "devices": python.devices,
+                    "fault": python.fault,
+                    "remedy": python.remedy(),
+                    "missing": null,
+                }),
+                Err(error) => json!({
+                    "version": null,
+                    "path": null,
+                    "packages": {},
+                    "devices": [],
+                    "fault": null,
+                    "remedy": null,
+                    "missing": error.to_string(),
+                }),
             },
-            "python": match &python {
+            "launcher": machine.python.launcher,
+            "sandbox": {
+                "complete": self.layers.iter().all(|state| state.missing.is_none()),
+                "layers": self.layers.iter().map(layer_json).collect::<Vec<_>>(),
+            },
+            "python": match &self.interpreter {
                 Ok(python) => json!({
                     "version": python.version,
                     "path": python.executable,
@@ -42,28 +151,32 @@ pub fn doctor(format: Format) -> Result<ExitCode, CommandError> {
                     "missing": error.to_string(),
                 }),
             },
-        }));
-        return Ok(ExitCode::SUCCESS);
+        })
     }
-    let mut rows: Vec<Vec<String>> = layers.iter().map(layer_row).collect();
-    rows.push(match python {
-        Ok(python) => vec!["Python".into(), "yes".into(), python.version],
-        Err(error) => vec!["Python".into(), "no".into(), error.to_string()],
-    });
-    output::table(&["for model-written code", "here", ""], &rows);
-    remedies(&layers);
-    Ok(ExitCode::SUCCESS)
+}
+
+fn row(name: &str, is_here: bool, what: &str) -> Vec<String> {
+    vec![name.into(), if is_here { "yes" } else { "no" }.into(), what.into()]
+}
+
+fn servers_json(machine: &Machine) -> Vec<Value> {
+    let server = |server: &refrain_engine::machine::Server| match &server.access {
+        ServerAccess::Running { address, name } => {
+            json!({ "model": server.model, "address": address, "name": name, "command": null })
+        }
+        ServerAccess::Start { command, .. } => {
+            json!({ "model": server.model, "address": null, "name": null, "command": command })
+        }
+    };
+    machine.servers.iter().map(server).collect()
 }
 
 fn layer_row(state: &LayerState) -> Vec<String> {
-    let (here, why) = match &state.missing {
-        None => ("yes", String::new()),
-        Some(why) => ("no", why.clone()),
-    };
-    vec![state.layer.name().into(), here.into(), why]
+    let name = format!("sandbox: {}", state.layer.name());
+    row(&name, state.missing.is_none(), state.missing.as_deref().unwrap_or_default())
 }
 
-fn layer_json(state: &LayerState) -> serde_json::Value {
+fn layer_json(state: &LayerState) -> Value {
     json!({ "layer": state.layer.name(), "missing": state.missing })
 }
 

@@ -1,7 +1,7 @@
 //! `refrain run`: computes what is missing, writes the lock, prints the results.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -14,6 +14,7 @@ use refrain_engine::language::explain::ErrorClass;
 use refrain_engine::ledger::lock::{self, Compared, ComparisonEntry, Lock, LockError};
 use refrain_engine::ledger::up_to_date::{self, CachedReport};
 use refrain_engine::ledger::{reasons, run_log};
+use refrain_engine::machine::Machine;
 use refrain_engine::plan::state::NodeState;
 use refrain_engine::report::comparison::{self, ComparedRow, Comparisons, NoResult};
 use refrain_engine::report::expect::{self, ExpectResult, Verdict};
@@ -25,6 +26,7 @@ use refrain_engine::store::Store;
 
 use crate::cli::{self, Format};
 use crate::command_error::{self, CommandError};
+use crate::config::Config;
 use crate::events::Observers;
 use crate::human::time;
 use crate::session::{Opened, Session, Sources, absolute};
@@ -37,6 +39,7 @@ use super::verify::{hints, mismatch_json, mismatch_words};
 /// Runs the workflow.
 pub fn run(
     arguments: &cli::RunArgs,
+    config: Option<&Path>,
     format: Format,
     observers: &Observers,
 ) -> Result<ExitCode, CommandError> {
@@ -54,11 +57,12 @@ pub fn run(
         run_log::used(&seen.runs, &seen.run());
         return Ok(unchanged(&cached_report, begin));
     }
+    let config = Config::read(config)?;
     let session = Session::of(opened, &arguments.workflow, Sources::Present)?;
     command_error::warn(&session.unread(), format);
     let lock = read_lock(&session, arguments.locked)?;
     let store = session.store_for_run()?;
-    let options = options(arguments, &session)?;
+    let options = options(arguments, &session, &config.machine, &lock)?;
     let wanted = options.only.as_ref().map(|only| session.graph.upstream(only));
     if arguments.locked {
         let (graph, digests) = (&session.graph, store.digests());
@@ -173,6 +177,8 @@ fn read_lock(session: &Session, locked: bool) -> Result<Lock, CommandError> {
 fn options<'a>(
     arguments: &cli::RunArgs,
     session: &Session,
+    configured: &'a Machine,
+    lock: &Lock,
 ) -> Result<RunOptions<'a>, CommandError> {
     let threads = machine::threads();
     let all = |names: &[String]| -> Result<Vec<NodeId>, CommandError> {
@@ -194,6 +200,8 @@ fn options<'a>(
         force,
         environment: &|name| std::env::var(name).ok(),
         own_program: machine::own_program(),
+        machine: configured,
+        pins: lock.pins(),
     })
 }
 

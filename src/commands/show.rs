@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use refrain_cache::{Artifact, TableReader, contained};
-use refrain_engine::kind::Input;
+use refrain_engine::kind::{Input, ServedSpec};
 use refrain_engine::language::explain::ErrorClass;
 use refrain_engine::plan;
 
@@ -79,6 +79,7 @@ fn node(arguments: &cli::ShowArgs, name: &str, format: Format) -> Result<ExitCod
     }
     match &input {
         Input::Table { path, .. } => table(path, arguments.rows, format)?,
+        Input::Model { served: Some(spec), artifact, .. } => served(spec, artifact, format),
         Input::Model { folder, adapters, artifact, .. } => {
             let node = session.graph.node(id);
             let record = store.record(&done.key)?;
@@ -100,6 +101,32 @@ fn node(arguments: &cli::ShowArgs, name: &str, format: Format) -> Result<ExitCod
         Input::Folder { path, artifact } => place("folder", path, artifact, format),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Shows what identifies a served model, and where it is asked.
+fn served(spec: &ServedSpec, artifact: &Artifact, format: Format) {
+    let ServedSpec { address, name, revision, tokenizer, api, key: _ } = spec;
+    if format == Format::Json {
+        return output::json(&json!({ "refrain": 1, "served": {
+            "name": name,
+            "revision": revision,
+            "api": api.word(),
+            "tokenizer": tokenizer,
+            "server": address,
+            "digest": artifact.digest,
+        } }));
+    }
+    let tokenizer = tokenizer.as_ref().map_or("the server's".into(), |t| t.display().to_string());
+    for (what, value) in [
+        ("name", name),
+        ("revision", revision),
+        ("api", &api.word().to_owned()),
+        ("tokenizer", &tokenizer),
+        ("server", address),
+        ("digest", &artifact.digest.to_string()),
+    ] {
+        output::line(&format!("{what:10}  {value}"));
+    }
 }
 
 fn place(kind: &str, path: &Path, artifact: &Artifact, format: Format) {

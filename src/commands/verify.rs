@@ -4,6 +4,7 @@ mod bundled;
 
 use std::collections::HashSet;
 use std::mem::ManuallyDrop;
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
@@ -12,6 +13,7 @@ use refrain_cache::digest_file;
 use refrain_engine::kind::Cancel;
 use refrain_engine::language::explain::ErrorClass;
 use refrain_engine::ledger::lock::Lock;
+use refrain_engine::machine::Machine;
 use refrain_engine::report::verify::{
     self, Comparison, Mismatch, Recomputed, Sample, VERSION, VerifyOptions,
 };
@@ -20,23 +22,29 @@ use refrain_remote::{Checked, Fault, Progress};
 
 use crate::cli::{self, Format};
 use crate::command_error::CommandError;
+use crate::config::Config;
 use crate::session::{Opened, Session, Sources, existing_store};
 use crate::{interrupt, machine, output, progress_line, remote};
 
 use bundled::Unpacked;
 
 /// Verifies; computes nothing but the sample that is asked for.
-pub fn verify(arguments: &cli::VerifyArgs, format: Format) -> Result<ExitCode, CommandError> {
+pub fn verify(
+    arguments: &cli::VerifyArgs,
+    config: Option<&Path>,
+    format: Format,
+) -> Result<ExitCode, CommandError> {
     if !bundled::is_bundle(&arguments.workflow.workflow) {
-        return verify_workflow(arguments, format, None);
+        return verify_workflow(arguments, config, format, None);
     }
     let bundle = Unpacked::new(&arguments.workflow.workflow)?;
-    verify_workflow(&bundle.arguments(arguments), format, Some(bundle))
+    verify_workflow(&bundle.arguments(arguments), config, format, Some(bundle))
 }
 
 /// Verifies a workflow, that of a bundle with the tables that are in it.
 fn verify_workflow(
     arguments: &cli::VerifyArgs,
+    config: Option<&Path>,
     format: Format,
     mut bundle: Option<Unpacked>,
 ) -> Result<ExitCode, CommandError> {
@@ -74,7 +82,9 @@ fn verify_workflow(
     }
     let mut again = None;
     if let (Some(sample), Some(store)) = (arguments.recompute, &store) {
-        let mut recomputed = recompute(&session, &lock, store, sample, arguments.seed.as_deref())?;
+        let machine = Config::read(config)?.machine;
+        let seed = arguments.seed.as_deref();
+        let mut recomputed = recompute(&session, &lock, store, &machine, sample, seed)?;
         found.mismatches.append(&mut recomputed.mismatches);
         verify::sort(&session.graph, &mut found.mismatches);
         again = Some(recomputed);
@@ -182,6 +192,7 @@ fn recompute(
     session: &Session,
     lock: &Lock,
     store: &refrain_engine::store::Store,
+    configured: &Machine,
     sample: Sample,
     seed: Option<&str>,
 ) -> Result<Recomputed, CommandError> {
@@ -200,6 +211,8 @@ fn recompute(
         force: HashSet::new(),
         environment: &|name| std::env::var(name).ok(),
         own_program: machine::own_program(),
+        machine: configured,
+        pins: lock.pins(),
     };
     let cancel = Cancel::default();
     interrupt::cancels(&cancel)?;

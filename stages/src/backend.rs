@@ -10,7 +10,9 @@ use serde_json::{Map, Value};
 use tracing::debug_span;
 
 use refrain_cache::Digest;
-use refrain_engine::kind::{Input, ModelFacts, StageError, choices};
+use refrain_engine::kind::{
+    Check, Context, Input, ModelFacts, Problem, ServedApi, StageError, choices,
+};
 use refrain_engine::source::model_folder::ModelFolder;
 use refrain_lm::config::{ConfigError, ModelConfig};
 use refrain_lm::generate::{
@@ -23,6 +25,7 @@ use refrain_lm::weights::weight_files;
 
 use crate::canonical::{self, FindModel};
 use crate::models::{self, Loaded, failed, model_failed};
+use crate::served::{PROFILE, Purpose, Served};
 
 /// A backend beside our own module.
 pub trait Backend: Sync {
@@ -71,12 +74,15 @@ choices! {
         Native = "native",
         /// mistralrs.
         Mistralrs = "mistralrs",
+        /// A server.
+        Server = "server",
     }
 }
 
 /// The help of the parameter `backend`.
 pub(crate) const ABOUT_BACKEND: &str = "The backend; `auto` chooses by the model's folder alone: safetensors of Llama, Mistral, \
-     Gemma 2 and 3, Qwen 2 and 3, OLMo 2 and Phi-3 are native, everything else is mistralrs's";
+     Gemma 2 and 3, Qwen 2 and 3, OLMo 2 and Phi-3 are native, everything else is mistralrs's; \
+     `server` asks the one that the machine's configuration has for the folder";
 
 impl BackendChoice {
     /// Returns the backend of the model at a path. It is a function of the model's files, so that a
@@ -127,7 +133,10 @@ pub fn model_facts(folder: &Path) -> ModelFacts {
 /// another stage makes is taken for native, as what is trained here is.
 pub(crate) fn canonicalize(params: &mut Map<String, Value>, model: FindModel<'_>) {
     let native = || canonical::model_fact(model, "native").unwrap_or(true);
+    let served = model("model").is_some_and(|facts| facts.contains_key("served"));
     let usual = match params.get("backend").and_then(Value::as_str) {
+        Some("server") => served,
+        _ if served => false,
         Some("native") => native(),
         Some("mistralrs") => !native(),
         _ => false,
@@ -137,19 +146,62 @@ pub(crate) fn canonicalize(params: &mut Map<String, Value>, model: FindModel<'_>
     }
 }
 
+/// Checks that what is asked of a served model is what its server can do.
+pub(crate) fn check_served(check: &Check<'_>, purpose: Purpose, problems: &mut Vec<Problem>) {
+    let Some(api) = (check.served)("model") else { return };
+    let text = |name: &str| check.params.get(name).and_then(Value::as_str);
+    if let Some(backend @ ("native" | "mistralrs")) = text("backend") {
+        problems.push(
+            Problem::at("backend", format!("`{backend}` needs weights, and a server holds them"))
+                .hint("leave `backend` out"),
+        );
+    }
+    if api == ServedApi::Completions {
+        return;
+    }
+    if purpose == Purpose::Score {
+        let message = "`api: chat` cannot score: the server renders, so tokens are not known here";
+        problems.push(
+            Problem::at("model", message)
+                .hint("give the model `api: completions` and its `tokenizer`"),
+        );
+    }
+    if check.params.get("chat") == Some(&Value::Bool(false)) {
+        let message = "`chat: false` beside `api: chat`, by which the server renders a chat";
+        problems.push(
+            Problem::at("chat", message).hint("leave `chat` out, or take `api: completions`"),
+        );
+    }
+}
+
+/// Whether what was made under a profile is the same to the bit each time.
+pub(crate) fn is_exact(profile: &str) -> bool {
+    profile.split(' ').next() != Some(PROFILE)
+}
+
 /// A model, loaded by what computes it.
 pub(crate) enum LoadedModel {
     /// Our own module.
     Native(Arc<Loaded>),
     /// mistralrs, and its profile.
     Mistralrs(Arc<dyn BackendModel>, String),
+    /// A server, which scores.
+    Served(Box<Served>),
 }
 
 /// The last model that mistralrs computed. Only one is kept: it may be large.
 static LOADED: Mutex<Option<(Digest, Arc<dyn BackendModel>)>> = Mutex::new(None);
 
-/// Loads the model of an input.
-pub(crate) fn load(input: &Input, choice: BackendChoice) -> Result<LoadedModel, StageError> {
+/// Loads the model of an input, or finds the server that scores with it.
+pub(crate) fn load(
+    context: &Context<'_>,
+    input: &Input,
+    choice: BackendChoice,
+) -> Result<LoadedModel, StageError> {
+    if Served::is_meant(input, choice == BackendChoice::Server) {
+        let served = Served::connect(context, input, Purpose::Score)?;
+        return Ok(LoadedModel::Served(Box::new(served)));
+    }
     let Input::Model { folder, adapters, artifact, .. } = input else {
         return Err(StageError::bug("an input that should be a model is none"));
     };
@@ -193,6 +245,9 @@ impl LoadedModel {
         match self {
             LoadedModel::Native(loaded) => &loaded.tokenizer,
             LoadedModel::Mistralrs(model, _) => model.tokenizer(),
+            LoadedModel::Served(served) => {
+                served.tokenizer().expect("a server that scores was probed with a tokenizer")
+            }
         }
     }
 
@@ -203,6 +258,7 @@ impl LoadedModel {
                 (loaded.model.config.max_positions, loaded.model.config.vocab)
             }
             LoadedModel::Mistralrs(model, _) => (model.context(), model.tokenizer().vocab_size()),
+            LoadedModel::Served(served) => (served.context(), self.tokenizer().vocab_size()),
         }
     }
 
@@ -211,6 +267,16 @@ impl LoadedModel {
         match self {
             LoadedModel::Native(_) => models::profile(),
             LoadedModel::Mistralrs(_, profile) => profile.clone(),
+            LoadedModel::Served(served) => served.profile().to_owned(),
+        }
+    }
+
+    /// Returns the part of the keys of rows that stands for what computes them: the profile, or the
+    /// fingerprint of a server, which may be restarted in another version.
+    pub fn memo_profile(&self) -> String {
+        match self {
+            LoadedModel::Native(_) | LoadedModel::Mistralrs(..) => self.profile(),
+            LoadedModel::Served(served) => served.memo_profile(),
         }
     }
 
@@ -235,6 +301,7 @@ impl LoadedModel {
                 )
             }
             LoadedModel::Mistralrs(model, _) => model.generate(requests, sampler, limits, progress),
+            LoadedModel::Served(_) => Err(StageError::bug("a server is asked row by row")),
         }
     }
 
@@ -256,6 +323,7 @@ impl LoadedModel {
                 }
                 Ok(())
             }
+            LoadedModel::Served(_) => Err(StageError::bug("a server is asked row by row")),
         }
     }
 }

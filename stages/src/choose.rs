@@ -43,6 +43,7 @@ pub const CHOOSE: Kind = Kind {
     retryable: false,
     tokens: None,
     over: Some("over"),
+    served: &[],
     memory: None,
     run,
 };

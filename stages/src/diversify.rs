@@ -75,6 +75,7 @@ pub const DIVERSIFY: Kind = Kind {
     retryable: false,
     tokens: None,
     over: None,
+    served: &[],
     memory: None,
     run,
 };

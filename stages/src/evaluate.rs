@@ -111,6 +111,7 @@ pub const EVALUATE: Kind = Kind {
     retryable: false,
     tokens: None,
     over: None,
+    served: &["model"],
     memory: None,
     run,
 };

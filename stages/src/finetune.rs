@@ -85,6 +85,7 @@ pub const FINETUNE: Kind = Kind {
     retryable: false,
     tokens: Some("active_tokens"),
     over: None,
+    served: &[],
     memory: Some(memory::need),
     run,
 };

@@ -4,6 +4,7 @@
 //! the prompt's tokens, and k counts the earlier rows with the same prompt. So a response depends
 //! on nothing else in the table, and is known again by the same three in another one.
 
+mod served;
 mod table;
 
 use std::collections::HashMap;
@@ -36,8 +37,12 @@ use crate::prompts::{
     row_error, with_row,
 };
 use crate::remarks::{self, Remarks, RowRemarks};
+use crate::served::{Purpose, Served};
 use crate::tables::{self, metric, share};
 use crate::tokens::{MOST_TOKENS, check_tokens};
+
+use served::ServedGenerator;
+use table::Response;
 
 /// Responses that are made before they are written: enough to keep all slots of the model busy.
 const WINDOW: usize = 1024;
@@ -78,6 +83,7 @@ pub const GENERATE: Kind = Kind {
     retryable: false,
     tokens: Some("generated_tokens"),
     over: None,
+    served: &["model"],
     memory: Some(memory::generate),
     run,
 };
@@ -164,6 +170,7 @@ choices! {
 const SHARE_ABOVE_ZERO: Bounds<f64> = Bounds { min: 0.0, max: 1.0, open: true };
 
 fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
+    backend::check_served(check, Purpose::Generate, problems);
     prompts::check(check, "data", problems);
     if check.params.contains_key("shots") {
         prompts::check(check, "shots.data", problems);
@@ -202,8 +209,13 @@ fn canonicalize(params: &mut Map<String, Value>, model: FindModel<'_>) {
 fn run(context: &Context<'_>) -> Result<NodeResult, StageError> {
     let params: GenerateParams = context.parameters()?;
     remarks::note_adapter_files(context, context.input("model")?);
+    let input = context.input("model")?;
+    if Served::is_meant(input, params.backend == BackendChoice::Server) {
+        let served = Served::connect(context, input, Purpose::Generate)?;
+        return ServedGenerator::new(context, &params, &served)?.table();
+    }
     memory::check(context, memory::generate)?;
-    let network = backend::load(context.input("model")?, params.backend)?;
+    let network = backend::load(context, input, params.backend)?;
     models::on_threads(context.resources.threads, || {
         Generator::new(context, &params, &network)?.table()
     })
@@ -244,16 +256,29 @@ struct Generator<'a> {
     known: u64,
 }
 
-/// A prompt, and what names its responses.
-struct Asked {
-    prompt: Vec<u32>,
+/// What names the responses to a row.
+struct Numbered {
     /// The digest of the prompt.
     p: Digest,
     /// Number of earlier rows with the same prompt.
     k: u64,
 }
 
-impl Asked {
+/// A prompt, and what names its responses.
+struct Asked {
+    prompt: Vec<u32>,
+    number: Numbered,
+}
+
+impl Numbered {
+    /// Numbers the next row with this prompt.
+    fn next(earlier: &mut HashMap<Digest, u64>, p: Digest) -> Numbered {
+        let count = earlier.entry(p).or_default();
+        let k = *count;
+        *count += 1;
+        Numbered { p, k }
+    }
+
     /// The random numbers of a sample.
     fn stream(&self, sampler: &Sampler, sample: usize) -> Stream {
         let (words, _) = self.p.as_bytes().as_chunks::<8>();
@@ -262,7 +287,7 @@ impl Asked {
     }
 
     /// The row of the memo that holds a sample.
-    fn row(&self, sample: usize) -> Digest {
+    fn entry(&self, sample: usize) -> Digest {
         let number = [self.k.to_le_bytes(), (sample as u64).to_le_bytes()].concat();
         Digest::of_bytes(&[&self.p.as_bytes()[..], &number].concat())
     }
@@ -336,6 +361,8 @@ impl<'a> Generator<'a> {
                 remarks.add(RowRemarks { empty, ..RowRemarks::default() });
                 self.totals.add(generated);
             }
+            let responses: Vec<Response<'_>> =
+                responses.iter().flatten().map(Response::generated).collect();
             writer.write(&table::batch(&batch, first, &responses, self.samples, self.into)?)?;
             first += batch.num_rows() as u64;
         }
@@ -373,10 +400,7 @@ impl<'a> Generator<'a> {
             (0..batch.num_rows()).into_par_iter().map(ids).collect();
         let number = |prompt: Result<(Digest, Vec<u32>), StageError>| {
             let (p, prompt) = prompt?;
-            let earlier = self.earlier.entry(p).or_default();
-            let k = *earlier;
-            *earlier += 1;
-            Ok(Asked { prompt, p, k })
+            Ok(Asked { prompt, number: Numbered::next(&mut self.earlier, p) })
         };
         prompts.into_iter().map(number).collect()
     }
@@ -410,7 +434,7 @@ impl<'a> Generator<'a> {
     /// A response that an earlier run made, cut as a run with these limits would cut it.
     fn known(&self, asked: &Asked, sample: usize) -> Result<Option<Generated>, StageError> {
         let room = self.network.sizes().0.saturating_sub(asked.prompt.len());
-        let entry = self.memo.get(&asked.row(sample))?;
+        let entry = self.memo.get(&asked.number.entry(sample))?;
         Ok(entry.and_then(|bytes| {
             memo::continuation(&bytes, &self.limits, room, self.network.tokenizer())
         }))
@@ -427,7 +451,7 @@ impl<'a> Generator<'a> {
             prompt: asked[*row].prompt.clone(),
             samples: samples
                 .iter()
-                .map(|&sample| asked[*row].stream(&self.sampler, sample))
+                .map(|&sample| asked[*row].number.stream(&self.sampler, sample))
                 .collect(),
         };
         let requests: Vec<Request> = missing.iter().map(request).collect();
@@ -442,7 +466,7 @@ impl<'a> Generator<'a> {
             &mut |progress| {
                 if let Progress::Finished { request, sample, generated } = progress {
                     let (row, samples) = &missing[request];
-                    let row = asked[*row].row(samples[sample]);
+                    let row = asked[*row].number.entry(samples[sample]);
                     kept = self.memo.put(&[(row, memo::continuation_to_bytes(generated))]);
                     done += 1;
                 }
@@ -465,9 +489,13 @@ struct Totals {
 
 impl Totals {
     fn add(&mut self, generated: &Generated) {
+        self.count(generated.token_ids.len() as u64, generated.finish == Finish::Stop);
+    }
+
+    fn count(&mut self, tokens: u64, stopped: bool) {
         self.rows += 1;
-        self.tokens += generated.token_ids.len() as u64;
-        self.stopped += u64::from(generated.finish == Finish::Stop);
+        self.tokens += tokens;
+        self.stopped += u64::from(stopped);
     }
 
     fn metrics(&self) -> Vec<Metric> {

@@ -39,11 +39,13 @@ mod memory;
 mod models;
 mod options;
 mod prompts;
+pub mod python;
 pub mod quantile;
 mod remarks;
 pub mod run;
 pub mod score;
 mod scores;
+mod served;
 pub mod tables;
 mod tokens;
 
@@ -51,6 +53,8 @@ use refrain_engine::kind::{Kind, Kinds};
 
 pub use backend::model_facts;
 pub use refrain_lm::card;
+pub use refrain_lm::instruction_set;
+pub use served::end_servers;
 
 /// All kinds.
 pub fn kinds() -> Kinds {
@@ -74,4 +78,5 @@ fn with_evaluate(evaluate: Kind) -> Kinds {
         run::RUN,
     ])
     .with_model_facts(model_facts)
+    .with_exactness(backend::is_exact)
 }

@@ -91,6 +91,7 @@ pub const MASK: Kind = Kind {
     retryable: false,
     tokens: None,
     over: None,
+    served: &[],
     memory: None,
     run,
 };

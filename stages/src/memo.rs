@@ -31,7 +31,7 @@ impl Memo {
         components: &[Component],
         parameters: Value,
     ) -> Result<Memo, StageError> {
-        Memo::of_model(context, "model", network.profile(), components, parameters)
+        Memo::of_model(context, "model", network.memo_profile(), components, parameters)
     }
 
     /// The rows that the model at an input computed under a profile.

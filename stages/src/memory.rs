@@ -18,11 +18,17 @@ const PROMPT: u64 = 256;
 
 /// The memory of `score`.
 pub(crate) fn score(context: &MemoryContext<'_>) -> MemoryNeed {
+    if is_served(context) {
+        return MemoryNeed::default();
+    }
     of_model(context.inputs.get("model"), |config| config.scoring_bytes(SCORED))
 }
 
 /// The memory of `generate`.
 pub(crate) fn generate(context: &MemoryContext<'_>) -> MemoryNeed {
+    if is_served(context) {
+        return MemoryNeed::default();
+    }
     let longest = context.params.get("max_new_tokens").and_then(Value::as_u64).unwrap_or(0);
     let rows = context.batch.map_or(GENERATED, |batch| batch as u64);
     let keys = match context.params.get("kv").and_then(Value::as_str) {
@@ -32,6 +38,12 @@ pub(crate) fn generate(context: &MemoryContext<'_>) -> MemoryNeed {
     of_model(context.inputs.get("model"), |config| {
         config.generation_bytes(rows, (longest + PROMPT).min(config.max_positions as u64), keys)
     })
+}
+
+/// Whether a server computes the model, whose memory is its own.
+fn is_served(context: &MemoryContext<'_>) -> bool {
+    context.params.get("backend").is_some_and(|backend| backend == "server")
+        || matches!(context.inputs.get("model"), Some(Input::Model { served: Some(_), .. }))
 }
 
 /// The need of a stage with a model: its weights, which stages share, and what `own` says. Nothing

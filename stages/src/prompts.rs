@@ -68,7 +68,7 @@ pub(crate) enum Prompt {
 pub(crate) struct RowPrompt {
     pub prompt: Prompt,
     /// The list of tools that the model may call.
-    tools: Option<Value>,
+    pub tools: Option<Value>,
     /// Further fields of the turn that is the response.
     response_fields: Option<Message>,
 }

@@ -73,6 +73,7 @@ pub const RUN: Kind = Kind {
     retryable: true,
     tokens: None,
     over: None,
+    served: &[],
     memory: None,
     run,
 };
@@ -270,7 +271,7 @@ fn failed(program: &str, how: &str, tail: &str, memory: Option<u64>) -> StageErr
 
 /// The text with its placeholders filled in and `$${` become `${`; the name of a placeholder that
 /// `value` does not know.
-fn fill(text: &str, value: impl Fn(&str) -> Option<String>) -> Result<String, String> {
+pub(crate) fn fill(text: &str, value: impl Fn(&str) -> Option<String>) -> Result<String, String> {
     let (mut filled, mut rest) = (String::with_capacity(text.len()), text);
     while let Some(at) = rest.find("${") {
         if let Some(before) = rest[..at].strip_suffix('$') {

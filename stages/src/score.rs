@@ -76,6 +76,7 @@ pub const SCORE: Kind = Kind {
     retryable: false,
     tokens: Some("response_tokens"),
     over: None,
+    served: &["model"],
     memory: Some(memory::score),
     run,
 };
@@ -147,7 +148,7 @@ fn run(context: &Context<'_>) -> Result<NodeResult, StageError> {
     let params: ScoreParams = context.parameters()?;
     remarks::note_adapter_files(context, context.input("model")?);
     memory::check(context, memory::score)?;
-    let network = backend::load(context.input("model")?, params.backend)?;
+    let network = backend::load(context, context.input("model")?, params.backend)?;
     models::on_threads(context.resources.threads, || {
         Scorer::new(context, &params, &network)?.table()
     })
@@ -330,8 +331,22 @@ impl<'a> Scorer<'a> {
                 None => waiting.push(piece),
             }
         }
+        if let LoadedModel::Served(served) = self.network {
+            let (ids, mut done): (Vec<&[u32]>, u64) =
+                (waiting.iter().map(|p| seen(p)).collect(), 0);
+            let name = |at: usize| format!("row {}", before + waiting[at].row as u64);
+            served.score(self.context, &ids, &name, &mut |at, values| {
+                let entry = (memo::digest_of_tokens(ids[at]), memo::floats_to_bytes(values));
+                self.memo.put(&[entry])?;
+                take(waiting[at], values);
+                done += 1;
+                self.context.progress.set(before + done, Some(total), "rows");
+                Ok(())
+            })?;
+        }
         let batch = self.context.resources.batch;
-        for step in waiting.chunks(batch.unwrap_or(PIECE_ROWS).max(1)) {
+        let here = if matches!(self.network, LoadedModel::Served(_)) { &[] } else { &waiting[..] };
+        for step in here.chunks(batch.unwrap_or(PIECE_ROWS).max(1)) {
             self.context.cancel.check()?;
             let ids: Vec<&[u32]> = step.iter().map(|piece| seen(piece)).collect();
             let mut entries = Vec::with_capacity(ids.len());

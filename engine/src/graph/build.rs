@@ -367,7 +367,7 @@ impl<'a> Builder<'a> {
         let stage = &self.workflow.stages[index];
         if let Some(canonicalize) = stage.kind.canonicalize {
             canonicalize(values, &|path| {
-                Some(self.model_facts(&model_source(&self.nodes, &frame.edges, path)?))
+                Some(self.model_facts(model_source(&self.nodes, &frame.edges, path)?))
             });
         }
         let outputs = match stage.kind.over {

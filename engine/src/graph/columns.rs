@@ -12,7 +12,7 @@ use crate::kind::{Check, Columns, Kinds, MAIN, Problem};
 use crate::language::diagnostic::{Diagnostic, Span};
 use crate::source::recorded::RecordedSource;
 
-use super::{Node, Work, gather, model_source};
+use super::{Edge, Node, Work, gather, model_source};
 
 /// The columns of the main tables of the nodes so far, and their problems.
 #[derive(Default)]
@@ -143,7 +143,7 @@ fn of_node(
     let mut found: Vec<Problem> = Vec::new();
     let columns =
         match &node.work {
-            Work::Model(_) | Work::File(_) | Work::Folder(_) => None,
+            Work::Model(_) | Work::Served(_) | Work::File(_) | Work::Folder(_) => None,
             Work::Source(_) if recorded.is_some() => recorded.and_then(|r| r.columns.clone()),
             Work::Source(spec) => match spec.schema() {
                 Ok(schema) => Some(schema),
@@ -165,8 +165,40 @@ fn of_node(
             }),
             Work::Stage { kind, .. } => {
                 let inputs: Vec<String> = node.inputs.iter().map(|e| e.path.clone()).collect();
-                let models = |path: &str| model_source(before, &node.inputs, path);
-                let check = Check { params, columns: &of_input, inputs: &inputs, models: &models };
+                let source = |path: &str| {
+                    let id = model_source(before, &node.inputs, path)?;
+                    Some(&before[id.index()].work)
+                };
+                let models = |path: &str| match source(path)? {
+                    Work::Model(path) => Some(path.clone()),
+                    _ => None,
+                };
+                let served = |path: &str| match source(path)? {
+                    Work::Served(spec) => Some(spec.api),
+                    _ => None,
+                };
+                let without_weights = |edge: &&Edge| {
+                    !kind.served.contains(&edge.path.as_str()) && served(&edge.path).is_some()
+                };
+                // What is only chosen among is not read.
+                let read = node.inputs.iter().filter(|_| !node.passes_on());
+                found.extend(read.filter(without_weights).map(|edge| {
+                    let name = &before[edge.node.index()].stage;
+                    Problem::at(
+                    edge.path.as_str(),
+                    format!("it needs the weights of `{name}`, which a server holds"),
+                )
+                .hint(
+                    "take a model in a folder: `generate`, `score` and `evaluate` can ask a server",
+                )
+                }));
+                let check = Check {
+                    params,
+                    columns: &of_input,
+                    inputs: &inputs,
+                    models: &models,
+                    served: &served,
+                };
                 // A panic over a stranger's columns is reported like any other problem.
                 contained(|| (kind.check)(&check, &mut found)).unwrap_or_else(|panic| {
                     let message = format!("internal error ({panic}); please report it");

@@ -14,6 +14,10 @@ use tracing::{Span, debug, dispatcher, info};
 use refrain_cache::{Artifact, Cache, Digest, Unfinished};
 
 use crate::language::explain::{ErrorClass, Explain};
+use crate::machine::Machine;
+use crate::source::served::ServedSpec;
+
+use super::pins::Pins;
 
 /// Longest time before a waiting thread notices cancellation.
 const NOTICED: Duration = Duration::from_millis(50);
@@ -91,6 +95,8 @@ pub enum Input {
         /// The digests of what the outermost adapter is applied to, the outermost first; empty for a
         /// whole model.
         bases: Vec<Digest>,
+        /// The server that computes it; the folder then holds no weights, but the tokenizer.
+        served: Option<Arc<ServedSpec>>,
     },
     /// Any other file.
     File {
@@ -137,6 +143,8 @@ pub struct Resources {
     pub threads: usize,
     /// Rows computed together; `None` lets the stage choose.
     pub batch: Option<usize>,
+    /// Requests that a server is asked at once; `None` lets the stage choose.
+    pub requests: Option<usize>,
     /// Bytes of memory that the stage declares; `None` where it does not say.
     pub memory: Option<u64>,
     /// Bytes of memory that all running nodes may need together.
@@ -212,6 +220,10 @@ pub struct Context<'a> {
     pub environment: &'a (dyn Fn(&str) -> Option<String> + Sync),
     /// The program of this process, which a stage starts anew to confine what it runs.
     pub own_program: Option<&'a Path>,
+    /// The programs and servers that the machine's configuration names. They cannot change a key.
+    pub machine: &'a Machine,
+    /// Facts about models that are found out once.
+    pub pins: &'a Pins,
 }
 
 impl Context<'_> {

@@ -36,7 +36,8 @@ pub(super) fn check_placeholders(
         let secret = name.starts_with("env:");
         if secret != matches!(ty, Type::Secret) {
             let hint = if secret {
-                "secrets may stand in `environment` only, so that they never reach a key or a log"
+                "secrets may stand in `environment` and a server's `key` only, so that they never reach a \
+                 key or a log"
             } else {
                 "`${in.…}` and `${out.…}` may stand in `command` only"
             };

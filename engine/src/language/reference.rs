@@ -288,8 +288,13 @@ fn needs(kind: &Kind, params: &Map<String, Value>) -> Vec<Needs> {
     let inputs: Vec<String> =
         kind.params.iter().filter(required).map(|param| param.name.to_string()).collect();
     let empty = Arc::new(Schema::empty());
-    let check =
-        Check { params, columns: &|_| Some(empty.clone()), inputs: &inputs, models: &|_| None };
+    let check = Check {
+        params,
+        columns: &|_| Some(empty.clone()),
+        inputs: &inputs,
+        models: &|_| None,
+        served: &|_| None,
+    };
     let mut problems = Vec::new();
     let _columns = contained(|| (kind.check)(&check, &mut problems));
 

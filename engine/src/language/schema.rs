@@ -43,7 +43,7 @@ pub fn schema(kinds: &Kinds) -> Value {
             "authors": { "description": "a name or a list of names" },
             "date": { "description": "its date: 2026, 2026-11 or 2026-11-26" },
             "params": section("values that `${NAME}` stands for; `--set` replaces them", json!(true)),
-            "models": section("the models that the workflow reads", record(source::MODEL_PARAMS, Values::Put)),
+            "models": section("the models that the workflow reads", model()),
             "data": section("the tables and files that the workflow reads", record(source::PARAMS, Values::Put)),
             "include": section("files whose stages are brought in as `NAME/STAGE`", record(INCLUDE, Values::Plain)),
             "stages": stages,
@@ -76,6 +76,16 @@ enum Values {
 fn or_null(mut schema: Value, about: &str) -> Value {
     schema["type"] = json!(["object", "null"]);
     schema["description"] = json!(about);
+    schema
+}
+
+/// A model: a folder, or a name at a server.
+fn model() -> Value {
+    let mut schema = record(source::MODEL_PARAMS, Values::Put);
+    schema["oneOf"] = json!([
+        { "required": ["path"], "not": { "required": ["server"] } },
+        { "required": ["server", "name", "revision"], "not": { "required": ["path"] } },
+    ]);
     schema
 }
 

@@ -18,8 +18,8 @@ use serde_json::{Map, Value};
 
 use refrain_cache::{Key, TableReader};
 
-use crate::graph::{Graph, NodeId, Work};
-use crate::kind::{Input, MAIN};
+use crate::graph::{Edge, Graph, Node, NodeId, Work};
+use crate::kind::{ArtifactKind, Input, MAIN, Pinned, pin_name};
 use crate::language::explain::{ErrorClass, Explain};
 use crate::run::{Outcome, Report};
 
@@ -28,7 +28,7 @@ pub use compared::{
     Compared, ComparedArm, ComparedInterval, ComparedTest, ComparisonEntry, IntervalMethod,
     McNemar, SignedRank, TestMethod,
 };
-pub use entry::LockEntry;
+pub use entry::{LockEntry, PinnedFact};
 
 /// Version of the lock's lines.
 pub const VERSION: u32 = 2;
@@ -235,19 +235,24 @@ impl Lock {
             // The first format had neither columns nor facts.
             let lacks = |entry: &LockEntry| match &node.work {
                 Work::Source(_) => entry.columns.is_none(),
-                Work::Model(_) => entry.facts.is_empty(),
+                Work::Model(_) | Work::Served(_) => entry.facts.is_empty(),
                 _ => false,
             };
-            if same && !entry.is_some_and(lacks) {
+            let pinned = pinned(report, node, id);
+            let same_pin = pinned.is_none() || entry.is_some_and(|entry| entry.pinned == pinned);
+            if same && same_pin && !entry.is_some_and(lacks) {
                 continue;
             }
             changed |= !same;
             let mut new = LockEntry::new(&node.name, node.kind_name(), done);
             match &node.work {
                 Work::Source(_) => new.columns = source_columns(report, id),
-                Work::Model(path) => new.facts = graph.workflow.kinds.model_facts(path),
+                Work::Model(_) | Work::Served(_) => {
+                    new.facts = node.work.model_facts(&graph.workflow.kinds);
+                }
                 _ => {}
             }
+            new.pinned = pinned;
             new.other = entry.map(|entry| entry.other.clone()).unwrap_or_default();
             self.entries.insert(node.name.clone(), new);
         }
@@ -280,6 +285,12 @@ impl Lock {
         changed || self.comparisons.len() < before
     }
 
+    /// The pinned facts about models.
+    pub fn pins(&self) -> Pinned {
+        let pinned = self.entries.values().filter_map(|entry| entry.pinned.as_ref());
+        pinned.map(|pinned| (pinned.model.clone(), pinned.fact.clone())).collect()
+    }
+
     /// The nodes' keys.
     pub fn keys(&self) -> BTreeMap<String, Key> {
         self.entries.iter().map(|(name, entry)| (name.clone(), entry.key)).collect()
@@ -290,6 +301,17 @@ impl Lock {
 fn source_columns(report: &Report<'_>, id: NodeId) -> Option<SourceColumns> {
     let Some(Input::Table { path, .. }) = report.state.output(id, MAIN) else { return None };
     TableReader::open(&path).ok().map(|table| SourceColumns::new(table.schema()))
+}
+
+/// Returns the pinned fact about the model that a node names or makes.
+fn pinned(report: &Report<'_>, node: &Node, id: NodeId) -> Option<PinnedFact> {
+    if report.pins.is_empty() || node.output_kind(MAIN) != Some(ArtifactKind::Model) {
+        return None;
+    }
+    let edge = Edge { path: String::new(), node: id, output: MAIN.into() };
+    let model = pin_name(&report.state.identity(&edge)?);
+    let fact = report.pins.get(&model)?.clone();
+    Some(PinnedFact { model, fact })
 }
 
 enum Parsed {

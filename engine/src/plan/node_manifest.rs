@@ -99,6 +99,8 @@ fn build(
             inputs["folder"] = file()?;
             Manifest::new("model").section("inputs", inputs)
         }
+        Work::Served(spec) if spec.tokenizer.is_some() => spec.manifest(Some(&digest?)),
+        Work::Served(spec) => spec.manifest(None),
         Work::File(_) => Manifest::new("file").section("inputs", json!({ "file": file()? })),
         Work::Folder(_) => Manifest::new("folder").section("inputs", json!({ "folder": file()? })),
         Work::Gather { axes, rows } => Manifest::new("gather")

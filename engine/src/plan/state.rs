@@ -122,8 +122,12 @@ impl<'a> State<'a> {
             ArtifactKind::Folder => Input::Folder { path, artifact },
             ArtifactKind::Model => {
                 let place = self.place(id, output)?;
-                let place::ModelPlace { folder, adapters, bases, .. } = place;
-                Input::Model { folder, adapters, artifact, bases }
+                let place::ModelPlace { folder, adapters, bases, base } = place;
+                let served = match &self.graph.node(base).work {
+                    Work::Served(spec) => Some(spec.clone()),
+                    _ => None,
+                };
+                Input::Model { folder, adapters, artifact, bases, served }
             }
         })
     }

@@ -12,8 +12,9 @@ use crate::graph::gather;
 use crate::graph::{Node, NodeId, Work};
 use crate::kind::metrics_table;
 use crate::kind::{
-    Cancel, Context, Input, MAIN, NodeResult, OutputDecl, Progress, Resources, StageError,
+    Cancel, Context, Input, MAIN, NodeResult, OutputDecl, Pins, Progress, Resources, StageError,
 };
+use crate::machine::Machine;
 use crate::plan::state::{Inputs, NodeState, PendingNode, StateError};
 use crate::source::SourceError;
 use crate::source::seen::HashError;
@@ -82,6 +83,8 @@ pub(super) struct NodeJob<'a> {
     pub cancel: &'a Cancel,
     pub environment: &'a (dyn Fn(&str) -> Option<String> + Sync),
     pub own_program: Option<&'a Path>,
+    pub machine: &'a Machine,
+    pub pins: &'a Pins,
     /// The span of the node.
     pub span: Span,
 }
@@ -141,6 +144,7 @@ impl NodeJob<'_> {
                 span.record("rows", table.rows);
                 Ok(NodeResult::main(table))
             }
+            Work::Served(spec) => Ok(NodeResult::main(spec.import(self.cache)?)),
             Work::Gather { axes, rows } => {
                 let tables: Vec<&Input> = (0..rows.len())
                     .filter_map(|i| self.inputs.by_path.get(&format!("tables[{i}]")))
@@ -156,6 +160,7 @@ impl NodeJob<'_> {
                 resources: Resources {
                     threads: self.threads,
                     batch: settings.batch,
+                    requests: settings.requests,
                     memory: settings.memory,
                     memory_limit: self.memory_limit,
                 },
@@ -163,6 +168,8 @@ impl NodeJob<'_> {
                 cancel,
                 environment: self.environment,
                 own_program: self.own_program,
+                machine: self.machine,
+                pins: self.pins,
             })?),
             Work::Model(_) | Work::File(_) | Work::Folder(_) => {
                 Err(StageError::bug("a source that is read in place was computed").into())

@@ -7,7 +7,7 @@ use tracing::info;
 use refrain_cache::Cache;
 
 use crate::graph::{Graph, NodeId};
-use crate::kind::{Cancel, StageError};
+use crate::kind::{Cancel, Pins, StageError};
 use crate::plan::state::{NodeState, PendingNode, State};
 
 use super::node::{self, NodeError, NodeJob};
@@ -32,6 +32,7 @@ pub fn recompute_node(
             StageError::bug(format!("`{}` is computed before its inputs", node.name)).into()
         );
     };
+    let pins = Pins::new(options.pins.clone());
     let pending = PendingNode { key: manifest.key(), manifest, seen: None, damaged: None };
     let job = NodeJob {
         node,
@@ -44,6 +45,8 @@ pub fn recompute_node(
         cancel,
         environment: options.environment,
         own_program: options.own_program,
+        machine: options.machine,
+        pins: &pins,
         span: node::span(id, node, &pending.key),
     };
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::model_folder::ModelFolder;
+use super::served::ServedSpec;
 use super::shards::{self, Shards};
 use super::{OptionProblem, SourceSpec};
 
@@ -15,11 +16,16 @@ pub enum Located {
     Table(SourceSpec),
     /// A model's folder, an adapter's, or a GGUF file.
     Model(PathBuf),
+    /// A model that a server computes.
+    Served(ServedSpec),
     /// A file that is passed on as it is.
     File(PathBuf),
     /// A folder that is passed on as it is.
     Folder(PathBuf),
 }
+
+/// Options that stand beside `server` alone.
+const OF_SERVED: [&str; 5] = ["name", "revision", "tokenizer", "api", "key"];
 
 /// Files that a model consists of.
 const A_MODEL: &str = "a model is a folder with `config.json`, `*.safetensors` and `tokenizer.json`, \
@@ -35,7 +41,17 @@ pub fn locate(
     values: &Map<String, Value>,
     based: bool,
 ) -> Result<Located, OptionProblem> {
-    let written = values.get("path").and_then(Value::as_str).unwrap_or_default();
+    if values.contains_key("server") {
+        return ServedSpec::new(folder, values).map(Located::Served);
+    }
+    if model && let Some(name) = OF_SERVED.iter().find(|name| values.contains_key(**name)) {
+        let message = format!("`{name}` is for a model with `server`");
+        return Err((name, message, Some("leave it out, or name the `server`".into())));
+    }
+    let Some(written) = values.get("path").and_then(Value::as_str) else {
+        let hint = "`path` is its folder, `server` the address of a server that computes it";
+        return Err(("path", "a model needs `path` or `server`".into(), Some(hint.into())));
+    };
     let path = folder.join(written);
     let wrong = |message: String, hint: Option<String>| Err(("path", message, hint));
     let ty = values.get("type").and_then(Value::as_str);

@@ -26,6 +26,15 @@ const NAMES: [&str; 15] = [
     "modules.json",
     "sentence_bert_config.json",
 ];
+/// Of those, the files that tokenizing and rendering read.
+const TOKENIZER: [&str; 6] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+];
 /// The file that says in which shard a tensor is.
 const INDEX: &str = "model.safetensors.index.json";
 /// Endings of the names of folders whose `config.json` says how an embedding model pools.
@@ -110,6 +119,18 @@ impl ModelFolder {
         }
         model.files.sort_by(|a, b| a.name.cmp(&b.name));
         model.folders.sort();
+        Ok(model)
+    }
+
+    /// Opens the tokenizer of a model folder: of its files only those that tokenizing reads.
+    ///
+    /// # Errors
+    /// [`ModelFolderError`].
+    pub fn open_tokenizer(path: &Path) -> Result<ModelFolder, ModelFolderError> {
+        let mut model = ModelFolder::open(path)?;
+        model.files.retain(|file| TOKENIZER.contains(&file.name.as_str()));
+        model.folders.clear();
+        model.pickle = None;
         Ok(model)
     }
 

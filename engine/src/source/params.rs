@@ -3,15 +3,44 @@
 use crate::kind::{ArtifactKind, Param, Type};
 
 use super::format;
+use super::served::ServedApi;
 
 /// The parameters of an entry of `models`.
 pub static MODEL_PARAMS: &[Param] = &[
-    Param::required("path", Type::Text, "a file or folder, relative to the workflow"),
+    Param::optional("path", Type::Text, "a file or folder, relative to the workflow"),
     Param::optional(
         "base",
         Type::Reference(Some(ArtifactKind::Model)),
         "the model that an adapter was trained on, by its name in `models`; where there is one other \
          model, that one",
+    ),
+    Param::optional(
+        "server",
+        Type::Text,
+        "in place of `path`, the address of a server that computes the model, such as \
+         `http://127.0.0.1:8000/v1`; no key holds it",
+    ),
+    Param::optional("name", Type::Text, "the name of the model at its server"),
+    Param::optional(
+        "revision",
+        Type::Text,
+        "any text that changes when the weights of that name at the server change",
+    ),
+    Param::optional(
+        "tokenizer",
+        Type::Text,
+        "the folder of the tokenizer of a model at a server, relative to the workflow",
+    ),
+    Param::optional(
+        "api",
+        Type::Choice(&ServedApi::WORDS),
+        "how a server is asked: `completions`, the default, is given what is rendered here; `chat` \
+         renders itself, and cannot score",
+    ),
+    Param::optional(
+        "key",
+        Type::Secret,
+        "the key of a server, as `\"${env:NAME}\"`; it is kept and shown nowhere",
     ),
 ];
 

@@ -49,12 +49,26 @@ pub struct SourcePlace {
     pub kind: ArtifactKind,
     /// The split of a saved data set.
     pub split: Option<String>,
+    /// Whether of a model folder only the tokenizer counts.
+    pub tokenizer: bool,
 }
 
 impl SourcePlace {
     /// The place of a model, a file or a folder.
     pub fn new(path: &Path, kind: ArtifactKind) -> SourcePlace {
-        SourcePlace { path: path.into(), kind, split: None }
+        SourcePlace { path: path.into(), kind, split: None, tokenizer: false }
+    }
+
+    /// The place of the tokenizer in a model folder.
+    pub fn of_tokenizer(path: &Path) -> SourcePlace {
+        SourcePlace { tokenizer: true, ..SourcePlace::new(path, ArtifactKind::Model) }
+    }
+
+    fn model(&self) -> Result<ModelFolder, ModelFolderError> {
+        match self.tokenizer {
+            true => ModelFolder::open_tokenizer(&self.path),
+            false => ModelFolder::open(&self.path),
+        }
     }
 
     /// Finds the files that count, each with its name as it enters the digest.
@@ -72,7 +86,7 @@ impl SourcePlace {
                 Listing { is_file, files: counted }
             }
             ArtifactKind::Model => {
-                let model = ModelFolder::open(&self.path)?;
+                let model = self.model()?;
                 if let Some(pickle) = model.only_pickle() {
                     return Err(HashError::Pickle { path: pickle.into() });
                 }
@@ -91,7 +105,7 @@ impl SourcePlace {
             ArtifactKind::Table => Shards::find(&self.path, self.split.as_deref())?.folders,
             ArtifactKind::Folder => Walk::whole(&self.path)?.folders,
             ArtifactKind::Model if self.path.is_dir() => {
-                ModelFolder::open(&self.path)?.folders().map(Path::to_path_buf).collect()
+                self.model()?.folders().map(Path::to_path_buf).collect()
             }
             ArtifactKind::Model | ArtifactKind::File => Vec::new(),
         })

@@ -20,6 +20,7 @@ pub fn kind(name: &'static str, run: fn(&Context<'_>) -> Result<NodeResult, Stag
         retryable: false,
         tokens: None,
         over: None,
+        served: &[],
         memory: None,
         run,
     }

@@ -59,6 +59,8 @@ fn options(jobs: usize, forced: &HashSet<NodeId>) -> RunOptions<'static> {
         force: forced.clone(),
         environment: &|_| None,
         own_program: None,
+        machine: refrain_engine::machine::Machine::empty(),
+        pins: Default::default(),
     }
 }
 

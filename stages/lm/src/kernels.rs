@@ -42,6 +42,18 @@ pub mod tile;
 /// their number is fixed the result is the same whatever the registers of the machine are.
 pub const LANES: usize = 16;
 
+/// Names the instruction set that the kernels use on this processor.
+pub fn instruction_set() -> &'static str {
+    match pulp::Arch::new() {
+        pulp::Arch::Scalar => "scalar",
+        #[cfg(target_arch = "x86_64")]
+        pulp::Arch::V3(_) => "AVX2",
+        #[cfg(target_arch = "x86_64")]
+        pulp::Arch::V4(_) => "AVX-512",
+        _ => "vectors",
+    }
+}
+
 /// The dot product of two slices of equal length.
 #[inline(always)]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {

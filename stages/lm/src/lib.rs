@@ -28,3 +28,5 @@ pub mod tokenizer;
 pub mod tokenizer_training;
 pub mod train;
 pub mod weights;
+
+pub use kernels::instruction_set;

@@ -12,7 +12,8 @@ use refrain_engine::kind::StageError;
 use refrain_lm::generate::{Finish, Generated};
 
 use super::ResponseColumn;
-use crate::lists::{float_lists, int_lists};
+use crate::lists::{optional_float_lists, optional_int_lists};
+use crate::served::ServedRow;
 use crate::tables::{arrow_bug, list_of, row_name, with_fields};
 
 /// Columns that say something of the response that was there before. They are ours where their
@@ -53,18 +54,49 @@ pub(super) fn schema(input: &Schema, into: Option<ResponseColumn>) -> SchemaRef 
     with_fields(&Schema::new(kept), &added())
 }
 
-/// The rows of a batch, whose first is number `first` of its table, with their responses.
+/// A response, as it is written.
+pub(super) struct Response<'r> {
+    text: &'r str,
+    finish: Finish,
+    token_ids: Option<&'r [u32]>,
+    logprobs: Option<&'r [f32]>,
+}
+
+impl<'r> Response<'r> {
+    /// The response of a model that is computed here.
+    pub fn generated(made: &'r Generated) -> Response<'r> {
+        Response {
+            text: &made.text,
+            finish: made.finish,
+            token_ids: Some(&made.token_ids),
+            logprobs: Some(&made.logprobs),
+        }
+    }
+
+    /// The response of a server, which may not have said what its tokens are.
+    pub fn served(made: &'r ServedRow) -> Response<'r> {
+        Response {
+            text: &made.text,
+            finish: if made.stopped { Finish::Stop } else { Finish::Length },
+            token_ids: made.ids.as_deref(),
+            logprobs: made.logprobs.as_deref(),
+        }
+    }
+}
+
+/// The rows of a batch, whose first is number `first` of its table, with their responses, `samples`
+/// to each.
 pub(super) fn batch(
     input: &RecordBatch,
     first: u64,
-    responses: &[Vec<Generated>],
+    responses: &[Response<'_>],
     samples: usize,
     into: Option<ResponseColumn>,
 ) -> Result<RecordBatch, StageError> {
     let rows: UInt32Array =
         (0..input.num_rows() as u32).flat_map(|row| std::iter::repeat_n(row, samples)).collect();
-    let all = || responses.iter().flatten();
-    let finish = |generated: &Generated| match generated.finish {
+    let all = || responses.iter();
+    let finish = |response: &Response<'_>| match response.finish {
         Finish::Stop => "stop",
         Finish::Length => "length",
     };
@@ -75,11 +107,11 @@ pub(super) fn batch(
         columns.push(match field.name().as_str() {
             "sample" => Arc::new(sample_numbers(input, first, samples)?),
             name if name == ours => {
-                Arc::new(StringArray::from_iter_values(all().map(|one| one.text.as_str())))
+                Arc::new(StringArray::from_iter_values(all().map(|one| one.text)))
             }
             "finish_reason" => Arc::new(StringArray::from_iter_values(all().map(finish))),
-            "response_token_ids" => int_lists(all().map(|one| one.token_ids.as_slice())),
-            "response_logprobs" => float_lists(all().map(|one| one.logprobs.as_slice())),
+            "response_token_ids" => optional_int_lists(all().map(|one| one.token_ids)),
+            "response_logprobs" => optional_float_lists(all().map(|one| one.logprobs)),
             name => {
                 let from = input.column_by_name(name).or_else(|| input.column_by_name("response"));
                 let from = from.ok_or_else(|| {

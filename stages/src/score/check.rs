@@ -6,10 +6,13 @@ use serde_json::{Map, Value};
 use refrain_engine::kind::{Check, Columns, Problem};
 
 use super::columns::{Further, output_schema};
+use crate::backend;
 use crate::options;
 use crate::prompts::{self, Template};
+use crate::served::Purpose;
 
 pub(super) fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
+    backend::check_served(check, Purpose::Score, problems);
     check_choices(check, problems);
     check_window(check.params, problems);
     if of_text(check.params) {

@@ -69,9 +69,13 @@ impl Bench {
         let path = self.cache.object_path(&artifact.digest);
         match artifact.kind {
             ArtifactKind::Table => Input::Table { path, artifact },
-            ArtifactKind::Model => {
-                Input::Model { folder: path, adapters: Vec::new(), artifact, bases: Vec::new() }
-            }
+            ArtifactKind::Model => Input::Model {
+                folder: path,
+                adapters: Vec::new(),
+                artifact,
+                bases: Vec::new(),
+                served: None,
+            },
             ArtifactKind::File => Input::File { path, artifact },
             ArtifactKind::Folder => Input::Folder { path, artifact },
         }
@@ -79,13 +83,13 @@ impl Bench {
 
     /// An adapter of this cache on its base.
     pub fn adapted(&self, base: &Input, adapter: &Artifact) -> Input {
-        let Input::Model { folder, adapters, artifact: own, bases } = base.clone() else {
+        let Input::Model { folder, adapters, artifact: own, bases, .. } = base.clone() else {
             panic!("no model")
         };
         let path = self.cache.object_path(&adapter.digest);
         let adapters = [adapters, vec![path]].concat();
         let bases = [vec![own.digest], bases].concat();
-        Input::Model { folder, adapters, artifact: adapter.clone(), bases }
+        Input::Model { folder, adapters, artifact: adapter.clone(), bases, served: None }
     }
 
     /// Runs a kind.
@@ -126,6 +130,7 @@ impl Bench {
             resources: Resources {
                 threads: self.threads,
                 batch: self.batch,
+                requests: None,
                 memory: None,
                 memory_limit: u64::MAX,
             },
@@ -133,6 +138,8 @@ impl Bench {
             cancel: &cancel,
             environment: &|_| None,
             own_program: None,
+            machine: refrain_engine::machine::Machine::empty(),
+            pins: &refrain_engine::kind::Pins::default(),
         })?;
         for declared in
             (kind.outputs)(&typed.values).iter().filter(|output| output.name != "metrics")
@@ -198,7 +205,13 @@ pub fn check(
         typed.references.iter().map(|reference| reference.path.clone()).collect();
     let mut problems: Vec<Problem> = Vec::new();
     let promised = (kind.check)(
-        &Check { params: &typed.values, columns: &columns, inputs: &inputs, models: &|_| None },
+        &Check {
+            params: &typed.values,
+            columns: &columns,
+            inputs: &inputs,
+            models: &|_| None,
+            served: &|_| None,
+        },
         &mut problems,
     );
     (
@@ -231,7 +244,13 @@ fn typed(kind: &Kind, parameters: &str) -> Resolved {
 pub fn model(folder: &Path) -> Input {
     let digest = Digest::of_bytes(folder.to_str().unwrap().as_bytes());
     let artifact = Artifact { kind: ArtifactKind::Model, digest, bytes: 0, rows: None, base: None };
-    Input::Model { folder: folder.into(), adapters: Vec::new(), artifact, bases: Vec::new() }
+    Input::Model {
+        folder: folder.into(),
+        adapters: Vec::new(),
+        artifact,
+        bases: Vec::new(),
+        served: None,
+    }
 }
 
 /// A file or folder of the reference data; `None`, with a remark, where it is not there.

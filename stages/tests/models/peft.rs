@@ -80,8 +80,13 @@ fn adapters_and_models_go_there_and_back() {
                 digest: refrain_cache::Digest::of_bytes(name.as_bytes()),
                 ..artifact
             };
-            let adapted =
-                Input::Model { folder, adapters: vec![adapter], artifact, bases: Vec::new() };
+            let adapted = Input::Model {
+                folder,
+                adapters: vec![adapter],
+                artifact,
+                bases: Vec::new(),
+                served: None,
+            };
             let what = format!("{name} by PEFT");
             near(
                 &logprobs(&scored(&bench, &adapted, &table)),

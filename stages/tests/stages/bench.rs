@@ -70,6 +70,7 @@ impl Bench {
             columns: &columns,
             inputs: &["data".to_owned()],
             models: &|_| None,
+            served: &|_| None,
         };
         let made = (self.kind.check)(&check, &mut problems);
         (
@@ -104,11 +105,19 @@ impl Bench {
             cache: &self.cache,
             unfinished: self.cache.unfinished(&Manifest::new("test").key()),
             fresh: false,
-            resources: Resources { threads: 1, batch: None, memory: None, memory_limit: u64::MAX },
+            resources: Resources {
+                threads: 1,
+                batch: None,
+                requests: None,
+                memory: None,
+                memory_limit: u64::MAX,
+            },
             progress: &Progress::default(),
             cancel,
             environment: &|_| None,
             own_program: None,
+            machine: refrain_engine::machine::Machine::empty(),
+            pins: &refrain_engine::kind::Pins::default(),
         })?;
         let context =
             MetricContext { params: &self.typed(parameters), inputs: &["data".to_owned()] };

@@ -38,8 +38,13 @@ fn each_kind_adds_the_columns_that_its_table_names() {
         let columns = |input: &str| (input == "data").then(|| table.clone());
         let inputs: Vec<String> = typed.references.iter().map(|r| r.path.clone()).collect();
         let mut problems = Vec::new();
-        let check =
-            Check { params: &typed.values, columns: &columns, inputs: &inputs, models: &|_| None };
+        let check = Check {
+            params: &typed.values,
+            columns: &columns,
+            inputs: &inputs,
+            models: &|_| None,
+            served: &|_| None,
+        };
         let made = (kind.check)(&check, &mut problems).expect("the columns are known");
         assert!(problems.is_empty(), "{}: {problems:?}", kind.name);
         let new: Vec<&str> = made.fields().iter().map(|f| f.name().as_str()).collect();

@@ -87,7 +87,13 @@ impl Desk {
         fs::create_dir(&folder).unwrap();
         files.iter().for_each(|file| fs::write(folder.join(file), file).unwrap());
         let artifact = some(ArtifactKind::Model);
-        let model = Input::Model { folder, adapters: Vec::new(), artifact, bases: Vec::new() };
+        let model = Input::Model {
+            folder,
+            adapters: Vec::new(),
+            artifact,
+            bases: Vec::new(),
+            served: None,
+        };
         self.inputs.insert(format!("inputs.{name}"), model);
     }
 
@@ -111,11 +117,19 @@ impl Desk {
             cache: &self.cache,
             unfinished: self.cache.unfinished(&refrain_cache::Manifest::new("test").key()),
             fresh: false,
-            resources: Resources { threads: 1, batch: None, memory: None, memory_limit: u64::MAX },
+            resources: Resources {
+                threads: 1,
+                batch: None,
+                requests: None,
+                memory: None,
+                memory_limit: u64::MAX,
+            },
             progress: &Progress::default(),
             cancel: &self.cancel,
             environment: &environment,
             own_program: None,
+            machine: refrain_engine::machine::Machine::empty(),
+            pins: &refrain_engine::kind::Pins::default(),
         })?;
         let mut declared: Vec<_> =
             (kind.outputs)(params).into_iter().map(|out| (out.name, out.kind)).collect();
@@ -443,8 +457,13 @@ fn what_cannot_run_is_refused_before_anything_runs() {
     let kinds = kinds();
     let problems = |parameters: &str, inputs: &[String]| {
         let mut problems = Vec::new();
-        let check =
-            Check { params: &typed(parameters), columns: &|_| None, inputs, models: &|_| None };
+        let check = Check {
+            params: &typed(parameters),
+            columns: &|_| None,
+            inputs,
+            models: &|_| None,
+            served: &|_| None,
+        };
         (kinds.get("run").unwrap().check)(&check, &mut problems);
         let text =
             |problem: refrain_engine::kind::Problem| format!("{}: {}", problem.at, problem.message);

@@ -10,6 +10,7 @@ use crate::language::diagnostic::Diagnostic;
 use crate::language::yaml::Node;
 use crate::source::model_folder::ModelFolder;
 use crate::source::recorded::RecordedSource;
+use crate::source::served::ServedSpec;
 use crate::source::{self, Located, SourceSpec};
 
 use super::template::Values;
@@ -40,6 +41,7 @@ impl Builder<'_> {
         Ok(match located {
             Located::Table(spec) => (Work::Source(spec.recognized()), ArtifactKind::Table),
             Located::Model(path) => (Work::Model(path), ArtifactKind::Model),
+            Located::Served(spec) => (Work::Served(spec.into()), ArtifactKind::Model),
             Located::File(path) => (Work::File(path), ArtifactKind::File),
             Located::Folder(path) => (Work::Folder(path), ArtifactKind::Folder),
         })
@@ -53,6 +55,14 @@ impl Builder<'_> {
         values: &Values,
     ) -> Result<(Work, ArtifactKind), Diagnostic> {
         let kind = recorded.artifact.kind;
+        if params.contains_key("server") {
+            let spec = ServedSpec::recorded(self.folder(values), params);
+            let spec = spec.map_err(|(at, message, hint)| {
+                let span = values.place(at).unwrap_or(0..0);
+                Diagnostic::at(span, message).maybe_hint(hint)
+            })?;
+            return Ok((Work::Served(spec.into()), kind));
+        }
         let written = params.get("path").and_then(Value::as_str).unwrap_or_default();
         let path = self.folder(values).join(written);
         let work = match kind {
@@ -70,13 +80,11 @@ impl Builder<'_> {
         Ok((work, kind))
     }
 
-    /// Returns the facts of the model at a path: from its files, or as they were recorded.
-    pub(super) fn model_facts(&self, path: &Path) -> ModelFacts {
-        let is_there =
-            |id: &NodeId| matches!(&self.nodes[id.index()].work, Work::Model(p) if p == path);
-        match self.absent.iter().find(|(id, _)| is_there(id)) {
-            Some((_, recorded)) => recorded.facts.clone(),
-            None => self.workflow.kinds.model_facts(path),
+    /// Returns the facts of a source model: from its files, or as they were recorded.
+    pub(super) fn model_facts(&self, id: NodeId) -> ModelFacts {
+        match self.absent.get(&id) {
+            Some(recorded) => recorded.facts.clone(),
+            None => self.nodes[id.index()].work.model_facts(&self.workflow.kinds),
         }
     }
 
@@ -87,7 +95,8 @@ impl Builder<'_> {
         params: &Map<String, Value>,
         values: &Values,
     ) -> Option<RecordedSource> {
-        let path = params.get("path").and_then(Value::as_str)?;
+        let name_of_path = if params.contains_key("server") { "tokenizer" } else { "path" };
+        let path = params.get(name_of_path).and_then(Value::as_str)?;
         if source::exists(&self.folder(values).join(path)) {
             return None;
         }
@@ -146,6 +155,11 @@ impl Builder<'_> {
     fn not_a_model(&self, edge: &Edge, values: &Values) -> Diagnostic {
         let base = &self.nodes[edge.node.index()].stage;
         let span = values.place(&edge.path).unwrap_or(0..0);
+        if matches!(self.nodes[edge.node.index()].work, Work::Served(_)) {
+            let message = format!("`base` needs weights, and a server holds those of `{base}`");
+            return Diagnostic::at(span, message)
+                .hint("name the folder of the model that the adapter was trained on");
+        }
         let message = format!("`base` must be an entry of `models`, but `{base}` is a stage");
         Diagnostic::at(span, message)
             .hint("the adapter that a stage trains knows its base: use that stage as the model")

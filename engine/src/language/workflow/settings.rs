@@ -22,6 +22,11 @@ pub static RESOURCES: &[Param] = &[
     ),
     Param::optional("gpus", Type::Int { min: 1, max: 1024 }, "graphics cards that the stage takes"),
     Param::optional("batch", Type::Int { min: 1, max: 1_000_000 }, "rows computed together"),
+    Param::optional(
+        "requests",
+        Type::Int { min: 1, max: 4096 },
+        "requests that a server of a model is asked at once; 32 where not given",
+    ),
 ];
 
 /// The parameters of `retry`, if it is not a number.
@@ -56,6 +61,8 @@ pub struct Settings {
     pub gpus: Option<usize>,
     /// Rows that are computed together.
     pub batch: Option<usize>,
+    /// Requests that a server is asked at once.
+    pub requests: Option<usize>,
     /// Its retries after a failure.
     pub retry: Option<Retry>,
     /// The longest that one attempt may take.
@@ -97,7 +104,7 @@ pub(super) fn read(entries: &[(Key, Node)], problems: &mut Vec<Diagnostic>) -> S
                 let number =
                     |name: &str| values.get(name).and_then(Value::as_u64).map(|v| v as usize);
                 (settings.threads, settings.gpus) = (number("threads"), number("gpus"));
-                settings.batch = number("batch");
+                (settings.batch, settings.requests) = (number("batch"), number("requests"));
                 let place = resolved.place("memory").unwrap_or(node.span.clone());
                 settings.memory = quantity(values, "memory", units::size)
                     .and_then(|read| noted(read, "`memory` is not a size", place, problems));

@@ -11,6 +11,15 @@ use crate::source::recorded::RecordedSource;
 
 use super::SourceColumns;
 
+/// A fact about a model, pinned.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PinnedFact {
+    /// The name of the model, made of its digests.
+    pub model: String,
+    /// The fact.
+    pub fact: Value,
+}
+
 /// The entry of a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(expecting = "a mapping with `node`")]
@@ -38,6 +47,9 @@ pub struct LockEntry {
     /// The backend and device that can move the last bits.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub profile: String,
+    /// A fact about the model that was found out at its first use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<PinnedFact>,
     /// Fields of a later version, kept as they are.
     #[serde(flatten)]
     pub other: Map<String, Value>,
@@ -56,6 +68,7 @@ impl LockEntry {
             outputs: done.result.artifacts.clone(),
             metrics: done.result.metrics.clone(),
             profile: done.result.profile.clone(),
+            pinned: None,
             other: Map::new(),
         }
     }

@@ -204,8 +204,13 @@ impl Recomputation<'_, '_> {
         }
         if !lacking.is_empty() {
             let only = Some(lacking.into_iter().collect());
-            let options =
-                RunOptions { only, force: Default::default(), keep_going: true, ..*self.options };
+            let options = RunOptions {
+                only,
+                force: Default::default(),
+                keep_going: true,
+                pins: self.options.pins.clone(),
+                ..*self.options
+            };
             run::run(self.graph, self.store, &options, self.cancel)?;
         }
         Ok(())
@@ -278,20 +283,24 @@ impl Recomputation<'_, '_> {
             Work::Stage { kind, .. } => kind.close_elsewhere,
             _ => true,
         };
-        let strictness =
-            if line.profile == done.result.profile { Strictness::Bytes } else { Strictness::Close };
+        let is_exact = self.graph.workflow.kinds.is_exact(&line.profile);
+        let is_same = line.profile == done.result.profile;
+        let strictness = if is_same && is_exact { Strictness::Bytes } else { Strictness::Close };
         if strictness == Strictness::Close && !close {
-            let message = format!(
-                "made under `{}`, computed again under `{}`",
-                line.profile, done.result.profile
-            );
+            let message = match is_same {
+                true => format!("`{}` does not compute the same bits each time", line.profile),
+                false => format!(
+                    "made under `{}`, computed again under `{}`",
+                    line.profile, done.result.profile
+                ),
+            };
             return Ok(Comparison::NotComparable(message));
         }
         if strictness == Strictness::Close {
             for (name, locked) in &line.outputs {
                 if self.store.check(locked)?.is_some() {
-                    let message =
-                        format!("another profile, and the cache does not hold the output `{name}`");
+                    let why = if is_exact { "another profile" } else { "bits may differ" };
+                    let message = format!("{why}, and the cache does not hold the output `{name}`");
                     return Ok(Comparison::NotComparable(message));
                 }
             }

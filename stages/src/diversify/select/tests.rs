@@ -30,11 +30,19 @@ fn with_context(test: impl FnOnce(&Context<'_>)) {
         cache: &cache,
         unfinished: cache.unfinished(&Manifest::new("test").key()),
         fresh: false,
-        resources: Resources { threads: 1, batch: None, memory: None, memory_limit: u64::MAX },
+        resources: Resources {
+            threads: 1,
+            batch: None,
+            requests: None,
+            memory: None,
+            memory_limit: u64::MAX,
+        },
         progress: &Progress::default(),
         cancel: &Cancel::default(),
         environment: &|_| None,
         own_program: None,
+        machine: refrain_engine::machine::Machine::empty(),
+        pins: &refrain_engine::kind::Pins::default(),
     });
 }
 

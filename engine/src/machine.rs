@@ -1,0 +1,163 @@
+//! The programs and servers of a machine, as its configuration names them. Nothing here enters a key.
+//!
+//! The binary reads the configuration and hands it to a run; a stage finds it in its context.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+
+use crate::language::units;
+
+/// The programs and servers that stages may use on this machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Machine {
+    /// Python, for trainers.
+    pub python: Python,
+    /// Servers of model folders, for `backend: server`. The first that fits a model is taken.
+    pub servers: Vec<Server>,
+    /// Limits of requests to servers.
+    pub requests: Requests,
+}
+
+static EMPTY: Machine = Machine {
+    python: Python { path: None, launcher: Vec::new() },
+    servers: Vec::new(),
+    requests: Requests::USUAL,
+};
+
+impl Machine {
+    /// Returns the machine of which no configuration says anything.
+    pub fn empty() -> &'static Machine {
+        &EMPTY
+    }
+
+    /// Finds the server of the model in a folder, or of a GGUF file.
+    pub fn server_of(&self, model: &Path) -> Option<&Server> {
+        let is_same = |named: &Path| {
+            named == model
+                || matches!((named.canonicalize(), model.canonicalize()), (Ok(a), Ok(b)) if a == b)
+        };
+        self.servers.iter().find(|server| server.model.as_deref().is_none_or(is_same))
+    }
+}
+
+/// Python and the launcher of trainers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Python {
+    /// The interpreter; a name without `/` is looked up in `PATH`.
+    pub path: Option<PathBuf>,
+    /// The words of a command that starts a trainer, in the place of the interpreter alone.
+    pub launcher: Vec<String>,
+}
+
+impl Python {
+    /// Returns the interpreter: the one that is named, or else `python3`.
+    pub fn program(&self) -> &Path {
+        self.path.as_deref().unwrap_or(Path::new("python3"))
+    }
+}
+
+/// Limits of requests to servers.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Requests {
+    /// The longest that a row may take, all its attempts together.
+    #[serde(deserialize_with = "duration")]
+    pub time_limit: Duration,
+}
+
+impl Requests {
+    const USUAL: Requests = Requests { time_limit: Duration::from_secs(30 * 60) };
+}
+
+impl Default for Requests {
+    fn default() -> Requests {
+        Requests::USUAL
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    units::duration(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+/// A server of model folders.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "ServerFields")]
+pub struct Server {
+    /// The folder, or the GGUF file, of the one model that it serves; any where absent.
+    pub model: Option<PathBuf>,
+    /// The way to it.
+    pub access: ServerAccess,
+    /// The name of the environment variable that holds its key.
+    pub key_variable: Option<String>,
+}
+
+/// The way to a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerAccess {
+    /// It runs.
+    Running {
+        /// The address, up to `/v1`.
+        address: String,
+        /// The name that it gives the model; where absent, it offers one model.
+        name: Option<String>,
+    },
+    /// It is started for a model, and ended with the run.
+    Start {
+        /// The words of the command, in which `{model}` and `{port}` are replaced.
+        command: Vec<String>,
+        /// The longest that it may take until it answers.
+        timeout: Duration,
+    },
+}
+
+/// Time that a server may take to load a model where the configuration does not say.
+const START: Duration = Duration::from_secs(600);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ServerFields {
+    model: Option<PathBuf>,
+    address: Option<String>,
+    name: Option<String>,
+    key_variable: Option<String>,
+    command: Option<Vec<String>>,
+    start_timeout: Option<String>,
+}
+
+impl TryFrom<ServerFields> for Server {
+    type Error = String;
+
+    fn try_from(fields: ServerFields) -> Result<Server, String> {
+        let ServerFields { model, address, name, key_variable, command, start_timeout } = fields;
+        let access = match (address, command) {
+            (Some(address), None) if start_timeout.is_none() => {
+                ServerAccess::Running { address, name }
+            }
+            (Some(_), None) => {
+                return Err("`start_timeout` is for a server with a `command`".into());
+            }
+            (None, Some(command)) => {
+                let has = |word: &str| command.iter().any(|part| part.contains(word));
+                if name.is_some() {
+                    return Err("`name` is for a server with an `address`".into());
+                }
+                if !has("{model}") || !has("{port}") {
+                    return Err("`command` needs `{model}` and `{port}`".into());
+                }
+                let timeout = match start_timeout {
+                    Some(text) => units::duration(&text)
+                        .map_err(|hint| format!("`start_timeout` is not a duration: {hint}"))?,
+                    None => START,
+                };
+                ServerAccess::Start { command, timeout }
+            }
+            _ => return Err("a server has either an `address` or a `command`".into()),
+        };
+        Ok(Server { model, access, key_variable })
+    }
+}

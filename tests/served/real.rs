@@ -1,0 +1,148 @@
+//! A real server: `llama_cpp.server` of llama-cpp-python, on a GGUF file of a parity model.
+//!
+//! `REFRAIN_TEST_PYTHON` names a Python that has `llama-cpp-python[server]`, `gguf`, `numpy` and
+//! `safetensors`; else `python3` is tried.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Float32Type, Int32Type};
+
+use crate::artifacts::{shown, texts};
+use crate::space::{Space, shared};
+
+/// Ends with its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ended = self.0.kill().and_then(|()| self.0.wait().map(drop));
+    }
+}
+
+/// A Python with what the server needs, or nothing with a printed reason.
+fn python() -> Option<PathBuf> {
+    let program = std::env::var_os("REFRAIN_TEST_PYTHON").unwrap_or("python3".into());
+    let imports = "import llama_cpp.server.app, gguf, numpy, safetensors, uvicorn";
+    let has = Command::new(&program).args(["-c", imports]).stderr(Stdio::null()).status();
+    match has {
+        Ok(status) if status.success() => Some(program.into()),
+        _ => {
+            println!(
+                "skipped: {} has no llama_cpp.server; REFRAIN_TEST_PYTHON names one that has",
+                program.display()
+            );
+            None
+        }
+    }
+}
+
+/// Starts the server of a GGUF file, and waits until it answers.
+fn start(python: &Path, gguf: &Path) -> (Running, String) {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let child = Command::new(python)
+        .args(["-m", "llama_cpp.server", "--model"])
+        .arg(gguf)
+        .args(["--model_alias", "tiny", "--logits_all", "true", "--n_ctx", "512"])
+        .args(["--verbose", "false", "--port", &port.to_string()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let running = Running(child);
+    let begin = Instant::now();
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(begin.elapsed() < Duration::from_secs(300), "the server does not start");
+        thread::sleep(Duration::from_millis(100));
+    }
+    (running, format!("http://127.0.0.1:{port}/v1"))
+}
+
+const STAGES: &str = "\
+data: { rows: { path: rows.jsonl } }
+stages:
+  scored: { score: { model: big, data: rows, chat: false } }
+  answers: { generate: { model: big, data: rows, chat: false, max_new_tokens: 12 } }
+";
+
+/// Log-probabilities of each row, not-a-number where there is none.
+fn logprobs(table: &RecordBatch) -> Vec<Vec<f32>> {
+    let lists = table["logprobs"].as_list::<i32>();
+    let row = |row: usize| {
+        let values = lists.value(row);
+        values.as_primitive::<Float32Type>().iter().map(|v| v.unwrap_or(f32::NAN)).collect()
+    };
+    (0..lists.len()).map(row).collect()
+}
+
+#[test]
+fn llama_cpp_scores_and_continues_as_our_module_does() {
+    let (Some(shared), Some(python)) = (shared(), python()) else { return };
+    let model = shared.join("parity/llama/model");
+    let space = Space::new();
+    let made = Command::new(&python)
+        .arg(shared.join("bench/make_gguf.py"))
+        .args([&model, &space.path("tiny.gguf")])
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let (_server, address) = start(&python, &space.path("tiny.gguf"));
+    let rows: String = (0..8)
+        .map(|i| {
+            format!(
+                "{{\"prompt\": \"There were {i} birds\", \"response\": \" in the tree, and {} in the house.\"}}\n",
+                i * 7
+            )
+        })
+        .collect();
+    space.write("rows.jsonl", &rows);
+    space.write(
+        "native.yaml",
+        &format!("refrain: 1\nmodels: {{ big: {{ path: \"{}\" }} }}\n{STAGES}", model.display()),
+    );
+    space.write(
+        "served.yaml",
+        &format!(
+            "refrain: 1\nmodels: {{ big: {{ server: \"{address}\", name: tiny, revision: \"1\", tokenizer: \"{}\" }} }}\n{STAGES}",
+            model.display()
+        ),
+    );
+    space.report("native.yaml", &[]);
+    space.report("served.yaml", &[]);
+    assert!(space.read("served.lock").contains("\"profile\":\"server llama-cpp-python "));
+
+    let table = |workflow: &str, node: &str| shown(&space, &[workflow, node]);
+    let (ours, theirs) = (table("native.yaml", "scored"), table("served.yaml", "scored"));
+    assert_eq!(texts(&ours, "text"), texts(&theirs, "text"));
+    let (mut largest, mut compared) = (0f32, 0);
+    for (ours, theirs) in logprobs(&ours).iter().zip(&logprobs(&theirs)) {
+        assert_eq!(ours.len(), theirs.len());
+        let unknown = theirs.iter().filter(|value| value.is_nan()).count();
+        assert_eq!(unknown, 2, "the begin token and the one behind it");
+        for (a, b) in ours.iter().zip(theirs).filter(|(_, b)| !b.is_nan()) {
+            largest = largest.max((a - b).abs());
+            compared += 1;
+        }
+    }
+    println!("llama_cpp.server: {compared} log-probabilities, largest difference {largest:.2e}");
+    assert!(largest <= 1e-3 && compared > 100, "{largest} of {compared}");
+
+    let (ours, theirs) = (table("native.yaml", "answers"), table("served.yaml", "answers"));
+    assert_eq!(texts(&ours, "response"), texts(&theirs, "response"), "greedy texts");
+    let (ours, theirs) = (&ours["response_token_ids"], &theirs["response_token_ids"]);
+    let (ours, theirs) = (ours.as_list::<i32>(), theirs.as_list::<i32>());
+    let mut equal = 0;
+    for row in (0..theirs.len()).filter(|row| theirs.is_valid(*row)) {
+        let (ours, theirs) = (ours.value(row), theirs.value(row));
+        let ours = ours.as_primitive::<Int32Type>().values();
+        let theirs = theirs.as_primitive::<Int32Type>().values();
+        // The server leaves the token out that ends a text.
+        assert!(ours.starts_with(theirs) && ours.len() - theirs.len() <= 1, "row {row}");
+        equal += 1;
+    }
+    println!("llama_cpp.server: greedy ids of {equal} rows are equal");
+}
