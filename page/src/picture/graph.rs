@@ -6,13 +6,12 @@ use refrain_engine::report::page::{Page, PageStage, StatusCounts};
 
 use crate::escape::Html;
 
-use super::curves::legend_label;
 use super::layout::{Layout, layout};
-use super::{Picture, colour, short};
+use super::{Picture, short};
 
-const BOX: [f64; 2] = [158.0, 54.0];
+const BOX: [f64; 2] = [150.0, 50.0];
 /// The room between two layers.
-const BETWEEN: f64 = 62.0;
+const BETWEEN: f64 = 46.0;
 const MARGIN: f64 = 8.0;
 /// Stages that are drawn one by one; of more, those of a kind and depth share a box.
 const STAGES: usize = 90;
@@ -36,9 +35,9 @@ pub fn graph(page: &Page) -> Picture {
     let Layout { layer, y, bends, layers, height } = layout(boxes.len(), &pairs, BOX[1]);
     let x = |layer: usize| MARGIN + layer as f64 * (BOX[0] + BETWEEN);
     let width = x(layers.max(1) - 1) + BOX[0] + MARGIN;
-    let words = match boxes.len() == page.stages.len() {
-        true => format!("{} stages and sources, {} nodes", page.stages.len(), page.nodes.len()),
-        false => format!(
+    let words = match page.stages.len() > STAGES {
+        false => format!("{} stages and sources, {} nodes", page.stages.len(), page.nodes.len()),
+        true => format!(
             "{} stages and sources, {} nodes; stages of one kind and depth share a box",
             page.stages.len(),
             page.nodes.len()
@@ -64,30 +63,68 @@ pub fn graph(page: &Page) -> Picture {
 
 type Edges = BTreeMap<(usize, usize), Option<String>>;
 
-/// A box per stage.
+/// A box per stage. A stage that another one was expanded from, as `x/answers` from `x`, shares its box.
 fn each(page: &Page) -> (Vec<Drawn>, Edges) {
-    let drawn = |stage: &PageStage| {
-        let nodes = stage.nodes.len();
-        let times = if nodes > 1 { format!(" ×{nodes}") } else { String::new() };
-        let axis = |(name, labels): &(String, Vec<String>)| format!("{name} {}", labels.len());
-        let axes: Vec<String> = stage.axes.iter().map(axis).collect();
-        let labels = |(name, labels): &(String, Vec<String>)| {
-            let shown: Vec<&str> = labels.iter().take(12).map(String::as_str).collect();
-            let more = if labels.len() > shown.len() { ", …" } else { "" };
-            format!("\n{name}: {}{more}", shown.join(", "))
-        };
-        let words: String = stage.axes.iter().map(labels).collect();
-        let described = stage.description.as_ref().map(|text| format!("\n{text}"));
-        Drawn {
-            name: stage.name.clone(),
-            lines: [format!("{}{times}", stage.kind), axes.join(" × ")],
-            title: format!("{}{}{words}", stage.name, described.unwrap_or_default()),
-            is_source: stage.is_source,
-            counts: stage.counts,
-        }
+    let names: BTreeMap<&str, usize> =
+        page.stages.iter().enumerate().map(|(i, stage)| (stage.name.as_str(), i)).collect();
+    let owner = |i: usize| {
+        let reader = page.stages[i].name.rsplit_once('/').and_then(|(name, _)| names.get(name));
+        let is_read = |to: &usize| page.edges.iter().all(|e| e.from != i || e.to == *to);
+        reader.copied().filter(is_read).unwrap_or(i)
     };
-    let edges = page.edges.iter().map(|edge| ((edge.from, edge.to), edge.arms.clone())).collect();
-    (page.stages.iter().map(drawn).collect(), edges)
+    let owners: Vec<usize> = (0..page.stages.len()).map(owner).collect();
+    let kept: Vec<usize> = (0..owners.len()).filter(|i| owners[*i] == *i).collect();
+    let place = |i: usize| kept.iter().position(|kept| *kept == owners[i]).unwrap_or(0);
+
+    let drawn = |i: &usize| {
+        let parts = (0..owners.len()).filter(|part| owners[*part] == *i && part != i);
+        drawn(&page.stages[*i], &parts.map(|part| &page.stages[part]).collect::<Vec<_>>())
+    };
+    let mut edges = Edges::new();
+    for edge in &page.edges {
+        let (from, to) = (place(edge.from), place(edge.to));
+        if from != to {
+            edges.insert((from, to), edge.arms.clone());
+        }
+    }
+    (kept.iter().map(drawn).collect(), edges)
+}
+
+/// The box of a stage and of what it was expanded into.
+fn drawn(stage: &PageStage, parts: &[&PageStage]) -> Drawn {
+    let kinds: Vec<&str> = parts.iter().map(|part| part.kind).chain([stage.kind]).collect();
+    let times =
+        if stage.nodes.len() > 1 { format!(" ×{}", stage.nodes.len()) } else { String::new() };
+    let axis = |(name, labels): &(String, Vec<String>)| format!("{name} {}", labels.len());
+    let axes: Vec<String> = stage.axes.iter().map(axis).collect();
+    let labels = |(name, labels): &(String, Vec<String>)| {
+        let shown: Vec<&str> = labels.iter().take(12).map(String::as_str).collect();
+        let more = if labels.len() > shown.len() { ", …" } else { "" };
+        format!("\n{name}: {}{more}", shown.join(", "))
+    };
+    let words: String = stage.axes.iter().map(labels).collect();
+    let described = stage.description.as_ref().map(|text| format!("\n{text}"));
+    Drawn {
+        name: stage.name.clone(),
+        lines: [format!("{}{times}", kinds.join(", ")), axes.join(" × ")],
+        title: format!("{}{}{words}", stage.name, described.unwrap_or_default()),
+        is_source: stage.is_source,
+        counts: counts(parts.iter().copied().chain([stage])),
+    }
+}
+
+/// The statuses of the nodes of stages.
+pub(crate) fn counts<'s>(stages: impl IntoIterator<Item = &'s PageStage>) -> StatusCounts {
+    let mut sum = StatusCounts::default();
+    for PageStage { counts, .. } in stages {
+        sum.ran += counts.ran;
+        sum.known += counts.known;
+        sum.failed += counts.failed;
+        sum.skipped += counts.skipped;
+        sum.running += counts.running;
+        sum.missing += counts.missing;
+    }
+    sum
 }
 
 /// A box per kind and depth, where there are too many stages to see.
@@ -120,15 +157,6 @@ fn joined(page: &Page) -> (Vec<Drawn>, Edges) {
         members[*group].push(stage);
     }
     let drawn = |stages: &Vec<&PageStage>| {
-        let mut counts = StatusCounts::default();
-        for stage in stages {
-            counts.ran += stage.counts.ran;
-            counts.known += stage.counts.known;
-            counts.failed += stage.counts.failed;
-            counts.skipped += stage.counts.skipped;
-            counts.running += stage.counts.running;
-            counts.missing += stage.counts.missing;
-        }
         let nodes: usize = stages.iter().map(|stage| stage.nodes.len()).sum();
         let names: Vec<&str> = stages.iter().take(40).map(|stage| stage.name.as_str()).collect();
         let name = match stages.len() {
@@ -140,7 +168,7 @@ fn joined(page: &Page) -> (Vec<Drawn>, Edges) {
             lines: [stages[0].kind.to_owned(), format!("{nodes} nodes")],
             title: names.join(", "),
             is_source: stages[0].is_source,
-            counts,
+            counts: counts(stages.iter().copied()),
         }
     };
     let pairs = edges.iter().map(|(from, to)| (group_of[*from], group_of[*to]));
@@ -198,20 +226,20 @@ fn draw(svg: &mut Html, drawn: &Drawn, x: f64, y: f64) {
         let left = x + 12.0;
         g.leaf(
             "text",
-            &[("class", &"strong"), ("x", &left), ("y", &(y + 18.0))],
-            short(&drawn.name, 21),
+            &[("class", &"strong"), ("x", &left), ("y", &(y + 17.0))],
+            short(&drawn.name, 19),
         );
         let [first, second] = &drawn.lines;
         g.leaf(
             "text",
-            &[("class", &"soft small"), ("x", &left), ("y", &(y + 32.0))],
-            short(first, 24),
+            &[("class", &"soft small"), ("x", &left), ("y", &(y + 31.0))],
+            short(first, 23),
         );
         if !second.is_empty() {
             g.leaf(
                 "text",
-                &[("class", &"soft small"), ("x", &left), ("y", &(y + 45.0))],
-                short(second, 24),
+                &[("class", &"soft small"), ("x", &left), ("y", &(y + 43.0))],
+                short(second, 23),
             );
         }
         status(g, &drawn.counts, x, y);
@@ -244,28 +272,5 @@ fn status(svg: &mut Html, counts: &StatusCounts, x: f64, y: f64) {
             ],
         );
         top += height;
-    }
-}
-
-/// The labels of series with their colours, three in a row.
-pub(super) fn legend(svg: &mut Html, labels: &[String], top: f64) {
-    for (i, label) in labels.iter().enumerate() {
-        let (x, y) = (46.0 + (i % 3) as f64 * 118.0, top + (i / 3) as f64 * 18.0);
-        svg.element("g", &[("class", &colour(i))], |g| {
-            g.empty(
-                "rect",
-                &[
-                    ("class", &"bar"),
-                    ("x", &x),
-                    ("y", &y),
-                    ("width", &10.0),
-                    ("height", &10.0),
-                    ("rx", &2.0),
-                ],
-            );
-        });
-        let place: [crate::escape::Named<'_>; 3] =
-            [("class", &"small"), ("x", &(x + 15.0)), ("y", &(y + 9.0))];
-        svg.leaf("text", &place, legend_label(label));
     }
 }
