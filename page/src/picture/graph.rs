@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use refrain_engine::report::page::{Page, PageStage, StatusCounts};
 
-use crate::escape::Html;
+use crate::escape::{Html, Named};
 
 use super::layout::{Layout, layout};
 use super::{Picture, short};
@@ -13,6 +13,11 @@ const BOX: [f64; 2] = [150.0, 50.0];
 /// The room between two layers.
 const BETWEEN: f64 = 46.0;
 const MARGIN: f64 = 8.0;
+/// Further room before a layer that edges with labels lead to.
+const LABEL: f64 = 78.0;
+/// The room between two edges that end at one box, and the limit of those that end apart.
+const PORT: f64 = 13.0;
+const PORTS: usize = 4;
 /// Stages that are drawn one by one; of more, those of a kind and depth share a box.
 const STAGES: usize = 90;
 
@@ -33,7 +38,16 @@ pub fn graph(page: &Page) -> Picture {
     };
     let pairs: Vec<(usize, usize)> = edges.keys().copied().collect();
     let Layout { layer, y, bends, layers, height } = layout(boxes.len(), &pairs, BOX[1]);
-    let x = |layer: usize| MARGIN + layer as f64 * (BOX[0] + BETWEEN);
+    let mut labelled = vec![false; layers.max(1)];
+    for ((_, to), arms) in &edges {
+        labelled[layer[*to]] |= arms.is_some();
+    }
+    let mut lefts = vec![MARGIN; layers.max(1)];
+    for i in 1..lefts.len() {
+        let label = if labelled[i] { LABEL } else { 0.0 };
+        lefts[i] = lefts[i - 1] + BOX[0] + BETWEEN + label;
+    }
+    let x = |layer: usize| lefts[layer];
     let width = x(layers.max(1) - 1) + BOX[0] + MARGIN;
     let words = match page.stages.len() > STAGES {
         false => format!("{} stages and sources, {} nodes", page.stages.len(), page.nodes.len()),
@@ -46,19 +60,42 @@ pub fn graph(page: &Page) -> Picture {
     let mut picture =
         Picture::new("graph", "The graph of stages", words, [width, height + 2.0 * MARGIN]);
     let svg = &mut picture.marks;
-    for ((&(from, to), arms), bends) in edges.iter().zip(&bends) {
+    let ends = ends(&edges, &y, &bends);
+    for (((&(from, to), arms), bends), end) in edges.iter().zip(&bends).zip(&ends) {
         let start = [x(layer[from]) + BOX[0], MARGIN + y[from]];
-        let end = [x(layer[to]) - 5.0, MARGIN + y[to]];
+        let end = [x(layer[to]) - 5.0, MARGIN + end];
         let bends: Vec<[f64; 2]> = bends.iter().map(|(layer, y)| [x(*layer), MARGIN + y]).collect();
-        edge(svg, start, end, &bends);
+        let straight = if labelled[layer[to]] { LABEL } else { 0.0 };
+        edge(svg, start, end, &bends, straight);
         if let Some(arms) = arms {
-            label(svg, bends.last().map_or(start, |bend| [bend[0] + BOX[0], bend[1]]), end, arms);
+            let (x, y) = (end[0] - 8.0, end[1] + 4.0);
+            let place: [Named<'_>; 3] = [("class", &"small end halo strong"), ("x", &x), ("y", &y)];
+            svg.leaf("text", &place, short(arms, 12));
         }
     }
     for (i, drawn) in boxes.iter().enumerate() {
         draw(svg, drawn, x(layer[i]), MARGIN + y[i] - BOX[1] / 2.0);
     }
     picture
+}
+
+/// The heights at which edges end: those that end at one box stand apart, in the order in which they come.
+fn ends(edges: &Edges, y: &[f64], bends: &[Vec<(usize, f64)>]) -> Vec<f64> {
+    let mut arriving: BTreeMap<usize, Vec<(f64, usize)>> = BTreeMap::new();
+    for (i, ((from, to), bends)) in edges.keys().zip(bends).enumerate() {
+        let before = bends.last().map_or(y[*from], |(_, y)| *y);
+        arriving.entry(*to).or_default().push((before, i));
+    }
+    let mut ends = vec![0.0; edges.len()];
+    for (to, mut arriving) in arriving {
+        arriving.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let n = arriving.len();
+        for (place, (_, edge)) in arriving.into_iter().enumerate() {
+            let apart = if n <= PORTS { PORT * (place as f64 - (n - 1) as f64 / 2.0) } else { 0.0 };
+            ends[edge] = y[to] + apart;
+        }
+    }
+    ends
 }
 
 type Edges = BTreeMap<(usize, usize), Option<String>>;
@@ -176,8 +213,8 @@ fn joined(page: &Page) -> (Vec<Drawn>, Edges) {
     (members.iter().map(drawn).collect(), edges)
 }
 
-/// A smooth way from box to box through the places where it passes layers.
-fn edge(svg: &mut Html, start: [f64; 2], end: [f64; 2], bends: &[[f64; 2]]) {
+/// A smooth way from box to box through the places where it passes layers, straight at its end.
+fn edge(svg: &mut Html, start: [f64; 2], end: [f64; 2], bends: &[[f64; 2]], straight: f64) {
     let mut path = format!("M{:.1} {:.1}", start[0], start[1]);
     let mut at = start;
     let mut to = |path: &mut String, next: [f64; 2]| {
@@ -192,19 +229,12 @@ fn edge(svg: &mut Html, start: [f64; 2], end: [f64; 2], bends: &[[f64; 2]]) {
         to(&mut path, *bend);
         to(&mut path, [bend[0] + BOX[0], bend[1]]);
     }
-    to(&mut path, end);
+    to(&mut path, [end[0] - straight, end[1]]);
+    path.push_str(&format!("H{:.1}", end[0]));
     svg.empty("path", &[("class", &"edge"), ("d", &path)]);
     let [x, y] = end;
     let arrow = format!("M{:.1} {y:.1}l-7 -4v8z", x + 5.0);
     svg.empty("path", &[("class", &"arrow"), ("d", &arrow)]);
-}
-
-/// The arms that an edge belongs to, near its end.
-fn label(svg: &mut Html, start: [f64; 2], end: [f64; 2], arms: &str) {
-    let x = end[0] - 8.0;
-    // Above its way where that comes from above, else below it, so that the labels of two edges stand apart.
-    let y = end[1] + (start[1] - end[1]).clamp(-20.0, 20.0) * 0.8 - 3.0;
-    svg.leaf("text", &[("class", &"small end halo strong"), ("x", &x), ("y", &y)], short(arms, 14));
 }
 
 fn draw(svg: &mut Html, drawn: &Drawn, x: f64, y: f64) {
