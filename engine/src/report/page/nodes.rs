@@ -279,7 +279,7 @@ pub(super) fn nodes(
             stage: stages.stage_of[id.index()],
             point: node.point.clone(),
             arm: stages.arm(node).to_owned(),
-            status: status(done, course, ended),
+            status: status(done, recorded.is_some(), course, ended),
             why: why.map(|reason| reason.why.clone()),
             seconds: recorded.or(course.and_then(|course| course.seconds)),
             started: course.and_then(|course| course.started),
@@ -300,19 +300,26 @@ pub(super) fn nodes(
     input.graph.ids().map(one).collect()
 }
 
-fn status(done: Option<&NodeState>, course: Option<&NodeCourse>, ended: bool) -> Status {
-    match (done, course.map(|course| &course.outcome)) {
+/// The status of a node; `is_recorded` says that the cache holds its result, which a lock may name without it.
+fn status(
+    done: Option<&NodeState>,
+    is_recorded: bool,
+    course: Option<&NodeCourse>,
+    ended: bool,
+) -> Status {
+    match course.map(|course| &course.outcome) {
         // A result is recorded a moment before the log says so.
-        (Some(_), Some(NodeOutcome::Ran | NodeOutcome::Running)) => Status::Ran,
-        (_, Some(NodeOutcome::Failed)) if done.is_none() => Status::Failed,
-        (_, Some(NodeOutcome::Skipped { because })) if done.is_none() => {
-            Status::Skipped { because: because.clone() }
-        }
-        (Some(_), _) => Status::Known,
-        (None, Some(NodeOutcome::Running | NodeOutcome::Waiting)) if !ended => {
+        Some(NodeOutcome::Ran) if done.is_some() => Status::Ran,
+        Some(NodeOutcome::Running) if is_recorded => Status::Ran,
+        Some(NodeOutcome::Running | NodeOutcome::Waiting) if !ended && !is_recorded => {
             Status::Running { progress: course.and_then(|course| course.progress.clone()) }
         }
-        (None, _) => Status::Missing,
+        Some(NodeOutcome::Failed) if !is_recorded => Status::Failed,
+        Some(NodeOutcome::Skipped { because }) if !is_recorded => {
+            Status::Skipped { because: because.clone() }
+        }
+        _ if done.is_some() => Status::Known,
+        _ => Status::Missing,
     }
 }
 
