@@ -97,7 +97,7 @@ impl Html {
     /// Writes the style sheet of a picture that stands alone; it is made of this program's own.
     pub(crate) fn picture_style(&mut self) -> &mut Html {
         self.0.push_str("<style>");
-        self.0.push_str(&crate::picture::standalone_style());
+        self.0.push_str(&crate::style::standalone());
         self.0.push_str("</style>");
         self
     }

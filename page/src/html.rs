@@ -7,9 +7,8 @@ use sha2::{Digest, Sha256};
 
 use crate::escape::{Html, Named, OwnCode};
 use crate::section::{head, sections};
+use crate::style::STYLE;
 
-const STYLE: &str =
-    concat!(include_str!("palette.css"), include_str!("picture.css"), include_str!("page.css"));
 const SCRIPT: &str = include_str!("page.js");
 
 /// The use of a page.

@@ -10,6 +10,7 @@ mod markdown;
 mod number;
 mod picture;
 mod section;
+mod style;
 
 pub use html::{Mode, content_security_policy, html};
 pub use markdown::markdown;

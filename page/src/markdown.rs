@@ -7,7 +7,7 @@ use refrain_engine::report::page::Page;
 
 use crate::escape::is_hidden;
 use crate::number::{number, p_value, signed, time};
-use crate::section::{comparisons, facts, published, results, run};
+use crate::section::{comparisons, facts, published, results, run, subject};
 
 /// Rows of a table that are listed.
 const ROWS: usize = 60;
@@ -54,7 +54,7 @@ fn table(text: &mut String, heading: &str, columns: &[&str], rows: Vec<Vec<Strin
 fn claims(page: &Page, text: &mut String) {
     let row = |claim: &refrain_engine::report::page::Claim| {
         vec![
-            claim.text.replace('`', ""),
+            subject(claim),
             published(claim),
             claim.obtained.map_or("–".into(), number),
             claim.verdict.words().to_owned(),

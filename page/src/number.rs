@@ -8,7 +8,7 @@ pub fn number(value: f64) -> String {
     if value.fract() == 0.0 && value.abs() < 1e15 {
         return grouped(value);
     }
-    format!("{value:.*}", decimals(value))
+    format!("{value:.*}", decimals(value)).replace('-', "−")
 }
 
 /// Formats a mean with its standard deviation, neither with more digits than the larger is worth.
@@ -75,8 +75,7 @@ fn grouped(value: f64) -> String {
 
 /// Decimals that leave four significant digits, and at most six.
 fn decimals(value: f64) -> usize {
-    let digits = if value == 0.0 { 0 } else { value.abs().log10().floor() as i32 };
-    (3 - digits).clamp(0, 6) as usize
+    if value == 0.0 { 0 } else { (3 - value.abs().log10().floor() as i32).clamp(0, 6) as usize }
 }
 
 #[cfg(test)]
@@ -90,6 +89,7 @@ mod tests {
             ["0.6124", "265.1", "12", "12,345"]
         );
         assert_eq!(with_deviation(0.51784, Some(0.04734)), "0.5178 ± 0.0473");
+        assert_eq!(with_deviation(0.0, Some(0.0)), "0 ± 0");
         assert_eq!([0.0, 0.0511, -0.2].map(signed), ["0", "+0.05110", "−0.2000"]);
         assert_eq!([0.00001, 0.03].map(p_value), ["< 0.0001", "0.0300"]);
         assert_eq!([0.0123, 12.0, 600.0, 7200.0].map(time), ["12 ms", "12.0 s", "10 min", "2.0 h"]);

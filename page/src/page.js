@@ -110,7 +110,9 @@
       }
       if (id === 'provenance' && before) {
         byId('node-data').textContent = nodes.textContent;
+        const known = data !== null;
         data = null;
+        if (known) find(byId('find').value);
       } else if (!before) {
         last ? last.after(adopted) : byId('main').prepend(adopted);
       } else if (before.innerHTML !== adopted.innerHTML) {

@@ -19,16 +19,12 @@ use crate::escape::{Html, Named};
 
 pub use curves::curves;
 pub use forest::{claims, comparisons};
+pub(crate) use graph::counts;
 pub use graph::graph;
 pub use histogram::histograms;
 pub use scatter::scatters;
 pub use spread::spreads;
 pub use timeline::timeline;
-
-/// Colours of the light page, then those of the dark one.
-pub const PALETTE: &str = include_str!("palette.css");
-/// The classes of pictures.
-pub const PICTURE: &str = include_str!("picture.css");
 
 /// A picture.
 #[derive(Debug, Clone)]
@@ -53,7 +49,7 @@ impl Picture {
     /// Writes the picture into a page; `id` is that of its title there.
     pub fn write(&self, html: &mut Html, id: &str) {
         let view = format!("0 0 {} {}", self.width.ceil(), self.height.ceil());
-        let wide = if self.width > 420.0 { "picture wide" } else { "picture" };
+        let wide = if self.width > 460.0 { "picture wide" } else { "picture" };
         let attributes: [Named<'_>; 6] = [
             ("class", &wide),
             ("viewBox", &view),
@@ -107,19 +103,6 @@ pub fn pictures(page: &Page) -> Vec<Picture> {
     all
 }
 
-/// The style sheet of a picture that stands alone: programs that print read no variables, so each stands as its
-/// colour on the light page.
-pub(crate) fn standalone_style() -> String {
-    let light = PALETTE.split('}').next().unwrap_or_default();
-    let mut style = format!(".picture{{background:#fff}}\n{PICTURE}");
-    for entry in light.split(['{', ';']) {
-        if let Some((name, colour)) = entry.trim().split_once(':') {
-            style = style.replace(&format!("var({})", name.trim()), colour.trim());
-        }
-    }
-    style
-}
-
 /// A name of a file without anything that a file system or a shell would mind.
 fn file_name(name: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' };
@@ -127,10 +110,61 @@ fn file_name(name: &str) -> String {
     name.trim_matches('-').to_owned()
 }
 
-/// The class of a series' colour.
-fn colour(series: usize) -> &'static str {
-    const CLASSES: [&str; 8] = ["c0", "c1", "c2", "c3", "c4", "c5", "c6", "c7"];
-    CLASSES[series % CLASSES.len()]
+/// The arms of a workflow: each has one colour in all pictures.
+struct Arms<'p>(Vec<&'p str>);
+
+impl<'p> Arms<'p> {
+    fn of(page: &'p Page) -> Arms<'p> {
+        let mut arms: Vec<&str> = Vec::new();
+        for arm in page.stages.iter().flat_map(|stage| &stage.arms).take(64) {
+            if !arms.contains(&arm.as_str()) {
+                arms.push(arm);
+            }
+        }
+        Arms(arms)
+    }
+
+    /// The class of an arm's colour; what belongs to no arm has the last one.
+    fn colour(&self, arm: Option<&str>) -> &'static str {
+        const CLASSES: [&str; 7] = ["c0", "c1", "c2", "c3", "c4", "c5", "c6"];
+        match arm {
+            Some("") => CLASSES[0],
+            Some(arm) => {
+                let place = self.0.iter().position(|known| *known == arm);
+                place.map_or("c7", |place| CLASSES[place % CLASSES.len()])
+            }
+            None => "c7",
+        }
+    }
+
+    /// Writes the names of arms with their colours, three in a row; returns the height of that.
+    fn legend(&self, svg: &mut Html, labels: &[&str], top: f64) {
+        for (i, label) in labels.iter().enumerate() {
+            let (x, y) = (46.0 + (i % 3) as f64 * 118.0, top + (i / 3) as f64 * LEGEND);
+            svg.element("g", &[("class", &self.colour(Some(label)))], |g| {
+                let place: [Named<'_>; 6] = [
+                    ("class", &"bar"),
+                    ("x", &x),
+                    ("y", &y),
+                    ("width", &10.0),
+                    ("height", &10.0),
+                    ("rx", &2.0),
+                ];
+                g.empty("rect", &place);
+            });
+            let place: [Named<'_>; 3] =
+                [("class", &"small"), ("x", &(x + 15.0)), ("y", &(y + 9.0))];
+            svg.leaf("text", &place, short(label, 16));
+        }
+    }
+}
+
+/// The height of a row of a legend.
+const LEGEND: f64 = 18.0;
+
+/// The height of the legend of so many arms: one alone needs none.
+fn legend_height(arms: usize) -> f64 {
+    if arms > 1 { LEGEND * arms.div_ceil(3) as f64 } else { 0.0 }
 }
 
 /// A text that is no longer than fits, an ellipsis at its end.
@@ -148,13 +182,6 @@ fn short(text: &str, limit: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_picture_alone_needs_no_variables() {
-        let style = standalone_style();
-        assert!(!style.contains("var("), "{style}");
-        assert!(style.contains(".c0"));
-    }
 
     #[test]
     fn names_of_files_are_plain() {

@@ -14,7 +14,7 @@ use refrain_engine::report::page::Page;
 use crate::escape::{Html, Named};
 use crate::picture::{self, Picture};
 
-pub(crate) use claims::published;
+pub(crate) use claims::{published, subject};
 pub(crate) use head::{facts, head};
 
 /// A section: the id of its element, its heading, its content.
@@ -107,6 +107,20 @@ fn digest(html: &mut Html, digest: &str) {
 fn left_out(html: &mut Html, shown: usize, all: usize, what: &str, remedy: &str) {
     if all > shown {
         let words = format!("{} of {all} {what} are shown; {remedy}", shown);
-        html.leaf("p", &[("class", &"note")], words);
+        html.element("p", &[("class", &"note")], |html| inline_code(html, &words));
+    }
+}
+
+/// Writes words in which backquotes mark code.
+fn inline_code(html: &mut Html, words: &str) {
+    for (i, part) in words.split('`').enumerate() {
+        match i % 2 {
+            0 => {
+                html.text(part);
+            }
+            _ => {
+                html.leaf("code", &[], part);
+            }
+        }
     }
 }

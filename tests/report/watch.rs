@@ -114,11 +114,11 @@ fn a_finished_node_is_shown_within_a_second() {
     space.write("rows.jsonl", "{\"prompt\": \"p\", \"response\": \"r\", \"reference\": \"r\"}\n");
     let waits = |n: usize, reads: &str| {
         format!(
-            "  s{n}: {{ run: {{ inputs: {{ rows: {reads} }}, command: [sh, -c, \"sleep 1.5; cp $1 $2\", sh, \
-             \"${{in.rows}}\", \"${{out.main}}\"], outputs: {{ main: table }} }} }}\n"
+            "  s{n}: {{ run: {{ inputs: {{ rows: {reads} }}, command: [sh, -c, \"sleep 1.{n}; cp $1 $2\", sh, \
+             \"${{in.rows}}\", \"${{out.made}}\"], outputs: {{ made: table }} }} }}\n"
         )
     };
-    let stages = [waits(1, "rows"), waits(2, "s1"), waits(3, "s2")].concat();
+    let stages = [waits(1, "rows"), waits(2, "s1.made"), waits(3, "s2.made")].concat();
     let text = format!("refrain: 1\ndata: {{ rows: {{ path: rows.jsonl }} }}\nstages:\n{stages}");
     space.write("w.yaml", &text);
     let served = Served::start(&space);

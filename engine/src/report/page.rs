@@ -135,14 +135,14 @@ impl Page {
         });
         let spread = spread::spread(&input, &results, &of);
         let (claims, comparisons) = judged(&input, &of);
-        let stages = nodes::Stages::new(graph);
+        let stages = nodes::Stages::new(graph, &input.columns.mean_over);
         let nodes = nodes::nodes(&input, &stages, &known)?;
 
         tables.read(graph, *store, &stages, &of);
         let curves = curves::curves(&stages, &nodes, tables, course.as_ref());
         let distributions = distributions::distributions(graph, &stages, tables);
         let samples = samples::samples(graph, &stages, tables);
-        let tradeoffs = tradeoff::tradeoffs(graph, &of);
+        let tradeoffs = tradeoff::tradeoffs(graph, &stages, &of);
         let lineages = lineage::lineages(graph, &stages, &results, input.comparisons);
         let absent = absences(&input, &nodes, tables);
         let source = &graph.workflow.source;

@@ -10,7 +10,16 @@ pub struct Scale {
     high: f64,
     from: f64,
     to: f64,
-    is_log: bool,
+    kind: Kind,
+}
+
+/// The kind of a scale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Linear,
+    /// With ticks at whole numbers alone.
+    Whole,
+    Log,
 }
 
 impl Scale {
@@ -24,25 +33,30 @@ impl Scale {
             0.0 => low.abs().max(1.0) * 0.1,
             span => span * 0.06,
         };
-        Scale { low: low - room, high: high + room, from, to, is_log: false }
+        Scale { low: low - room, high: high + room, from, to, kind: Kind::Linear }
     }
 
     /// A scale from one value to another.
     pub fn exact([low, high]: [f64; 2], [from, to]: [f64; 2]) -> Scale {
         let high = if high > low { high } else { low + 1.0 };
-        Scale { low, high, from, to, is_log: false }
+        Scale { low, high, from, to, kind: Kind::Linear }
+    }
+
+    /// A scale of whole numbers.
+    pub fn whole([low, high]: [f64; 2], places: [f64; 2]) -> Scale {
+        Scale { kind: Kind::Whole, ..Scale::exact([low, high], places) }
     }
 
     /// A logarithmic scale from one value above 0 to another.
     pub fn log([low, high]: [f64; 2], places: [f64; 2]) -> Scale {
-        Scale { is_log: true, ..Scale::exact([low, high], places) }
+        Scale { kind: Kind::Log, ..Scale::exact([low, high], places) }
     }
 
     /// Returns the place of a value; one outside has the nearest end.
     pub fn at(&self, value: f64) -> f64 {
-        let share = match self.is_log {
-            true => (value.max(1e-300) / self.low).ln() / (self.high / self.low).ln(),
-            false => (value - self.low) / (self.high - self.low),
+        let share = match self.kind {
+            Kind::Log => (value.max(1e-300) / self.low).ln() / (self.high / self.low).ln(),
+            Kind::Linear | Kind::Whole => (value - self.low) / (self.high - self.low),
         };
         self.from + share.clamp(0.0, 1.0) * (self.to - self.from)
     }
@@ -54,20 +68,24 @@ impl Scale {
 
     /// Returns about `count` round values on the scale.
     pub fn ticks(&self, count: usize) -> Vec<f64> {
-        if self.is_log {
+        if self.kind == Kind::Log {
             return self.log_ticks(count);
         }
         let step = step((self.high - self.low) / count.max(1) as f64);
+        let step = if self.kind == Kind::Whole { step.max(1.0) } else { step };
         let (first, last) = ((self.low / step).ceil(), (self.high / step).floor());
         let count = ((last - first).max(0.0) as usize).min(50);
         (0..=count).map(|i| round((first + i as f64) * step, step)).collect()
     }
 
-    /// Powers of two, four, … on the scale.
+    /// Powers of ten on the scale; of two, where it is short.
     fn log_ticks(&self, count: usize) -> Vec<f64> {
-        let (first, last) = (self.low.log2().ceil() as i32, self.high.log2().floor() as i32);
+        let base: f64 = if self.high / self.low > 100.0 { 10.0 } else { 2.0 };
+        let power = |value: f64| value.ln() / base.ln();
+        let (first, last) = (power(self.low) - 1e-9, power(self.high) + 1e-9);
+        let (first, last) = (first.ceil() as i32, last.floor() as i32);
         let stride = ((last - first) / count.max(1) as i32 + 1).max(1);
-        (first..=last).step_by(stride as usize).map(|power| f64::from(power).exp2()).collect()
+        (first..=last).step_by(stride as usize).map(|power| base.powi(power)).collect()
     }
 }
 
@@ -155,6 +173,8 @@ mod tests {
         assert_eq!(Scale::exact([0.0, 0.3], [0.0, 1.0]).ticks(3), [0.0, 0.1, 0.2, 0.3]);
         let log = Scale::log([1.0, 64.0], [0.0, 60.0]);
         assert_eq!(log.ticks(4), [1.0, 4.0, 16.0, 64.0]);
+        assert_eq!(Scale::log([1.0, 65_536.0], [0.0, 1.0]).ticks(6), [1.0, 10.0, 100.0, 1e3, 1e4]);
+        assert_eq!(Scale::whole([5.0, 7.5], [0.0, 1.0]).ticks(6), [5.0, 6.0, 7.0]);
         assert_eq!((log.at(8.0), log.at(0.5), log.at(1e9)), (30.0, 0.0, 60.0));
     }
 

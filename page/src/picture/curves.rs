@@ -3,7 +3,7 @@
 use refrain_engine::report::page::{CurvePanel, Page};
 
 use super::axis::{Scale, horizontal, vertical};
-use super::{Picture, colour, short};
+use super::{Arms, Picture, legend_height};
 
 const SIZE: [f64; 2] = [400.0, 250.0];
 const PLOT_X: [f64; 2] = [46.0, 388.0];
@@ -19,7 +19,8 @@ pub fn curves(page: &Page) -> Vec<Picture> {
 
 fn draw(page: &Page, panel: &CurvePanel) -> Picture {
     let stage = &page.stages[panel.stage];
-    let labels = stage.axes.first().map_or(&[][..], |(_, labels)| labels.as_slice());
+    let arms = Arms::of(page);
+    let labels: Vec<&str> = stage.arms.iter().take(9).map(String::as_str).collect();
     let points = || panel.curves.iter().flat_map(|curve| curve.loss.iter().chain(&curve.evaluated));
     let last = points().map(|point| point.0).fold(1.0, f64::max);
     let lowest =
@@ -39,9 +40,7 @@ fn draw(page: &Page, panel: &CurvePanel) -> Picture {
     if panel.left_out > 0 {
         words.push_str(&format!("; {} nodes of the stage have no curve here", panel.left_out));
     }
-    let legend = labels.len().min(8);
-    let rows = legend.div_ceil(3);
-    let height = SIZE[1] + if legend > 1 { 18.0 * rows as f64 } else { 0.0 };
+    let height = SIZE[1] + legend_height(labels.len());
     let mut picture = Picture::new(
         &format!("training-{}", stage.name),
         &format!("Loss of {}", stage.name),
@@ -53,9 +52,7 @@ fn draw(page: &Page, panel: &CurvePanel) -> Picture {
     vertical(svg, &y, PLOT_X, "loss", 4);
     for curve in &panel.curves {
         let node = &page.nodes[curve.node as usize];
-        let label = node.point.first().map(|(_, label)| label);
-        let series = label.and_then(|label| labels.iter().position(|known| known == label));
-        svg.element("g", &[("class", &colour(series.unwrap_or(0)))], |g| {
+        svg.element("g", &[("class", &arms.colour(Some(&node.arm)))], |g| {
             g.leaf("title", &[], &node.name);
             g.empty("path", &[("class", &"curve"), ("d", &path(&curve.loss, &x, &y))]);
             if !curve.evaluated.is_empty() {
@@ -67,8 +64,8 @@ fn draw(page: &Page, panel: &CurvePanel) -> Picture {
             }
         });
     }
-    if legend > 1 {
-        super::graph::legend(svg, &labels[..legend], SIZE[1] + 4.0);
+    if labels.len() > 1 {
+        arms.legend(svg, &labels, SIZE[1] + 4.0);
     }
     picture
 }
@@ -87,9 +84,4 @@ pub(super) fn path(points: &[(f64, f64)], x: &Scale, y: &Scale) -> String {
         is_begun = true;
     }
     path
-}
-
-/// The label of a series in a legend.
-pub(super) fn legend_label(label: &str) -> String {
-    short(label, 16)
 }

@@ -5,7 +5,7 @@ use refrain_engine::report::page::{DistributionPanel, Page, Quantity, Series};
 use crate::number::number;
 
 use super::axis::{Scale, horizontal, vertical};
-use super::{Picture, colour};
+use super::{Arms, Picture, legend_height};
 
 const SIZE: [f64; 2] = [400.0, 236.0];
 const PLOT_X: [f64; 2] = [46.0, 388.0];
@@ -35,6 +35,16 @@ fn words(panel: &DistributionPanel) -> [String; 3] {
     }
 }
 
+/// The scale of lengths, wide enough that one bin does not fill the picture.
+fn lengths(low: f64, high: f64, series: &[Series], places: [f64; 2]) -> Scale {
+    let first = series.iter().find_map(|series| series.distribution.bins.first());
+    let width = first.map_or(1.0, |bin| bin.high - bin.low);
+    let lacks = (12.0 * width - (high - low)).max(0.0);
+    let before = (lacks / 2.0 / width).floor() * width;
+    let low = (low - before).max(0.0);
+    Scale::whole([low, high.max(low + 12.0 * width)], places)
+}
+
 fn draw(page: &Page, panel: &DistributionPanel) -> Picture {
     let series = &panel.series[..panel.series.len().min(SERIES)];
     let bins = || series.iter().flat_map(|series| &series.distribution.bins);
@@ -43,7 +53,7 @@ fn draw(page: &Page, panel: &DistributionPanel) -> Picture {
     let x = match panel.quantity {
         Quantity::Perplexity => Scale::log([low, high.max(low * 2.0)], PLOT_X),
         Quantity::MaskedShare => Scale::exact([0.0, 1.0], PLOT_X),
-        Quantity::Length => Scale::exact([low, high], PLOT_X),
+        Quantity::Length => lengths(low, high, series, PLOT_X),
     };
     let share = |series: &Series, count: u64| count as f64 / series.distribution.n.max(1) as f64;
     let highest = series
@@ -52,12 +62,17 @@ fn draw(page: &Page, panel: &DistributionPanel) -> Picture {
         .fold(0.0, f64::max);
     let y = Scale::exact([0.0, highest * 1.05], PLOT_Y);
 
+    let arms = Arms::of(page);
     let [name, title, axis] = words(panel);
     let stage = &page.stages[panel.stage].name;
     let mean = |series: &Series| {
         let Series { label, distribution } = series;
         let of = if label.is_empty() { String::new() } else { format!("{label}: ") };
-        format!("{of}mean {}, n {}", number(distribution.mean), number(distribution.n as f64))
+        let mean = match panel.quantity {
+            Quantity::Perplexity => "geometric mean",
+            _ => "mean",
+        };
+        format!("{of}{mean} {}, n {}", number(distribution.mean), number(distribution.n as f64))
     };
     let mut description: Vec<String> = series.iter().map(mean).collect();
     if panel.series.len() > series.len() {
@@ -70,7 +85,7 @@ fn draw(page: &Page, panel: &DistributionPanel) -> Picture {
     if let Some(threshold) = panel.threshold {
         description.push(format!("masked above {}", number(threshold)));
     }
-    let legend = if series.len() > 1 { 18.0 * series.len().div_ceil(3) as f64 } else { 0.0 };
+    let legend = legend_height(series.len());
     let mut picture = Picture::new(
         &format!("{name}-{stage}"),
         &format!("{title} in {stage}"),
@@ -80,7 +95,7 @@ fn draw(page: &Page, panel: &DistributionPanel) -> Picture {
     let svg = &mut picture.marks;
     horizontal(svg, &x, [PLOT_Y[1], PLOT_Y[0]], &axis, 6);
     vertical(svg, &y, PLOT_X, "share", 4);
-    for (i, series) in series.iter().enumerate() {
+    for series in series {
         let mut path = String::new();
         let bins = &series.distribution.bins;
         if let Some(first) = bins.first() {
@@ -91,7 +106,7 @@ fn draw(page: &Page, panel: &DistributionPanel) -> Picture {
             path.push_str(&format!("V{y:.1}H{to:.1}"));
         }
         path.push_str(&format!("V{:.1}Z", PLOT_Y[0]));
-        svg.element("g", &[("class", &colour(i))], |g| {
+        svg.element("g", &[("class", &arms.colour(Some(&series.label)))], |g| {
             g.leaf("title", &[], mean(series));
             g.empty("path", &[("class", &"area"), ("d", &path)]);
         });
@@ -116,8 +131,8 @@ fn draw(page: &Page, panel: &DistributionPanel) -> Picture {
         );
     }
     if series.len() > 1 {
-        let labels: Vec<String> = series.iter().map(|series| series.label.clone()).collect();
-        super::graph::legend(svg, &labels, SIZE[1] + 4.0);
+        let labels: Vec<&str> = series.iter().map(|series| series.label.as_str()).collect();
+        arms.legend(svg, &labels, SIZE[1] + 4.0);
     }
     picture
 }

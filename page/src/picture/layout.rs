@@ -7,7 +7,7 @@ const SWEEPS: usize = 8;
 /// The height that an edge takes in a layer that it passes.
 const PASSING: f64 = 14.0;
 /// The room between two boxes of a layer.
-const GAP: f64 = 18.0;
+const GAP: f64 = 16.0;
 
 /// Places of boxes and ways of edges.
 #[derive(Debug, Default)]
@@ -33,32 +33,35 @@ struct Vertex {
     right: Vec<usize>,
 }
 
+impl Vertex {
+    fn new(layer: usize, height: f64) -> Vertex {
+        Vertex { layer, height, y: 0.0, left: Vec::new(), right: Vec::new() }
+    }
+}
+
 /// Lays boxes of a height out; of each edge the first box stands before the second.
 pub fn layout(boxes: usize, edges: &[(usize, usize)], height: f64) -> Layout {
     let layer = layers(boxes, edges);
     let layers = layer.iter().max().map_or(0, |last| last + 1);
-    let mut vertices: Vec<Vertex> = layer
-        .iter()
-        .map(|layer| Vertex { layer: *layer, height, y: 0.0, left: vec![], right: vec![] })
-        .collect();
+    let mut vertices: Vec<Vertex> = layer.iter().map(|layer| Vertex::new(*layer, height)).collect();
 
+    // Edges from one box pass a layer at one place, as a trunk that branches.
+    let mut trunks: BTreeMap<(usize, usize), usize> = BTreeMap::new();
     let mut passing: Vec<Vec<usize>> = Vec::with_capacity(edges.len());
     for &(from, to) in edges {
         let mut chain = vec![from];
         for between in layer[from] + 1..layer[to] {
-            vertices.push(Vertex {
-                layer: between,
-                height: PASSING,
-                y: 0.0,
-                left: vec![],
-                right: vec![],
-            });
-            chain.push(vertices.len() - 1);
+            chain.push(*trunks.entry((from, between)).or_insert_with(|| {
+                vertices.push(Vertex::new(between, PASSING));
+                vertices.len() - 1
+            }));
         }
         chain.push(to);
         for pair in chain.windows(2) {
-            vertices[pair[0]].right.push(pair[1]);
-            vertices[pair[1]].left.push(pair[0]);
+            if !vertices[pair[0]].right.contains(&pair[1]) {
+                vertices[pair[0]].right.push(pair[1]);
+                vertices[pair[1]].left.push(pair[0]);
+            }
         }
         passing.push(chain[1..chain.len() - 1].to_vec());
     }

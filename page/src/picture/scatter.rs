@@ -5,7 +5,7 @@ use refrain_engine::report::page::{Page, Tradeoff};
 use crate::number::number;
 
 use super::axis::{Scale, horizontal, vertical};
-use super::{Picture, colour};
+use super::{Arms, Picture, legend_height};
 
 const SIZE: [f64; 2] = [400.0, 286.0];
 const PLOT_X: [f64; 2] = [46.0, 388.0];
@@ -15,17 +15,17 @@ const POINTS: usize = 300;
 
 /// Draws a picture per measure and accuracy.
 pub fn scatters(page: &Page) -> Vec<Picture> {
-    page.tradeoffs.iter().map(draw).collect()
+    page.tradeoffs.iter().map(|tradeoff| draw(&Arms::of(page), tradeoff)).collect()
 }
 
-fn draw(tradeoff: &Tradeoff) -> Picture {
+fn draw(arms: &Arms<'_>, tradeoff: &Tradeoff) -> Picture {
     let points = &tradeoff.points[..tradeoff.points.len().min(POINTS)];
     let x = Scale::over(points.iter().map(|point| point.diversity), PLOT_X);
     let y = Scale::over(points.iter().map(|point| point.accuracy), PLOT_Y);
-    let mut labels: Vec<String> = Vec::new();
+    let mut labels: Vec<&str> = Vec::new();
     for point in points {
-        if !labels.contains(&point.label) {
-            labels.push(point.label.clone());
+        if !labels.contains(&point.label.as_str()) && labels.len() < 9 {
+            labels.push(&point.label);
         }
     }
     let words = match tradeoff.points.len() - points.len() {
@@ -33,7 +33,7 @@ fn draw(tradeoff: &Tradeoff) -> Picture {
         n => format!("{} points, {n} more not drawn", points.len()),
     };
     let Tradeoff { diversity, accuracy, .. } = tradeoff;
-    let legend = 18.0 * labels.len().min(8).div_ceil(3) as f64;
+    let legend = legend_height(labels.len());
     let mut picture = Picture::new(
         &format!("tradeoff-{diversity}-{accuracy}"),
         &format!("{accuracy} against {diversity}"),
@@ -44,15 +44,14 @@ fn draw(tradeoff: &Tradeoff) -> Picture {
     horizontal(svg, &x, [PLOT_Y[1], PLOT_Y[0]], diversity, 5);
     vertical(svg, &y, PLOT_X, accuracy, 4);
     for point in points {
-        let series = labels.iter().position(|label| *label == point.label).unwrap_or(0);
         let (x, y) = (x.at(point.diversity), y.at(point.accuracy));
-        svg.element("g", &[("class", &colour(series))], |g| {
+        svg.element("g", &[("class", &arms.colour(Some(&point.label)))], |g| {
             let words =
                 format!("{}: {}, {}", point.label, number(point.diversity), number(point.accuracy));
             g.leaf("title", &[], words);
             g.empty("circle", &[("class", &"ring"), ("cx", &x), ("cy", &y), ("r", &4.5)]);
         });
     }
-    super::graph::legend(svg, &labels[..labels.len().min(8)], SIZE[1] + 4.0);
+    arms.legend(svg, &labels, SIZE[1] + 4.0);
     picture
 }

@@ -6,7 +6,7 @@ use crate::number::with_deviation;
 
 use super::axis::{Scale, horizontal};
 use super::forest::{diamond, whisker};
-use super::{Picture, colour, short};
+use super::{Arms, Picture, short};
 
 const WIDTH: f64 = 400.0;
 const ROW: f64 = 26.0;
@@ -18,10 +18,15 @@ const COLUMNS: usize = 12;
 
 /// Draws a picture per column.
 pub fn spreads(page: &Page) -> Vec<Picture> {
-    page.spread.iter().filter(|column| column.rows.len() > 1).take(COLUMNS).map(spread).collect()
+    page.spread
+        .iter()
+        .filter(|column| column.rows.len() > 1)
+        .take(COLUMNS)
+        .map(|column| spread(&Arms::of(page), column))
+        .collect()
 }
 
-fn spread(column: &SpreadColumn) -> Picture {
+fn spread(arms: &Arms<'_>, column: &SpreadColumn) -> Picture {
     let rows = &column.rows[..column.rows.len().min(ROWS)];
     let values = rows.iter().flat_map(|row| {
         let deviation = row.deviation.unwrap_or(0.0);
@@ -43,7 +48,7 @@ fn spread(column: &SpreadColumn) -> Picture {
         let y = TOP + ROW * (i as f64 + 0.5);
         let x = PLOT[0] - 10.0;
         svg.leaf("text", &[("class", &"end"), ("x", &x), ("y", &(y + 4.0))], short(&row.label, 16));
-        svg.element("g", &[("class", &colour(i))], |g| {
+        svg.element("g", &[("class", &arms.colour(row.arm.as_deref()))], |g| {
             for point in &row.points {
                 let x = scale.at(*point);
                 g.empty("circle", &[("class", &"faint"), ("cx", &x), ("cy", &y), ("r", &3.0)]);

@@ -8,7 +8,7 @@ use super::axis::Scale;
 use super::{Picture, short};
 
 const WIDTH: f64 = 1060.0;
-const PLOT: [f64; 2] = [170.0, 1040.0];
+const PLOT: [f64; 2] = [184.0, 1046.0];
 const TOP: f64 = 14.0;
 const LANE: f64 = 11.0;
 const GAP: f64 = 7.0;

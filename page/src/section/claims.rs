@@ -23,7 +23,7 @@ pub fn section(page: &Page) -> Option<Html> {
     }
     let headings = [
         ("condition", false),
-        ("published", true),
+        ("published", false),
         ("obtained", true),
         ("difference", true),
         ("outcome", false),
@@ -36,21 +36,28 @@ pub fn section(page: &Page) -> Option<Html> {
     Some(html)
 }
 
+/// The metric or comparison that a condition is about.
+pub(crate) fn subject(claim: &Claim) -> String {
+    let text = claim.text.split_once(": ").map_or(claim.text.as_str(), |(subject, _)| subject);
+    text.replace('`', "")
+}
+
 /// The published value or the bounds in words.
 pub(crate) fn published(claim: &Claim) -> String {
     match claim.published {
         Published::Value { value, within } => format!("{} ± {}", number(value), number(within)),
-        Published::Bounds { low, high } if high.is_infinite() => format!("> {}", number(low)),
-        Published::Bounds { low, high } if low.is_infinite() => format!("< {}", number(high)),
-        Published::Bounds { low, high } => format!("{} to {}", number(low), number(high)),
-        Published::Order => String::new(),
+        // In the words of the workflow.
+        Published::Bounds { .. } | Published::Order => {
+            let words = claim.text.split_once(": ").map_or("", |(_, words)| words);
+            words.replace('`', "")
+        }
     }
 }
 
 fn row(claim: &Claim, html: &mut Html) {
     html.element("tr", &[], |html| {
-        html.leaf("th", &[("scope", &"row")], claim.text.replace('`', ""));
-        number_cell(html, &published(claim));
+        html.leaf("th", &[("scope", &"row")], subject(claim));
+        html.leaf("td", &[], published(claim));
         let obtained = claim.obtained.map_or("–".into(), number);
         html.element("td", &[("class", &"number")], |html| {
             html.text(obtained);

@@ -36,7 +36,7 @@ pub fn section(page: &Page) -> Option<Html> {
         ("detectable", true),
         ("claim", false),
     ];
-    table(&mut html, "Comparisons", &headings, |html| {
+    table(&mut html, "Table of comparisons", &headings, |html| {
         page.comparisons.iter().take(ROWS).for_each(|row| write_row(row, html));
     });
     left_out(

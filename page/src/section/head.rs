@@ -5,6 +5,7 @@ use refrain_engine::report::page::{Page, StatusCounts};
 
 use crate::escape::Html;
 use crate::number::{count, time};
+use crate::picture::counts;
 
 /// Writes the head.
 pub(crate) fn head(page: &Page, html: &mut Html) {
@@ -30,8 +31,8 @@ pub(crate) fn head(page: &Page, html: &mut Html) {
                         for absence in &page.absent {
                             html.element("li", &[], |html| {
                                 html.leaf("b", &[], absence.parts);
-                                html.text(format!(": {}. ", absence.because));
-                                inline_code(html, absence.remedy);
+                                html.text(format!(": {}; ", absence.because));
+                                super::inline_code(html, absence.remedy);
                                 html.text(".");
                             });
                         }
@@ -57,7 +58,7 @@ pub(crate) fn facts(page: &Page) -> Vec<(&'static str, String)> {
     if not_shown > 0 {
         facts.push(("plain", format!("{not_shown} not shown, as the workflow says")));
     }
-    let StatusCounts { ran, known, failed, skipped, running, missing } = counts(page);
+    let StatusCounts { ran, known, failed, skipped, running, missing } = counts(&page.stages);
     let mut push = |class, n: usize, words: &str| {
         if n > 0 {
             facts.push((class, format!("{} {words}", count(n, "node"))));
@@ -69,21 +70,6 @@ pub(crate) fn facts(page: &Page) -> Vec<(&'static str, String)> {
     push("bad", skipped, "skipped");
     push("plain", missing, "not run");
     facts
-}
-
-/// The number of nodes of each status.
-pub(crate) fn counts(page: &Page) -> StatusCounts {
-    let mut sum = StatusCounts::default();
-    for stage in &page.stages {
-        let counts = &stage.counts;
-        sum.ran += counts.ran;
-        sum.known += counts.known;
-        sum.failed += counts.failed;
-        sum.skipped += counts.skipped;
-        sum.running += counts.running;
-        sum.missing += counts.missing;
-    }
-    sum
 }
 
 /// The files and the run that the page is made from.
@@ -121,18 +107,4 @@ fn origin(page: &Page, html: &mut Html) {
             });
         }
     });
-}
-
-/// Writes words in which backquotes mark code.
-fn inline_code(html: &mut Html, words: &str) {
-    for (i, part) in words.split('`').enumerate() {
-        match i % 2 {
-            0 => {
-                html.text(part);
-            }
-            _ => {
-                html.leaf("code", &[], part);
-            }
-        }
-    }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::escape::{Html, Named, visible};
 use crate::number::{number, size};
 
-use super::{digest, left_out, number_cell, table};
+use super::{digest, inline_code, left_out, number_cell, table};
 
 /// Sources and figures that are listed.
 const SOURCES: usize = 150;
@@ -108,7 +108,7 @@ fn explorer(page: &Page, html: &mut Html) {
     html.element("noscript", &[], |html| {
         let words =
             "The search needs scripts; `refrain graph --format json` and the lock have the same.";
-        html.leaf("p", &[("class", &"note")], words);
+        html.element("p", &[("class", &"note")], |html| inline_code(html, words));
     });
     html.element("div", &[("class", &"explorer"), ("hidden", &""), ("id", &"explorer")], |html| {
         html.leaf("label", &[("for", &"find")], "Find a node");

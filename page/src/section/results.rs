@@ -32,7 +32,7 @@ pub fn section(page: &Page) -> Option<Html> {
     let axes = axes(page);
     let mut headings: Vec<(&str, bool)> = axes.iter().map(|axis| (axis.as_str(), false)).collect();
     headings.extend(results.columns[..shown].iter().map(|column| (column.heading.as_str(), true)));
-    table(&mut html, "Results", &headings, |html| {
+    table(&mut html, "Table of results", &headings, |html| {
         for row in results.rows.iter().take(ROWS) {
             html.element("tr", &[], |html| {
                 for label in labels(page, row) {

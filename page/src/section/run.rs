@@ -1,8 +1,9 @@
 //! The run: its timeline, and of each stage what ran, why, how long and on what.
 
+use refrain_engine::ledger::run_log::NodeProgress;
 use refrain_engine::report::page::{Page, PageStage, Status, StatusCounts};
 
-use crate::escape::Html;
+use crate::escape::{Html, Named};
 use crate::number::time;
 use crate::picture;
 
@@ -10,6 +11,8 @@ use super::{figures, left_out, number_cell, table};
 
 /// Stages that are listed.
 const ROWS: usize = 400;
+/// Nodes under way that are listed.
+const RUNNING: usize = 40;
 /// Reasons of a stage that are listed.
 const WHYS: usize = 3;
 
@@ -19,6 +22,7 @@ pub fn section(page: &Page) -> Html {
     if let Some(picture) = picture::timeline(page) {
         html.add(&figures(&[picture], "timeline", None));
     }
+    running(page, &mut html);
     failures(page, &mut html);
     let headings = [
         ("stage", false),
@@ -40,6 +44,38 @@ pub fn section(page: &Page) -> Html {
                 have been computed by earlier runs.";
     html.leaf("p", &[("class", &"note")], note);
     html
+}
+
+/// The nodes under way, with their progress.
+fn running(page: &Page, html: &mut Html) {
+    let nodes = page.nodes.iter().filter_map(|node| match &node.status {
+        Status::Running { progress } => Some((node, progress)),
+        _ => None,
+    });
+    let nodes: Vec<_> = nodes.collect();
+    if nodes.is_empty() {
+        return;
+    }
+    html.element("ul", &[("class", &"running")], |html| {
+        for (node, progress) in nodes.iter().take(RUNNING) {
+            html.element("li", &[], |html| {
+                html.leaf("b", &[], &node.name).text(" ");
+                let Some(NodeProgress { done, total, unit }) = progress else { return };
+                let words = match total {
+                    Some(total) => format!("{done} of {total} {unit}"),
+                    None => format!("{done} {unit}"),
+                };
+                if let Some(total) = total {
+                    let (done, total) = (done.to_string(), total.max(&1).to_string());
+                    let attributes: [Named<'_>; 3] =
+                        [("value", &done), ("max", &total), ("aria-label", &node.name)];
+                    html.leaf("progress", &attributes, &words).text(" ");
+                }
+                html.leaf("span", &[("class", &"soft")], words);
+            });
+        }
+    });
+    left_out(html, RUNNING, nodes.len(), "nodes under way", "the search below has all");
 }
 
 /// The nodes that failed, and those that were skipped for it.
@@ -74,7 +110,7 @@ fn write_stage(i: usize, stage: &PageStage, html: &mut Html) {
         html.element("td", &[], |html| state(&stage.counts, html));
         html.leaf("td", &[("class", &"prose")], whys(stage));
         number_cell(html, &if stage.seconds > 0.0 { time(stage.seconds) } else { String::new() });
-        html.leaf("td", &[], stage.profiles.join(", "));
+        html.leaf("td", &[("class", &"on")], stage.profiles.join(", "));
         let params = stage.params.iter().map(|(name, value)| format!("{name}: {value}"));
         html.element("td", &[("class", &"params")], |html| {
             let params: Vec<String> = params.collect();

@@ -67,7 +67,8 @@ fn bucket(perplexity: f64) -> usize {
 fn write_table(page: &Page, table: &SampleTable, budget: &mut usize, html: &mut Html) {
     let node = &page.nodes[table.node as usize];
     html.element("div", &[("class", &"table")], |html| {
-        html.leaf("h3", &[], &node.name);
+        let output = table.output.as_ref().map(|output| format!(".{output}"));
+        html.leaf("h3", &[], format!("{}{}", node.name, output.unwrap_or_default()));
         let columns: Vec<String> =
             table.columns.iter().map(|(name, kind)| format!("{name}: {kind}")).collect();
         html.leaf("p", &[("class", &"columns")], columns.join(" · "));

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -18,6 +18,8 @@ use super::state::Watched;
 
 /// Bytes of the head of a request that are read.
 const HEAD: u64 = 16 << 10;
+/// Bytes behind a request that are read away.
+const DRAIN: u64 = 1 << 20;
 /// How long a request may take to arrive, and an answer to leave.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Requests that are answered at once.
@@ -244,5 +246,7 @@ fn send(mut stream: &TcpStream, answer: &Answer) {
     // A reader that went away needs no answer.
     let _gone =
         stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(answer.body.as_bytes()));
-    let _flushed = stream.flush();
+    // What was not read is read away: a connection that is closed before loses the answer too.
+    let _closed = stream.shutdown(Shutdown::Write);
+    let _rest = std::io::copy(&mut stream.take(DRAIN), &mut std::io::sink());
 }

@@ -78,7 +78,7 @@ pub enum NodeOutcome {
 }
 
 /// Reads the runs of a workflow, an absolute path, the last one first.
-pub fn courses(runs: &Path, workflow: &Path) -> impl Iterator<Item = RunCourse> {
+pub fn courses(runs: &Path, workflow: &Path) -> impl Iterator<Item = RunCourse> + use<> {
     let tag = Digest::of_bytes(workflow.as_os_str().as_encoded_bytes()).short();
     let is_of = move |name: &String| tag_of(name).is_some_and(|found| found.starts_with(&tag));
     let runs = runs.to_path_buf();

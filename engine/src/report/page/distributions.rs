@@ -30,7 +30,7 @@ pub struct DistributionPanel {
     pub quantity: Quantity,
     /// The unit of a length.
     pub unit: &'static str,
-    /// A distribution per label of the first axis.
+    /// A distribution per arm.
     pub series: Vec<Series>,
     /// A threshold that the stage's parameters name.
     pub threshold: Option<f64>,
@@ -38,10 +38,10 @@ pub struct DistributionPanel {
     pub left_out: usize,
 }
 
-/// The distribution at one label of the first axis.
+/// The distribution of an arm.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Series {
-    /// The label; empty without axes.
+    /// The arm; empty without one.
     pub label: String,
     /// The distribution.
     pub distribution: Distribution,
@@ -54,7 +54,7 @@ pub struct Distribution {
     pub bins: Vec<Bin>,
     /// The number of values.
     pub n: u64,
-    /// Their mean.
+    /// Their mean; of perplexities the geometric one, which is the perplexity of all tokens.
     pub mean: f64,
 }
 
@@ -78,7 +78,7 @@ pub(super) fn distributions(
     let mut panels = Vec::new();
     for quantity in [Quantity::Perplexity, Quantity::MaskedShare, Quantity::Length] {
         for (stage, ids) in stages.nodes.iter().enumerate() {
-            panels.extend(panel(graph, tables, stage, ids, quantity));
+            panels.extend(panel(graph, stages, tables, (stage, ids), quantity));
         }
     }
     panels
@@ -117,9 +117,9 @@ fn is_passed_on(graph: &Graph, tables: &Tables, id: NodeId, quantity: Quantity) 
 
 fn panel(
     graph: &Graph,
+    stages: &Stages,
     tables: &Tables,
-    stage: usize,
-    ids: &[NodeId],
+    (stage, ids): (usize, &[NodeId]),
     quantity: Quantity,
 ) -> Option<DistributionPanel> {
     let mut unit = "";
@@ -134,7 +134,7 @@ fn panel(
         if is_passed_on(graph, tables, *id, quantity) {
             continue;
         }
-        let label = graph.node(*id).point.first().map_or("", |(_, label)| label.as_str());
+        let label = stages.arm(graph.node(*id));
         match found {
             Counted::Binned(counts) => match binned.iter_mut().find(|(known, _)| known == label) {
                 Some((_, sum)) => sum.merge(counts),
@@ -210,7 +210,7 @@ fn of_counts(counts: &Counts, ends: impl Fn(usize) -> (f64, f64)) -> Distributio
         Bin { low, high, count: counts.bins[bin] }
     };
     let bins = (first..=last).map(bin).collect();
-    Distribution { bins, n: counts.n, mean: counts.sum / counts.n as f64 }
+    Distribution { bins, n: counts.n, mean: counts.mean() }
 }
 
 /// The width of bins of lengths up to `longest`: 1, 2 or 5 times a power of ten.

@@ -21,6 +21,8 @@ pub struct PageNode {
     pub stage: usize,
     /// Its point: names of axes and labels.
     pub point: Vec<(String, String)>,
+    /// Its label of the first axis that is not averaged; empty without one.
+    pub arm: String,
     /// Its status.
     pub status: Status,
     /// Why it was computed when it last was.
@@ -114,6 +116,8 @@ pub struct PageStage {
     pub is_source: bool,
     /// Its axes, each with the labels of its nodes.
     pub axes: Vec<(String, Vec<String>)>,
+    /// The labels of the first axis that is not averaged.
+    pub arms: Vec<String>,
     /// Its nodes.
     pub nodes: Vec<u32>,
     /// How many of them have which status.
@@ -143,12 +147,15 @@ pub struct Edge {
 pub(super) struct Stages {
     pub stage_of: Vec<usize>,
     pub nodes: Vec<Vec<NodeId>>,
+    /// The axes over which results are averaged: they tell no arms.
+    averaged: Vec<String>,
 }
 
 impl Stages {
-    pub fn new(graph: &Graph) -> Stages {
+    pub fn new(graph: &Graph, averaged: &[String]) -> Stages {
         let mut places: HashMap<&str, usize> = HashMap::new();
-        let mut stages = Stages { stage_of: Vec::with_capacity(graph.nodes.len()), nodes: vec![] };
+        let stage_of = Vec::with_capacity(graph.nodes.len());
+        let mut stages = Stages { stage_of, nodes: Vec::new(), averaged: averaged.to_vec() };
         for id in graph.ids() {
             let next = places.len();
             let place = *places.entry(&graph.node(id).stage).or_insert(next);
@@ -161,13 +168,19 @@ impl Stages {
         stages
     }
 
+    /// The arm of a node: its label of the first axis that is not averaged; empty without one.
+    pub fn arm<'n>(&self, node: &'n Node) -> &'n str {
+        let mut entries = node.point.iter().filter(|(axis, _)| !self.averaged.contains(axis));
+        entries.next().map_or("", |(_, label)| label)
+    }
+
     /// Sums the nodes of each stage up.
     pub fn finish(&self, graph: &Graph, nodes: &[PageNode]) -> Vec<PageStage> {
-        self.nodes.iter().map(|ids| stage(graph, nodes, ids)).collect()
+        self.nodes.iter().map(|ids| stage(self, graph, nodes, ids)).collect()
     }
 }
 
-fn stage(graph: &Graph, nodes: &[PageNode], ids: &[NodeId]) -> PageStage {
+fn stage(stages: &Stages, graph: &Graph, nodes: &[PageNode], ids: &[NodeId]) -> PageStage {
     let first = graph.node(ids[0]);
     let mut axes: Vec<(String, Vec<String>)> = Vec::new();
     let mut labels: Vec<HashSet<&str>> = Vec::new();
@@ -211,6 +224,13 @@ fn stage(graph: &Graph, nodes: &[PageNode], ids: &[NodeId]) -> PageStage {
             }
         }
     }
+    let mut arms: Vec<String> = Vec::new();
+    let mut known: HashSet<&str> = HashSet::new();
+    for arm in ids.iter().map(|id| stages.arm(graph.node(*id))) {
+        if !arm.is_empty() && known.insert(arm) {
+            arms.push(arm.to_owned());
+        }
+    }
     let mut whys: Vec<(String, usize)> =
         whys.into_iter().map(|(why, count)| (why.to_owned(), count)).collect();
     whys.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
@@ -224,6 +244,7 @@ fn stage(graph: &Graph, nodes: &[PageNode], ids: &[NodeId]) -> PageStage {
         description: first.settings.description.clone(),
         is_source: first.is_source(),
         axes,
+        arms,
         nodes: ids.iter().map(|id| id.0).collect(),
         counts,
         seconds,
@@ -257,7 +278,8 @@ pub(super) fn nodes(
             name: node.name.clone(),
             stage: stages.stage_of[id.index()],
             point: node.point.clone(),
-            status: status(done, course, ended),
+            arm: stages.arm(node).to_owned(),
+            status: status(done, recorded.is_some(), course, ended),
             why: why.map(|reason| reason.why.clone()),
             seconds: recorded.or(course.and_then(|course| course.seconds)),
             started: course.and_then(|course| course.started),
@@ -278,18 +300,26 @@ pub(super) fn nodes(
     input.graph.ids().map(one).collect()
 }
 
-fn status(done: Option<&NodeState>, course: Option<&NodeCourse>, ended: bool) -> Status {
-    match (done, course.map(|course| &course.outcome)) {
-        (Some(_), Some(NodeOutcome::Ran)) => Status::Ran,
-        (_, Some(NodeOutcome::Failed)) if done.is_none() => Status::Failed,
-        (_, Some(NodeOutcome::Skipped { because })) if done.is_none() => {
-            Status::Skipped { because: because.clone() }
-        }
-        (Some(_), _) => Status::Known,
-        (None, Some(NodeOutcome::Running | NodeOutcome::Waiting)) if !ended => {
+/// The status of a node; `is_recorded` says that the cache holds its result, which a lock may name without it.
+fn status(
+    done: Option<&NodeState>,
+    is_recorded: bool,
+    course: Option<&NodeCourse>,
+    ended: bool,
+) -> Status {
+    match course.map(|course| &course.outcome) {
+        // A result is recorded a moment before the log says so.
+        Some(NodeOutcome::Ran) if done.is_some() => Status::Ran,
+        Some(NodeOutcome::Running) if is_recorded => Status::Ran,
+        Some(NodeOutcome::Running | NodeOutcome::Waiting) if !ended && !is_recorded => {
             Status::Running { progress: course.and_then(|course| course.progress.clone()) }
         }
-        (None, _) => Status::Missing,
+        Some(NodeOutcome::Failed) if !is_recorded => Status::Failed,
+        Some(NodeOutcome::Skipped { because }) if !is_recorded => {
+            Status::Skipped { because: because.clone() }
+        }
+        _ if done.is_some() => Status::Known,
+        _ => Status::Missing,
     }
 }
 

@@ -6,14 +6,15 @@ use arrow::util::display::array_value_to_string;
 
 use refrain_cache::{TableError, TableReader};
 
-use crate::graph::{Graph, NodeId};
+use crate::graph::Graph;
+use crate::kind::MAIN;
 
 use super::nodes::Stages;
-use super::tables::{Tables, floats};
+use super::tables::{LOG, Tables, floats};
 
 /// Rows of a table that are shown.
 const ROWS: usize = 3;
-/// Nodes of a stage of which rows are shown: one for each label of the first axis.
+/// Nodes of a stage of which rows are shown: one for each arm.
 const NODES: usize = 3;
 /// Characters of a text that are shown.
 const TEXT: usize = 700;
@@ -29,6 +30,8 @@ pub struct SampleTable {
     pub stage: usize,
     /// The number of the node.
     pub node: u32,
+    /// The output, unless it is the main one.
+    pub output: Option<String>,
     /// The rows of the whole table.
     pub rows: u64,
     /// Its columns with their types.
@@ -179,26 +182,30 @@ fn cut(text: &str, limit: usize) -> String {
     }
 }
 
-/// Chooses the nodes whose rows are shown: of each stage the first one of each label of its first axis.
+/// Chooses the nodes whose rows are shown: of each stage the first one of each arm.
 pub(super) fn samples(graph: &Graph, stages: &Stages, tables: &Tables) -> Vec<SampleTable> {
     let mut found = Vec::new();
     for (stage, ids) in stages.nodes.iter().enumerate() {
-        let mut seen: Vec<Option<&str>> = Vec::new();
-        let first_axis = |id: NodeId| graph.node(id).point.first().map(|(_, label)| label.as_str());
+        let mut seen: Vec<&str> = Vec::new();
         for id in ids {
-            let label = first_axis(*id);
-            let Some(table) = tables.of(*id).filter(|_| !seen.contains(&label)) else { continue };
+            let arm = stages.arm(graph.node(*id));
+            if tables.outputs(*id).is_empty() || seen.contains(&arm) {
+                continue;
+            }
             if seen.len() == NODES {
                 break;
             }
-            seen.push(label);
-            found.push(SampleTable {
+            seen.push(arm);
+            // The steps of a training are drawn as its curve.
+            let outputs = tables.outputs(*id).iter().filter(|(name, _)| name != LOG);
+            found.extend(outputs.map(|(name, table)| SampleTable {
                 stage,
                 node: id.0,
+                output: (name != MAIN).then(|| name.clone()),
                 rows: table.rows,
                 columns: table.columns.clone(),
                 samples: table.samples.clone(),
-            });
+            }));
         }
     }
     found

@@ -22,6 +22,8 @@ pub struct SpreadColumn {
 pub struct SpreadRow {
     /// The name or the labels of its row.
     pub label: String,
+    /// The label of its first axis; `None` of a row that the workflow names.
+    pub arm: Option<String>,
     /// The value, or the mean.
     pub value: f64,
     /// The standard deviation over points.
@@ -53,6 +55,7 @@ pub(super) fn spread<'d>(
         let points = points.as_ref().and_then(|points| points.get(&place)).cloned();
         Some(SpreadRow {
             label: row_label(row),
+            arm: row.labels.first().filter(|_| row.name.is_none()).cloned(),
             value: cell.value?,
             deviation: cell.deviation,
             published: cell.published,

@@ -30,15 +30,16 @@ const PERPLEXITIES: usize = 64;
 /// Bins of a share.
 pub(super) const SHARES: usize = 20;
 /// The output in which a training writes its steps.
-const LOG: &str = "log";
+pub(super) const LOG: &str = "log";
+/// The output with a node's metrics, which are shown as such.
+const METRICS: &str = "metrics";
 
 /// What was read of artifacts, which never change: a later report reads only what is new.
 #[derive(Debug, Default)]
 pub struct Tables {
     read: HashMap<Digest, Option<Arc<TableSummary>>>,
-    /// By node number, of the last report.
-    of_node: Vec<Option<Arc<TableSummary>>>,
-    log_of_node: Vec<Option<Arc<TableSummary>>>,
+    /// The outputs by node number, of the last report.
+    of_node: Vec<Vec<(String, Arc<TableSummary>)>>,
     missing: usize,
 }
 
@@ -62,7 +63,9 @@ pub(super) struct TableSummary {
 pub(super) struct Counts {
     pub bins: Vec<u64>,
     pub n: u64,
-    pub sum: f64,
+    /// The sum of the values, or of their logarithms.
+    sum: f64,
+    is_log: bool,
 }
 
 /// Lengths, each with its number.
@@ -80,17 +83,37 @@ pub(super) struct Steps {
 }
 
 impl Counts {
-    fn new(bins: usize) -> Counts {
-        Counts { bins: vec![0; bins], ..Counts::default() }
+    fn shares() -> Counts {
+        Counts { bins: vec![0; SHARES], ..Counts::default() }
     }
 
-    fn add(&mut self, bin: f64, value: f64) {
+    fn perplexities() -> Counts {
+        Counts { bins: vec![0; PERPLEXITIES], is_log: true, ..Counts::default() }
+    }
+
+    /// Adds a share.
+    fn add_share(&mut self, share: f64) {
+        self.count(share * SHARES as f64, share);
+    }
+
+    /// Adds a perplexity by its logarithm.
+    fn add_log(&mut self, log: f64) {
+        self.count(log * std::f64::consts::LOG2_E * PER_OCTAVE, log);
+    }
+
+    fn count(&mut self, bin: f64, value: f64) {
         if value.is_finite() {
             let last = self.bins.len() - 1;
             self.bins[(bin.max(0.0) as usize).min(last)] += 1;
             self.n += 1;
             self.sum += value;
         }
+    }
+
+    /// The mean of the values, of perplexities the geometric one.
+    pub fn mean(&self) -> f64 {
+        let mean = self.sum / self.n as f64;
+        if self.is_log { mean.exp() } else { mean }
     }
 
     /// Adds the counts of another table.
@@ -110,18 +133,16 @@ impl Tables {
         stages: &Stages,
         of: &impl Fn(NodeId) -> Option<&'d NodeState>,
     ) {
-        self.of_node = vec![None; graph.nodes.len()];
-        self.log_of_node = vec![None; graph.nodes.len()];
+        self.of_node = vec![Vec::new(); graph.nodes.len()];
         self.missing = 0;
         let Some(store) = store else { return };
 
         let mut wanted: Vec<(NodeId, &str, Digest)> = Vec::new();
         for id in stages.nodes.iter().flat_map(|ids| ids.iter().take(NODES)) {
-            let outputs = of(*id).map(|done| &done.result.artifacts);
-            for name in [MAIN, LOG] {
-                let artifact = outputs.and_then(|outputs| outputs.get(name));
-                if let Some(table) = artifact.filter(|a| a.kind == ArtifactKind::Table) {
-                    wanted.push((*id, name, table.digest));
+            let outputs = of(*id).into_iter().flat_map(|done| done.result.artifacts.iter());
+            for (name, artifact) in outputs {
+                if artifact.kind == ArtifactKind::Table && name != METRICS {
+                    wanted.push((*id, name, artifact.digest));
                 }
             }
         }
@@ -140,10 +161,10 @@ impl Tables {
         self.read.extend(read);
 
         for (id, name, digest) in wanted {
-            let found = self.read.get(&digest).cloned().flatten();
-            self.missing += usize::from(found.is_none());
-            let of_node = if name == LOG { &mut self.log_of_node } else { &mut self.of_node };
-            of_node[id.index()] = found;
+            match self.read.get(&digest).cloned().flatten() {
+                Some(found) => self.of_node[id.index()].push((name.to_owned(), found)),
+                None => self.missing += 1,
+            }
         }
     }
 
@@ -152,12 +173,23 @@ impl Tables {
         self.missing
     }
 
-    pub(super) fn of(&self, id: NodeId) -> Option<&TableSummary> {
-        self.of_node.get(id.index())?.as_deref()
+    /// The tables of a node that were read, by output.
+    pub(super) fn outputs(&self, id: NodeId) -> &[(String, Arc<TableSummary>)] {
+        self.of_node.get(id.index()).map_or(&[], Vec::as_slice)
     }
 
+    /// The main table of a node, or its only one.
+    pub(super) fn of(&self, id: NodeId) -> Option<&TableSummary> {
+        let outputs = self.outputs(id);
+        let main = outputs.iter().find(|(name, _)| name == MAIN);
+        let only = outputs.first().filter(|(name, _)| outputs.len() == 1 && name != LOG);
+        main.or(only).map(|(_, table)| table.as_ref())
+    }
+
+    /// The steps of a node's training.
     pub(super) fn steps_of(&self, id: NodeId) -> Option<&Steps> {
-        self.log_of_node.get(id.index())?.as_ref()?.steps.as_ref()
+        let log = self.outputs(id).iter().find(|(name, _)| name == LOG);
+        log?.1.steps.as_ref()
     }
 }
 
@@ -211,25 +243,24 @@ fn add_tokens(summary: &mut TableSummary, batch: &RecordBatch) -> Result<(), Tab
     let (logprobs, direct) =
         (batch.column_by_name("logprobs"), batch.column_by_name("perplexities"));
     if let Some(lists) = logprobs.or(direct) {
-        let counts = summary.perplexity.get_or_insert_with(|| Counts::new(PERPLEXITIES));
+        let counts = summary.perplexity.get_or_insert_with(|| Counts::perplexities());
         for row in 0..batch.num_rows() {
             for value in floats(lists, row).into_iter().skip(begin(row)).flatten() {
-                let perplexity = if logprobs.is_some() { (-value).exp() } else { value };
-                counts.add(perplexity.log2() * PER_OCTAVE, perplexity);
+                counts.add_log(if logprobs.is_some() { -value } else { value.ln() });
             }
         }
     } else if let Some(values) = optional_column::<Float64Array>(batch, "perplexity").ok().flatten()
     {
-        let counts = summary.perplexity.get_or_insert_with(|| Counts::new(PERPLEXITIES));
+        let counts = summary.perplexity.get_or_insert_with(|| Counts::perplexities());
         for value in values.iter().flatten() {
-            counts.add(value.log2() * PER_OCTAVE, value);
+            counts.add_log(value.ln());
         }
     }
 
     let Some(masks) = batch.column_by_name("loss_mask").and_then(|a| a.as_list_opt::<i32>()) else {
         return Ok(());
     };
-    let counts = summary.masked.get_or_insert_with(|| Counts::new(SHARES));
+    let counts = summary.masked.get_or_insert_with(|| Counts::shares());
     for row in (0..batch.num_rows()).filter(|row| masks.is_valid(*row)) {
         let mask = masks.value(row);
         let Some(mask) = mask.as_boolean_opt() else { continue };
@@ -238,8 +269,7 @@ fn add_tokens(summary: &mut TableSummary, batch: &RecordBatch) -> Result<(), Tab
             continue;
         }
         let trained = mask.iter().skip(begin(row)).filter(|token| *token == Some(true)).count();
-        let share = (response - trained) as f64 / response as f64;
-        counts.add(share * SHARES as f64, share);
+        counts.add_share((response - trained) as f64 / response as f64);
     }
     Ok(())
 }

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::graph::{Graph, NodeId, Work};
+use crate::graph::{Graph, Node, NodeId, Work};
 use crate::kind::MetricContext;
 use crate::plan::state::NodeState;
+
+use super::nodes::Stages;
 
 /// Pictures that are made.
 const PICTURES: usize = 6;
@@ -23,7 +25,7 @@ pub struct Tradeoff {
 /// A point.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TradeoffPoint {
-    /// The label of the first axis.
+    /// The arm.
     pub label: String,
     /// The diversity.
     pub diversity: f64,
@@ -31,15 +33,24 @@ pub struct TradeoffPoint {
     pub accuracy: f64,
 }
 
+impl Tradeoff {
+    /// Whether it sets anything against anything: points of one arm are its noise.
+    fn has_arms(&self) -> bool {
+        let first = self.points.first();
+        self.points.iter().any(|point| first.is_some_and(|first| first.label != point.label))
+    }
+}
+
 /// A metric of a stage at its points.
 struct Measured<'a> {
     name: String,
-    at: Vec<(&'a [(String, String)], f64)>,
+    at: Vec<(&'a Node, f64)>,
 }
 
 /// Pairs every measure of diversity with every accuracy of which points agree on the axes that both have.
 pub(super) fn tradeoffs<'d>(
     graph: &Graph,
+    stages: &Stages,
     of: &impl Fn(NodeId) -> Option<&'d NodeState>,
 ) -> Vec<Tradeoff> {
     let (mut diversities, mut accuracies) = (BTreeMap::new(), BTreeMap::new());
@@ -63,21 +74,21 @@ pub(super) fn tradeoffs<'d>(
             let name = format!("{}.{}", node.stage, metric.metric);
             let measured = found.entry(name.clone());
             let measured = measured.or_insert(Measured { name, at: Vec::new() });
-            measured.at.push((node.point.as_slice(), metric.value));
+            measured.at.push((node, metric.value));
         }
     }
     let pairs = diversities.values().flat_map(|d| accuracies.values().map(move |a| (d, a)));
-    let found = pairs.map(|(diversity, accuracy)| pair(diversity, accuracy));
-    found.filter(|tradeoff| tradeoff.points.len() > 1).take(PICTURES).collect()
+    let found = pairs.map(|(diversity, accuracy)| pair(stages, diversity, accuracy));
+    found.filter(Tradeoff::has_arms).take(PICTURES).collect()
 }
 
-fn pair(diversity: &Measured<'_>, accuracy: &Measured<'_>) -> Tradeoff {
+fn pair(stages: &Stages, diversity: &Measured<'_>, accuracy: &Measured<'_>) -> Tradeoff {
     // Nodes of one stage may have different axes: a seed need not touch every arm.
     let axes = |measured: &Measured<'_>| -> BTreeSet<String> {
         measured
             .at
             .iter()
-            .flat_map(|(point, _)| point.iter().map(|(axis, _)| axis.clone()))
+            .flat_map(|(node, _)| node.point.iter().map(|(axis, _)| axis.clone()))
             .collect()
     };
     let (ours, theirs) = (axes(diversity), axes(accuracy));
@@ -89,14 +100,14 @@ fn pair(diversity: &Measured<'_>, accuracy: &Measured<'_>) -> Tradeoff {
 
     // A table without an axis, as one that no seed touches, is that of every label of it.
     let mut found: HashMap<Vec<String>, Vec<f64>> = HashMap::new();
-    for (point, value) in &diversity.at {
-        found.entry(labels(point)).or_default().push(*value);
+    for (node, value) in &diversity.at {
+        found.entry(labels(&node.point)).or_default().push(*value);
     }
-    let points = accuracy.at.iter().flat_map(|(point, value)| {
-        let own = labels(point);
+    let points = accuracy.at.iter().flat_map(|(node, value)| {
+        let own = labels(&node.point);
         let beside = (1..=own.len()).rev().find_map(|n| found.get(&own[..n]));
         beside.into_iter().flatten().map(|measure| TradeoffPoint {
-            label: point.first().map(|(_, label)| label.clone()).unwrap_or_default(),
+            label: stages.arm(node).to_owned(),
             diversity: *measure,
             accuracy: *value,
         })
