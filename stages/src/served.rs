@@ -31,7 +31,7 @@ use retry::ATTEMPTS;
 use scoring::Scoring;
 use target::Target;
 
-pub use process::end_servers;
+pub use process::{end_servers, kill_servers};
 pub(crate) use rows::{ServedRow, Wanted};
 
 /// Requests under way where the workflow does not say.
@@ -184,7 +184,7 @@ impl Served {
             let Wanted { prompt, sampling, limits, stop_ids, seed } = wanted(row);
             let asked = Asked {
                 sampling,
-                max_tokens: limits.max_new_tokens,
+                max_tokens: self.room(&prompt, limits.max_new_tokens),
                 stop: &limits.stop,
                 stop_ids,
                 ignore_eos: limits.ignore_eos,
@@ -255,6 +255,14 @@ impl Served {
         failed.map_or(Ok(()), |(_, error)| Err(error))
     }
 
+    /// Limit on the tokens of a continuation: as wanted, or what the context has left.
+    fn room(&self, prompt: &ServedPrompt<'_>, wanted: usize) -> usize {
+        match prompt {
+            ServedPrompt::Ids(ids) => wanted.min(self.context.saturating_sub(ids.len())).max(1),
+            ServedPrompt::Turns(..) => wanted,
+        }
+    }
+
     /// The request for a continuation.
     fn continuation(
         &self,
@@ -267,9 +275,9 @@ impl Served {
         let url = match prompt {
             ServedPrompt::Ids(ids) => {
                 fields.insert("prompt".into(), self.prompt(ids, form));
-                // vLLM then says which tokens it was given and made, llama.cpp's server which it made.
+                // vLLM then says which tokens it was given and made; older ones write ids as texts.
                 fields.insert("return_token_ids".into(), true.into());
-                fields.insert("return_tokens".into(), true.into());
+                fields.insert("return_tokens_as_token_ids".into(), true.into());
                 if form.logprobs {
                     fields.insert("logprobs".into(), 1.into());
                 }

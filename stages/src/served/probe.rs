@@ -407,7 +407,7 @@ impl Served {
         let address = &self.client.address;
         let environment = |message: String, hint: &str| StageError::Environment {
             message,
-            hint: Some(hint.to_owned()),
+            hint: (!hint.is_empty()).then(|| hint.to_owned()),
         };
         match error {
             CallError::Stopped => StageError::Cancelled,
