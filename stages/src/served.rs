@@ -58,6 +58,9 @@ pub(crate) enum ServedPrompt<'a> {
     Turns(&'a [Message], Option<&'a Value>),
 }
 
+/// Takes the log-probabilities of a row, by its number.
+pub(crate) type OnScored<'a> = &'a mut dyn FnMut(usize, &[f32]) -> Result<(), StageError>;
+
 /// How a server takes a prompt, and whether it gives log-probabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Form {
@@ -209,7 +212,7 @@ impl Served {
         context: &Context<'_>,
         rows: &[&[u32]],
         name: &dyn Fn(usize) -> String,
-        on_row: &mut dyn FnMut(usize, &[f32]) -> Result<(), StageError>,
+        on_row: OnScored<'_>,
     ) -> Result<(), StageError> {
         let (Some(scoring), Some(tokenizer)) = (self.scoring, &self.tokenizer) else {
             return Err(StageError::bug("a server was asked to score without a probe"));
