@@ -7,6 +7,7 @@ mod pool;
 mod probe;
 mod process;
 mod protocol;
+mod refusal;
 mod retry;
 mod rows;
 mod scoring;
