@@ -18,6 +18,7 @@ pub fn cancels(cancel: &Cancel) -> Result<(), CommandError> {
     let cancel = cancel.clone();
     let handler = move || {
         if cancel.is_cancelled() {
+            refrain_stages::kill_servers();
             std::thread::sleep(GRACE);
             std::process::exit(i32::from(ErrorClass::Interrupted.exit_code()));
         }

@@ -108,9 +108,10 @@ fn requests_keep_the_server_busy() {
     let ideal = delay.mul_f64(1000.0 / 32.0);
     let factor = took.as_secs_f64() / ideal.as_secs_f64();
     println!("1000 requests of {delay:?}, 32 at once: {took:?}, {factor:.2} of the ideal");
-    assert_eq!(most, 32);
+    assert!(most <= 32, "{most} requests under way");
+    // Without optimisation, and beside other tests, the processors are the limit.
     if !cfg!(debug_assertions) {
-        assert!(factor <= 1.2, "{factor}");
+        assert!(factor <= 1.2 && most == 32, "{factor}, {most}");
     }
 }
 
@@ -171,7 +172,7 @@ fn what_identifies_a_served_model_is_in_the_key_and_nothing_else() {
         space.write("w.yaml", &text);
         let plan: Value = serde_json::from_str(&plan.stdout).unwrap();
         let nodes = plan["nodes"].as_array().unwrap().iter();
-        nodes.filter(|node| node["status"] != "cached").count()
+        nodes.filter(|node| node["step"] != "cached").count()
     };
     assert_eq!(ran((&server.address, "http://127.0.0.1:9/v1")), 0, "the address");
     assert_eq!(ran(("name: m,", "name: m, key: \"${env:K}\",")), 0, "the key of the server");
@@ -183,6 +184,11 @@ fn what_identifies_a_served_model_is_in_the_key_and_nothing_else() {
     let moved = Server::start(Settings::default());
     workflow(&space, &moved, TOKENIZER, &(ANSWERS.to_owned() + SCORED));
     assert_eq!(space.ran("w.yaml", &[]), set(&[]));
+    // Without the tokenizer the lock tells.
+    std::fs::rename(space.path("tokenizer"), space.path("away")).unwrap();
+    let said = space.run(&["verify", "w.yaml", "--no-data"]);
+    assert_eq!(said.code, 0, "{}{}", said.stdout, said.stderr);
+    std::fs::rename(space.path("away"), space.path("tokenizer")).unwrap();
     space.edit("tokenizer/tokenizer.json", "{", "{ ");
     assert!(space.ran("w.yaml", &[]).contains("scored"), "the tokenizer");
 }
@@ -256,7 +262,7 @@ fn an_interrupted_run_loses_no_row() {
     workflow(&space, &server, TOKENIZER, ANSWERS);
     let said = space.run(&["run", "w.yaml"]);
     assert_eq!(said.code, 1, "{}", said.stderr);
-    assert!(said.stderr.contains("row 3") && said.stderr.contains("fault 400"), "{}", said.stderr);
+    assert!(said.stderr.contains(": row ") && said.stderr.contains("fault 400"), "{}", said.stderr);
     let answered = server.seen(|seen| seen.answered.len());
     assert!(answered >= 300, "{answered}");
 

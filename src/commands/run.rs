@@ -89,7 +89,9 @@ pub fn run(
     let cancel = Cancel::default();
     interrupt::cancels(&cancel)?;
     observers.run_log.begin(&seen.runs, &seen.run());
-    let report = run::run(&session.graph, &store, &options, &cancel)?;
+    let report = run::run(&session.graph, &store, &options, &cancel);
+    refrain_stages::end_servers();
+    let report = report?;
     let whole = options.only.is_none() && !session.overridden;
     let compared = compute(&session, &store, &report);
     // A line of the lock is of all points of the sweep.

@@ -216,7 +216,9 @@ fn recompute(
     };
     let cancel = Cancel::default();
     interrupt::cancels(&cancel)?;
-    Ok(verify::recompute(&session.graph, lock, store, sample, &seed, &options, &cancel)?)
+    let found = verify::recompute(&session.graph, lock, store, sample, &seed, &options, &cancel);
+    refrain_stages::end_servers();
+    Ok(found?)
 }
 
 /// A difference for people.

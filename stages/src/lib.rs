@@ -54,7 +54,7 @@ use refrain_engine::kind::{Kind, Kinds};
 pub use backend::model_facts;
 pub use refrain_lm::card;
 pub use refrain_lm::instruction_set;
-pub use served::end_servers;
+pub use served::{end_servers, kill_servers};
 
 /// All kinds.
 pub fn kinds() -> Kinds {

@@ -7,6 +7,7 @@ mod pool;
 mod probe;
 mod process;
 mod protocol;
+mod refusal;
 mod retry;
 mod rows;
 mod scoring;
@@ -31,7 +32,7 @@ use retry::ATTEMPTS;
 use scoring::Scoring;
 use target::Target;
 
-pub use process::end_servers;
+pub use process::{end_servers, kill_servers};
 pub(crate) use rows::{ServedRow, Wanted};
 
 /// Requests under way where the workflow does not say.
@@ -57,6 +58,9 @@ pub(crate) enum ServedPrompt<'a> {
     /// A conversation that the server renders, and the tools that it may name.
     Turns(&'a [Message], Option<&'a Value>),
 }
+
+/// Takes the log-probabilities of a row, by its number.
+pub(crate) type OnScored<'a> = &'a mut dyn FnMut(usize, &[f32]) -> Result<(), StageError>;
 
 /// How a server takes a prompt, and whether it gives log-probabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,7 +188,7 @@ impl Served {
             let Wanted { prompt, sampling, limits, stop_ids, seed } = wanted(row);
             let asked = Asked {
                 sampling,
-                max_tokens: limits.max_new_tokens,
+                max_tokens: self.room(&prompt, limits.max_new_tokens),
                 stop: &limits.stop,
                 stop_ids,
                 ignore_eos: limits.ignore_eos,
@@ -209,7 +213,7 @@ impl Served {
         context: &Context<'_>,
         rows: &[&[u32]],
         name: &dyn Fn(usize) -> String,
-        on_row: &mut dyn FnMut(usize, &[f32]) -> Result<(), StageError>,
+        on_row: OnScored<'_>,
     ) -> Result<(), StageError> {
         let (Some(scoring), Some(tokenizer)) = (self.scoring, &self.tokenizer) else {
             return Err(StageError::bug("a server was asked to score without a probe"));
@@ -255,6 +259,14 @@ impl Served {
         failed.map_or(Ok(()), |(_, error)| Err(error))
     }
 
+    /// Limit on the tokens of a continuation: as wanted, or what the context has left.
+    fn room(&self, prompt: &ServedPrompt<'_>, wanted: usize) -> usize {
+        match prompt {
+            ServedPrompt::Ids(ids) => wanted.min(self.context.saturating_sub(ids.len())).max(1),
+            ServedPrompt::Turns(..) => wanted,
+        }
+    }
+
     /// The request for a continuation.
     fn continuation(
         &self,
@@ -267,9 +279,9 @@ impl Served {
         let url = match prompt {
             ServedPrompt::Ids(ids) => {
                 fields.insert("prompt".into(), self.prompt(ids, form));
-                // vLLM then says which tokens it was given and made, llama.cpp's server which it made.
+                // vLLM then says which tokens it was given and made; older ones write ids as texts.
                 fields.insert("return_token_ids".into(), true.into());
-                fields.insert("return_tokens".into(), true.into());
+                fields.insert("return_tokens_as_token_ids".into(), true.into());
                 if form.logprobs {
                     fields.insert("logprobs".into(), 1.into());
                 }

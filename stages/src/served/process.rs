@@ -39,9 +39,20 @@ pub(super) struct Process {
 /// The servers that run.
 static RUNNING: Mutex<Vec<Arc<Process>>> = Mutex::new(Vec::new());
 
-/// Ends all servers that were started here.
+/// Their groups of processes, also while they start.
+static GROUPS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+/// Ends all servers that were started here, and waits for their end.
 pub fn end_servers() {
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner).clear();
+}
+
+/// Kills all servers that were started here, for a process that ends at once.
+pub fn kill_servers() {
+    for group in GROUPS.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        // It may have ended by itself.
+        let _ended = kill_process_group(group, Signal::KILL);
+    }
 }
 
 /// Starts the server of a model, unless it runs. Others that nobody asks end first: cards have room
@@ -106,6 +117,8 @@ impl Process {
             .spawn()
             .map_err(|error| refused(error.to_string()))?;
 
+        let group = Pid::from_raw(child.id() as i32);
+        GROUPS.lock().unwrap_or_else(PoisonError::into_inner).extend(group);
         let tail = Arc::new(Mutex::new(Vec::new()));
         let kept = tail.clone();
         let drain = move || keep_tail(read, &kept);
@@ -162,6 +175,7 @@ impl Drop for Process {
         }
         let _ended = kill_process_group(group, Signal::KILL);
         let _ended = child.wait();
+        GROUPS.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| *other != group);
     }
 }
 

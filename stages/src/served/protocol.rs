@@ -12,6 +12,9 @@ use refrain_lm::sampling::SamplingParams;
 /// servers and are refused by others.
 const ALL_TOKENS: usize = 1 << 24;
 
+/// The start of a token's text in which vLLM writes its id, when it is asked to.
+const ID: &str = "token_id:";
+
 /// The conditions of a continuation.
 pub(super) struct Asked<'a> {
     pub sampling: &'a SamplingParams,
@@ -158,9 +161,12 @@ impl Tokens {
         };
         let values = values.iter().map(number).collect::<Option<Vec<f32>>>();
         let pieces = logprobs.get("tokens").and_then(Value::as_array);
+        let pieces: Option<Vec<String>> = pieces.and_then(|all| all.iter().map(text).collect());
+        let id = |piece: &String| piece.strip_prefix(ID)?.parse().ok();
+        let ids = pieces.as_ref().and_then(|all| all.iter().map(id).collect::<Option<Vec<u32>>>());
         Ok(Tokens {
-            ids: None,
-            pieces: pieces.and_then(|pieces| pieces.iter().map(text).collect()),
+            pieces: pieces.filter(|_| ids.is_none()),
+            ids,
             logprobs: Some(values.ok_or("a token has no log-probability")?),
         })
     }
@@ -222,6 +228,14 @@ mod tests {
         });
         let read = Answer::read(&content).unwrap();
         assert_eq!((read.ids, read.logprobs), (Some(vec![7]), Some(vec![-0.25])));
+
+        let as_ids = json!({
+            "choices": [{ "text": "ab", "finish_reason": "stop", "logprobs": {
+                "tokens": ["token_id:3", "token_id:4"], "token_logprobs": [-0.5, -1.5],
+            } }],
+        });
+        let read = Answer::read(&as_ids).unwrap();
+        assert_eq!((read.ids, read.pieces), (Some(vec![3, 4]), None));
 
         let given = json!({
             "choices": [{ "text": "ab", "finish_reason": "stop", "logprobs": null,

@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(prompt_logprobs(&vllm(), &[1, 791, 2]), Ok(vec![-3.5, -0.25]));
         assert_eq!(
             prompt_logprobs(&vllm(), &[1, 792, 2]).unwrap_err(),
-            "its token 1 is 5 or 791, and 792 was sent"
+            "its token 1 is 791 or 5, and 792 was sent"
         );
         assert_eq!(
             prompt_logprobs(&vllm(), &[1, 791]).unwrap_err(),

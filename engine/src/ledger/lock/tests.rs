@@ -20,6 +20,7 @@ fn entry(node: &str, value: f64) -> LockEntry {
         outputs: [("y".to_string(), artifact.clone()), (MAIN.to_string(), artifact)].into(),
         metrics: vec![Metric { metric: "m".into(), value, n: 1, low: None, high: None }],
         profile: String::new(),
+        pinned: None,
         other: Map::new(),
     }
 }
