@@ -307,6 +307,10 @@ impl Taker {
     }
 }
 
+/// Tells the versions that a node's bytes depend on, given its parameters and whether an input is
+/// given; `None` where they are those of the kind's components.
+pub type Versions = fn(&Map<String, Value>, &dyn Fn(&str) -> bool) -> Option<Map<String, Value>>;
+
 /// Decides, from the values that the workflow gives as they are written, whether a stage is planned as two.
 pub type Expand = fn(&Map<String, Value>) -> Option<Expansion>;
 
@@ -326,6 +330,8 @@ pub struct Kind {
     pub about: &'static str,
     /// The components whose versions its bytes depend on, beside its parameters and inputs.
     pub components: &'static [Component],
+    /// The versions in the place of those of `components`, where they depend on the parameters.
+    pub versions: Option<Versions>,
     /// Its parameters.
     pub params: &'static [Param],
     /// The columns that it adds to its main table, or replaces there.
@@ -342,6 +348,10 @@ pub struct Kind {
     pub canonicalize: Option<Canonicalize>,
     /// Whether under another profile its outputs differ in floating-point values alone, and by little.
     pub close_elsewhere: bool,
+    /// Whether a node with these parameters gives the same bytes each time under one profile. Where it
+    /// does not, the first record counts, and a second computation is compared as under another
+    /// profile.
+    pub bit_exact: fn(&Map<String, Value>) -> bool,
     /// Whether a failure may be a matter of chance, so that it makes sense to try again.
     pub retryable: bool,
     /// The figure that counts the tokens it computed.
@@ -354,6 +364,11 @@ pub struct Kind {
     pub memory: Option<fn(&MemoryContext<'_>) -> MemoryNeed>,
     /// Runs one node.
     pub run: fn(&Context<'_>) -> Result<NodeResult, StageError>,
+}
+
+/// For kinds all of whose nodes are bit-exact.
+pub fn always(_: &Map<String, Value>) -> bool {
+    true
 }
 
 impl std::fmt::Debug for Kind {

@@ -8,7 +8,7 @@ use refrain_cache::columns::column;
 use refrain_cache::{ArtifactKind, TableReader};
 use refrain_engine::kind::{
     Check, Columns, Context, Kind, MAIN, MetricContext, MetricDecl, MetricName, Model, NodeResult,
-    OutputDecl, Parameters, Problem, StageError, Table, parameters,
+    OutputDecl, Parameters, Problem, StageError, Table, always, parameters,
 };
 
 use crate::components;
@@ -32,6 +32,7 @@ pub const CHOOSE: Kind = Kind {
     name: "choose",
     about: "Passes on the model or table, of those at the values of an axis, whose metric is best",
     components: &[components::CHOOSE],
+    versions: None,
     params: ChooseParams::PARAMS,
     adds: &[],
     outputs,
@@ -40,6 +41,7 @@ pub const CHOOSE: Kind = Kind {
     expand: None,
     canonicalize: None,
     close_elsewhere: false,
+    bit_exact: always,
     retryable: false,
     tokens: None,
     over: Some("over"),

@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 
 use refrain_cache::{Artifact, ArtifactKind, Metric};
 use refrain_engine::kind::{
-    Context, Kind, Model, NodeResult, OutputDecl, Parameters, StageError, Table, one_of, parameters,
+    Context, Kind, Model, NodeResult, OutputDecl, Parameters, StageError, Table, always, one_of,
+    parameters,
 };
 
 use crate::canonical::{self, FindModel};
@@ -64,6 +65,7 @@ pub const DIVERSIFY: Kind = Kind {
     name: "diversify",
     about: "Keeps some rows of a table, and measures how diverse its responses are",
     components: &[components::DIVERSIFY, components::EMBED, components::LM, components::TABLE],
+    versions: None,
     params: DiversifyParams::PARAMS,
     adds: &[embedded::COLUMN],
     outputs,
@@ -72,6 +74,7 @@ pub const DIVERSIFY: Kind = Kind {
     expand: None,
     canonicalize: Some(canonicalize),
     close_elsewhere: false,
+    bit_exact: always,
     retryable: false,
     tokens: None,
     over: None,

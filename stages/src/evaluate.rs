@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use refrain_engine::kind::{
     Context, Expansion, File, Kind, MetricContext, MetricDecl, Model, NodeResult, Parameters,
-    StageError, Table, Taker, Write, parameters,
+    StageError, Table, Taker, Write, always, parameters,
 };
 
 use crate::canonical::FindModel;
@@ -100,6 +100,7 @@ pub const EVALUATE: Kind = Kind {
     name: "evaluate",
     about: "Judges responses against references, or sums up their perplexities",
     components: &[components::EVALUATE, components::TABLE],
+    versions: None,
     params: EvaluateParams::PARAMS,
     adds: &["prediction", "correct", "reason"],
     outputs: tables::table_and_metrics,
@@ -108,6 +109,7 @@ pub const EVALUATE: Kind = Kind {
     expand: Some(expand),
     canonicalize: Some(canonicalize),
     close_elsewhere: true,
+    bit_exact: always,
     retryable: false,
     tokens: None,
     over: None,

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use refrain_cache::{Digest, Metric, TableReader};
 use refrain_engine::kind::{
     Bounds, Check, Columns, Component, Context, Kind, MetricDecl, Model, NodeResult, Parameters,
-    Problem, StageError, Table, choices, parameters,
+    Problem, StageError, Table, always, choices, parameters,
 };
 use refrain_lm::generate::{Decoding, Finish, Generated, KeyPrecision, Limits, Progress, Request};
 use refrain_lm::random::Stream;
@@ -67,6 +67,7 @@ pub const GENERATE: Kind = Kind {
         components::RENDER,
         components::TABLE,
     ],
+    versions: None,
     params: GenerateParams::PARAMS,
     adds: &["response", "sample", "finish_reason", "response_token_ids", "response_logprobs"],
     outputs: tables::table_and_metrics,
@@ -75,6 +76,7 @@ pub const GENERATE: Kind = Kind {
     expand: None,
     canonicalize: Some(canonicalize),
     close_elsewhere: false,
+    bit_exact: always,
     retryable: false,
     tokens: Some("generated_tokens"),
     over: None,

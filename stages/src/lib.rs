@@ -38,6 +38,7 @@ mod memo;
 mod memory;
 mod models;
 mod options;
+mod process;
 mod prompts;
 pub mod quantile;
 mod remarks;

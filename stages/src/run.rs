@@ -25,20 +25,19 @@ use serde_json::{Map, Value};
 use refrain_cache::write::{copy_file, create_dir_all};
 use refrain_engine::kind::{
     Anything, Check, Columns, CommandText, Context, Input, Kind, MAIN, MetricContext, MetricDecl,
-    NodeResult, OutputDecl, Parameters, Problem, SecretText, StageError, check_name, parameters,
-    placeholders,
+    NodeResult, OutputDecl, Parameters, Problem, SecretText, StageError, always, check_name,
+    parameters, placeholders,
 };
 use refrain_engine::source::Walk;
 use refrain_engine::source::model_folder::{CopyError, ModelFolder, ModelFolderError};
 
 use crate::components;
+use crate::process::{self, Ended, Ending, Job};
 
 mod metrics;
 mod outputs;
-mod process;
 
 use outputs::{OutputType, output_path};
-use process::{Ended, Job};
 
 /// Variables of the environment that are passed on to the command.
 const PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TMPDIR"];
@@ -52,6 +51,7 @@ pub const RUN: Kind = Kind {
     name: "run",
     about: "Runs any command",
     components: &[components::RUN, components::TABLE],
+    versions: None,
     params: RunParams::PARAMS,
     adds: &[],
     outputs,
@@ -70,6 +70,7 @@ pub const RUN: Kind = Kind {
     }),
     // Nobody knows what a command computes.
     close_elsewhere: false,
+    bit_exact: always,
     retryable: true,
     tokens: None,
     over: None,
@@ -232,8 +233,14 @@ fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
     }
     let (environment, secrets) = environment(ctx, &params.environment)?;
     let memory = ctx.resources.memory;
-    let job =
-        Job { command: &command, folder, environment: &environment, secrets: &secrets, memory };
+    let job = Job {
+        command: &command,
+        folder,
+        environment: &environment,
+        secrets: &secrets,
+        memory,
+        ending: Ending::Killed,
+    };
     match process::run(&job, ctx.cancel)? {
         Ended::Success => {}
         Ended::Failure { how, tail } => return Err(failed(&command[0], &how, &tail, memory)),

@@ -13,7 +13,7 @@ use tracing::trace_span;
 use refrain_cache::TableReader;
 use refrain_cache::columns::{column, with_column};
 use refrain_engine::kind::{
-    Component, Context, Kind, MetricDecl, Model, NodeResult, Parameters, StageError, Table,
+    Component, Context, Kind, MetricDecl, Model, NodeResult, Parameters, StageError, Table, always,
     choices, parameters,
 };
 use refrain_lm::render::Renderer;
@@ -65,6 +65,7 @@ pub const SCORE: Kind = Kind {
     name: "score",
     about: "Writes the tokens of each response and how probable a model finds each of them",
     components: &[components::SCORE, components::LM, components::RENDER, components::TABLE],
+    versions: None,
     params: ScoreParams::PARAMS,
     adds: &["text", "token_ids", "logprobs", "offsets", "prompt_tokens", "perplexity", TURNS],
     outputs: tables::table_and_metrics,
@@ -73,6 +74,7 @@ pub const SCORE: Kind = Kind {
     expand: None,
     canonicalize: Some(canonicalize),
     close_elsewhere: true,
+    bit_exact: always,
     retryable: false,
     tokens: Some("response_tokens"),
     over: None,

@@ -136,6 +136,8 @@ impl Input {
 pub struct Resources {
     /// Threads, at least 1.
     pub threads: usize,
+    /// Graphics cards that the stage declares; 0 where it does not.
+    pub gpus: usize,
     /// Rows computed together; `None` lets the stage choose.
     pub batch: Option<usize>,
     /// Bytes of memory that the stage declares; `None` where it does not say.

@@ -157,6 +157,7 @@ impl NodeJob<'_> {
                 fresh: self.fresh,
                 resources: Resources {
                     threads: self.threads,
+                    gpus: settings.gpus.unwrap_or(0),
                     batch: settings.batch,
                     memory: settings.memory,
                     memory_limit: self.memory_limit,

@@ -1,7 +1,7 @@
 //! A kind of stage as small as may be, of which a test states what it is about: `Kind { retryable: true, ..kind(…) }`.
 
 use refrain_cache::ArtifactKind;
-use refrain_engine::kind::{Context, Kind, MAIN, NodeResult, OutputDecl, StageError};
+use refrain_engine::kind::{Context, Kind, MAIN, NodeResult, OutputDecl, StageError, always};
 
 /// A kind without parameters whose stages make a file.
 pub fn kind(name: &'static str, run: fn(&Context<'_>) -> Result<NodeResult, StageError>) -> Kind {
@@ -9,6 +9,7 @@ pub fn kind(name: &'static str, run: fn(&Context<'_>) -> Result<NodeResult, Stag
         name,
         about: "For this test",
         components: &[],
+        versions: None,
         params: &[],
         adds: &[],
         outputs: |_| vec![OutputDecl { name: MAIN.into(), kind: ArtifactKind::File }],
@@ -17,6 +18,7 @@ pub fn kind(name: &'static str, run: fn(&Context<'_>) -> Result<NodeResult, Stag
         canonicalize: None,
         metrics: &[],
         close_elsewhere: true,
+        bit_exact: always,
         retryable: false,
         tokens: None,
         over: None,

@@ -125,6 +125,7 @@ impl Bench {
             fresh: self.fresh,
             resources: Resources {
                 threads: self.threads,
+                gpus: 0,
                 batch: self.batch,
                 memory: None,
                 memory_limit: u64::MAX,

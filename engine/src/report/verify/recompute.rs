@@ -52,9 +52,9 @@ impl FromStr for Sample {
 pub enum Comparison {
     /// The same bytes.
     Equal,
-    /// Another profile, and numbers within the tolerance.
+    /// Another profile, or one that is not bit-exact, and numbers within the tolerance.
     Close,
-    /// Another profile, under which the kind's outputs may be any others.
+    /// Such a profile, under which the kind's outputs may be any others.
     NotComparable(String),
     /// Something differs, or it could not be made.
     Different,
@@ -274,24 +274,30 @@ impl Recomputation<'_, '_> {
         cache: &Cache,
     ) -> Result<Comparison, StateError> {
         let Some(line) = self.line(id).cloned() else { return Ok(Comparison::Different) };
-        let close = match &self.graph.node(id).work {
-            Work::Stage { kind, .. } => kind.close_elsewhere,
-            _ => true,
+        let (close, exact) = match &self.graph.node(id).work {
+            Work::Stage { kind, params } => {
+                (kind.close_elsewhere, (kind.bit_exact)(&params.to_map()))
+            }
+            _ => (true, true),
         };
-        let strictness =
-            if line.profile == done.result.profile { Strictness::Bytes } else { Strictness::Close };
+        let same = exact && line.profile == done.result.profile;
+        let strictness = if same { Strictness::Bytes } else { Strictness::Close };
         if strictness == Strictness::Close && !close {
-            let message = format!(
-                "made under `{}`, computed again under `{}`",
-                line.profile, done.result.profile
-            );
+            let message = match exact {
+                true => format!(
+                    "made under `{}`, computed again under `{}`",
+                    line.profile, done.result.profile
+                ),
+                false => format!("`{}` gives other bytes each time", done.result.profile),
+            };
             return Ok(Comparison::NotComparable(message));
         }
         if strictness == Strictness::Close {
             for (name, locked) in &line.outputs {
                 if self.store.check(locked)?.is_some() {
-                    let message =
-                        format!("another profile, and the cache does not hold the output `{name}`");
+                    let message = format!(
+                        "compared within a tolerance, but the cache does not hold the output `{name}`"
+                    );
                     return Ok(Comparison::NotComparable(message));
                 }
             }
