@@ -348,10 +348,6 @@ pub struct Kind {
     pub canonicalize: Option<Canonicalize>,
     /// Whether under another profile its outputs differ in floating-point values alone, and by little.
     pub close_elsewhere: bool,
-    /// Whether a node with these parameters gives the same bytes each time under one profile. Where it
-    /// does not, the first record counts, and a second computation is compared as under another
-    /// profile.
-    pub bit_exact: fn(&Map<String, Value>) -> bool,
     /// Whether a failure may be a matter of chance, so that it makes sense to try again.
     pub retryable: bool,
     /// The figure that counts the tokens it computed.
@@ -366,11 +362,6 @@ pub struct Kind {
     pub run: fn(&Context<'_>) -> Result<NodeResult, StageError>,
 }
 
-/// For kinds all of whose nodes are bit-exact.
-pub fn always(_: &Map<String, Value>) -> bool {
-    true
-}
-
 impl std::fmt::Debug for Kind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Kind").field("name", &self.name).finish_non_exhaustive()
@@ -382,18 +373,31 @@ impl std::fmt::Debug for Kind {
 pub struct Kinds {
     all: Arc<[Kind]>,
     model_facts: fn(&Path) -> ModelFacts,
+    is_exact: fn(&str) -> bool,
 }
 
 impl Kinds {
     /// Creates a registry of the given kinds.
     pub fn new(kinds: Vec<Kind>) -> Kinds {
-        Kinds { all: kinds.into(), model_facts: |_| Map::new() }
+        Kinds { all: kinds.into(), model_facts: |_| Map::new(), is_exact: |_| true }
     }
 
     /// Adds the function that reads a model's facts from its folder.
     pub fn with_model_facts(mut self, read: fn(&Path) -> ModelFacts) -> Kinds {
         self.model_facts = read;
         self
+    }
+
+    /// Adds the function that tells from a profile whether results under it are the same to the bit
+    /// each time.
+    pub fn with_exactness(mut self, is_exact: fn(&str) -> bool) -> Kinds {
+        self.is_exact = is_exact;
+        self
+    }
+
+    /// Whether results under a profile are the same to the bit each time.
+    pub fn is_exact(&self, profile: &str) -> bool {
+        (self.is_exact)(profile)
     }
 
     /// Reads the facts of the model in a folder.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::language::units;
+use crate::language::units::{self, Money};
 
 /// The programs and servers that stages may use on this machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -16,10 +16,15 @@ pub struct Machine {
     pub python: Python,
     /// Servers of model folders, for `backend: server`. The first that fits a model is taken.
     pub servers: Vec<Server>,
+    /// What it costs.
+    pub prices: Prices,
 }
 
-static EMPTY: Machine =
-    Machine { python: Python { path: None, launcher: Vec::new() }, servers: Vec::new() };
+static EMPTY: Machine = Machine {
+    python: Python { path: None, launcher: Vec::new() },
+    servers: Vec::new(),
+    prices: Prices { gpu_hour: None },
+};
 
 impl Machine {
     /// Returns the machine of which no configuration says anything.
@@ -52,6 +57,14 @@ impl Python {
     pub fn program(&self) -> &Path {
         self.path.as_deref().unwrap_or(Path::new("python3"))
     }
+}
+
+/// What the machine costs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Prices {
+    /// The price of one graphics card for an hour.
+    pub gpu_hour: Option<Money>,
 }
 
 /// A server of model folders.

@@ -11,11 +11,13 @@ use crate::graph::{Edge, Graph, Node, NodeId, Work};
 use crate::plan::state::{Lookup, NodeState, State, StateError};
 use crate::store::Store;
 
+mod cost;
 mod estimate;
 mod explain;
 pub mod node_manifest;
 pub mod state;
 
+pub use cost::Cost;
 pub use estimate::{Basis, Estimate, Total, estimate, total};
 pub use explain::{Explanation, explain};
 

@@ -123,6 +123,7 @@ impl Place {
             keep_going: true,
             only: None,
             force: HashSet::new(),
+            budget: None,
             environment: &|_| None,
             own_program: None,
             machine: refrain_engine::machine::Machine::empty(),

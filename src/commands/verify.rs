@@ -139,6 +139,7 @@ fn recompute(
         keep_going: true,
         only: None,
         force: HashSet::new(),
+        budget: None,
         environment: &|name| std::env::var(name).ok(),
         own_program: machine::own_program(),
         machine: configured,

@@ -137,6 +137,14 @@ pub(crate) fn canonicalize(params: &mut Map<String, Value>, model: FindModel<'_>
     }
 }
 
+/// The word with which the profile of a training outside begins.
+pub(crate) const PEFT_PROFILE: &str = "peft";
+
+/// Whether results under a profile are the same to the bit each time.
+pub(crate) fn is_exact(profile: &str) -> bool {
+    profile.split(' ').next() != Some(PEFT_PROFILE)
+}
+
 /// A model, loaded by what computes it.
 pub(crate) enum LoadedModel {
     /// Our own module.

@@ -8,7 +8,7 @@ use refrain_cache::columns::column;
 use refrain_cache::{ArtifactKind, TableReader};
 use refrain_engine::kind::{
     Check, Columns, Context, Kind, MAIN, MetricContext, MetricDecl, MetricName, Model, NodeResult,
-    OutputDecl, Parameters, Problem, StageError, Table, always, parameters,
+    OutputDecl, Parameters, Problem, StageError, Table, parameters,
 };
 
 use crate::components;
@@ -41,7 +41,6 @@ pub const CHOOSE: Kind = Kind {
     expand: None,
     canonicalize: None,
     close_elsewhere: false,
-    bit_exact: always,
     retryable: false,
     tokens: None,
     over: Some("over"),

@@ -10,8 +10,7 @@ use serde_json::{Map, Value};
 
 use refrain_cache::{Artifact, ArtifactKind, Metric};
 use refrain_engine::kind::{
-    Context, Kind, Model, NodeResult, OutputDecl, Parameters, StageError, Table, always, one_of,
-    parameters,
+    Context, Kind, Model, NodeResult, OutputDecl, Parameters, StageError, Table, one_of, parameters,
 };
 
 use crate::canonical::{self, FindModel};
@@ -74,7 +73,6 @@ pub const DIVERSIFY: Kind = Kind {
     expand: None,
     canonicalize: Some(canonicalize),
     close_elsewhere: false,
-    bit_exact: always,
     retryable: false,
     tokens: None,
     over: None,

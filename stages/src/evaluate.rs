@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use refrain_engine::kind::{
     Context, Expansion, File, Kind, MetricContext, MetricDecl, Model, NodeResult, Parameters,
-    StageError, Table, Taker, Write, always, parameters,
+    StageError, Table, Taker, Write, parameters,
 };
 
 use crate::canonical::FindModel;
@@ -109,7 +109,6 @@ pub const EVALUATE: Kind = Kind {
     expand: Some(expand),
     canonicalize: Some(canonicalize),
     close_elsewhere: true,
-    bit_exact: always,
     retryable: false,
     tokens: None,
     over: None,

@@ -84,7 +84,6 @@ pub const FINETUNE: Kind = Kind {
     expand: None,
     canonicalize: Some(canonical::canonicalize),
     close_elsewhere: true,
-    bit_exact: |params| !check::is_peft(params),
     retryable: false,
     tokens: Some("active_tokens"),
     over: None,

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use refrain_cache::{Digest, Metric, TableReader};
 use refrain_engine::kind::{
     Bounds, Check, Columns, Component, Context, Kind, MetricDecl, Model, NodeResult, Parameters,
-    Problem, StageError, Table, always, choices, parameters,
+    Problem, StageError, Table, choices, parameters,
 };
 use refrain_lm::generate::{Decoding, Finish, Generated, KeyPrecision, Limits, Progress, Request};
 use refrain_lm::random::Stream;
@@ -76,7 +76,6 @@ pub const GENERATE: Kind = Kind {
     expand: None,
     canonicalize: Some(canonicalize),
     close_elsewhere: false,
-    bit_exact: always,
     retryable: false,
     tokens: Some("generated_tokens"),
     over: None,

@@ -75,4 +75,5 @@ fn with_evaluate(evaluate: Kind) -> Kinds {
         run::RUN,
     ])
     .with_model_facts(model_facts)
+    .with_exactness(backend::is_exact)
 }

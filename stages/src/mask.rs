@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use refrain_cache::{ArtifactKind, Metric};
 use refrain_engine::kind::{
     Bounds, Check, Columns, Context, Kind, MetricContext, MetricDecl, NodeResult, OutputDecl,
-    Parameters, Problem, StageError, Table, always, choices, one_of, parameters,
+    Parameters, Problem, StageError, Table, choices, one_of, parameters,
 };
 
 use crate::canonical::{self, FindModel};
@@ -89,7 +89,6 @@ pub const MASK: Kind = Kind {
     expand: None,
     canonicalize: Some(canonicalize),
     close_elsewhere: true,
-    bit_exact: always,
     retryable: false,
     tokens: None,
     over: None,

@@ -25,8 +25,8 @@ use serde_json::{Map, Value};
 use refrain_cache::write::{copy_file, create_dir_all};
 use refrain_engine::kind::{
     Anything, Check, Columns, CommandText, Context, Input, Kind, MAIN, MetricContext, MetricDecl,
-    NodeResult, OutputDecl, Parameters, Problem, SecretText, StageError, always, check_name,
-    parameters, placeholders,
+    NodeResult, OutputDecl, Parameters, Problem, SecretText, StageError, check_name, parameters,
+    placeholders,
 };
 use refrain_engine::source::Walk;
 use refrain_engine::source::model_folder::{CopyError, ModelFolder, ModelFolderError};
@@ -70,7 +70,6 @@ pub const RUN: Kind = Kind {
     }),
     // Nobody knows what a command computes.
     close_elsewhere: false,
-    bit_exact: always,
     retryable: true,
     tokens: None,
     over: None,

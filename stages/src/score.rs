@@ -13,7 +13,7 @@ use tracing::trace_span;
 use refrain_cache::TableReader;
 use refrain_cache::columns::{column, with_column};
 use refrain_engine::kind::{
-    Component, Context, Kind, MetricDecl, Model, NodeResult, Parameters, StageError, Table, always,
+    Component, Context, Kind, MetricDecl, Model, NodeResult, Parameters, StageError, Table,
     choices, parameters,
 };
 use refrain_lm::render::Renderer;
@@ -74,7 +74,6 @@ pub const SCORE: Kind = Kind {
     expand: None,
     canonicalize: Some(canonicalize),
     close_elsewhere: true,
-    bit_exact: always,
     retryable: false,
     tokens: Some("response_tokens"),
     over: None,

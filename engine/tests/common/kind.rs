@@ -1,7 +1,7 @@
 //! A kind of stage as small as may be, of which a test states what it is about: `Kind { retryable: true, ..kind(…) }`.
 
 use refrain_cache::ArtifactKind;
-use refrain_engine::kind::{Context, Kind, MAIN, NodeResult, OutputDecl, StageError, always};
+use refrain_engine::kind::{Context, Kind, MAIN, NodeResult, OutputDecl, StageError};
 
 /// A kind without parameters whose stages make a file.
 pub fn kind(name: &'static str, run: fn(&Context<'_>) -> Result<NodeResult, StageError>) -> Kind {
@@ -18,7 +18,6 @@ pub fn kind(name: &'static str, run: fn(&Context<'_>) -> Result<NodeResult, Stag
         canonicalize: None,
         metrics: &[],
         close_elsewhere: true,
-        bit_exact: always,
         retryable: false,
         tokens: None,
         over: None,

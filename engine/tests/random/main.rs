@@ -57,6 +57,7 @@ fn options(jobs: usize, forced: &HashSet<NodeId>) -> RunOptions<'static> {
         keep_going: false,
         only: None,
         force: forced.clone(),
+        budget: None,
         environment: &|_| None,
         own_program: None,
         machine: refrain_engine::machine::Machine::empty(),

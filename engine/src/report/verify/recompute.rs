@@ -52,9 +52,9 @@ impl FromStr for Sample {
 pub enum Comparison {
     /// The same bytes.
     Equal,
-    /// Another profile, or one that is not bit-exact, and numbers within the tolerance.
+    /// Another profile, and numbers within the tolerance.
     Close,
-    /// Such a profile, under which the kind's outputs may be any others.
+    /// Another profile, under which the kind's outputs may be any others.
     NotComparable(String),
     /// Something differs, or it could not be made.
     Different,
@@ -204,8 +204,13 @@ impl Recomputation<'_, '_> {
         }
         if !lacking.is_empty() {
             let only = Some(lacking.into_iter().collect());
-            let options =
-                RunOptions { only, force: Default::default(), keep_going: true, ..*self.options };
+            let options = RunOptions {
+                only,
+                force: Default::default(),
+                keep_going: true,
+                budget: None,
+                ..*self.options
+            };
             run::run(self.graph, self.store, &options, self.cancel)?;
         }
         Ok(())
@@ -274,30 +279,28 @@ impl Recomputation<'_, '_> {
         cache: &Cache,
     ) -> Result<Comparison, StateError> {
         let Some(line) = self.line(id).cloned() else { return Ok(Comparison::Different) };
-        let (close, exact) = match &self.graph.node(id).work {
-            Work::Stage { kind, params } => {
-                (kind.close_elsewhere, (kind.bit_exact)(&params.to_map()))
-            }
-            _ => (true, true),
+        let close = match &self.graph.node(id).work {
+            Work::Stage { kind, .. } => kind.close_elsewhere,
+            _ => true,
         };
-        let same = exact && line.profile == done.result.profile;
-        let strictness = if same { Strictness::Bytes } else { Strictness::Close };
+        let is_exact = self.graph.workflow.kinds.is_exact(&line.profile);
+        let is_same = line.profile == done.result.profile;
+        let strictness = if is_same && is_exact { Strictness::Bytes } else { Strictness::Close };
         if strictness == Strictness::Close && !close {
-            let message = match exact {
-                true => format!(
+            let message = match is_same {
+                true => format!("`{}` does not compute the same bits each time", line.profile),
+                false => format!(
                     "made under `{}`, computed again under `{}`",
                     line.profile, done.result.profile
                 ),
-                false => format!("`{}` gives other bytes each time", done.result.profile),
             };
             return Ok(Comparison::NotComparable(message));
         }
         if strictness == Strictness::Close {
             for (name, locked) in &line.outputs {
                 if self.store.check(locked)?.is_some() {
-                    let message = format!(
-                        "compared within a tolerance, but the cache does not hold the output `{name}`"
-                    );
+                    let why = if is_exact { "another profile" } else { "bits may differ" };
+                    let message = format!("{why}, and the cache does not hold the output `{name}`");
                     return Ok(Comparison::NotComparable(message));
                 }
             }

@@ -7,7 +7,7 @@ use arrow::datatypes::Int64Type;
 
 use refrain_cache::{ArtifactKind, TableReader};
 use refrain_engine::kind::{
-    Context, Input, Kind, Kinds, MAIN, NodeResult, OutputDecl, Param, StageError, Type, always,
+    Context, Input, Kind, Kinds, MAIN, NodeResult, OutputDecl, Param, StageError, Type,
 };
 
 use super::DURING;
@@ -27,7 +27,6 @@ pub(super) fn kinds() -> Kinds {
         outputs: |_| vec![OutputDecl { name: MAIN.into(), kind: ArtifactKind::Table }],
         metrics: &[],
         close_elsewhere: false,
-        bit_exact: always,
         ..kind(name, run)
     };
     static MIX: &[Param] = &[

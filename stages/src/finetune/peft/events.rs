@@ -9,6 +9,8 @@ use serde::Deserialize;
 
 use refrain_engine::kind::StageError;
 
+use crate::backend::PEFT_PROFILE;
+
 /// Bytes of the longest line.
 const LONGEST: usize = 1 << 20;
 /// Bytes that are read at once.
@@ -78,7 +80,7 @@ impl Start {
             self.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
         let sharded = if self.sharded { " sharded" } else { "" };
         plain(&format!(
-            "peft ({}) on {} × {}{sharded}, {} threads",
+            "{PEFT_PROFILE} ({}) on {} × {}{sharded}, {} threads",
             versions.join(", "),
             self.world,
             self.device,
