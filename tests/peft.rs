@@ -283,7 +283,7 @@ fn kept_steps(space: &Space) -> Option<u64> {
 #[test]
 fn a_killed_trainer_goes_on_and_ends_with_the_same_bytes() {
     let Some(python) = python() else { return };
-    let stages = "  tuned:\n    finetune: { model: base, data: train, lora: { rank: 2 }, steps: 60, batch_size: 4, \
+    let stages = "  tuned:\n    finetune: { model: base, data: train, lora: { rank: 2 }, steps: 400, batch_size: 4, \
                   backend: peft, checkpoint_every: 0 }\n    resources: { threads: 1 }\n";
     let whole = Space::new();
     configure(&whole, &python.display().to_string());
@@ -297,7 +297,8 @@ fn a_killed_trainer_goes_on_and_ends_with_the_same_bytes() {
     child.kill().unwrap();
     child.wait().unwrap();
     // Asked to stop, it keeps its state first.
-    let child = started(&space, 8);
+    let kept = kept_steps(&space).unwrap();
+    let child = started(&space, kept + 2);
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let status = child.wait_with_output().unwrap().status;

@@ -22,6 +22,7 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
+mod adapters;
 pub mod backend;
 mod canonical;
 pub mod choose;

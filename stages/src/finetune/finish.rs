@@ -7,19 +7,19 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch};
 use serde_json::{Map, Value};
 
-use refrain_cache::{Artifact, ArtifactKind, Digest, FolderWriter, Metric};
+use refrain_cache::{Artifact, ArtifactKind, FolderWriter, Metric};
 use refrain_engine::kind::{Context, Input, MAIN, NodeResult, OutputDecl, StageError};
-use refrain_lm::adapter::Adapter;
 use refrain_lm::model::{LanguageModel, LoraSettings};
 use refrain_lm::save::{SaveError, copy_tokenizer, save_model};
 use refrain_lm::train::{StepLog, Trained};
 
-use crate::models::{self, failed};
+use crate::adapters;
+use crate::models;
 use crate::tables::{arrow_bug, metric};
 
 use super::Counted;
 use super::params::{FinetuneParams, Keep};
-use super::start::{Files, Start, not_written};
+use super::start::{Files, Start};
 
 /// The outputs: the model, the log and the metrics, and the models that are kept on the way.
 pub(super) fn outputs(params: &Map<String, Value>) -> Vec<OutputDecl> {
@@ -139,21 +139,7 @@ fn store_adapter(
         return Err(StageError::bug("the input `model` is not a model"));
     };
     let adapter = model.adapter(settings, &artifact.digest.to_string());
-    put_adapter(context, &adapter, artifact.digest)
-}
-
-/// Stores an adapter of the model with that digest.
-pub(super) fn put_adapter(
-    context: &Context<'_>,
-    adapter: &Adapter,
-    base: Digest,
-) -> Result<Artifact, StageError> {
-    let (config, weights) = adapter.to_files().map_err(failed)?;
-    let folder = context.cache.new_folder()?;
-    for (name, bytes) in [("adapter_config.json", config), ("adapter_model.safetensors", weights)] {
-        folder.write(name, &bytes).map_err(|error| not_written(&folder, name, &error))?;
-    }
-    Ok(context.cache.store_folder(folder, ArtifactKind::Model, Some(base))?)
+    adapters::store(context, &adapter, artifact.digest)
 }
 
 /// A whole model in Hugging Face layout, with the tokenizer that belongs to it.

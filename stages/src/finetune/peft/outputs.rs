@@ -9,7 +9,8 @@ use refrain_engine::source::model_folder::ModelFolder;
 use refrain_lm::adapter::{Adapter, AdapterConfig};
 use refrain_lm::weights::Weights;
 
-use super::super::finish::put_adapter;
+use crate::adapters;
+
 use super::super::start::not_written;
 use super::PeftTraining;
 use super::events::{CONTRACT, wrong};
@@ -70,7 +71,7 @@ impl Outputs<'_> {
         if let Some(module) = made.tensors.keys().find(|name| !begun.tensors.contains_key(*name)) {
             return Err(unusable(format!("has `{module}`, which it was not given")));
         }
-        put_adapter(self.training.context, &Adapter { config, tensors: made.tensors }, base)
+        adapters::store(self.training.context, &Adapter { config, tensors: made.tensors }, base)
     }
 
     /// Stores the weights of a whole model with the files of the one that it was begun with.
