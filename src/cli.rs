@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -9,6 +10,7 @@ use tracing::level_filters::LevelFilter;
 
 use refrain_engine::language::units;
 use refrain_engine::report::verify::Sample;
+use refrain_engine::run::budget::Limit;
 
 /// A declarative workflow engine for experiments on LLM-generated data and fine-tuning.
 #[derive(Debug, Parser)]
@@ -464,6 +466,12 @@ pub struct RunArgs {
     /// Keep running nodes that do not depend on a failed one
     #[arg(long)]
     pub keep_going: bool,
+    /// Stop before the next node that would pass a limit of money or time, such as `20USD` or `3h`
+    #[arg(long, value_name = "LIMIT", value_parser = Limit::from_str)]
+    pub budget: Option<Limit>,
+    /// What becomes of nodes of which no earlier run tells the cost
+    #[arg(long, value_enum, default_value_t = BudgetUnknown::Over, requires = "budget")]
+    pub budget_unknown: BudgetUnknown,
     /// Fail if the lock is out of date, and leave it as it is
     #[arg(long)]
     pub locked: bool,
@@ -473,6 +481,15 @@ pub struct RunArgs {
     /// Print no progress
     #[arg(long, short)]
     pub quiet: bool,
+}
+
+/// What becomes, under a budget, of nodes whose cost is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BudgetUnknown {
+    /// They pass the limit
+    Over,
+    /// They run
+    Allow,
 }
 
 #[derive(Debug, Args)]

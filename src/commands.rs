@@ -33,7 +33,7 @@ pub fn dispatch(arguments: &Arguments, observers: &Observers) -> Result<ExitCode
     let format = arguments.format;
     match &arguments.command {
         Command::Run(run) => run::run(run, arguments.config.as_deref(), format, observers),
-        Command::Plan(plan) => plan::plan(plan, format),
+        Command::Plan(plan) => plan::plan(plan, arguments.config.as_deref(), format),
         Command::Check(workflow) => check::check(workflow, format),
         Command::Explain(node) => explain::explain(node, format),
         Command::Show(show) => show::show(show, format),

@@ -99,3 +99,38 @@ fn a_name_of_the_hub_is_told_from_a_path() {
     let said = space.fails(&["check", "e.yaml"]);
     assert!(said.contains("hf download Qwen/Qwen2.5-0.5B"), "{said}");
 }
+
+/// A command makes an adapter of a model that it is given, and names it.
+#[test]
+fn a_command_may_make_an_adapter() {
+    let space = trained();
+    space.write(
+        "e.yaml",
+        "refrain: 1\nmodels: { ours: { path: base }, theirs: { path: adapter, base: ours } }\n\
+         data: { train: { path: train.jsonl } }\nstages:\n  \
+         made: { run: { command: [cp, -r, \"${in.adapter}\", \"${out.tuned}\"], \
+         inputs: { base: ours, adapter: theirs }, outputs: { tuned: model }, bases: { tuned: base } } }\n  \
+         seen: { score: { model: made, data: train } }\n  \
+         there: { score: { model: theirs, data: train } }\n",
+    );
+    let digests = space.digests("e.yaml", &[]);
+    assert_eq!(digests["seen"]["main"]["digest"], digests["there"]["main"]["digest"]);
+    assert!(digests["made"]["tuned"]["base"].is_string(), "{}", digests["made"]);
+    assert!(space.ran("e.yaml", &[]).is_empty());
+    let verified = space.run(&["verify", "e.yaml", "--recompute", "all"]);
+    assert_eq!(verified.code, 0, "{}{}", verified.stdout, verified.stderr);
+
+    for (bases, expected) in [
+        (", bases: { other: base }", "`other` is not an output of the type `model`"),
+        (", bases: { tuned: missing }", "there is no input `missing`"),
+    ] {
+        let text = space.read("e.yaml");
+        space.edit("e.yaml", ", bases: { tuned: base }", bases);
+        let said = space.fails(&["check", "e.yaml"]);
+        assert!(said.contains(expected), "{said}");
+        space.write("e.yaml", &text);
+    }
+    space.edit("e.yaml", ", bases: { tuned: base }", "");
+    let said = space.fails(&["run", "e.yaml"]);
+    assert!(said.contains("for an adapter name its model: `bases: { OUTPUT: INPUT }`"), "{said}");
+}

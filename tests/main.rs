@@ -16,6 +16,7 @@ mod adapters; // adapters made elsewhere, with their bases
 mod attempts; // retries, time limits and memory of commands
 mod backends; // which code computes a model
 mod bad_input; // what a run is told of data, models and caches that are wrong
+mod budget; // what a run costs, and what ends it before it costs more
 mod bundle; // what a reviewer gets
 mod cache; // stat, verify, gc, and the logs of runs
 mod choose; // the best of what was made at the values of an axis, and models kept on the way
@@ -56,6 +57,7 @@ mod mixing; // mixtures of tables, and paraphrases in the place of rows
 mod models; // model cards
 mod own_metrics; // metrics that a command writes
 mod own_tables; // conversations, samples and numbers of one's own
+mod peft; // trainers outside, against the reference and our own module
 #[cfg(unix)]
 mod processes; // several on one cache
 mod progress; // what a run prints on the way

@@ -74,12 +74,12 @@ fn a_killed_training_goes_on_and_ends_with_the_same_bytes() {
     assert_eq!(left, 0, "the state of a finished training is kept");
 }
 
-fn json_of(path: &Path) -> Value {
+pub fn json_of(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
 /// The reference rows with the tokens and the mask that the runs were made with.
-fn rows(folder: &Path) -> String {
+pub fn rows(folder: &Path) -> String {
     let rows = json_of(&folder.join("training/rows.json"));
     let mut lines = String::new();
     for row in rows.as_array().unwrap() {
@@ -133,13 +133,13 @@ fn workflow(space: &Space, folder: &Path) -> Value {
     expected
 }
 
-fn path(space: &Space, node: &str) -> PathBuf {
+pub fn path(space: &Space, node: &str) -> PathBuf {
     let said = space.run(&["show", "w.yaml", node, "--path"]);
     assert_eq!(said.code, 0, "{}", said.stderr);
     said.stdout.trim().into()
 }
 
-fn table(path: &Path) -> RecordBatch {
+pub fn table(path: &Path) -> RecordBatch {
     let file = std::fs::File::open(path).unwrap();
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
     let schema = builder.schema().clone();
@@ -198,7 +198,7 @@ fn the_reference_runs_come_out_of_workflows() {
 }
 
 /// The largest differences of losses, and of gradient norms as a share.
-fn near_log(what: &str, log: &RecordBatch, expected: &Value) -> (f64, f64) {
+pub fn near_log(what: &str, log: &RecordBatch, expected: &Value) -> (f64, f64) {
     let mut worst = (0.0f64, 0.0f64);
     let steps = expected.as_array().unwrap();
     assert_eq!(log.num_rows(), steps.len(), "{what}");
@@ -247,7 +247,7 @@ fn tensors(folder: &Path) -> Vec<(String, Vec<f32>)> {
 }
 
 /// All but one weight in a thousand within 2e-4, the rest within 2e-3. The largest difference, and how many are beyond 2e-4.
-fn near_adapter(what: &str, got: &Path, want: &Path) -> (f32, usize) {
+pub fn near_adapter(what: &str, got: &Path, want: &Path) -> (f32, usize) {
     let (mut worst, mut far, mut all) = (0.0f32, 0, 0);
     let (got, want) = (tensors(got), tensors(want));
     assert_eq!(got.len(), want.len(), "{what}");
@@ -265,7 +265,13 @@ fn near_adapter(what: &str, got: &Path, want: &Path) -> (f32, usize) {
 }
 
 /// Compares the scores of one text; the first token has none. The largest difference.
-fn near_scores(what: &str, scored: &RecordBatch, expected: &Value, field: &str, bound: f64) -> f64 {
+pub fn near_scores(
+    what: &str,
+    scored: &RecordBatch,
+    expected: &Value,
+    field: &str,
+    bound: f64,
+) -> f64 {
     let mut worst = 0.0f64;
     let text = expected["text_index"].as_u64().unwrap() as usize;
     let got = scored["logprobs"].as_list::<i32>().value(text);

@@ -7,6 +7,7 @@
 mod context;
 mod declare;
 mod describe;
+pub mod machine;
 mod memory;
 mod metrics;
 pub(crate) mod metrics_table;
@@ -312,6 +313,10 @@ impl Taker {
     }
 }
 
+/// Tells the versions that a node's bytes depend on, given its parameters and whether an input is
+/// given; `None` where they are those of the kind's components.
+pub type Versions = fn(&Map<String, Value>, &dyn Fn(&str) -> bool) -> Option<Map<String, Value>>;
+
 /// Decides, from the values that the workflow gives as they are written, whether a stage is planned as two.
 pub type Expand = fn(&Map<String, Value>) -> Option<Expansion>;
 
@@ -331,6 +336,8 @@ pub struct Kind {
     pub about: &'static str,
     /// The components whose versions its bytes depend on, beside its parameters and inputs.
     pub components: &'static [Component],
+    /// The versions in the place of those of `components`, where they depend on the parameters.
+    pub versions: Option<Versions>,
     /// Its parameters.
     pub params: &'static [Param],
     /// The columns that it adds to its main table, or replaces there.

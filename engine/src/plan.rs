@@ -11,12 +11,14 @@ use crate::graph::{Edge, Graph, Node, NodeId, Work};
 use crate::plan::state::{Lookup, NodeState, State, StateError};
 use crate::store::Store;
 
+mod cost;
 mod elsewhere;
 mod estimate;
 mod explain;
 pub mod node_manifest;
 pub mod state;
 
+pub use cost::Cost;
 pub use elsewhere::elsewhere;
 pub use estimate::{Basis, Estimate, Total, estimate, total};
 pub use explain::{Explanation, explain};

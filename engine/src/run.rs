@@ -9,6 +9,7 @@
 //! 3. a finished node is recorded before anything that reads it starts;
 //! 4. a failed one skips what depends on it and, unless `keep_going`, everything that has not started.
 
+pub mod budget;
 pub mod event;
 mod hashing;
 mod lookahead;
@@ -30,11 +31,12 @@ use tracing::{debug, debug_span, info, info_span, trace_span};
 use refrain_cache::Stored;
 
 use crate::graph::{Graph, Node, NodeId, Work};
+use crate::kind::machine::Machine;
 use crate::kind::{Cancel, MemoryContext, Pinned, Pins, StageError};
-use crate::machine::Machine;
 use crate::plan::state::{Hashed, Lookup, NodeState, PendingNode, State, StateError};
 use crate::store::{Store, StoreError};
 
+use budget::{Budget, OverBudget, Spending};
 use hashing::Hashing;
 use lookahead::Lookahead;
 use parked::{Claim, POLL_EVERY, Parked};
@@ -63,6 +65,8 @@ pub struct RunOptions<'a> {
     pub only: Option<Vec<NodeId>>,
     /// Nodes that are computed although the cache has them.
     pub force: HashSet<NodeId>,
+    /// What the nodes that are computed may take together.
+    pub budget: Option<Budget>,
     /// Resolves `${env:NAME}`.
     pub environment: &'a (dyn Fn(&str) -> Option<String> + Sync),
     /// The program of this process, where it can be started anew.
@@ -100,6 +104,8 @@ pub struct Report<'a> {
     pub computed_twice: usize,
     /// The pinned facts about models: those that were given, and those that stages found out.
     pub pins: Pinned,
+    /// The node before which the budget ended the run.
+    pub over_budget: Option<OverBudget>,
 }
 
 impl Report<'_> {
@@ -127,6 +133,7 @@ impl Report<'_> {
     /// Whether every wanted node is done.
     pub fn is_complete(&self) -> bool {
         !self.interrupted
+            && self.over_budget.is_none()
             && !self.outcomes.iter().any(|o| matches!(o, Outcome::Failed(_) | Outcome::Skipped(_)))
     }
 }
@@ -159,8 +166,8 @@ pub fn run<'a>(
         syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
     let interrupted = cancel.is_cancelled();
-    let Runner { state, outcomes, computed_twice, .. } = runner;
-    Ok(Report { state, outcomes, interrupted, computed_twice, pins: pins.all() })
+    let Runner { state, outcomes, computed_twice, over_budget, .. } = runner;
+    Ok(Report { state, outcomes, interrupted, computed_twice, pins: pins.all(), over_budget })
 }
 
 /// Syncs results in groups until the run ends, then the rest. A failed sync fails the run but does not
@@ -200,6 +207,8 @@ struct Runner<'a, 'o> {
     running: usize,
     stopped: bool,
     computed_twice: usize,
+    spending: Option<Spending<'o>>,
+    over_budget: Option<OverBudget>,
 }
 
 impl<'a, 'o> Runner<'a, 'o> {
@@ -236,6 +245,8 @@ impl<'a, 'o> Runner<'a, 'o> {
             running: 0,
             stopped: false,
             computed_twice: 0,
+            spending: options.budget.as_ref().map(Spending::new),
+            over_budget: None,
         }
     }
 
@@ -298,11 +309,18 @@ impl<'a, 'o> Runner<'a, 'o> {
     {
         let free = self.running < self.options.jobs;
         if let Some((id, pending)) = free.then(|| self.resources.next()).flatten() {
+            if let Some(Err(over)) = self.spending.as_mut().map(|spending| spending.admit(id)) {
+                // What runs ends; nothing further starts.
+                self.resources.release(id);
+                self.over_budget = Some(over);
+                self.stopped = true;
+                return false;
+            }
             match self.claim(id, pending) {
                 Ok(Claim::Start(pending)) => self.start(pool, sender, id, pending),
-                Ok(Claim::Settled) => self.resources.release(id),
+                Ok(Claim::Settled) => self.give_back(id),
                 Err(error) => {
-                    self.resources.release(id);
+                    self.give_back(id);
                     self.fail(id, error.into());
                 }
             }
@@ -319,6 +337,14 @@ impl<'a, 'o> Runner<'a, 'o> {
             Err(error) => self.fail(id, error.into()),
         }
         true
+    }
+
+    /// Gives back what a node took that did not start after all.
+    fn give_back(&mut self, id: NodeId) {
+        self.resources.release(id);
+        if let Some(spending) = &mut self.spending {
+            spending.forget(id);
+        }
     }
 
     /// Handles the lookup of a ready node; a hit finishes it.
@@ -441,6 +467,9 @@ impl<'a, 'o> Runner<'a, 'o> {
     ) {
         self.running -= 1;
         self.resources.release(id);
+        if let Some(spending) = &mut self.spending {
+            spending.ended(self.graph, id, elapsed);
+        }
         match result.and_then(|done| self.record(id, pending, done, elapsed)) {
             Ok((done, differs)) => {
                 // Leftovers that cannot be removed are in nobody's way.

@@ -82,9 +82,10 @@ fn come(kind: Kind, stages: &str, stop: fn(&str) -> bool) -> Came {
         keep_going: true,
         only: None,
         force: HashSet::new(),
+        budget: None,
         environment: &|_| None,
         own_program: None,
-        machine: refrain_engine::machine::Machine::empty(),
+        machine: refrain_engine::kind::machine::Machine::empty(),
         pins: Default::default(),
     };
     let cancel = Cancel::default();
@@ -251,9 +252,10 @@ fn what_another_process_computes_takes_nothing() {
         keep_going: false,
         only: None,
         force: HashSet::new(),
+        budget: None,
         environment: &|_| None,
         own_program: None,
-        machine: refrain_engine::machine::Machine::empty(),
+        machine: refrain_engine::kind::machine::Machine::empty(),
         pins: Default::default(),
     };
     let report = std::thread::scope(|scope| {

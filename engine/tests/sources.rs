@@ -123,9 +123,10 @@ impl Place {
             keep_going: true,
             only: None,
             force: HashSet::new(),
+            budget: None,
             environment: &|_| None,
             own_program: None,
-            machine: refrain_engine::machine::Machine::empty(),
+            machine: refrain_engine::kind::machine::Machine::empty(),
             pins: Default::default(),
         };
         run(graph, &self.store, &options, &Cancel::default()).unwrap()

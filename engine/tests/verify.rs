@@ -43,9 +43,10 @@ fn report<'a>(graph: &'a Graph, store: &'a Store) -> Report<'a> {
         keep_going: false,
         only: None,
         force: HashSet::new(),
+        budget: None,
         environment: &|_| None,
         own_program: None,
-        machine: refrain_engine::machine::Machine::empty(),
+        machine: refrain_engine::kind::machine::Machine::empty(),
         pins: Default::default(),
     };
     run(graph, store, &options, &Cancel::default()).unwrap()

@@ -1,6 +1,7 @@
 //! `refrain plan`: what a run would do with every node, why, and what that would take.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,16 +9,23 @@ use serde_json::{Value, json};
 
 use refrain_cache::Difference;
 use refrain_engine::graph::{Graph, Node, NodeId};
-use refrain_engine::plan::{self, Estimate, Plan, Step, Total, Why};
+use refrain_engine::kind::machine::Prices;
+use refrain_engine::plan::{self, Cost, Estimate, Plan, Step, Total, Why};
 
 use crate::cli::{self, Format};
 use crate::command_error::{self, CommandError};
+use crate::config::Config;
 use crate::human::time;
 use crate::session::Session;
 use crate::{machine, output};
 
 /// Plans the workflow and runs nothing.
-pub fn plan(arguments: &cli::PlanArgs, format: Format) -> Result<ExitCode, CommandError> {
+pub fn plan(
+    arguments: &cli::PlanArgs,
+    config: Option<&Path>,
+    format: Format,
+) -> Result<ExitCode, CommandError> {
+    let prices = Config::read(config)?.machine.prices;
     let session = Session::open(&arguments.workflow)?;
     command_error::warn(&session.unread(), format);
     let store = session.store()?;
@@ -27,15 +35,25 @@ pub fn plan(arguments: &cli::PlanArgs, format: Format) -> Result<ExitCode, Comma
     let estimates = plan::estimate(graph, &plan, &lock, &store)?;
     let jobs = arguments.jobs.map_or_else(machine::threads, |n| n as usize);
     let total = plan::total(graph, &plan.steps, &estimates, jobs);
+    let cost = |id: NodeId| match &plan.steps[id.index()] {
+        Step::Cached(_) => None,
+        _ => Some(Cost::estimated(graph.node(id), estimates[id.index()], &prices)),
+    };
+    let costs = sum(graph.ids().filter_map(cost));
     if format == Format::Json {
-        let nodes: Vec<Value> =
-            graph.ids().map(|id| node_json(graph, &plan, id, estimates[id.index()])).collect();
+        let nodes: Vec<Value> = graph
+            .ids()
+            .map(|id| node_json(graph, &plan, id, estimates[id.index()], cost(id)))
+            .collect();
         let total = json!({
             "nodes": total.nodes,
             "unknown": total.unknown,
             "seconds": total.seconds,
             "tokens": total.tokens,
             "jobs": jobs,
+            "gpu_hours": costs.gpu_hours,
+            "money": costs.money,
+            "currency": prices.gpu_hour.as_ref().map(|price| price.currency.as_str()),
         });
         output::json(&json!({ "refrain": 1, "nodes": nodes, "total": total }));
         return Ok(ExitCode::SUCCESS);
@@ -52,6 +70,9 @@ pub fn plan(arguments: &cli::PlanArgs, format: Format) -> Result<ExitCode, Comma
     ));
     if total.nodes > 0 {
         output::line(&total_words(&total, jobs));
+    }
+    if let Some(words) = cost_words(&costs, &prices) {
+        output::line(&words);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -72,6 +93,26 @@ fn total_words(total: &Total, jobs: usize) -> String {
     };
     let time = duration(total.seconds);
     format!("by earlier runs about {time}{tokens} with {}{without}", output::count(jobs, "job"))
+}
+
+/// The sum of what is known of all costs.
+fn sum(costs: impl Iterator<Item = Cost>) -> Cost {
+    let add = |a: Option<f64>, b: Option<f64>| Some(a.unwrap_or(0.0) + b.unwrap_or(0.0));
+    costs.fold(Cost::default(), |sum, cost| Cost {
+        seconds: add(sum.seconds, cost.seconds),
+        gpu_hours: add(sum.gpu_hours, cost.gpu_hours),
+        money: add(sum.money, cost.money),
+    })
+}
+
+/// The hours of cards and the money, where there are any.
+fn cost_words(cost: &Cost, prices: &Prices) -> Option<String> {
+    let hours = cost.gpu_hours.filter(|hours| *hours > 0.0)?;
+    let money = match (&prices.gpu_hour, cost.money) {
+        (Some(price), Some(money)) => format!(", about {money:.2} {}", price.currency),
+        _ => String::new(),
+    };
+    Some(format!("graphics cards: about {hours:.2} hours{money}"))
 }
 
 fn duration(seconds: f64) -> String {
@@ -176,7 +217,13 @@ fn summary(graph: &Graph, steps: &[Step]) {
     output::table(&["stage", "cached", "run", "depends"], &rows);
 }
 
-fn node_json(graph: &Graph, plan: &Plan<'_>, id: NodeId, estimate: Option<Estimate>) -> Value {
+fn node_json(
+    graph: &Graph,
+    plan: &Plan<'_>,
+    id: NodeId,
+    estimate: Option<Estimate>,
+    cost: Option<Cost>,
+) -> Value {
     let (node, step) = (graph.node(id), &plan.steps[id.index()]);
     let key = match step {
         Step::Cached(key) | Step::Run { key, .. } => Some(key.to_string()),
@@ -195,6 +242,8 @@ fn node_json(graph: &Graph, plan: &Plan<'_>, id: NodeId, estimate: Option<Estima
             "basis": estimate.basis.word(),
             "records": estimate.records,
             "scaled": estimate.scaled,
+            "gpu_hours": cost.and_then(|cost| cost.gpu_hours),
+            "money": cost.and_then(|cost| cost.money),
         })
     });
     json!({

@@ -3,24 +3,26 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tracing::info;
 
 use refrain_engine::graph::{Graph, NodeId};
 use refrain_engine::kind::Cancel;
+use refrain_engine::kind::machine::Machine;
 use refrain_engine::language::explain::ErrorClass;
 use refrain_engine::ledger::lock::{self, Compared, ComparisonEntry, Lock, LockError};
 use refrain_engine::ledger::up_to_date::{self, CachedReport};
 use refrain_engine::ledger::{reasons, run_log};
-use refrain_engine::machine::Machine;
 use refrain_engine::plan::state::NodeState;
+use refrain_engine::plan::{self, Cost};
 use refrain_engine::report::comparison::{self, ComparedRow, Comparisons, NoResult};
 use refrain_engine::report::expect::{self, ExpectResult, Verdict};
 use refrain_engine::report::outcome;
 use refrain_engine::report::results::NodeStatus;
 use refrain_engine::report::verify::{self, Mismatch};
+use refrain_engine::run::budget::{Budget, Limit, OverBudget};
 use refrain_engine::run::{self, Outcome, Report, RunOptions};
 use refrain_engine::store::Store;
 
@@ -62,7 +64,10 @@ pub fn run(
     command_error::warn(&session.unread(), format);
     let lock = read_lock(&session, arguments.locked)?;
     let store = session.store_for_run()?;
-    let options = options(arguments, &session, &config.machine, &lock)?;
+    let mut options = options(arguments, &session, &config.machine, &lock)?;
+    if let Some(limit) = &arguments.budget {
+        options.budget = Some(budget(limit, arguments, &session, &store, &lock, &config.machine)?);
+    }
     let wanted = options.only.as_ref().map(|only| session.graph.upstream(only));
     if arguments.locked {
         let (graph, digests) = (&session.graph, store.digests());
@@ -133,6 +138,12 @@ pub fn run(
         }
         summary(&report, &verdicts, begin, &changes);
     }
+    if let (Some(over), Some(limit), Format::Human) =
+        (&report.over_budget, &arguments.budget, format)
+    {
+        let (message, hint) = over_budget_words(&session.graph, over, limit);
+        output::remark(&format!("error: {message}\n  = help: {hint}"));
+    }
     Ok(ExitCode::from(code))
 }
 
@@ -200,11 +211,77 @@ fn options<'a>(
         keep_going: arguments.keep_going,
         only,
         force,
+        budget: None,
         environment: &|name| std::env::var(name).ok(),
         own_program: machine::own_program(),
         machine: configured,
         pins: lock.pins(),
     })
+}
+
+/// The budget: the limit, and what earlier runs say that the nodes would cost.
+fn budget(
+    limit: &Limit,
+    arguments: &cli::RunArgs,
+    session: &Session,
+    store: &Store,
+    lock: &Lock,
+    configured: &Machine,
+) -> Result<Budget, CommandError> {
+    let prices = configured.prices.clone();
+    if let (Limit::Money(limit), Some(price)) = (limit, &prices.gpu_hour)
+        && limit.currency != price.currency
+    {
+        return Err(CommandError::with_hint(
+            ErrorClass::Input,
+            format!("the budget is in {}, the prices are in {}", limit.currency, price.currency),
+            format!("give it in {}", price.currency),
+        ));
+    }
+    let plan = plan::plan(&session.graph, store, &lock.keys())?;
+    let estimates = plan::estimate(&session.graph, &plan, lock, store)?;
+    let costs = session
+        .graph
+        .ids()
+        .zip(estimates)
+        .map(|(id, estimate)| Cost::estimated(session.graph.node(id), estimate, &prices));
+    Ok(Budget {
+        limit: limit.clone(),
+        unknown_runs: arguments.budget_unknown == cli::BudgetUnknown::Allow,
+        costs: costs.collect(),
+        prices,
+    })
+}
+
+/// Says before which node the budget ended the run, and what to do.
+fn over_budget_words(graph: &Graph, over: &OverBudget, limit: &Limit) -> (String, String) {
+    let name = &graph.node(over.node).name;
+    let amount = |amount: f64| match limit {
+        Limit::Time(_) => time(Duration::try_from_secs_f64(amount).unwrap_or_default()),
+        Limit::Money(money) => format!("{amount:.2} {}", money.currency),
+    };
+    let left = amount(over.left);
+    match over.cost {
+        Some(cost) => {
+            let cost = amount(cost);
+            (
+                format!("`{name}` would cost about {cost}, and {left} of the budget are left"),
+                "a larger `--budget` runs it; `refrain plan` shows what is left to do".into(),
+            )
+        }
+        None => {
+            let what = match limit {
+                Limit::Time(_) => "no earlier run tells how long it takes",
+                Limit::Money(_) => {
+                    "no earlier run, or no price in the configuration, tells its cost"
+                }
+            };
+            (
+                format!("`{name}` may pass the budget: {what}"),
+                "`--budget-unknown=allow` runs it anyway".into(),
+            )
+        }
+    }
 }
 
 /// The status of a node in the table of results.
@@ -357,6 +434,9 @@ fn to_json(
     let run = RunJson {
         interrupted: report.interrupted,
         computed_twice: report.computed_twice,
+        over_budget: report.over_budget.as_ref().map(|over| {
+            json!({ "node": graph.node(over.node).name, "cost": over.cost, "left": over.left })
+        }),
         nodes: graph.ids().map(node).collect(),
         expects: verdicts.iter().map(expect).collect(),
         comparisons: super::compare::table::to_json(comparisons),
@@ -370,6 +450,7 @@ fn to_json(
 struct RunJson {
     interrupted: bool,
     computed_twice: usize,
+    over_budget: Option<Value>,
     nodes: Vec<Value>,
     expects: Vec<Value>,
     comparisons: Vec<Value>,
@@ -383,6 +464,7 @@ impl RunJson {
             "exit_code": code,
             "interrupted": self.interrupted,
             "computed_twice": self.computed_twice,
+            "over_budget": self.over_budget,
             "nodes": self.nodes,
             "expects": self.expects,
             "comparisons": self.comparisons,

@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use refrain_cache::digest_file;
 use refrain_engine::kind::Cancel;
+use refrain_engine::kind::machine::Machine;
 use refrain_engine::language::explain::ErrorClass;
 use refrain_engine::ledger::lock::Lock;
-use refrain_engine::machine::Machine;
 use refrain_engine::report::verify::{
     self, Comparison, Mismatch, Recomputed, Sample, VERSION, VerifyOptions,
 };
@@ -209,6 +209,7 @@ fn recompute(
         keep_going: true,
         only: None,
         force: HashSet::new(),
+        budget: None,
         environment: &|name| std::env::var(name).ok(),
         own_program: machine::own_program(),
         machine: configured,

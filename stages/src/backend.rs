@@ -174,9 +174,12 @@ pub(crate) fn check_served(check: &Check<'_>, purpose: Purpose, problems: &mut V
     }
 }
 
-/// Whether what was made under a profile is the same to the bit each time.
+/// The word with which the profile of a training outside begins.
+pub(crate) const PEFT_PROFILE: &str = "peft";
+
+/// Whether results under a profile are the same to the bit each time.
 pub(crate) fn is_exact(profile: &str) -> bool {
-    profile.split(' ').next() != Some(PROFILE)
+    !profile.split(' ').next().is_some_and(|word| [PROFILE, PEFT_PROFILE].contains(&word))
 }
 
 /// A model, loaded by what computes it.

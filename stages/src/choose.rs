@@ -32,6 +32,7 @@ pub const CHOOSE: Kind = Kind {
     name: "choose",
     about: "Passes on the model or table, of those at the values of an axis, whose metric is best",
     components: &[components::CHOOSE],
+    versions: None,
     params: ChooseParams::PARAMS,
     adds: &[],
     outputs,

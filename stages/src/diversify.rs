@@ -64,6 +64,7 @@ pub const DIVERSIFY: Kind = Kind {
     name: "diversify",
     about: "Keeps some rows of a table, and measures how diverse its responses are",
     components: &[components::DIVERSIFY, components::EMBED, components::LM, components::TABLE],
+    versions: None,
     params: DiversifyParams::PARAMS,
     adds: &[embedded::COLUMN],
     outputs,

@@ -100,6 +100,7 @@ pub const EVALUATE: Kind = Kind {
     name: "evaluate",
     about: "Judges responses against references, or sums up their perplexities",
     components: &[components::EVALUATE, components::TABLE],
+    versions: None,
     params: EvaluateParams::PARAMS,
     adds: &["prediction", "correct", "reason"],
     outputs: tables::table_and_metrics,

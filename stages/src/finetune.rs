@@ -6,6 +6,7 @@ mod finish;
 mod kept;
 mod memory;
 mod params;
+mod peft;
 mod rows;
 mod start;
 
@@ -25,7 +26,7 @@ use crate::models::{self, failed, model_failed};
 
 use finish::Storing;
 use kept::Keeper;
-use params::{FinetuneParams, Warmup};
+use params::{Backend, FinetuneParams, Warmup};
 use rows::{Counts, TrainingRows};
 use start::Start;
 
@@ -74,6 +75,7 @@ pub const FINETUNE: Kind = Kind {
         components::TRAIN,
         components::TABLE,
     ],
+    versions: Some(peft::versions),
     params: FinetuneParams::PARAMS,
     adds: &[],
     outputs: finish::outputs,
@@ -92,11 +94,14 @@ pub const FINETUNE: Kind = Kind {
 
 fn run(context: &Context<'_>) -> Result<NodeResult, StageError> {
     let params: FinetuneParams = context.parameters()?;
+    if params.backend == Some(Backend::Peft) {
+        return peft::run(context, &params);
+    }
     models::on_threads(context.resources.threads, || {
         crate::memory::check(context, memory::need)?;
         let mut start = start::start(context, &params)?;
-        let read =
-            |input| rows::rows(context, &params, input, &start.tokenizer, &start.model.config);
+        let sizes = (start.model.config.max_positions, start.model.config.vocab);
+        let read = |input| rows::rows(context, &params, input, &start.tokenizer, sizes);
         let data = read("data")?;
         let watched = match context.inputs.contains_key("evaluate_on") {
             true => Some(read("evaluate_on").map_err(of_evaluate_on)?),
@@ -200,8 +205,7 @@ fn wanted_steps(
     total: u64,
 ) -> Result<Vec<(u64, String)>, StageError> {
     let Some(keep) = &params.keep else { return Ok(Vec::new()) };
-    let one_epoch = TrainOptions { length: Length::Epochs(1), ..options.clone() };
-    let wanted = keep.steps(params.epochs.unwrap_or(1), steps(&one_epoch, rows));
+    let wanted = keep.steps(params.epochs.unwrap_or(1), steps_per_epoch(options, rows));
     match wanted.iter().find(|(step, _)| *step > total) {
         Some((step, _)) => Err(StageError::with_hint(
             format!("`keep` names step {step}, but the training has {total}"),
@@ -209,6 +213,11 @@ fn wanted_steps(
         )),
         None => Ok(wanted),
     }
+}
+
+/// Counts the steps of an epoch.
+fn steps_per_epoch(options: &TrainOptions, rows: usize) -> u64 {
+    steps(&TrainOptions { length: Length::Epochs(1), ..options.clone() }, rows)
 }
 
 fn options(params: &FinetuneParams, rows: &[TrainRow], recompute: bool) -> TrainOptions {

@@ -72,6 +72,7 @@ pub const GENERATE: Kind = Kind {
         components::RENDER,
         components::TABLE,
     ],
+    versions: None,
     params: GenerateParams::PARAMS,
     adds: &["response", "sample", "finish_reason", "response_token_ids", "response_logprobs"],
     outputs: tables::table_and_metrics,

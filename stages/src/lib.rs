@@ -22,6 +22,7 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
+mod adapters;
 pub mod backend;
 mod canonical;
 pub mod choose;
@@ -38,6 +39,7 @@ mod memo;
 mod memory;
 mod models;
 mod options;
+mod process;
 mod prompts;
 pub mod python;
 pub mod quantile;

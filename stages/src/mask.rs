@@ -80,6 +80,7 @@ pub const MASK: Kind = Kind {
     name: "mask",
     about: "Marks which tokens of a scored table are trained on",
     components: &[components::MASK, components::TABLE],
+    versions: None,
     params: MaskParams::PARAMS,
     adds: &["loss_mask"],
     outputs,

@@ -129,13 +129,18 @@ fn read(origin: &Origin) -> Result<Loaded, StageError> {
         ));
     }
     check_layout(&folder)?;
-    let tokenizer = Tokenizer::load(&folder).map_err(tokenizer_failed)?;
+    let tokenizer = tokenizer(&folder)?;
     let mut model = base(&folder)?;
     for folder in &adapters {
         let adapter = Adapter::load(folder).map_err(ModelError::from).map_err(model_failed)?;
         model.put_frozen(&adapter).map_err(model_failed)?;
     }
     Ok(Loaded { model, tokenizer })
+}
+
+/// The tokenizer of a model's folder.
+pub(crate) fn tokenizer(folder: &Path) -> Result<Tokenizer, StageError> {
+    Tokenizer::load(folder).map_err(tokenizer_failed)
 }
 
 /// Rejects folders without `config.json`: the native module needs it.

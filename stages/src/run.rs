@@ -32,13 +32,12 @@ use refrain_engine::source::Walk;
 use refrain_engine::source::model_folder::{CopyError, ModelFolder, ModelFolderError};
 
 use crate::components;
+use crate::process::{self, Ended, Ending, Job};
 
 mod metrics;
 mod outputs;
-mod process;
 
 use outputs::{OutputType, output_path};
-use process::{Ended, Job};
 
 /// Variables of the environment that are passed on to the command.
 const PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TMPDIR"];
@@ -52,6 +51,7 @@ pub const RUN: Kind = Kind {
     name: "run",
     about: "Runs any command",
     components: &[components::RUN, components::TABLE],
+    versions: None,
     params: RunParams::PARAMS,
     adds: &[],
     outputs,
@@ -87,6 +87,8 @@ parameters! {
         inputs: Map<&Anything>,
         /// Outputs of the command, as `${out.NAME}`; one called `metrics`, of that type, holds the node's metrics
         outputs: BTreeMap<String, OutputType>,
+        /// For each output that is an adapter, the input with the model that it belongs to
+        bases: Option<BTreeMap<String, String>>,
         /// The metrics that the command must write, so that `check` knows them; else it may write any
         metrics: Option<Vec<String>>,
         /// Variables that the command sees
@@ -146,6 +148,7 @@ fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
             Problem::at(format!("outputs.{name}"), format!("an output cannot be called `{name}`"));
         problems.push(problem.hint("every stage may have an output of that name"));
     }
+    check_bases(check.params, &inputs, problems);
     check_metrics(check.params, problems);
     for (i, text) in texts.iter().enumerate() {
         for placeholder in placeholders(text) {
@@ -153,6 +156,22 @@ fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
         }
     }
     None
+}
+
+/// An adapter is a model, and its base an input.
+fn check_bases(params: &Map<String, Value>, inputs: &[&str], problems: &mut Vec<Problem>) {
+    let outputs = declared_outputs(params);
+    let bases = params.get("bases").and_then(Value::as_object);
+    for (name, base) in bases.into_iter().flatten() {
+        let at = format!("bases.{name}");
+        if outputs.get(name) != Some(&OutputType::Model) {
+            let problem = Problem::at(at, format!("`{name}` is not an output of the type `model`"));
+            problems.push(problem.hint("name an output that is an adapter"));
+        } else if let Some(base) = base.as_str().filter(|base| !inputs.contains(base)) {
+            let problem = Problem::at(at, format!("there is no input `{base}`"));
+            problems.push(problem.hint("name the input with the model of the adapter"));
+        }
+    }
 }
 
 /// Metrics lie in the one output of their name and type, and have names, each once.
@@ -233,8 +252,14 @@ fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
     }
     let (environment, secrets) = environment(ctx, &params.environment)?;
     let memory = ctx.resources.memory;
-    let job =
-        Job { command: &command, folder, environment: &environment, secrets: &secrets, memory };
+    let job = Job {
+        command: &command,
+        folder,
+        environment: &environment,
+        secrets: &secrets,
+        memory,
+        ending: Ending::Killed,
+    };
     match process::run(&job, ctx.cancel)? {
         Ended::Success => {}
         Ended::Failure { how, tail } => return Err(failed(&command[0], &how, &tail, memory)),
@@ -245,7 +270,14 @@ fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
         let path = outputs::written(folder, name, *ty)?;
         match ty {
             OutputType::Metrics => metrics = metrics::read(&path, params.metrics.as_deref())?,
-            ty => drop(artifacts.insert(name.clone(), outputs::store(ctx, name, *ty, &path)?)),
+            ty => {
+                let base = params.bases.as_ref().and_then(|bases| bases.get(name));
+                let artifact = match base {
+                    Some(base) => outputs::store_adapter(ctx, name, base, &path)?,
+                    None => outputs::store(ctx, name, *ty, &path)?,
+                };
+                artifacts.insert(name.clone(), artifact);
+            }
         }
     }
     if let Some((_, artifact)) = only(&artifacts) {

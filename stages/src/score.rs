@@ -65,6 +65,7 @@ pub const SCORE: Kind = Kind {
     name: "score",
     about: "Writes the tokens of each response and how probable a model finds each of them",
     components: &[components::SCORE, components::LM, components::RENDER, components::TABLE],
+    versions: None,
     params: ScoreParams::PARAMS,
     adds: &["text", "token_ids", "logprobs", "offsets", "prompt_tokens", "perplexity", TURNS],
     outputs: tables::table_and_metrics,

@@ -13,8 +13,8 @@ use tracing::{Span, debug, dispatcher, info};
 
 use refrain_cache::{Artifact, Cache, Digest, Unfinished};
 
+use crate::kind::machine::Machine;
 use crate::language::explain::{ErrorClass, Explain};
-use crate::machine::Machine;
 use crate::source::served::ServedSpec;
 
 use super::pins::Pins;
@@ -141,6 +141,8 @@ impl Input {
 pub struct Resources {
     /// Threads, at least 1.
     pub threads: usize,
+    /// Graphics cards that the stage declares; 0 where it does not.
+    pub gpus: usize,
     /// Rows computed together; `None` lets the stage choose.
     pub batch: Option<usize>,
     /// Requests that a server is asked at once; `None` lets the stage choose.

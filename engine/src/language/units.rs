@@ -1,6 +1,12 @@
-//! Reads durations and sizes as people write them: a whole number and its unit, `90s` or `4GB`.
+//! Reads durations, sizes and sums of money as people write them: a number and its unit, `90s`, `4GB`
+//! or `2.50USD`.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 /// Units of time, each with its milliseconds, the longest first.
 const TIMES: [(&str, u64); 6] = [
@@ -55,6 +61,59 @@ pub fn show(duration: Duration) -> String {
     format!("{}{unit}", millis / factor)
 }
 
+/// A sum of money.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Money {
+    /// Millionths.
+    pub micros: u64,
+    /// The code of the currency, such as `USD`.
+    pub currency: String,
+}
+
+impl Money {
+    /// Its amount.
+    pub fn amount(&self) -> f64 {
+        self.micros as f64 / 1e6
+    }
+}
+
+impl FromStr for Money {
+    type Err = String;
+
+    /// Reads `20USD` or `0.15 EUR`.
+    fn from_str(text: &str) -> Result<Money, String> {
+        let wrong =
+            || "write an amount above 0 and the code of a currency, such as `20USD`".to_owned();
+        let text = text.trim();
+        let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
+        let (amount, currency) = (&text[..end], text[end..].trim_start());
+        let (whole, part) = amount.split_once('.').unwrap_or((amount, ""));
+        let is_code = currency.len() == 3 && currency.bytes().all(|b| b.is_ascii_uppercase());
+        let is_amount =
+            !whole.is_empty() && part.len() <= 6 && part.bytes().all(|byte| byte.is_ascii_digit());
+        if !is_code || !is_amount {
+            return Err(wrong());
+        }
+        let micros = format!("{whole}{part:0<6}").parse::<u64>().map_err(|_| "it is too large")?;
+        match micros {
+            0 => Err(wrong()),
+            micros => Ok(Money { micros, currency: currency.to_owned() }),
+        }
+    }
+}
+
+impl fmt::Display for Money {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.amount(), self.currency)
+    }
+}
+
+impl<'de> Deserialize<'de> for Money {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Money, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
 fn quantity(text: &str, units: &[(&str, u64)], examples: &str) -> Result<u64, String> {
     let text = text.trim();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -94,6 +153,14 @@ mod tests {
         for wrong in ["4", "4gb", "4G", "0MB", "99999999999TB"] {
             assert!(size(wrong).is_err(), "{wrong}");
         }
+        let money = |text: &str| text.parse::<Money>().map(|m| (m.micros, m.currency));
+        assert_eq!(money("20USD"), Ok((20_000_000, "USD".into())));
+        assert_eq!(money(" 0.15 EUR"), Ok((150_000, "EUR".into())));
+        assert_eq!(money("2.50USD").unwrap().0, 2_500_000);
+        for wrong in ["20", "USD", "20usd", "0USD", "-1USD", "1.2.3USD", ".5USD", "1e3USD"] {
+            assert!(money(wrong).is_err(), "{wrong}");
+        }
+        assert!(money("0.0000001USD").is_err() && money("99999999999999USD").is_err());
         for text in ["1500ms", "90s", "30m", "2h", "6d", "1w"] {
             assert_eq!(show(duration(text).unwrap()), text);
         }

@@ -108,16 +108,18 @@ fn build(
             .section("parameters", json!({ "axes": axes, "rows": rows }))
             .section("inputs", inputs(node, input)?),
         Work::Stage { kind, params } => Manifest::new(kind.name)
-            .section("versions", versions(kind))
+            .section("versions", versions(node, kind, params))
             .section("parameters", Value::Object(semantic(kind, params)))
             .section("inputs", inputs(node, input)?),
     })
 }
 
-fn versions(kind: &Kind) -> Value {
-    Value::Object(
-        kind.components.iter().map(|c| (c.name.to_string(), Value::from(c.version))).collect(),
-    )
+fn versions(node: &Node, kind: &Kind, params: &Params) -> Value {
+    let has = |path: &str| node.inputs.iter().any(|edge| edge.path == path);
+    let own = kind.versions.and_then(|versions| versions(&params.to_map(), &has));
+    Value::Object(own.unwrap_or_else(|| {
+        kind.components.iter().map(|c| (c.name.to_string(), Value::from(c.version))).collect()
+    }))
 }
 
 /// The parameters that can change a result.

@@ -22,6 +22,7 @@ pub fn class(
     match worst {
         _ if report.interrupted => Some(ErrorClass::Interrupted),
         Some(class) => Some(class),
+        None if report.over_budget.is_some() => Some(ErrorClass::Stage),
         None if differs => Some(ErrorClass::Difference),
         None if is_wrong => Some(ErrorClass::Stage),
         None if results.iter().any(|result| result.verdict().is_failure()) => {

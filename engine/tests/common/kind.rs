@@ -9,6 +9,7 @@ pub fn kind(name: &'static str, run: fn(&Context<'_>) -> Result<NodeResult, Stag
         name,
         about: "For this test",
         components: &[],
+        versions: None,
         params: &[],
         adds: &[],
         outputs: |_| vec![OutputDecl { name: MAIN.into(), kind: ArtifactKind::File }],

@@ -57,9 +57,10 @@ fn options(jobs: usize, forced: &HashSet<NodeId>) -> RunOptions<'static> {
         keep_going: false,
         only: None,
         force: forced.clone(),
+        budget: None,
         environment: &|_| None,
         own_program: None,
-        machine: refrain_engine::machine::Machine::empty(),
+        machine: refrain_engine::kind::machine::Machine::empty(),
         pins: Default::default(),
     }
 }

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use refrain_cache::read_plain;
 
 use crate::fields::MAX_BYTES;
+use crate::random::Stream;
 use crate::save::{F32Tensor, json_file, metadata};
 use crate::tokenizer::MAX_BYTES as MAX_TOKENIZER;
 
@@ -64,6 +65,25 @@ pub struct LoraTensors {
     pub b: Vec<f32>,
     /// DoRA's norms `[outputs]`.
     pub magnitude: Option<Vec<f32>>,
+}
+
+impl LoraTensors {
+    /// Draws a new adapter of a linear layer with weight `[outputs, inputs]`: `a` uniform as PEFT
+    /// draws it, `b` zero, so that the layer computes what it did before.
+    pub fn drawn(
+        module: &str,
+        [outputs, inputs]: [usize; 2],
+        rank: usize,
+        seed: u64,
+    ) -> LoraTensors {
+        // Kaiming's uniform initialisation with a = sqrt(5): bounds ±1 / sqrt(inputs).
+        let stream = Stream::named(seed, module, &[]);
+        let bound = 1.0 / (inputs as f64).sqrt();
+        let a = (0..(rank * inputs) as u64)
+            .map(|i| ((2.0 * stream.uniform(i) - 1.0) * bound) as f32)
+            .collect();
+        LoraTensors { inputs, outputs, a, b: vec![0.0; outputs * rank], magnitude: None }
+    }
 }
 
 /// An error of reading an adapter.

@@ -90,6 +90,74 @@ pub fn save_model<T: View>(
     write_tensors(&path, &header, tensors).map_err(|source| SaveError::Write { path, source })
 }
 
+/// A column of numbers, to be written as a tensor of one dimension.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Column {
+    /// 32-bit integers.
+    I32(Vec<i32>),
+    /// 64-bit integers.
+    I64(Vec<i64>),
+    /// 64-bit floats.
+    F64(Vec<f64>),
+}
+
+impl Column {
+    fn view(&self) -> ColumnView<'_> {
+        let length = match self {
+            Column::I32(values) => values.len(),
+            Column::I64(values) => values.len(),
+            Column::F64(values) => values.len(),
+        };
+        ColumnView { column: self, shape: [length] }
+    }
+}
+
+/// A column with its shape, as the format's writer wants it.
+struct ColumnView<'a> {
+    column: &'a Column,
+    shape: [usize; 1],
+}
+
+impl View for ColumnView<'_> {
+    fn dtype(&self) -> Dtype {
+        match self.column {
+            Column::I32(_) => Dtype::I32,
+            Column::I64(_) => Dtype::I64,
+            Column::F64(_) => Dtype::F64,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        match self.column {
+            Column::I32(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            Column::I64(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            Column::F64(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        let width = if matches!(self.column, Column::I32(_)) { 4 } else { 8 };
+        width * self.shape[0]
+    }
+}
+
+/// Writes columns as the tensors of a safetensors file. The bytes depend on the arguments alone.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn save_columns(path: &Path, columns: &BTreeMap<String, Column>) -> Result<(), SaveError> {
+    let views: BTreeMap<String, ColumnView<'_>> =
+        columns.iter().map(|(name, column)| (name.clone(), column.view())).collect();
+    let header = header(&views)
+        .map_err(|error| SaveError::Weights { path: path.into(), detail: error.to_string() })?;
+    write_tensors(path, &header, &views)
+        .map_err(|source| SaveError::Write { path: path.into(), source })
+}
+
 /// Returns the header of a safetensors file: the length of a JSON text, padded to 8 bytes, and the
 /// text.
 fn header<T: View>(tensors: &BTreeMap<String, T>) -> Result<Vec<u8>, SafeTensorError> {
@@ -149,6 +217,26 @@ pub(crate) fn metadata() -> Option<HashMap<String, String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn columns_read_back_with_their_types() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.safetensors");
+        let columns = BTreeMap::from([
+            ("ids".to_owned(), Column::I32(vec![1, -100])),
+            ("order".to_owned(), Column::I64(vec![1 << 40])),
+            ("rates".to_owned(), Column::F64(vec![])),
+        ]);
+        save_columns(&path, &columns).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let read = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let ids = read.tensor("ids").unwrap();
+        assert_eq!((ids.dtype(), ids.data()), (Dtype::I32, &[1, 0, 0, 0, 156, 255, 255, 255][..]));
+        let order = read.tensor("order").unwrap();
+        assert_eq!((order.dtype(), order.data()), (Dtype::I64, &(1i64 << 40).to_le_bytes()[..]));
+        let rates = read.tensor("rates").unwrap();
+        assert_eq!((rates.dtype(), rates.shape()), (Dtype::F64, &[0][..]));
+    }
 
     #[test]
     fn a_folder_reads_back_and_its_bytes_are_fixed() {

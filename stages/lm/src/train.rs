@@ -39,7 +39,7 @@ pub struct TrainRow {
 
 impl TrainRow {
     /// Counts the tokens that are targets.
-    fn targets(&self) -> u64 {
+    pub fn targets(&self) -> u64 {
         self.active.iter().skip(1).filter(|active| **active).count() as u64
     }
 }
@@ -85,6 +85,13 @@ pub struct TrainOptions {
     pub seed: u64,
     /// Whether activations are computed again to save memory; changes no bits.
     pub recompute: bool,
+}
+
+impl TrainOptions {
+    /// The learning rate of a step of so many.
+    fn rate(&self, step: u64, total: u64) -> f64 {
+        self.schedule.rate(self.learning_rate, step, self.warmup, total)
+    }
 }
 
 /// A training.
@@ -176,10 +183,37 @@ pub enum TrainError {
     Interrupted,
 }
 
-/// Emits what happened in a step.
-fn emit(log: &StepLog) {
-    let StepLog { step, epoch, learning_rate, loss, kl, grad_norm, tokens, .. } = *log;
-    debug!(name: "step", step, epoch, loss, kl, learning_rate, grad_norm, tokens, "step");
+impl StepLog {
+    /// Emits what happened in the step.
+    pub fn emit(&self) {
+        let StepLog { step, epoch, learning_rate, loss, kl, grad_norm, tokens, .. } = *self;
+        debug!(name: "step", step, epoch, loss, kl, learning_rate, grad_norm, tokens, "step");
+    }
+}
+
+/// A step as it is planned.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlannedStep {
+    /// Epoch in which it begins, from 0.
+    pub epoch: u64,
+    /// Its learning rate.
+    pub learning_rate: f64,
+    /// The numbers of the rows of each micro-batch.
+    pub micro_batches: Vec<Vec<usize>>,
+}
+
+/// Plans all steps over rows of these lengths.
+pub fn plan<'a>(
+    options: &'a TrainOptions,
+    lengths: &'a [usize],
+) -> impl Iterator<Item = PlannedStep> + 'a {
+    let total = steps(options, lengths.len());
+    let mut order = order::BatchPlan::at(lengths, options, 0);
+    (0..total).map(move |step| {
+        let (epoch, micro_batches) = order.next_window();
+        let learning_rate = options.rate(step, total);
+        PlannedStep { epoch, learning_rate, micro_batches }
+    })
 }
 
 /// Counts the steps over `rows` rows.
@@ -226,17 +260,26 @@ pub fn train(
 }
 
 fn check(model: &LanguageModel, training: &Training<'_>) -> Result<(), TrainError> {
-    if training.rows.is_empty() {
-        return Err(TrainError::NoRows);
-    }
-    let watched = training.evaluation.map_or(&[][..], |evaluation| evaluation.rows);
-    for (i, row) in training.rows.iter().enumerate().chain(watched.iter().enumerate()) {
+    let watched = training.evaluation.map(|evaluation| evaluation.rows);
+    let of_watched = watched.unwrap_or_default().iter().enumerate();
+    for (i, row) in training.rows.iter().enumerate().chain(of_watched) {
         model.check_ids(i, &row.ids)?;
     }
-    if !training.rows.iter().any(|row| row.targets() > 0) {
+    check_rows(training.rows, watched)
+}
+
+/// Checks that there is something to learn, and something to measure on the rows to evaluate on.
+///
+/// # Errors
+/// [`TrainError::NoRows`], [`TrainError::NothingActive`], [`TrainError::NothingToEvaluate`].
+pub fn check_rows(rows: &[TrainRow], watched: Option<&[TrainRow]>) -> Result<(), TrainError> {
+    if rows.is_empty() {
+        return Err(TrainError::NoRows);
+    }
+    if !rows.iter().any(|row| row.targets() > 0) {
         return Err(TrainError::NothingActive);
     }
-    if training.evaluation.is_some() && !watched.iter().any(|row| row.targets() > 0) {
+    if watched.is_some_and(|watched| !watched.iter().any(|row| row.targets() > 0)) {
         return Err(TrainError::NothingToEvaluate);
     }
     Ok(())
@@ -294,7 +337,7 @@ impl<'a> Trainer<'a> {
             let (epoch, window) = order.next_window();
             let step = self.step;
             let log = trace_span!("step", step).in_scope(|| self.one_step(epoch, &window))?;
-            emit(&log);
+            log.emit();
             self.log.push(log);
             self.step += 1;
             // Before the state is kept: what an interrupted training was told is not told again.
@@ -344,8 +387,7 @@ impl<'a> Trainer<'a> {
         if ![loss, kl, grad_norm].iter().all(|value| value.is_finite()) {
             return Err(TrainError::NotFinite(step));
         }
-        let learning_rate =
-            options.schedule.rate(options.learning_rate, step, options.warmup, self.total);
+        let learning_rate = options.rate(step, self.total);
         if active_tokens > 0 {
             let factor = options.clip.map_or(1.0, |clip| (clip / (grad_norm + 1e-6)).min(1.0));
             self.optimizer.step(self.model, &self.gradients, factor, learning_rate, options);

@@ -216,6 +216,12 @@ impl Weights {
         self.places.keys().map(String::as_str)
     }
 
+    /// Returns the sizes of a tensor's dimensions.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        let info = self.files[*self.places.get(name)?].header.info(name)?;
+        Some(&info.shape)
+    }
+
     /// Returns the error about a tensor that nothing reads.
     pub(crate) fn unread(&self, name: &str) -> WeightsError {
         let file = self.places.get(name).map_or(&self.place, |place| &self.files[*place].path);

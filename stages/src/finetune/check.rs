@@ -17,13 +17,23 @@ use crate::tables::list_of;
 use super::params::{Architecture, Keep, ModelShape};
 use super::start;
 
+mod backend;
+
+pub(super) use backend::is_peft;
+
 /// Settings of an adapter, which one that is trained further brings along.
 const ADAPTER_SETTINGS: [&str; 5] = ["rank", "alpha", "targets", "dora", "rslora"];
 
 /// The result is a model, which has no columns.
 pub(super) fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     check_start(check, problems);
-    check_model(check, problems);
+    match backend::is_peft(check.params) {
+        true => backend::check_peft(check, problems),
+        false => {
+            backend::check_native(check, problems);
+            check_model(check, problems);
+        }
+    }
     check_method(check, problems);
     check_watching(check, problems);
     check_keep(check, problems);
@@ -78,7 +88,7 @@ fn untrainable(path: &Path) -> Option<String> {
 }
 
 /// Whether a path is a GGUF file, or a folder that holds one and no other weights.
-fn is_gguf(path: &Path) -> bool {
+pub(super) fn is_gguf(path: &Path) -> bool {
     let gguf = ModelFolder::open(path).is_ok_and(|model| model.gguf().next().is_some());
     gguf && weight_files(path).is_err()
 }

@@ -13,12 +13,13 @@ use refrain_lm::model::{LanguageModel, LoraSettings};
 use refrain_lm::save::{SaveError, copy_tokenizer, save_model};
 use refrain_lm::train::{StepLog, Trained};
 
-use crate::models::{self, failed};
+use crate::adapters;
+use crate::models;
 use crate::tables::{arrow_bug, metric};
 
 use super::Counted;
 use super::params::{FinetuneParams, Keep};
-use super::start::{Files, Start, not_written};
+use super::start::{Files, Start};
 
 /// The outputs: the model, the log and the metrics, and the models that are kept on the way.
 pub(super) fn outputs(params: &Map<String, Value>) -> Vec<OutputDecl> {
@@ -47,14 +48,7 @@ pub(super) struct Storing<'a> {
 impl Storing<'_> {
     /// Stores a model that is trained further.
     pub fn copy(&self, model: &LanguageModel) -> Result<Artifact, StageError> {
-        let files = match self.files {
-            Files::Given(folder) => Files::Given(folder.clone()),
-            Files::New(folder, config) => {
-                let copy = self.context.cache.new_folder()?;
-                copy_tokenizer(folder.path(), copy.path()).map_err(not_saved)?;
-                Files::New(copy, config.clone())
-            }
-        };
+        let files = self.files.copied(self.context)?;
         match (self.lora, &files) {
             (Some(settings), Files::Given(_)) if !self.merge => {
                 store_adapter(self.context, model, settings)
@@ -69,6 +63,43 @@ impl Storing<'_> {
     }
 }
 
+impl Files {
+    /// The same files, which may be stored more than once.
+    pub fn copied(&self, context: &Context<'_>) -> Result<Files, StageError> {
+        Ok(match self {
+            Files::Given(folder) => Files::Given(folder.clone()),
+            Files::New(folder, config) => {
+                let copy = context.cache.new_folder()?;
+                copy_tokenizer(folder.path(), copy.path()).map_err(not_saved)?;
+                Files::New(copy, config.clone())
+            }
+        })
+    }
+
+    /// A folder with all of a model but its weights and its `config.json`, which is returned: it says
+    /// of the weights that they are of type `dtype`.
+    pub fn into_folder(
+        self,
+        context: &Context<'_>,
+        dtype: &str,
+    ) -> Result<(FolderWriter, Value), StageError> {
+        let (folder, mut config) = match self {
+            Files::New(folder, config) => (folder, config),
+            Files::Given(from) => {
+                let folder = context.cache.new_folder()?;
+                copy_tokenizer(&from, folder.path()).map_err(not_saved)?;
+                (folder, read_config(&from)?)
+            }
+        };
+        for name in ["dtype", "torch_dtype"] {
+            if let Some(value) = config.get_mut(name) {
+                *value = dtype.into();
+            }
+        }
+        Ok((folder, config))
+    }
+}
+
 /// Stores everything.
 pub(super) fn finish(
     context: &Context<'_>,
@@ -77,7 +108,7 @@ pub(super) fn finish(
     counts: &Counted,
     trained: &Trained,
 ) -> Result<NodeResult, StageError> {
-    let metrics = metrics(&start.model, counts, trained);
+    let metrics = metrics(start.model.trainable_parameters(), counts, trained);
     let Start { mut model, lora, files, .. } = start;
     let main = match (&lora, files) {
         (Some(settings), Files::Given(_)) if !params.merge => {
@@ -107,13 +138,8 @@ fn store_adapter(
     let Input::Model { artifact, .. } = context.input("model")? else {
         return Err(StageError::bug("the input `model` is not a model"));
     };
-    let base = artifact.digest.to_string();
-    let (config, weights) = model.adapter(settings, &base).to_files().map_err(failed)?;
-    let folder = context.cache.new_folder()?;
-    for (name, bytes) in [("adapter_config.json", config), ("adapter_model.safetensors", weights)] {
-        folder.write(name, &bytes).map_err(|error| not_written(&folder, name, &error))?;
-    }
-    Ok(context.cache.store_folder(folder, ArtifactKind::Model, Some(artifact.digest))?)
+    let adapter = model.adapter(settings, &artifact.digest.to_string());
+    adapters::store(context, &adapter, artifact.digest)
 }
 
 /// A whole model in Hugging Face layout, with the tokenizer that belongs to it.
@@ -122,41 +148,27 @@ fn store_model(
     model: &LanguageModel,
     files: Files,
 ) -> Result<Artifact, StageError> {
-    let (folder, config): (FolderWriter, Value) = match files {
-        Files::New(folder, config) => (folder, config),
-        Files::Given(from) => {
-            let folder = context.cache.new_folder()?;
-            copy_tokenizer(&from, folder.path()).map_err(not_saved)?;
-            (folder, single_precision(&from)?)
-        }
-    };
+    let (folder, config) = files.into_folder(context, "float32")?;
     save_model(folder.path(), &config, &model.stored()).map_err(not_saved)?;
     Ok(context.cache.store_folder(folder, ArtifactKind::Model, None)?)
 }
 
 /// The error names the file.
-fn not_saved(error: SaveError) -> StageError {
+pub(super) fn not_saved(error: SaveError) -> StageError {
     StageError::Environment { message: error.to_string(), hint: None }
 }
 
-/// The `config.json` of a folder, saying of the weights what they are now: 32-bit floats.
-fn single_precision(folder: &Path) -> Result<Value, StageError> {
+fn read_config(folder: &Path) -> Result<Value, StageError> {
     let path = folder.join("config.json");
     let unreadable = |error: &dyn std::fmt::Display| {
         StageError::failed(format!("cannot read `{}`: {error}", path.display()))
     };
     let bytes = std::fs::read(&path).map_err(|error| unreadable(&error))?;
-    let mut config: Value = serde_json::from_slice(&bytes).map_err(|error| unreadable(&error))?;
-    for name in ["dtype", "torch_dtype"] {
-        if let Some(value) = config.get_mut(name) {
-            *value = "float32".into();
-        }
-    }
-    Ok(config)
+    serde_json::from_slice(&bytes).map_err(|error| unreadable(&error))
 }
 
 /// One row a step. A step without active tokens has no loss.
-fn store_log(context: &Context<'_>, log: &[StepLog]) -> Result<Artifact, StageError> {
+pub(super) fn store_log(context: &Context<'_>, log: &[StepLog]) -> Result<Artifact, StageError> {
     let whole = |of: fn(&StepLog) -> u64| -> ArrayRef {
         Arc::new(log.iter().map(|step| Some(of(step) as i64)).collect::<Int64Array>())
     };
@@ -192,7 +204,8 @@ fn kl(step: &StepLog) -> Option<f64> {
     step.kl.filter(|_| step.active_tokens > 0)
 }
 
-fn metrics(model: &LanguageModel, counts: &Counted, trained: &Trained) -> Vec<Metric> {
+/// The metrics of a training of so many parameters.
+pub(super) fn metrics(parameters: u64, counts: &Counted, trained: &Trained) -> Vec<Metric> {
     let log = &trained.log;
     let losses: Vec<f64> = log.iter().filter_map(loss).collect();
     let last = &losses[losses.len() - losses.len().div_ceil(10)..];
@@ -206,7 +219,7 @@ fn metrics(model: &LanguageModel, counts: &Counted, trained: &Trained) -> Vec<Me
         metric("steps", steps as f64, steps),
         metric("final_loss", losses.last().copied().unwrap_or(f64::NAN), 1),
         metric("last_tenth_loss", mean, last.len() as u64),
-        metric("trainable_parameters", model.trainable_parameters() as f64, 1),
+        metric("trainable_parameters", parameters as f64, 1),
         of_rows("rows", data.rows),
         of_rows("tokens", data.tokens),
         of_rows("active_tokens", data.active_tokens),

@@ -41,22 +41,17 @@ impl Keep {
     }
 }
 
-/// Stores models on the way.
-pub(super) struct Keeper<'a> {
+/// The models that were stored on the way, those of an interrupted run among them.
+pub(super) struct KeptModels<'a> {
     context: &'a Context<'a>,
-    storing: &'a Storing<'a>,
-    /// The stored models by step, those of an interrupted run among them.
+    /// By step.
     stored: RefCell<BTreeMap<u64, Artifact>>,
-    failed: Cell<Option<StageError>>,
 }
 
-impl<'a> Keeper<'a> {
+impl<'a> KeptModels<'a> {
     /// Takes up what an interrupted run has stored. Where some of it is gone, the training begins
     /// anew.
-    pub fn new(
-        context: &'a Context<'a>,
-        storing: &'a Storing<'a>,
-    ) -> Result<Keeper<'a>, StageError> {
+    pub fn new(context: &'a Context<'a>) -> Result<KeptModels<'a>, StageError> {
         let whole = |stored: &BTreeMap<u64, Artifact>| {
             stored.values().all(|artifact| context.cache.verify(artifact).is_ok())
         };
@@ -67,12 +62,42 @@ impl<'a> Keeper<'a> {
                 BTreeMap::new()
             }
         };
-        Ok(Keeper { context, storing, stored: RefCell::new(stored), failed: Cell::new(None) })
+        Ok(KeptModels { context, stored: RefCell::new(stored) })
+    }
+
+    /// Adds the model after a step.
+    pub fn put(&self, step: u64, artifact: Artifact) -> Result<(), StageError> {
+        self.stored.borrow_mut().insert(step, artifact);
+        let json = serde_json::to_vec(&*self.stored.borrow());
+        let json = json.map_err(|error| StageError::bug(error.to_string()))?;
+        Ok(self.context.unfinished.write(FILE, |out| out.write_all(&json))?)
+    }
+
+    /// The model of a step.
+    pub fn artifact(&self, step: u64) -> Result<Artifact, StageError> {
+        let stored = self.stored.borrow().get(&step).cloned();
+        stored.ok_or_else(|| StageError::bug(format!("the model after step {step} was not kept")))
+    }
+}
+
+/// Stores models on the way.
+pub(super) struct Keeper<'a> {
+    storing: &'a Storing<'a>,
+    kept: KeptModels<'a>,
+    failed: Cell<Option<StageError>>,
+}
+
+impl<'a> Keeper<'a> {
+    pub fn new(
+        context: &'a Context<'a>,
+        storing: &'a Storing<'a>,
+    ) -> Result<Keeper<'a>, StageError> {
+        Ok(Keeper { storing, kept: KeptModels::new(context)?, failed: Cell::new(None) })
     }
 
     /// Stores the model as it is after a step.
     pub fn take(&self, step: u64, model: &LanguageModel) -> ControlFlow<()> {
-        match self.store(step, model) {
+        match self.storing.copy(model).and_then(|artifact| self.kept.put(step, artifact)) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
                 self.failed.set(Some(error));
@@ -81,26 +106,17 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    fn store(&self, step: u64, model: &LanguageModel) -> Result<(), StageError> {
-        let artifact = self.storing.copy(model)?;
-        self.stored.borrow_mut().insert(step, artifact);
-        let json = serde_json::to_vec(&*self.stored.borrow());
-        let json = json.map_err(|error| StageError::bug(error.to_string()))?;
-        Ok(self.context.unfinished.write(FILE, |out| out.write_all(&json))?)
-    }
-
     /// The error that ended the training, if one of a model's did. What the training kept to go on
     /// from would lack the model, and is removed.
     pub fn failure(&self) -> Option<StageError> {
         let failed = self.failed.take()?;
-        let _removed = self.context.unfinished.remove();
+        let _removed = self.kept.context.unfinished.remove();
         Some(failed)
     }
 
     /// The model of a step.
     pub fn artifact(&self, step: u64) -> Result<Artifact, StageError> {
-        let stored = self.stored.borrow().get(&step).cloned();
-        stored.ok_or_else(|| StageError::bug(format!("the model after step {step} was not kept")))
+        self.kept.artifact(step)
     }
 }
 

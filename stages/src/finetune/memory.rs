@@ -16,7 +16,12 @@ const MOST_ACTIVATIONS: u64 = 2 << 30;
 
 /// The memory of `finetune` for rows of the table's mean length: the longest ones are known once
 /// all are rendered.
+///
+/// A trainer outside is not estimated: it may hold its weights on a card.
 pub(super) fn need(context: &MemoryContext<'_>) -> MemoryNeed {
+    if super::check::is_peft(context.params) {
+        return MemoryNeed::default();
+    }
     let params = Value::Object(context.params.clone());
     let Ok(params) = serde_json::from_value::<FinetuneParams>(params) else {
         return MemoryNeed::default();

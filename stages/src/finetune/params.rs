@@ -1,6 +1,6 @@
 //! The parameters of `finetune`: their table, and the values that a run is given.
 
-use refrain_engine::kind::{Bounds, Model, Table, choices, one_of, parameters};
+use refrain_engine::kind::{Bounds, File, Model, Table, choices, one_of, parameters};
 use refrain_lm::train;
 
 use crate::prompts::{ABOUT_BOS, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Auto, Bos, Chat};
@@ -104,6 +104,25 @@ parameters! {
         max_tokens: Option<usize>,
         /// Whether the result is a whole model in place of an adapter
         merge: bool = false,
+        /// The trainer: our own module, on the CPU, or `peft`, which hands the tokens to transformers
+        /// and PEFT, for graphics cards
+        backend: Option<Backend>,
+        /// The type that matrix products are computed in; `bf16` needs `peft`
+        #[alias("torch_dtype")]
+        dtype: Option<Dtype>,
+        /// Keeps the frozen base in 4 bits (QLoRA), with `peft`
+        #[alias("bnb_4bit_quant_type")]
+        quantization: Option<Quantization>,
+        /// The implementation of attention, with `peft`; `sdpa` where not given, `eager` for models
+        /// that cap their scores
+        #[alias("attn_implementation")]
+        attention: Option<Attention>,
+        /// Whether the rows of a batch are laid one behind the other in place of being padded, with
+        /// `peft`
+        #[alias("sample_packing")]
+        packing: Option<bool>,
+        /// A script in the place of the trainer of `peft` (docs/trainer.md)
+        trainer: Option<&File>,
         /// Whether activations are computed again in place of being kept: slower, in less memory,
         /// the same bits
         #[knob]
@@ -118,6 +137,43 @@ parameters! {
 
 /// More seconds than that between two writes are never.
 const A_DAY: f64 = 86_400.0;
+
+choices! {
+    /// The trainer.
+    pub(super) enum Backend {
+        /// Our own module.
+        Native = "native",
+        /// transformers, PEFT and accelerate.
+        Peft = "peft",
+    }
+}
+
+choices! {
+    /// The type that matrix products are computed in.
+    pub(super) enum Dtype {
+        F32 = "f32",
+        Bf16 = "bf16",
+    }
+}
+
+choices! {
+    /// The form in which a frozen base is kept.
+    pub(super) enum Quantization {
+        Nf4 = "nf4",
+    }
+}
+
+choices! {
+    /// The implementation of attention.
+    pub(super) enum Attention {
+        /// torch's own.
+        Sdpa = "sdpa",
+        /// FlashAttention.
+        Flash = "flash",
+        /// Matrix products and a softmax.
+        Eager = "eager",
+    }
+}
 
 parameters! {
     /// The parameter `kl`.

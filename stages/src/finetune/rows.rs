@@ -6,7 +6,6 @@ use rayon::prelude::*;
 use refrain_cache::TableReader;
 use refrain_cache::columns::{column, list_column, optional_column};
 use refrain_engine::kind::{Context, StageError};
-use refrain_lm::config::ModelConfig;
 use refrain_lm::render::Renderer;
 use refrain_lm::tokenizer::Tokenizer;
 use refrain_lm::train::TrainRow;
@@ -48,14 +47,15 @@ pub(super) struct TrainingRows {
     pub counts: Counts,
 }
 
-/// Reads the table at `input`. All rows are held in memory, five bytes a token, because training
+/// Reads the table at `input`, whose rows and ids must be below `sizes`: the limit of tokens, and the
+/// size of the vocabulary. All rows are held in memory, five bytes a token, because training
 /// goes through them in another order.
 pub(super) fn rows(
     context: &Context<'_>,
     params: &FinetuneParams,
     input: &str,
     tokenizer: &Tokenizer,
-    config: &ModelConfig,
+    sizes: (usize, usize),
 ) -> Result<TrainingRows, StageError> {
     let masked =
         TableReader::open(context.table(input)?)?.schema().field_with_name("loss_mask").is_ok();
@@ -68,7 +68,7 @@ pub(super) fn rows(
         let row = |row: usize| {
             let (mut train, remarks) =
                 source.row(&columns, batch, first, row, params.max_tokens)?;
-            check_tokens(&train.ids, (config.max_positions, config.vocab))
+            check_tokens(&train.ids, sizes)
                 .map_err(|error| error.of_row(batch, row, first, CUT))?;
             // Nothing comes before the first token that could predict it.
             train.active.iter_mut().take(1).for_each(|active| *active = false);

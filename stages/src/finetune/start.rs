@@ -86,13 +86,7 @@ fn put_earlier(
     dropout: f64,
     model: &mut LanguageModel,
 ) -> Result<LoraSettings, StageError> {
-    if earlier.artifact().base.is_some_and(|base| base != context.inputs["model"].artifact().digest)
-    {
-        return Err(StageError::with_hint(
-            "the adapter of `lora.from` was trained on another model than `model`",
-            "give the model that it was trained on",
-        ));
-    }
+    check_base(context, earlier)?;
     remarks::note_own_files(
         context.progress,
         earlier.path(),
@@ -117,8 +111,20 @@ fn put_earlier(
     }
 }
 
+/// Refuses an adapter that was trained on another model than `model`.
+pub(super) fn check_base(context: &Context<'_>, earlier: &Input) -> Result<(), StageError> {
+    let base = earlier.artifact().base;
+    if base.is_some_and(|base| base != context.inputs["model"].artifact().digest) {
+        return Err(StageError::with_hint(
+            "the adapter of `lora.from` was trained on another model than `model`",
+            "give the model that it was trained on",
+        ));
+    }
+    Ok(())
+}
+
 /// A model with random weights, and a tokenizer trained on the data's texts.
-fn new_model(
+pub(super) fn new_model(
     context: &Context<'_>,
     params: &FinetuneParams,
     from: &NewModel,

@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use refrain_cache::{Artifact, ArtifactKind, TableReader};
-use refrain_engine::kind::{Context, StageError, choices};
+use refrain_engine::kind::{Context, Input, StageError, choices};
 use refrain_engine::source::model_folder::{CopyError, ModelFolder};
+use refrain_lm::adapter::Adapter;
 
+use crate::adapters;
 use crate::tables::BATCH_ROWS;
 
 use super::{not_copied, unreadable};
@@ -82,6 +84,25 @@ pub(super) fn store(
     }
 }
 
+/// Stores an adapter of the model at an input.
+pub(super) fn store_adapter(
+    ctx: &Context<'_>,
+    name: &str,
+    base: &str,
+    path: &Path,
+) -> Result<Artifact, StageError> {
+    let Input::Model { artifact, .. } = ctx.input(&format!("inputs.{base}"))? else {
+        let message = format!("the base of `{name}`, the input `{base}`, is not a model");
+        return Err(StageError::with_hint(message, "`bases` names the model of the adapter"));
+    };
+    let mut adapter = Adapter::load(path).map_err(|error| {
+        StageError::failed(format!("the command's output `{name}` is not an adapter: {error}"))
+    })?;
+    // The digest, since a path is another one elsewhere.
+    adapter.config.base_model_name_or_path = Some(artifact.digest.to_string());
+    adapters::store(ctx, &adapter, artifact.digest)
+}
+
 fn store_table(ctx: &Context<'_>, name: &str, path: &Path) -> Result<Artifact, StageError> {
     let wrong = |error: refrain_cache::TableError| {
         // The file lies in a scratch folder, whose path tells nobody anything.
@@ -113,10 +134,11 @@ fn store_model(ctx: &Context<'_>, name: &str, path: &Path) -> Result<Artifact, S
     if let Some(missing) = missing {
         let message =
             format!("the command's output `{name}` is not a model: it holds no {missing}");
-        return Err(StageError::with_hint(
-            message,
-            "a model is a folder with `config.json` and `*.safetensors`",
-        ));
+        let hint = match model.is_adapter() {
+            true => "for an adapter name its model: `bases: { OUTPUT: INPUT }`",
+            false => "a model is a folder with `config.json` and `*.safetensors`",
+        };
+        return Err(StageError::with_hint(message, hint));
     }
 
     let folder = ctx.cache.new_folder()?;

@@ -129,6 +129,7 @@ impl Bench {
             fresh: self.fresh,
             resources: Resources {
                 threads: self.threads,
+                gpus: 0,
                 batch: self.batch,
                 requests: None,
                 memory: None,
@@ -138,7 +139,7 @@ impl Bench {
             cancel: &cancel,
             environment: &|_| None,
             own_program: None,
-            machine: refrain_engine::machine::Machine::empty(),
+            machine: refrain_engine::kind::machine::Machine::empty(),
             pins: &refrain_engine::kind::Pins::default(),
         })?;
         for declared in

@@ -107,6 +107,7 @@ impl Bench {
             fresh: false,
             resources: Resources {
                 threads: 1,
+                gpus: 0,
                 batch: None,
                 requests: None,
                 memory: None,
@@ -116,7 +117,7 @@ impl Bench {
             cancel,
             environment: &|_| None,
             own_program: None,
-            machine: refrain_engine::machine::Machine::empty(),
+            machine: refrain_engine::kind::machine::Machine::empty(),
             pins: &refrain_engine::kind::Pins::default(),
         })?;
         let context =

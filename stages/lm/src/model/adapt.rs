@@ -8,7 +8,6 @@ use crate::adapter::{Adapter, AdapterConfig, LoraTensors};
 use crate::kernels::matmul::{self, Change};
 use crate::kernels::panels::Stored;
 use crate::kernels::tile::{Columns, WIDTH};
-use crate::random::Stream;
 
 use super::{Dora, LanguageModel, Linear, Lora, ModelError, Tensor, TensorId};
 
@@ -48,13 +47,9 @@ impl LanguageModel {
     pub fn add_lora(&mut self, settings: &LoraSettings, seed: u64) -> Result<(), ModelError> {
         let rank = settings.rank;
         self.put_adapters(settings, true, |linear| {
-            // Kaiming's uniform initialisation with a = sqrt(5), as PEFT draws it: bounds ±1 /
-            // sqrt(inputs).
-            let stream = Stream::named(seed, &linear.name, &[]);
-            let bound = 1.0 / (linear.inputs as f64).sqrt();
-            let a = (0..(rank * linear.inputs) as u64)
-                .map(|i| ((2.0 * stream.uniform(i) - 1.0) * bound) as f32);
-            Ok(Some((a.collect(), vec![0.0; linear.of * rank], None)))
+            let LoraTensors { a, b, .. } =
+                LoraTensors::drawn(&linear.name, [linear.of, linear.inputs], rank, seed);
+            Ok(Some((a, b, None)))
         })
     }
 

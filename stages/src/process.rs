@@ -35,7 +35,7 @@ const LIMITED: &str = "ulimit -d \"$1\" 2>/dev/null; shift; exec \"$@\"";
 const MASK: &str = "***";
 
 /// A command and all that it is given.
-pub(super) struct Job<'a> {
+pub(crate) struct Job<'a> {
     /// The program and its arguments, at least the former.
     pub command: &'a [String],
     /// The folder in which it runs.
@@ -46,11 +46,33 @@ pub(super) struct Job<'a> {
     pub secrets: &'a [String],
     /// Bytes of memory that each of its processes may take for itself.
     pub memory: Option<u64>,
+    /// How it ends.
+    pub ending: Ending,
+}
+
+/// The way in which a process ends that is asked to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// A stop kills it. Only when its time is over is it asked to end by itself.
+    Killed,
+    /// It is always asked to end by itself, and killed when it has not after so long. It reads from
+    /// a pipe that this process holds open, whose end tells it that this process is gone.
+    Asked(Duration),
+}
+
+impl Ending {
+    /// The time between the request and the end.
+    fn grace(self) -> Duration {
+        match self {
+            Ending::Killed => GRACE,
+            Ending::Asked(grace) => grace,
+        }
+    }
 }
 
 /// The end of a process.
 #[derive(Debug, PartialEq)]
-pub(super) enum Ended {
+pub(crate) enum Ended {
     /// With exit status 0.
     Success,
     /// In another way.
@@ -63,12 +85,22 @@ pub(super) enum Ended {
 }
 
 /// Runs the command to its end.
-pub(super) fn run(job: &Job<'_>, cancel: &Cancel) -> Result<Ended, StageError> {
+pub(crate) fn run(job: &Job<'_>, cancel: &Cancel) -> Result<Ended, StageError> {
+    run_watched(job, cancel, &mut || Ok(()))
+}
+
+/// Runs the command to its end, and calls `watch` again and again meanwhile; its error ends the
+/// command.
+pub(crate) fn run_watched(
+    job: &Job<'_>,
+    cancel: &Cancel,
+    watch: &mut dyn FnMut() -> Result<(), StageError>,
+) -> Result<Ended, StageError> {
     let longest_secret = job.secrets.iter().map(String::len).max().unwrap_or(0);
     let mut tail = Tail::new(TAIL + longest_secret);
     let (mut child, output) = spawn(job)?;
     let mut output = Output { pipe: Some(output), tail: &mut tail };
-    let (status, in_time) = wait(&mut child, &mut output, cancel)?;
+    let (status, in_time) = wait(&mut child, &mut output, job.ending, cancel, watch)?;
     let ended = Instant::now();
     while output.pipe.is_some() && ended.elapsed() < LINGER {
         output.read(LINGER.saturating_sub(ended.elapsed()));
@@ -114,7 +146,10 @@ fn spawn(job: &Job<'_>) -> Result<(Child, PipeReader), StageError> {
         .current_dir(job.folder)
         .env_clear()
         .envs(job.environment)
-        .stdin(Stdio::null())
+        .stdin(match job.ending {
+            Ending::Killed => Stdio::null(),
+            Ending::Asked(_) => Stdio::piped(),
+        })
         .stdout(writer.try_clone().map_err(environment)?)
         .stderr(writer)
         .process_group(0)
@@ -154,7 +189,9 @@ fn place_of(program: &str, job: &Job<'_>) -> PathBuf {
 fn wait(
     child: &mut Child,
     output: &mut Output<'_>,
+    ending: Ending,
     cancel: &Cancel,
+    watch: &mut dyn FnMut() -> Result<(), StageError>,
 ) -> Result<(ExitStatus, bool), StageError> {
     let lost = |error: io::Error| StageError::Environment {
         message: format!("the command could not be waited for: {error}"),
@@ -163,16 +200,20 @@ fn wait(
     let pid = Pid::from_child(child);
     // Nearly always the pipe closes when the process ends, and is all that has to be waited for.
     let mut pause = Duration::from_micros(20);
-    let mut late: Option<Instant> = None;
+    let (mut late, mut is_asked): (Option<Instant>, bool) = (None, false);
     let ended = loop {
         let read = output.read(POLL);
-        if cancel.is_asked() {
-            break Ok(false);
+        if let Err(error) = watch() {
+            break Err(error);
         }
-        if late.is_some_and(|since| since.elapsed() >= GRACE) {
-            break Ok(true);
+        is_asked = cancel.is_asked();
+        if is_asked && ending == Ending::Killed {
+            break Err(StageError::Cancelled);
         }
-        if late.is_none() && cancel.is_late() {
+        if late.is_some_and(|since| since.elapsed() >= ending.grace()) {
+            break Ok(());
+        }
+        if late.is_none() && (is_asked || cancel.is_late()) {
             late = Some(Instant::now());
             // Where no process of the group is left, that is seen below.
             let _ = kill_process_group(pid, Signal::TERM);
@@ -182,7 +223,8 @@ fn wait(
         }
         match has_ended(pid) {
             Ok(false) => {}
-            ended => break ended,
+            Ok(true) => break Ok(()),
+            Err(error) => break Err(lost(error)),
         }
         if output.pipe.is_none() {
             thread::sleep(pause);
@@ -192,7 +234,8 @@ fn wait(
     // It fails when no process of the group is left, which is what is wanted.
     let _ = kill_process_group(pid, Signal::KILL);
     let status = child.wait().map_err(lost)?;
-    if ended.map_err(lost)? { Ok((status, late.is_none())) } else { Err(StageError::Cancelled) }
+    ended?;
+    if is_asked { Err(StageError::Cancelled) } else { Ok((status, late.is_none())) }
 }
 
 /// Whether a child has ended; it stays to be waited for.
@@ -340,6 +383,7 @@ mod tests {
                 environment: &environment,
                 secrets: &secrets,
                 memory: None,
+                ending: Ending::Killed,
             },
             cancel,
         )
@@ -398,6 +442,7 @@ mod tests {
                 environment: &environment,
                 secrets: &[],
                 memory,
+                ending: Ending::Killed,
             };
             run(&job, &Cancel::default()).unwrap()
         };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use crate::language::units;
+use crate::language::units::{self, Money};
 
 /// The programs and servers that stages may use on this machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -20,12 +20,15 @@ pub struct Machine {
     pub servers: Vec<Server>,
     /// Limits of requests to servers.
     pub requests: Requests,
+    /// What it costs.
+    pub prices: Prices,
 }
 
 static EMPTY: Machine = Machine {
     python: Python { path: None, launcher: Vec::new() },
     servers: Vec::new(),
     requests: Requests::USUAL,
+    prices: Prices { gpu_hour: None },
 };
 
 impl Machine {
@@ -82,6 +85,14 @@ impl Default for Requests {
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     units::duration(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+/// What the machine costs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Prices {
+    /// The price of one graphics card for an hour.
+    pub gpu_hour: Option<Money>,
 }
 
 /// A server of model folders.
