@@ -115,7 +115,7 @@
         if (known) find(byId('find').value);
       } else if (!before) {
         last ? last.after(adopted) : byId('main').prepend(adopted);
-      } else if (before.innerHTML !== adopted.innerHTML) {
+      } else if (!before.isEqualNode(adopted)) {
         before.replaceWith(adopted);
       }
       last = byId(id);

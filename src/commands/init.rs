@@ -79,7 +79,7 @@ fn sum(row: u32) -> String {
 /// Answers of which three in four are right.
 fn answers() -> String {
     let row = |n: u32| {
-        let said = if n % 4 == 0 { n + 2 } else { n + 1 };
+        let said = if n.is_multiple_of(4) { n + 2 } else { n + 1 };
         let row = json!({
             "prompt": format!("{n} + 1 = ?"),
             "response": format!("It is {said}."),

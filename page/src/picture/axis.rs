@@ -73,7 +73,9 @@ impl Scale {
         }
         let step = step((self.high - self.low) / count.max(1) as f64);
         let step = if self.kind == Kind::Whole { step.max(1.0) } else { step };
-        let (first, last) = ((self.low / step).ceil(), (self.high / step).floor());
+        // A quotient such as 0.3 / 0.1 has no exact binary form; its last bits may not lose a tick.
+        let (first, last) = (self.low / step - 1e-9, self.high / step + 1e-9);
+        let (first, last) = (first.ceil(), last.floor());
         let count = ((last - first).max(0.0) as usize).min(50);
         (0..=count).map(|i| round((first + i as f64) * step, step)).collect()
     }

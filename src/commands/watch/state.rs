@@ -18,8 +18,9 @@ use crate::session::Session;
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
 /// The time between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(120);
-/// The shortest time between two pages, and by how much it exceeds the making of one while only figures of progress
-/// change: a run must not feel that it is watched.
+/// The shortest time between two pages: after a result, and while only figures of progress change; by how much the
+/// latter exceeds the making of a page. A run must not feel that it is watched.
+const AFTER_RESULT: Duration = Duration::from_millis(100);
 const BETWEEN: Duration = Duration::from_millis(400);
 const FACTOR: u32 = 40;
 
@@ -126,8 +127,8 @@ impl Watched {
     /// Whether a new page may be made; `results` says that more than progress changed.
     fn is_due(&self, results: bool) -> bool {
         let Some((at, cost)) = self.made().at else { return true };
-        let factor = if results { 1 } else { FACTOR };
-        at.elapsed() >= BETWEEN.max(cost * factor)
+        let least = if results { AFTER_RESULT.max(cost) } else { BETWEEN.max(cost * FACTOR) };
+        at.elapsed() >= least
     }
 
     fn made(&self) -> MutexGuard<'_, Made> {

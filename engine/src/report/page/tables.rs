@@ -243,7 +243,7 @@ fn add_tokens(summary: &mut TableSummary, batch: &RecordBatch) -> Result<(), Tab
     let (logprobs, direct) =
         (batch.column_by_name("logprobs"), batch.column_by_name("perplexities"));
     if let Some(lists) = logprobs.or(direct) {
-        let counts = summary.perplexity.get_or_insert_with(|| Counts::perplexities());
+        let counts = summary.perplexity.get_or_insert_with(Counts::perplexities);
         for row in 0..batch.num_rows() {
             for value in floats(lists, row).into_iter().skip(begin(row)).flatten() {
                 counts.add_log(if logprobs.is_some() { -value } else { value.ln() });
@@ -251,7 +251,7 @@ fn add_tokens(summary: &mut TableSummary, batch: &RecordBatch) -> Result<(), Tab
         }
     } else if let Some(values) = optional_column::<Float64Array>(batch, "perplexity").ok().flatten()
     {
-        let counts = summary.perplexity.get_or_insert_with(|| Counts::perplexities());
+        let counts = summary.perplexity.get_or_insert_with(Counts::perplexities);
         for value in values.iter().flatten() {
             counts.add_log(value.ln());
         }
@@ -260,7 +260,7 @@ fn add_tokens(summary: &mut TableSummary, batch: &RecordBatch) -> Result<(), Tab
     let Some(masks) = batch.column_by_name("loss_mask").and_then(|a| a.as_list_opt::<i32>()) else {
         return Ok(());
     };
-    let counts = summary.masked.get_or_insert_with(|| Counts::shares());
+    let counts = summary.masked.get_or_insert_with(Counts::shares);
     for row in (0..batch.num_rows()).filter(|row| masks.is_valid(*row)) {
         let mask = masks.value(row);
         let Some(mask) = mask.as_boolean_opt() else { continue };
