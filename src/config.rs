@@ -8,9 +8,9 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use refrain_engine::kind::machine::Machine;
 use refrain_engine::language::diagnostic::{Diagnostic, Diagnostics, SourceText};
 use refrain_engine::language::explain::ErrorClass;
-use refrain_engine::machine::Machine;
 
 use crate::command_error::CommandError;
 

@@ -17,7 +17,6 @@ pub mod graph;
 pub mod kind;
 pub mod language;
 pub mod ledger;
-pub mod machine;
 pub mod plan;
 pub mod report;
 pub mod run;

@@ -84,7 +84,7 @@ fn come(kind: Kind, stages: &str, stop: fn(&str) -> bool) -> Came {
         force: HashSet::new(),
         environment: &|_| None,
         own_program: None,
-        machine: refrain_engine::machine::Machine::empty(),
+        machine: refrain_engine::kind::machine::Machine::empty(),
         pins: Default::default(),
     };
     let cancel = Cancel::default();
@@ -253,7 +253,7 @@ fn what_another_process_computes_takes_nothing() {
         force: HashSet::new(),
         environment: &|_| None,
         own_program: None,
-        machine: refrain_engine::machine::Machine::empty(),
+        machine: refrain_engine::kind::machine::Machine::empty(),
         pins: Default::default(),
     };
     let report = std::thread::scope(|scope| {

@@ -50,7 +50,7 @@ fn a_panic_of_a_stage_is_its_failure_and_asks_for_a_report() {
         force: HashSet::new(),
         environment: &|_| None,
         own_program: None,
-        machine: refrain_engine::machine::Machine::empty(),
+        machine: refrain_engine::kind::machine::Machine::empty(),
         pins: Default::default(),
     };
     let report = run(&graph, &store, &options, &Cancel::default()).unwrap();

@@ -125,7 +125,7 @@ impl Place {
             force: HashSet::new(),
             environment: &|_| None,
             own_program: None,
-            machine: refrain_engine::machine::Machine::empty(),
+            machine: refrain_engine::kind::machine::Machine::empty(),
             pins: Default::default(),
         };
         run(graph, &self.store, &options, &Cancel::default()).unwrap()

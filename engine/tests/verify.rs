@@ -45,7 +45,7 @@ fn report<'a>(graph: &'a Graph, store: &'a Store) -> Report<'a> {
         force: HashSet::new(),
         environment: &|_| None,
         own_program: None,
-        machine: refrain_engine::machine::Machine::empty(),
+        machine: refrain_engine::kind::machine::Machine::empty(),
         pins: Default::default(),
     };
     run(graph, store, &options, &Cancel::default()).unwrap()

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
+use refrain_engine::kind::machine::{Machine, ServerAccess};
 use refrain_engine::language::explain::ErrorClass;
-use refrain_engine::machine::{Machine, ServerAccess};
 use refrain_sandbox::{Interpreter, InterpreterError, LayerState, Sandbox};
 use refrain_stages::python::{PACKAGES, Python, PythonError};
 
@@ -160,7 +160,7 @@ fn row(name: &str, is_here: bool, what: &str) -> Vec<String> {
 }
 
 fn servers_json(machine: &Machine) -> Vec<Value> {
-    let server = |server: &refrain_engine::machine::Server| match &server.access {
+    let server = |server: &refrain_engine::kind::machine::Server| match &server.access {
         ServerAccess::Running { address, name } => {
             json!({ "model": server.model, "address": address, "name": name, "command": null })
         }

@@ -10,11 +10,11 @@ use tracing::info;
 
 use refrain_engine::graph::{Graph, NodeId};
 use refrain_engine::kind::Cancel;
+use refrain_engine::kind::machine::Machine;
 use refrain_engine::language::explain::ErrorClass;
 use refrain_engine::ledger::lock::{self, Compared, ComparisonEntry, Lock, LockError};
 use refrain_engine::ledger::up_to_date::{self, CachedReport};
 use refrain_engine::ledger::{reasons, run_log};
-use refrain_engine::machine::Machine;
 use refrain_engine::plan::state::NodeState;
 use refrain_engine::report::comparison::{self, ComparedRow, Comparisons, NoResult};
 use refrain_engine::report::expect::{self, ExpectResult, Verdict};

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use refrain_cache::digest_file;
 use refrain_engine::kind::Cancel;
+use refrain_engine::kind::machine::Machine;
 use refrain_engine::language::explain::ErrorClass;
 use refrain_engine::ledger::lock::Lock;
-use refrain_engine::machine::Machine;
 use refrain_engine::report::verify::{
     self, Comparison, Mismatch, Recomputed, Sample, VERSION, VerifyOptions,
 };

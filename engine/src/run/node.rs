@@ -10,11 +10,11 @@ use refrain_cache::{Cache, Key, Record};
 
 use crate::graph::gather;
 use crate::graph::{Node, NodeId, Work};
+use crate::kind::machine::Machine;
 use crate::kind::metrics_table;
 use crate::kind::{
     Cancel, Context, Input, MAIN, NodeResult, OutputDecl, Pins, Progress, Resources, StageError,
 };
-use crate::machine::Machine;
 use crate::plan::state::{Inputs, NodeState, PendingNode, StateError};
 use crate::source::SourceError;
 use crate::source::seen::HashError;

@@ -59,7 +59,7 @@ fn options(jobs: usize, forced: &HashSet<NodeId>) -> RunOptions<'static> {
         force: forced.clone(),
         environment: &|_| None,
         own_program: None,
-        machine: refrain_engine::machine::Machine::empty(),
+        machine: refrain_engine::kind::machine::Machine::empty(),
         pins: Default::default(),
     }
 }

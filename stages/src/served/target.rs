@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use refrain_cache::Digest;
+use refrain_engine::kind::machine::ServerAccess;
 use refrain_engine::kind::{Context, Input, ServedApi, StageError, pin_name};
-use refrain_engine::machine::ServerAccess;
 
 use crate::run::fill;
 

@@ -138,7 +138,7 @@ impl Bench {
             cancel: &cancel,
             environment: &|_| None,
             own_program: None,
-            machine: refrain_engine::machine::Machine::empty(),
+            machine: refrain_engine::kind::machine::Machine::empty(),
             pins: &refrain_engine::kind::Pins::default(),
         })?;
         for declared in

@@ -116,7 +116,7 @@ impl Bench {
             cancel,
             environment: &|_| None,
             own_program: None,
-            machine: refrain_engine::machine::Machine::empty(),
+            machine: refrain_engine::kind::machine::Machine::empty(),
             pins: &refrain_engine::kind::Pins::default(),
         })?;
         let context =

@@ -128,7 +128,7 @@ impl Desk {
             cancel: &self.cancel,
             environment: &environment,
             own_program: None,
-            machine: refrain_engine::machine::Machine::empty(),
+            machine: refrain_engine::kind::machine::Machine::empty(),
             pins: &refrain_engine::kind::Pins::default(),
         })?;
         let mut declared: Vec<_> =

@@ -41,7 +41,7 @@ fn with_context(test: impl FnOnce(&Context<'_>)) {
         cancel: &Cancel::default(),
         environment: &|_| None,
         own_program: None,
-        machine: refrain_engine::machine::Machine::empty(),
+        machine: refrain_engine::kind::machine::Machine::empty(),
         pins: &refrain_engine::kind::Pins::default(),
     });
 }
