@@ -225,6 +225,13 @@ fn other_weights_under_the_same_name_stop_a_run() {
     for words in ["is not the model that was pinned", "differ by", "another `revision`"] {
         assert!(said.stderr.contains(words), "{}", said.stderr);
     }
+    // A lock that lacks it has it from the cache.
+    let lock = space.read("w.lock");
+    std::fs::remove_file(space.path("w.lock")).unwrap();
+    space.edit("w.yaml", "seed: 4", "seed: 3");
+    assert_eq!(space.ran("w.yaml", &[]), set(&[]));
+    assert_eq!(space.read("w.lock"), lock);
+    space.edit("w.yaml", "seed: 3", "seed: 4");
     // Nor does another cache forget it: the lock knows.
     let said = space.run(&["run", "w.yaml", "--cache", "other"]);
     assert!(said.stderr.contains("is not the model that was pinned"), "{}", said.stderr);

@@ -13,13 +13,12 @@ use std::sync::Arc;
 use petgraph::Direction;
 use petgraph::graph::{DiGraph, NodeIndex};
 
-use crate::kind::{ArtifactKind, Kind, Kinds, ModelFacts, OutputDecl};
+use crate::kind::{ArtifactKind, Kind, Kinds, ModelFacts, OutputDecl, ServedSpec};
 use crate::language::diagnostic::{Diagnostic, Diagnostics, Span};
 use crate::language::workflow::{Settings, Workflow};
 use crate::source::SourceSpec;
 use crate::source::recorded::{FindRecorded, RecordedSource};
 use crate::source::seen::SourcePlace;
-use crate::source::served::ServedSpec;
 
 pub use params::Params;
 

@@ -13,6 +13,7 @@ mod metrics;
 pub(crate) mod metrics_table;
 mod pins;
 mod placeholders;
+mod served;
 mod values;
 
 use std::path::{Path, PathBuf};
@@ -31,11 +32,11 @@ pub use memory::{MemoryContext, MemoryNeed};
 pub use metrics::{MetricContext, MetricDecl};
 pub use pins::{Pinned, Pins, pin_name};
 pub use placeholders::placeholders;
+pub use served::{ServedApi, ServedSpec};
 pub(crate) use values::written_as_placeholder;
 pub use values::{Reference, Resolved, check_keys, coerce, coerce_param};
 
 pub use crate::language::scalar::{canonical, check_name};
-pub use crate::source::served::{ServedApi, ServedSpec};
 
 /// A component whose bytes a kind's results depend on, with the version of those bytes.
 ///
@@ -48,6 +49,7 @@ pub struct Component {
     pub version: u32,
 }
 
+use refrain_cache::Cache;
 /// The kind of an artifact.
 pub use refrain_cache::{ArtifactKind, MAIN, NodeResult};
 
@@ -382,12 +384,18 @@ pub struct Kinds {
     all: Arc<[Kind]>,
     model_facts: fn(&Path) -> ModelFacts,
     is_exact: fn(&str) -> bool,
+    kept_pin: fn(&Cache, &str) -> Option<Value>,
 }
 
 impl Kinds {
     /// Creates a registry of the given kinds.
     pub fn new(kinds: Vec<Kind>) -> Kinds {
-        Kinds { all: kinds.into(), model_facts: |_| Map::new(), is_exact: |_| true }
+        Kinds {
+            all: kinds.into(),
+            model_facts: |_| Map::new(),
+            is_exact: |_| true,
+            kept_pin: |_, _| None,
+        }
     }
 
     /// Adds the function that reads a model's facts from its folder.
@@ -406,6 +414,18 @@ impl Kinds {
     /// Whether results under a profile are the same to the bit each time.
     pub fn is_exact(&self, profile: &str) -> bool {
         (self.is_exact)(profile)
+    }
+
+    /// Adds the function that finds the pinned fact about a model in a cache, by its name: a lock
+    /// may lack it where another run found it out.
+    pub fn with_kept_pins(mut self, find: fn(&Cache, &str) -> Option<Value>) -> Kinds {
+        self.kept_pin = find;
+        self
+    }
+
+    /// Finds the pinned fact about a model in a cache.
+    pub(crate) fn kept_pin(&self, cache: &Cache, model: &str) -> Option<Value> {
+        (self.kept_pin)(cache, model)
     }
 
     /// Reads the facts of the model in a folder.

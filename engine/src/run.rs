@@ -32,7 +32,7 @@ use refrain_cache::Stored;
 
 use crate::graph::{Graph, Node, NodeId, Work};
 use crate::kind::machine::Machine;
-use crate::kind::{Cancel, MemoryContext, Pinned, Pins, StageError};
+use crate::kind::{Cancel, MAIN, MemoryContext, Pinned, Pins, StageError, pin_name};
 use crate::plan::state::{Hashed, Lookup, NodeState, PendingNode, State, StateError};
 use crate::store::{Store, StoreError};
 
@@ -166,6 +166,7 @@ pub fn run<'a>(
         syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
     let interrupted = cancel.is_cancelled();
+    runner.find_kept_pins();
     let Runner { state, outcomes, computed_twice, over_budget, .. } = runner;
     Ok(Report { state, outcomes, interrupted, computed_twice, pins: pins.all(), over_budget })
 }
@@ -247,6 +248,21 @@ impl<'a, 'o> Runner<'a, 'o> {
             computed_twice: 0,
             spending: options.budget.as_ref().map(Spending::new),
             over_budget: None,
+        }
+    }
+
+    /// Finds the pinned facts of models whose stages were all cached, so that the lock has them.
+    fn find_kept_pins(&self) {
+        let served =
+            self.graph.ids().filter(|id| matches!(self.graph.node(*id).work, Work::Served(_)));
+        for id in served {
+            let Some(done) = self.state.done(id) else { continue };
+            let model = pin_name(done.result.artifacts.get(MAIN).map(|artifact| &artifact.digest));
+            if self.pins.get(&model).is_none()
+                && let Some(pin) = self.graph.workflow.kinds.kept_pin(self.store.cache(), &model)
+            {
+                self.pins.pin(model, pin);
+            }
         }
     }
 

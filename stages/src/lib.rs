@@ -81,4 +81,5 @@ fn with_evaluate(evaluate: Kind) -> Kinds {
     ])
     .with_model_facts(model_facts)
     .with_exactness(backend::is_exact)
+    .with_kept_pins(served::kept_pin)
 }

@@ -32,6 +32,7 @@ use retry::ATTEMPTS;
 use scoring::Scoring;
 use target::Target;
 
+pub(crate) use probe::kept_pin;
 pub use process::{end_servers, kill_servers};
 pub(crate) use rows::{ServedRow, Wanted};
 

@@ -13,11 +13,11 @@ use tracing::{Span, debug, dispatcher, info};
 
 use refrain_cache::{Artifact, Cache, Digest, Unfinished};
 
-use crate::kind::machine::Machine;
 use crate::language::explain::{ErrorClass, Explain};
-use crate::source::served::ServedSpec;
 
+use super::machine::Machine;
 use super::pins::Pins;
+use super::served::ServedSpec;
 
 /// Longest time before a waiting thread notices cancellation.
 const NOTICED: Duration = Duration::from_millis(50);

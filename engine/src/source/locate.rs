@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::kind::ServedSpec;
+
 use super::model_folder::ModelFolder;
-use super::served::ServedSpec;
 use super::shards::{self, Shards};
 use super::{OptionProblem, SourceSpec};
 

@@ -1,9 +1,8 @@
 //! The parameters of the entries of `models` and `data`.
 
-use crate::kind::{ArtifactKind, Param, Type};
+use crate::kind::{ArtifactKind, Param, ServedApi, Type};
 
 use super::format;
-use super::served::ServedApi;
 
 /// The parameters of an entry of `models`.
 pub static MODEL_PARAMS: &[Param] = &[

@@ -3,11 +3,13 @@
 //! Its weights are not here. It is known by the name and the revision that the workflow gives, by
 //! the interface, and by the files of its tokenizer; the address can change no key.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use refrain_cache::{Artifact, ArtifactKind, Cache, Digest, Manifest};
+
+use crate::kind::{ServedApi, ServedSpec};
 
 use super::SourceError;
 use super::model_folder::ModelFolder;
@@ -21,42 +23,6 @@ pub const IDENTITY: &str = "served.json";
 
 /// The hint for an address.
 const AN_ADDRESS: &str = "an address begins with `http://` or `https://` and mostly ends in `/v1`";
-
-/// The interface by which a server is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ServedApi {
-    /// `/completions`: rendered and tokenised here.
-    Completions,
-    /// `/chat/completions`: the server renders.
-    Chat,
-}
-
-impl ServedApi {
-    /// Names of the interfaces, as workflows spell them.
-    pub const WORDS: [&'static str; 2] = ["completions", "chat"];
-
-    /// Returns its name.
-    pub fn word(self) -> &'static str {
-        ServedApi::WORDS[self as usize]
-    }
-}
-
-/// A served model, as a workflow declares it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServedSpec {
-    /// The address of the server, up to `/v1`.
-    pub address: String,
-    /// The name of the model there.
-    pub name: String,
-    /// Text that changes when the weights do.
-    pub revision: String,
-    /// The folder of its tokenizer.
-    pub tokenizer: Option<PathBuf>,
-    /// The interface.
-    pub api: ServedApi,
-    /// The key of the server, in which `${env:NAME}` stands as written.
-    pub key: Option<String>,
-}
 
 impl ServedSpec {
     /// Makes the model that a checked mapping with `server` describes; paths are relative to

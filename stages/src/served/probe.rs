@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use refrain_cache::{Digest, Manifest};
+use refrain_cache::{Cache, Digest, Key, Manifest};
 use refrain_engine::kind::{Context, ServedApi, StageError};
 use refrain_lm::chat::{Message, message};
 use refrain_lm::sampling::SamplingParams;
@@ -29,6 +29,20 @@ const LOOKS: u32 = 3;
 const BETWEEN: Duration = Duration::from_millis(300);
 /// Attempts of a request that a server may not understand.
 const TRIES: u32 = 2;
+
+/// Finds the fingerprint of a model that runs with this cache have pinned.
+pub(crate) fn kept_pin(cache: &Cache, model: &str) -> Option<Value> {
+    let kept = cache.rows(&pin_key(model)).ok()?;
+    serde_json::from_slice(&kept.get(&pin_row()).ok()??).ok()
+}
+
+fn pin_key(model: &str) -> Key {
+    Manifest::new("fingerprint").section("model", model.into()).key()
+}
+
+fn pin_row() -> Digest {
+    Digest::of_bytes(b"pinned")
+}
 
 /// A probe as it is sent.
 enum Probe {
@@ -248,16 +262,8 @@ impl Served {
         model: String,
         now: Fingerprint,
     ) -> Result<Fingerprint, StageError> {
-        let function = Manifest::new("fingerprint").section("model", model.clone().into());
-        let (kept, row) = (context.cache.rows(&function.key())?, Digest::of_bytes(b"pinned"));
-        let in_cache = || -> Result<Option<Value>, StageError> {
-            let bytes = kept.get(&row)?;
-            Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
-        };
-        let known = match context.pins.get(&model) {
-            Some(pin) => Some(pin),
-            None => in_cache()?,
-        };
+        let known = context.pins.get(&model).or_else(|| kept_pin(context.cache, &model));
+        let kept = context.cache.rows(&pin_key(&model))?;
         let is_new = known.is_none();
         // Of stages that begin together the first one's counts.
         let pin = context.pins.pin(model, known.unwrap_or_else(|| now.to_pin()));
@@ -266,7 +272,7 @@ impl Served {
         })?;
         self.compare(&pinned, &now)?;
         if is_new {
-            kept.put(&[(row, pin.to_string().into_bytes())])?;
+            kept.put(&[(pin_row(), pin.to_string().into_bytes())])?;
         }
         Ok(pinned)
     }

@@ -5,12 +5,11 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::graph::{Edge, NodeId, Work};
-use crate::kind::{ArtifactKind, ModelFacts, Reference};
+use crate::kind::{ArtifactKind, ModelFacts, Reference, ServedSpec};
 use crate::language::diagnostic::Diagnostic;
 use crate::language::yaml::Node;
 use crate::source::model_folder::ModelFolder;
 use crate::source::recorded::RecordedSource;
-use crate::source::served::ServedSpec;
 use crate::source::{self, Located, SourceSpec};
 
 use super::template::Values;
