@@ -32,14 +32,11 @@ pub(super) fn canonicalize(params: &mut Map<String, Value>, model: FindModel<'_>
     canonical::chat(params, has_template);
     canonical::bos(params);
     remove_default(params, "train_on", &"last".into());
-    for (name, default) in LATER {
-        remove_default(params, name, &default());
-    }
+    // Parameters that came later, and the values under which a training is what it was before.
+    remove_default(params, "backend", &"native".into());
+    remove_default(params, "dtype", &"f32".into());
+    remove_default(params, "packing", &false.into());
 }
-
-/// Parameters that came later, with the values under which a training is what it was before.
-const LATER: [(&str, fn() -> Value); 3] =
-    [("backend", || "native".into()), ("dtype", || "f32".into()), ("packing", || false.into())];
 
 fn canonicalize_lora(lora: &mut Map<String, Value>) {
     if let Some(rank) = lora.get("rank").and_then(Value::as_f64) {
