@@ -69,6 +69,7 @@ mod secrets; // that no value of `${env:NAME}` is kept or shown
 mod sources; // files that change during a run, or without their time
 #[cfg(unix)]
 mod stdout; // data that stdout refuses, and readers that leave
+mod token_perplexity; // the workflows of the first paper
 mod training; // a killed training, and the reference's training runs written as workflows
 mod usage; // command lines that are wrong
 mod verdicts; // answers and verdicts of the shared cases
