@@ -1,4 +1,6 @@
-//! The workflow of the first paper, at full size, on stand-ins for its models and data.
+//! The workflows of the first paper: at full size on stand-ins, and what its miniature showed.
+
+use std::path::Path;
 
 use serde_json::json;
 
@@ -63,4 +65,12 @@ fn the_full_size_workflow_checks_and_plans_on_stand_ins() {
     ] {
         assert!(planned.stdout.contains(node), "no `{node}` is planned");
     }
+}
+
+#[test]
+fn the_miniature_showed_what_its_lock_says() {
+    let workflow =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("workflows/token-perplexity-mini.yaml");
+    let said = Space::new().run(&["verify", workflow.to_str().unwrap(), "--no-data"]);
+    assert_eq!(said.code, 0, "{}{}", said.stdout, said.stderr);
 }
