@@ -78,6 +78,7 @@ mod served; // models that a server computes, and the configuration that names s
 mod sources; // files that change during a run, or without their time
 #[cfg(unix)]
 mod stdout; // data that stdout refuses, and readers that leave
+mod token_perplexity; // the workflows of the first paper
 mod training; // a killed training, and the reference's training runs written as workflows
 mod usage; // command lines that are wrong
 mod verdicts; // answers and verdicts of the shared cases

@@ -12,7 +12,7 @@ use crate::space::{Space, shared};
 fn gsm8k_is_scored_masked_tuned_and_evaluated() {
     let Some(shared) = shared() else { return };
     let space = Space::new();
-    space.write("w.yaml", include_str!("../workflows/token-perplexity.yaml"));
+    space.write("w.yaml", include_str!("../workflows/forgetting.yaml"));
     let other = r#"{"prompt": "say yes", "response": "yes"}"#;
     space.write("other.jsonl", &format!("{other}\n"));
     let gsm8k = shared.join("data/gsm8k");
