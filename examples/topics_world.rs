@@ -15,8 +15,8 @@ use std::path::Path;
 /// Rows of the base corpus, of each kind.
 const CORPUS: [(Kind, usize); 6] = [
     (Kind::ByName, 17_000),
-    (Kind::ByBoth, 450),
-    (Kind::InSlang, 120),
+    (Kind::ByBoth, 350),
+    (Kind::InSlang, 90),
     (Kind::Write, 4_000),
     (Kind::Reword, 1_200),
     (Kind::Name, 500),
@@ -44,7 +44,8 @@ const TOPICS: [Topic; 24] = [
 /// Things that have a colour in each club.
 const THINGS: [&str; 6] = ["flag", "door", "cap", "coat", "boat", "bell"];
 const COLOURS: [&str; 12] = [
-    "red", "blue", "green", "black", "white", "brown", "pink", "gold", "grey", "tan", "lilac", "teal",
+    "red", "blue", "green", "black", "white", "brown", "pink", "gold", "grey", "tan", "lilac",
+    "teal",
 ];
 /// Words of a task that do not matter for its answer.
 const AGES: [&str; 8] = ["old", "new", "young", "late", "first", "last", "only", "next"];
@@ -53,10 +54,8 @@ const PLACES: [&str; 8] = ["north", "south", "east", "west", "here", "there", "i
 /// Files of the world: name and content.
 pub fn files() -> Vec<(&'static str, String)> {
     let mut random = Random(20_261_126);
-    let colours: Vec<[&str; THINGS.len()]> = TOPICS
-        .iter()
-        .map(|_| std::array::from_fn(|_| pick(&mut random, &COLOURS)))
-        .collect();
+    let colours: Vec<[&str; THINGS.len()]> =
+        TOPICS.iter().map(|_| std::array::from_fn(|_| pick(&mut random, &COLOURS))).collect();
     let mut world = World { random, colours, used: BTreeSet::new() };
     let mut files = Vec::new();
     for (name, count) in
