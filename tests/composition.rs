@@ -168,3 +168,26 @@ fn recipes_are_checked_as_they_stand() {
         }
     }
 }
+
+/// The replication of the second paper at full size, with a tiny model in the place of both of its models.
+#[test]
+fn the_replication_of_diversity_is_checked_and_planned_with_stand_ins() {
+    let space = Space::new();
+    data(&space);
+    space.report("w.yaml", &["--only", "base"]);
+    let base = space.run(&["show", "w.yaml", "base", "--path"]).stdout.trim().to_owned();
+    let workflow = Path::new(env!("CARGO_MANIFEST_DIR")).join("workflows/diversity.yaml");
+    let rows = space.path("rows.jsonl");
+    let set = [
+        format!("model={base}"),
+        format!("encoder={base}"),
+        format!("training={}", rows.display()),
+        format!("testing={}", rows.display()),
+    ];
+    let set: Vec<&str> = set.iter().flat_map(|s| ["--set", s]).collect();
+    let workflow = workflow.to_str().unwrap();
+    for command in ["check", "plan"] {
+        let said = space.run(&[&[command, workflow, "--cache", "cache"], &set[..]].concat());
+        assert_eq!(said.code, 0, "{}", said.stderr);
+    }
+}

@@ -5,7 +5,9 @@ use std::path::Path;
 #[path = "../examples/perplexity_world.rs"]
 #[allow(dead_code, reason = "its `main` writes the files")]
 mod perplexity_world;
-
+#[path = "../examples/topics_world.rs"]
+#[allow(dead_code, reason = "its `main` writes the files")]
+mod topics_world;
 #[path = "../examples/world.rs"]
 #[allow(dead_code, reason = "its `main` writes the files")]
 mod world;
@@ -37,4 +39,9 @@ fn the_quickstart_data_are_the_bytes_that_world_makes() {
 #[test]
 fn the_data_of_the_first_papers_miniature_are_the_bytes_that_its_world_makes() {
     holds("workflows/token-perplexity-mini", "perplexity_world", &perplexity_world::files());
+}
+
+#[test]
+fn the_data_of_the_second_papers_miniature_are_the_bytes_that_its_world_makes() {
+    holds("workflows/diversity-mini", "topics_world", &topics_world::files());
 }
