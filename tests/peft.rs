@@ -134,16 +134,15 @@ fn compare_runs(model: &str, python: &Path, shared: &Path) {
     }
 }
 
-#[test]
-fn the_reference_runs_come_out_of_the_trainer() {
-    let (Some(python), Some(shared)) = (python(), shared()) else { return };
-    compare_runs("llama", &python, &shared);
-}
-
-#[test]
-#[ignore = "starts Python some seventy times: a quarter of an hour"]
-fn the_reference_runs_of_every_model_come_out_of_the_trainer() {
-    let (Some(python), Some(shared)) = (python(), shared()) else { return };
+/// The models whose reference runs are trained: one, or with REFRAIN_TEST_EVERY_MODEL all, which takes
+/// a quarter of an hour.
+fn models(shared: &Path) -> Vec<String> {
+    if std::env::var_os("REFRAIN_TEST_EVERY_MODEL").is_none() {
+        println!(
+            "the runs of `llama` alone; REFRAIN_TEST_EVERY_MODEL=1 trains those of every model"
+        );
+        return vec!["llama".into()];
+    }
     let mut models: Vec<String> = std::fs::read_dir(shared.join("parity"))
         .unwrap()
         .map(|entry| entry.unwrap())
@@ -151,7 +150,13 @@ fn the_reference_runs_of_every_model_come_out_of_the_trainer() {
         .map(|entry| entry.file_name().into_string().unwrap())
         .collect();
     models.sort();
-    for model in models {
+    models
+}
+
+#[test]
+fn the_reference_runs_come_out_of_the_trainer() {
+    let (Some(python), Some(shared)) = (python(), shared()) else { return };
+    for model in models(&shared) {
         compare_runs(&model, &python, &shared);
     }
 }

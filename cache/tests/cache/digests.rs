@@ -189,7 +189,7 @@ proptest! {
         prop_assert_eq!(Digest::of_bytes(text.as_bytes()), digest_listing(&files));
         if !text.is_empty() {
             prop_assert_eq!(parse_listing(text.trim_end_matches('\n')), None);
-            prop_assert_eq!(parse_listing(&text.replace("  ", " ")), None);
+            prop_assert_eq!(parse_listing(&text.replace("  ", "\t")), None);
             prop_assert_eq!(parse_listing(&format!("{text}{text}x")), None);
         }
     }

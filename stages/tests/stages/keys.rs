@@ -201,7 +201,8 @@ fn a_parameter_that_is_called_a_knob_leaves_the_key() {
             }
             let mut params = kind.params.to_vec();
             params[i].semantic = false;
-            let kind = Kind { params: params.leak(), ..*kind };
+            // The versions of components may follow from the parameter, and stay in the key.
+            let kind = Kind { params: params.leak(), versions: None, ..*kind };
             let key = |value: &Value| {
                 let mut given = required(kind.params);
                 given.insert(param.name.into(), value.clone());
@@ -294,6 +295,7 @@ const RESOLVED: &[(&str, &str, &str, &str)] = &[
     ("score", "{ model: m, data: d }", "chat", "true"),
     ("score", "{ model: m, data: d, of: text }", "chat", "false"),
     ("score", "{ model: m, data: d }", "backend", "native"),
+    ("generate", "{ model: m, data: d }", "kv", "f32"),
     ("generate", "{ model: m, data: d }", "bos", "auto"),
     ("score", "{ model: m, data: d }", "bos", "auto"),
     ("finetune", "{ model: m, data: d, lora: { rank: 4 } }", "bos", "auto"),
@@ -351,6 +353,7 @@ const WITHOUT_DEFAULT: &[&str] = &[
     "generate.prompt",
     "generate.system",
     "generate.shots",
+    "generate.into",
     "score.prompt",
     "score.system",
     "score.max_tokens",
@@ -420,7 +423,26 @@ const WITHOUT_DEFAULT: &[&str] = &[
     "evaluate.judge",
     "evaluate.judgements",
     "evaluate.swapped",
+    "evaluate.databases.folder",
+    "evaluate.human",
     "run.metrics",
+    "run.bases",
+    "diversify.data",
+    "diversify.mix",
+    "diversify.mix.share",
+    "diversify.mix.rows",
+    "diversify.mix.name",
+    "diversify.total",
+    "diversify.replace",
+    "finetune.keep",
+    "finetune.quantization",
+    // The trainer takes what the model's family allows.
+    "finetune.attention",
+    "finetune.trainer",
+    "choose.model",
+    "choose.data",
+    "choose.highest",
+    "choose.lowest",
     "evaluate.extract.after",
     "evaluate.extract.regex",
 ];
