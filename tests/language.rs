@@ -302,6 +302,29 @@ fn spellings_of_other_tools_get_the_one_of_the_language() {
 }
 
 #[test]
+fn what_only_other_points_read_is_no_problem_of_one_point() {
+    let space = Space::new();
+    for name in ["x.jsonl", "y.jsonl"] {
+        space.write(name, "{\"prompt\": \"p\", \"response\": \"r\"}\n");
+    }
+    space.write(
+        "w.yaml",
+        "refrain: 1
+params: { a: x.jsonl, b: y.jsonl }
+data: { left: { path: \"${a}\" }, right: { path: \"${b}\" } }
+stages: { kept: { diversify: { data: \"${arm.data}\", measure: [distinct_1] } } }
+sweep: { arm: [{ name: p, data: left }, { name: q, data: right }] }
+",
+    );
+    for command in ["check", "plan", "run"] {
+        let said = space.accepts(&[command, "w.yaml", "--set", "arm=p"]);
+        assert!(!said.stderr.contains("nothing reads"), "{command}: {}", said.stderr);
+    }
+    let said = space.refuses(&["check", "w.yaml", "--set", "arm=p", "--set", "c=1"]);
+    assert!(said.contains("`c`"), "{said}");
+}
+
+#[test]
 fn the_reference_is_generated_from_the_declarations() {
     let space = Space::new();
     let said = space.run(&["kind", "--all", "--format", "markdown"]);

@@ -54,7 +54,18 @@ impl Builder<'_> {
                 unread.push(Unread { diagnostic, set: false });
             }
         }
+        // What is left of a sweep may leave alone what its other points read.
+        if self.workflow.axes.iter().any(|axis| self.is_reduced(axis)) {
+            unread.retain(|one| one.set);
+        }
         unread
+    }
+
+    /// Whether the command line leaves only a part of an axis.
+    fn is_reduced(&self, axis: &Axis) -> bool {
+        let is_set = |name: &str| self.workflow.set.iter().any(|given| given == name);
+        let mut points = axis.values.iter().flat_map(|(_, point)| point.entries());
+        is_set(&axis.name) || axis.points && points.any(|(key, _)| is_set(&key.text))
     }
 
     /// Reads the numbers of rounds again, whose params are read before the graph is built.
