@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -97,6 +98,35 @@ fn a_run_takes_what_it_lacks_and_computes_the_rest() {
     let forced = clone(&space);
     let ran = forced.ran("w.yaml", &["--remote", &remote(&space), "--force", "scored"]);
     assert_eq!(ran, ["scored".to_string()].into());
+}
+
+#[test]
+fn a_trusted_remote_gives_what_no_lock_names() {
+    let space = pushed();
+    let configured = |trust: bool| {
+        let clone = clone(&space);
+        std::fs::remove_file(clone.path("w.lock")).unwrap();
+        let text = format!("[[remotes]]\naddress = \"{}\"\ntrust = {trust}\n", remote(&space));
+        clone.write("config/config.toml", &text);
+        for (name, mode) in [("config", 0o755), ("config/config.toml", 0o644)] {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(clone.path(name), permissions).unwrap();
+        }
+        let arguments = ["--config", "config/config.toml", "--remote", &remote(&space)];
+        let ran = clone.ran("w.yaml", &arguments);
+        assert_eq!(clone.read("w.lock"), space.read("w.lock"));
+        ran.len()
+    };
+    assert_eq!(configured(true), 0);
+    assert!(configured(false) > 5);
+
+    // What its records name and its objects are not is refused all the same.
+    for (name, path) in files(&space.path("remote")) {
+        if name.contains("objects") {
+            std::fs::write(path, b"x").unwrap();
+        }
+    }
+    assert!(configured(true) > 5);
 }
 
 #[test]

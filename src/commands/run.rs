@@ -88,7 +88,8 @@ pub fn run(
 
     if let Some(address) = &arguments.remote {
         let (wanted, force) = (wanted.as_deref(), &options.force);
-        remote::pull_for_run(&session, &lock, &store, address, wanted, force, false)?;
+        let is_trusted = config.machine.trusts(address);
+        remote::pull_for_run(&session, &lock, &store, address, wanted, force, is_trusted)?;
     }
 
     let cancel = Cancel::default();

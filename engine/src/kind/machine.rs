@@ -22,6 +22,8 @@ pub struct Machine {
     pub requests: Requests,
     /// What it costs.
     pub prices: Prices,
+    /// Remote caches of which more is known than their address.
+    pub remotes: Vec<RemoteCache>,
 }
 
 static EMPTY: Machine = Machine {
@@ -29,12 +31,21 @@ static EMPTY: Machine = Machine {
     servers: Vec::new(),
     requests: Requests::USUAL,
     prices: Prices { gpu_hour: None },
+    remotes: Vec::new(),
 };
 
 impl Machine {
     /// Returns the machine of which no configuration says anything.
     pub fn empty() -> &'static Machine {
         &EMPTY
+    }
+
+    /// Whether results of a remote cache are taken that no lock names.
+    pub fn trusts(&self, address: &str) -> bool {
+        let same = |remote: &RemoteCache| {
+            remote.address.trim_end_matches('/') == address.trim_end_matches('/')
+        };
+        self.remotes.iter().any(|remote| remote.trust && same(remote))
     }
 
     /// Finds the server of the model in a folder, or of a GGUF file.
@@ -85,6 +96,17 @@ impl Default for Requests {
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     units::duration(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+/// A remote cache.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoteCache {
+    /// The address, as `--remote` has it.
+    pub address: String,
+    /// Whether results are taken from it that no lock names.
+    #[serde(default)]
+    pub trust: bool,
 }
 
 /// What the machine costs.
