@@ -108,10 +108,10 @@ fn requests_keep_the_server_busy() {
     let ideal = delay.mul_f64(1000.0 / 32.0);
     let factor = took.as_secs_f64() / ideal.as_secs_f64();
     println!("1000 requests of {delay:?}, 32 at once: {took:?}, {factor:.2} of the ideal");
-    assert_eq!(most, 32, "requests under way");
+    assert!((2..=32).contains(&most), "{most} requests under way");
     // Beside other tests the processors are the limit: the server of this test runs on them too.
     match std::env::var_os("REFRAIN_TEST_SPEED") {
-        Some(_) => assert!(factor <= 1.25, "{factor}"),
+        Some(_) => assert!(factor <= 1.25 && most == 32, "{factor}, {most}"),
         None => println!("not compared with the ideal: REFRAIN_TEST_SPEED=1 does, on idle cores"),
     }
 }
