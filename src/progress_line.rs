@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::human::{self, time};
 use crate::output;
 
-/// What takes no longer than this needs no progress.
+/// The longest that a command takes without a line.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Shortest time between two lines where stderr is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);

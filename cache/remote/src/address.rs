@@ -34,6 +34,20 @@ pub struct Address {
     options: Vec<(String, String)>,
 }
 
+/// Builds the client of a service with the settings of an address that it knows. The builders share
+/// no trait.
+macro_rules! built {
+    ($address:expr, $builder:expr) => {{
+        let mut builder = $builder;
+        for (name, value) in &$address.options {
+            if let Ok(key) = name.to_lowercase().parse() {
+                builder = builder.with_config(key, value);
+            }
+        }
+        Arc::new(builder.build().map_err(|error| $address.refused(&error))?)
+    }};
+}
+
 impl Address {
     /// Reads an address: `s3://BUCKET/PREFIX`, `gs://…`, `az://…`, `file:///FOLDER`, a folder's
     /// path, `https://…` or `http://…`. `options` has credentials and settings by the names of the
@@ -85,40 +99,25 @@ impl Address {
                     .map_err(|error| self.refused(&error))?,
             ),
             "gs" => {
-                let mut builder = GoogleCloudStorageBuilder::new()
+                let builder = GoogleCloudStorageBuilder::new()
                     .with_url(url)
                     .with_client_options(client())
                     .with_retry(retries());
-                for (name, value) in &self.options {
-                    if let Ok(key) = name.to_lowercase().parse() {
-                        builder = builder.with_config(key, value);
-                    }
-                }
-                Arc::new(builder.build().map_err(|error| self.refused(&error))?)
+                built!(self, builder)
             }
             "s3" | "s3a" => {
-                let mut builder = AmazonS3Builder::new()
+                let builder = AmazonS3Builder::new()
                     .with_url(url)
                     .with_client_options(client().with_allow_http(self.has_plain_endpoint()))
                     .with_retry(retries());
-                for (name, value) in &self.options {
-                    if let Ok(key) = name.to_lowercase().parse() {
-                        builder = builder.with_config(key, value);
-                    }
-                }
-                Arc::new(builder.build().map_err(|error| self.refused(&error))?)
+                built!(self, builder)
             }
             _ => {
-                let mut builder = MicrosoftAzureBuilder::new()
+                let builder = MicrosoftAzureBuilder::new()
                     .with_url(url)
                     .with_client_options(client())
                     .with_retry(retries());
-                for (name, value) in &self.options {
-                    if let Ok(key) = name.to_lowercase().parse() {
-                        builder = builder.with_config(key, value);
-                    }
-                }
-                Arc::new(builder.build().map_err(|error| self.refused(&error))?)
+                built!(self, builder)
             }
         };
         // The path of an address of the web is a part of its requests already.

@@ -19,7 +19,7 @@ const REQUESTS: usize = 32;
 /// Bytes of an object that the lock gives no size of at most.
 const UNKNOWN: u64 = 1 << 40;
 
-/// What was checked.
+/// The outcome of a check.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Checked {
     /// Results whose records are there and as the lock says.
@@ -28,7 +28,7 @@ pub struct Checked {
     pub objects: usize,
     /// Objects of which the bytes were hashed.
     pub hashed: usize,
-    /// What is not as the lock says.
+    /// Results that are not as the lock says.
     pub faults: Vec<Fault>,
 }
 

@@ -1,4 +1,4 @@
-//! What requests are sent with, and the plain ones.
+//! The connection to a remote cache, and plain requests over it.
 
 use std::sync::Arc;
 

@@ -65,7 +65,7 @@ pub enum RemoteError {
 pub struct Fault {
     /// The node whose result it is.
     pub node: String,
-    /// What is wrong with it.
+    /// The difference from the lock, in words.
     pub reason: String,
 }
 

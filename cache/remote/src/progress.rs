@@ -1,4 +1,4 @@
-//! How far a transfer is.
+//! The progress of a transfer, in bytes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

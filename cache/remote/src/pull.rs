@@ -22,7 +22,7 @@ const PAGES: usize = 4;
 /// Bytes of a folder's listing at most.
 pub(crate) const LISTING: u64 = 16 << 20;
 
-/// What was received.
+/// The outcome of a pull.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pulled {
     /// Results that were received.

@@ -18,7 +18,7 @@ const OBJECTS: usize = 16;
 /// Pages that are under way at once.
 const PAGES: usize = 4;
 
-/// What was sent.
+/// The outcome of a push.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pushed {
     /// Results that are at the remote now.
@@ -86,7 +86,7 @@ impl Remote {
     }
 }
 
-/// What is sent from where.
+/// The cache that results are sent from, and the connection they are sent over.
 #[derive(Clone, Copy)]
 struct Source<'a> {
     connection: &'a Connection,

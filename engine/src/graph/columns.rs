@@ -180,7 +180,7 @@ fn of_node(
                 let without_weights = |edge: &&Edge| {
                     !kind.served.contains(&edge.path.as_str()) && served(&edge.path).is_some()
                 };
-                // What is only chosen among is not read.
+                // Tables that are only chosen among are not read.
                 let read = node.inputs.iter().filter(|_| !node.passes_on());
                 found.extend(read.filter(without_weights).map(|edge| {
                     let name = &before[edge.node.index()].stage;

@@ -19,7 +19,7 @@ pub fn histograms(page: &Page) -> Vec<Picture> {
     page.distributions.iter().take(PANELS).map(|panel| draw(page, panel)).collect()
 }
 
-/// What a quantity is called in file names, titles and on axes.
+/// The name of a quantity in file names, titles and on axes.
 fn words(panel: &DistributionPanel) -> [String; 3] {
     match panel.quantity {
         Quantity::Perplexity => {

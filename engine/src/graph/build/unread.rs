@@ -54,7 +54,7 @@ impl Builder<'_> {
                 unread.push(Unread { diagnostic, set: false });
             }
         }
-        // What is left of a sweep may leave alone what its other points read.
+        // Names that only left-out points of a sweep read are no slips.
         if self.workflow.axes.iter().any(|axis| self.is_reduced(axis)) {
             unread.retain(|one| one.set);
         }
