@@ -275,6 +275,31 @@ fn records(files: &BTreeMap<String, PathBuf>, change: impl Fn(&mut Value)) {
 }
 
 #[test]
+fn each_object_alone_is_refused_where_its_bytes_are_others() {
+    let space = pushed();
+    let there = files(&space.path("remote"));
+    for path in objects(&there) {
+        let sound = std::fs::read(path).unwrap();
+        let mut changed = sound.clone();
+        *changed.last_mut().unwrap() ^= 1;
+        std::fs::write(path, changed).unwrap();
+
+        let clone = clone(&space);
+        let (code, pulled) = pull(&clone, &remote(&space));
+        let faults = pulled["faults"].as_array().unwrap();
+        assert!(code == 3 && !faults.is_empty(), "`{}`: {pulled}", path.display());
+        assert!(pulled["received"].as_u64().unwrap() > 0, "the others are taken");
+        for (name, file) in files(&clone.path(".refrain/objects")) {
+            if name.matches('/').count() == 1 {
+                assert_eq!(blake3(&std::fs::read(file).unwrap()), name.replace('/', ""));
+            }
+        }
+        std::fs::write(path, sound).unwrap();
+    }
+    assert_eq!(pull(&clone(&space), &remote(&space)).0, 0);
+}
+
+#[test]
 fn records_that_the_lock_does_not_name_are_refused() {
     refused("other outputs", |_, files| {
         records(files, |record| {
