@@ -1,16 +1,23 @@
-//! Makes the data of `workflows/token-perplexity-mini.yaml`: four tasks on lists of digits, the same bytes everywhere.
+//! Makes the data of `workflows/token-perplexity-mini.yaml`: four tasks on lists of digits, the
+//! same bytes everywhere.
 //!
-//! The tasks share their words and the form of their answers: digits in rising order (the target), in falling order,
-//! backwards, and the second largest. A base model learns all of them, and to say an answer again in its own words. It
-//! answers tersely for the most part, and at times in a freer style. For the target it learns two habits, the right one
-//! and a sloppy one, which leaves the digits as they are: the longer the list, the more often. The reference answers of
-//! the target are right, and in a person's style, half of whose phrases the base has never met.
+//! The tasks share their words and the form of their answers: digits in rising order (the target),
+//! in falling order, backwards, and the second largest. A base model learns all of them, and to say
+//! an answer again in its own words. It answers tersely for the most part, and at times in a freer
+//! style. For the target it learns two habits, the right one and a sloppy one, which leaves the
+//! digits as they are: the longer the list, the more often. The reference answers of the target are
+//! right, and in a person's style, half of whose phrases the base has never met.
 //!
 //!     cargo run --release --example perplexity_world    # writes workflows/token-perplexity-mini/*.jsonl
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
+
+use random::Random;
+
+#[path = "worlds/random.rs"]
+mod random;
 
 /// Rows of the base corpus in which an answer is said again.
 const AGAIN: usize = 800;
@@ -64,7 +71,8 @@ pub fn files() -> Vec<(String, String)> {
     files
 }
 
-/// What the base model learns: no question of the other files, though the same one may be asked twice.
+/// The rows that the base model learns: no question of the other files, though the same one may be
+/// asked twice.
 fn corpus(random: &mut Random, elsewhere: &BTreeSet<String>) -> Vec<Row> {
     let mut rows = Vec::new();
     for (number, task) in TASKS.iter().enumerate() {
@@ -95,7 +103,7 @@ fn corpus(random: &mut Random, elsewhere: &BTreeSet<String>) -> Vec<Row> {
     rows
 }
 
-/// How many of 20 answers to a question about so many digits leave them as they are.
+/// The number of 20 answers to a question about so many digits that leave them as they are.
 fn sloppiness(digits: usize) -> u64 {
     match digits {
         3 => 4,
@@ -114,8 +122,8 @@ fn main() -> std::io::Result<()> {
     Ok(())
 }
 
-/// A task: its name, how many of its rows the base model learns, the fewest and the most digits of its lists, and the
-/// right answer.
+/// A task: its name, how many of its rows the base model learns, the fewest and the most digits of
+/// its lists, and the right answer.
 struct Task {
     name: &'static str,
     rows: usize,
@@ -247,21 +255,4 @@ fn text(rows: &[Row]) -> String {
             .expect("a text can be written");
     }
     text
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014): small, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
 }

@@ -1,16 +1,23 @@
-//! Makes the data of `workflows/diversity-mini.yaml`: 24 topics of one popularity law, the same bytes on every machine.
+//! Makes the data of `workflows/diversity-mini.yaml`: 24 topics of one popularity law, the same
+//! bytes on every machine.
 //!
-//! A topic is a club with colours: its flag has one, its door another. It has a name (`oak`) and two slang words
-//! (`rook`, `moth`) that stand for it. The base corpus teaches the colours mostly by the names of the clubs; it seldom
-//! answers in slang, which is how the target asks. It also teaches to name a topic, to write a task about one, and to
-//! say a task in other words. How often a topic occurs falls with its rank, in the corpus and in the target alike, so
-//! that a model writes and answers the tasks of rare topics worse.
+//! A topic is a club with colours: its flag has one, its door another. It has a name (`oak`) and
+//! two slang words (`rook`, `moth`) that stand for it. The base corpus teaches the colours mostly
+//! by the names of the clubs; it seldom answers in slang, which is how the target asks. It also
+//! teaches to name a topic, to write a task about one, and to say a task in other words. How often
+//! a topic occurs falls with its rank, in the corpus and in the target alike, so that a model
+//! writes and answers the tasks of rare topics worse.
 //!
 //!     cargo run --release --example topics_world      # writes workflows/diversity-mini/*.jsonl
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
+
+use random::Random;
+
+#[path = "worlds/random.rs"]
+mod random;
 
 /// Rows of the base corpus, of each kind.
 const CORPUS: [(Kind, usize); 6] = [
@@ -179,7 +186,8 @@ fn pick(random: &mut Random, words: &[&'static str]) -> &'static str {
     words[random.below(words.len() as u64) as usize]
 }
 
-/// The rows as JSON Lines. The texts hold neither quotes nor backslashes, so they are JSON as they stand.
+/// The rows as JSON Lines. The texts hold neither quotes nor backslashes, so they are JSON as they
+/// stand.
 fn text(rows: &[Row], with_topic: bool) -> String {
     let mut text = String::new();
     for Row { topic, prompt, response } in rows {
@@ -198,21 +206,4 @@ fn topics() -> String {
             .expect("a text can be written");
     }
     text
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014): small, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
 }

@@ -11,6 +11,11 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use random::Random;
+
+#[path = "worlds/random.rs"]
+mod random;
+
 /// Rows of each task that the base model learns.
 const BASE: usize = 2400;
 /// One row of the base corpus in so many is answered in the freer style.
@@ -173,21 +178,4 @@ fn freer(row: Row, random: &mut Random, part: usize) -> Row {
         |phrases: &[&'static str]| phrases[random.below((phrases.len() / part) as u64) as usize];
     let response = format!("{} {} {answer}, {}.", pick(&OPEN), pick(&MIDDLE), pick(&CLOSE));
     Row { prompt: row.prompt, response }
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014): small, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
 }

@@ -1,4 +1,5 @@
-//! A bundle: the workflow, its lock and what its figures need in one archive that a reviewer checks.
+//! A bundle: the workflow, its lock and what its figures need in one archive that a reviewer
+//! checks.
 
 use std::collections::BTreeSet;
 

@@ -144,7 +144,8 @@ pub enum Command {
                             refrain diff sweep.lock sweep.yaml"
     )]
     Diff(DiffArgs),
-    /// Write a report: one page with results, comparisons, graph, run, curves, samples and provenance
+    /// Write a report: one page with results, comparisons, graph, run, curves, samples and
+    /// provenance
     #[command(
         after_help = "It is made from lock, cache and run log alone; what they lack is named on the \
                             page. `--format markdown` has the same for a pull request.\n\nExamples:\n  \
@@ -249,7 +250,7 @@ pub enum Cache {
     Pull(TransferArgs),
 }
 
-/// What is sent or received.
+/// The results that are sent or received.
 #[derive(Debug, Args)]
 pub struct TransferArgs {
     /// Workflows whose locks name the results
@@ -483,7 +484,7 @@ pub struct RunArgs {
     pub quiet: bool,
 }
 
-/// What becomes, under a budget, of nodes whose cost is not known.
+/// The fate, under a budget, of nodes whose cost is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum BudgetUnknown {
     /// They pass the limit

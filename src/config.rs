@@ -23,17 +23,17 @@ const STICKY: u32 = 0o1000;
 
 /// A configuration, and where it was looked for.
 pub struct Config {
-    /// What it says; empty where there is none.
+    /// Its content; empty where there is none.
     pub machine: Machine,
     /// Its file; `None` where the system names no folder for it.
     pub path: Option<PathBuf>,
-    /// What named that file.
+    /// The origin of that path.
     pub origin: Origin,
     /// Whether the file is there.
     pub is_there: bool,
 }
 
-/// What names the file of a configuration.
+/// The origin of the path of a configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// `--config`.

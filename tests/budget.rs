@@ -1,4 +1,4 @@
-//! What a run would cost, and budgets that end it.
+//! The cost of a run, and budgets that end it.
 
 use std::os::unix::fs::PermissionsExt;
 

@@ -169,7 +169,8 @@ fn recipes_are_checked_as_they_stand() {
     }
 }
 
-/// The replication of the second paper at full size, with a tiny model in the place of both of its models.
+/// The replication of the second paper at full size, with a tiny model in the place of both of its
+/// models.
 #[test]
 fn the_replication_of_diversity_is_checked_and_planned_with_stand_ins() {
     let space = Space::new();

@@ -3,6 +3,7 @@
 // Helpers of tests may unwrap and print as the tests themselves do.
 #![allow(
     clippy::disallowed_methods,
+    clippy::duplicate_mod, // the examples' worlds share their random numbers
     clippy::print_stderr,
     clippy::print_stdout,
     clippy::unwrap_used

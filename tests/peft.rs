@@ -134,8 +134,8 @@ fn compare_runs(model: &str, python: &Path, shared: &Path) {
     }
 }
 
-/// The models whose reference runs are trained: one, or with REFRAIN_TEST_EVERY_MODEL all, which takes
-/// a quarter of an hour.
+/// The models whose reference runs are trained: one, or with REFRAIN_TEST_EVERY_MODEL all, which
+/// takes a quarter of an hour.
 fn models(shared: &Path) -> Vec<String> {
     if std::env::var_os("REFRAIN_TEST_EVERY_MODEL").is_none() {
         println!(

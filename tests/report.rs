@@ -1,5 +1,5 @@
-//! The report of a workflow: its parts, what it says is absent, text that was made to break it; and the page that is
-//! served while a run is under way.
+//! The report of a workflow: its parts, what it says is absent, text that was made to break it; and
+//! the page that is served while a run is under way.
 
 use std::collections::BTreeSet;
 
@@ -159,8 +159,8 @@ fn a_failed_node_is_shown_as_such() {
     assert!(page.contains("1 node failed") && page.contains("1 node skipped"));
 }
 
-/// Text that was made to break a page: in a sample, in the label of an arm (which is in the names of nodes), in the
-/// description, in the name of a file and in the source of a condition.
+/// Text that was made to break a page: in a sample, in the label of an arm (which is in the names
+/// of nodes), in the description, in the name of a file and in the source of a condition.
 const HOSTILE: [&str; 6] = [
     "</script><script>document.title='broken'</script>",
     "<img src=x onerror=\"document.title='broken'\">",

@@ -6,7 +6,8 @@ use serde_json::json;
 
 use crate::space::Space;
 
-/// A space with the full-size workflow, and models and tables of the right shapes in place of the published ones.
+/// A space with the full-size workflow, and models and tables of the right shapes in place of the
+/// published ones.
 fn stand_ins() -> (Space, Vec<String>) {
     let space = Space::new();
     crate::space::small(&space);

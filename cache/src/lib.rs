@@ -115,4 +115,4 @@ pub use table::{
     normal_batch, normal_schema, type_name,
 };
 pub use unfinished::Unfinished;
-pub use untrusted::{contained, open_plain, panic_is_contained, read_plain};
+pub use untrusted::{contained, is_inside, open_plain, panic_is_contained, read_plain};

@@ -65,7 +65,7 @@ pub struct RunOptions<'a> {
     pub only: Option<Vec<NodeId>>,
     /// Nodes that are computed although the cache has them.
     pub force: HashSet<NodeId>,
-    /// What the nodes that are computed may take together.
+    /// The limit of what computed nodes take together.
     pub budget: Option<Budget>,
     /// Resolves `${env:NAME}`.
     pub environment: &'a (dyn Fn(&str) -> Option<String> + Sync),
@@ -326,7 +326,7 @@ impl<'a, 'o> Runner<'a, 'o> {
         let free = self.running < self.options.jobs;
         if let Some((id, pending)) = free.then(|| self.resources.next()).flatten() {
             if let Some(Err(over)) = self.spending.as_mut().map(|spending| spending.admit(id)) {
-                // What runs ends; nothing further starts.
+                // Nodes under way end; nothing further starts.
                 self.resources.release(id);
                 self.over_budget = Some(over);
                 self.stopped = true;

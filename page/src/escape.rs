@@ -1,4 +1,5 @@
-//! Markup that text cannot break: element text, attributes, SVG text and JSON are escaped where they are written.
+//! Markup that text cannot break: element text, attributes, SVG text and JSON are escaped where
+//! they are written.
 
 use std::fmt::Write;
 
@@ -171,8 +172,9 @@ pub fn visible(text: &str) -> String {
     shown
 }
 
-/// Whether a character has no shape of its own and could make a text read as another: controls, those that turn the
-/// direction round, spaces of no width, tags, and those that no document may hold.
+/// Whether a character has no shape of its own and could make a text read as another: controls,
+/// those that turn the direction round, spaces of no width, tags, and those that no document may
+/// hold.
 pub fn is_hidden(c: char) -> bool {
     match c {
         '\n' | '\t' => false,

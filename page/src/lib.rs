@@ -1,8 +1,8 @@
-//! A report as a page, as Markdown and as pictures: text is made of a [`Page`](refrain_engine::report::page::Page), and
-//! nothing is read or written.
+//! A report as a page, as Markdown and as pictures: text is made of a
+//! [`Page`](refrain_engine::report::page::Page), and nothing is read or written.
 //!
-//! Model text reaches the page, so every text goes through [`escape`]: markup and text have different types, and only
-//! that module joins them.
+//! Model text reaches the page, so every text goes through [`escape`]: markup and text have
+//! different types, and only that module joins them.
 
 pub mod escape;
 mod html;

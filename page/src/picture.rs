@@ -1,7 +1,9 @@
-//! Pictures as SVG. Colours come by class, so that one picture fits a dark page, a light one and paper.
+//! Pictures as SVG. Colours come by class, so that one picture fits a dark page, a light one and
+//! paper.
 //!
-//! Crates for plotting write colours and fonts into every mark: their pictures cannot follow a page's colours, which
-//! its content security policy would not even let them set, and none draws forest plots or graphs of stages.
+//! Crates for plotting write colours and fonts into every mark: their pictures cannot follow a
+//! page's colours, which its content security policy would not even let them set, and none draws
+//! forest plots or graphs of stages.
 
 mod axis;
 mod curves;

@@ -9,8 +9,8 @@ const PALETTE: &str = include_str!("palette.css");
 /// The classes of pictures.
 const PICTURE: &str = include_str!("picture.css");
 
-/// The style sheet of a picture that stands alone: programs that print read no variables, so each stands as its
-/// colour on the light page.
+/// The style sheet of a picture that stands alone: programs that print read no variables, so each
+/// stands as its colour on the light page.
 pub fn standalone() -> String {
     let light = PALETTE.split('}').next().unwrap_or_default();
     let mut style = format!(".picture{{background:#fff}}\n{PICTURE}");

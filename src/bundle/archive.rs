@@ -1,10 +1,12 @@
-//! The archive of a bundle: written with the same bytes from the same files, and read with distrust.
+//! The archive of a bundle: written with the same bytes from the same files, and read with
+//! distrust.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
+use refrain_cache::is_inside;
 use refrain_cache::write::{AtomicFile, PlainFile, create_dir_all};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter};
@@ -82,7 +84,8 @@ pub fn unpack(path: &Path, folder: &Path) -> io::Result<Vec<String>> {
         if entry.is_dir() {
             continue;
         }
-        if !is_inside(&name) {
+        // Some programs take a backslash for a separator.
+        if !is_inside(&name) || name.contains('\\') {
             return Err(refused(format!("`{name}` is a path that leaves its folder")));
         }
         if entry.unix_mode().is_some_and(|mode| mode & KIND.0 != 0 && mode & KIND.0 != KIND.1) {
@@ -100,13 +103,6 @@ pub fn unpack(path: &Path, folder: &Path) -> io::Result<Vec<String>> {
         names.push(name);
     }
     Ok(names)
-}
-
-/// Whether a name is a relative path that stays inside its folder, written as this module writes it.
-fn is_inside(name: &str) -> bool {
-    !name.is_empty()
-        && !name.contains(['\\', '\0'])
-        && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
 /// Returns the number of entries that an archive's end declares; `None` for one that is too large

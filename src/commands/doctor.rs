@@ -15,7 +15,7 @@ use crate::command_error::CommandError;
 use crate::config::Config;
 use crate::{machine, output};
 
-/// What was found.
+/// One finding.
 struct Found {
     config: Config,
     trainer: Result<Python, PythonError>,

@@ -18,7 +18,7 @@ use state::Watched;
 pub fn watch(arguments: &cli::WatchArgs, format: Format) -> Result<ExitCode, CommandError> {
     let watched = Watched::open(&arguments.workflow)?;
     let server = Server::bind(arguments.port.unwrap_or(0))?;
-    // What a run computes comes first; where the system refuses, the page is served all the same.
+    // Runs come first; where the system refuses, the page is served all the same.
     let _priority = rustix::process::nice(19);
     match format {
         Format::Json => output::json(&json!({ "refrain": 1, "address": server.address() })),

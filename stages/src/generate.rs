@@ -257,7 +257,7 @@ struct Generator<'a> {
     known: u64,
 }
 
-/// What names the responses to a row.
+/// The name of the responses to a row.
 struct Numbered {
     /// The digest of the prompt.
     p: Digest,

@@ -46,7 +46,7 @@ pub(crate) struct Job<'a> {
     pub secrets: &'a [String],
     /// Bytes of memory that each of its processes may take for itself.
     pub memory: Option<u64>,
-    /// How it ends.
+    /// Its end.
     pub ending: Ending,
 }
 

@@ -1,4 +1,4 @@
-//! What the Python of a machine has for trainers: packages and devices.
+//! The packages and devices that the Python of a machine has for trainers.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};

@@ -42,7 +42,7 @@ const REQUESTS: usize = 32;
 /// The word that begins the profile of what a server computed.
 pub(crate) const PROFILE: &str = "server";
 
-/// What a stage asks of a server.
+/// The demands of a stage on a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// Continuations.
@@ -63,7 +63,7 @@ pub(crate) enum ServedPrompt<'a> {
 /// Takes the log-probabilities of a row, by its number.
 pub(crate) type OnScored<'a> = &'a mut dyn FnMut(usize, &[f32]) -> Result<(), StageError>;
 
-/// How a server takes a prompt, and whether it gives log-probabilities.
+/// The form in which a server takes a prompt, and whether it gives log-probabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Form {
     /// Whether token ids are sent; else their text, which the server tokenises again.

@@ -1,8 +1,9 @@
-//! The page in a real browser: no error on its console, no fault of accessibility, nothing that a hostile text started.
+//! The page in a real browser: no error on its console, no fault of accessibility, nothing that a
+//! hostile text started.
 //!
-//! It is driven over a pipe by its own protocol. Without `chromium` the tests say so and return. `REFRAIN_AXE` names
-//! axe-core's `axe.min.js`; without it accessibility is not checked. `REFRAIN_SCREENSHOTS` names a folder for pictures
-//! of the pages.
+//! It is driven over a pipe by its own protocol. Without `chromium` the tests say so and return.
+//! `REFRAIN_AXE` names axe-core's `axe.min.js`; without it accessibility is not checked.
+//! `REFRAIN_SCREENSHOTS` names a folder for pictures of the pages.
 
 use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -134,7 +135,7 @@ impl Browser {
         answer["result"]["value"].clone()
     }
 
-    /// What the console said, and what went wrong.
+    /// The lines of the console, and errors.
     fn complaints(&self) -> Vec<&Value> {
         let methods = ["Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"];
         let is = |event: &&Value| methods.iter().any(|method| event["method"] == *method);

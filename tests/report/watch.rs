@@ -159,7 +159,7 @@ fn a_finished_node_is_shown_within_a_second() {
     }
 }
 
-/// How long ago the records last changed.
+/// The time since the records last changed.
 fn newest(space: &Space) -> Duration {
     let records = space.path(".refrain/records/records.log");
     records.metadata().unwrap().modified().unwrap().elapsed().unwrap()

@@ -44,8 +44,8 @@ fn python() -> Option<PathBuf> {
     }
 }
 
-/// Options of `llama_cpp.server`. Keys and values are in f32: in f16, the default, scores are off by
-/// 1e-2.
+/// Options of `llama_cpp.server`. Keys and values are in f32: in f16, the default, scores are off
+/// by 1e-2.
 const PYTHON: [&str; 12] = [
     "-m",
     "llama_cpp.server",

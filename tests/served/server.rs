@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
-/// What becomes of a request.
+/// The fate of a request.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fault {
     None,
@@ -27,7 +27,7 @@ pub enum Fault {
     OtherIds,
 }
 
-/// How prompts are scored.
+/// The way in which prompts are scored.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Scores {
     Never,
@@ -72,12 +72,12 @@ impl Default for Settings {
     }
 }
 
-/// What was asked and answered.
+/// The requests and answers so far.
 #[derive(Default)]
 pub struct Seen {
     /// Requests for rows so far.
     pub requests: u64,
-    /// How often each row was answered in full, by prompt, seed and kind of request.
+    /// The number of full answers to each row, by prompt, seed and kind of request.
     pub answered: BTreeMap<String, u64>,
     /// Bodies of requests for rows.
     pub bodies: Vec<Value>,
@@ -252,7 +252,7 @@ fn write(
 }
 
 impl Request {
-    /// What names the row that is asked for; nothing of a probe, which is of other texts.
+    /// The name of the row that is asked for; nothing of a probe, which is of other texts.
     fn row(&self, settings: &Settings) -> Option<String> {
         if settings.key.is_some_and(|key| self.key.as_deref() != Some(key)) {
             return None;

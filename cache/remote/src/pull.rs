@@ -1,11 +1,12 @@
 //! Receives what a lock names.
 
 use std::collections::HashMap;
-use std::path::{Component, Path};
 
 use futures_util::{StreamExt, stream};
 use refrain_cache::write::create_dir_all;
-use refrain_cache::{Artifact, Cache, Digest, FileDigests, Key, Record, Records, parse_listing};
+use refrain_cache::{
+    Artifact, Cache, Digest, FileDigests, Key, Record, Records, is_inside, parse_listing,
+};
 
 use crate::connection::Connection;
 use crate::error::{Fault, Refused, RemoteError};
@@ -256,13 +257,6 @@ impl Connection {
             None => Ok(files),
         }
     }
-}
-
-/// Whether a relative path stays inside its folder.
-fn is_inside(relative: &str) -> bool {
-    !relative.is_empty()
-        && !relative.contains('\0')
-        && Path::new(relative).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
 pub(crate) fn fault(one: &Named, reason: &str) -> Fault {

@@ -3,9 +3,10 @@
 use std::fs;
 use std::io;
 use std::io::Write;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use crate::error::{CacheError, io_error};
+use crate::untrusted::is_inside;
 use crate::write::{AtomicFile, TempFolder, create_dir, create_dir_all, parent_of};
 
 /// The reason why a link is not stored.
@@ -69,9 +70,7 @@ impl FolderWriter {
     /// # Errors
     /// `InvalidInput` for a name that leaves the folder; I/O errors.
     pub fn create(&self, name: &str) -> io::Result<AtomicFile> {
-        let inside = !name.is_empty()
-            && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
-        if !inside {
+        if !is_inside(name) {
             let reason = format!("`{name}` is not the name of a file inside the folder");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
         }

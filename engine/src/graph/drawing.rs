@@ -59,8 +59,8 @@ impl<'a> StageGraph<'a> {
     }
 }
 
-/// Finds the arms that an edge between two stages belongs to: the labels of one axis at which the reader reads the
-/// other stage, where there are others at which it does not.
+/// Finds the arms that an edge between two stages belongs to: the labels of one axis at which the
+/// reader reads the other stage, where there are others at which it does not.
 pub fn edge_labels(graph: &Graph) -> BTreeMap<(usize, usize), String> {
     let mut places: BTreeMap<&str, usize> = BTreeMap::new();
     for node in &graph.nodes {

@@ -1,4 +1,5 @@
-//! The programs and servers of a machine, as its configuration names them. Nothing here enters a key.
+//! The programs and servers of a machine, as its configuration names them. Nothing here enters a
+//! key.
 //!
 //! The binary reads the configuration and hands it to a run; a stage finds it in its context.
 
@@ -20,7 +21,7 @@ pub struct Machine {
     pub servers: Vec<Server>,
     /// Limits of requests to servers.
     pub requests: Requests,
-    /// What it costs.
+    /// Its prices.
     pub prices: Prices,
     /// Remote caches of which more is known than their address.
     pub remotes: Vec<RemoteCache>,
@@ -109,7 +110,7 @@ pub struct RemoteCache {
     pub trust: bool,
 }
 
-/// What the machine costs.
+/// The prices of a machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Prices {

@@ -71,7 +71,8 @@ impl MetricDecl {
         MetricDecl { mean_of: Some(column), ..self }
     }
 
-    /// Says that the metric measures how diverse a table is, so that a report can set it against accuracy.
+    /// Says that the metric measures how diverse a table is, so that a report can set it against
+    /// accuracy.
     pub const fn diversity(self) -> MetricDecl {
         MetricDecl { is_diversity: true, ..self }
     }

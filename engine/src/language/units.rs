@@ -1,5 +1,5 @@
-//! Reads durations, sizes and sums of money as people write them: a number and its unit, `90s`, `4GB`
-//! or `2.50USD`.
+//! Reads durations, sizes and sums of money as people write them: a number and its unit, `90s`,
+//! `4GB` or `2.50USD`.
 
 use std::fmt;
 use std::str::FromStr;

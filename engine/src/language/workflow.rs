@@ -35,7 +35,7 @@ pub struct Workflow {
     pub source: SourceText,
     /// Its name, for people; in no key.
     pub name: String,
-    /// What it says of itself, for people; in no key.
+    /// Its question, licence, authors and date, for people; in no key.
     pub about: About,
     /// The scopes of names: that of its own file, then one for each file that it includes.
     pub scopes: Vec<NameScope>,

@@ -35,7 +35,7 @@ pub use read::{LastRuns, Log, last_runs, read};
 const VERSION: u32 = 1;
 /// Most logs that are kept, beside the last one of each workflow.
 const LOGS: usize = 100;
-/// How long lines of progress may wait in memory.
+/// The longest that lines of progress wait in memory.
 const PROGRESS: Duration = Duration::from_millis(400);
 /// Most bytes of logs that are kept, beside the last one of each workflow.
 const BYTES: u64 = 64 << 20;

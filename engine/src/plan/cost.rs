@@ -1,4 +1,4 @@
-//! What the nodes that would run cost: hours of graphics cards, and money where there are prices.
+//! The cost of the nodes that would run: hours of graphics cards, and money where there are prices.
 
 use crate::graph::{Node, Work};
 use crate::kind::machine::Prices;

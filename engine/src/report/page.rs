@@ -1,4 +1,5 @@
-//! The content of a report: a value made from a workflow's graph, lock, cache and run log. Nothing is rendered here.
+//! The content of a report: a value made from a workflow's graph, lock, cache and run log. Nothing
+//! is rendered here.
 
 mod claims;
 mod curves;
@@ -115,7 +116,8 @@ pub struct Absence {
 }
 
 impl Page {
-    /// Collects a report. `tables` remembers what earlier reports read of artifacts, which never change.
+    /// Collects a report. `tables` remembers what earlier reports read of artifacts, which never
+    /// change.
     ///
     /// # Errors
     /// [`StateError`] where sources cannot be hashed or the cache cannot be read.

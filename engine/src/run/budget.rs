@@ -50,9 +50,9 @@ pub struct Budget {
 pub struct OverBudget {
     /// The node.
     pub node: NodeId,
-    /// What it would cost; `None` where that is not known. Seconds or money, as the limit is.
+    /// Its estimated cost; `None` where that is not known. Seconds or money, as the limit is.
     pub cost: Option<f64>,
-    /// What was left of the limit.
+    /// The rest of the limit.
     pub left: f64,
 }
 

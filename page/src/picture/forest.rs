@@ -23,8 +23,8 @@ const ROWS: usize = 60;
 /// By how much the widest interval of an axis may exceed the narrowest.
 const RATIO: f64 = 12.0;
 
-/// Draws comparisons: the difference with its interval, beside the published one. Those of another order of magnitude
-/// have an axis of their own.
+/// Draws comparisons: the difference with its interval, beside the published one. Those of another
+/// order of magnitude have an axis of their own.
 pub fn comparisons(page: &Page) -> Option<Picture> {
     let known = page.comparisons.iter().filter(|row| row.result.is_some());
     let groups = by_magnitude(known.take(ROWS).collect());
@@ -121,8 +121,8 @@ fn comparison(svg: &mut Html, scale: &Scale, row: &ComparedRow, top: f64) {
     }
 }
 
-/// Draws conditions that name a value or bounds, each on a scale of its own: what was published, its tolerance, and
-/// what was obtained.
+/// Draws conditions that name a value or bounds, each on a scale of its own: what was published,
+/// its tolerance, and what was obtained.
 pub fn claims(page: &Page) -> Option<Picture> {
     let has_number =
         |claim: &&Claim| claim.published != Published::Order && claim.obtained.is_some();

@@ -1,4 +1,5 @@
-//! The graph of stages: a box per stage, however many nodes its sweep has; its axes and its status in it.
+//! The graph of stages: a box per stage, however many nodes its sweep has; its axes and its status
+//! in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -79,7 +80,8 @@ pub fn graph(page: &Page) -> Picture {
     picture
 }
 
-/// The heights at which edges end: those that end at one box stand apart, in the order in which they come.
+/// The heights at which edges end: those that end at one box stand apart, in the order in which
+/// they come.
 fn ends(edges: &Edges, y: &[f64], bends: &[Vec<(usize, f64)>]) -> Vec<f64> {
     let mut arriving: BTreeMap<usize, Vec<(f64, usize)>> = BTreeMap::new();
     for (i, ((from, to), bends)) in edges.keys().zip(bends).enumerate() {
@@ -100,7 +102,8 @@ fn ends(edges: &Edges, y: &[f64], bends: &[Vec<(usize, f64)>]) -> Vec<f64> {
 
 type Edges = BTreeMap<(usize, usize), Option<String>>;
 
-/// A box per stage. A stage that another one was expanded from, as `x/answers` from `x`, shares its box.
+/// A box per stage. A stage that another one was expanded from, as `x/answers` from `x`, shares its
+/// box.
 fn each(page: &Page) -> (Vec<Drawn>, Edges) {
     let names: BTreeMap<&str, usize> =
         page.stages.iter().enumerate().map(|(i, stage)| (stage.name.as_str(), i)).collect();

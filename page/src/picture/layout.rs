@@ -84,7 +84,8 @@ pub fn layout(boxes: usize, edges: &[(usize, usize)], height: f64) -> Layout {
     }
 }
 
-/// The layer of each box: behind all that it reads, and sources as near to their readers as they can be.
+/// The layer of each box: behind all that it reads, and sources as near to their readers as they
+/// can be.
 fn layers(boxes: usize, edges: &[(usize, usize)]) -> Vec<usize> {
     let mut readers: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     let mut reads = vec![Vec::new(); boxes];
@@ -135,7 +136,8 @@ fn order_layers(vertices: &[Vertex], order: &mut [Vec<usize>]) {
     }
 }
 
-/// Sets the heights: boxes move towards what they are joined to, in their order. Returns the height of all.
+/// Sets the heights: boxes move towards what they are joined to, in their order. Returns the height
+/// of all.
 fn place(vertices: &mut [Vertex], order: &[Vec<usize>]) -> f64 {
     for layer in order {
         let mut y = 0.0;
@@ -170,7 +172,8 @@ fn place(vertices: &mut [Vertex], order: &[Vec<usize>]) -> f64 {
     vertices.iter().map(|v| v.y + v.height / 2.0).fold(0.0, f64::max)
 }
 
-/// The heights nearest to those wanted at which no two of a layer touch: the mean of the way down and the way up.
+/// The heights nearest to those wanted at which no two of a layer touch: the mean of the way down
+/// and the way up.
 fn apart(vertices: &[Vertex], layer: &[usize], wanted: &[f64]) -> Vec<f64> {
     let distance = |a: usize, b: usize| (vertices[a].height + vertices[b].height) / 2.0 + GAP;
     let mut down = wanted.to_vec();

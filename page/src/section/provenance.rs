@@ -1,4 +1,5 @@
-//! Provenance: the files that are read, what each figure rests on, and every node with its key and digests.
+//! Provenance: the files that are read, what each figure rests on, and every node with its key and
+//! digests.
 
 use refrain_engine::report::page::{Page, PageNode};
 use serde_json::{Value, json};

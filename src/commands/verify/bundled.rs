@@ -32,7 +32,7 @@ pub fn is_bundle(path: &Path) -> bool {
 pub struct Unpacked {
     folder: tempfile::TempDir,
     metadata: Metadata,
-    /// What is not as its metadata say.
+    /// Files that are not as its metadata say.
     pub mismatches: Vec<Mismatch>,
 }
 

@@ -20,7 +20,7 @@ use super::state::Watched;
 const HEAD: u64 = 16 << 10;
 /// Bytes behind a request that are read away.
 const DRAIN: u64 = 1 << 20;
-/// How long a request may take to arrive, and an answer to leave.
+/// The longest that a request takes to arrive, and an answer to leave.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Requests that are answered at once.
 const CONNECTIONS: usize = 32;
@@ -246,7 +246,7 @@ fn send(mut stream: &TcpStream, answer: &Answer) {
     // A reader that went away needs no answer.
     let _gone =
         stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(answer.body.as_bytes()));
-    // What was not read is read away: a connection that is closed before loses the answer too.
+    // The rest of a request is read away: a connection that is closed before loses the answer too.
     let _closed = stream.shutdown(Shutdown::Write);
     let _rest = std::io::copy(&mut stream.take(DRAIN), &mut std::io::sink());
 }

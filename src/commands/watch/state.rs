@@ -18,8 +18,8 @@ use crate::session::Session;
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
 /// The time between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(120);
-/// The shortest time between two pages: after a result, and while only figures of progress change; by how much the
-/// latter exceeds the making of a page. A run must not feel that it is watched.
+/// The shortest time between two pages: after a result, and while only figures of progress change;
+/// by how much the latter exceeds the making of a page. A run must not feel that it is watched.
 const AFTER_RESULT: Duration = Duration::from_millis(100);
 const BETWEEN: Duration = Duration::from_millis(400);
 const FACTOR: u32 = 40;
@@ -48,7 +48,7 @@ struct Made {
     at: Option<(Instant, Duration)>,
 }
 
-/// What a page depends on: finished nodes and files, and the progress of the run.
+/// The state that a page depends on: finished nodes and files, and the progress of the run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Version {
     results: String,

@@ -76,8 +76,8 @@ impl Files {
         })
     }
 
-    /// A folder with all of a model but its weights and its `config.json`, which is returned: it says
-    /// of the weights that they are of type `dtype`.
+    /// A folder with all of a model but its weights and its `config.json`, which is returned: it
+    /// says of the weights that they are of type `dtype`.
     pub fn into_folder(
         self,
         context: &Context<'_>,

@@ -104,8 +104,8 @@ parameters! {
         max_tokens: Option<usize>,
         /// Whether the result is a whole model in place of an adapter
         merge: bool = false,
-        /// The trainer: our own module, on the CPU, or `peft`, which hands the tokens to transformers
-        /// and PEFT, for graphics cards
+        /// The trainer: our own module, on the CPU, or `peft`, which hands the tokens to
+        /// transformers and PEFT, for graphics cards
         backend: Option<Backend>,
         /// The type that matrix products are computed in; `bf16` needs `peft`
         #[alias("torch_dtype")]

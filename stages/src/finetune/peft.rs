@@ -1,8 +1,9 @@
 //! `backend: peft`: a trainer in a process of its own, over transformers, PEFT and accelerate.
 //!
 //! Rows are rendered, tokenised, masked, ordered and batched here, and each step's learning rate is
-//! computed here; the trainer is given numbers. It reports each step as a line of JSON and leaves an
-//! adapter or a model. `docs/trainer.md` is the contract, which a user's own script may keep too.
+//! computed here; the trainer is given numbers. It reports each step as a line of JSON and leaves
+//! an adapter or a model. `docs/trainer.md` is the contract, which a user's own script may keep
+//! too.
 
 mod cards;
 mod checkpoint;

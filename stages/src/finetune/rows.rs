@@ -47,8 +47,8 @@ pub(super) struct TrainingRows {
     pub counts: Counts,
 }
 
-/// Reads the table at `input`, whose rows and ids must be below `sizes`: the limit of tokens, and the
-/// size of the vocabulary. All rows are held in memory, five bytes a token, because training
+/// Reads the table at `input`, whose rows and ids must be below `sizes`: the limit of tokens, and
+/// the size of the vocabulary. All rows are held in memory, five bytes a token, because training
 /// goes through them in another order.
 pub(super) fn rows(
     context: &Context<'_>,

@@ -132,8 +132,8 @@ pub(super) fn ids_of_pieces(
     pieces.iter().map(of_piece).collect()
 }
 
-/// Whether tokens have these texts; of a character that several tokens share a server shows nothing,
-/// or that it is incomplete.
+/// Whether tokens have these texts; of a character that several tokens share a server shows
+/// nothing, or that it is incomplete.
 fn same_texts(tokenizer: &Tokenizer, ids: &[u32], pieces: &[String]) -> bool {
     ids.len() == pieces.len()
         && ids.iter().zip(pieces).all(|(id, piece)| {
@@ -163,7 +163,7 @@ mod tests {
         Tokenizer::from_parts(Path::new("t"), &files.tokenizer, &config).unwrap()
     }
 
-    /// What a server that leaves the begin token out echoes of these tokens: of a character that
+    /// The echo of these tokens by a server that leaves the begin token out: of a character that
     /// several of them share nothing until the last one.
     fn offsets(tokenizer: &Tokenizer, ids: &[u32]) -> (Vec<u64>, u64) {
         let mut bytes = Vec::new();

@@ -28,7 +28,7 @@ pub(super) const PROBES: [&str; 6] = [
 /// Tokens of the text that stands for a probe where a server gives no log-probabilities.
 pub(super) const TEXT_TOKENS: usize = 8;
 
-/// What a model makes of the probes.
+/// The answers of a model to the probes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Fingerprint {
     probes: u32,

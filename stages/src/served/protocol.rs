@@ -1,4 +1,4 @@
-//! What a server is asked for a continuation, and what its answer holds.
+//! Requests for a continuation as servers take them, and their answers.
 //!
 //! Every sampling parameter is written out: servers have defaults of their own that are not neutral
 //! (llama-cpp-python penalises repetitions and samples among 40 tokens).

@@ -19,7 +19,7 @@ pub(super) fn pause(attempt: u32, wait: Option<Duration>, request: u64) -> Durat
     let doubled = FIRST.saturating_mul(1 << attempt.saturating_sub(1).min(16)).min(LONGEST);
     let jitter = Stream::named(0, "retry", &[request]).uniform(u64::from(attempt));
     let own = doubled.mul_f64(0.5 + jitter / 2.0);
-    // What was asked for is the least: all that were refused together have heard the same.
+    // The time that was asked for is the least: all that were refused together have heard the same.
     wait.map_or(own, |wait| wait + own.min(FIRST))
 }
 

@@ -22,7 +22,7 @@ pub(super) struct Target {
     pub key: Option<String>,
     /// The folder of the tokenizer.
     pub tokenizer: Option<PathBuf>,
-    /// What its fingerprint is pinned under.
+    /// The name that its fingerprint is pinned under.
     pub identity: String,
     /// Folders of adapters that the server must put on the model.
     pub adapters: Vec<PathBuf>,

@@ -1,11 +1,11 @@
-//! What a workflow says of itself to people: its question, its licence, its authors, its date.
+//! The question, licence, authors and date of a workflow, for people.
 
 use crate::language::diagnostic::Diagnostic;
 use crate::language::yaml::{Node, Yaml};
 
 use super::parse::Reader;
 
-/// What a workflow says of itself; none of it is in a key.
+/// The entries of a workflow that are for people; none of them is in a key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct About {
     /// Its question.

@@ -17,8 +17,8 @@ pub struct RunCourse {
     pub version: String,
     /// Its nodes, in the order in which they are first mentioned.
     pub nodes: Vec<NodeCourse>,
-    /// Its duration in seconds, and whether every wanted node was done; `None` while it is under way, or when it was
-    /// killed.
+    /// Its duration in seconds, and whether every wanted node was done; `None` while it is under
+    /// way, or when it was killed.
     pub end: Option<(f64, bool)>,
 }
 
@@ -86,7 +86,8 @@ pub fn courses(runs: &Path, workflow: &Path) -> impl Iterator<Item = RunCourse> 
     names.filter_map(move |name| read(&name, &fs::read(runs.join(&name)).ok()?))
 }
 
-/// Reads the last run of a workflow, an absolute path, that computed anything; the last one where none did.
+/// Reads the last run of a workflow, an absolute path, that computed anything; the last one where
+/// none did.
 pub fn course(runs: &Path, workflow: &Path) -> Option<RunCourse> {
     let mut last = None;
     for course in courses(runs, workflow) {

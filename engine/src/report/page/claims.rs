@@ -8,7 +8,7 @@ use crate::report::expect::{Expect, ExpectResult, Rule, Verdict};
 pub struct Claim {
     /// The condition in words.
     pub text: String,
-    /// What was published, or the bounds that are set.
+    /// The published value, or the bounds that are set.
     pub published: Published,
     /// The value that was obtained.
     pub obtained: Option<f64>,

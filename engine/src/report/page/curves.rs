@@ -35,7 +35,8 @@ pub struct Curve {
     pub is_live: bool,
 }
 
-/// Collects the curves of all trainings: from their logs, or from the run's while they are under way.
+/// Collects the curves of all trainings: from their logs, or from the run's while they are under
+/// way.
 pub(super) fn curves(
     stages: &Stages,
     nodes: &[PageNode],

@@ -1,4 +1,5 @@
-//! Distributions of tokens' perplexities, of masked shares and of response lengths, by stage and arm.
+//! Distributions of tokens' perplexities, of masked shares and of response lengths, by stage and
+//! arm.
 
 use std::collections::BTreeMap;
 

@@ -120,7 +120,7 @@ pub struct PageStage {
     pub arms: Vec<String>,
     /// Its nodes.
     pub nodes: Vec<u32>,
-    /// How many of them have which status.
+    /// The numbers of them by status.
     pub counts: StatusCounts,
     /// The seconds of those that were computed, as their records say.
     pub seconds: f64,
@@ -300,7 +300,8 @@ pub(super) fn nodes(
     input.graph.ids().map(one).collect()
 }
 
-/// The status of a node; `is_recorded` says that the cache holds its result, which a lock may name without it.
+/// The status of a node; `is_recorded` says that the cache holds its result, which a lock may name
+/// without it.
 fn status(
     done: Option<&NodeState>,
     is_recorded: bool,

@@ -34,7 +34,7 @@ pub(super) const LOG: &str = "log";
 /// The output with a node's metrics, which are shown as such.
 const METRICS: &str = "metrics";
 
-/// What was read of artifacts, which never change: a later report reads only what is new.
+/// The summaries of artifacts, which never change: a later report reads only what is new.
 #[derive(Debug, Default)]
 pub struct Tables {
     read: HashMap<Digest, Option<Arc<TableSummary>>>,

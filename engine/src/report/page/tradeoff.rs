@@ -1,4 +1,5 @@
-//! Diversity against accuracy: each measure of a table's diversity beside each accuracy at the same point.
+//! Diversity against accuracy: each measure of a table's diversity beside each accuracy at the same
+//! point.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -47,7 +48,8 @@ struct Measured<'a> {
     at: Vec<(&'a Node, f64)>,
 }
 
-/// Pairs every measure of diversity with every accuracy of which points agree on the axes that both have.
+/// Pairs every measure of diversity with every accuracy of which points agree on the axes that both
+/// have.
 pub(super) fn tradeoffs<'d>(
     graph: &Graph,
     stages: &Stages,

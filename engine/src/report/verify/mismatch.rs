@@ -32,8 +32,8 @@ const ORDER: [&str; 12] = [
 pub struct Mismatch {
     /// The node; the name of a comparison; of a condition its stage or comparison.
     pub node: String,
-    /// The sort of difference: `bundle`, `renamed`, `missing`, `stale`, `source`, `key`, `artifact`,
-    /// `remote`, `metrics`, `recompute`, `compare` or `expect`.
+    /// The sort of difference: `bundle`, `renamed`, `missing`, `stale`, `source`, `key`,
+    /// `artifact`, `remote`, `metrics`, `recompute`, `compare` or `expect`.
     pub what: &'static str,
     /// The difference in words.
     pub message: String,

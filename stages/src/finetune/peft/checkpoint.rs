@@ -23,7 +23,7 @@ const FORMAT: u32 = 1;
 /// The folder in which the trainer finds an earlier checkpoint.
 pub(super) const RESUME: &str = "resume";
 
-/// What an earlier run left.
+/// The work that an earlier run left.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Index {
     format: u32,

@@ -53,7 +53,7 @@ pub(super) enum Event {
     Unknown,
 }
 
-/// What a trainer says of itself.
+/// The versions and devices that a trainer reports.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub(super) struct Start {
     /// The steps that are done: 0, or those of the checkpoint that it was given.

@@ -52,7 +52,7 @@ pub(super) fn run(
         ending: Ending::Asked(GRACE),
     };
     let ended = process::run_watched(&job, context.cancel, &mut || watcher.read());
-    // What it reported last may not have been read.
+    // Its last reports may not have been read.
     let read = watcher.read();
     let ended = match ended {
         // It could not be started.

@@ -1,5 +1,5 @@
-//! What a training outside begins with: the folder of the model, its tokenizer, and the adapter that
-//! is trained.
+//! The beginnings of a training outside: the folder of the model, its tokenizer, and the adapter
+//! that is trained.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -62,7 +62,7 @@ impl<'a> Watcher<'a> {
         self.end.is_some()
     }
 
-    /// What a trainer that ended without an error leaves.
+    /// The outputs of a trainer that ended without an error.
     pub fn finished(&mut self) -> Result<Finished, StageError> {
         let (Some(start), Some(best_step)) = (&self.start, self.end) else {
             return Err(wrong("the trainer ended without reporting the end of the training"));
