@@ -1,5 +1,6 @@
 //! The error of a command: its words, its hint, its exit code.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::json;
@@ -57,6 +58,12 @@ impl CommandError {
         hint: impl Into<String>,
     ) -> CommandError {
         CommandError::Plain { message: message.into(), hint: Some(hint.into()), class }
+    }
+
+    /// The error of a file that cannot be written.
+    pub fn cannot_write(path: &Path, error: &std::io::Error) -> CommandError {
+        let message = format!("cannot write `{}`: {error}", path.display());
+        CommandError::new(ErrorClass::Environment, message)
     }
 
     /// Prints it to stderr and gives its exit code.

@@ -49,7 +49,8 @@ pub fn bundle(arguments: &BundleArgs, format: Format) -> Result<ExitCode, Comman
         &files.facts()?,
     );
     files.contents.insert(metadata::NAME.into(), Content::Text(text));
-    archive::write(&arguments.output, &files.contents).map_err(|error| environment(&error))?;
+    archive::write(&arguments.output, &files.contents)
+        .map_err(|error| CommandError::cannot_write(&arguments.output, &error))?;
     let (digest, bytes) = digest_file(&arguments.output).map_err(|error| environment(&error))?;
     if format == Format::Json {
         output::json(&json!({

@@ -1,6 +1,6 @@
 //! `refrain init`: a first workflow that runs, with data of its own.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde_json::json;
@@ -27,8 +27,9 @@ pub fn init(arguments: &cli::InitArgs, format: Format) -> Result<ExitCode, Comma
     }
     for (path, (_, text)) in paths.iter().zip(&files) {
         let parent = path.parent().unwrap_or(folder);
-        create_dir_all(parent).map_err(|error| refused(parent, &error))?;
-        write_atomic(path, text.as_bytes()).map_err(|error| refused(path, &error))?;
+        create_dir_all(parent).map_err(|error| CommandError::cannot_write(parent, &error))?;
+        write_atomic(path, text.as_bytes())
+            .map_err(|error| CommandError::cannot_write(path, &error))?;
     }
 
     let workflow = folder.join("workflow.yaml");
@@ -88,9 +89,4 @@ fn answers() -> String {
         format!("{row}\n")
     };
     (0..40).map(row).collect()
-}
-
-fn refused(path: &Path, error: &std::io::Error) -> CommandError {
-    let message = format!("cannot write `{}`: {error}", path.display());
-    CommandError::new(ErrorClass::Environment, message)
 }

@@ -26,7 +26,7 @@ pub fn man(arguments: &cli::ManArgs, format: Format) -> Result<ExitCode, Command
         }
         return Ok(ExitCode::SUCCESS);
     };
-    create_dir_all(folder).map_err(|e| refused(folder, &e))?;
+    create_dir_all(folder).map_err(|e| CommandError::cannot_write(folder, &e))?;
     let mut pages = Vec::new();
     write(command, folder, &mut pages)?;
     match format {
@@ -47,7 +47,8 @@ fn write(command: Command, folder: &Path, pages: &mut Vec<String>) -> Result<(),
         write(below.clone(), folder, pages)?;
     }
     let path = folder.join(Man::new(command.clone()).get_filename());
-    write_atomic(&path, page(command)?.as_bytes()).map_err(|e| refused(&path, &e))?;
+    write_atomic(&path, page(command)?.as_bytes())
+        .map_err(|e| CommandError::cannot_write(&path, &e))?;
     pages.push(path.display().to_string());
     Ok(())
 }
@@ -61,11 +62,4 @@ fn page(command: Command) -> Result<String, CommandError> {
         )
     })?;
     Ok(String::from_utf8_lossy(&page).into_owned())
-}
-
-fn refused(path: &Path, error: &std::io::Error) -> CommandError {
-    CommandError::new(
-        ErrorClass::Environment,
-        format!("cannot write `{}`: {error}", path.display()),
-    )
 }

@@ -7,7 +7,6 @@ use serde_json::json;
 
 use refrain_cache::Digest;
 use refrain_cache::write::{create_dir_all, write_atomic};
-use refrain_engine::language::explain::ErrorClass;
 use refrain_engine::report::page::{Page, PageInput, Tables};
 use refrain_page::{Mode, html, markdown, pictures};
 
@@ -87,7 +86,7 @@ pub fn collect(session: &Session, tables: &mut Tables) -> Result<Page, CommandEr
 
 /// Writes every picture; returns their files.
 fn draw(page: &Page, folder: &Path) -> Result<Vec<String>, CommandError> {
-    create_dir_all(folder).map_err(|error| refused(folder, &error))?;
+    create_dir_all(folder).map_err(|error| CommandError::cannot_write(folder, &error))?;
     let mut files = Vec::new();
     for picture in pictures(page) {
         let path = folder.join(format!("{}.svg", picture.name));
@@ -98,10 +97,5 @@ fn draw(page: &Page, folder: &Path) -> Result<Vec<String>, CommandError> {
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), CommandError> {
-    write_atomic(path, bytes).map(drop).map_err(|error| refused(path, &error))
-}
-
-fn refused(path: &Path, error: &std::io::Error) -> CommandError {
-    let message = format!("cannot write `{}`: {error}", path.display());
-    CommandError::new(ErrorClass::Environment, message)
+    write_atomic(path, bytes).map(drop).map_err(|error| CommandError::cannot_write(path, &error))
 }

@@ -48,12 +48,8 @@ pub fn results(arguments: &cli::ResultsArgs, format: Format) -> Result<ExitCode,
     match &arguments.output {
         None => output::text(&text),
         Some(path) => {
-            write_atomic(path, text.as_bytes()).map_err(|error| {
-                CommandError::new(
-                    ErrorClass::Environment,
-                    format!("cannot write `{}`: {error}", path.display()),
-                )
-            })?;
+            write_atomic(path, text.as_bytes())
+                .map_err(|error| CommandError::cannot_write(path, &error))?;
         }
     }
     if format != Format::Json {
