@@ -46,6 +46,8 @@ pub(in crate::run) struct Elsewhere<'o> {
     /// How many jobs of a node were lost.
     lost: HashMap<NodeId, u32>,
     took: HashMap<String, Took>,
+    /// For each placement the most jobs that were seen to run at once.
+    at_once: Vec<usize>,
     orders: Option<Sender<Order>>,
     /// The number of jobs made so far.
     made: u64,
@@ -99,6 +101,7 @@ impl<'o> Elsewhere<'o> {
             found_keys: HashMap::new(),
             lost: HashMap::new(),
             took: HashMap::new(),
+            at_once: vec![0; placements.len()],
             orders: None,
             made: 0,
             withdrawn: false,
@@ -209,13 +212,13 @@ impl Runner<'_, '_> {
                 if self.stopped || live >= limit || self.elsewhere.ready[placement].is_empty() {
                     break;
                 }
-                self.form_job(placement, limit - live);
+                self.form_job(placement);
             }
         }
     }
 
     /// Makes one job.
-    fn form_job(&mut self, placement: usize, free: usize) {
+    fn form_job(&mut self, placement: usize) {
         let mut nodes = Vec::new();
         let mut pendings = HashMap::new();
         let mut chains = 1;
@@ -247,8 +250,9 @@ impl Runner<'_, '_> {
             };
             let chain = self.chain_of(id, placement);
             if pendings.is_empty() {
-                let ready = self.elsewhere.ready[placement].len() + 1;
-                chains = chains_of_job(self.graph, &chain, &self.elsewhere.took, ready, free);
+                let Elsewhere { ready, took, at_once, .. } = &self.elsewhere;
+                let ready = ready[placement].len() + 1;
+                chains = chains_of_job(self.graph, &chain, took, ready, at_once[placement]);
             }
             nodes.extend(chain);
             pendings.insert(id, pending);
@@ -361,6 +365,10 @@ impl Runner<'_, '_> {
                 self.ready.extend(ids);
             }
             Notice::Ended(name, end) => self.job_ended(&name, end),
+            Notice::Running(placement, jobs) => {
+                let most = &mut self.elsewhere.at_once[placement];
+                *most = jobs.max(*most);
+            }
             Notice::Broken(error) => {
                 let message = format!("the results of jobs cannot be taken over: {error}");
                 self.elsewhere.end();

@@ -17,6 +17,8 @@ use super::job_file::{InputOrigin, JobInput, JobNode};
 const CHAIN: usize = 64;
 /// The time that a job of small nodes should take.
 const SHARED: Duration = Duration::from_secs(30);
+/// Shares of what is ready that each running job leaves for later.
+const ROUNDS: usize = 2;
 /// The limit of chains of a job.
 const CHAINS: usize = 1000;
 
@@ -107,18 +109,21 @@ pub(super) fn chain(
 
 /// Returns how many chains like this one a job takes, by what such nodes took so far; one where
 /// nothing is known, so that long nodes never wait for each other.
+///
+/// Each job takes a share of what is ready that `at_once` jobs leave others to do, as in guided
+/// self-scheduling (Polychronopoulos and Kuck, 1987): large ones first, small ones at the end.
 pub(super) fn chains_of_job(
     graph: &Graph,
     chain: &[NodeId],
     took: &HashMap<String, Took>,
     ready: usize,
-    free: usize,
+    at_once: usize,
 ) -> usize {
     let seconds = |id: &NodeId| took.get(&graph.node(*id).stage).and_then(Took::mean);
     let Some(seconds) = chain.iter().map(seconds).sum::<Option<f64>>() else { return 1 };
     let within = SHARED.as_secs_f64() / seconds.max(1e-6);
-    let spread = ready.div_ceil(free.max(1));
-    (within as usize).min(spread).clamp(1, CHAINS)
+    let share = ready / (ROUNDS * at_once.max(1));
+    (within as usize).min(share).clamp(1, CHAINS)
 }
 
 /// Returns what a job of these nodes takes: the most that one of them does, and the time of all.

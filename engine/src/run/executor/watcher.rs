@@ -48,6 +48,8 @@ pub(in crate::run) enum Notice {
     Delivered(Vec<Key>),
     /// A job is over.
     Ended(String, JobEnd),
+    /// So many jobs of a placement run at this moment.
+    Running(usize, usize),
     /// Nothing that jobs deliver can be taken over.
     Broken(StateError),
 }
@@ -244,7 +246,12 @@ impl<'a> Watcher<'a> {
             Ok(states) => {
                 self.answered(number, None);
                 let there = self.watched.iter_mut().filter(|w| w.placement == number);
-                there.zip(states).for_each(|(watched, state)| watched.state = state);
+                let mut running = 0;
+                for (watched, state) in there.zip(states) {
+                    running += usize::from(state == JobState::Running);
+                    watched.state = state;
+                }
+                self.tell(Notice::Running(number, running));
             }
             Err(error) => self.answered(number, Some(&error.to_string())),
         }
