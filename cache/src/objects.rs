@@ -140,6 +140,16 @@ pub(crate) fn seal_file(path: &Path) -> Result<(SealedFile, u64), CacheError> {
     seal().map_err(|source| io_error(path, "read and made read-only", source))
 }
 
+/// Makes a file read-only that this process hashed while it wrote it; also returns its size in bytes.
+pub(crate) fn seal_hashed(path: &Path, digest: Digest) -> Result<(SealedFile, u64), CacheError> {
+    let seal = || {
+        let identity = FileIdentity::of(&path.symlink_metadata()?);
+        set_mode(path, READ_ONLY)?;
+        Ok((SealedFile { digest, identity }, identity.size()))
+    };
+    seal().map_err(|source| io_error(path, "made read-only", source))
+}
+
 /// Returns the bytes of a file, or of all files of a folder; an error for any other entry.
 fn size_of(path: &Path, kind: ArtifactKind) -> io::Result<u64> {
     let metadata = path.symlink_metadata()?;

@@ -8,7 +8,7 @@ use refrain_cache::{Artifact, Digest, Key, Record};
 use crate::connection::Connection;
 use crate::error::{Fault, Refused, RemoteError};
 use crate::named::Named;
-use crate::object::{name, named};
+use crate::object::{Budget, name, named};
 use crate::page::{self, Page};
 use crate::progress::Progress;
 use crate::pull::fault;
@@ -153,7 +153,7 @@ impl Connection {
     ) -> Result<(), Refused> {
         if is_drawn {
             let (digest, bytes) = (&expected.digest, expected.bytes);
-            self.receive(digest, bytes, UNKNOWN, None, progress).await?;
+            self.receive(digest, bytes, &Budget::new(UNKNOWN), None, progress).await?;
             return Ok(());
         }
         let name = name(&expected.digest);

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -123,13 +124,20 @@ impl Connection {
         &self,
         digest: &Digest,
         expected: Option<u64>,
-        limit: u64,
+        budget: &Budget,
         to: Option<&Path>,
         progress: &Progress,
-    ) -> Result<u64, Refused> {
+    ) -> Result<(), Refused> {
         let name = name(digest);
-        let found = self.get(&name, expected.unwrap_or(limit)).await?;
+        let found = self.get(&name, expected.unwrap_or(budget.left())).await?;
         let found = found.ok_or_else(|| Refused::Fault(format!("`{name}` is not there")))?;
+        let limit = found.meta.size;
+        if !budget.take(limit) {
+            let left = budget.left();
+            return Err(Refused::Fault(format!(
+                "`{name}` has {limit} bytes, at most {left} are expected"
+            )));
+        }
         let write_failed = |source| {
             let path = to.unwrap_or(Path::new("")).into();
             Refused::Error(RemoteError::Io { path, source })
@@ -137,7 +145,6 @@ impl Connection {
         let file = to.map(PlainFile::create_new).transpose().map_err(write_failed)?;
         let mut sink = Sink { file, hasher: blake3::Hasher::new(), progress };
 
-        let limit = expected.unwrap_or(limit);
         match found.payload {
             GetResultPayload::File(mut file, _) => {
                 let copied = tokio::task::block_in_place(|| copy(&mut file, &mut sink, limit));
@@ -162,8 +169,32 @@ impl Connection {
             Some(expected) if expected != bytes => {
                 Err(Refused::Fault(format!("`{name}` has {bytes} bytes, the lock says {expected}")))
             }
-            _ => Ok(bytes),
+            None if bytes != limit => {
+                Err(Refused::Fault(format!("`{name}` has {bytes} bytes, its answer said {limit}")))
+            }
+            _ => Ok(()),
         }
+    }
+}
+
+/// Bytes that may still be received, shared by objects that are under way at once.
+#[derive(Debug)]
+pub(crate) struct Budget(AtomicU64);
+
+impl Budget {
+    pub fn new(bytes: u64) -> Budget {
+        Budget(AtomicU64::new(bytes))
+    }
+
+    /// Returns what is left.
+    pub fn left(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Takes the bytes of an object, if as many are left.
+    fn take(&self, bytes: u64) -> bool {
+        let rest = |left: u64| left.checked_sub(bytes);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest).is_ok()
     }
 }
 

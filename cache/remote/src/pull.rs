@@ -1,17 +1,22 @@
 //! Receives what a lock names.
 
 use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use futures_util::{StreamExt, stream};
 use refrain_cache::write::create_dir_all;
 use refrain_cache::{
     Artifact, Cache, Digest, FileDigests, Key, Record, Records, is_inside, parse_listing,
 };
+use tokio::runtime::Handle;
 
 use crate::connection::Connection;
 use crate::error::{Fault, Refused, RemoteError};
 use crate::named::{Named, refuse_key};
-use crate::object::{name, named};
+use crate::object::{Budget, name, named};
 use crate::page::{self, Page};
 use crate::progress::Progress;
 use crate::remote::Remote;
@@ -20,6 +25,8 @@ use crate::remote::Remote;
 const RESULTS: usize = 16;
 /// Pages that are under way at once.
 const PAGES: usize = 4;
+/// Files of one folder that are under way at once.
+const FILES: usize = 16;
 /// Bytes of a folder's listing at most.
 pub(crate) const LISTING: u64 = 16 << 20;
 
@@ -212,30 +219,62 @@ impl Target<'_> {
         let scratch = self.cache.scratch_dir()?;
         let path = scratch.path().join("object");
         let (digest, bytes) = (&artifact.digest, artifact.bytes);
-        self.connection.receive(digest, Some(bytes), bytes, Some(&path), self.progress).await?;
-        tokio::task::block_in_place(|| self.cache.store_file(&path))?;
+        let budget = Budget::new(bytes);
+        self.connection.receive(digest, Some(bytes), &budget, Some(&path), self.progress).await?;
+        tokio::task::block_in_place(|| self.cache.store_hashed_file(&path, *digest))?;
         Ok(())
     }
 
     async fn folder(&self, artifact: &Artifact) -> Result<(), Refused> {
         let files = self.connection.listing(artifact).await?;
         let folder = self.cache.new_folder()?;
-        let mut left = artifact.bytes;
-        for (relative, digest) in &files {
-            let path = folder.path().join(relative);
-            let parent = path.parent().unwrap_or(folder.path());
-            create_dir_all(parent)
-                .map_err(|source| RemoteError::Io { path: parent.into(), source })?;
-            let path = Some(path.as_path());
-            left -= self.connection.receive(digest, None, left, path, self.progress).await?;
-        }
-        if left > 0 {
+        let budget = Budget::new(artifact.bytes);
+        tokio::task::block_in_place(|| self.files(&files, folder.path(), &budget))?;
+        if budget.left() > 0 {
+            let left = budget.left();
             let reason = format!("the files of a folder have {left} bytes less than the lock says");
             return Err(Refused::Fault(reason));
         }
-        let store = || self.cache.store_folder(folder, artifact.kind, artifact.base);
+        let store = || self.cache.store_hashed_folder(folder, artifact.kind, artifact.base, &files);
         tokio::task::block_in_place(store)?;
         Ok(())
+    }
+
+    /// Receives the files of a folder, several at once, each hashed and written on a thread of its
+    /// own.
+    fn files(
+        &self,
+        files: &[(String, Digest)],
+        folder: &Path,
+        budget: &Budget,
+    ) -> Result<(), Refused> {
+        let runtime = Handle::current();
+        let next = AtomicUsize::new(0);
+        let failed = Mutex::new(None);
+        let work = || {
+            while let Some((relative, digest)) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let received =
+                    runtime.block_on(self.one_file(&folder.join(relative), digest, budget));
+                if let Err(refused) = received {
+                    // The first failure is told; the others end too.
+                    next.store(files.len(), Ordering::Relaxed);
+                    let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                    failed.get_or_insert(refused);
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 0..files.len().min(FILES) {
+                scope.spawn(work);
+            }
+        });
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+
+    async fn one_file(&self, path: &Path, digest: &Digest, budget: &Budget) -> Result<(), Refused> {
+        let parent = path.parent().unwrap_or(path);
+        create_dir_all(parent).map_err(|source| RemoteError::Io { path: parent.into(), source })?;
+        self.connection.receive(digest, None, budget, Some(path), self.progress).await
     }
 }
 

@@ -9,7 +9,9 @@ use crate::artifact::{Artifact, ArtifactKind};
 use crate::digest::{Digest, FileIdentity, OnHashed, digest_file, digest_listing};
 use crate::error::{CacheError, Corrupt, io_error};
 use crate::logs::FileDigests;
-use crate::objects::{FolderWriter, NOT_A_FILE, READ_ONLY, SealedFile, listing, seal_file};
+use crate::objects::{
+    FolderWriter, NOT_A_FILE, READ_ONLY, SealedFile, listing, seal_file, seal_hashed,
+};
 use crate::table::TableWriter;
 use crate::write::sync_all_in;
 
@@ -72,17 +74,44 @@ impl Cache {
         kind: ArtifactKind,
         base: Option<Digest>,
     ) -> Result<Artifact, CacheError> {
-        let files = listing(folder.path())?;
-        let mut digests = Vec::with_capacity(files.len());
-        let mut sealed = Vec::with_capacity(files.len());
-        let mut bytes = 0;
-        for relative in files {
-            let (file, size) = seal_file(&folder.path().join(&relative))?;
-            bytes += size;
-            digests.push((relative, file.digest));
-            sealed.push(file);
-        }
+        let seal = |relative: String| {
+            seal_file(&folder.path().join(&relative)).map(|sealed| (relative, sealed))
+        };
+        let sealed: Result<Vec<_>, CacheError> =
+            listing(folder.path())?.into_iter().map(seal).collect();
+        self.place_folder(&folder, kind, base, sealed?)
+    }
 
+    /// Stores a folder as [`Cache::store_folder`] does, all of whose files this process hashed while
+    /// it wrote them; `files` has their relative paths, sorted, and digests.
+    ///
+    /// # Errors
+    /// See [`Cache::store_folder`].
+    pub fn store_hashed_folder(
+        &self,
+        folder: FolderWriter,
+        kind: ArtifactKind,
+        base: Option<Digest>,
+        files: &[(String, Digest)],
+    ) -> Result<Artifact, CacheError> {
+        let seal = |(relative, digest): &(String, Digest)| {
+            let sealed = seal_hashed(&folder.path().join(relative), *digest);
+            sealed.map(|sealed| (relative.clone(), sealed))
+        };
+        let sealed: Result<Vec<_>, CacheError> = files.iter().map(seal).collect();
+        self.place_folder(&folder, kind, base, sealed?)
+    }
+
+    fn place_folder(
+        &self,
+        folder: &FolderWriter,
+        kind: ArtifactKind,
+        base: Option<Digest>,
+        files: Vec<(String, (SealedFile, u64))>,
+    ) -> Result<Artifact, CacheError> {
+        let bytes = files.iter().map(|(_, (_, size))| size).sum();
+        let (digests, sealed): (Vec<(String, Digest)>, Vec<SealedFile>) =
+            files.into_iter().map(|(relative, (file, _))| ((relative, file.digest), file)).unzip();
         let artifact = Artifact { kind, digest: digest_listing(&digests), bytes, rows: None, base };
         if !self.objects.holds(&artifact) {
             let target = self.objects.place_for(&artifact)?;
@@ -105,6 +134,24 @@ impl Cache {
             return Err(CacheError::Unstorable { path: path.into(), reason: NOT_A_FILE });
         }
         let (file, bytes) = seal_file(path)?;
+        self.place_file(path, file, bytes)
+    }
+
+    /// Stores a file as [`Cache::store_file`] does, which this process hashed while it wrote it.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn store_hashed_file(&self, path: &Path, digest: Digest) -> Result<Artifact, CacheError> {
+        let (file, bytes) = seal_hashed(path, digest)?;
+        self.place_file(path, file, bytes)
+    }
+
+    fn place_file(
+        &self,
+        path: &Path,
+        file: SealedFile,
+        bytes: u64,
+    ) -> Result<Artifact, CacheError> {
         let artifact = Artifact {
             kind: ArtifactKind::File,
             digest: file.digest,
