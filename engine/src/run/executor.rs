@@ -5,7 +5,9 @@
 //! a node ran is its record, which the job delivers into the shared cache, never a state or an exit
 //! code.
 
+mod adoption;
 pub(super) mod dispatch;
+mod ending;
 mod events;
 mod forming;
 mod job;

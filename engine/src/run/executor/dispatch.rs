@@ -1,54 +1,46 @@
 //! The nodes that are computed elsewhere, as the deciding thread sees them.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::fs;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::Scope;
-use std::time::Duration;
 
-use tracing::{Dispatch as Subscriber, Span, debug, dispatcher, info, warn};
+use tracing::{Dispatch as Subscriber, Span, dispatcher};
 
 use refrain_cache::write::create_dir_all;
-use refrain_cache::{Digest, Key, SessionWatch};
+use refrain_cache::{Digest, Key};
 
 use crate::graph::{Node, NodeId};
 use crate::kind::StageError;
-use crate::language::explain::Explain;
-use crate::plan::state::{NodeState, PendingNode};
+use crate::plan::state::PendingNode;
 use crate::run::parked::Claim;
-use crate::run::{Outcome, Runner, WorkerMessage, node};
+use crate::run::{Outcome, Runner, WorkerMessage};
 use crate::store::Store;
 
-use super::events::JobEvent;
+use super::adoption::FoundJobs;
 use super::forming::{Took, can_leave, chain, chains_of_job, job_nodes, resources_of, seconds_of};
-use super::job_file::{JobFile, JobReport};
+use super::job_file::JobFile;
 pub(in crate::run) use super::watcher::Notice;
-use super::watcher::{JobEnd, Order, Watcher};
-use super::{ExecutorError, JOB_FILE, Job, JobResources, JobState, Placement};
+use super::watcher::{Order, Watcher};
+use super::{Job, JobResources, Placement};
 
-/// The limit of jobs of a node that are lost before the node fails.
-const LOST: u32 = 3;
 /// The limit of ready nodes that wait for a job.
 const READY: usize = 4096;
 
 /// The nodes that are computed elsewhere.
 pub(in crate::run) struct Elsewhere<'o> {
-    placements: &'o [Placement],
+    pub(super) placements: &'o [Placement],
     /// For each placement the nodes that wait for a job.
     ready: Vec<VecDeque<(NodeId, Box<PendingNode>)>>,
-    jobs: BTreeMap<String, LiveJob>,
-    held: HashMap<NodeId, Held>,
-    keys: HashMap<Key, NodeId>,
-    /// The jobs of other runs that may still run, and their positions by the keys of their first
-    /// nodes.
-    found: Vec<Option<FoundJob>>,
-    found_keys: HashMap<Key, usize>,
+    pub(super) jobs: BTreeMap<String, LiveJob>,
+    pub(super) held: HashMap<NodeId, Held>,
+    pub(super) keys: HashMap<Key, NodeId>,
+    pub(super) found: FoundJobs,
     /// How many jobs of a node were lost.
-    lost: HashMap<NodeId, u32>,
-    took: HashMap<String, Took>,
+    pub(super) lost: HashMap<NodeId, u32>,
+    pub(super) took: HashMap<String, Took>,
     /// For each placement the most jobs that were seen to run at once.
-    at_once: Vec<usize>,
+    pub(super) at_once: Vec<usize>,
     orders: Option<Sender<Order>>,
     /// The number of jobs made so far.
     made: u64,
@@ -57,37 +49,29 @@ pub(in crate::run) struct Elsewhere<'o> {
 }
 
 /// A job under way.
-struct LiveJob {
-    placement: usize,
-    folder: PathBuf,
+pub(super) struct LiveJob {
+    pub placement: usize,
+    pub folder: PathBuf,
     /// Its nodes, in its own order; `None` for one that this run does not have.
-    nodes: Vec<Option<NodeId>>,
+    pub nodes: Vec<Option<NodeId>>,
     /// Whether an earlier run made it.
-    adopted: bool,
+    pub adopted: bool,
 }
 
 impl LiveJob {
-    fn ids(&self) -> impl Iterator<Item = NodeId> + '_ {
+    pub fn ids(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.nodes.iter().copied().flatten()
     }
 }
 
-/// A job of another run.
-struct FoundJob {
-    placement: usize,
-    job: Job,
-    file: JobFile,
-    owner: SessionWatch,
-}
-
 /// A node that a job computes.
-struct Held {
+pub(super) struct Held {
     /// The job; `None` once it is over.
-    job: Option<String>,
+    pub job: Option<String>,
     /// The node as it was when its key was found; `None` before.
-    pending: Option<Box<PendingNode>>,
+    pub pending: Option<Box<PendingNode>>,
     /// The span of a node that has begun.
-    span: Option<Span>,
+    pub span: Option<Span>,
 }
 
 impl<'o> Elsewhere<'o> {
@@ -98,8 +82,7 @@ impl<'o> Elsewhere<'o> {
             jobs: BTreeMap::new(),
             held: HashMap::new(),
             keys: HashMap::new(),
-            found: Vec::new(),
-            found_keys: HashMap::new(),
+            found: FoundJobs::default(),
             lost: HashMap::new(),
             took: HashMap::new(),
             at_once: vec![0; placements.len()],
@@ -151,7 +134,8 @@ impl<'o> Elsewhere<'o> {
         self.held.contains_key(&id)
     }
 
-    fn order(&self, order: Order) {
+    /// Gives an order to the thread that watches jobs.
+    pub(super) fn order(&self, order: Order) {
         if let Some(orders) = &self.orders {
             // The thread has ended where it said that nothing can be taken over.
             let _ended = orders.send(order);
@@ -352,166 +336,6 @@ impl Runner<'_, '_> {
         Ok(Job { name, folder })
     }
 
-    /// Handles what the thread that watches jobs says.
-    pub(in crate::run) fn on_notice(&mut self, notice: Notice) {
-        match notice {
-            // They are looked up as all ready nodes are, which checks their artifacts.
-            Notice::Delivered(keys) => {
-                let ids = keys.iter().filter_map(|key| self.elsewhere.keys.get(key).copied());
-                let ids: Vec<NodeId> = ids.filter(|id| self.state.done(*id).is_none()).collect();
-                self.ready.extend(ids);
-            }
-            Notice::Ended(name, end) => self.job_ended(&name, end),
-            Notice::Event(job, event) => self.job_event(&job, &event),
-            Notice::Running(placement, jobs) => {
-                let most = &mut self.elsewhere.at_once[placement];
-                *most = jobs.max(*most);
-            }
-            Notice::Broken(error) => {
-                let message = format!("the results of jobs cannot be taken over: {error}");
-                self.elsewhere.end();
-                for (_, job) in std::mem::take(&mut self.elsewhere.jobs) {
-                    job.ids().for_each(|id| self.fail_elsewhere(id, &message, None));
-                }
-            }
-        }
-    }
-
-    /// Shows what happened to a node of a job.
-    fn job_event(&mut self, job: &str, event: &JobEvent) {
-        let Some(LiveJob { adopted, .. }) = self.elsewhere.jobs.get(job) else { return };
-        let id = match adopted {
-            false => u32::try_from(event.node).ok().map(NodeId),
-            true => self.graph.find(&event.name),
-        };
-        let Some(id) = id.filter(|id| id.index() < self.graph.nodes.len()) else { return };
-        let node = self.graph.node(id);
-        match (event.started(), self.elsewhere.held.get_mut(&id)) {
-            (Some(key), Some(held)) => held.span = Some(node::span(id, node, &key)),
-            // Its result arrived before.
-            (Some(_), None) => {}
-            (None, None) if event.is_progress() => {}
-            (None, _) => event.emit(id.0, &node.name),
-        }
-    }
-
-    fn job_ended(&mut self, name: &str, end: JobEnd) {
-        let Some(job) = self.elsewhere.jobs.remove(name) else { return };
-        let (report, why) = match end {
-            JobEnd::Reported(report) => {
-                let stopped = report.interrupted.then(|| "the job was asked to stop".to_owned());
-                (*report, stopped.unwrap_or_else(|| "the job did not compute it".into()))
-            }
-            JobEnd::Lost(why) => (JobReport::default(), why),
-            JobEnd::Refused(error) => return self.refused(&job, &error),
-            JobEnd::Withdrawn => {
-                job.ids().for_each(|id| self.drop_held(id));
-                return self.store.cache().remove_job(&job.folder);
-            }
-        };
-        for (model, fact) in report.pins {
-            self.pins.pin(model, fact);
-        }
-        let all_done = report.failures.is_empty() && !report.interrupted;
-        for failure in report.failures {
-            let Some(id) = job.nodes.get(failure.node).copied().flatten() else { continue };
-            let Some(held) = self.elsewhere.held.get(&id) else { continue };
-            // The node of an earlier run may have had another key under its name.
-            if !job.adopted || held.pending.is_some() {
-                self.drop_held(id);
-                self.fail(id, failure.error.into());
-            }
-        }
-        let mut lost = Vec::new();
-        for id in job.ids() {
-            let Some(held) = self.elsewhere.held.get_mut(&id) else { continue };
-            held.job = None;
-            let Some(key) = held.pending.as_ref().map(|pending| pending.key) else { continue };
-            match self.store.has_recorded(&key) {
-                // It may have arrived while nobody knew its key.
-                Ok(true) => drop(self.ready.insert(id)),
-                Ok(false) | Err(_) => lost.push(id),
-            }
-        }
-        let is_lost = !lost.is_empty();
-        for id in lost {
-            self.lost(id, name, &why);
-        }
-        // What is left there helps to find out why.
-        if all_done && !is_lost {
-            self.store.cache().remove_job(&job.folder);
-        }
-    }
-
-    /// Computes a node again whose job was lost, or fails it.
-    fn lost(&mut self, id: NodeId, job: &str, why: &str) {
-        self.drop_held(id);
-        let times = self.elsewhere.lost.entry(id).or_insert(0);
-        *times += 1;
-        if *times >= LOST {
-            let message =
-                format!("{times} jobs ended without its result; of the last, `{job}`: {why}");
-            let hint = Some("the folder of the job in the cache's `jobs/` holds its log".into());
-            return self.fail(id, StageError::Environment { message, hint }.into());
-        }
-        let name = self.graph.node(id).name.as_str();
-        if self.stopped {
-            return;
-        }
-        warn!(name: "job_lost", node = id.0, name, "its job was lost, and is made again: {why}");
-        self.ready.insert(id);
-    }
-
-    fn refused(&mut self, job: &LiveJob, error: &ExecutorError) {
-        self.store.cache().remove_job(&job.folder);
-        let message = error.to_string();
-        // Of a chain the first node fails, and the others are skipped by it.
-        job.ids().for_each(|id| self.fail_elsewhere(id, &message, error.hint()));
-        if !self.stopped {
-            self.elsewhere.order(Order::GoOn);
-        }
-    }
-
-    /// Fails a node that cannot be computed elsewhere, unless it is skipped already.
-    fn fail_elsewhere(&mut self, id: NodeId, message: &str, hint: Option<String>) {
-        self.drop_held(id);
-        if matches!(self.outcomes[id.index()], Outcome::NotRun) {
-            let message = message.to_owned();
-            self.fail(id, StageError::Environment { message, hint }.into());
-        }
-    }
-
-    /// Lets go of a node: its job does not compute it any more.
-    fn drop_held(&mut self, id: NodeId) {
-        self.give_back(id);
-        if let Some(Held { pending: Some(pending), .. }) = self.elsewhere.held.remove(&id) {
-            self.elsewhere.keys.remove(&pending.key);
-            self.store.cache().release(&pending.key);
-        }
-    }
-
-    /// Finishes a node whose result a job delivered.
-    pub(in crate::run) fn computed_elsewhere(&mut self, id: NodeId, done: NodeState) {
-        let Some(held) = self.elsewhere.held.remove(&id) else { return };
-        self.elsewhere.keys.remove(&done.key);
-        let seconds = self.store.seconds(&done.key);
-        let node = self.graph.node(id);
-        let name = node.name.as_str();
-        let span = held.span.unwrap_or_else(|| node::span(id, node, &done.key));
-        debug!(name: "recorded", node = id.0, name, key = %done.key, first = true, "recorded");
-        info!(name: "finished", node = id.0, name, seconds, differs = false, "finished");
-        drop(span);
-
-        let elapsed = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-        self.elsewhere.took.entry(node.stage.clone()).or_default().add(seconds);
-        if let Some(spending) = &mut self.spending {
-            spending.ended(self.graph, id, elapsed);
-        }
-        self.outcomes[id.index()] = Outcome::Ran(elapsed);
-        self.store.cache().release(&done.key);
-        self.finish(id, done);
-    }
-
     /// Ends jobs when the run stops: all when it was interrupted, else those that have not begun.
     pub(in crate::run) fn stop_jobs(&mut self) {
         if self.cancel.is_cancelled() {
@@ -528,65 +352,5 @@ impl Runner<'_, '_> {
         for ready in &mut self.elsewhere.ready {
             ready.clear();
         }
-    }
-
-    /// Finds the jobs of other runs. Those that are over, and whose run is, are removed: what they
-    /// delivered was taken over when the cache was opened.
-    pub(in crate::run) fn find_jobs(&mut self) {
-        let cache = self.store.cache();
-        let Ok(entries) = fs::read_dir(cache.jobs_dir()) else { return };
-        let mut jobs = Vec::new();
-        for entry in entries.flatten().filter(|_| !self.elsewhere.placements.is_empty()) {
-            let folder = entry.path();
-            let Ok(file) = JobFile::read(&folder.join(JOB_FILE)) else { continue };
-            let name = entry.file_name().to_string_lossy().into_owned();
-            jobs.push((Job { name, folder }, file));
-        }
-        for (placement, Placement { executor, .. }) in self.elsewhere.placements.iter().enumerate()
-        {
-            let named: Vec<&Job> = jobs.iter().map(|(job, _)| job).collect();
-            // Where it cannot be asked, its jobs count as over, and are computed twice at worst.
-            let Ok(states) = executor.states(&named) else { return };
-            let is_live = |state| matches!(state, JobState::Waiting | JobState::Running);
-            let mut states = states.into_iter();
-            let (live, others) = jobs.into_iter().partition(|_| states.next().is_some_and(is_live));
-            jobs = others;
-            let live: Vec<(Job, JobFile)> = live;
-            for (job, file) in live {
-                let position = self.elsewhere.found.len();
-                let keys = file.nodes.iter().filter_map(|node| node.key);
-                self.elsewhere.found_keys.extend(keys.map(|key| (key, position)));
-                let owner = cache.watch(&file.owner);
-                self.elsewhere.found.push(Some(FoundJob { placement, job, file, owner }));
-            }
-        }
-        for (job, file) in jobs {
-            if !cache.session_lives(&mut cache.watch(&file.owner), Duration::MAX) {
-                cache.remove_job(&job.folder);
-            }
-        }
-    }
-
-    /// Watches the job of an earlier run that computes a key, unless that run still does.
-    fn adopt_job_of(&mut self, key: &Key) {
-        let Some(position) = self.elsewhere.found_keys.get(key).copied() else { return };
-        let cache = self.store.cache();
-        let Some(found) = &mut self.elsewhere.found[position] else { return };
-        let silence = self.elsewhere.placements[found.placement].config.silence;
-        if cache.session_lives(&mut found.owner, silence.min(cache.lease())) {
-            return;
-        }
-        let Some(found) = self.elsewhere.found[position].take() else { return };
-        let FoundJob { placement, job, file, .. } = found;
-        let nodes: Vec<Option<NodeId>> =
-            file.nodes.iter().map(|node| self.graph.find(&node.name)).collect();
-        for id in nodes.iter().flatten() {
-            let held = Held { job: Some(job.name.clone()), pending: None, span: None };
-            self.elsewhere.held.entry(*id).or_insert(held);
-        }
-        let folder = job.folder.clone();
-        let live = LiveJob { placement, folder, nodes, adopted: true };
-        self.elsewhere.jobs.insert(job.name.clone(), live);
-        self.elsewhere.order(Order::Adopt { placement, job });
     }
 }
