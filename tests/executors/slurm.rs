@@ -2,8 +2,7 @@
 //! one.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use crate::space::{Space, names, shared};
@@ -16,35 +15,30 @@ use super::{
     what_a_dead_run_s_jobs_delivered_is_used,
 };
 
-/// The cluster: where it lies, and the lock of the test that uses it.
+/// The cluster, which is ended with the test that uses it.
 struct Cluster {
     folder: PathBuf,
-    script: PathBuf,
-    _alone: MutexGuard<'static, ()>,
+    scripts: PathBuf,
 }
-
-/// One test at a time: some of them kill nodes.
-static ALONE: Mutex<()> = Mutex::new(());
-static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
 
 /// Starts the cluster, or gives a reason why not.
 fn cluster() -> Option<Cluster> {
-    let script = shared()?.join("slurm/up.sh");
-    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let start = || {
-        let folder = std::env::temp_dir().join("refrain-slurm");
-        let mut up = Command::new("bash");
-        up.arg(&script).arg(&folder).arg("3").env("SLURM_TEST_PORT", "17300");
-        let up = up.output().ok()?;
-        if !up.status.success() {
-            let said = String::from_utf8_lossy(&up.stderr).into_owned();
-            eprintln!("skipped: no Slurm can be started here: {said}");
-            return None;
-        }
-        Some(folder)
-    };
-    let folder = FOLDER.get_or_init(start).clone()?;
-    Some(Cluster { folder, script, _alone: alone })
+    let scripts = shared()?.join("slurm");
+    let folder = std::env::temp_dir().join("refrain-slurm");
+    let cluster = Cluster { folder, scripts };
+    let up = cluster.script("up.sh", &["3"]);
+    if up.status.success() {
+        return Some(cluster);
+    }
+    let said = String::from_utf8_lossy(&up.stderr).into_owned();
+    eprintln!("skipped: no Slurm can be started here: {said}");
+    None
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.script("down.sh", &[]);
+    }
 }
 
 impl Cluster {
@@ -56,9 +50,16 @@ impl Cluster {
         }
     }
 
+    /// Runs a script of the cluster.
+    fn script(&self, name: &str, arguments: &[&str]) -> Output {
+        let mut command = Command::new("bash");
+        command.arg(self.scripts.join(name)).arg(&self.folder).args(arguments);
+        command.env("SLURM_TEST_PORT", "17300").output().unwrap()
+    }
+
     /// Starts what was killed of it.
     fn up(&self) {
-        let up = Command::new("bash").arg(&self.script).arg(&self.folder).output().unwrap();
+        let up = self.script("up.sh", &[]);
         assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
     }
 
@@ -75,10 +76,20 @@ impl Cluster {
     }
 }
 
-/// Every test of the suite that any executor must pass.
+/// One cluster for all cases, one after the other: some of them kill nodes.
 #[test]
-fn slurm_passes_the_suite() {
+fn a_real_cluster_passes_every_case() {
     let Some(cluster) = cluster() else { return };
+    passes_the_suite(&cluster);
+    two_hundred_nodes_are_those_of_a_local_run(&cluster);
+    a_cancelled_job_is_made_again(&cluster);
+    an_absent_controller_loses_nothing(&cluster);
+    // The last one: a node takes its time to come back.
+    a_node_that_dies_is_made_up_for(&cluster);
+}
+
+/// Every case of the suite that any executor must pass.
+fn passes_the_suite(cluster: &Cluster) {
     let site = cluster.site();
     results_are_those_of_a_local_run(&site);
     a_failure_says_what_it_would_say_here(&site);
@@ -94,9 +105,7 @@ fn slurm_passes_the_suite() {
 }
 
 /// Many nodes on three machines that see no locks of each other.
-#[test]
-fn slurm_two_hundred_nodes_are_those_of_a_local_run() {
-    let Some(cluster) = cluster() else { return };
+fn two_hundred_nodes_are_those_of_a_local_run(cluster: &Cluster) {
     let mut site = cluster.site();
     site.variables.push(("REFRAIN_TEST_NO_LOCKS", "1".into()));
     let points: Vec<String> = (0..100).map(|point| point.to_string()).collect();
@@ -122,9 +131,7 @@ stages:
     assert_eq!(records.lines().count(), 200, "one record a node");
 }
 
-#[test]
-fn slurm_a_cancelled_job_is_made_again() {
-    let Some(cluster) = cluster() else { return };
+fn a_cancelled_job_is_made_again(cluster: &Cluster) {
     let (site, space) = (cluster.site(), Space::new());
     site.configure(&space, "");
     waiting(&space, 1);
@@ -138,9 +145,7 @@ fn slurm_a_cancelled_job_is_made_again() {
     assert_eq!(code, 0, "{said}");
 }
 
-#[test]
-fn slurm_a_node_that_dies_is_made_up_for() {
-    let Some(cluster) = cluster() else { return };
+fn a_node_that_dies_is_made_up_for(cluster: &Cluster) {
     let (site, space) = (cluster.site(), Space::new());
     site.configure(&space, "");
     waiting(&space, 4);
@@ -154,21 +159,26 @@ fn slurm_a_node_that_dies_is_made_up_for() {
         let environment = std::fs::read(format!("/proc/{job}/environ")).unwrap_or_default();
         let there = format!("SLURMD_NODENAME={node}");
         if String::from_utf8_lossy(&environment).split('\0').any(|word| word == there) {
+            signal(parent_of(job), "KILL");
             signal(job, "KILL");
         }
     }
     until("they are made again", || lines(&space, "side").len() > 4);
     space.write("go", "");
     let (code, report, said) = ends(run);
-    cluster.up();
     assert_eq!(code, 0, "{said}");
     assert_eq!(names(&report, "ran").len(), 8);
 }
 
+/// The process that started another one: the daemon of a job's step.
+fn parent_of(process: u32) -> u32 {
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let behind = text.rsplit_once(')').unwrap().1;
+    behind.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
 /// The controller is away for a while: jobs go on, what they deliver is used, and new ones wait.
-#[test]
-fn slurm_an_absent_controller_loses_nothing() {
-    let Some(cluster) = cluster() else { return };
+fn an_absent_controller_loses_nothing(cluster: &Cluster) {
     let (site, space) = (cluster.site(), Space::new());
     site.configure(&space, "jobs = 3\n");
     waiting(&space, 6);
