@@ -339,10 +339,49 @@ fn each_method_selects_its_rows_whatever_their_order() {
     for (method, before) in methods.iter().zip(before) {
         assert_eq!(ids(method).into_iter().collect::<BTreeSet<_>>(), before, "{method}");
     }
-    // More than there are: all of them.
-    space.edit("w.yaml", "method: dpp, count: 3", "method: dpp, count: 99");
+    // All of them, and more than there are.
+    space.edit("w.yaml", "method: dpp, count: 3", "method: dpp, count: 12");
+    space.edit("w.yaml", "method: random, count: 3", "method: random, count: 12");
     space.report("w.yaml", &[]);
-    assert_eq!(ids("dpp").len(), 12);
+    assert_eq!([ids("dpp").len(), ids("random").len()], [12, 12]);
+    space.edit("w.yaml", "method: dpp, count: 12", "method: dpp, count: 13");
+    let said = space.refuses(&["run", "w.yaml"]);
+    let words =
+        "stage `dpp` failed: `select` takes 13 rows, and the table has 12 with an embedding";
+    assert!(said.contains(words), "{said}");
+    space.edit("w.yaml", "method: random, count: 12", "method: random, count: 99");
+    let said = space.refuses(&["run", "w.yaml", "--only", "random"]);
+    assert!(said.contains("`select` takes 99 rows, and the table has 12\n"), "{said}");
+}
+
+/// What asks for more rows than there are and goes on with fewer says so.
+#[test]
+fn fewer_rows_than_asked_for_are_told() {
+    let space = Space::new();
+    directions(&space);
+    space.write(
+        "w.yaml",
+        "refrain: 1\ndata:\n  d: { path: d.jsonl, rows: { first: 20 } }\n  part: { path: d.jsonl, \
+         rows: { sample: 13 } }\n  open: { path: d.jsonl, rows: \"3..\" }\nstages:\n  k: { \
+         diversify: { data: d, keep: { random: true, count: 15 } } }\n  g: { diversify: { data: \
+         part, keep: { per: id, random: true, count: 15 } } }\n  n: { diversify: { data: open, \
+         neighbours: 9 } }\n  p: { diversify: { data: n, against: n, measure: \
+         [neighbour_precision, neighbour_recall], neighbourhood: 9 } }\n",
+    );
+    let said = space.accepts(&["run", "w.yaml"]).stderr;
+    let mut notes: Vec<&str> = said.lines().filter(|line| line.starts_with("note: ")).collect();
+    notes.sort_unstable();
+    assert_eq!(
+        notes,
+        [
+            "note: `d`: `rows` asks for 20 rows, and there are 12",
+            "note: `k`: `keep` takes 15 rows, and 12 can be kept",
+            "note: `n`: `neighbours` asks for 9 others of each row, and there are 8",
+            "note: `p`: `neighbour_precision` has no value: `neighbourhood` is 9, and `against` has 9 rows",
+            "note: `p`: `neighbour_recall` has no value: `neighbourhood` is 9, and the table has 9 rows",
+            "note: `part`: `rows` asks for 13 rows, and there are 12",
+        ]
+    );
 }
 
 #[test]
@@ -502,11 +541,14 @@ fn tables_of_few_rows_are_measured() {
     );
     let stages = ["one", "two", "empty", "nothing"].map(|data| {
         let against = if data == "one" { "two" } else { "one" };
+        let select = match data {
+            "empty" | "nothing" => String::new(),
+            _ => ["dpp", "cluster"].map(|method| format!("  {data}_{method}: {{ diversify: {{ \
+                data: {data}, select: {{ method: {method}, count: 1 }} }} }}\n")).concat(),
+        };
         format!(
             "  {data}_m: {{ diversify: {{ data: {data}, against: {against}, per: [n], neighbours: 2, \
-             measure: [{measures}] }} }}\n  {data}_s: {{ diversify: {{ data: {data}, select: {{ \
-             method: dpp, count: 3 }} }} }}\n  {data}_c: {{ diversify: {{ data: {data}, select: {{ \
-             method: cluster, count: 3 }} }} }}\n  {data}_d: {{ diversify: {{ data: {data}, dedupe: \
+             measure: [{measures}] }} }}\n{select}  {data}_d: {{ diversify: {{ data: {data}, dedupe: \
              minhash }} }}\n"
         )
     });
@@ -536,8 +578,9 @@ fn tables_of_few_rows_are_measured() {
     assert_eq!(value("nothing_m", "vendi"), None);
     assert_eq!(table(&space, "two_m.neighbours").num_rows(), 2);
     assert_eq!(
-        ["two_s", "one_s", "one_d", "empty_c"].map(|node| table(&space, node).num_rows()),
-        [2, 1, 2, 0]
+        ["two_dpp", "one_dpp", "two_cluster", "one_cluster", "one_d"]
+            .map(|node| table(&space, node).num_rows()),
+        [1, 1, 1, 1, 2]
     );
 }
 

@@ -350,6 +350,18 @@ impl Set<'_> {
         let a = a.some(&of_a.places(limit, measure.word()));
         let b = b.some(&of_b.places(limit, measure.word()));
         let (points, others) = (a.points(), b.points());
+        if let Measure::NeighbourPrecision | Measure::NeighbourRecall = measure {
+            let (of, rows) = match measure {
+                Measure::NeighbourPrecision => ("`against`", b.rows.len()),
+                _ => ("the table", a.rows.len()),
+            };
+            if rows <= measures.ball {
+                let (word, ball) = (measure.word(), measures.ball);
+                of_a.note(format!(
+                    "`{word}` has no value: `neighbourhood` is {ball}, and {of} has {rows} rows"
+                ));
+            }
+        }
         let value = match measure {
             Measure::Mmd => between::mmd(points, others),
             Measure::NeighbourPrecision => between::share_within(points, others, measures.ball),
