@@ -86,6 +86,8 @@ pub(crate) struct Served {
     form: Form,
     /// The fingerprint that is pinned.
     fingerprint: Fingerprint,
+    /// Whether the workflow gives it a revision.
+    has_revision: bool,
     scoring: Option<Scoring>,
     /// Held so that the server runs as long as it is asked.
     _process: Option<Arc<Process>>,
@@ -106,8 +108,17 @@ impl Served {
         input: &Input,
         purpose: Purpose,
     ) -> Result<Served, StageError> {
-        let Target { address, name, api, key, tokenizer, identity, adapters, process } =
-            Target::of(context, input)?;
+        let Target {
+            address,
+            name,
+            api,
+            key,
+            tokenizer,
+            identity,
+            has_revision,
+            adapters,
+            process,
+        } = Target::of(context, input)?;
         let in_flight = context.resources.requests.unwrap_or(REQUESTS);
         let limit = context.machine.requests.time_limit;
         let client = Arc::new(Client::new(address, key, limit, in_flight));
@@ -125,6 +136,7 @@ impl Served {
             profile: PROFILE.to_owned(),
             form: Form { ids: api == ServedApi::Completions, logprobs: true },
             fingerprint: Fingerprint::of_logprobs([]),
+            has_revision,
             scoring: None,
             _process: process,
         };
