@@ -45,6 +45,7 @@ pub const CHOOSE: Kind = Kind {
     tokens: None,
     over: Some("over"),
     served: &[],
+    requests: None,
     memory: None,
     run,
 };

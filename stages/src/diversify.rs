@@ -77,6 +77,7 @@ pub const DIVERSIFY: Kind = Kind {
     tokens: None,
     over: None,
     served: &[],
+    requests: None,
     memory: None,
     run,
 };

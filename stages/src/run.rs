@@ -74,6 +74,7 @@ pub const RUN: Kind = Kind {
     tokens: None,
     over: None,
     served: &[],
+    requests: None,
     memory: None,
     run,
 };
@@ -284,7 +285,7 @@ fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
         artifacts.insert(MAIN.into(), artifact.clone());
     }
     let profile = format!("{} {}", std::env::consts::OS, std::env::consts::ARCH);
-    Ok(NodeResult { artifacts: artifacts.into(), metrics, profile })
+    Ok(NodeResult { artifacts: artifacts.into(), metrics, profile, usage: None })
 }
 
 fn failed(program: &str, how: &str, tail: &str, memory: Option<u64>) -> StageError {
