@@ -2,6 +2,7 @@
 
 mod chosen;
 mod edges;
+mod masks;
 
 use std::fmt::Write;
 

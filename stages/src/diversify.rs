@@ -32,6 +32,7 @@ mod groups;
 mod join;
 mod keep;
 mod lexical;
+mod masks;
 mod measure;
 mod metrics;
 mod minhash;
