@@ -1,16 +1,21 @@
 //! The command line.
 
+mod cache;
+mod run;
+mod shown;
+
 use std::path::PathBuf;
-use std::str::FromStr;
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use tracing::level_filters::LevelFilter;
 
-use refrain_engine::language::units;
-use refrain_engine::report::verify::Sample;
-use refrain_engine::run::budget::Limit;
+pub use cache::{Cache, CacheFolderArgs, GcArgs, PushArgs, TransferArgs};
+pub use run::{BudgetUnknown, ExplainArgs, NodeArgs, PlanArgs, RunArgs, VerifyArgs};
+pub use shown::{
+    BundleArgs, CompareArgs, DiffArgs, Drawing, GraphArgs, LogRunsArgs, ReportArgs, ResultsArgs,
+    ShowArgs, WatchArgs,
+};
 
 /// A declarative workflow engine for experiments on LLM-generated data and fine-tuning.
 #[derive(Debug, Parser)]
@@ -210,20 +215,6 @@ pub enum Command {
     Node(NodeArgs),
 }
 
-/// Arguments of `refrain node`.
-#[derive(Debug, Args)]
-pub struct NodeArgs {
-    /// Job file, in the folder of its job
-    #[arg(value_name = "JOBFILE")]
-    pub job: PathBuf,
-    /// Keys of the nodes to compute, and what reads them [default: all]
-    #[arg(value_name = "KEY")]
-    pub keys: Vec<String>,
-    /// File with the values of `${env:NAME}`, `NAME=VALUE` a line, which only its owner can read
-    #[arg(long, value_name = "FILE")]
-    pub environment: Option<PathBuf>,
-}
-
 /// Arguments of `refrain kind`.
 #[derive(Debug, Args)]
 pub struct KindArgs {
@@ -232,108 +223,6 @@ pub struct KindArgs {
     /// Print the whole reference of the language
     #[arg(long, conflicts_with = "name")]
     pub all: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum Cache {
-    /// Show what the cache holds
-    #[command(after_help = "Example:\n  refrain cache stat sweep.yaml")]
-    Stat(CacheFolderArgs),
-    /// Hash every artifact and set aside those that do not match their digest
-    #[command(after_help = "Example:\n  refrain cache verify --cache /data/refrain\n\n\
-        A run that needs an artifact that was set aside recomputes it. Exit code 3 if anything is \
-        damaged.")]
-    Verify(CacheFolderArgs),
-    /// Remove results that no lock and no recent run uses
-    #[command(after_help = "Example:\n  \
-        refrain cache gc sweep.yaml --older-than 30d --max-size 50GB --dry-run\n\n\
-        Results named in a lock are always kept: the locks of all workflows that were run with \
-        this cache, and of those named here. Without limits, results that none of the last 100 \
-        runs used are removed; with `--older-than`, those not used for that long; with \
-        `--max-size`, the least recently used first, until the cache fits. While another process \
-        uses the cache, nothing is removed.")]
-    Gc(GcArgs),
-    /// Send what locks name to a remote cache
-    #[command(after_help = "Example:\n  \
-        refrain cache push sweep.yaml --remote s3://lab/refrain\n\n\
-        Credentials are read from the variables of the service's own programs, such as \
-        AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL. What is there is not sent again.")]
-    Push(PushArgs),
-    /// Receive what locks name from a remote cache
-    #[command(after_help = "Example:\n  \
-        refrain cache pull sweep.yaml --remote s3://lab/refrain\n\n\
-        Only what a lock names is taken, and only with its digests. Exit code 3 if anything at \
-        the remote is not as the lock says.")]
-    Pull(TransferArgs),
-}
-
-/// The results that are sent or received.
-#[derive(Debug, Args)]
-pub struct TransferArgs {
-    /// Workflows whose locks name the results
-    #[arg(required = true)]
-    pub workflows: Vec<PathBuf>,
-    /// Address of the remote cache: `s3://…`, `gs://…`, `az://…`, `https://…`, or a folder
-    #[arg(long, value_name = "URL")]
-    pub remote: String,
-    /// Folder of the cache [default: REFRAIN_CACHE, or `.refrain` beside the first workflow]
-    #[arg(long, value_name = "DIR")]
-    pub cache: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub struct PushArgs {
-    #[command(flatten)]
-    pub transfer: TransferArgs,
-    /// Look for every object, also of results whose records are there
-    #[arg(long)]
-    pub again: bool,
-}
-
-/// The cache that a command looks after.
-#[derive(Debug, Args)]
-pub struct CacheFolderArgs {
-    /// Workflows whose cache to use
-    pub workflows: Vec<PathBuf>,
-    /// Folder of the cache [default: REFRAIN_CACHE, or `.refrain` beside the workflow, or here]
-    #[arg(long, value_name = "DIR")]
-    pub cache: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub struct GcArgs {
-    #[command(flatten)]
-    pub folder: CacheFolderArgs,
-    /// Remove results not used for this long, such as `12h`, `30d` or `8w`
-    #[arg(long, value_name = "TIME", value_parser = units::duration)]
-    pub older_than: Option<Duration>,
-    /// Remove the least recently used until the cache is no larger, such as `500MB` or `2TB`
-    #[arg(long, value_name = "SIZE", value_parser = units::size)]
-    pub max_size: Option<u64>,
-    /// Let go of the results of a workflow that is gone for good; repeatable
-    #[arg(long, value_name = "WORKFLOW")]
-    pub forget: Vec<PathBuf>,
-    /// Show what would be removed and why the rest is kept, and remove nothing
-    #[arg(long)]
-    pub dry_run: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct GraphArgs {
-    #[command(flatten)]
-    pub workflow: WorkflowArgs,
-    /// Language of the drawing
-    #[arg(long = "as", value_enum, default_value_t = Drawing::Mermaid)]
-    pub drawing: Drawing,
-}
-
-/// Language of a drawing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Drawing {
-    /// A Mermaid flowchart
-    Mermaid,
-    /// For Graphviz
-    Dot,
 }
 
 #[derive(Debug, Args)]
@@ -376,33 +265,6 @@ pub enum SandboxArg {
 }
 
 #[derive(Debug, Args)]
-pub struct ResultsArgs {
-    #[command(flatten)]
-    pub workflow: WorkflowArgs,
-    /// Sort by an axis or a column; a `-` before it reverses the order
-    #[arg(long, value_name = "COLUMN", allow_hyphen_values = true)]
-    pub sort: Option<String>,
-    /// Print every sweep point, also those that `mean_over` averages
-    #[arg(long)]
-    pub each: bool,
-    /// Write the table to a file
-    #[arg(long, short, value_name = "FILE")]
-    pub output: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub struct ReportArgs {
-    #[command(flatten)]
-    pub workflow: WorkflowArgs,
-    /// Write the report to a file [default: stdout, unless `--svg` is given]
-    #[arg(long, short, value_name = "FILE")]
-    pub output: Option<PathBuf>,
-    /// Write each picture into this folder as SVG, in the colours of paper
-    #[arg(long, value_name = "DIR")]
-    pub svg: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
 pub struct InitArgs {
     /// The folder; made where it is not there
     #[arg(default_value = ".")]
@@ -423,160 +285,4 @@ pub enum Template {
     Diversity,
     /// A figure guarded in CI
     Ci,
-}
-
-#[derive(Debug, Args)]
-pub struct LogRunsArgs {
-    #[command(flatten)]
-    pub workflow: WorkflowArgs,
-    /// Number of runs to list, the last ones
-    #[arg(long, default_value_t = 20)]
-    pub runs: usize,
-}
-
-#[derive(Debug, Args)]
-pub struct WatchArgs {
-    #[command(flatten)]
-    pub workflow: WorkflowArgs,
-    /// Port on 127.0.0.1 [default: a free one]
-    #[arg(long, value_name = "PORT")]
-    pub port: Option<u16>,
-}
-
-#[derive(Debug, Args)]
-pub struct CompareArgs {
-    #[command(flatten)]
-    pub workflow: WorkflowArgs,
-    /// A comparison, of which all is shown
-    pub name: Option<String>,
-    /// Number of rows to show in which the arms differ
-    #[arg(long, default_value_t = 10)]
-    pub rows: usize,
-}
-
-#[derive(Debug, Args)]
-pub struct DiffArgs {
-    /// The earlier state
-    pub before: String,
-    /// The later state
-    pub after: String,
-    /// Folder of the cache [default: REFRAIN_CACHE, or `.refrain` beside each]
-    #[arg(long, value_name = "DIR")]
-    pub cache: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub struct RunArgs {
-    #[command(flatten)]
-    pub workflow: WorkflowArgs,
-    /// Run only these stages or nodes, and what they are made from
-    #[arg(long, value_name = "STAGE", num_args = 1..)]
-    pub only: Vec<String>,
-    /// Recompute these stages or nodes even if the cache has them
-    #[arg(long, value_name = "STAGE", num_args = 1..)]
-    pub force: Vec<String>,
-    /// Run at most N nodes at once [default: the number of cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub jobs: Option<u32>,
-    /// Memory that running stages may need together, such as `8GB` [default: what is free]
-    #[arg(long, value_name = "SIZE", value_parser = units::size)]
-    pub memory: Option<u64>,
-    /// Keep running nodes that do not depend on a failed one
-    #[arg(long)]
-    pub keep_going: bool,
-    /// Stop before the next node that would pass a limit of money or time, such as `20USD` or `3h`
-    #[arg(long, value_name = "LIMIT", value_parser = Limit::from_str)]
-    pub budget: Option<Limit>,
-    /// What becomes of nodes of which no earlier run tells the cost
-    #[arg(long, value_enum, default_value_t = BudgetUnknown::Over, requires = "budget")]
-    pub budget_unknown: BudgetUnknown,
-    /// Fail if the lock is out of date, and leave it as it is
-    #[arg(long)]
-    pub locked: bool,
-    /// Compute elsewhere: `slurm`, `ssh`, or the name of an executor in the configuration; `local`
-    /// for all here
-    #[arg(long, value_name = "NAME")]
-    pub executor: Option<String>,
-    /// Take what the cache lacks and the lock names from this remote cache, before anything runs
-    #[arg(long, value_name = "URL")]
-    pub remote: Option<String>,
-    /// Print no progress
-    #[arg(long, short)]
-    pub quiet: bool,
-}
-
-/// The fate, under a budget, of nodes whose cost is not known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum BudgetUnknown {
-    /// They pass the limit
-    Over,
-    /// They run
-    Allow,
-}
-
-#[derive(Debug, Args)]
-pub struct PlanArgs {
-    #[command(flatten)]
-    pub workflow: WorkflowArgs,
-    /// Count the nodes of each stage instead of listing them
-    #[arg(long)]
-    pub summary: bool,
-    /// Assume N nodes at once in the estimate [default: the number of cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub jobs: Option<u32>,
-}
-
-#[derive(Debug, Args)]
-pub struct ExplainArgs {
-    #[command(flatten)]
-    pub workflow: WorkflowArgs,
-    /// A node, such as `masked[threshold=2.5]`, or a stage [default: every node that changed]
-    pub node: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub struct ShowArgs {
-    #[command(flatten)]
-    pub workflow: WorkflowArgs,
-    /// A node or one of its outputs, such as `tuned.log`; without it, WORKFLOW is a model's folder
-    pub node: Option<String>,
-    /// Number of rows to show
-    #[arg(long, default_value_t = 5)]
-    pub rows: usize,
-    /// Print only the path of the artifact
-    #[arg(long)]
-    pub path: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct BundleArgs {
-    #[command(flatten)]
-    pub workflow: WorkflowArgs,
-    /// File to write
-    #[arg(long, short, value_name = "FILE")]
-    pub output: PathBuf,
-    /// Include the sources: data and models
-    #[arg(long)]
-    pub with_sources: bool,
-}
-
-#[derive(Debug, Clone, Args)]
-pub struct VerifyArgs {
-    #[command(flatten)]
-    pub workflow: WorkflowArgs,
-    /// Skip missing sources
-    #[arg(long)]
-    pub no_data: bool,
-    /// Fail if the cache lacks any artifact
-    #[arg(long)]
-    pub complete: bool,
-    /// Check that this remote cache has what the lock names, a twentieth of it by its bytes
-    #[arg(long, value_name = "URL")]
-    pub remote: Option<String>,
-    /// Recompute a sample and compare: `all`, `5%`, or a number of nodes
-    #[arg(long, value_name = "SAMPLE")]
-    pub recompute: Option<Sample>,
-    /// Seed of the sample [default: the digest of the lock]
-    #[arg(long, value_name = "TEXT", requires = "recompute")]
-    pub seed: Option<String>,
 }

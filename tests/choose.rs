@@ -131,6 +131,52 @@ fn a_figure_that_is_not_defined_is_never_the_best() {
     assert!(said.contains("`accuracy` has no value at any value of `n`"), "{said}");
 }
 
+/// The best among those within bounds: right of those up to n are 0 of 1, 1 of 2, 1 of 3, 2 of 4.
+#[test]
+fn only_what_meets_the_bounds_may_win() {
+    let space = tables();
+    space.ran("w.yaml", &[]);
+    let key = line(&space, "best")["key"].clone();
+    let require = |demands: &str| {
+        space.write("w.yaml", TABLES);
+        let to = format!("highest: judged.accuracy, require: {demands} }}");
+        space.edit("w.yaml", "highest: judged.accuracy }", &to);
+    };
+    require("[{ metric: made.rows_out, min: 3 }]");
+    space.ran("w.yaml", &[]);
+    let metrics = figures(&space, "best.metrics");
+    assert_eq!((metrics("chosen"), metrics("eligible"), metrics("accuracy")), (4.0, 2.0, 0.5));
+    assert_ne!(line(&space, "best")["key"], key);
+    require("[{ metric: made.rows_out, min: 3 }, { metric: judged.accuracy, max: 0.4 }]");
+    space.ran("w.yaml", &[]);
+    assert_eq!(figures(&space, "best.metrics")("chosen"), 3.0);
+    // An edge belongs to what is allowed.
+    require("[{ metric: made.rows_out, min: 2, max: 2 }]");
+    space.ran("w.yaml", &[]);
+    assert_eq!(figures(&space, "best.metrics")("chosen"), 2.0);
+    assert_eq!(space.run(&["verify", "w.yaml", "--recompute", "all"]).code, 0);
+
+    for (demands, words) in [
+        (
+            "[{ metric: judged.accuracy, min: 0.6 }]",
+            "at no value of `n` is `accuracy` at least 0.6: it is 0, 0.5, 0.3333333333333333, 0.5",
+        ),
+        (
+            "[{ metric: judged.accuracy, min: 0.5 }, { metric: made.rows_out, max: 1 }]",
+            "no value of `n` meets all of `require`",
+        ),
+        ("[]", "`require` names no metric"),
+        ("[{ metric: judged.accuracy }]", "it has no bound"),
+        ("[{ metric: judged.accuracy, min: 1, max: 0 }]", "`min` is above `max`"),
+        ("[{ metric: judged.acuracy, min: 1 }]", "stage `judged` has no metric `acuracy`"),
+        ("[{ metric: rows.n, min: 1 }]", "w.yaml:7:"),
+    ] {
+        require(demands);
+        let said = space.fails(&["run", "w.yaml"]);
+        assert!(said.contains(words), "{demands}: {said}");
+    }
+}
+
 /// A base, and an adapter of which every epoch is kept; chosen by another table.
 const EPOCHS: &str = r#"refrain: 1
 data: { train: { path: train.jsonl } }

@@ -47,7 +47,7 @@ fn every_example_of_the_docs_runs() {
             space = Space::new();
         }
     }
-    assert_eq!(ran, 5);
+    assert_eq!(ran, 6);
 }
 
 /// A workflow that includes recipes by their place in the repository, with the small base.

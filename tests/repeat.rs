@@ -208,3 +208,105 @@ fn wrong_loops_are_refused() {
     }
     insta::assert_snapshot!("wrong_loops", said.join("\n\n"));
 }
+
+/// A file for every round: it copies the table that it is handed.
+const ROUND: &str = r#"refrain: 1
+params: { before: null, number: 0 }
+data: { own: { path: own.jsonl } }
+stages:
+  made:
+    run:
+      command: [sh, -c, "cp \"$0\" \"$1\"; : ${number}", "${in.before}", "${out.t}"]
+      inputs: { before: "${before}" }
+      outputs: { t: table }
+  kept: { diversify: { data: made, dedupe: exact } }
+  other: { diversify: { data: own, dedupe: exact } }
+"#;
+
+const INCLUDING: &str = r#"refrain: 1
+params: { rounds: 3 }
+data: { rows: { path: rows.jsonl } }
+stages:
+  loop:
+    repeat: { times: "${rounds}", carry: { rows: part/kept.main } }
+    stages:
+      judged: { evaluate: { data: part/kept, task: exact_match, bootstrap: 0 } }
+    include:
+      part: { file: parts/round.yaml, with: { before: rows, number: "${round}" } }
+  final: { diversify: { data: loop/part/kept, measure: [distinct_2] } }
+  all: { diversify: { data: "loop/part/made[*]", measure: [distinct_1] } }
+  own: { diversify: { data: loop/part/own, measure: [distinct_1] } }
+"#;
+
+fn including(round: &str) -> Space {
+    let space = space(INCLUDING);
+    space.write("parts/round.yaml", round);
+    space.write("parts/own.jsonl", &space.read("rows.jsonl"));
+    space
+}
+
+#[test]
+fn a_file_may_be_included_in_every_round() {
+    let space = including(ROUND);
+    let nodes = space.digests("w.yaml", &[]);
+    for node in ["loop/part/made[round=1]", "loop/judged[round=3]", "loop/part/other", "own"] {
+        assert!(nodes.contains_key(node), "`{node}` is not in {nodes:?}");
+    }
+    assert_eq!(inputs(&space, "loop/part/made[round=1]"), ["rows"]);
+    assert_eq!(inputs(&space, "loop/part/made[round=3]"), ["loop/part/kept[round=2]"]);
+    assert_eq!(inputs(&space, "loop/part/kept[round=2]"), ["loop/part/made[round=2]"]);
+    assert_eq!(inputs(&space, "final"), ["loop/part/kept[round=3]"], "outside it is the last one");
+    assert_eq!(inputs(&space, "loop/part/other"), ["loop/part/own"]);
+    let rounds = texts(&table(&space, "all"), "round");
+    assert_eq!(rounds, ["1", "2", "3"].map(|round| Some(round.to_string())));
+
+    let ran = space.ran("w.yaml", &["--set", "rounds=4", "--only", "loop/part"]);
+    let expected = ["loop/part/made[round=4]", "loop/part/made[*]"];
+    assert_eq!(ran, set(&expected), "what is kept of the same bytes is known");
+    assert_eq!(space.run(&["verify", "w.yaml"]).code, 0);
+
+    // Written in one file, the same stages have the same keys.
+    let flat = INCLUDING.replace("    include:\n      part: { file: parts/round.yaml, with: { before: rows, number: \"${round}\" } }\n", "");
+    let stages = ROUND.split("stages:\n").nth(1).unwrap().replace("\n  ", "\n      ");
+    let stages =
+        format!("      {}", stages.trim_start().trim_end().replace("${number}", "${round}"));
+    let stages = stages.replace("\"${before}\"", "rows").replace("data: own", "data: rows");
+    let flat = flat.replace("    stages:\n", &format!("    stages:\n{stages}\n"));
+    let flat = flat.replace("part/", "").replace("data: loop/own", "data: rows");
+    space.write("flat.yaml", &flat);
+    assert_eq!(space.ran("flat.yaml", &["--only", "loop"]), set(&[]));
+}
+
+#[test]
+fn errors_of_an_included_round_are_placed_in_its_file() {
+    let cases = [
+        (ROUND.replace("data: made", "data: mad"), "parts/round.yaml:10:30", "there is no stage or source `mad`"),
+        (ROUND.replace("${number}", "${round}"), "parts/round.yaml:7:25", "there is no param or axis `round`"),
+        (ROUND.replace("  other:", "  made: { diversify: { data: own, dedupe: exact } }\n  other:"), "parts/round.yaml:11:3", "`made`"),
+        (
+            ROUND.replace("  other:", "  inner: { repeat: { times: 2, carry: {} }, stages: { a: { diversify: { data: own, dedupe: exact } } } }\n  other:"),
+            "parts/round.yaml:11:3",
+            "a loop inside a loop: another one includes this file",
+        ),
+    ];
+    for (round, place, words) in cases {
+        let space = including(&round);
+        let said = space.refuses(&["check", "w.yaml"]);
+        assert!(said.contains(place) && said.contains(words), "no `{words}` at {place}: {said}");
+    }
+    let edits = [
+        ("part/kept.main", "part/kep", "w.yaml:6:50", "the loop has no stage `part/kep`"),
+        ("part/kept.main", "prt/kept", "w.yaml:6:50", "the loop has no stage `prt/kept`"),
+        ("number:", "numbr:", "w.yaml:10:61", "has no param `numbr`"),
+        ("judged:", "part:", "w.yaml:8:7", "the name `part` is already that of an include"),
+        ("parts/round.yaml", "parts/none.yaml", "w.yaml:10:21", "there is no `"),
+        ("parts/round.yaml", "w.yaml", "w.yaml:10:21", "include each other in a circle"),
+        ("part: {", "p/q: {", "w.yaml:10:7", "name"),
+    ];
+    for (from, to, place, words) in edits {
+        let space = including(ROUND);
+        space.edit("w.yaml", from, to);
+        let said = space.refuses(&["check", "w.yaml"]);
+        assert!(said.contains(place) && said.contains(words), "no `{words}` at {place}: {said}");
+    }
+}

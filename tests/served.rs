@@ -1,5 +1,6 @@
 //! Models that a server computes: faults, identity, keys, what is refused.
 
+mod cost;
 mod real;
 mod server;
 mod started;

@@ -39,39 +39,56 @@ fn kept_steps(space: &Space) -> Option<u64> {
     serde_json::from_slice::<Value>(line).ok()?["step"].as_u64()
 }
 
-#[test]
-fn a_killed_training_goes_on_and_ends_with_the_same_bytes() {
+/// Runs a training whole, and another one that is killed after some steps, each time later, and
+/// goes on: both must give the same bytes.
+fn killed_and_whole(workflow: &str, kills: &[u64]) {
     let whole = Space::new();
     small(&whole);
-    whole.write("w.yaml", LONG);
+    whole.write("w.yaml", workflow);
     let expected = whole.digests("w.yaml", &[]);
 
     let space = Space::new();
     small(&space);
-    space.write("w.yaml", LONG);
-    let mut killed = 0;
-    // Killed twice, each time later.
-    for least in [20, 700] {
+    space.write("w.yaml", workflow);
+    for (i, least) in kills.iter().enumerate() {
+        let stderr = std::fs::File::create(space.path("stderr")).unwrap();
         let mut command = space.command(&["run", "w.yaml"]);
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = command.stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
         let begin = Instant::now();
         while begin.elapsed() < Duration::from_secs(120)
-            && kept_steps(&space).is_none_or(|steps| steps < least)
+            && kept_steps(&space).is_none_or(|steps| steps < *least)
             && child.try_wait().unwrap().is_none()
         {
             std::thread::sleep(Duration::from_millis(5));
         }
-        killed += u32::from(child.try_wait().unwrap().is_none());
+        let running = child.try_wait().unwrap().is_none();
+        assert!(running, "the training ended before it could be killed after {least} steps");
         child.kill().unwrap();
         child.wait().unwrap();
+        let said = space.read("stderr");
+        assert!(i == 0 || said.contains("goes on after step "), "killed after {least}: {said}");
     }
-    assert_eq!(killed, 2, "the training ended before it could be killed");
     let said = space.run(&["run", "w.yaml"]);
     assert_eq!(said.code, 0, "{}", said.stderr);
     assert!(said.stderr.contains("goes on after step "), "{}", said.stderr);
     assert_eq!(space.digests("w.yaml", &[]), expected);
     let left = std::fs::read_dir(space.path(".refrain/unfinished")).unwrap().count();
     assert_eq!(left, 0, "the state of a finished training is kept");
+}
+
+#[test]
+fn a_killed_training_goes_on_and_ends_with_the_same_bytes() {
+    killed_and_whole(LONG, &[20, 700]);
+}
+
+/// Killed before the first model that it keeps, between two, and behind the last.
+#[test]
+fn a_killed_training_keeps_the_same_models_on_the_way() {
+    let watched = "      evaluate_on: train\n      evaluate_every: 500\n      early_stopping: { \
+                   patience: 100 }\n";
+    let kept = LONG.replace(watched, "      keep: [300, 301, 1200]\n");
+    assert_ne!(kept, LONG);
+    killed_and_whole(&kept, &[20, 400, 1300]);
 }
 
 pub fn json_of(path: &Path) -> Value {

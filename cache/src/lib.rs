@@ -113,7 +113,7 @@ pub use logs::{
 pub use manifest::{Difference, Key, Manifest};
 pub use objects::{FolderWriter, ScratchDir};
 pub use presence::{RemovalLock, Sharing};
-pub use result::{MAIN, Metric, NodeResult, same_metrics};
+pub use result::{MAIN, Metric, NodeResult, Usage, same_metrics};
 pub use table::{
     Batches, ROW_GROUP_ROWS, SLICE_ROWS, TableError, TableInfo, TableReader, TableWriter, columns,
     normal_batch, normal_schema, type_name,

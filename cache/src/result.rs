@@ -13,6 +13,21 @@ pub struct NodeResult {
     pub metrics: Vec<Metric>,
     /// Everything that can move the last bits: backend, device, instruction set.
     pub profile: String,
+    /// The requests that were made for it to a server of a model.
+    pub usage: Option<Usage>,
+}
+
+/// Requests to a server of a model, with their tokens as the server counts them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// The number of requests that were answered.
+    pub requests: u64,
+    /// Tokens that were sent; `None` where the server does not count them.
+    #[serde(default)]
+    pub tokens_in: Option<u64>,
+    /// Tokens that were generated.
+    #[serde(default)]
+    pub tokens_out: Option<u64>,
 }
 
 /// The name of a node's main output.

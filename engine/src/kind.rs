@@ -13,6 +13,7 @@ mod metrics;
 pub(crate) mod metrics_table;
 mod pins;
 mod placeholders;
+mod requests;
 mod served;
 mod values;
 
@@ -33,6 +34,7 @@ pub use memory::{MemoryContext, MemoryNeed};
 pub use metrics::{MetricContext, MetricDecl};
 pub use pins::{Pinned, Pins, pin_name};
 pub use placeholders::placeholders;
+pub use requests::{RequestContext, Requests};
 pub use served::{ServedApi, ServedSpec};
 pub(crate) use values::written_as_placeholder;
 pub use values::{Reference, Resolved, check_keys, coerce, coerce_param};
@@ -367,6 +369,8 @@ pub struct Kind {
     pub over: Option<&'static str>,
     /// The model inputs, by path, that a server may compute; the others need weights.
     pub served: &'static [&'static str],
+    /// Tells the requests of a node to a server of its model, if the kind can ask one.
+    pub requests: Option<fn(&RequestContext<'_>) -> Requests>,
     /// Estimates the memory of a node, where that is much.
     pub memory: Option<fn(&MemoryContext<'_>) -> MemoryNeed>,
     /// Runs one node.

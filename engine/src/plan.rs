@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 use serde_json::Value;
 
-use refrain_cache::{Difference, Key, Manifest, RecordSummary};
+use refrain_cache::{Difference, Key, Manifest, RecordSummary, Usage};
 
 use crate::graph::{Edge, Graph, Node, NodeId, Work};
 use crate::plan::state::{Lookup, NodeState, State, StateError};
@@ -16,12 +16,14 @@ mod elsewhere;
 mod estimate;
 mod explain;
 pub mod node_manifest;
+mod requests;
 pub mod state;
 
 pub use cost::Cost;
 pub use elsewhere::elsewhere;
-pub use estimate::{Basis, Estimate, Total, estimate, total};
+pub use estimate::{Basis, Estimate, NodeEstimate, Total, estimate, total};
 pub use explain::{Explanation, explain};
+pub use requests::{Asked, AskedTotal, asked_total};
 
 /// Nodes that are planned at once.
 const PART: usize = 4096;
@@ -69,6 +71,8 @@ pub struct LastCost {
     pub seconds: f64,
     /// Tokens that were computed, for kinds that count them.
     pub tokens: Option<f64>,
+    /// Its requests to a server.
+    pub usage: Option<Usage>,
 }
 
 impl LastCost {
@@ -83,6 +87,7 @@ impl LastCost {
         LastCost {
             seconds: made.seconds,
             tokens: counts.and_then(figure).filter(|t| t.is_finite()),
+            usage: made.result.usage,
         }
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use refrain_cache::Difference;
 use refrain_engine::graph::{Graph, Node, NodeId};
 use refrain_engine::kind::machine::Prices;
-use refrain_engine::plan::{self, Cost, Estimate, Plan, Step, Total, Why};
+use refrain_engine::plan::{self, AskedTotal, Cost, NodeEstimate, Plan, Step, Total, Why};
 
 use crate::cli::{self, Format};
 use crate::command_error::{self, CommandError};
@@ -37,13 +37,14 @@ pub fn plan(
     let total = plan::total(graph, &plan.steps, &estimates, jobs);
     let cost = |id: NodeId| match &plan.steps[id.index()] {
         Step::Cached(_) => None,
-        _ => Some(Cost::estimated(graph.node(id), estimates[id.index()], &prices)),
+        _ => Some(Cost::estimated(graph.node(id), estimates[id.index()].clone(), &prices)),
     };
     let costs = sum(graph.ids().filter_map(cost));
+    let asked = plan::asked_total(&plan.steps, &estimates);
     if format == Format::Json {
         let nodes: Vec<Value> = graph
             .ids()
-            .map(|id| node_json(graph, &plan, id, estimates[id.index()], cost(id)))
+            .map(|id| node_json(graph, &plan, id, &estimates[id.index()], cost(id)))
             .collect();
         let total = json!({
             "nodes": total.nodes,
@@ -53,7 +54,15 @@ pub fn plan(
             "jobs": jobs,
             "gpu_hours": costs.gpu_hours,
             "money": costs.money,
-            "currency": prices.gpu_hour.as_ref().map(|price| price.currency.as_str()),
+            "currency": prices.currency(),
+            "served": (asked.nodes > 0).then(|| json!({
+                "nodes": asked.nodes,
+                "unknown": asked.unknown,
+                "requests": asked.requests,
+                "tokens_in": asked.tokens_in,
+                "tokens_out": asked.tokens_out,
+                "limit": asked.is_limit,
+            })),
         });
         output::json(&json!({ "refrain": 1, "nodes": nodes, "total": total }));
         return Ok(ExitCode::SUCCESS);
@@ -73,6 +82,10 @@ pub fn plan(
     }
     if let Some(words) = cost_words(&costs, &prices) {
         output::line(&words);
+    }
+    if asked.nodes > 0 {
+        let unpriced = graph.ids().filter_map(cost).filter(|cost| cost.tokens.is_none()).count();
+        output::line(&asked_words(&asked, &costs, unpriced, &prices));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -102,6 +115,7 @@ fn sum(costs: impl Iterator<Item = Cost>) -> Cost {
         seconds: add(sum.seconds, cost.seconds),
         gpu_hours: add(sum.gpu_hours, cost.gpu_hours),
         money: add(sum.money, cost.money),
+        tokens: add(sum.tokens, cost.tokens),
     })
 }
 
@@ -109,10 +123,40 @@ fn sum(costs: impl Iterator<Item = Cost>) -> Cost {
 fn cost_words(cost: &Cost, prices: &Prices) -> Option<String> {
     let hours = cost.gpu_hours.filter(|hours| *hours > 0.0)?;
     let money = match (&prices.gpu_hour, cost.money) {
-        (Some(price), Some(money)) => format!(", about {money:.2} {}", price.currency),
+        (Some(price), Some(money)) => {
+            let of_cards = money - cost.tokens.unwrap_or(0.0);
+            format!(", about {of_cards:.2} {}", price.currency)
+        }
         _ => String::new(),
     };
     Some(format!("graphics cards: about {hours:.2} hours{money}"))
+}
+
+/// The requests to servers of models, their tokens, and the money for them.
+fn asked_words(asked: &AskedTotal, cost: &Cost, unpriced: usize, prices: &Prices) -> String {
+    let &AskedTotal { nodes, unknown, requests, tokens_in, tokens_out, is_limit } = asked;
+    let mut words = "served models: ".to_owned();
+    if unknown < nodes {
+        let sent = tokens_in.map(|tokens| format!("about {tokens:.0} tokens sent, "));
+        let limit = if is_limit { "at most" } else { "about" };
+        words += &format!(
+            "at most {}; {}{limit} {tokens_out:.0} tokens generated",
+            output::count(requests as usize, "request"),
+            sent.unwrap_or_default()
+        );
+        if let (Some(currency), Some(money)) = (prices.currency(), cost.tokens) {
+            words += &format!("; about {money:.2} {currency}");
+        }
+    }
+    let mut add = |count: usize, what: &str| {
+        if count > 0 {
+            let and = if words.ends_with(": ") { "" } else { "; " };
+            words += &format!("{and}{what} of {} is not known", output::count(count, "node"));
+        }
+    };
+    add(unknown, "the number of rows");
+    add(unpriced, "the price");
+    words
 }
 
 fn duration(seconds: f64) -> String {
@@ -178,12 +222,12 @@ pub(super) fn differences_json(
         .collect()
 }
 
-fn listing(graph: &Graph, steps: &[Step], estimates: &[Option<Estimate>]) {
+fn listing(graph: &Graph, steps: &[Step], estimates: &[NodeEstimate]) {
     let rows: Vec<Vec<String>> = graph
         .ids()
         .map(|id| {
             let (node, step) = (graph.node(id), &steps[id.index()]);
-            let (time, basis) = match estimates[id.index()] {
+            let (time, basis) = match estimates[id.index()].took {
                 Some(estimate) => (duration(estimate.seconds), estimate.basis.word().to_string()),
                 None => Default::default(),
             };
@@ -221,7 +265,7 @@ fn node_json(
     graph: &Graph,
     plan: &Plan<'_>,
     id: NodeId,
-    estimate: Option<Estimate>,
+    estimate: &NodeEstimate,
     cost: Option<Cost>,
 ) -> Value {
     let (node, step) = (graph.node(id), &plan.steps[id.index()]);
@@ -235,7 +279,17 @@ fn node_json(
         }
         _ => &Vec::new(),
     };
-    let estimate = estimate.map(|estimate| {
+    let asked = estimate.asked.as_ref().map(|asked| {
+        json!({
+            "model": asked.model,
+            "requests": asked.requests,
+            "tokens_in": asked.tokens_in,
+            "tokens_out": asked.tokens_out,
+            "limit": asked.is_limit,
+            "money": cost.and_then(|cost| cost.tokens),
+        })
+    });
+    let estimate = estimate.took.map(|estimate| {
         json!({
             "seconds": estimate.seconds,
             "tokens": estimate.tokens,
@@ -255,5 +309,6 @@ fn node_json(
         "differences": differences_json(graph, node, differences),
         "seconds": plan.last[id.index()].map(|took| took.seconds),
         "estimate": estimate,
+        "served": asked,
     })
 }

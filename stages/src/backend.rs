@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use serde_json::{Map, Value};
 use tracing::debug_span;
 
-use refrain_cache::Digest;
+use refrain_cache::{Digest, Usage};
 use refrain_engine::kind::{
     Check, Context, Input, ModelFacts, Problem, ServedApi, StageError, choices,
 };
@@ -271,6 +271,14 @@ impl LoadedModel {
             LoadedModel::Native(_) => models::profile(),
             LoadedModel::Mistralrs(_, profile) => profile.clone(),
             LoadedModel::Served(served) => served.profile().to_owned(),
+        }
+    }
+
+    /// Returns the requests that were made to a server.
+    pub fn usage(&self) -> Option<Usage> {
+        match self {
+            LoadedModel::Native(_) | LoadedModel::Mistralrs(..) => None,
+            LoadedModel::Served(served) => served.usage(),
         }
     }
 

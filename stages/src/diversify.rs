@@ -32,6 +32,7 @@ mod groups;
 mod join;
 mod keep;
 mod lexical;
+mod masks;
 mod measure;
 mod metrics;
 mod minhash;
@@ -77,6 +78,7 @@ pub const DIVERSIFY: Kind = Kind {
     tokens: None,
     over: None,
     served: &[],
+    requests: None,
     memory: None,
     run,
 };

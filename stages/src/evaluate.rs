@@ -113,6 +113,7 @@ pub const EVALUATE: Kind = Kind {
     tokens: None,
     over: None,
     served: &["model"],
+    requests: None,
     memory: None,
     run,
 };

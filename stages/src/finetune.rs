@@ -88,6 +88,7 @@ pub const FINETUNE: Kind = Kind {
     tokens: Some("active_tokens"),
     over: None,
     served: &[],
+    requests: None,
     memory: Some(memory::need),
     run,
 };

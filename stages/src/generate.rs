@@ -37,6 +37,7 @@ use crate::prompts::{
     row_error, with_row,
 };
 use crate::remarks::{self, Remarks, RowRemarks};
+use crate::requests;
 use crate::served::{Purpose, Served};
 use crate::tables::{self, metric, share};
 use crate::tokens::{MOST_TOKENS, check_tokens};
@@ -85,6 +86,7 @@ pub const GENERATE: Kind = Kind {
     tokens: Some("generated_tokens"),
     over: None,
     served: &["model"],
+    requests: Some(requests::generate),
     memory: Some(memory::generate),
     run,
 };

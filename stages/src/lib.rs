@@ -44,6 +44,7 @@ mod prompts;
 pub mod python;
 pub mod quantile;
 mod remarks;
+mod requests;
 pub mod run;
 pub mod score;
 mod scores;

@@ -93,6 +93,7 @@ pub const MASK: Kind = Kind {
     tokens: None,
     over: None,
     served: &[],
+    requests: None,
     memory: None,
     run,
 };

@@ -80,6 +80,7 @@ pub const RUN: Kind = Kind {
     tokens: None,
     over: None,
     served: &[],
+    requests: None,
     memory: None,
     run,
 };
@@ -295,7 +296,7 @@ fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
     }
     check_not_stopped(ctx)?;
     let profile = format!("{} {}", std::env::consts::OS, std::env::consts::ARCH);
-    Ok(NodeResult { artifacts: artifacts.into(), metrics, profile })
+    Ok(NodeResult { artifacts: artifacts.into(), metrics, profile, usage: None })
 }
 
 /// Ends the stage where a stop was asked for: a scheduler or a service manager that ends this

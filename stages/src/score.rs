@@ -29,6 +29,7 @@ use crate::prompts::{
     row_error, with_row,
 };
 use crate::remarks::{self, Remarks};
+use crate::requests;
 use crate::tables;
 use crate::tokens::{MOST_TOKENS, TURNS, Tokens, check_tokens};
 
@@ -78,6 +79,7 @@ pub const SCORE: Kind = Kind {
     tokens: Some("response_tokens"),
     over: None,
     served: &["model"],
+    requests: Some(requests::score),
     memory: Some(memory::score),
     run,
 };
@@ -260,6 +262,7 @@ impl<'a> Scorer<'a> {
         let mut outputs = NodeResult::main(self.context.cache.store_table(writer)?);
         outputs.metrics = totals.metrics();
         outputs.profile = self.network.profile();
+        outputs.usage = self.network.usage();
         Ok(outputs)
     }
 

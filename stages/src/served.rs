@@ -12,12 +12,14 @@ mod retry;
 mod rows;
 mod scoring;
 mod target;
+mod usage;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use refrain_cache::Usage;
 use refrain_engine::kind::{Context, Input, ServedApi, StageError};
 use refrain_lm::chat::Message;
 use refrain_lm::sampling::SamplingParams;
@@ -31,6 +33,7 @@ use protocol::Asked;
 use retry::ATTEMPTS;
 use scoring::Scoring;
 use target::Target;
+use usage::UsageCount;
 
 pub(crate) use probe::kept_pin;
 pub use process::{end_servers, kill_servers};
@@ -86,7 +89,11 @@ pub(crate) struct Served {
     form: Form,
     /// The fingerprint that is pinned.
     fingerprint: Fingerprint,
+    /// Whether the workflow gives it a revision.
+    has_revision: bool,
     scoring: Option<Scoring>,
+    /// The rows that were asked for.
+    usage: UsageCount,
     /// Held so that the server runs as long as it is asked.
     _process: Option<Arc<Process>>,
 }
@@ -106,8 +113,17 @@ impl Served {
         input: &Input,
         purpose: Purpose,
     ) -> Result<Served, StageError> {
-        let Target { address, name, api, key, tokenizer, identity, adapters, process } =
-            Target::of(context, input)?;
+        let Target {
+            address,
+            name,
+            api,
+            key,
+            tokenizer,
+            identity,
+            has_revision,
+            adapters,
+            process,
+        } = Target::of(context, input)?;
         let in_flight = context.resources.requests.unwrap_or(REQUESTS);
         let limit = context.machine.requests.time_limit;
         let client = Arc::new(Client::new(address, key, limit, in_flight));
@@ -125,7 +141,9 @@ impl Served {
             profile: PROFILE.to_owned(),
             form: Form { ids: api == ServedApi::Completions, logprobs: true },
             fingerprint: Fingerprint::of_logprobs([]),
+            has_revision,
             scoring: None,
+            usage: UsageCount::default(),
             _process: process,
         };
         served.meet()?;
@@ -159,6 +177,11 @@ impl Served {
     /// Server and version, as it reports them.
     pub fn profile(&self) -> &str {
         &self.profile
+    }
+
+    /// The rows that were asked for, and their tokens as the server counts them.
+    pub fn usage(&self) -> Option<Usage> {
+        self.usage.total()
     }
 
     /// The part of the keys of rows that stands for the weights: the pinned fingerprint.
@@ -245,6 +268,7 @@ impl Served {
                 breaks = self.client.breaks();
             }
             let answer = answer.map_err(|error| self.row_refused(error, &name(row)))?;
+            self.usage.add(&answer);
             on_answer(row, answer).map_err(|fault| match fault {
                 RowFault::Stage(error) => error,
                 RowFault::Other(why) => self.row_wrong(&why, &name(row)),

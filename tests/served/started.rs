@@ -154,3 +154,39 @@ fn a_folder_needs_an_address_or_a_command() {
     let (code, text) = refused(&space, &["run", "w.yaml", "--config", "config.toml"]);
     assert!(code == 4 && text.contains("the configuration names none"), "{text}");
 }
+
+#[test]
+fn the_fingerprint_of_a_folder_is_pinned_and_compared() {
+    let space = folder();
+    let server = Server::start(Settings::default());
+    let config = format!("[[servers]]\naddress = \"{}\"\nname = \"m\"\n", server.address);
+    space.write("config.toml", &config);
+    let run = |more: &[&str]| {
+        refused(&space, &[&["run", "w.yaml", "--config", "config.toml"], more].concat())
+    };
+    assert_eq!(run(&[]).0, 0);
+    let lock = space.read("w.lock");
+    let line = lock.lines().find(|line| line.contains("\"node\":\"small\"")).unwrap();
+    assert!(line.contains("\"pinned\"") && line.contains("\"fingerprint\""), "{lock}");
+
+    // A restart moves the last digits; both stages see the one pinned fingerprint.
+    server.forget();
+    server.change(|settings| settings.noise = 0.02);
+    assert_eq!(run(&["--force", "a"]).0, 0);
+    assert!(space.read("w.lock").contains(line), "it stays as it was pinned");
+
+    // Other weights, of the folder's line in the lock, and of what the cache keeps.
+    server.change(|settings| settings.salt = 2);
+    space.edit("w.yaml", "max_new_tokens: 1 } }", "max_new_tokens: 2 } }");
+    let remedy = "serve the weights of the folder with the settings of before";
+    for (lock, cache) in [(true, ".refrain"), (true, "other"), (false, ".refrain")] {
+        if !lock {
+            std::fs::remove_file(space.path("w.lock")).unwrap();
+        }
+        let (code, text) = run(&["--cache", cache]);
+        assert!(code == 4 && text.contains("is not the model that was pinned"), "{text}");
+        assert!(text.contains(remedy) && !text.contains("revision"), "{text}");
+    }
+    std::fs::remove_file(space.path("w.lock")).unwrap();
+    assert_eq!(run(&["--cache", "another"]).0, 0, "as the remedy says");
+}

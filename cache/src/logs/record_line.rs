@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::records::{Record, RecordSummary};
 use crate::artifact::Artifacts;
 use crate::manifest::{Key, Manifest};
-use crate::result::{Metric, NodeResult};
+use crate::result::{Metric, NodeResult, Usage};
 
 /// A record as it is read.
 #[derive(Deserialize)]
@@ -15,6 +15,8 @@ pub(super) struct RecordLine {
     outputs: Artifacts,
     metrics: Vec<Metric>,
     profile: String,
+    #[serde(default)]
+    usage: Option<Usage>,
     seconds: f64,
     manifest: Manifest,
     version: String,
@@ -26,6 +28,8 @@ pub(super) struct SummaryLine {
     outputs: Artifacts,
     metrics: Vec<Metric>,
     profile: String,
+    #[serde(default)]
+    usage: Option<Usage>,
     seconds: f64,
 }
 
@@ -37,6 +41,8 @@ struct WrittenLine<'a> {
     outputs: &'a Artifacts,
     metrics: &'a [Metric],
     profile: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
     seconds: f64,
     manifest: &'a Manifest,
     version: &'a str,
@@ -44,16 +50,17 @@ struct WrittenLine<'a> {
 
 impl From<RecordLine> for Record {
     fn from(line: RecordLine) -> Self {
-        let RecordLine { key, kind, outputs, metrics, profile, seconds, manifest, version } = line;
-        let result = NodeResult { artifacts: outputs, metrics, profile };
+        let RecordLine { key, kind, outputs, metrics, profile, usage, seconds, manifest, version } =
+            line;
+        let result = NodeResult { artifacts: outputs, metrics, profile, usage };
         Self { key, kind, result, seconds, manifest, version }
     }
 }
 
 impl From<SummaryLine> for RecordSummary {
     fn from(line: SummaryLine) -> Self {
-        let SummaryLine { outputs, metrics, profile, seconds } = line;
-        Self { result: NodeResult { artifacts: outputs, metrics, profile }, seconds }
+        let SummaryLine { outputs, metrics, profile, usage, seconds } = line;
+        Self { result: NodeResult { artifacts: outputs, metrics, profile, usage }, seconds }
     }
 }
 
@@ -65,6 +72,7 @@ impl Serialize for Record {
             outputs: &self.result.artifacts,
             metrics: &self.result.metrics,
             profile: &self.result.profile,
+            usage: self.result.usage,
             seconds: self.seconds,
             manifest: &self.manifest,
             version: &self.version,

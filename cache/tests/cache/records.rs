@@ -7,7 +7,7 @@ use std::thread;
 
 use refrain_cache::{
     Artifact, ArtifactKind, Artifacts, Digest, Manifest, Metric, NodeResult, Record, Records,
-    Stored,
+    Stored, Usage,
 };
 use serde_json::json;
 
@@ -34,6 +34,7 @@ pub fn record(name: &str, content: &[u8]) -> Record {
             artifacts: Artifacts::from([("out".to_owned(), artifact)]),
             metrics: vec![metric("perplexity", 0.1 + 0.2), metric("worst", f64::INFINITY)],
             profile: "cpu avx2".to_owned(),
+            usage: Some(Usage { requests: 3, tokens_in: Some(9), tokens_out: None }),
         },
         seconds: 1.5,
         manifest,

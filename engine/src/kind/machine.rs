@@ -34,7 +34,7 @@ static EMPTY: Machine = Machine {
     python: Python { path: None, launcher: Vec::new() },
     servers: Vec::new(),
     requests: Requests::USUAL,
-    prices: Prices { gpu_hour: None },
+    prices: Prices { gpu_hour: None, tokens: Vec::new() },
     remotes: Vec::new(),
     executors: BTreeMap::new(),
 };
@@ -114,12 +114,69 @@ pub struct RemoteCache {
     pub trust: bool,
 }
 
-/// The prices of a machine.
+/// The prices of a machine, in one currency.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(try_from = "PriceFields")]
 pub struct Prices {
     /// The price of one graphics card for an hour.
     pub gpu_hour: Option<Money>,
+    /// The prices of tokens of models at servers. The first that fits a model is taken.
+    pub tokens: Vec<TokenPrice>,
+}
+
+/// The price of a million tokens of a model at a server.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokenPrice {
+    /// The name of the model at its server; any where absent.
+    pub model: Option<String>,
+    /// Of tokens that are sent.
+    pub input: Option<Money>,
+    /// Of tokens that are generated.
+    pub output: Option<Money>,
+}
+
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[derive(Default)]
+struct PriceFields {
+    gpu_hour: Option<Money>,
+    tokens: Vec<TokenPrice>,
+}
+
+impl TryFrom<PriceFields> for Prices {
+    type Error = String;
+
+    fn try_from(fields: PriceFields) -> Result<Prices, String> {
+        let PriceFields { gpu_hour, tokens } = fields;
+        let prices = Prices { gpu_hour, tokens };
+        let first = prices.currency().unwrap_or_default();
+        if let Some(price) = prices.all().find(|price| price.currency != first) {
+            let other = &price.currency;
+            return Err(format!(
+                "prices are in one currency, and these are in {first} and {other}"
+            ));
+        }
+        Ok(prices)
+    }
+}
+
+impl Prices {
+    fn all(&self) -> impl Iterator<Item = &Money> {
+        let of_tokens = self.tokens.iter().flat_map(|price| [&price.input, &price.output]);
+        [&self.gpu_hour].into_iter().chain(of_tokens).flatten()
+    }
+
+    /// Returns the currency of the prices; `None` where there are none.
+    pub fn currency(&self) -> Option<&str> {
+        self.all().next().map(|price| price.currency.as_str())
+    }
+
+    /// Finds the price of the tokens of a model, by its name at its server.
+    pub fn of_tokens(&self, model: Option<&str>) -> Option<&TokenPrice> {
+        let fits = |price: &&TokenPrice| price.model.is_none() || price.model.as_deref() == model;
+        self.tokens.iter().find(fits)
+    }
 }
 
 /// A server of model folders.

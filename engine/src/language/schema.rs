@@ -165,21 +165,29 @@ fn stage(kinds: &Kinds) -> Value {
 /// A loop of stages.
 fn repeated(stage: Value) -> Value {
     let mut repeat = record(REPEAT, Values::Put);
+    let names = json!({ "pattern": NAME, "not": { "enum": RESERVED } });
     // A stage of an include or of another loop has a slash in its name.
     repeat["properties"]["carry"]["propertyNames"] =
         json!({ "pattern": "^[A-Za-z_][A-Za-z0-9_/-]*$" });
     json!({
         "type": "object",
-        "required": ["repeat", "stages"],
+        "required": ["repeat"],
+        "anyOf": [{ "required": ["stages"] }, { "required": ["include"] }],
         "additionalProperties": false,
         "properties": {
             "description": { "description": "for people" },
             "repeat": repeat,
             "stages": {
                 "type": "object",
-                "propertyNames": { "pattern": NAME, "not": { "enum": RESERVED } },
+                "propertyNames": names,
                 "minProperties": 1,
                 "additionalProperties": stage,
+            },
+            "include": {
+                "type": "object",
+                "propertyNames": names,
+                "minProperties": 1,
+                "additionalProperties": record(INCLUDE, Values::Plain),
             },
         },
     })

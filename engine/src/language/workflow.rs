@@ -72,6 +72,8 @@ pub struct NameScope {
     pub left_out: Vec<String>,
     /// The scope whose names are valid here too.
     pub outer: Option<ScopeId>,
+    /// The scope in which a file is included; its names are not valid here.
+    pub included_in: Option<ScopeId>,
     /// The loop that its stages stand in.
     pub repeat: Option<Repeat>,
 }
@@ -84,7 +86,7 @@ pub struct Repeat {
     /// The number of rounds.
     pub rounds: u32,
     /// Names and the stages of the loop that they stand for in the round after.
-    pub carry: Vec<(Key, String)>,
+    pub carry: Vec<(Key, Key)>,
     /// The place of `repeat`.
     pub span: Span,
 }
@@ -175,6 +177,19 @@ impl Workflow {
         overrides: &[Override],
     ) -> Result<Workflow, Diagnostics> {
         parse::workflow(source, kinds, overrides)
+    }
+
+    /// Returns the loop that a scope is, or in which its file is included.
+    pub fn loop_of(&self, scope: ScopeId) -> Option<ScopeId> {
+        let mut here = Some(scope);
+        while let Some(scope) = here {
+            let names = &self.scopes[scope.index()];
+            if names.repeat.is_some() {
+                return Some(scope);
+            }
+            here = names.included_in;
+        }
+        None
     }
 
     /// Iterates over all names that can be referred to as an artifact.

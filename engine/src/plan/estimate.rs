@@ -3,12 +3,13 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
-use refrain_cache::{ArtifactKind, Artifacts, Digest};
+use refrain_cache::{ArtifactKind, Artifacts, Digest, Usage};
 
 use crate::graph::{Graph, NodeId};
 use crate::ledger::lock::Lock;
 use crate::store::{Store, StoreError};
 
+use super::requests::{self, Asked};
 use super::{LastCost, Plan, Step};
 
 /// The limit of earlier nodes of a stage or kind that are read.
@@ -51,6 +52,15 @@ pub struct Estimate {
     pub scaled: bool,
 }
 
+/// The estimates of a node that would run.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct NodeEstimate {
+    /// Its time and tokens, where earlier runs tell.
+    pub took: Option<Estimate>,
+    /// Its requests to a server, if it asks one.
+    pub asked: Option<Asked>,
+}
+
 /// The estimated cost of all nodes that would run.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Total {
@@ -80,39 +90,57 @@ pub fn estimate(
     plan: &Plan<'_>,
     lock: &Lock,
     store: &Store,
-) -> Result<Vec<Option<Estimate>>, StoreError> {
+) -> Result<Vec<NodeEstimate>, StoreError> {
     let mut past = Past::new(graph, lock, store);
     let mut estimates = Vec::with_capacity(graph.nodes.len());
     for id in graph.ids() {
         if matches!(plan.steps[id.index()], Step::Cached(_)) {
-            estimates.push(None);
+            estimates.push(NodeEstimate::default());
             continue;
         }
-        let (rows, models) = inputs(graph, id, |input| {
-            plan.state
-                .done(input)
-                .map(|done| &done.result.artifacts)
-                .or_else(|| outputs_before(graph, lock, input))
-        });
-        if let Some(took) = plan.last[id.index()] {
-            let (before, _) = inputs(graph, id, |input| outputs_before(graph, lock, input));
-            let own = Earlier { took, rows: before, models: Vec::new() };
-            estimates.push(mean(&[&own], rows, Basis::Own));
-            continue;
-        }
-        let node = graph.node(id);
-        let of_stage: Vec<&Earlier> = past.nodes(Group::Stage(&node.stage))?.iter().collect();
-        let by_stage = mean(&of_stage, rows, Basis::Stage);
-        estimates.push(match by_stage {
-            Some(estimate) => Some(estimate),
-            None => {
-                let of_kind = past.nodes(Group::Kind(node.kind_name()))?;
-                let same: Vec<&Earlier> = of_kind.iter().filter(|e| e.models == models).collect();
-                mean(&same, rows, Basis::Kind)
+        let outputs = |input: NodeId| {
+            let done = plan.state.done(input).map(|done| &done.result.artifacts);
+            done.or_else(|| outputs_before(graph, lock, input))
+        };
+        let (rows, models) = inputs(graph, id, outputs);
+        let (took, usage) = match plan.last[id.index()] {
+            Some(took) => {
+                let (before, _) = inputs(graph, id, |input| outputs_before(graph, lock, input));
+                let own = Earlier { took, rows: before, models: Vec::new() };
+                (mean(&[&own], rows, Basis::Own), usage(&[&own]))
             }
-        });
+            None => like_it(&mut past, graph, id, rows, &models)?,
+        };
+        let rows_of = |path: &str| {
+            let edge = graph.node(id).inputs.iter().find(|edge| edge.path == path)?;
+            outputs(edge.node)?.get(&edge.output)?.rows
+        };
+        estimates.push(NodeEstimate { took, asked: requests::asked(graph, id, &rows_of, &usage) });
     }
     Ok(estimates)
+}
+
+/// Estimates a node by others: those of its stage, or else those of its kind with its models.
+fn like_it<'a>(
+    past: &mut Past<'a>,
+    graph: &'a Graph,
+    id: NodeId,
+    rows: Option<u64>,
+    models: &[Digest],
+) -> Result<(Option<Estimate>, Vec<Usage>), StoreError> {
+    let node = graph.node(id);
+    let of_stage: Vec<&Earlier> = past.nodes(Group::Stage(&node.stage))?.iter().collect();
+    if let Some(estimate) = mean(&of_stage, rows, Basis::Stage) {
+        return Ok((Some(estimate), usage(&of_stage)));
+    }
+    let of_kind = past.nodes(Group::Kind(node.kind_name()))?;
+    let same: Vec<&Earlier> = of_kind.iter().filter(|earlier| earlier.models == models).collect();
+    Ok((mean(&same, rows, Basis::Kind), usage(&same)))
+}
+
+/// Lists the requests of earlier nodes.
+fn usage(earlier: &[&Earlier]) -> Vec<Usage> {
+    earlier.iter().filter_map(|earlier| earlier.took.usage).collect()
 }
 
 /// Returns the outputs of a node in the last run.
@@ -211,14 +239,14 @@ fn mean(earlier: &[&Earlier], rows: Option<u64>, basis: Basis) -> Option<Estimat
 }
 
 /// Sums the estimates of all nodes that would run, `jobs` (1 or more) at once, in the order of a run.
-pub fn total(graph: &Graph, steps: &[Step], estimates: &[Option<Estimate>], jobs: usize) -> Total {
+pub fn total(graph: &Graph, steps: &[Step], estimates: &[NodeEstimate], jobs: usize) -> Total {
     let runs = |id: NodeId| !matches!(steps[id.index()], Step::Cached(_));
     let mut total = Total::default();
     let mut waiting = vec![0; graph.nodes.len()];
     let mut ready = BTreeSet::new();
     for id in graph.ids().filter(|id| runs(*id)) {
         total.nodes += 1;
-        match estimates[id.index()] {
+        match estimates[id.index()].took {
             Some(estimate) => total.tokens += estimate.tokens.unwrap_or(0.0),
             None => total.unknown += 1,
         }
@@ -235,7 +263,7 @@ pub fn total(graph: &Graph, steps: &[Step], estimates: &[Option<Estimate>], jobs
         while running.len() < jobs.max(1)
             && let Some(id) = ready.pop_first()
         {
-            let seconds = estimates[id.index()].map_or(0.0, |estimate| estimate.seconds);
+            let seconds = estimates[id.index()].took.map_or(0.0, |estimate| estimate.seconds);
             running.push(Reverse((now.saturating_add((seconds * 1e6) as u64), id)));
         }
         let Some(Reverse((end, id))) = running.pop() else { break };

@@ -4,6 +4,7 @@ mod claim;
 mod compute;
 mod correct;
 mod flips;
+mod kept;
 mod known;
 mod pairing;
 mod parse;
@@ -20,12 +21,15 @@ use crate::report::metric_names::MetricReference;
 
 pub use claim::{Claim, ClaimRule};
 pub use compute::compute;
-pub(crate) use compute::inputs;
+pub(crate) use compute::{compute_anew, inputs};
 pub use flips::{FlippedRow, Flips, Side, flips};
 pub use known::known;
 pub(crate) use parse::PARAMS;
 pub use row::ComparedRow;
 
+/// Version of the statistics, which is a part of the digest of the inputs: raised when a result
+/// changes.
+const VERSION: u32 = 1;
 /// Below so many seeds no confidence can be demanded.
 pub const LEAST_SEEDS: usize = 5;
 /// The confidence of the interval that every comparison has.
@@ -179,6 +183,25 @@ pub struct Asked {
     pub confidences: Vec<f64>,
     /// The differences that are tested; the comparison's own where there is none.
     pub above: Vec<f64>,
+}
+
+impl Asked {
+    /// Returns the confidences of all intervals of a result, ascending.
+    pub(crate) fn confidences(&self) -> Vec<f64> {
+        let mut confidences = self.confidences.clone();
+        confidences.push(CONFIDENCE);
+        confidences.sort_by(f64::total_cmp);
+        confidences.dedup();
+        confidences
+    }
+
+    /// Returns the differences that a result's tests are against.
+    pub(crate) fn tests(&self, comparison: &Comparison) -> Vec<f64> {
+        match self.above.is_empty() {
+            true => vec![comparison.null()],
+            false => self.above.clone(),
+        }
+    }
 }
 
 /// Why a comparison has no result.

@@ -140,21 +140,26 @@ pub fn collect<'d>(
     let table = Table { stages: &stages, status: &status, expects: by_expression(expects) };
 
     // Columns of the same stages have the same points.
-    let mut points: HashMap<Vec<&str>, Vec<Point>> = HashMap::new();
+    let mut groups: HashMap<Vec<&str>, usize> = HashMap::new();
+    let mut points: Vec<Vec<Point>> = Vec::new();
+    let mut group_of = Vec::with_capacity(chosen.len());
     for column in &chosen {
-        let of = &column.of;
-        points.entry(of.stages()).or_insert_with(|| stages.points(of));
+        let number = *groups.entry(column.of.stages()).or_insert_with(|| {
+            points.push(stages.points(&column.of));
+            points.len() - 1
+        });
+        group_of.push(number);
     }
-    let places = Places::new(&graph.workflow.axes, points.values().flatten(), &columns.mean_over);
-    let found: HashMap<&Vec<&str>, ColumnPoints<'_>> =
-        points.iter().map(|(stages, points)| (stages, places.column(points))).collect();
+    let places = Places::new(&graph.workflow.axes, points.iter().flatten(), &columns.mean_over);
+    let found: Vec<ColumnPoints<'_>> = points.iter().map(|points| places.column(points)).collect();
 
-    let swept = places.rows(points.values().flatten()).into_iter().map(|place| {
+    let swept = places.rows(points.iter().flatten()).into_iter().map(|place| {
         let point = places.point(&place);
-        let cell = |column: &Column| {
-            table.cell(&column.of, &found[&column.of.stages()].at(&place), &point)
-        };
-        Row { name: None, labels: places.labels(&place), cells: chosen.iter().map(cell).collect() }
+        let here: Vec<Vec<&Point>> = found.iter().map(|points| points.at(&place)).collect();
+        let cell =
+            |(column, group): (&Column, &usize)| table.cell(&column.of, &here[*group], &point);
+        let cells = chosen.iter().zip(&group_of).map(cell).collect();
+        Row { name: None, labels: places.labels(&place), cells }
     });
     let named = columns.rows.iter().map(|(name, row)| {
         let cell = |column: &Column| {

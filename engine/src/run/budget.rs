@@ -104,7 +104,9 @@ impl<'o> Spending<'o> {
         self.running.remove(&node);
         let seconds = Some(elapsed.as_secs_f64());
         let cost = Cost::new(graph.node(node), seconds, &self.budget.prices);
-        self.spent += cost.money.unwrap_or(0.0);
+        // Tokens count as they were expected.
+        let tokens = self.budget.costs[node.index()].tokens;
+        self.spent += cost.money.unwrap_or(0.0) + tokens.unwrap_or(0.0);
     }
 }
 
@@ -113,7 +115,8 @@ mod tests {
     use super::*;
 
     fn cost(money: Option<f64>) -> Cost {
-        Cost { seconds: money.map(|money| money * 10.0), gpu_hours: None, money }
+        let seconds = money.map(|money| money * 10.0);
+        Cost { seconds, money, ..Cost::default() }
     }
 
     fn budget(limit: &str, unknown_runs: bool) -> Budget {

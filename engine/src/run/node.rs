@@ -142,6 +142,9 @@ impl NodeJob<'_> {
                 let span = debug_span!("import", rows = field::Empty).entered();
                 let table = spec.import(self.cache)?;
                 span.record("rows", table.rows);
+                if let Some(fewer) = spec.fewer_rows(table.rows) {
+                    Progress::new(self.span.clone(), PROGRESS_EVERY).note(fewer);
+                }
                 Ok(NodeResult::main(table))
             }
             Work::Served(spec) => Ok(NodeResult::main(spec.import(self.cache)?)),

@@ -29,6 +29,15 @@ impl Rows {
         let (start, end) = (number(start, 0)?, number(end, u64::MAX)?);
         (start <= end).then_some(Rows::Range(start, end))
     }
+
+    /// Returns the number of rows that are asked for; `None` of all to the end.
+    pub(super) fn wanted(&self) -> Option<u64> {
+        match self {
+            Rows::Range(_, u64::MAX) => None,
+            Rows::Range(start, end) => Some(end - start),
+            Rows::Sample { count, .. } => Some(*count),
+        }
+    }
 }
 
 /// The selected rows of a piece.

@@ -168,6 +168,12 @@ impl SourceSpec {
             .section("inputs", json!({ "file": files.to_string() }))
     }
 
+    /// Says where `rows` asks for more than there are.
+    pub(crate) fn fewer_rows(&self, found: Option<u64>) -> Option<String> {
+        let (found, wanted) = (found?, self.rows.wanted()?);
+        (found < wanted).then(|| format!("`rows` asks for {wanted} rows, and there are {found}"))
+    }
+
     /// Returns the source with the form of its rows, recognised from its files.
     pub fn recognized(self) -> SourceSpec {
         let made = ["prompt", "messages", "response"];

@@ -22,6 +22,7 @@ pub fn kind(name: &'static str, run: fn(&Context<'_>) -> Result<NodeResult, Stag
         tokens: None,
         over: None,
         served: &[],
+        requests: None,
         memory: None,
         run,
     }

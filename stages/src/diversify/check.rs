@@ -9,7 +9,7 @@ use crate::tables::{list_of, with_fields};
 
 use super::column_statistics::of_measure;
 use super::measure::Measure;
-use super::{DIVERSIFY, chosen, dedupe, embedded, join, keep, mix, replace, require};
+use super::{DIVERSIFY, chosen, dedupe, embedded, join, keep, masks, mix, replace, require};
 
 /// The ways to choose rows or columns.
 const WAYS: [&str; 6] = ["keep", "dedupe", "select", "join", "mix", "replace"];
@@ -97,7 +97,9 @@ fn check_measure(check: &Check<'_>, alone: bool, problems: &mut Vec<Problem>) {
             problem.hint("give `keep`, `dedupe`, `select`, `join`, `mix`, `replace` or `measure`"),
         );
     }
-    if words(check).iter().any(|(_, measure)| !measure.is_embedded() || has_model(check)) {
+    let of_texts =
+        |measure: Measure| measure.is_of_texts() || measure.is_embedded() && has_model(check);
+    if words(check).iter().any(|(_, measure)| of_texts(*measure)) {
         check.need(problems, "data", "response", &[DataType::Utf8]);
     }
     let columns = of_measure(check.params.get("measure"));
@@ -130,14 +132,22 @@ fn check_against(check: &Check<'_>, problems: &mut Vec<Problem>) {
         None if given => {
             let problem = Problem::at("against", "nothing here compares two tables");
             problems.push(problem.hint(
-                "measure `frechet`, `mmd`, `neighbour_precision`, `neighbour_recall`, `vocabulary_shift` \
-                 or `new_words`",
+                "measure `frechet`, `mmd`, `neighbour_precision`, `neighbour_recall`, \
+                 `vocabulary_shift`, `new_words`, `mask_agreement` or `mask_jaccard`",
             ));
         }
         _ => {}
     }
-    if given && between.iter().any(|(_, measure)| !measure.is_embedded() || has_model(check)) {
+    let of_texts =
+        |measure: Measure| measure.is_of_texts() || measure.is_embedded() && has_model(check);
+    if given && between.iter().any(|(_, measure)| of_texts(*measure)) {
         check.need(problems, "against", "response", &[DataType::Utf8]);
+    }
+    if given && between.iter().any(|(_, measure)| measure.is_of_masks()) {
+        for table in ["data", "against"] {
+            check.need(problems, table, "id", &[DataType::Utf8]);
+            check.need(problems, table, masks::MASK, &[list_of(DataType::Boolean)]);
+        }
     }
 }
 

@@ -39,7 +39,7 @@ parameters! {
         median: Option<String>,
         /// Of each group rows drawn without replacement
         random: Option<bool>,
-        /// Rows kept of each group (1; with `where` alone all, in their order)
+        /// Rows kept of each group, all of a smaller one (1; with `where` alone all, in their order)
         #[range(1..)]
         count: Option<usize>,
         /// Adds the columns `rank`, from 0 in the order of the group's candidates, and `candidates`,
@@ -277,6 +277,13 @@ pub(super) fn choose(ctx: &Context<'_>, keep: &KeepRule, seed: u64) -> Result<Ch
     }
     if !keep.only_filters() {
         fall_back(&mut chosen, first_rows.len());
+    }
+    // Of groups some are small; of a whole table a number is what was expected.
+    if let (None, Some(count)) = (&keep.per, keep.count)
+        && candidates.len() < count
+    {
+        let there = candidates.len();
+        ctx.progress.note(format!("`keep` takes {count} rows, and {there} can be kept"));
     }
     Ok(chosen)
 }

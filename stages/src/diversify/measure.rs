@@ -18,6 +18,7 @@ use super::dcscore::DcscoreParams;
 use super::distinct::Distinct;
 use super::embedded::{self, Embedded};
 use super::lexical;
+use super::masks::{Agreement, MaskRows, Masks};
 use super::sample::{Sampler, draws};
 use super::spectrum::Order;
 use super::words::Words;
@@ -58,6 +59,8 @@ choices! {
         NeighbourRecall = "neighbour_recall",
         VocabularyShift = "vocabulary_shift",
         NewWords = "new_words",
+        MaskAgreement = "mask_agreement",
+        MaskJaccard = "mask_jaccard",
     }
 }
 
@@ -96,7 +99,17 @@ impl Measure {
         matches!(
             self,
             Frechet | Mmd | NeighbourPrecision | NeighbourRecall | VocabularyShift | NewWords
-        )
+        ) || self.is_of_masks()
+    }
+
+    /// Whether it compares the masks of two tables.
+    pub(super) fn is_of_masks(self) -> bool {
+        matches!(self, Measure::MaskAgreement | Measure::MaskJaccard)
+    }
+
+    /// Whether it is of the responses' texts.
+    pub(super) fn is_of_texts(self) -> bool {
+        !self.is_embedded() && !self.is_of_masks()
     }
 }
 
@@ -189,6 +202,11 @@ pub(super) fn measure(
             );
             return Err(StageError::failed(message));
         }
+        if let Some((own, other)) =
+            against.as_ref().and_then(|other| data.masks.as_ref().zip(other.masks.as_ref()))
+        {
+            own.check(other)?;
+        }
         let notes = RefCell::default();
         let against = against.as_ref().map(|against| against.set(|_| true, measures, &notes));
         let figures = |wanted: &dyn Fn(u64) -> bool| -> Result<Vec<Figure>, StageError> {
@@ -231,6 +249,7 @@ fn distinct(
 /// A table as the measures need it.
 struct Material {
     responses: Vec<StringArray>,
+    masks: Option<Masks>,
     embedded: Option<Embedded>,
     draws: Vec<u64>,
 }
@@ -238,7 +257,7 @@ struct Material {
 impl Material {
     fn read(ctx: &Context<'_>, measures: &Measures, table: &Path) -> Result<Material, StageError> {
         let mut responses = Vec::new();
-        if measures.any(|measure| !measure.is_embedded()) {
+        if measures.any(Measure::is_of_texts) {
             let reader = TableReader::open(table)?;
             for batch in reader.batches(Some(&["response"]), tables::BATCH_ROWS)? {
                 ctx.cancel.check()?;
@@ -246,8 +265,10 @@ impl Material {
             }
         }
         let embedded = measures.any(Measure::is_embedded).then(|| embedded::embed(ctx, table));
+        let masks = measures.any(Measure::is_of_masks).then(|| Masks::read(ctx, table));
         Ok(Material {
             responses,
+            masks: masks.transpose()?,
             embedded: embedded.transpose()?,
             draws: draws(ctx, table, "sample", measures.seed)?,
         })
@@ -274,12 +295,14 @@ impl Material {
             let draws = places.iter().map(|at| self.draws[embedded.rows[*at] as usize]).collect();
             (embedded.some(&places), Sampler::new(draws, measures.sample, notes))
         });
-        Set { texts, sampler: Sampler::new(of_texts, measures.sample, notes), embedded }
+        let sampler = Sampler::new(of_texts, measures.sample, notes);
+        Set { texts, sampler, embedded, masks: self.masks.as_ref().map(|masks| masks.of(wanted)) }
     }
 }
 
 /// Some rows of a table.
 struct Set<'a> {
+    masks: Option<MaskRows<'a>>,
     texts: Vec<&'a str>,
     sampler: Sampler<'a>,
     embedded: Option<(Embedded, Sampler<'a>)>,
@@ -332,6 +355,15 @@ impl Set<'_> {
     }
 
     fn between(&self, measure: Measure, against: &Set<'_>, measures: &Measures) -> (f64, usize) {
+        if measure.is_of_masks() {
+            let masks = self.masks.as_ref().zip(against.masks.as_ref());
+            let found = masks.map_or_else(Agreement::default, |(own, other)| own.agreement(other));
+            let value = match measure {
+                Measure::MaskAgreement => found.share(),
+                _ => found.jaccard(),
+            };
+            return (value, found.tokens as usize);
+        }
         if let Measure::VocabularyShift | Measure::NewWords = measure {
             let shift = vocabulary_shift(&self.texts, &against.texts, measures.words);
             let value = match measure {
@@ -350,6 +382,18 @@ impl Set<'_> {
         let a = a.some(&of_a.places(limit, measure.word()));
         let b = b.some(&of_b.places(limit, measure.word()));
         let (points, others) = (a.points(), b.points());
+        if let Measure::NeighbourPrecision | Measure::NeighbourRecall = measure {
+            let (of, rows) = match measure {
+                Measure::NeighbourPrecision => ("`against`", b.rows.len()),
+                _ => ("the table", a.rows.len()),
+            };
+            if rows <= measures.ball {
+                let (word, ball) = (measure.word(), measures.ball);
+                of_a.note(format!(
+                    "`{word}` has no value: `neighbourhood` is {ball}, and {of} has {rows} rows"
+                ));
+            }
+        }
         let value = match measure {
             Measure::Mmd => between::mmd(points, others),
             Measure::NeighbourPrecision => between::share_within(points, others, measures.ball),

@@ -69,6 +69,8 @@ pub(super) const METRICS: &[MetricDecl] = &[
     measured!("neighbour_recall", "Responses of `against` within the neighbourhoods of these"),
     measured!("vocabulary_shift", "Divergence of the words' frequencies from those of `against`"),
     measured!("new_words", "Words that `against` has not, per word"),
+    measured!("mask_agreement", "Response tokens on which the masks of both tables say the same"),
+    measured!("mask_jaccard", "Tokens that both masks leave out per token that either does"),
 ];
 
 fn with_keep(context: MetricContext<'_>, name: &str) -> Vec<String> {

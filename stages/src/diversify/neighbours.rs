@@ -25,6 +25,12 @@ pub(super) fn store(ctx: &Context<'_>, table: &Path, count: usize) -> Result<Art
         let neighbours = embedded.vectors().neighbours(count);
         Ok((embedded.rows, neighbours))
     })?;
+    if !rows.is_empty() && rows.len() <= count {
+        let others = rows.len() - 1;
+        ctx.progress.note(format!(
+            "`neighbours` asks for {count} others of each row, and there are {others}"
+        ));
+    }
     let (mut from, mut to, mut rank, mut cosine) = (vec![], vec![], vec![], vec![]);
     for (row, nearest) in rows.iter().zip(neighbours) {
         for (place, (other, value)) in nearest.into_iter().enumerate() {

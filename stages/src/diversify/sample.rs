@@ -69,13 +69,17 @@ impl<'a> Sampler<'a> {
     pub(super) fn places(&self, limit: usize, measure: &str) -> Vec<usize> {
         let (count, all) = (self.size.unwrap_or(limit), self.draws.len());
         if count < all {
-            let note = format!("`{measure}` is of {count} rows, drawn by `seed` from {all}");
-            let mut notes = self.notes.borrow_mut();
-            if !notes.contains(&note) {
-                notes.push(note);
-            }
+            self.note(format!("`{measure}` is of {count} rows, drawn by `seed` from {all}"));
         }
         lowest(&self.draws, count)
+    }
+
+    /// Adds a remark, once.
+    pub(super) fn note(&self, note: String) {
+        let mut notes = self.notes.borrow_mut();
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
     }
 
     /// Returns texts of the set.

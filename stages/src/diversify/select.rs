@@ -33,7 +33,7 @@ parameters! {
         /// `dpp`, each time the row that enlarges the volume of the chosen ones most; `cluster`, of
         /// each of `count` clusters the row nearest its centre; `random`
         method: SelectMethod,
-        /// The number of rows
+        /// The number of rows; a table with fewer is an error
         #[range(1..)]
         count: usize,
     }
@@ -64,15 +64,17 @@ pub(super) fn choose(
     let table = ctx.table("data")?;
     if select.method == SelectMethod::Random {
         let draws = sample::draws(ctx, table, "select", seed)?;
+        enough(select.count, draws.len(), "")?;
         let chosen = sample::lowest(&draws, select.count);
         return Ok(chosen.into_iter().map(|row| row as u64).collect());
     }
     models::on_threads(ctx.resources.threads, || {
         let embedded = embedded::embed(ctx, table)?;
+        enough(select.count, embedded.rows.len(), " with an embedding")?;
         let places = in_order(ctx, &embedded.rows)?;
         let embedded = embedded.some(&places);
         let vectors = embedded.vectors();
-        let count = select.count.min(vectors.rows());
+        let count = select.count;
         let mut chosen = match select.method {
             SelectMethod::FacilityLocation => facility_location(&vectors, count, ctx)?,
             SelectMethod::Dpp => dpp(&vectors, count, ctx)?,
@@ -84,6 +86,17 @@ pub(super) fn choose(
         rows.sort_unstable();
         Ok(rows)
     })
+}
+
+/// Refuses to choose more rows than there are: what reads them counts on their number.
+fn enough(count: usize, rows: usize, which: &str) -> Result<(), StageError> {
+    if count <= rows {
+        return Ok(());
+    }
+    Err(StageError::with_hint(
+        format!("`select` takes {count} rows, and the table has {rows}{which}"),
+        "lower `count`, or give a table with more rows",
+    ))
 }
 
 /// The places of rows in the order of their `id`, `sample` and number.

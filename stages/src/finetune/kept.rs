@@ -50,24 +50,28 @@ pub(super) struct KeptModels<'a> {
 
 impl<'a> KeptModels<'a> {
     /// Takes up what an interrupted run has stored. Where some of it is gone, the training begins
-    /// anew.
+    /// anew; one that was interrupted before it stored any has said so.
     pub fn new(context: &'a Context<'a>) -> Result<KeptModels<'a>, StageError> {
         let whole = |stored: &BTreeMap<u64, Artifact>| {
             stored.values().all(|artifact| context.cache.verify(artifact).is_ok())
         };
-        let stored = match read(&context.unfinished).filter(whole) {
-            Some(stored) => stored,
-            None => {
-                context.unfinished.remove()?;
-                BTreeMap::new()
-            }
-        };
-        Ok(KeptModels { context, stored: RefCell::new(stored) })
+        let found = read(&context.unfinished).filter(whole);
+        let is_new = found.is_none();
+        let kept = KeptModels { context, stored: RefCell::new(found.unwrap_or_default()) };
+        if is_new {
+            context.unfinished.remove()?;
+            kept.write()?;
+        }
+        Ok(kept)
     }
 
     /// Adds the model after a step.
     pub fn put(&self, step: u64, artifact: Artifact) -> Result<(), StageError> {
         self.stored.borrow_mut().insert(step, artifact);
+        self.write()
+    }
+
+    fn write(&self) -> Result<(), StageError> {
         let json = serde_json::to_vec(&*self.stored.borrow());
         let json = json.map_err(|error| StageError::bug(error.to_string()))?;
         Ok(self.context.unfinished.write(FILE, |out| out.write_all(&json))?)

@@ -159,6 +159,7 @@ impl<'a> ServedGenerator<'a> {
         let mut outputs = NodeResult::main(self.context.cache.store_table(writer)?);
         outputs.metrics = self.totals.metrics();
         outputs.profile = self.served.profile().to_owned();
+        outputs.usage = self.served.usage();
         Ok(outputs)
     }
 

@@ -293,11 +293,15 @@ impl Served {
     fn other(&self, why: &str) -> StageError {
         StageError::Environment {
             message: format!("{} is not the model that was pinned: {why}", self.label()),
-            hint: Some(
-                "serve the same weights with the same settings again, or give the model another \
-                 `revision`, under which everything is computed anew"
+            hint: Some(match self.has_revision {
+                true => "serve the same weights with the same settings again, or give the model \
+                         another `revision`, under which everything is computed anew"
                     .into(),
-            ),
+                false => "serve the weights of the folder with the settings of before; if those \
+                          were wrong, remove `pinned` from the model's line of the lock, and run \
+                          with another `--cache`"
+                    .into(),
+            }),
         }
     }
 

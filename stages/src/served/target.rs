@@ -24,6 +24,8 @@ pub(super) struct Target {
     pub tokenizer: Option<PathBuf>,
     /// The name that its fingerprint is pinned under.
     pub identity: String,
+    /// Whether the workflow gives it a revision; the weights of a folder are known by their bytes.
+    pub has_revision: bool,
     /// Folders of adapters that the server must put on the model.
     pub adapters: Vec<PathBuf>,
     /// The server, where it was started for the model.
@@ -49,6 +51,7 @@ impl Target {
                 // The artifact has its own copy of the files that count.
                 tokenizer: spec.tokenizer.as_ref().map(|_| folder.clone()),
                 identity,
+                has_revision: true,
                 adapters: Vec::new(),
                 process: None,
             });
@@ -95,6 +98,7 @@ impl Target {
             key,
             tokenizer: Some(folder.clone()),
             identity,
+            has_revision: false,
             adapters: adapters.clone(),
             process,
         })

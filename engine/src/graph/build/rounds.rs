@@ -48,6 +48,7 @@ impl Builder<'_> {
             {
                 carried |= 1 << axis;
                 if point[axis] > 0 {
+                    let stage = stage.text.as_str();
                     let (stage, own) = stage.split_once('.').unwrap_or((stage, ""));
                     let own = (!own.is_empty()).then(|| Cow::Owned(own.to_owned()));
                     let decl = self.decl(here, stage).ok_or(head)?;
@@ -85,12 +86,8 @@ impl Builder<'_> {
         let (Some(repeat), Some(axis)) = (self.repeat(decl), self.workflow.rounds) else {
             return (None, 0);
         };
-        let mut around = Some(scope);
-        while let Some(here) = around {
-            if here == self.scope(decl) {
-                return (None, 0);
-            }
-            around = self.workflow.scopes[here.index()].outer;
+        if self.workflow.loop_of(scope) == self.workflow.loop_of(self.scope(decl)) {
+            return (None, 0);
         }
         (Some(self.at_round(point, axis, repeat.rounds - 1)), 1 << axis)
     }
@@ -110,9 +107,10 @@ impl Builder<'_> {
         }
     }
 
-    /// Returns the loop that a declaration is a stage of.
+    /// Returns the loop in which a declaration stands, itself or with its file.
     fn repeat(&self, decl: Decl) -> Option<&Repeat> {
-        self.workflow.scopes[self.scope(decl).index()].repeat.as_ref()
+        let found = self.workflow.loop_of(self.scope(decl))?;
+        self.workflow.scopes[found.index()].repeat.as_ref()
     }
 
     /// Whether a declaration has a node at a point: of a loop only while its rounds last.

@@ -10,7 +10,7 @@ use crate::language::diagnostic::{Diagnostic, IncludedText, suggest};
 use crate::language::yaml::{self, Key, MAX_BYTES, MAX_NODES, Node, ScopeId, Yaml};
 
 use super::parse::{FileParts, Reader};
-use super::repeat;
+use super::repeat::{self, LoopIncludes};
 use super::{GivenParam, NameScope, ParamDecl, Workflow};
 
 /// The parameters of an entry of `include`.
@@ -135,6 +135,9 @@ impl<'k> Includer<'k> {
         let mut reader = Reader::default();
         let FileParts { params, mut sources, mut stages, loops, includes, axes, .. } =
             reader.sections(&root, self.kinds);
+        if workflow.loop_of(parent).is_some() {
+            loops.iter().for_each(|inner| reader.problem(inner.nested()));
+        }
         self.problems.append(&mut reader.problems);
         let params = self.params(entry, params);
         sources.iter_mut().for_each(|source| source.name.text.insert_str(0, &prefix));
@@ -142,13 +145,28 @@ impl<'k> Includer<'k> {
 
         let folder = entry.path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
         let left_out = axes.into_iter().map(|axis| axis.name).collect();
-        let scope_names = NameScope { prefix, params, folder, left_out, ..NameScope::default() };
+        let included_in = Some(parent);
+        let scope_names =
+            NameScope { prefix, params, folder, left_out, included_in, ..NameScope::default() };
         workflow.scopes.push(scope_names);
         workflow.sources.append(&mut sources);
         workflow.stages.append(&mut stages);
-        repeat::add(workflow, loops, scope);
+        let of_loops = repeat::add(workflow, loops, scope);
         let chain = [chain, std::slice::from_ref(&entry.canonical)].concat();
         self.all(workflow, &includes, scope, &chain);
+        self.all_of_loops(workflow, &of_loops, &chain);
+    }
+
+    /// Adds the files that loops include.
+    pub fn all_of_loops(
+        &mut self,
+        workflow: &mut Workflow,
+        loops: &[LoopIncludes],
+        chain: &[PathBuf],
+    ) {
+        for LoopIncludes { scope, entries } in loops {
+            self.all(workflow, entries, *scope, chain);
+        }
     }
 
     /// Reads the text of a file.

@@ -82,14 +82,18 @@ pub(super) fn workflow(
         set,
         kinds,
     };
-    repeat::add(&mut workflow, loops, ScopeId::ROOT);
-    if !includes.is_empty() {
+    let of_loops = repeat::add(&mut workflow, loops, ScopeId::ROOT);
+    if !includes.is_empty() || !of_loops.is_empty() {
         let own = workflow.source.path.canonicalize();
         let chain = [own.unwrap_or_else(|_| workflow.source.path.clone())];
         let kinds = workflow.kinds.clone();
         let mut includer = Includer::new(&kinds, &workflow);
         includer.all(&mut workflow, &includes, ScopeId::ROOT, &chain);
+        includer.all_of_loops(&mut workflow, &of_loops, &chain);
         reader.problems.append(&mut includer.problems);
+    }
+    if reader.problems.is_empty() {
+        repeat::check_carried(&workflow, &mut reader.problems);
     }
     reader.overrides(&mut workflow, overrides);
     if let Some(first) = workflow.scopes.iter().find_map(|scope| scope.repeat.as_ref()) {
@@ -237,7 +241,7 @@ impl Reader {
     }
 
     /// The entries of a section that is a mapping.
-    fn section<'n>(&mut self, root: &'n Node, name: &str) -> &'n [(Key, Node)] {
+    pub(super) fn section<'n>(&mut self, root: &'n Node, name: &str) -> &'n [(Key, Node)] {
         match root.get(name).map(|n| (&n.value, &n.span)) {
             Some((Yaml::Map(entries), _)) => entries,
             None | Some((Yaml::Null, _)) => &[],

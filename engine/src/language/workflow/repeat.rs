@@ -1,5 +1,7 @@
 //! Reads the stages that are repeated: `loop: { repeat: { times, carry: { NAME: STAGE } }, stages:
-//! { … } }`.
+//! { … }, include: { … } }`.
+
+use std::collections::BTreeSet;
 
 use crate::kind::{Kinds, Param, Type, coerce};
 use crate::language::diagnostic::{Diagnostic, Span, suggest};
@@ -39,6 +41,26 @@ pub(super) struct LoopDecl {
     span: Span,
     /// Their names are those of the loop.
     stages: Vec<Stage>,
+    /// The files that are included in every round.
+    includes: Vec<(Key, Node)>,
+}
+
+/// The files that a loop includes.
+pub(super) struct LoopIncludes {
+    /// The scope of the loop.
+    pub scope: ScopeId,
+    pub entries: Vec<(Key, Node)>,
+}
+
+impl LoopDecl {
+    /// The problem of a loop in a file that another loop includes.
+    pub fn nested(&self) -> Diagnostic {
+        Diagnostic::at(
+            self.name.span.clone(),
+            "a loop inside a loop: another one includes this file",
+        )
+        .hint("`repeat` may not be nested: include the file outside of the loop")
+    }
 }
 
 /// The key that makes a stage a loop.
@@ -50,10 +72,9 @@ impl Reader {
     /// Reads an entry of `stages` that has a `repeat`.
     pub(super) fn repeated(&mut self, name: Key, node: &Node, kinds: &Kinds) -> Option<LoopDecl> {
         for (key, _) in node.entries() {
-            if !["repeat", "stages", "description"].contains(&key.text.as_str()) {
+            if !["repeat", "stages", "include", "description"].contains(&key.text.as_str()) {
                 let message = format!("`{}` cannot stand beside `repeat`", key.text);
-                let hint =
-                    "a loop has `repeat` and `stages`; a kind and its settings stand in the stages";
+                let hint = "a loop has `repeat`, `stages` and `include`; a kind and its settings stand in the stages";
                 self.problem(Diagnostic::at(key.span.clone(), message).hint(hint));
             }
         }
@@ -62,20 +83,18 @@ impl Reader {
         // The number of rounds is known when the params are.
         let shape = Node { value: shape_of(repeat), ..repeat.clone() };
         coerce(PARAMS, &shape, "`repeat`", &mut self.problems);
-        let stages = match node.get("stages").map(|stages| &stages.value) {
-            Some(Yaml::Map(entries)) if !entries.is_empty() => entries.clone(),
-            _ => {
-                let message = format!("the loop `{}` has no stages", name.text);
-                self.problem(
-                    Diagnostic::at(name.span.clone(), message)
-                        .hint("write them under `stages`, beside `repeat`"),
-                );
-                return None;
-            }
-        };
+        let stages = self.section(node, "stages").to_vec();
+        let includes = self.section(node, "include").to_vec();
+        if stages.is_empty() && includes.is_empty() {
+            let message = format!("the loop `{}` has no stages", name.text);
+            let hint = "write them under `stages`, beside `repeat`, or `include` a file of them";
+            self.problem(Diagnostic::at(name.span.clone(), message).hint(hint));
+            return None;
+        }
 
         let mut inner = Reader::default();
         let mut read = Vec::new();
+        includes.iter().for_each(|(key, _)| inner.name(key, "an include"));
         for (name, node) in &stages {
             if is_loop(node) {
                 let problem = Diagnostic::at(name.span.clone(), "a loop inside a loop");
@@ -92,18 +111,21 @@ impl Reader {
             return None;
         }
         let carry = repeat.get("carry").map_or(Vec::new(), |carry| carry.entries().to_vec());
-        self.check_carry(&carry, &read);
+        self.check_carry(&carry, &read, &includes);
         let (times, span) = (repeat.get("times")?.clone(), repeat.span.clone());
-        Some(LoopDecl { name, times, carry, span, stages: read })
+        Some(LoopDecl { name, times, carry, span, stages: read, includes })
     }
 
-    /// Checks that every carried stage is one of the loop, and that no carried name is.
-    fn check_carry(&mut self, carry: &[(Key, Node)], stages: &[Stage]) {
+    /// Checks that every carried stage is one of the loop, and that no carried name is. The stages
+    /// of included files are not known yet.
+    fn check_carry(&mut self, carry: &[(Key, Node)], stages: &[Stage], includes: &[(Key, Node)]) {
         let names = || stages.iter().map(|stage| stage.name.text.as_str());
         for (key, node) in carry {
             let written = node.text().unwrap_or_default();
             let stage = written.split('.').next().unwrap_or_default();
-            if !names().any(|name| name == stage) {
+            let is_included = |file: &str| includes.iter().any(|(key, _)| key.text == file);
+            let may_come = stage.split_once('/').is_some_and(|(file, _)| is_included(file));
+            if !may_come && !names().any(|name| name == stage) {
                 let message = format!("the loop has no stage `{stage}`");
                 let hint = suggest(stage, names(), "its stages are");
                 self.problem(Diagnostic::at(node.span.clone(), message).maybe_hint(hint));
@@ -141,9 +163,15 @@ fn shape_of(repeat: &Node) -> Yaml {
     }
 }
 
-/// Adds the stages of loops, each loop a scope inside that of its file.
-pub(super) fn add(workflow: &mut Workflow, loops: Vec<LoopDecl>, outer: ScopeId) {
-    for LoopDecl { name, times, carry, span, stages } in loops {
+/// Adds the stages of loops, each loop a scope inside that of its file; returns the files that they
+/// include.
+pub(super) fn add(
+    workflow: &mut Workflow,
+    loops: Vec<LoopDecl>,
+    outer: ScopeId,
+) -> Vec<LoopIncludes> {
+    let mut of_loops = Vec::new();
+    for LoopDecl { name, times, carry, span, stages, mut includes } in loops {
         let scope = ScopeId(workflow.scopes.len() as u32);
         let NameScope { prefix, folder, .. } = &workflow.scopes[outer.index()];
         let (prefix, folder) = (format!("{prefix}{}/", name.text), folder.clone());
@@ -152,8 +180,9 @@ pub(super) fn add(workflow: &mut Workflow, loops: Vec<LoopDecl>, outer: ScopeId)
             stage.params.moved(0, scope);
             workflow.stages.push(stage);
         }
-        let carry =
-            carry.into_iter().filter_map(|(key, node)| Some((key, node.text()?.into_owned())));
+        let stage_of =
+            |node: &Node| Some(Key { text: node.text()?.into_owned(), span: node.span.clone() });
+        let carry = carry.into_iter().filter_map(|(key, node)| Some((key, stage_of(&node)?)));
         let repeat = Repeat { times, rounds: 1, carry: carry.collect(), span };
         workflow.scopes.push(NameScope {
             prefix,
@@ -162,6 +191,29 @@ pub(super) fn add(workflow: &mut Workflow, loops: Vec<LoopDecl>, outer: ScopeId)
             repeat: Some(repeat),
             ..NameScope::default()
         });
+        if !includes.is_empty() {
+            // What is handed in is of the round.
+            includes.iter_mut().for_each(|(_, node)| node.moved(0, scope));
+            of_loops.push(LoopIncludes { scope, entries: includes });
+        }
+    }
+    of_loops
+}
+
+/// Checks that the carried stages of included files are there.
+pub(super) fn check_carried(workflow: &Workflow, problems: &mut Vec<Diagnostic>) {
+    let stages: BTreeSet<&str> =
+        workflow.stages.iter().map(|stage| stage.name.text.as_str()).collect();
+    for NameScope { prefix, repeat, .. } in &workflow.scopes {
+        for (_, carried) in repeat.iter().flat_map(|repeat| &repeat.carry) {
+            let stage = carried.text.split('.').next().unwrap_or_default();
+            if !stages.contains(format!("{prefix}{stage}").as_str()) {
+                let known = stages.iter().filter_map(|name| name.strip_prefix(&**prefix));
+                let hint = suggest(stage, known, "its stages are");
+                let message = format!("the loop has no stage `{stage}`");
+                problems.push(Diagnostic::at(carried.span.clone(), message).maybe_hint(hint));
+            }
+        }
     }
 }
 

@@ -76,7 +76,7 @@ impl LockEntry {
     /// Whether it is the entry of a node of this kind with these results.
     pub(crate) fn says(&self, kind: &str, done: &NodeState) -> bool {
         let NodeState { key, result, file, seen: _ } = done;
-        let NodeResult { artifacts, metrics, profile } = result;
+        let NodeResult { artifacts, metrics, profile, usage: _ } = result;
         self.key == *key
             && self.kind == kind
             && self.file == *file
@@ -104,6 +104,7 @@ impl LockEntry {
                 artifacts: self.outputs.clone(),
                 metrics: self.metrics.clone(),
                 profile: self.profile.clone(),
+                usage: None,
             },
             file: self.file,
             seen: None,

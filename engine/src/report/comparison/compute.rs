@@ -16,12 +16,10 @@ use crate::plan::state::NodeState;
 use crate::statistics::{self, Interval, Population};
 use crate::store::Store;
 
+use super::kept::{self, Kept};
 use super::rows::{self, Aligned, Values};
-use super::{Asked, CONFIDENCE, Comparison, NoResult, Pairing};
+use super::{Asked, CONFIDENCE, Comparison, NoResult, Pairing, VERSION};
 
-/// Version of the statistics, which is a part of the digest of the inputs: raised when a result
-/// changes.
-const VERSION: u32 = 1;
 /// Draws of the bootstrap.
 const DRAWS: usize = 10_000;
 /// From so many seeds on the bootstrap alone is wide enough.
@@ -31,7 +29,7 @@ const POWER: f64 = 0.8;
 /// Share of a number by which draws may differ in their last bits alone.
 const EQUAL: f64 = 1e-12;
 
-/// Computes all comparisons of which the nodes are done.
+/// Computes all comparisons of which the nodes are done, or takes their results from the cache.
 pub fn compute<'d>(
     graph: &Graph,
     pairings: &[Pairing],
@@ -39,17 +37,67 @@ pub fn compute<'d>(
     store: &Store,
     done: impl Fn(NodeId) -> Option<&'d NodeState> + Sync,
 ) -> Vec<Result<ComparisonEntry, NoResult>> {
-    let tables = tables(graph, pairings, store, &done);
+    if pairings.is_empty() {
+        return Vec::new();
+    }
+    let kept = Kept::open(store);
+    let mut found: Vec<Option<Result<ComparisonEntry, NoResult>>> = vec![None; pairings.len()];
+    let mut missing = Vec::new();
+    for (i, (pairing, asked)) in pairings.iter().zip(asked).enumerate() {
+        match inputs(graph, pairing, &done) {
+            Err(reason) => found[i] = Some(Err(reason)),
+            Ok(inputs) => {
+                let place = kept::place(&inputs, &pairing.comparison, asked);
+                match kept.get(&place) {
+                    Some(result) => found[i] = Some(Ok(entry(pairing, inputs, result))),
+                    None => missing.push((i, place)),
+                }
+            }
+        }
+    }
+
+    let of = |i: usize| (&pairings[i], &asked[i]);
+    let computed = compute_all(graph, missing.iter().map(|(i, _)| of(*i)).collect(), store, &done);
+    let new = missing.iter().zip(&computed);
+    kept.put(new.filter_map(|((_, place), one)| Some((*place, &one.as_ref().ok()?.result))));
+    for ((i, _), one) in missing.into_iter().zip(computed) {
+        found[i] = Some(one);
+    }
+    found.into_iter().flatten().collect()
+}
+
+/// Computes all comparisons of which the nodes are done, whatever the cache has of them.
+pub(crate) fn compute_anew<'d>(
+    graph: &Graph,
+    pairings: &[Pairing],
+    asked: &[Asked],
+    store: &Store,
+    done: impl Fn(NodeId) -> Option<&'d NodeState> + Sync,
+) -> Vec<Result<ComparisonEntry, NoResult>> {
+    compute_all(graph, pairings.iter().zip(asked).collect(), store, &done)
+}
+
+fn compute_all<'d>(
+    graph: &Graph,
+    wanted: Vec<(&Pairing, &Asked)>,
+    store: &Store,
+    done: &(impl Fn(NodeId) -> Option<&'d NodeState> + Sync),
+) -> Vec<Result<ComparisonEntry, NoResult>> {
+    let tables = tables(graph, wanted.iter().map(|(pairing, _)| *pairing), store, done);
     let one = |(pairing, asked): (&Pairing, &Asked)| {
-        let inputs = inputs(graph, pairing, &done)?;
-        let result = Work { graph, pairing, tables: &tables, done: &done }.compared(asked)?;
+        let inputs = inputs(graph, pairing, done)?;
+        let result = Work { graph, pairing, tables: &tables, done }.compared(asked)?;
         if !result.is_finite() {
             return Err(NoResult::Unusable("its numbers are too large".into()));
         }
-        let (compare, other) = (pairing.comparison.name.clone(), Default::default());
-        Ok(ComparisonEntry { compare, inputs, result, other })
+        Ok(entry(pairing, inputs, result))
     };
-    pairings.par_iter().zip(asked).map(one).collect()
+    wanted.into_par_iter().map(one).collect()
+}
+
+fn entry(pairing: &Pairing, inputs: Digest, result: Compared) -> ComparisonEntry {
+    let (compare, other) = (pairing.comparison.name.clone(), Default::default());
+    ComparisonEntry { compare, inputs, result, other }
 }
 
 /// Computes the digest of all that decides a comparison: its definition, and the tables and metrics
@@ -103,13 +151,13 @@ fn metric(graph: &Graph, id: NodeId, state: &NodeState, name: &str) -> Result<f6
 /// The values of the tables' columns, each read once.
 type Tables = HashMap<(NodeId, String), Result<Values, NoResult>>;
 
-fn tables<'d>(
+fn tables<'d, 'p>(
     graph: &Graph,
-    pairings: &[Pairing],
+    pairings: impl Iterator<Item = &'p Pairing>,
     store: &Store,
     done: &(impl Fn(NodeId) -> Option<&'d NodeState> + Sync),
 ) -> Tables {
-    let figures = pairings.iter().flat_map(|pairing| &pairing.figures);
+    let figures = pairings.flat_map(|pairing| &pairing.figures);
     let mut wanted: Vec<(NodeId, String)> = figures
         .filter_map(|figure| Some((figure, figure.rows.as_ref()?)))
         .flat_map(|(figure, (column, _))| {
@@ -206,20 +254,14 @@ impl<'d, D: Fn(NodeId) -> Option<&'d NodeState> + Sync> Work<'_, D> {
             .then_some([&first, &second])
             .map(|arms| arms.map(|arm| statistics::mean(arm)));
         let ids = cells.populations.iter().map(|population| population.rows).sum();
-        let mut confidences = asked.confidences.clone();
-        confidences.push(CONFIDENCE);
-        confidences.sort_by(f64::total_cmp);
-        confidences.dedup();
+        let confidences = asked.confidences();
         let mut intervals = Vec::with_capacity(confidences.len());
         for confidence in confidences {
             intervals.extend(interval(confidence, &mut draws, &differences, shares, ids));
         }
 
-        let above = match asked.above.is_empty() {
-            true => vec![self.pairing.comparison.null()],
-            false => asked.above.clone(),
-        };
-        let tests = above
+        let tests = asked
+            .tests(&self.pairing.comparison)
             .iter()
             .map(|above| cells.test(*above, by_id.as_deref(), &differences, &draws))
             .collect();

@@ -1,4 +1,5 @@
-//! The comparisons that are known without a run: the lock's, or else what the cache's tables give.
+//! The comparisons that are known without a run: the cache's, else the lock's, else what the cache's
+//! tables give.
 
 use crate::graph::{Graph, NodeId};
 use crate::ledger::lock::{Compared, Lock};
@@ -6,10 +7,11 @@ use crate::plan::state::NodeState;
 use crate::store::Store;
 
 use super::compute::{compute, inputs};
+use super::kept::{self, Kept};
 use super::{Asked, Comparisons, NoResult, Pairing};
 
-/// Returns the result of each comparison. A line of the lock counts when it was computed from the
-/// same inputs and has all that the claims ask.
+/// Returns the result of each comparison. The cache is asked first, where there is one; a line of
+/// the lock counts when it was computed from the same inputs and has all that the claims ask.
 pub fn known<'d>(
     graph: &Graph,
     comparisons: &Comparisons,
@@ -17,8 +19,16 @@ pub fn known<'d>(
     store: Option<&Store>,
     done: impl Fn(NodeId) -> Option<&'d NodeState> + Sync,
 ) -> Vec<Result<Compared, NoResult>> {
+    if comparisons.pairings.is_empty() {
+        return Vec::new();
+    }
+    let kept = store.map(Kept::open);
     let one = |(pairing, asked): (&Pairing, &Asked)| {
         let inputs = inputs(graph, pairing, &done)?;
+        let place = kept::place(&inputs, &pairing.comparison, asked);
+        if let Some(result) = kept.as_ref().and_then(|kept| kept.get(&place)) {
+            return Ok(result);
+        }
         let entry = lock.comparisons.get(&pairing.comparison.name);
         let entry =
             entry.filter(|entry| entry.inputs == inputs && asked.is_in(&entry.result, pairing));

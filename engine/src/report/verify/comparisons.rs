@@ -4,7 +4,7 @@
 use crate::graph::{Graph, NodeId};
 use crate::ledger::lock::{Compared, ComparisonEntry, Lock, LockEntry};
 use crate::plan::state::NodeState;
-use crate::report::comparison::{Comparisons, NoResult, compute, inputs};
+use crate::report::comparison::{Comparisons, NoResult, compute_anew, inputs};
 use crate::statistics::mean;
 use crate::store::Store;
 
@@ -35,9 +35,9 @@ pub(super) fn check(
 ) -> Checked {
     let mut found = Checked::default();
     let of = |id: NodeId| done[id.index()].as_ref();
-    let again =
-        store.map(|store| compute(graph, &comparisons.pairings, &comparisons.asked, store, of));
-    for (i, (pairing, asked)) in comparisons.pairings.iter().zip(&comparisons.asked).enumerate() {
+    let Comparisons { pairings, asked, .. } = comparisons;
+    let again = store.map(|store| compute_anew(graph, pairings, asked, store, of));
+    for (i, (pairing, asked)) in pairings.iter().zip(asked).enumerate() {
         let name = &pairing.comparison.name;
         let Some(entry) = lock.comparisons.get(name) else {
             found.mismatches.push(mismatch(graph, name, "the lock has no line for it".into()));
