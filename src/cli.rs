@@ -182,6 +182,14 @@ pub enum Command {
                             refrain verify sweep.zip"
     )]
     Bundle(BundleArgs),
+    /// Write the figures for a tracker of experiments, from lock, cache and run log
+    #[command(
+        after_help = "A run for each node that has figures: parameters, metrics, training curves \
+                            by step, key and digests. Nothing is sent anywhere.\n\nExamples:\n  \
+                            refrain export sweep.yaml --to mlflow tracked\n  \
+                            refrain export sweep.yaml --to tensorboard logs"
+    )]
+    Export(ExportArgs),
     /// Inspect, check and clean up the cache
     #[command(subcommand)]
     #[command(after_help = "Example:\n  refrain cache stat sweep.yaml")]
@@ -482,6 +490,9 @@ pub struct RunArgs {
     /// Print no progress
     #[arg(long, short)]
     pub quiet: bool,
+    /// Run nothing: show what would run and why, as `refrain plan` does
+    #[arg(long, short = 'n', conflicts_with_all = ["only", "force", "locked", "remote", "budget"])]
+    pub dry_run: bool,
 }
 
 /// The fate, under a budget, of nodes whose cost is not known.
@@ -525,6 +536,31 @@ pub struct ShowArgs {
     /// Print only the path of the artifact
     #[arg(long)]
     pub path: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    #[command(flatten)]
+    pub workflow: WorkflowArgs,
+    /// The tracker
+    #[arg(long, value_enum, value_name = "TRACKER")]
+    pub to: Tracker,
+    /// Folder to write, which must be empty or absent
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+}
+
+/// A tracker of experiments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Tracker {
+    /// MLflow's database
+    Mlflow,
+    /// Trackio's database
+    Trackio,
+    /// TensorBoard's event files
+    Tensorboard,
+    /// Tables for notebooks
+    Csv,
 }
 
 #[derive(Debug, Args)]

@@ -37,6 +37,7 @@ mod errors; // what wrong workflows and sources are told
 #[cfg(unix)]
 mod events; // the run log, log lines and traces
 mod examples; // that the examples' data are what makes them
+mod export; // stores of trackers
 mod expressions; // what is computed from metrics, and where it has no value
 mod golden_keys; // that no key of an earlier workflow moves
 mod hostile; // workflows and files that were made to break a reader
