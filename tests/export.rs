@@ -1,6 +1,7 @@
 //! Stores of trackers: their bytes, and what the trackers themselves read from them.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 
@@ -199,12 +200,18 @@ fn event_files_are_records_with_masked_checksums() {
     }
 }
 
-/// The runs that a tracker reads from a folder; `None`, with a remark, where no Python is named.
-fn read(space: &Space, tracker: &str, folder: &str) -> Option<Value> {
-    let Some(python) = std::env::var_os("REFRAIN_TEST_TRACKERS") else {
+/// The Python with the trackers and pyarrow; `None`, with a remark, where none is named.
+fn python() -> Option<OsString> {
+    let python = std::env::var_os("REFRAIN_TEST_TRACKERS");
+    if python.is_none() {
         eprintln!("skipped: REFRAIN_TEST_TRACKERS names no Python with the trackers");
-        return None;
-    };
+    }
+    python
+}
+
+/// The runs that a tracker reads from a folder; `None` where no Python is named.
+fn read(space: &Space, tracker: &str, folder: &str) -> Option<Value> {
+    let python = python()?;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/export/read.py");
     let mut command = Command::new(python);
     command
@@ -292,4 +299,32 @@ fn tensorboard_reads_its_store() {
     assert!(base["times"][0].as_f64().unwrap() > 1e9);
     let key = base["text"].as_str().unwrap().split("refrain.key | `").nth(1).unwrap();
     assert!(space.read("w.lock").contains(&key[..64]));
+}
+
+#[test]
+fn the_python_module_gives_arrow() {
+    let Some(python) = python() else { return };
+    let space = ran();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("python");
+    let binary = Path::new(env!("CARGO_BIN_EXE_refrain")).parent().unwrap();
+    let script = "import json, refrain_workflow as r\n\
+        results = r.results('w.yaml')\n\
+        log = r.table('w.yaml', 'base.log')\n\
+        try: r.table('w.yaml', 'bass')\n\
+        except r.RefrainError as error: said = [str(error), error.exit_code]\n\
+        print(json.dumps([results.to_pydict(), log['loss'].to_pylist(), said]))";
+    let mut command = Command::new(python);
+    command.args(["-c", script]).current_dir(space.path(""));
+    command.env("PYTHONPATH", folder).env("PATH", binary).env("PYTHONDONTWRITEBYTECODE", "1");
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let read: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(read[0]["arm"], json!(["../x", "plain"]));
+    let share = figures(&space, "masked[arm=plain].metrics")("mean_row_masked_share");
+    assert_eq!(read[0]["masked.mean_row_masked_share"][1].as_f64(), Some(share));
+    assert_eq!(read[0]["status"], json!(["ok", "ok"]));
+    let losses: Vec<f64> = serde_json::from_value(read[1].clone()).unwrap();
+    assert_eq!(losses, floats(&space, "base.log", "loss"));
+    let said = "there is no stage or node `bass` (did you mean `base`?)";
+    assert_eq!(read[2], json!([said, 2]));
 }
