@@ -23,6 +23,7 @@ use refrain_engine::report::outcome;
 use refrain_engine::report::results::NodeStatus;
 use refrain_engine::report::verify::{self, Mismatch};
 use refrain_engine::run::budget::{Budget, Limit, OverBudget};
+use refrain_engine::run::executor::Placement;
 use refrain_engine::run::{self, Outcome, Report, RunOptions};
 use refrain_engine::store::Store;
 
@@ -30,6 +31,7 @@ use crate::cli::{self, Format};
 use crate::command_error::{self, CommandError};
 use crate::config::Config;
 use crate::events::Observers;
+use crate::executors::placements;
 use crate::human::time;
 use crate::session::{Opened, Session, Sources, absolute};
 use crate::up_to_date::UpToDateInput;
@@ -72,7 +74,8 @@ pub fn run(
     command_error::warn(&session.unread(), format);
     let lock = read_lock(&session, arguments.locked)?;
     let store = session.store_for_run()?;
-    let mut options = options(arguments, &session, &config.machine, &lock)?;
+    let executors = placements(arguments.executor.as_deref(), &config)?;
+    let mut options = options(arguments, &session, &config.machine, &lock, &executors)?;
     if let Some(limit) = &arguments.budget {
         options.budget = Some(budget(limit, arguments, &session, &store, &lock, &config.machine)?);
     }
@@ -201,6 +204,7 @@ fn options<'a>(
     session: &Session,
     configured: &'a Machine,
     lock: &Lock,
+    executors: &'a [Placement],
 ) -> Result<RunOptions<'a>, CommandError> {
     let threads = machine::threads();
     let all = |names: &[String]| -> Result<Vec<NodeId>, CommandError> {
@@ -225,6 +229,7 @@ fn options<'a>(
         own_program: machine::own_program(),
         machine: configured,
         pins: lock.pins(),
+        executors,
     })
 }
 
