@@ -190,7 +190,7 @@ fn event_files_are_records_with_masked_checksums() {
             for (part, at) in [(head, 8), (data, 12 + length)] {
                 let masked = u32::from_le_bytes(rest[at..at + 4].try_into().unwrap());
                 let unmasked = masked.wrapping_sub(0xa282_ead8);
-                assert_eq!(unmasked >> 17 | unmasked << 15, crc(part), "{name}");
+                assert_eq!(unmasked.rotate_left(15), crc(part), "{name}");
             }
             rest = &rest[16 + length..];
             records += 1;
@@ -299,6 +299,23 @@ fn tensorboard_reads_its_store() {
     assert!(base["times"][0].as_f64().unwrap() > 1e9);
     let key = base["text"].as_str().unwrap().split("refrain.key | `").nth(1).unwrap();
     assert!(space.read("w.lock").contains(&key[..64]));
+}
+
+#[test]
+fn trackers_read_what_has_neither_times_nor_curves() {
+    let space = ran();
+    std::fs::remove_dir_all(space.path(".refrain")).unwrap();
+    for tracker in ["mlflow", "trackio", "tensorboard"] {
+        export(&space, tracker, tracker);
+        let Some(runs) = read(&space, tracker, tracker) else { return };
+        let run = &runs["masked[arm=plain]"];
+        assert!(run["metrics"]["mean_row_masked_share"][0][1].is_f64(), "{tracker}: {run}");
+        assert!(runs["base"]["metrics"]["train/loss"].is_null(), "{tracker}");
+        assert!(
+            run["times"].is_null() || run["times"][0].as_f64() == Some(0.0),
+            "{tracker}: {run}"
+        );
+    }
 }
 
 #[test]

@@ -37,8 +37,8 @@ mod errors; // what wrong workflows and sources are told
 #[cfg(unix)]
 mod events; // the run log, log lines and traces
 mod examples; // that examples run and print what the document shows
-mod export; // stores of trackers
 mod executors; // that jobs elsewhere give what a run here gives, whatever dies
+mod export; // stores of trackers
 mod expressions; // what is computed from metrics, and where it has no value
 mod golden_keys; // that no key of an earlier workflow moves
 mod hostile; // workflows and files that were made to break a reader

@@ -125,7 +125,8 @@ pub fn write(export: &Export, put: &mut Put<'_>) -> Result<(), ExportError> {
 
 fn add(database: &Connection, export: &Export, run: &ExportedRun) -> Result<(), ExportError> {
     let id = identity(export, run);
-    let (begin, end) = (run.times.map(|times| times.begin), run.times.map(|times| times.end));
+    // A run must have a begin there.
+    let (begin, end) = (run.times.map_or(0, |times| times.begin), run.times.map(|times| times.end));
     database
         .prepare(
             "INSERT INTO runs VALUES (?1, ?2, 'UNKNOWN', '', '', '', 'FINISHED', ?3, ?4, ?5, \
