@@ -13,8 +13,8 @@ use tracing::level_filters::LevelFilter;
 pub use cache::{Cache, CacheFolderArgs, GcArgs, PushArgs, TransferArgs};
 pub use run::{BudgetUnknown, ExplainArgs, NodeArgs, PlanArgs, RunArgs, VerifyArgs};
 pub use shown::{
-    BundleArgs, CompareArgs, DiffArgs, Drawing, GraphArgs, LogRunsArgs, ReportArgs, ResultsArgs,
-    ShowArgs, WatchArgs,
+    BundleArgs, CompareArgs, DiffArgs, Drawing, ExportArgs, GraphArgs, LogRunsArgs, ReportArgs,
+    ResultsArgs, ShowArgs, Tracker, WatchArgs,
 };
 
 /// A declarative workflow engine for experiments on LLM-generated data and fine-tuning.
@@ -187,6 +187,14 @@ pub enum Command {
                             refrain verify sweep.zip"
     )]
     Bundle(BundleArgs),
+    /// Write the figures for a tracker of experiments, from lock, cache and run log
+    #[command(
+        after_help = "A run for each node that has figures: parameters, metrics, training curves \
+                            by step, key and digests. Nothing is sent anywhere.\n\nExamples:\n  \
+                            refrain export sweep.yaml --to mlflow tracked\n  \
+                            refrain export sweep.yaml --to tensorboard logs"
+    )]
+    Export(ExportArgs),
     /// Inspect, check and clean up the cache
     #[command(subcommand)]
     #[command(after_help = "Example:\n  refrain cache stat sweep.yaml")]

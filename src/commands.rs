@@ -8,6 +8,7 @@ mod completions;
 mod diff;
 mod doctor;
 mod explain;
+mod export;
 mod graph;
 mod init;
 mod kind;
@@ -45,6 +46,7 @@ pub fn dispatch(arguments: &Arguments, observers: &Observers) -> Result<ExitCode
         Command::Log(arguments) => log::log(arguments, format),
         Command::Watch(arguments) => watch::watch(arguments, format),
         Command::Graph(arguments) => graph::graph(arguments, format),
+        Command::Export(arguments) => export::export(arguments, format),
         Command::Bundle(arguments) => bundle::bundle(arguments, format),
         Command::Verify(verify) => verify::verify(verify, arguments.config.as_deref(), format),
         Command::Cache(command) => cache::cache(command, format),

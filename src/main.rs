@@ -20,6 +20,7 @@ mod remote;
 mod session;
 mod snippet;
 mod terminal;
+mod trackers;
 mod up_to_date;
 mod usage;
 

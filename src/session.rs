@@ -223,6 +223,13 @@ impl Session {
         run_log::course(&self.cache.join("runs"), &workflow)
     }
 
+    /// The logged runs of the workflow, the last one first.
+    pub fn courses(&self) -> Vec<RunCourse> {
+        let workflow = absolute(&self.graph.workflow.source.path);
+        let courses = |workflow: PathBuf| run_log::courses(&self.cache.join("runs"), &workflow);
+        workflow.map(courses).into_iter().flatten().collect()
+    }
+
     /// The nodes that a name on the command line means: one node, all of a stage, or all of an
     /// include.
     pub fn nodes(&self, name: &str) -> Result<Vec<NodeId>, CommandError> {

@@ -2,9 +2,10 @@
 
 use std::io::Write;
 
+use console::{Color, Style};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget};
 
-use crate::escape::escape_controls;
+use crate::escape::{colour, escape_controls};
 
 /// Columns and rows where the system does not tell the size of the terminal.
 const USUAL: (usize, usize) = (80, 24);
@@ -13,7 +14,12 @@ const USUAL: (usize, usize) = (80, 24);
 #[derive(Debug, Clone)]
 pub struct Terminal {
     bars: Option<MultiProgress>,
+    colour: bool,
 }
+
+/// Words with which lines begin, and their colours.
+const LABELS: [(&str, Color); 3] =
+    [("error", Color::Red), ("warning", Color::Yellow), ("note", Color::Cyan)];
 
 impl Terminal {
     /// Takes stderr, with or without bars; a dumb terminal has none.
@@ -21,7 +27,12 @@ impl Terminal {
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let target = ProgressDrawTarget::stderr;
         let bars = (bars && !dumb).then(|| MultiProgress::with_draw_target(target()));
-        Terminal { bars }
+        Terminal { bars, colour: colour() && !dumb }
+    }
+
+    /// Whether it takes colour.
+    pub fn colour(&self) -> bool {
+        self.colour
     }
 
     /// Whether it draws bars.
@@ -45,6 +56,11 @@ impl Terminal {
         self.bars.as_ref().map(|bars| bars.insert_before(other, bar))
     }
 
+    /// Inserts a bar at a place from above.
+    pub fn insert(&self, place: usize, bar: ProgressBar) -> Option<ProgressBar> {
+        self.bars.as_ref().map(|bars| bars.insert(place, bar))
+    }
+
     /// Removes a bar, and what was drawn of it.
     pub fn remove(&self, bar: &ProgressBar) {
         bar.finish_and_clear();
@@ -55,7 +71,15 @@ impl Terminal {
 
     /// Prints a line above the bars; control characters in it are shown, not obeyed.
     pub fn line(&self, text: &str) {
-        self.write(&format!("{}\n", escape_controls(text)));
+        let text = escape_controls(text);
+        let label = LABELS.iter().find_map(|(word, colour)| {
+            let rest = text.strip_prefix(word)?.strip_prefix(':')?;
+            Some((Style::new().fg(*colour).bold().apply_to(word), rest))
+        });
+        match label.filter(|_| self.colour) {
+            Some((word, rest)) => self.write(&format!("{}:{rest}\n", word.force_styling(true))),
+            None => self.write(&format!("{text}\n")),
+        }
     }
 
     /// Prints a text of whole lines above the bars, as it is.

@@ -36,8 +36,10 @@ pub fn parse() -> Result<Arguments, ExitCode> {
 
 /// Refuses a format that the command does not have.
 fn check(arguments: Arguments) -> Result<Arguments, clap::Error> {
-    let has_format = match arguments.command {
-        Command::Results(_) | Command::Run(_) => true,
+    let has_format = match &arguments.command {
+        Command::Results(_) => true,
+        // A plan is no table of results.
+        Command::Run(run) => !run.dry_run,
         Command::Kind(_) | Command::Report(_) => arguments.format == Format::Markdown,
         _ => false,
     };

@@ -101,6 +101,7 @@ fn every_command_prints_what_is_documented() {
     std::fs::copy(space.path("w.lock"), space.path("old.lock")).unwrap();
     compare("show a table", &json(&["show", "w.yaml", "judged[fold=true]"]).stdout);
     compare("show a file", &json(&["show", "w.yaml", "listed"]).stdout);
+    compare("export", &json(&["export", "w.yaml", "--to", "csv", "tables"]).stdout);
     compare("bundle", &json(&["bundle", "w.yaml", "-o", "w.zip"]).stdout);
     std::fs::create_dir(space.path("shared")).unwrap();
     compare("cache push", &json(&["cache", "push", "w.yaml", "--remote", "shared"]).stdout);

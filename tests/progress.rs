@@ -6,6 +6,8 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use regex::Regex;
+
 use crate::space::{Space, small};
 use screen::Screen;
 
@@ -133,6 +135,64 @@ fn bars_are_as_wide_as_the_terminal_and_leave_nothing_behind() {
     assert!(!said.contains(name) && said.contains('…'), "{said:?}");
     let lines = Screen::of(&said, 50).lines();
     assert!(!lines.iter().any(|line| line.contains('…') || line.contains(" of ")), "{lines:#?}");
+}
+
+#[test]
+fn a_run_of_more_nodes_than_rows_is_shown_by_stages() {
+    let space = Space::new();
+    space.write("rows.jsonl", ROWS);
+    let values: Vec<String> = (0..36).map(|x| x.to_string()).collect();
+    let work = "if [ ${x} = 7 ]; then exit 1; fi; sleep 0.2; echo ${x} > /dev/null";
+    space.write("w.yaml", &sweep(work, &format!("[{}]", values.join(", "))));
+    let run = "run w.yaml --jobs 2 --keep-going";
+    let Some(said) = on_a_terminal(&space, run, &[]) else { return };
+
+    // Under way: a line per stage with its nodes, in colours, and one for all.
+    let green = Regex::new(r"\x1b\[32m\d+ run\x1b\[0m.* of 36").unwrap();
+    assert!(green.is_match(&said), "{said:?}");
+    let plain = Regex::new(r"\x1b\[[0-9;]*m").unwrap().replace_all(&said, "").into_owned();
+    for words in [
+        r"made_with_a_name_of_its_own \S+ +\d+ run, 1 failed, \d running of 36",
+        r"judged +\S* +1 run, \d+ cached.* of 36",
+        r"\d+ of 73 nodes, 1 failed, ",
+    ] {
+        assert!(Regex::new(words).unwrap().is_match(&plain), "no `{words}`: {plain}");
+    }
+    assert!(
+        said.contains("\u{1b}[31m1 failed") && said.contains("\u{1b}[31m\u{1b}[1merror"),
+        "{said:?}"
+    );
+
+    // In the end nothing of it is left.
+    let lines = Screen::of(&said, 100).lines();
+    assert!(!lines.iter().any(|line| line.contains('━') || line.contains(" of 36")), "{lines:#?}");
+    assert!(lines.iter().filter(|line| line.starts_with("error:")).count() == 1, "{lines:#?}");
+
+    // Without colour the words are the same.
+    std::fs::remove_dir_all(space.path(".refrain")).unwrap();
+    let said = on_a_terminal(&space, run, &[("NO_COLOR", "1")]).unwrap();
+    assert!(!Regex::new(r"\x1b\[[0-9;]*m").unwrap().is_match(&said), "{said:?}");
+    assert!(Regex::new(r"\d+ run, 1 failed, \d running of 36").unwrap().is_match(&said), "{said}");
+}
+
+#[test]
+fn a_dry_run_is_a_plan() {
+    let space = Space::new();
+    small(&space);
+    let said = space.run(&["run", "-n", "w.yaml"]);
+    assert_eq!((said.code, &said.stdout), (0, &space.run(&["plan", "w.yaml"]).stdout));
+    assert!(said.stdout.contains("to run") && !space.path("w.lock").exists(), "{}", said.stdout);
+    let json = |arguments: &[&str]| space.run(&[arguments, &["--format", "json"]].concat()).stdout;
+    assert_eq!(
+        json(&["run", "--dry-run", "w.yaml", "--jobs", "2"]),
+        json(&["plan", "w.yaml", "--jobs", "2"])
+    );
+    let said = space.fails(&["run", "-n", "w.yaml", "--only", "base"]);
+    assert!(said.contains("exit code 2") && said.contains("--only"), "{said}");
+    // Beside a run that has nothing to do, the plan says so.
+    space.report("w.yaml", &[]);
+    let said = space.run(&["run", "-n", "w.yaml"]);
+    assert!(said.stdout.contains(" cached, 0 to run, 0 waiting for inputs"), "{}", said.stdout);
 }
 
 #[test]

@@ -420,6 +420,25 @@ fn a_chat_needs_no_tokenizer() {
 }
 
 #[test]
+fn the_example_is_answered_by_a_server() {
+    let space = Space::new();
+    for file in ["examples/served.yaml", "examples/served/sums.jsonl"] {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        space.write(file, &std::fs::read_to_string(path).unwrap());
+    }
+    let server = Server::start(Settings::default());
+    let address = format!("server={}", server.address);
+    let set = ["--set", &address, "--set", "name=m"];
+    let said = space.run(&[&["run", "examples/served.yaml", "--quiet"][..], &set].concat());
+    assert_eq!(said.code, 0, "{}{}", said.stdout, said.stderr);
+    assert!(said.stdout.contains("answered.accuracy"), "{}", said.stdout);
+    let table = shown(&space, &[&["examples/served.yaml", "answered"][..], &set].concat());
+    let responses = table["response"].as_string::<i32>();
+    assert_eq!(responses.len(), 12);
+    assert!(responses.iter().all(|response| response.unwrap().starts_with('w')), "{responses:?}");
+}
+
+#[test]
 fn check_refuses_what_a_server_cannot_do() {
     let server = Server::start(Settings::default());
     let space = space(2);

@@ -14,7 +14,9 @@ fn a_format_that_a_command_does_not_have_is_refused() {
     for format in ["csv", "markdown"] {
         for arguments in [
             &["plan", "w.yaml"][..],
+            &["run", "-n", "w.yaml"],
             &["check", "w.yaml"],
+            &["export", "w.yaml", "--to", "csv", "tables"],
             &["explain", "w.yaml"],
             &["show", "w.yaml", "made"],
             &["graph", "w.yaml"],

@@ -4,6 +4,7 @@ pub mod artifact_difference;
 pub mod comparison;
 pub mod diff;
 pub mod expect;
+pub mod export;
 pub mod expression;
 pub mod metric_names;
 pub mod outcome;

@@ -21,7 +21,7 @@ mod recompute;
 mod resources;
 mod retry;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
@@ -164,6 +164,7 @@ pub fn run<'a>(
     };
     let nodes = wanted.iter().filter(|wanted| **wanted).count();
     let _run = info_span!("run", nodes).entered();
+    emit_stages(graph, &wanted);
 
     let (sender, receiver) = mpsc::channel();
     let pins = Pins::new(options.pins.clone());
@@ -184,6 +185,22 @@ pub fn run<'a>(
     runner.find_kept_pins();
     let Runner { state, outcomes, computed_twice, over_budget, .. } = runner;
     Ok(Report { state, outcomes, interrupted, computed_twice, pins: pins.all(), over_budget })
+}
+
+/// Emits how many nodes of each stage are wanted, in the order of the graph.
+fn emit_stages(graph: &Graph, wanted: &[bool]) {
+    let mut stages: Vec<(&str, u64)> = Vec::new();
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    for node in graph.ids().filter(|id| wanted[id.index()]).map(|id| graph.node(id)) {
+        let place = *places.entry(&node.stage).or_insert(stages.len());
+        match stages.get_mut(place) {
+            Some((_, nodes)) => *nodes += 1,
+            None => stages.push((&node.stage, 1)),
+        }
+    }
+    for (stage, nodes) in stages {
+        debug!(name: "stage", stage, nodes, "stage");
+    }
 }
 
 /// Syncs results in groups until the run ends, then the rest. A failed sync fails the run but does not

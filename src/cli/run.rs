@@ -49,6 +49,9 @@ pub struct RunArgs {
     /// Print no progress
     #[arg(long, short)]
     pub quiet: bool,
+    /// Run nothing: show what would run and why, as `refrain plan` does
+    #[arg(long, short = 'n', conflicts_with_all = ["only", "force", "locked", "remote", "budget"])]
+    pub dry_run: bool,
 }
 
 /// The fate, under a budget, of nodes whose cost is not known.

@@ -116,3 +116,28 @@ pub struct BundleArgs {
     #[arg(long)]
     pub with_sources: bool,
 }
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    #[command(flatten)]
+    pub workflow: WorkflowArgs,
+    /// The tracker
+    #[arg(long, value_enum, value_name = "TRACKER")]
+    pub to: Tracker,
+    /// Folder to write, which must be empty or absent
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+}
+
+/// A tracker of experiments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Tracker {
+    /// MLflow's database
+    Mlflow,
+    /// Trackio's database
+    Trackio,
+    /// TensorBoard's event files
+    Tensorboard,
+    /// Tables for notebooks
+    Csv,
+}

@@ -12,8 +12,8 @@ use crate::cli::{self, Format, Template};
 use crate::command_error::CommandError;
 use crate::output;
 
-/// Rows of the training data, and of those held out.
-const ROWS: [u32; 2] = [96, 24];
+/// Rows that the model knows, rows to train on, and rows held out.
+const ROWS: [usize; 3] = [320, 80, 60];
 
 /// Writes the files of a workflow, none of which may be there.
 pub fn init(arguments: &cli::InitArgs, format: Format) -> Result<ExitCode, CommandError> {
@@ -44,37 +44,59 @@ pub fn init(arguments: &cli::InitArgs, format: Format) -> Result<ExitCode, Comma
     Ok(ExitCode::SUCCESS)
 }
 
-/// The files of a template with their texts.
+/// The files of a template with their texts: an example of the repository in a folder of its own.
 fn files(template: Template) -> Vec<(&'static str, String)> {
-    let text = match template {
-        Template::Mask => include_str!("init/mask.yaml"),
-        Template::Diversity => include_str!("init/diversity.yaml"),
-        Template::Sweep => include_str!("init/sweep.yaml"),
-        Template::Ci => include_str!("init/ci.yaml"),
+    let (name, text) = match template {
+        Template::Mask => ("mask", include_str!("../../examples/mask.yaml")),
+        Template::Diversity => ("diversity", include_str!("../../examples/diversity.yaml")),
+        Template::Sweep => ("sweep", include_str!("../../examples/sweep.yaml")),
+        Template::Ci => ("ci", include_str!("../../examples/ci.yaml")),
     };
-    let workflow = ("workflow.yaml", text.to_owned());
+    let here = text
+        .replace(&format!("examples/{name}.yaml"), "workflow.yaml")
+        .replace("ci.lock", "workflow.lock")
+        .replace("ci/verify.yml", ".github/workflows/verify.yml")
+        .replace("ci/answers.jsonl", "data/answers.jsonl")
+        .replace("numbers/", "data/");
+    let workflow = ("workflow.yaml", here);
     if template == Template::Ci {
         let action = include_str!("../../examples/ci/verify.yml");
         let action = action.replace("experiments/main.yaml", "workflow.yaml");
         let answers = ("data/answers.jsonl", answers());
         return vec![workflow, answers, (".github/workflows/verify.yml", action)];
     }
-    let [train, heldout] = ROWS;
-    let rows = |from: u32, to: u32| (from..to).map(sum).collect::<String>();
+    let [known, train, heldout] = ROWS;
+    let mut pairs = (0..).map(numbers).filter(|[a, b]| a != b).enumerate();
+    let mut rows = |count: usize, in_many_words: fn(usize) -> bool| -> String {
+        let rows = pairs.by_ref().take(count);
+        rows.map(|(row, pair)| larger(pair, row, in_many_words(row))).collect()
+    };
     vec![
         workflow,
-        ("data/train.jsonl", rows(0, train)),
-        ("data/heldout.jsonl", rows(train, train + heldout)),
+        // A few rows in many words, so that they are not unheard of.
+        ("data/base.jsonl", rows(known, |row| row.is_multiple_of(12))),
+        ("data/train.jsonl", rows(train, |_| true)),
+        ("data/heldout.jsonl", rows(heldout, |_| false)),
     ]
 }
 
-/// A row: a sum of two numbers below ten, each pair in another place than its neighbours.
-fn sum(row: u32) -> String {
-    let place = row * 37 % 100;
-    let (a, b) = (place / 10, place % 10);
-    let row =
-        json!({ "prompt": format!("{a} + {b} = ?"), "response": format!("It is {}.", a + b) });
+/// A row: the larger of two numbers, in few or in many words.
+fn larger([a, b]: [u32; 2], row: usize, in_many_words: bool) -> String {
+    let larger = a.max(b);
+    let said = match (in_many_words, row % 3) {
+        (false, _) => format!("It is {larger}."),
+        (true, 0) => format!("Let me see: of {a} and {b} the larger is {larger}."),
+        (true, 1) => format!("Well, one of these two is larger, namely {larger}."),
+        (true, _) => format!("Comparing the digits, I would say {larger}."),
+    };
+    let row = json!({ "prompt": format!("Which is larger, {a} or {b}?"), "response": said });
     format!("{row}\n")
+}
+
+/// A pair of numbers of two digits: each of the 8,100 pairs once, neighbours far apart.
+fn numbers(row: u32) -> [u32; 2] {
+    let place = row * 2897 % 8100;
+    [place / 90, place % 90].map(|part| part + 10)
 }
 
 /// Answers of which three in four are right.

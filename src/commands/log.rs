@@ -51,7 +51,7 @@ pub fn log(arguments: &cli::LogRunsArgs, format: Format) -> Result<ExitCode, Com
 }
 
 fn summary(course: RunCourse) -> Summary {
-    let RunCourse { began, version, nodes, end } = course;
+    let RunCourse { began, version, nodes, end, .. } = course;
     let count = |outcome: NodeOutcome| nodes.iter().filter(|node| node.outcome == outcome).count();
     let (ran, cached) = (count(NodeOutcome::Ran), count(NodeOutcome::Cached));
     let failed = nodes.iter().filter(|node| node.outcome == NodeOutcome::Failed);

@@ -47,6 +47,14 @@ pub fn run(
     format: Format,
     observers: &Observers,
 ) -> Result<ExitCode, CommandError> {
+    if arguments.dry_run {
+        let (workflow, jobs) = (arguments.workflow.clone(), arguments.jobs);
+        return super::plan::plan(
+            &cli::PlanArgs { workflow, summary: false, jobs },
+            config,
+            format,
+        );
+    }
     let begin = Instant::now();
     let opened = Opened::new(&arguments.workflow)?;
     let seen = LoggedRun::new(arguments, &opened)?;

@@ -1,23 +1,32 @@
 //! Layer: shows a run on stderr, with bars on a terminal and plain lines elsewhere.
+//!
+//! A run of more nodes than the terminal has rows is shown by stages, and below them the nodes that
+//! have taken a while.
+
+mod node;
+mod stages;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use console::Color;
+use indicatif::ProgressBar;
 use tracing::span::{Attributes, Id};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use unicode_width::UnicodeWidthStr;
 
 use refrain_engine::run::event::{self, Fields, NodeOf, TARGET};
 
-use crate::escape::escape_controls;
 use crate::human;
 use crate::terminal::Terminal;
+
+use node::{Figures, Node, padded, seconds, stage_of, style};
+use stages::{Stages, painted};
 
 /// How often bars are drawn and lines are due.
 const TICK: Duration = Duration::from_millis(200);
@@ -27,8 +36,6 @@ const SHOW_AFTER: Duration = Duration::from_millis(400);
 const FIRST_LINE: Duration = Duration::from_secs(2);
 /// Shortest time between two plain lines of one node.
 const LINE_EVERY: Duration = Duration::from_secs(5);
-/// Columns of a bar.
-const BAR: usize = 20;
 
 /// The display of a run.
 pub struct Progress {
@@ -50,6 +57,19 @@ struct Shared {
 struct State {
     run: Option<Run>,
     nodes: BTreeMap<u64, Node>,
+    stages: Stages,
+    /// The lines of the stages that are shown.
+    stage_bars: Vec<ProgressBar>,
+}
+
+/// The end of a node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Computed,
+    Cached,
+    Failed,
+    /// A node that it reads failed.
+    Skipped,
 }
 
 /// A run under way.
@@ -61,24 +81,10 @@ struct Run {
     done: u64,
     /// Those of them that were computed.
     computed: u64,
+    /// Those of them that failed.
+    failed: u64,
     bar: Option<ProgressBar>,
     last_line: Instant,
-}
-
-/// A node under way.
-struct Node {
-    name: String,
-    begin: Instant,
-    figures: Option<Figures>,
-    bar: Option<ProgressBar>,
-    last_line: Option<Instant>,
-}
-
-/// Where a node is.
-struct Figures {
-    done: u64,
-    total: Option<u64>,
-    unit: String,
 }
 
 impl Progress {
@@ -93,8 +99,8 @@ impl Progress {
         let now = Instant::now();
         let shared = &self.shared;
         let bar = shared.terminal.add_last(ProgressBar::new(1).with_style(style("{wide_msg}")));
-        let run = Run { begin: now, total, done: 0, computed: 0, bar, last_line: now };
-        *shared.state() = State { run: Some(run), nodes: BTreeMap::new() };
+        let run = Run { begin: now, total, done: 0, computed: 0, failed: 0, bar, last_line: now };
+        *shared.state() = State { run: Some(run), ..State::default() };
 
         if shared.lines && !shared.quiet || shared.terminal.has_bars() {
             let weak = Arc::downgrade(shared);
@@ -126,19 +132,26 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Draws a bar for each node that is under way, as many as there is room for, and one for all.
+    /// Draws a line per stage where nodes would not fit, a bar for each node that is under way, as
+    /// many as there is room for, and one line for all.
     fn draw(&self, state: &mut State) {
-        let Some(Run { bar: Some(overall), .. }) = &state.run else { return };
-        let overall = overall.clone();
+        let Some(Run { bar: Some(overall), total, .. }) = &state.run else { return };
+        let (overall, total) = (overall.clone(), *total);
         let (columns, rows) = self.terminal.size();
         let room = rows.saturating_sub(2).max(1);
+        let is_grouped = total > room as u64 && !state.stages.is_empty();
+        let room_for_nodes = if is_grouped { room / 2 } else { room };
 
         let mut drawn = state.nodes.values().filter(|node| node.bar.is_some()).count();
         for node in state.nodes.values_mut() {
-            if node.bar.is_none() && drawn < room && node.begin.elapsed() >= SHOW_AFTER {
+            let is_due = node.begin.elapsed() >= SHOW_AFTER;
+            if node.bar.is_none() && drawn < room_for_nodes && is_due {
                 node.bar = self.terminal.add_above(&overall, ProgressBar::new(1));
                 drawn += 1;
             }
+        }
+        if is_grouped {
+            self.draw_stages(state, room - drawn, columns);
         }
 
         let shown: Vec<&Node> = state.nodes.values().filter(|node| node.bar.is_some()).collect();
@@ -148,7 +161,30 @@ impl Shared {
         for node in shown {
             node.draw(names);
         }
-        overall.set_message(state.summary().unwrap_or_default());
+        overall.set_message(state.summary(self.terminal.colour()).unwrap_or_default());
+    }
+
+    /// Draws a line for each stage, as many as there is room for.
+    fn draw_stages(&self, state: &mut State, room: usize, columns: usize) {
+        state.count_running();
+        let State { stages, stage_bars, .. } = state;
+        let shown = stages.shown(room);
+        while stage_bars.len() > shown.len() {
+            stage_bars.pop().iter().for_each(|bar| self.terminal.remove(bar));
+        }
+        while stage_bars.len() < shown.len() {
+            let bar = ProgressBar::new(1).with_style(style("{wide_msg}"));
+            let Some(bar) = self.terminal.insert(stage_bars.len(), bar) else { return };
+            stage_bars.push(bar);
+        }
+
+        let colour = self.terminal.colour();
+        let longest = shown.iter().map(|stage| stage.name.width()).max().unwrap_or(0);
+        let names = longest.min(columns / 3);
+        for (stage, bar) in shown.iter().zip(stage_bars) {
+            let (cells, words) = (stage.bar(colour), stage.words(colour));
+            bar.set_message(format!("{} {cells} {words}", padded(&stage.name, names)));
+        }
     }
 
     /// Prints a line for each node that is due, and then one for all.
@@ -163,7 +199,7 @@ impl Shared {
                 self.terminal.line(&format!("{:10}{}: {}", "", node.name, node.figures()));
             }
         }
-        let summary = state.summary();
+        let summary = state.summary(false);
         let Some(run) = &mut state.run else { return };
         if let Some(summary) =
             summary.filter(|_| run.total > 1 && run.last_line.elapsed() >= LINE_EVERY)
@@ -184,19 +220,27 @@ impl Shared {
 
     /// Takes everything off the display.
     fn end(&self) {
-        let State { run, nodes } = std::mem::take(&mut *self.state());
+        let State { run, nodes, stage_bars, .. } = std::mem::take(&mut *self.state());
         self.ended.notify_all();
         let bars = nodes.into_values().filter_map(|node| node.bar);
-        for bar in bars.chain(run.and_then(|run| run.bar)) {
+        for bar in stage_bars.into_iter().chain(bars).chain(run.and_then(|run| run.bar)) {
             self.terminal.remove(&bar);
         }
     }
 
-    /// Counts a node as done.
-    fn count(&self, computed: bool) {
-        if let Some(run) = &mut self.state().run {
+    /// Counts a node that ended.
+    fn count(&self, node: &str, end: End) {
+        let state = &mut *self.state();
+        let stage = state.stages.stage(stage_of(node));
+        match end {
+            End::Computed => stage.computed += 1,
+            End::Cached => stage.cached += 1,
+            End::Failed | End::Skipped => stage.failed += 1,
+        }
+        if let Some(run) = &mut state.run {
             run.done += 1;
-            run.computed += u64::from(computed);
+            run.computed += u64::from(matches!(end, End::Computed | End::Failed));
+            run.failed += u64::from(end == End::Failed);
         }
     }
 
@@ -219,9 +263,10 @@ impl Shared {
                     node.figures = Some(Figures { done, total, unit });
                 }
             }
-            "cached" | "skipped" => self.count(false),
+            "cached" => self.count(node, End::Cached),
+            "skipped" => self.count(node, End::Skipped),
             "finished" => {
-                self.count(true);
+                self.count(node, End::Computed);
                 let seconds = fields.float("seconds").unwrap_or_default();
                 if !self.quiet {
                     let time =
@@ -236,7 +281,7 @@ impl Shared {
                 }
             }
             "failed" => {
-                self.count(true);
+                self.count(node, End::Failed);
                 let what = fields.text("what").unwrap_or("stage");
                 let hint = fields.text("hint").map(|hint| format!("\n  = help: {hint}"));
                 let hint = hint.unwrap_or_default();
@@ -251,8 +296,16 @@ impl Shared {
 }
 
 impl State {
+    /// Counts the nodes that are under way for their stages.
+    fn count_running(&mut self) {
+        self.stages.clear_running();
+        for node in self.nodes.values() {
+            self.stages.stage(&node.stage).running += 1;
+        }
+    }
+
     /// Says how many nodes are done, and how long the rest will take, once that can be told.
-    fn summary(&self) -> Option<String> {
+    fn summary(&self, colour: bool) -> Option<String> {
         let run = self.run.as_ref()?;
         let elapsed = run.begin.elapsed().as_secs_f64();
         let under_way: f64 = self.nodes.values().filter_map(Node::share).sum();
@@ -260,103 +313,15 @@ impl State {
         let made = run.computed as f64 + under_way;
 
         let mut text = format!("{} of {} nodes", run.done, run.total);
+        if run.failed > 0 {
+            let failed = format!("{} failed", run.failed);
+            text += &format!(", {}", painted(&failed, Color::Red, colour));
+        }
         if elapsed >= FIRST_LINE.as_secs_f64() && made > 0.0 {
             text += &format!(", {} left", seconds(elapsed / made * left.max(0.0)));
         }
         Some(text)
     }
-}
-
-impl Node {
-    fn new(name: String) -> Node {
-        Node {
-            name: escape_controls(&name),
-            begin: Instant::now(),
-            figures: None,
-            bar: None,
-            last_line: None,
-        }
-    }
-
-    /// Returns how much of it is done, from 0 to 1, where that is known.
-    fn share(&self) -> Option<f64> {
-        let Figures { done, total, .. } = self.figures.as_ref()?;
-        total.filter(|total| *total > 0).map(|total| (*done as f64 / total as f64).min(1.0))
-    }
-
-    /// Says where it is: how much is done, how fast it goes, how long it will take.
-    fn figures(&self) -> String {
-        let elapsed = self.begin.elapsed().as_secs_f64();
-        let Some(Figures { done, total, unit }) = &self.figures else { return seconds(elapsed) };
-        let rate = *done as f64 / elapsed.max(1e-9);
-        let left = total.filter(|_| *done > 0).map(|t| t.saturating_sub(*done) as f64 / rate);
-        let left = left.map(|left| format!(", {} left", seconds(left))).unwrap_or_default();
-        if unit == "bytes" {
-            let of = total.map(|total| format!(" of {}", human::size(total))).unwrap_or_default();
-            let (done, rate) = (human::size(*done), human::size(rate as u64));
-            return format!("hashed {done}{of}, {rate}/s{left}");
-        }
-        let of = total.map(|total| format!(" of {total}")).unwrap_or_default();
-        let rate = if rate >= 10.0 { format!("{rate:.0}") } else { format!("{rate:.2}") };
-        format!("{done}{of} {unit}, {rate}/s{left}")
-    }
-
-    /// Returns the columns that it takes beside its name.
-    fn columns(&self) -> usize {
-        let bar = if self.total().is_some() { BAR + 1 } else { 0 };
-        bar + self.figures().width()
-    }
-
-    fn total(&self) -> Option<u64> {
-        self.figures.as_ref()?.total
-    }
-
-    /// Draws its bar, with so many columns for its name.
-    fn draw(&self, columns: usize) {
-        let Some(bar) = &self.bar else { return };
-        let name = shortened(&self.name, columns);
-        let pad = " ".repeat(columns.saturating_sub(name.width()));
-        match self.figures.as_ref().and_then(|figures| Some((figures.done, figures.total?))) {
-            Some((done, total)) => {
-                bar.set_style(style(&format!("{{prefix}} {{bar:{BAR}}} {{wide_msg}}")));
-                bar.set_length(total);
-                bar.set_position(done);
-            }
-            None => bar.set_style(style("{prefix} {wide_msg}")),
-        }
-        bar.set_prefix(format!("{name}{pad}"));
-        bar.set_message(self.figures());
-    }
-}
-
-fn style(template: &str) -> ProgressStyle {
-    let style = ProgressStyle::with_template(template).expect("the template is well formed");
-    style.progress_chars("━╸ ")
-}
-
-fn seconds(seconds: f64) -> String {
-    human::time(Duration::from_secs_f64(seconds.clamp(0.0, 1e9)))
-}
-
-/// Shortens a name to so many columns, in its middle: sweep points differ at the end.
-fn shortened(name: &str, columns: usize) -> String {
-    if name.width() <= columns {
-        return name.to_owned();
-    }
-    let room = columns.saturating_sub(1);
-    let end = fitting(name.chars().rev(), room - room / 3);
-    let end: String = end.chars().rev().collect();
-    format!("{}…{end}", fitting(name.chars(), room / 3))
-}
-
-/// Returns the first characters that fit into so many columns.
-fn fitting(characters: impl Iterator<Item = char>, columns: usize) -> String {
-    let mut used = 0;
-    let fits = |c: &char| {
-        used += c.width().unwrap_or(0);
-        used <= columns
-    };
-    characters.take_while(fits).collect()
 }
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Progress {
@@ -369,7 +334,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Progress {
                 let fields = fields();
                 let named = fields.number("node").zip(fields.text("name"));
                 if let Some((number, name)) = named {
-                    self.shared.state().nodes.insert(number, Node::new(name.to_owned()));
+                    self.shared.state().nodes.insert(number, Node::new(name));
                 }
             }
             _ => {}
@@ -383,8 +348,16 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Progress {
         let fields = Fields::of_event(event);
         if let Some(of) = event::node_of(event, &fields, &context) {
             self.shared.event(event.metadata().name(), &fields, of);
-        } else if event.metadata().name() == "stopping" {
-            self.shared.line(fields.text("message").unwrap_or_default());
+            return;
+        }
+        match event.metadata().name() {
+            "stopping" => self.shared.line(fields.text("message").unwrap_or_default()),
+            "stage" => {
+                let of = fields.text("stage").zip(fields.number("nodes"));
+                let (stage, nodes) = of.unwrap_or_default();
+                self.shared.state().stages.add(stage, nodes);
+            }
+            _ => {}
         }
     }
 
@@ -408,21 +381,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_shortened_in_its_middle() {
-        assert_eq!(shortened("tuned[arm=masked]", 17), "tuned[arm=masked]");
-        assert_eq!(shortened("tuned[arm=masked,threshold=2]", 16), "tuned…reshold=2]");
-        assert_eq!(shortened("模型模型模型", 7), "模…模型");
-        assert_eq!(shortened("abc", 0), "…");
-    }
-
-    #[test]
     fn time_left_counts_what_is_computed_and_what_is_under_way() {
         let begin = Instant::now() - Duration::from_secs(30);
-        let run = Run { begin, total: 10, done: 6, computed: 2, bar: None, last_line: begin };
+        let run =
+            Run { begin, total: 10, done: 6, computed: 2, failed: 0, bar: None, last_line: begin };
         let figures = Figures { done: 1, total: Some(2), unit: "rows".into() };
-        let node = Node { figures: Some(figures), ..Node::new("scored".into()) };
-        let state = State { run: Some(run), nodes: BTreeMap::from([(3, node)]) };
+        let node = Node { figures: Some(figures), ..Node::new("scored") };
+        let nodes = BTreeMap::from([(3, node)]);
+        let state = State { run: Some(run), nodes, ..State::default() };
         // 2.5 nodes took 30 seconds, and 3.5 are left.
-        assert_eq!(state.summary().unwrap(), "6 of 10 nodes, 42.0 s left");
+        assert_eq!(state.summary(false).unwrap(), "6 of 10 nodes, 42.0 s left");
     }
 }

@@ -3,6 +3,8 @@
 //! Spans: `run` (nodes), `node` (node, name, kind, key), `attempt` (number), `hash` (node, name,
 //! path, bytes), `import` (rows), `load` (path), `batch` (rows), `step` (step), `sync` and `gc`.
 //!
+//! A run begins with an event `stage` (stage, nodes) for each of its stages.
+//!
 //! Events of a node, which starts with its span: `cached`, `progress`, `note`, `retry`, `damaged`,
 //! `waiting`, `taken_over`, `recorded`, `finished`, `failed` and `skipped`; of a training: `step`.
 //! An event that the scheduler emits names its node in the fields `node` and `name`; any other one

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use refrain_cache::Digest;
+use refrain_cache::{Digest, Key};
 
 use super::{RunLogEntry, names, tag_of};
 
@@ -13,6 +13,8 @@ use super::{RunLogEntry, names, tag_of};
 pub struct RunCourse {
     /// When it began: `2026-11-26 07:31:13 UTC`.
     pub began: String,
+    /// The same in milliseconds since 1970.
+    pub began_at: Option<i64>,
     /// The version of Refrain that ran.
     pub version: String,
     /// Its nodes, in the order in which they are first mentioned.
@@ -27,6 +29,8 @@ pub struct RunCourse {
 pub struct NodeCourse {
     /// Its name.
     pub node: String,
+    /// The key under which it was computed, where it was.
+    pub key: Option<Key>,
     /// Its outcome so far.
     pub outcome: NodeOutcome,
     /// When it began, in seconds since the run began.
@@ -105,9 +109,13 @@ fn read(name: &str, text: &[u8]) -> Option<RunCourse> {
     let mut lines = lines.filter_map(|line| serde_json::from_slice::<RunLogEntry>(line).ok());
     let Some(RunLogEntry::Begin { version, .. }) = lines.next() else { return None };
     let began = chrono::NaiveDateTime::parse_from_str(name.split('-').next()?, "%Y%m%dT%H%M%S%3fZ");
-    let began = began.map(|began| began.format("%Y-%m-%d %H:%M:%S UTC").to_string());
-    let mut course =
-        RunCourse { began: began.unwrap_or_default(), version, ..RunCourse::default() };
+    let began = began.map(|began| began.and_utc()).ok();
+    let mut course = RunCourse {
+        began: began.map_or(String::new(), |b| b.format("%Y-%m-%d %H:%M:%S UTC").to_string()),
+        began_at: began.map(|began| began.timestamp_millis()),
+        version,
+        ..RunCourse::default()
+    };
 
     let mut places: HashMap<String, usize> = HashMap::new();
     for line in lines {
@@ -147,9 +155,9 @@ impl NodeCourse {
     fn apply(&mut self, line: RunLogEntry) {
         match line {
             RunLogEntry::Cached { .. } => self.outcome = NodeOutcome::Cached,
-            RunLogEntry::Started { at, .. } => {
+            RunLogEntry::Started { key, at, .. } => {
                 self.outcome = NodeOutcome::Running;
-                self.started = at;
+                (self.key, self.started) = (Some(key), at);
             }
             RunLogEntry::Finished { seconds, at, .. } => {
                 self.outcome = NodeOutcome::Ran;
@@ -205,7 +213,9 @@ mod tests {
                 ("d", &because)
             ]
         );
+        assert_eq!(course.began_at, Some(1_795_678_273_250));
         let (b, c) = (&course.nodes[1], &course.nodes[2]);
+        assert_eq!(b.key.map(|key| key.to_string()), Some(key));
         assert_eq!((b.started, b.ended, b.seconds), (Some(0.5), Some(2.5), Some(2.0)));
         assert_eq!(c.steps, [(2, 1.5)]);
         let progress = NodeProgress { done: 3, total: Some(9), unit: "rows".into() };
