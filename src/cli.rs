@@ -121,6 +121,14 @@ pub enum Command {
     /// Report every error in a workflow, without running anything
     #[command(after_help = "Example:\n  refrain check sweep.yaml")]
     Check(WorkflowArgs),
+    /// Fetch the models and data of a workflow that lie on the hub or on the web, and pin them
+    #[command(
+        after_help = "Only this command and `run` use the network. Files from the hub go into \
+                            Hugging Face's own cache; HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE \
+                            mean what they mean elsewhere (docs/hub.md).\n\nExamples:\n  \
+                            refrain fetch sweep.yaml\n  refrain fetch sweep.yaml --update base"
+    )]
+    Fetch(FetchArgs),
     /// Explain what changed since the last run and why nodes would run again
     #[command(after_help = "Examples:\n  refrain explain sweep.yaml\n  \
                             refrain explain sweep.yaml 'masked[threshold=2.5]'")]
@@ -479,6 +487,9 @@ pub struct RunArgs {
     /// Take what the cache lacks and the lock names from this remote cache, before anything runs
     #[arg(long, value_name = "URL")]
     pub remote: Option<String>,
+    /// Move these sources from the hub to the commit that their revision means now
+    #[arg(long, value_name = "NAME", num_args = 1.., conflicts_with = "locked")]
+    pub update: Vec<String>,
     /// Print no progress
     #[arg(long, short)]
     pub quiet: bool,
@@ -503,6 +514,15 @@ pub struct PlanArgs {
     /// Assume N nodes at once in the estimate [default: the number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub jobs: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub struct FetchArgs {
+    #[command(flatten)]
+    pub workflow: WorkflowArgs,
+    /// Move these sources to the commit that their revision means now
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    pub update: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use refrain_cache::Difference;
-use refrain_engine::graph::{Graph, Node, NodeId};
+use refrain_engine::graph::{Graph, Node, NodeId, Work};
 use refrain_engine::kind::machine::Prices;
 use refrain_engine::plan::{self, Cost, Estimate, Plan, Step, Total, Why};
 
@@ -74,6 +74,7 @@ pub fn plan(
     if let Some(words) = cost_words(&costs, &prices) {
         output::line(&words);
     }
+    session.tell_unfetched();
     Ok(ExitCode::SUCCESS)
 }
 
@@ -151,6 +152,9 @@ fn why(graph: &Graph, node: &Node, step: &Step) -> String {
             Why::Forgotten => "the cache no longer holds the result of the last run".into(),
             Why::Changed(differences) => words(differences),
         },
+        Step::Waits { .. } if matches!(node.work, Work::Unfetched(_)) => {
+            "its content is not known until fetched".into()
+        }
         Step::Waits { on, differences } => {
             let names: Vec<String> =
                 on.iter().take(3).map(|id| format!("`{}`", graph.node(*id).name)).collect();

@@ -1,6 +1,5 @@
 //! `refrain run`: computes what is missing, writes the lock, prints the results.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -30,6 +29,7 @@ use crate::cli::{self, Format};
 use crate::command_error::{self, CommandError};
 use crate::config::Config;
 use crate::events::Observers;
+use crate::hub::{Fetches, Finder};
 use crate::human::time;
 use crate::session::{Opened, Session, Sources, absolute};
 use crate::up_to_date::UpToDateInput;
@@ -50,6 +50,7 @@ pub fn run(
     let seen = LoggedRun::new(arguments, &opened)?;
     // A kept plan is of a run of the whole workflow, whose report is for people.
     let part = !arguments.only.is_empty() || !arguments.force.is_empty();
+    let part = part || !arguments.update.is_empty();
     let kept = match part || format == Format::Json {
         true => None,
         false => UpToDateInput::new(&arguments.workflow, &opened),
@@ -60,9 +61,22 @@ pub fn run(
         return Ok(unchanged(&cached_report, begin));
     }
     let config = Config::read(config)?;
-    let session = Session::of(opened, &arguments.workflow, Sources::Present)?;
+    let finder = Finder::with_network(&opened.lock, &arguments.update);
+    let session = Session::with(opened.clone(), &arguments.workflow, Sources::Present, &finder)?;
     command_error::warn(&session.unread(), format);
     let lock = read_lock(&session, arguments.locked)?;
+    let cancel = Cancel::default();
+    interrupt::cancels(&cancel)?;
+    let fetches = Fetches {
+        opened: &opened,
+        arguments: &arguments.workflow,
+        machine: &config.machine,
+        moved: &arguments.update,
+        is_locked: arguments.locked,
+        cancel: &cancel,
+    };
+    let only = |session: &Session| wanted_nodes(session, &arguments.only);
+    let (session, _) = fetches.complete(session, finder, &only)?;
     let store = session.store_for_run()?;
     let mut options = options(arguments, &session, &config.machine, &lock)?;
     if let Some(limit) = &arguments.budget {
@@ -92,8 +106,6 @@ pub fn run(
         remote::pull_for_run(&session, &lock, &store, address, wanted, force, is_trusted)?;
     }
 
-    let cancel = Cancel::default();
-    interrupt::cancels(&cancel)?;
     observers.run_log.begin(&seen.runs, &seen.run());
     let report = run::run(&session.graph, &store, &options, &cancel);
     refrain_stages::end_servers();
@@ -188,6 +200,15 @@ fn read_lock(session: &Session, locked: bool) -> Result<Lock, CommandError> {
     }
 }
 
+/// Finds the nodes that are named; `None` where none is.
+fn wanted_nodes(session: &Session, names: &[String]) -> Result<Option<Vec<NodeId>>, CommandError> {
+    if names.is_empty() {
+        return Ok(None);
+    }
+    let nodes = names.iter().map(|name| session.nodes(name));
+    Ok(Some(nodes.collect::<Result<Vec<_>, _>>()?.concat()))
+}
+
 fn options<'a>(
     arguments: &cli::RunArgs,
     session: &Session,
@@ -195,15 +216,8 @@ fn options<'a>(
     lock: &Lock,
 ) -> Result<RunOptions<'a>, CommandError> {
     let threads = machine::threads();
-    let all = |names: &[String]| -> Result<Vec<NodeId>, CommandError> {
-        names
-            .iter()
-            .map(|n| session.nodes(n))
-            .collect::<Result<Vec<_>, _>>()
-            .map(|ids| ids.concat())
-    };
-    let only = if arguments.only.is_empty() { None } else { Some(all(&arguments.only)?) };
-    let force: HashSet<NodeId> = all(&arguments.force)?.into_iter().collect();
+    let only = wanted_nodes(session, &arguments.only)?;
+    let force = wanted_nodes(session, &arguments.force)?.unwrap_or_default().into_iter().collect();
     Ok(RunOptions {
         jobs: arguments.jobs.map_or(threads, |n| n as usize),
         threads,

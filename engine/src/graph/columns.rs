@@ -143,7 +143,11 @@ fn of_node(
     let mut found: Vec<Problem> = Vec::new();
     let columns =
         match &node.work {
-            Work::Model(_) | Work::Served(_) | Work::File(_) | Work::Folder(_) => None,
+            Work::Model(_)
+            | Work::Served(_)
+            | Work::File(_)
+            | Work::Folder(_)
+            | Work::Unfetched(_) => None,
             Work::Source(_) if recorded.is_some() => recorded.and_then(|r| r.columns.clone()),
             Work::Source(spec) => match spec.schema() {
                 Ok(schema) => Some(schema),

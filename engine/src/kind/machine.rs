@@ -25,6 +25,8 @@ pub struct Machine {
     pub prices: Prices,
     /// Remote caches of which more is known than their address.
     pub remotes: Vec<RemoteCache>,
+    /// Limits of fetches from the hub and the web.
+    pub fetch: Fetch,
 }
 
 static EMPTY: Machine = Machine {
@@ -33,6 +35,7 @@ static EMPTY: Machine = Machine {
     requests: Requests::USUAL,
     prices: Prices { gpu_hour: None },
     remotes: Vec::new(),
+    fetch: Fetch::USUAL,
 };
 
 impl Machine {
@@ -97,6 +100,29 @@ impl Default for Requests {
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     units::duration(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+/// Limits of fetches from the hub and the web.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Fetch {
+    /// Limit on the bytes of a file.
+    #[serde(deserialize_with = "size")]
+    pub max_size: u64,
+}
+
+impl Fetch {
+    const USUAL: Fetch = Fetch { max_size: 1_000_000_000_000 };
+}
+
+impl Default for Fetch {
+    fn default() -> Fetch {
+        Fetch::USUAL
+    }
+}
+
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    units::size(&String::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
 /// A remote cache.
