@@ -9,6 +9,7 @@ mod escape;
 mod events;
 #[cfg(feature = "faults")]
 mod faults;
+mod fetches;
 mod hub;
 mod human;
 mod interrupt;

@@ -70,7 +70,10 @@ pub(crate) struct HubHeaders {
 /// Why there is no answer.
 pub(crate) enum NoAnswer {
     /// The same request may have one later.
-    Temporary { reason: String, wait: Option<Duration> },
+    Temporary {
+        reason: String,
+        wait: Option<Duration>,
+    },
     Final(FetchError),
 }
 
@@ -134,17 +137,14 @@ impl Client {
         Err(NoAnswer::Final(FetchError::Answer { url: shown(ask.url), reason }))
     }
 
-    fn send(
-        &self,
-        url: &Url,
-        ask: Ask<'_>,
-        with_token: bool,
-    ) -> Result<Response<Body>, NoAnswer> {
+    fn send(&self, url: &Url, ask: Ask<'_>, with_token: bool) -> Result<Response<Body>, NoAnswer> {
         let agent = self.agent(url);
-        let mut request = if ask.is_head { agent.head(url.as_str()) } else { agent.get(url.as_str()) };
+        let mut request =
+            if ask.is_head { agent.head(url.as_str()) } else { agent.get(url.as_str()) };
         // As it is: sizes and digests are those of the bytes.
         request = request.header(header::ACCEPT_ENCODING, "identity");
-        if let Some(token) = self.settings.token.as_ref().filter(|_| with_token && self.is_hub(url)) {
+        if let Some(token) = self.settings.token.as_ref().filter(|_| with_token && self.is_hub(url))
+        {
             request = request.header(header::AUTHORIZATION, token.header());
         }
         if ask.from > 0 {
@@ -201,9 +201,8 @@ impl Client {
         if answer.status != 200 {
             return Err(self.refusal(&answer, url, what));
         }
-        let wrong = |reason: String| {
-            NoAnswer::Final(FetchError::Answer { url: shown(url), reason })
-        };
+        let wrong =
+            |reason: String| NoAnswer::Final(FetchError::Answer { url: shown(url), reason });
         let mut body = Vec::new();
         let begin = std::time::Instant::now();
         let mut reader = answer.response.body_mut().as_reader();
@@ -252,7 +251,10 @@ impl Client {
             (408 | 425 | 429 | 500..=599, _) => {
                 let wait = number(answer.response.headers(), header::RETRY_AFTER.as_str());
                 let wait = wait.map(Duration::from_secs);
-                return NoAnswer::Temporary { reason: format!("the server answers {status}"), wait };
+                return NoAnswer::Temporary {
+                    reason: format!("the server answers {status}"),
+                    wait,
+                };
             }
             _ => {
                 let reason = format!("the server answers {status}");

@@ -256,9 +256,8 @@ impl<'a> Part<'a> {
     /// Checks that a part begins where it was asked to.
     fn check_range(&mut self, headers: &HeaderMap) -> Result<(), FetchError> {
         let text = headers.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
-        let (range, total) = text
-            .and_then(|text| text.strip_prefix("bytes ")?.split_once('/'))
-            .unwrap_or_default();
+        let (range, total) =
+            text.and_then(|text| text.strip_prefix("bytes ")?.split_once('/')).unwrap_or_default();
         let first = range.split('-').next().and_then(|first| first.trim().parse().ok());
         let total: Option<u64> = total.trim().parse().ok();
         let is_other = self.size.is_some_and(|size| total.is_some_and(|total| total != size));

@@ -104,7 +104,9 @@ pub enum FetchError {
         is_declared: bool,
     },
     /// A commit means other bytes than before.
-    #[error("`{what}` is another file than before under the commit {commit}: {found}, not {before}")]
+    #[error(
+        "`{what}` is another file than before under the commit {commit}: {found}, not {before}"
+    )]
     Changed {
         /// The file.
         what: String,
@@ -170,7 +172,8 @@ impl Explain for FetchError {
             FetchError::Endpoint { .. } => "unset HF_ENDPOINT for `https://huggingface.co`".into(),
             FetchError::NoFolder => "set HOME or HF_HOME".into(),
             FetchError::Offline { .. } => {
-                "`refrain fetch WORKFLOW` fetches it where there is a network; unset HF_HUB_OFFLINE".into()
+                "`refrain fetch WORKFLOW` fetches it where there is a network; unset HF_HUB_OFFLINE"
+                    .into()
             }
             FetchError::Gated { page, has_token, .. } => {
                 format!("ask for access at {page}; {}", token(has_token))
@@ -183,15 +186,19 @@ impl Explain for FetchError {
             }
             FetchError::Absent { hint, .. } => return hint.clone(),
             FetchError::Unreachable { .. } => {
-                "run again: what was fetched is kept; HF_HUB_OFFLINE=1 takes what is in the cache".into()
+                "run again: what was fetched is kept; HF_HUB_OFFLINE=1 takes what is in the cache"
+                    .into()
             }
-            FetchError::Answer { .. } => "is it the right address? HF_ENDPOINT names the hub".into(),
+            FetchError::Answer { .. } => {
+                "is it the right address? HF_ENDPOINT names the hub".into()
+            }
             FetchError::TooLarge { .. } => {
                 "`[fetch] max_size` in the configuration raises the limit (docs/machine.md)".into()
             }
             FetchError::NoSpace { .. } => "HF_HOME names another folder".into(),
             FetchError::WrongBytes { is_declared: true, .. } => {
-                "the file at that address is another one than the workflow means: check `digest`".into()
+                "the file at that address is another one than the workflow means: check `digest`"
+                    .into()
             }
             FetchError::WrongBytes { is_declared: false, .. } => {
                 "run again; if it stays so, the server or something before it changes files".into()
@@ -201,9 +208,12 @@ impl Explain for FetchError {
                  `refrain run WORKFLOW --update NAME`"
                     .into()
             }
-            FetchError::Listing { .. } => "nothing of it was fetched; do not trust this server".into(),
+            FetchError::Listing { .. } => {
+                "nothing of it was fetched; do not trust this server".into()
+            }
             FetchError::Pickle { .. } => {
-                "look for a revision with safetensors, or convert the weights and give their `path`".into()
+                "look for a revision with safetensors, or convert the weights and give their `path`"
+                    .into()
             }
             FetchError::Io { .. } => "HF_HOME names another folder for fetched files".into(),
             FetchError::Interrupted => return None,

@@ -137,7 +137,8 @@ mod tests {
     #[test]
     fn an_etag_is_a_digest_and_nothing_else() {
         let hex = "ab".repeat(20);
-        for text in [hex.clone(), format!("\"{hex}\""), format!("W/\"{hex}\""), hex.to_uppercase()] {
+        for text in [hex.clone(), format!("\"{hex}\""), format!("W/\"{hex}\""), hex.to_uppercase()]
+        {
             assert_eq!(Etag::parse(&text).unwrap().as_str(), hex, "{text}");
         }
         for text in ["", "\"\"", "../../x", &hex[1..], &format!("{hex}/..")] {

@@ -12,9 +12,7 @@ use url::Url;
 use refrain_cache::write::{create_dir_all, link, write_atomic};
 use refrain_engine::kind::{Cancel, Progress};
 use refrain_engine::source::fetched::{Found, HubPin, Pin};
-use refrain_engine::source::upstream::{
-    HubSource, RepositoryKind, Upstream, WebSource, is_commit,
-};
+use refrain_engine::source::upstream::{HubSource, RepositoryKind, Upstream, WebSource, is_commit};
 
 use crate::client::{Ask, Client, NoAnswer};
 use crate::download::{Download, Watch};
@@ -184,7 +182,8 @@ impl Fetcher {
         };
         let listing = Listing::new(info, &what)?;
         if is_commit(revision) && listing.commit != revision {
-            let reason = format!("the commit {revision} was asked for, and {} came", listing.commit);
+            let reason =
+                format!("the commit {revision} was asked for, and {} came", listing.commit);
             return Err(FetchError::Listing { what, reason });
         }
         listings.insert(key, listing.clone());
@@ -379,7 +378,8 @@ fn point(folder: &RepositoryFolder, snapshot: &Path, file: &Wanted) -> Result<()
         }
     }
     create_dir_all(parent).map_err(FetchError::io(parent))?;
-    let up = Path::new(&file.name).components().filter(|c| matches!(c, Component::Normal(_))).count();
+    let up =
+        Path::new(&file.name).components().filter(|c| matches!(c, Component::Normal(_))).count();
     let mut target: PathBuf = std::iter::repeat_n("..", up + 1).collect();
     target.push("blobs");
     target.push(file.etag.as_str());

@@ -140,11 +140,7 @@ pub(crate) fn hub_pin(
 
 /// Makes the pin of a source from the web.
 pub(crate) fn web_pin(name: &str, web: &WebSource) -> Pin {
-    Pin::Web(WebPin {
-        fetched: name.into(),
-        digest: web.digest.to_string(),
-        other: Map::new(),
-    })
+    Pin::Web(WebPin { fetched: name.into(), digest: web.digest.to_string(), other: Map::new() })
 }
 
 /// A kept list of the files of a commit.
@@ -231,7 +227,8 @@ impl RepositoryFolder {
             let model = ModelFolder::open(&snapshot).ok()?;
             let names: Vec<String> = model.files().map(|file| file.name.clone()).collect();
             let has = |name: &String| names.contains(name);
-            let is_whole = model.is_model() && model.has_weights() && shards(&snapshot)?.iter().all(has);
+            let is_whole =
+                model.is_model() && model.has_weights() && shards(&snapshot)?.iter().all(has);
             return is_whole.then_some(names);
         };
         let names = walk(&snapshot);

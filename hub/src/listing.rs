@@ -66,8 +66,7 @@ pub(crate) struct ListedFile {
 impl Listing {
     /// Reads the hub's answer, and refuses names that leave their folder.
     pub fn new(info: RepositoryInfo, what: &str) -> Result<Listing, FetchError> {
-        let refused =
-            |reason: String| FetchError::Listing { what: what.to_owned(), reason };
+        let refused = |reason: String| FetchError::Listing { what: what.to_owned(), reason };
         if !is_commit(&info.sha) {
             return Err(refused(format!("`{}` is not a commit", info.sha)));
         }
@@ -113,12 +112,14 @@ impl Listing {
     fn model(&self, source: &HubSource) -> Result<Vec<String>, FetchError> {
         let what = source.repository.to_string();
         debug_assert_eq!(source.repository.kind, RepositoryKind::Model);
-        let names: Vec<String> = self.files.keys().filter(|name| counts_at(name)).cloned().collect();
+        let names: Vec<String> =
+            self.files.keys().filter(|name| counts_at(name)).cloned().collect();
         let has = |end: &str| names.iter().any(|name| name.ends_with(end));
         let is_there = |name: &str| self.files.contains_key(name);
         let gguf: Vec<&String> = names.iter().filter(|name| name.ends_with(".gguf")).collect();
         if !has(".safetensors") && gguf.len() > 1 {
-            let listed: Vec<String> = gguf.iter().take(20).map(|name| format!("`{name}`")).collect();
+            let listed: Vec<String> =
+                gguf.iter().take(20).map(|name| format!("`{name}`")).collect();
             return Err(FetchError::Absent {
                 message: format!("`{what}` has {} models in GGUF", gguf.len()),
                 hint: Some(format!("name one: `file: NAME`, of {}", listed.join(", "))),
@@ -163,9 +164,8 @@ pub(crate) fn select<'n>(names: impl Iterator<Item = &'n String>, file: &str) ->
 
 /// Refuses a name that could leave its folder, or that no file system takes.
 pub(crate) fn check_name(name: &str) -> Result<(), String> {
-    let is_plain = |part: &str| {
-        !part.is_empty() && part != "." && part != ".." && part.len() <= MAX_PART
-    };
+    let is_plain =
+        |part: &str| !part.is_empty() && part != "." && part != ".." && part.len() <= MAX_PART;
     if is_inside(name) && name.split('/').all(is_plain) && !name.contains('\\') {
         if name.len() > MAX_PATH || name.contains(char::is_control) {
             return Err(format!("it has the odd name `{name}`"));
@@ -218,8 +218,7 @@ mod tests {
 
     #[test]
     fn a_name_that_leaves_its_folder_is_refused() {
-        for name in
-            ["../x", "/x", "a/../x", "a//b", "./a", "a/.", "a\\b", "", "a\0b", "a/", "a\nb"]
+        for name in ["../x", "/x", "a/../x", "a//b", "./a", "a/.", "a\\b", "", "a\0b", "a/", "a\nb"]
         {
             let error = listing(&["config.json", name]).unwrap_err();
             assert!(error.contains("is refused"), "{name}: {error}");
@@ -230,7 +229,8 @@ mod tests {
 
     #[test]
     fn files_are_selected_by_name_folder_or_pattern() {
-        let names = ["data/a.parquet", "data/b.parquet", "data/c.csv", "data/x/d.parquet", "data.csv"];
+        let names =
+            ["data/a.parquet", "data/b.parquet", "data/c.csv", "data/x/d.parquet", "data.csv"];
         let names: Vec<String> = names.map(String::from).to_vec();
         let selected = |file: &str| select(names.iter(), file);
         assert_eq!(selected("data.csv"), ["data.csv"]);
@@ -243,13 +243,20 @@ mod tests {
     fn of_a_model_only_what_counts_is_taken() {
         let of = |names: &[&str]| {
             let values = json!({ "hub": "a/b" });
-            let upstream = refrain_engine::source::upstream::Upstream::of(true, values.as_object().unwrap());
+            let upstream =
+                refrain_engine::source::upstream::Upstream::of(true, values.as_object().unwrap());
             let Ok(Some(refrain_engine::source::upstream::Upstream::Hub(source))) = upstream else {
                 panic!("no source");
             };
             listing(names).unwrap().select(&source).map_err(|error| error.to_string())
         };
-        let model = ["README.md", "config.json", "model.safetensors", "pytorch_model.bin", "onnx/m.safetensors"];
+        let model = [
+            "README.md",
+            "config.json",
+            "model.safetensors",
+            "pytorch_model.bin",
+            "onnx/m.safetensors",
+        ];
         assert_eq!(of(&model).unwrap(), ["config.json", "model.safetensors"]);
         assert!(of(&["config.json", "pytorch_model.bin"]).unwrap_err().contains("pickled"));
         assert!(of(&["a.gguf", "b.gguf"]).unwrap_err().contains("2 models in GGUF"));

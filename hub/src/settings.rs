@@ -63,7 +63,9 @@ impl Settings {
             return Err(wrong("it holds a password"));
         }
         if !is_allowed(&url) {
-            return Err(wrong("only `https://` is fetched, and `http://` from this machine itself"));
+            return Err(wrong(
+                "only `https://` is fetched, and `http://` from this machine itself",
+            ));
         }
         if url.query().is_some() || url.fragment().is_some() {
             return Err(wrong("it has a query or a fragment"));
@@ -114,8 +116,14 @@ mod tests {
         for text in ["https://hub.org", "https://hub.org/mirror", "http://127.0.0.1:80"] {
             assert!(Settings::endpoint(text).is_ok(), "{text}");
         }
-        for text in ["", "hub.org", "http://hub.org", "https://a:b@hub.org", "https://hub.org?x", "file:///x"]
-        {
+        for text in [
+            "",
+            "hub.org",
+            "http://hub.org",
+            "https://a:b@hub.org",
+            "https://hub.org?x",
+            "file:///x",
+        ] {
             assert!(Settings::endpoint(text).is_err(), "{text}");
         }
     }

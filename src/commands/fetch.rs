@@ -13,7 +13,8 @@ use refrain_engine::source::upstream::Upstream;
 use crate::cli::{FetchArgs, Format};
 use crate::command_error::CommandError;
 use crate::config::Config;
-use crate::hub::{FetchedSource, Fetches, Finder};
+use crate::fetches::{FetchedSource, Fetches};
+use crate::hub::Finder;
 use crate::session::{Opened, Session, Sources};
 use crate::{human, interrupt, output};
 
@@ -28,7 +29,7 @@ pub fn fetch(
 ) -> Result<ExitCode, CommandError> {
     let machine = Config::read(config)?.machine;
     let opened = Opened::new(&arguments.workflow)?;
-    let finder = Finder::with_network(&opened.lock, &arguments.update);
+    let finder = Finder::with_network(&opened.lock, &arguments.update, false);
     let session = Session::with(opened.clone(), &arguments.workflow, Sources::Present, &finder)?;
     // A lock that cannot be read is told of before anything is fetched.
     session.lock()?;
@@ -105,7 +106,6 @@ fn line(source: &Value) -> String {
         bytes => format!("{} fetched", human::size(bytes)),
     };
     let files = files.map(|files| format!("{files}, ")).unwrap_or_default();
-    let (name, from) =
-        (text("source").unwrap_or_default(), text("from").unwrap_or_default());
+    let (name, from) = (text("source").unwrap_or_default(), text("from").unwrap_or_default());
     format!("`{name}`: {from}{at}, {files}{arrived}")
 }

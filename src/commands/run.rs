@@ -29,7 +29,8 @@ use crate::cli::{self, Format};
 use crate::command_error::{self, CommandError};
 use crate::config::Config;
 use crate::events::Observers;
-use crate::hub::{Fetches, Finder};
+use crate::fetches::Fetches;
+use crate::hub::Finder;
 use crate::human::time;
 use crate::session::{Opened, Session, Sources, absolute};
 use crate::up_to_date::UpToDateInput;
@@ -61,7 +62,7 @@ pub fn run(
         return Ok(unchanged(&cached_report, begin));
     }
     let config = Config::read(config)?;
-    let finder = Finder::with_network(&opened.lock, &arguments.update);
+    let finder = Finder::with_network(&opened.lock, &arguments.update, arguments.locked);
     let session = Session::with(opened.clone(), &arguments.workflow, Sources::Present, &finder)?;
     command_error::warn(&session.unread(), format);
     let lock = read_lock(&session, arguments.locked)?;

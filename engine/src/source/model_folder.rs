@@ -308,7 +308,8 @@ mod tests {
         ];
         assert_eq!(names(folder.path()), expected);
         assert!(expected.iter().all(|name| counts_at(name)));
-        let others = ["README.md", "x/config.json", "1_Pooling/notes.txt", "1_Pooling/a/config.json"];
+        let others =
+            ["README.md", "x/config.json", "1_Pooling/notes.txt", "1_Pooling/a/config.json"];
         assert!(!others.iter().any(|name| counts_at(name)) && is_pickle("training_args.bin"));
         let model = ModelFolder::open(folder.path()).unwrap();
         assert!(model.is_model() && !model.is_adapter() && model.only_pickle().is_none());

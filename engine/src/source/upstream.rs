@@ -84,10 +84,7 @@ impl Upstream {
     ///
     /// # Errors
     /// Options that do not fit together, and names, addresses or digests that are none.
-    pub fn of(
-        model: bool,
-        values: &Map<String, Value>,
-    ) -> Result<Option<Upstream>, OptionProblem> {
+    pub fn of(model: bool, values: &Map<String, Value>) -> Result<Option<Upstream>, OptionProblem> {
         let has = |name: &str| values.contains_key(name);
         let wrong = |at, message: String, hint: &str| Err((at, message, Some(hint.to_owned())));
         let place = ["hub", "url"].into_iter().find(|name| has(name));
@@ -205,7 +202,8 @@ impl WebSource {
             return wrong("url", "a file from the web needs `digest`".into(), hint);
         }
         let Ok(digest) = text("digest").parse() else {
-            let hint = "write `sha256:` or `blake3:` and 64 hexadecimal digits, or what `b3sum` prints";
+            let hint =
+                "write `sha256:` or `blake3:` and 64 hexadecimal digits, or what `b3sum` prints";
             return wrong("digest", format!("`{}` is not a digest", text("digest")), hint);
         };
         Ok(WebSource { url, digest })
@@ -216,7 +214,10 @@ impl WebSource {
         let last = self.url.path_segments().and_then(|mut parts| parts.next_back());
         let is_plain = |name: &&str| {
             let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-            !name.is_empty() && !name.starts_with('.') && name.len() < 128 && name.chars().all(allowed)
+            !name.is_empty()
+                && !name.starts_with('.')
+                && name.len() < 128
+                && name.chars().all(allowed)
         };
         last.filter(is_plain).unwrap_or("file")
     }
@@ -292,7 +293,9 @@ impl fmt::Display for ContentDigest {
         match self {
             ContentDigest::Blake3(digest) => write!(f, "blake3:{digest}"),
             // A digest of 32 bytes is written as one of the other kind is.
-            ContentDigest::Sha256(bytes) => write!(f, "sha256:{}", blake3::Hash::from_bytes(*bytes)),
+            ContentDigest::Sha256(bytes) => {
+                write!(f, "sha256:{}", blake3::Hash::from_bytes(*bytes))
+            }
         }
     }
 }
@@ -339,7 +342,8 @@ mod tests {
         for name in ["gpt2", "org/name", "Qwen/Qwen2.5-0.5B", "a_b/c.d"] {
             assert!(of(name).is_ok(), "{name}");
         }
-        for name in ["", "/", "a/", "/a", "a/b/c", "../a", "a/..", "a--b", ".a", "a b", "a\0", "a.git"]
+        for name in
+            ["", "/", "a/", "/a", "a/b/c", "../a", "a/..", "a--b", ".a", "a b", "a\0", "a.git"]
         {
             assert_eq!(of(name).unwrap_err().0, "hub", "{name}");
         }
@@ -348,7 +352,10 @@ mod tests {
     #[test]
     fn a_revision_and_a_file_stay_inside() {
         for revision in ["main", "refs/pr/1", "v1.0", "feature/x"] {
-            assert!(given(true, json!({ "hub": "a/b", "revision": revision })).is_ok(), "{revision}");
+            assert!(
+                given(true, json!({ "hub": "a/b", "revision": revision })).is_ok(),
+                "{revision}"
+            );
         }
         for revision in ["", "..", "../x", "/x", "a//b", "a/../b", "a?b", ".x", "a/./b"] {
             let found = given(true, json!({ "hub": "a/b", "revision": revision }));
@@ -359,20 +366,29 @@ mod tests {
             assert_eq!(found.unwrap_err().0, "file", "{file}");
         }
         assert!(given(false, json!({ "hub": "a/b", "file": "data/*.parquet" })).is_ok());
-        assert_eq!(given(false, json!({ "hub": "a/b" })).unwrap_err().1, "data on the hub need `file`");
+        assert_eq!(
+            given(false, json!({ "hub": "a/b" })).unwrap_err().1,
+            "data on the hub need `file`"
+        );
     }
 
     #[test]
     fn options_that_do_not_belong_together_are_refused() {
         let said = |values| given(false, values).unwrap_err().1;
         assert_eq!(said(json!({ "path": "x", "file": "y" })), "`file` is for a source with `hub`");
-        assert_eq!(said(json!({ "path": "x", "digest": "y" })), "`digest` is for a source with `url`");
+        assert_eq!(
+            said(json!({ "path": "x", "digest": "y" })),
+            "`digest` is for a source with `url`"
+        );
         assert_eq!(
             said(json!({ "path": "x", "revision": "y" })),
             "`revision` is for a source with `hub`"
         );
         assert_eq!(said(json!({ "hub": "a/b", "path": "y" })), "`path` stands beside `hub`");
-        assert_eq!(said(json!({ "url": "https://a/b", "hub": "a/b" })), "`url` stands beside `hub`");
+        assert_eq!(
+            said(json!({ "url": "https://a/b", "hub": "a/b" })),
+            "`url` stands beside `hub`"
+        );
         assert_eq!(given(true, json!({ "server": "x", "revision": "1" })), Ok(None));
         assert_eq!(given(true, json!({ "path": "x" })), Ok(None));
     }
@@ -381,11 +397,14 @@ mod tests {
     fn an_address_is_one_of_the_web() {
         let digest = "0".repeat(64);
         let of = |url: &str| given(false, json!({ "url": url, "digest": digest }));
-        for url in ["https://a/b.jsonl", "http://127.0.0.1:1/x", "http://localhost/x", "http://[::1]/x"]
+        for url in
+            ["https://a/b.jsonl", "http://127.0.0.1:1/x", "http://localhost/x", "http://[::1]/x"]
         {
             assert!(of(url).is_ok(), "{url}");
         }
-        for url in ["", "a", "ftp://a/b", "file:///etc/passwd", "http://a/b", "http://127.evil.org/x"] {
+        for url in
+            ["", "a", "ftp://a/b", "file:///etc/passwd", "http://a/b", "http://127.evil.org/x"]
+        {
             assert_eq!(of(url).unwrap_err().0, "url", "{url}");
         }
         let said = of("https://me:hunter2@a/b").unwrap_err().1;

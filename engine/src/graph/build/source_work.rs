@@ -41,7 +41,7 @@ impl Builder<'_> {
         if let Some(edge) = edges.iter().find(|edge| !self.is_model_source(edge)) {
             return Err(self.not_a_model(edge, values));
         }
-        let wrong = |problem: OptionProblem| self.wrong_option(problem, values);
+        let wrong = |problem: OptionProblem| wrong_option(problem, source, values);
         let mut found = FoundSource::default();
         let upstream = Upstream::of(source.model, params).map_err(wrong)?;
         let mut unfetched = None;
@@ -55,14 +55,15 @@ impl Builder<'_> {
                     found.absent = is_pinned.then(|| (self.recorded)(name)).flatten();
                     unfetched = Some(upstream::kind(source.model, params));
                 }
-                let path = place.as_ref().map_or_else(|| upstream.placeholder(), |f| f.path.clone());
+                let path =
+                    place.as_ref().map_or_else(|| upstream.placeholder(), |f| f.path.clone());
                 params.insert("path".into(), path.to_string_lossy().into());
                 let pin = place.and_then(|Found { pin, .. }| pin);
                 found.fetched = Some(FetchedSource { upstream, pin });
             }
         }
         if let Some(recorded) = &found.absent {
-            let (work, kind) = self.absent_work(recorded, params, values)?;
+            let (work, kind) = self.absent_work(recorded, params, values).map_err(wrong)?;
             return Ok((found, work, kind));
         }
         if let Some(kind) = unfetched {
@@ -81,23 +82,16 @@ impl Builder<'_> {
         Ok((found, work, kind))
     }
 
-    /// The problem of an option of a source.
-    fn wrong_option(&self, (at, message, hint): OptionProblem, values: &Values) -> Diagnostic {
-        let place = [at, "path", "hub", "url"].into_iter().find_map(|name| values.place(name));
-        Diagnostic::at(place.unwrap_or(0..0), message).maybe_hint(hint)
-    }
-
     /// Returns the work of a source whose files are absent.
     fn absent_work(
         &self,
         recorded: &RecordedSource,
         params: &Map<String, Value>,
         values: &Values,
-    ) -> Result<(Work, ArtifactKind), Diagnostic> {
+    ) -> Result<(Work, ArtifactKind), OptionProblem> {
         let kind = recorded.artifact.kind;
         if params.contains_key("server") {
-            let spec = ServedSpec::recorded(self.folder(values), params);
-            let spec = spec.map_err(|problem| self.wrong_option(problem, values))?;
+            let spec = ServedSpec::recorded(self.folder(values), params)?;
             return Ok((Work::Served(spec.into()), kind));
         }
         let written = params.get("path").and_then(Value::as_str).unwrap_or_default();
@@ -106,11 +100,7 @@ impl Builder<'_> {
             ArtifactKind::Model => Work::Model(path),
             ArtifactKind::File => Work::File(path),
             ArtifactKind::Folder => Work::Folder(path),
-            ArtifactKind::Table => {
-                let spec = SourceSpec::new(path, params);
-                let spec = spec.map_err(|problem| self.wrong_option(problem, values))?;
-                Work::Source(spec.recorded(recorded))
-            }
+            ArtifactKind::Table => Work::Source(SourceSpec::new(path, params)?.recorded(recorded)),
         };
         Ok((work, kind))
     }
@@ -171,8 +161,7 @@ impl Builder<'_> {
         };
         let others: Vec<&SourceDecl> = self.workflow.sources.iter().filter(is_base).collect();
         let [base] = others[..] else { return None };
-        let is_computed =
-            |value: &Value| value.as_str().is_some_and(|text| text.contains("${"));
+        let is_computed = |value: &Value| value.as_str().is_some_and(|text| text.contains("${"));
         if written(base).values().any(is_computed) {
             return None;
         }
@@ -212,4 +201,14 @@ impl Builder<'_> {
         Diagnostic::at(span, message)
             .hint("the adapter that a stage trains knows its base: use that stage as the model")
     }
+}
+
+/// The problem of an option of a source.
+fn wrong_option(
+    (at, message, hint): OptionProblem,
+    source: &SourceDecl,
+    values: &Values,
+) -> Diagnostic {
+    let place = [at, "path", "hub", "url"].into_iter().find_map(|name| values.place(name));
+    Diagnostic::at(place.unwrap_or(source.name.span.clone()), message).maybe_hint(hint)
 }
