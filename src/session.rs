@@ -219,7 +219,7 @@ impl Session {
             return;
         }
         output::remark(&format!(
-            "note: the columns of {} are not known until fetched\n  = help: `refrain fetch {}`",
+            "note: content and columns of {} are not known until fetched\n  = help: `refrain fetch {}`",
             names.join(", "),
             self.graph.workflow.source.path.display()
         ));

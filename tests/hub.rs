@@ -105,16 +105,19 @@ fn node<'r>(report: &'r Value, name: &str) -> &'r Value {
     nodes.iter().find(|node| node["node"] == name).unwrap()
 }
 
+/// The files of a model that a node made.
+fn made(space: &Space, node: &str) -> Vec<(String, Vec<u8>)> {
+    let said = space.run(&["show", "w.yaml", node, "--path"]);
+    let folder = PathBuf::from(said.stdout.trim());
+    let read = |name: String| (name.clone(), std::fs::read(folder.join(name)).unwrap());
+    paths(&folder).into_iter().map(read).collect()
+}
+
 /// A small model, as the files of its repository, and others that do not count.
 fn model_files(space: &Space) -> Vec<(String, Vec<u8>)> {
     small(space);
     space.report("w.yaml", &["--only", "base"]);
-    let said = space.run(&["show", "w.yaml", "base", "--path"]);
-    let folder = PathBuf::from(said.stdout.trim());
-    let mut files: Vec<(String, Vec<u8>)> = paths(&folder)
-        .into_iter()
-        .map(|name| (name.clone(), std::fs::read(folder.join(name)).unwrap()))
-        .collect();
+    let mut files = made(space, "base");
     for name in ["README.md", "training_args.bin", "pytorch_model.bin", "onnx/model.onnx"] {
         files.push((name.into(), format!("{name} does not count").into_bytes()));
     }
@@ -634,6 +637,72 @@ fn what_the_cache_holds_of_a_branch_is_enough_offline() {
     assert_eq!(said.code, 4, "{}", said.stderr);
     assert!(said.stderr.contains("HF_HUB_OFFLINE forbids to fetch it"), "{}", said.stderr);
     assert!(said.stderr.contains("refrain fetch"), "{}", said.stderr);
+}
+
+#[test]
+fn an_adapter_finds_its_base_on_the_hub() {
+    let local = Space::new();
+    small(&local);
+    local.report("w.yaml", &["--only", "tuned[threshold=40]"]);
+    let world = World::new(
+        "refrain: 1
+models: { base: { hub: org/tiny }, adapter: { hub: org/adapter } }
+data: { rows: { hub: org/set, file: rows.jsonl } }
+stages: { scored: { score: { model: adapter, data: rows } } }
+",
+    );
+    world.server.commit("models/org/tiny", "main", &borrowed(&made(&local, "base")));
+    let adapter = made(&local, "tuned[threshold=40]");
+    world.server.commit("models/org/adapter", "main", &borrowed(&adapter));
+    // That it is an adapter is known when it is fetched, and then its base is fetched too.
+    let report = world.report(&[], &[]);
+    assert_eq!(names(&report, "ran"), ["rows", "scored"].map(String::from).into());
+    assert_eq!(world.pins().len(), 3);
+    let base = &node(&report, "base")["outputs"]["main"]["digest"];
+    assert_eq!(node(&report, "adapter")["outputs"]["main"]["base"], *base);
+    world.ok(&["run", "w.yaml", "--locked"]);
+    world.ok(&["verify", "w.yaml"]);
+    // The lock knows it where the files are absent.
+    std::fs::remove_dir_all(world.space.path("hf")).unwrap();
+    world.ok(&["verify", "w.yaml", "--no-data"]);
+    assert!(world.ok(&["plan", "w.yaml"]).stdout.contains("4 cached"));
+}
+
+#[test]
+fn files_and_folders_are_passed_on_and_a_sweep_may_name_revisions() {
+    let world = World::new(
+        "refrain: 1
+data:
+  script: { hub: org/tools, file: count.sh, type: file }
+  folder: { hub: org/tools, file: rows, type: folder, revision: \"${revision}\" }
+stages:
+  counted:
+    run:
+      command: [sh, \"${in.script}\", \"${in.folder}\", \"${out.n}\"]
+      inputs: { script: script, folder: folder }
+      outputs: { n: file }
+sweep: { revision: [v1, v2] }
+",
+    );
+    let script = b"ls $1 | wc -l > $2";
+    let files: [(&str, &[u8]); 4] =
+        [("count.sh", script), ("rows/a", b"a"), ("rows/b", b"b"), ("rows/c", b"c")];
+    world.server.commit("datasets/org/tools", "v2", &files);
+    world.server.commit("datasets/org/tools", "v1", &files[..2]);
+    world.server.commit("datasets/org/tools", "main", &files);
+    let report = world.report(&[], &[]);
+    assert_eq!(names(&report, "ran").len(), 2);
+    let shown = |revision: &str| {
+        let node = format!("counted[revision={revision}]");
+        let said = world.ok(&["show", "w.yaml", &node, "--path"]);
+        std::fs::read_to_string(said.stdout.trim()).unwrap().trim().to_owned()
+    };
+    assert_eq!((shown("v1"), shown("v2")), ("1".into(), "3".into()));
+    let pins = world.pins();
+    let of = |name: &str| pins.iter().filter(|pin| pin["fetched"] == name).count();
+    assert_eq!((of("folder"), of("script")), (2, 1));
+    world.ok(&["run", "w.yaml", "--update", "folder"]);
+    world.ok(&["verify", "w.yaml"]);
 }
 
 #[test]
