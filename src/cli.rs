@@ -213,6 +213,23 @@ pub enum Command {
     #[command(after_help = "Examples:\n  refrain man | man -l -\n  \
                             refrain man --dir /usr/local/share/man/man1")]
     Man(ManArgs),
+    /// Compute the nodes of a job; executors start it, on whatever machine
+    #[command(after_help = "Example:\n  refrain node .refrain/jobs/refrain-1f0c5a9b2e47/job.json")]
+    Node(NodeArgs),
+}
+
+/// Arguments of `refrain node`.
+#[derive(Debug, Args)]
+pub struct NodeArgs {
+    /// Job file, in the folder of its job
+    #[arg(value_name = "JOBFILE")]
+    pub job: PathBuf,
+    /// Keys of the nodes to compute, and what reads them [default: all]
+    #[arg(value_name = "KEY")]
+    pub keys: Vec<String>,
+    /// File with the values of `${env:NAME}`, `NAME=VALUE` a line, which only its owner can read
+    #[arg(long, value_name = "FILE")]
+    pub environment: Option<PathBuf>,
 }
 
 /// Arguments of `refrain kind`.
@@ -484,6 +501,10 @@ pub struct RunArgs {
     /// Fail if the lock is out of date, and leave it as it is
     #[arg(long)]
     pub locked: bool,
+    /// Compute elsewhere: `slurm`, `ssh`, or the name of an executor in the configuration; `local`
+    /// for all here
+    #[arg(long, value_name = "NAME")]
+    pub executor: Option<String>,
     /// Take what the cache lacks and the lock names from this remote cache, before anything runs
     #[arg(long, value_name = "URL")]
     pub remote: Option<String>,

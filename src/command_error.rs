@@ -14,6 +14,7 @@ use refrain_engine::language::explain::{ErrorClass, Explain};
 use refrain_engine::ledger::lock::LockError;
 use refrain_engine::ledger::roots::RootsError;
 use refrain_engine::plan::state::StateError;
+use refrain_engine::run::executor::JobError;
 use refrain_engine::store::StoreError;
 
 use crate::cli::Format;
@@ -170,6 +171,12 @@ impl From<StateError> for CommandError {
 
 impl From<StoreError> for CommandError {
     fn from(error: StoreError) -> CommandError {
+        explained(&error)
+    }
+}
+
+impl From<JobError> for CommandError {
+    fn from(error: JobError) -> CommandError {
         explained(&error)
     }
 }

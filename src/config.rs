@@ -84,6 +84,11 @@ impl Config {
         for model in machine.servers.iter_mut().filter_map(|server| server.model.as_mut()) {
             *model = located(model, &folder);
         }
+        for executor in machine.executors.values_mut() {
+            for file in [&mut executor.environment_file, &mut executor.program] {
+                *file = file.take().map(|file| located(&file, &folder));
+            }
+        }
         Ok(Config { machine, path: Some(path), origin, is_there: true })
     }
 }

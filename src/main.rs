@@ -7,6 +7,7 @@ mod commands;
 mod config;
 mod escape;
 mod events;
+mod executors;
 #[cfg(feature = "faults")]
 mod faults;
 mod fetches;

@@ -36,7 +36,8 @@ mod diversity; // measures of diversity, and rows that are selected by them
 mod errors; // what wrong workflows and sources are told
 #[cfg(unix)]
 mod events; // the run log, log lines and traces
-mod examples; // that the examples' data are what makes them
+mod examples;
+mod executors; // that jobs elsewhere give what a run here gives, whatever dies // that the examples' data are what makes them
 mod expressions; // what is computed from metrics, and where it has no value
 mod golden_keys; // that no key of an earlier workflow moves
 mod hostile; // workflows and files that were made to break a reader

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use crate::deliveries::Deliveries;
 use crate::digest::Digest;
 use crate::error::{CacheError, io_error};
 use crate::logs::{Claims, FileDigests, Holder, RecordError, Records, RowMemo};
@@ -13,8 +14,11 @@ use crate::presence::{Session, Sharing};
 use crate::unfinished::Unfinished;
 
 mod artifacts;
+mod delivery;
 mod layout;
 mod upkeep;
+
+pub use delivery::SessionWatch;
 
 /// An open cache folder, shared by the threads of a process. Other processes may use the same
 /// folder at the same time.
@@ -29,6 +33,9 @@ pub struct Cache {
     placed: Mutex<Vec<(PathBuf, SealedFile)>>,
     /// The row memos that this process uses.
     rows: Mutex<HashMap<Key, Arc<RowMemo>>>,
+    /// Whether new rows go into files of this process alone.
+    apart: bool,
+    deliveries: Deliveries,
 }
 
 impl Cache {
@@ -47,16 +54,31 @@ impl Cache {
     /// # Errors
     /// See [`Cache::open`].
     pub fn open_shared(root: &Path, sharing: Sharing) -> Result<Self, CacheError> {
+        Self::open_as(root, sharing, false)
+    }
+
+    /// Opens a cache for a job on another machine, which appends to no file that others append to:
+    /// its rows go into files of its own, its records into deliveries ([`Cache::deliver`]).
+    ///
+    /// # Errors
+    /// See [`Cache::open`].
+    pub fn open_apart(root: &Path, sharing: Sharing) -> Result<Self, CacheError> {
+        Self::open_as(root, sharing, true)
+    }
+
+    fn open_as(root: &Path, sharing: Sharing, apart: bool) -> Result<Self, CacheError> {
         let root = std::path::absolute(root).map_err(|source| io_error(root, "opened", source))?;
         layout::open_or_create(&root, sharing)?;
         Ok(Self {
             session: Session::new(&root.join("tmp"), sharing),
             objects: Objects::new(&root),
+            deliveries: Deliveries::new(&root),
             root,
             sharing,
             claims: OnceLock::new(),
             placed: Mutex::default(),
             rows: Mutex::default(),
+            apart,
         })
     }
 
@@ -103,8 +125,9 @@ impl Cache {
         let rows = match opened.get(function) {
             Some(rows) => rows.clone(),
             None => {
-                let rows =
-                    Arc::new(RowMemo::open(self.rows_dir().join(format!("{function}.rows")))?);
+                let session = self.apart.then(|| self.session_name()).transpose()?;
+                let rows = RowMemo::open(&self.rows_dir(), function, session.as_deref())?;
+                let rows = Arc::new(rows);
                 opened.insert(*function, rows.clone());
                 rows
             }
@@ -112,6 +135,11 @@ impl Cache {
         drop(opened);
         rows.refresh()?;
         Ok(rows)
+    }
+
+    /// Returns the folder of the jobs that run on other machines.
+    pub fn jobs_dir(&self) -> PathBuf {
+        self.root.join("jobs")
     }
 
     /// Returns the place where the node with this key keeps the work of an interrupted run.
@@ -125,6 +153,15 @@ impl Cache {
     /// I/O errors.
     pub fn scratch_dir(&self) -> Result<ScratchDir, CacheError> {
         ScratchDir::new_in(&self.session.folder()?)
+    }
+
+    /// Returns the name of this process among those at the cache, for [`Cache::session_lives`].
+    ///
+    /// # Errors
+    /// I/O errors in `tmp/`.
+    pub fn session_name(&self) -> Result<String, CacheError> {
+        let folder = self.session.folder()?;
+        Ok(folder.file_name().unwrap_or_default().to_string_lossy().into_owned())
     }
 
     /// Claims a key for this process, or returns its holder. After claiming a key, check once more

@@ -13,6 +13,9 @@
 //!   records/claims.log   which process computes which key; emptied when no other uses the cache
 //!   records/files.log    path and identity → digest, of files that were hashed before
 //!   rows/FUNCTION.rows   the row memo: per-row results of a function, under the digest of the row
+//!   rows/F.SESSION.rows  the rows of one job on another machine, until they are moved into F.rows
+//!   deliveries/          results of jobs on other machines, until they are moved into the records
+//!   jobs/                the jobs that run on other machines, a folder each
 //!   plans/               the reports of complete runs and the files they depend on
 //!   runs/                one event log per run, JSON Lines
 //!   unfinished/KEY/      the checkpoint of an interrupted node; removed when its record is written
@@ -83,6 +86,7 @@ pub mod write;
 
 mod artifact;
 mod cache;
+mod deliveries;
 mod digest;
 mod error;
 mod logs;
@@ -95,7 +99,7 @@ mod unfinished;
 mod untrusted;
 
 pub use artifact::{Artifact, ArtifactKind, Artifacts};
-pub use cache::Cache;
+pub use cache::{Cache, SessionWatch};
 pub use digest::{
     Digest, FileIdentity, OnHashed, ParseDigestError, digest_file, digest_listing, listing_text,
     parse_listing,

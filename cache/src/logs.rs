@@ -17,4 +17,6 @@ pub use records::{Record, RecordError, RecordSummary, Records, Stored};
 pub use rows::RowMemo;
 
 pub(crate) use claims::Claims;
+pub(crate) use lines::checked_line;
+pub(crate) use rows::segments;
 pub(crate) use upkeep::LogKind;

@@ -27,10 +27,10 @@ pub use lines::LineFile;
 pub use resumed::{ResumedFile, link, open_lock};
 
 pub(crate) use append::{mark_used, open_append, truncate, write_once};
-pub(crate) use change::{create_dir, hard_link, remove_dir_all, rename, set_mode};
+pub(crate) use change::{create_dir, hard_link, remove_dir_all, rename, set_mode, sync_file};
 pub(crate) use temp::{TempFile, TempFolder};
 
-use change::{sync_dir, sync_file};
+use change::sync_dir;
 #[cfg(not(feature = "faults"))]
 use no_faults as faults;
 

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, SchemaRef};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use context::{Cancel, Context, Input, Progress, Resources, StageError};
@@ -151,7 +152,7 @@ impl Param {
 }
 
 /// An output of a node: the main one is called [`MAIN`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputDecl {
     /// Name, as in `NAME.metrics`; [`MAIN`] for the output that the bare name means.
     pub name: String,

@@ -11,6 +11,7 @@
 
 pub mod budget;
 pub mod event;
+pub mod executor;
 mod hashing;
 mod lookahead;
 mod node;
@@ -36,6 +37,9 @@ use crate::kind::{Cancel, MAIN, MemoryContext, Pinned, Pins, StageError, pin_nam
 use crate::plan::state::{Hashed, Lookup, NodeState, PendingNode, State, StateError};
 use crate::store::{Store, StoreError};
 
+use executor::Placement;
+use executor::dispatch::{Elsewhere, Notice};
+
 use budget::{Budget, OverBudget, Spending};
 use hashing::Hashing;
 use lookahead::Lookahead;
@@ -48,6 +52,10 @@ pub use recompute::recompute_node;
 
 /// The longest that a finished node stays unsynced.
 const SYNC_EVERY: Duration = Duration::from_millis(200);
+
+/// The limit of nodes that wait for this machine while others are looked up to be computed
+/// elsewhere.
+const AHEAD: usize = 4096;
 
 /// How a graph is run. Nothing here can change a result.
 pub struct RunOptions<'a> {
@@ -75,6 +83,8 @@ pub struct RunOptions<'a> {
     pub machine: &'a Machine,
     /// The facts about models that the lock pins.
     pub pins: Pinned,
+    /// Executors, each with the nodes that it gets; the first that takes a node has it.
+    pub executors: &'a [Placement],
 }
 
 /// The outcome of a node.
@@ -157,13 +167,18 @@ pub fn run<'a>(
 
     let (sender, receiver) = mpsc::channel();
     let pins = Pins::new(options.pins.clone());
-    let mut runner = Runner::new(graph, store, options, (cancel, &pins), wanted);
-    thread::scope(|scope| {
+    let runner = thread::scope(|scope| {
         let (stop, stopped) = mpsc::channel();
         let syncing = scope.spawn(move || sync_in_groups(store, &stopped));
+        // It is dropped in here where it panics, so that the thread which it gives orders ends.
+        let mut runner = Runner::new(graph, store, options, (cancel, &pins), wanted);
+        runner.elsewhere.watch(scope, store, &sender);
+        runner.find_jobs();
         runner.drive(&mut Pool::new(scope), &sender, &receiver);
+        runner.elsewhere.end();
         drop(stop);
-        syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        let synced = syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        synced.map(|()| runner)
     })?;
     let interrupted = cancel.is_cancelled();
     runner.find_kept_pins();
@@ -187,6 +202,8 @@ enum WorkerMessage {
     Computed(NodeId, Box<PendingNode>, Duration, Result<NodeState, NodeError>),
     /// Files of a node were hashed.
     Hashed(NodeId, Result<Hashed, StateError>),
+    /// Something happened to jobs.
+    Elsewhere(Notice),
 }
 
 struct Runner<'a, 'o> {
@@ -205,6 +222,7 @@ struct Runner<'a, 'o> {
     lookahead: Lookahead,
     hashing: Hashing,
     resources: ResourcePool,
+    elsewhere: Elsewhere<'o>,
     running: usize,
     stopped: bool,
     computed_twice: usize,
@@ -243,6 +261,7 @@ impl<'a, 'o> Runner<'a, 'o> {
             lookahead: Lookahead::new(options.force.is_empty()),
             hashing: Hashing::default(),
             resources: ResourcePool::new(options),
+            elsewhere: Elsewhere::new(options.executors),
             running: 0,
             stopped: false,
             computed_twice: 0,
@@ -279,13 +298,15 @@ impl<'a, 'o> Runner<'a, 'o> {
             self.stopped |= self.cancel.is_cancelled();
             if self.stopped {
                 self.hashing.stop();
+                self.stop_jobs();
             } else {
                 self.poll_parked();
             }
             while !self.stopped && self.advance(pool, sender) {}
+            self.form_jobs();
             self.start_hashing(pool, sender);
             self.store.cache().flush_claims();
-            let busy = self.running + self.hashing.running();
+            let busy = self.running + self.hashing.running() + self.elsewhere.running();
             if busy == 0 && (self.stopped || self.parked.is_empty()) {
                 return self.find_cached();
             }
@@ -294,6 +315,7 @@ impl<'a, 'o> Runner<'a, 'o> {
                     self.on_result(id, &pending, elapsed, result);
                 }
                 Some(WorkerMessage::Hashed(id, hashed)) => self.on_hashed(id, hashed),
+                Some(WorkerMessage::Elsewhere(notice)) => self.on_notice(notice),
                 // It is time to poll the parked nodes.
                 None => {}
             }
@@ -342,7 +364,9 @@ impl<'a, 'o> Runner<'a, 'o> {
             }
             return true;
         }
-        if self.resources.is_full(free) {
+        let waiting = self.resources.waiting();
+        let is_full = self.resources.is_full(free);
+        if is_full && !(self.elsewhere.wants_more() && waiting < AHEAD) {
             return false;
         }
         let Some((id, lookup)) = self.lookahead.next(&mut self.ready, &self.state) else {
@@ -367,11 +391,17 @@ impl<'a, 'o> Runner<'a, 'o> {
 
     /// Handles the lookup of a ready node; a hit finishes it.
     fn on_lookup(&mut self, id: NodeId, lookup: Lookup) {
+        if self.state.done(id).is_some() {
+            return;
+        }
         let node = self.graph.node(id);
         self.state.forget_outputs(id);
         let pending = match lookup {
             Lookup::Unhashed(task) => return self.hashing.wait(id, task),
             Lookup::Pending(pending) => pending,
+            Lookup::Done(done) if self.elsewhere.holds(id) => {
+                return self.computed_elsewhere(id, *done);
+            }
             Lookup::Done(done) if !self.options.force.contains(&id) => {
                 return self.cached(id, *done);
             }
@@ -386,7 +416,9 @@ impl<'a, 'o> Runner<'a, 'o> {
                 Box::new(PendingNode { key, manifest, seen, damaged: None })
             }
         };
-        self.resources.enqueue(id, self.demand(node), pending);
+        if let Some(pending) = self.send_away(id, pending) {
+            self.resources.enqueue(id, self.demand(node), pending);
+        }
     }
 
     /// The resources of a node that is ready: what its stage declares, else what its kind
@@ -469,7 +501,8 @@ impl<'a, 'o> Runner<'a, 'o> {
 
     /// Returns a worker's next result; nothing when it is time to poll the parked nodes.
     fn receive(&self, receiver: &Receiver<WorkerMessage>) -> Option<WorkerMessage> {
-        if self.parked.is_empty() || self.stopped {
+        let polls = !self.parked.is_empty() && !self.stopped || self.elsewhere.running() > 0;
+        if !polls {
             let sent = receiver.recv();
             return Some(sent.expect("a worker sends before it ends, and one is running"));
         }

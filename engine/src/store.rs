@@ -48,14 +48,26 @@ impl Store {
     pub fn open_for_run(root: &Path, sharing: Sharing) -> Result<Store, StoreError> {
         let cache = Cache::open_shared(root, sharing)?;
         // A cache that cannot be written to can be read: nobody removes anything from it.
-        let _read_only = cache.begin_write();
+        let _read_only = cache.begin_write().and_then(|()| cache.merge_rows());
         Self::of(cache)
     }
 
     fn of(cache: Cache) -> Result<Store, StoreError> {
         let records = cache.records()?;
         let digests = cache.file_digests()?;
-        Ok(Store { cache, records, digests, unsynced: AtomicBool::new(false) })
+        let store = Store { cache, records, digests, unsynced: AtomicBool::new(false) };
+        // A cache that cannot be written to is read without what waits in it.
+        let _read_only = store.collect();
+        Ok(store)
+    }
+
+    /// Takes over the results that jobs on other machines delivered; their keys.
+    pub fn collect(&self) -> Result<Vec<Key>, StoreError> {
+        let collected = self.cache.collect(&self.records, &self.digests)?;
+        if !collected.is_empty() {
+            self.unsynced.store(true, Ordering::Release);
+        }
+        Ok(collected.into_iter().map(|(key, _)| key).collect())
     }
 
     /// The artifacts.
@@ -81,6 +93,12 @@ impl Store {
     /// The record of a key.
     pub fn record(&self, key: &Key) -> Result<Option<Record>, StoreError> {
         Ok(self.records.get(key)?)
+    }
+
+    /// Returns how long the node with a key took, in seconds; 0 where it has no record.
+    pub fn seconds(&self, key: &Key) -> f64 {
+        let summary = self.records.summary(key).ok().flatten();
+        summary.map_or(0.0, |summary| summary.seconds)
     }
 
     /// Returns the summary of the record of a key: the part that readers of the node need.
@@ -163,9 +181,11 @@ impl Store {
     pub fn sync(&self) -> Result<(), StoreError> {
         // Taken first: what is written meanwhile belongs to the next group.
         if self.unsynced.swap(false, Ordering::AcqRel) || self.digests.has_unsaved() {
+            let collected = self.cache.unsynced_deliveries();
             let synced = self.cache.sync(&self.digests).and_then(|()| self.digests.save());
             // What was refused is tried again with the next group.
             synced.inspect_err(|_| self.unsynced.store(true, Ordering::Release))?;
+            self.cache.remove_deliveries(collected);
         }
         Ok(())
     }

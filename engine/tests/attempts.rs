@@ -87,6 +87,7 @@ fn come(kind: Kind, stages: &str, stop: fn(&str) -> bool) -> Came {
         own_program: None,
         machine: refrain_engine::kind::machine::Machine::empty(),
         pins: Default::default(),
+        executors: &[],
     };
     let cancel = Cancel::default();
     let kept = Arc::new(Mutex::new(Vec::new()));
@@ -257,6 +258,7 @@ fn what_another_process_computes_takes_nothing() {
         own_program: None,
         machine: refrain_engine::kind::machine::Machine::empty(),
         pins: Default::default(),
+        executors: &[],
     };
     let report = std::thread::scope(|scope| {
         scope.spawn(|| {

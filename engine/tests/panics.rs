@@ -53,6 +53,7 @@ fn a_panic_of_a_stage_is_its_failure_and_asks_for_a_report() {
         own_program: None,
         machine: refrain_engine::kind::machine::Machine::empty(),
         pins: Default::default(),
+        executors: &[],
     };
     let report = run(&graph, &store, &options, &Cancel::default()).unwrap();
     let failure = |name: &str| match &report.outcomes[graph.find(name).unwrap().index()] {

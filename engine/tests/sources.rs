@@ -128,6 +128,7 @@ impl Place {
             own_program: None,
             machine: refrain_engine::kind::machine::Machine::empty(),
             pins: Default::default(),
+            executors: &[],
         };
         run(graph, &self.store, &options, &Cancel::default()).unwrap()
     }

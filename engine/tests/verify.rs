@@ -48,6 +48,7 @@ fn report<'a>(graph: &'a Graph, store: &'a Store) -> Report<'a> {
         own_program: None,
         machine: refrain_engine::kind::machine::Machine::empty(),
         pins: Default::default(),
+        executors: &[],
     };
     run(graph, store, &options, &Cancel::default()).unwrap()
 }

@@ -22,6 +22,7 @@ use refrain_engine::report::outcome;
 use refrain_engine::report::results::NodeStatus;
 use refrain_engine::report::verify::{self, Mismatch};
 use refrain_engine::run::budget::{Budget, Limit, OverBudget};
+use refrain_engine::run::executor::Placement;
 use refrain_engine::run::{self, Outcome, Report, RunOptions};
 use refrain_engine::store::Store;
 
@@ -29,6 +30,7 @@ use crate::cli::{self, Format};
 use crate::command_error::{self, CommandError};
 use crate::config::Config;
 use crate::events::Observers;
+use crate::executors::placements;
 use crate::fetches::Fetches;
 use crate::hub::Finder;
 use crate::human::time;
@@ -79,7 +81,8 @@ pub fn run(
     let only = |session: &Session| wanted_nodes(session, &arguments.only);
     let (session, _) = fetches.complete(session, finder, &only)?;
     let store = session.store_for_run()?;
-    let mut options = options(arguments, &session, &config.machine, &lock)?;
+    let executors = placements(arguments.executor.as_deref(), &config)?;
+    let mut options = options(arguments, &session, &config.machine, &lock, &executors)?;
     if let Some(limit) = &arguments.budget {
         options.budget = Some(budget(limit, arguments, &session, &store, &lock, &config.machine)?);
     }
@@ -215,6 +218,7 @@ fn options<'a>(
     session: &Session,
     configured: &'a Machine,
     lock: &Lock,
+    executors: &'a [Placement],
 ) -> Result<RunOptions<'a>, CommandError> {
     let threads = machine::threads();
     let only = wanted_nodes(session, &arguments.only)?;
@@ -232,6 +236,7 @@ fn options<'a>(
         own_program: machine::own_program(),
         machine: configured,
         pins: lock.pins(),
+        executors,
     })
 }
 

@@ -214,6 +214,7 @@ fn recompute(
         own_program: machine::own_program(),
         machine: configured,
         pins: lock.pins(),
+        executors: &[],
     };
     let cancel = Cancel::default();
     interrupt::cancels(&cancel)?;

@@ -19,6 +19,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -41,6 +43,8 @@ use outputs::{OutputType, output_path};
 
 /// Variables of the environment that are passed on to the command.
 const PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TMPDIR"];
+/// Time within which a signal to this process is noticed that ended its command too.
+const NOTICED: Duration = Duration::from_millis(50);
 /// Names of outputs that other kinds have, which a command cannot name its own.
 const TAKEN: [&str; 2] = [MAIN, "log"];
 /// The name of the output that holds the metrics, and the only one of its type.
@@ -262,7 +266,11 @@ fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
     };
     match process::run(&job, ctx.cancel)? {
         Ended::Success => {}
-        Ended::Failure { how, tail } => return Err(failed(&command[0], &how, &tail, memory)),
+        Ended::Failure { how, tail } => {
+            thread::sleep(NOTICED);
+            check_not_stopped(ctx)?;
+            return Err(failed(&command[0], &how, &tail, memory));
+        }
     }
     let mut artifacts = BTreeMap::new();
     let mut metrics = Vec::new();
@@ -283,8 +291,15 @@ fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
     if let Some((_, artifact)) = only(&artifacts) {
         artifacts.insert(MAIN.into(), artifact.clone());
     }
+    check_not_stopped(ctx)?;
     let profile = format!("{} {}", std::env::consts::OS, std::env::consts::ARCH);
     Ok(NodeResult { artifacts: artifacts.into(), metrics, profile })
+}
+
+/// Ends the stage where a stop was asked for: a scheduler or a service manager that ends this
+/// process signals its commands too, and what they then made may be half of it.
+fn check_not_stopped(ctx: &Context<'_>) -> Result<(), StageError> {
+    if ctx.cancel.is_asked() { Err(StageError::Cancelled) } else { Ok(()) }
 }
 
 fn failed(program: &str, how: &str, tail: &str, memory: Option<u64>) -> StageError {

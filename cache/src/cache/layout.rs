@@ -18,7 +18,8 @@ const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
 /// The file that makes a folder a cache.
 const FORMAT: &str = "format";
 
-const FOLDERS: [&str; 7] = ["objects", "plans", "records", "rows", "runs", "tmp", "unfinished"];
+const FOLDERS: [&str; 9] =
+    ["deliveries", "jobs", "objects", "plans", "records", "rows", "runs", "tmp", "unfinished"];
 
 /// Recognises the cache in `root`, or creates one in a folder that is empty or does not exist.
 pub(super) fn open_or_create(root: &Path, sharing: Sharing) -> Result<(), CacheError> {

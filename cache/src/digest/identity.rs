@@ -48,6 +48,12 @@ impl FileIdentity {
         Self { changed_seconds, changed_nanoseconds, ..*self } == *other
     }
 
+    /// Whether two machines may have seen one file with these identities: all agrees but the number
+    /// of the device, which is each machine's own.
+    pub fn is_elsewhere(&self, other: &Self) -> bool {
+        Self { device: other.device, ..*self } == *other
+    }
+
     /// Whether the last change, of the content or of anything else, lies at least `age` back. A
     /// time in the future does not.
     pub(crate) fn is_older_than(&self, age: Duration) -> bool {

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use crate::digest::Digest;
 use crate::untrusted::fill_at;
-use crate::write::{AtomicFile, mark_used, open_append, write_once};
+use crate::write::{AtomicFile, mark_used, open_append, sync_file, write_once};
 
 /// Begins every entry, so that a reader finds the next one behind a torn one.
 const MAGIC: [u8; 4] = *b"RfE1";
@@ -72,6 +72,11 @@ impl EntryLog {
             push(&mut bytes, key, value);
         }
         write_once(&self.file, &bytes)
+    }
+
+    /// Waits until all that was appended is on disk.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        sync_file(&self.file)
     }
 
     /// Calls `each` with key and range of every sound entry from `offset` to the end.

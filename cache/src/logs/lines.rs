@@ -140,10 +140,7 @@ impl AppendLog {
                     "a log line cannot hold a line feed",
                 ));
             }
-            text.push_str(&check_of(payload));
-            text.push(' ');
-            text.push_str(payload);
-            text.push('\n');
+            text.push_str(&checked_line(payload));
         }
         write_once(&self.file, text.as_bytes())
     }
@@ -232,6 +229,11 @@ impl Read for PositionedReader<'_> {
         self.offset += read as u64;
         Ok(read)
     }
+}
+
+/// Returns the line of a payload, which holds no line feed, with its own at the end.
+pub(crate) fn checked_line(payload: &str) -> String {
+    format!("{} {payload}\n", check_of(payload))
 }
 
 /// Returns the check that begins the line of a payload.

@@ -143,7 +143,7 @@ pub(crate) fn remove_dir_all(folder: &Path) -> io::Result<()> {
 }
 
 /// Fsyncs a file.
-pub(super) fn sync_file(file: &File) -> io::Result<()> {
+pub(crate) fn sync_file(file: &File) -> io::Result<()> {
     faults::step(Needs::Space)?;
     file.sync_all()
 }

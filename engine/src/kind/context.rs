@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tracing::{Span, debug, dispatcher, info};
 
@@ -75,7 +76,8 @@ impl Cancel {
 }
 
 /// An input of a node, ready to be read.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Input {
     /// A Parquet file.
     Table {
@@ -96,6 +98,7 @@ pub enum Input {
         /// whole model.
         bases: Vec<Digest>,
         /// The server that computes it; the folder then holds no weights, but the tokenizer.
+        #[serde(skip)]
         served: Option<Arc<ServedSpec>>,
     },
     /// Any other file.

@@ -3,6 +3,7 @@
 //!
 //! The binary reads the configuration and hands it to a run; a stage finds it in its context.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub struct Machine {
     pub remotes: Vec<RemoteCache>,
     /// Limits of fetches from the hub and the web.
     pub fetch: Fetch,
+    /// Executors by the names that `--executor` knows.
+    pub executors: BTreeMap<String, ExecutorConfig>,
 }
 
 static EMPTY: Machine = Machine {
@@ -36,6 +39,7 @@ static EMPTY: Machine = Machine {
     prices: Prices { gpu_hour: None },
     remotes: Vec::new(),
     fetch: Fetch::USUAL,
+    executors: BTreeMap::new(),
 };
 
 impl Machine {
@@ -220,4 +224,103 @@ impl TryFrom<ServerFields> for Server {
         };
         Ok(Server { model, access, key_variable })
     }
+}
+
+/// An executor: where it computes nodes, and which.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExecutorConfig {
+    /// The kind of executor.
+    pub kind: ExecutorKind,
+    /// Further words for the command that submits a job, such as `--partition=gpu`.
+    #[serde(default)]
+    pub options: Vec<String>,
+    /// The machines on which `ssh` starts jobs; this one where there are none.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+    /// The limit of jobs at once, waiting or running.
+    #[serde(default = "jobs")]
+    pub jobs: usize,
+    /// Threads of a job whose stages declare none.
+    #[serde(default = "threads")]
+    pub threads: usize,
+    /// Memory of a job of which nothing says how much it takes.
+    #[serde(default, deserialize_with = "some_size")]
+    pub memory: Option<u64>,
+    /// Time of a job with a stage that may take any.
+    #[serde(default, deserialize_with = "some_duration")]
+    pub time: Option<Duration>,
+    /// Names of variables that a job gets with their values here, beside `PATH`, `HOME` and those
+    /// of the language. The values may be read in the scheduler's files.
+    #[serde(default)]
+    pub variables: Vec<String>,
+    /// The file on the job's machine that holds the values for `${env:NAME}`, `NAME=VALUE` a line,
+    /// readable for its owner alone.
+    pub environment_file: Option<PathBuf>,
+    /// The program on the job's machine; this one where absent.
+    pub program: Option<PathBuf>,
+    /// Time between two questions for the state of all jobs.
+    #[serde(default, deserialize_with = "some_duration")]
+    pub poll: Option<Duration>,
+    /// Time without a sign of life after which a running job counts as lost.
+    #[serde(default = "silence", deserialize_with = "duration")]
+    pub silence: Duration,
+    /// Stages whose nodes go there without `--executor`.
+    #[serde(default)]
+    pub stages: Vec<String>,
+    /// Kinds whose nodes go there without `--executor`.
+    #[serde(default)]
+    pub kinds: Vec<String>,
+}
+
+/// The kind of an executor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExecutorKind {
+    /// The batch scheduler Slurm.
+    Slurm,
+    /// Programs on this machine, or by `ssh` on others.
+    Ssh,
+}
+
+impl ExecutorConfig {
+    /// An executor of which the configuration says nothing.
+    pub fn new(kind: ExecutorKind) -> ExecutorConfig {
+        ExecutorConfig {
+            kind,
+            options: Vec::new(),
+            hosts: Vec::new(),
+            jobs: jobs(),
+            threads: threads(),
+            memory: None,
+            time: None,
+            variables: Vec::new(),
+            environment_file: None,
+            program: None,
+            poll: None,
+            silence: silence(),
+            stages: Vec::new(),
+            kinds: Vec::new(),
+        }
+    }
+}
+
+fn jobs() -> usize {
+    64
+}
+
+fn threads() -> usize {
+    1
+}
+
+fn silence() -> Duration {
+    Duration::from_secs(120)
+}
+
+fn some_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    size(deserializer).map(Some)
+}
+
+fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    duration(deserializer).map(Some)
 }

@@ -132,6 +132,14 @@ impl<'a> State<'a> {
         })
     }
 
+    /// Returns what an edge refers to, when its node is done: as its reader receives it, as it enters
+    /// the key, and what was seen of the sources that are read in their own place.
+    pub fn known_input(&self, edge: &Edge) -> Option<(Input, Identity, Vec<Arc<SeenSource>>)> {
+        let mut seen = Vec::new();
+        self.seen_below(edge.node, &edge.output, &mut seen);
+        Some((self.output(edge.node, &edge.output)?, self.identity(edge)?, seen))
+    }
+
     /// Returns the inputs of a node, when all of them are done.
     pub fn inputs(&self, node: &Node) -> Option<Inputs> {
         let mut inputs = Inputs::default();

@@ -37,6 +37,11 @@ impl ResourceDemand {
         ResourceDemand { threads: number(settings.threads), memory, gpus: number(settings.gpus) }
     }
 
+    /// Returns the bytes of memory, where they are declared or estimated.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        Some(self.memory.total()).filter(|bytes| *bytes > 0)
+    }
+
     fn add(&mut self, other: &ResourceDemand) {
         self.threads = self.threads.saturating_add(other.threads);
         self.memory.add(&other.memory);
@@ -72,6 +77,11 @@ impl ResourcePool {
     /// Adds a node that could start.
     pub fn enqueue(&mut self, id: NodeId, need: ResourceDemand, pending: Box<PendingNode>) {
         self.waiting.push_back((id, need, pending));
+    }
+
+    /// Returns the number of nodes that wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
     }
 
     /// Whether enough nodes wait: one where no other could start anyway.

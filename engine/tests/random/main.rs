@@ -62,6 +62,7 @@ fn options(jobs: usize, forced: &HashSet<NodeId>) -> RunOptions<'static> {
         own_program: None,
         machine: refrain_engine::kind::machine::Machine::empty(),
         pins: Default::default(),
+        executors: &[],
     }
 }
 

@@ -14,6 +14,9 @@ use mistralrs::{
 
 use crate::panics;
 
+/// Starts of an engine before a lock that is held is believed.
+const STARTS: usize = 8;
+
 /// An error of the engine.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -36,25 +39,10 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// Starts the engine's thread.
-    pub fn start(pipeline: Arc<tokio::sync::Mutex<dyn Pipeline>>) -> Result<Engine, EngineError> {
-        let failed = |error: String| EngineError::Failed(error);
-        // On a runtime of several threads it would begin with a request of its own.
-        let runtime = tokio::runtime::Builder::new_current_thread().build();
-        let runtime = runtime.map_err(|error| failed(error.to_string()))?;
-        let method = DefaultSchedulerMethod::Fixed(NonZeroUsize::MIN);
-        let builder = MistralRsBuilder::new(
-            pipeline,
-            SchedulerConfig::DefaultScheduler { method },
-            false,
-            None,
-        )
-        // With it only what follows a known prefix would be computed, in other shapes and so with
-        // other bits.
-        .with_no_prefix_cache(true)
-        // Our rules say where a text ends.
-        .with_disable_eos_stop(true);
-        let runner =
-            panics::contained(|| runtime.block_on(builder.build())).map_err(EngineError::Died)?;
+    pub fn start(
+        pipeline: &Arc<tokio::sync::Mutex<dyn Pipeline + Send + Sync>>,
+    ) -> Result<Engine, EngineError> {
+        let runner = outlive_the_race(|| build(pipeline))?;
         Ok(Engine { runner, turn: Mutex::new(()) })
     }
 
@@ -123,6 +111,40 @@ impl Engine {
     }
 }
 
+/// Builds a runner of mistralrs, whose engine waits for requests on a thread of its own.
+fn build(
+    pipeline: &Arc<tokio::sync::Mutex<dyn Pipeline + Send + Sync>>,
+) -> Result<Arc<MistralRs>, EngineError> {
+    // On a runtime of several threads it would begin with a request of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.map_err(|error| EngineError::Failed(error.to_string()))?;
+    let method = DefaultSchedulerMethod::Fixed(NonZeroUsize::MIN);
+    let scheduler = SchedulerConfig::DefaultScheduler { method };
+    let builder = MistralRsBuilder::new(pipeline.clone(), scheduler, false, None)
+        // With it only what follows a known prefix would be computed, in other shapes and so with
+        // other bits.
+        .with_no_prefix_cache(true)
+        // Our rules say where a text ends.
+        .with_disable_eos_stop(true);
+    panics::contained(|| runtime.block_on(builder.build())).map_err(EngineError::Died)
+}
+
+/// Builds again where mistralrs lost a race with itself: 0.8.1 asks the model for its name with
+/// `try_lock().unwrap()` while the engine that it has just started may hold the lock, for
+/// microseconds. The engine of a lost race waits for requests that nobody can send; it keeps the
+/// model, of which there is no second copy, and one idle thread.
+fn outlive_the_race<T>(
+    mut build: impl FnMut() -> Result<T, EngineError>,
+) -> Result<T, EngineError> {
+    for _ in 1..STARTS {
+        match build() {
+            Err(EngineError::Died(message)) if message.contains("TryLockError") => {}
+            result => return result,
+        }
+    }
+    build()
+}
+
 /// Reads responses until there are no more, as the engine fails when nobody listens; the chunks of
 /// raw logits.
 fn answer(
@@ -171,5 +193,28 @@ impl CustomLogitsProcessor for Hook {
         let mut chosen = vec![0.0f32; size];
         chosen[token] = 1.0;
         Tensor::from_vec(chosen, size, logits.device())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{EngineError, STARTS, outlive_the_race};
+
+    /// Runs a start that fails with `message` the first `failures` times: the starts, the result.
+    fn started(failures: usize, message: &str) -> (usize, Result<usize, EngineError>) {
+        let mut starts = 0;
+        let result = outlive_the_race(|| {
+            starts += 1;
+            if starts > failures { Ok(starts) } else { Err(EngineError::Died(message.into())) }
+        });
+        (starts, result)
+    }
+
+    #[test]
+    fn a_race_lost_at_the_start_is_run_again_and_nothing_else_is() {
+        let race = "called `Result::unwrap()` on an `Err` value: TryLockError(())";
+        assert!(matches!(started(2, race), (3, Ok(3))));
+        assert!(matches!(started(usize::MAX, race), (STARTS, Err(_))), "no start without end");
+        assert!(matches!(started(1, "out of memory"), (1, Err(_))));
     }
 }

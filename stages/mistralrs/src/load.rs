@@ -105,7 +105,7 @@ impl Model {
         };
         // The caches cannot grow into a last step that is not whole.
         let context = if longest > GROWTH { longest / GROWTH * GROWTH } else { longest };
-        Ok(Model { engine: Engine::start(pipeline)?, tokenizer, eos, context })
+        Ok(Model { engine: Engine::start(&pipeline)?, tokenizer, eos, context })
     }
 }
 

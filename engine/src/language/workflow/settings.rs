@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::kind::{Param, Type, coerce};
@@ -49,7 +50,7 @@ pub static RETRY: &[Param] = &[
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 /// The settings beside a stage's kind.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// A sentence for people.
     pub description: Option<String>,
@@ -70,7 +71,7 @@ pub struct Settings {
 }
 
 /// The retries of a failed stage.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Retry {
     /// The largest number of retries.
     pub times: u32,

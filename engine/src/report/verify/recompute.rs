@@ -209,6 +209,7 @@ impl Recomputation<'_, '_> {
                 force: Default::default(),
                 keep_going: true,
                 pins: self.options.pins.clone(),
+                executors: &[],
                 budget: None,
                 ..*self.options
             };
