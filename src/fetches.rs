@@ -94,7 +94,7 @@ impl Fetches<'_> {
             }
             // What was fetched before an error is pinned too.
             if !session.overridden && !self.is_locked && !pins.is_empty() {
-                lock::pin(&session.lock, &pins, self.moved)?;
+                lock::pin(&session.lock, &pins)?;
             }
             if let Some(error) = failed {
                 return Err(error);

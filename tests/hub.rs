@@ -398,6 +398,30 @@ fn a_killed_fetch_goes_on_where_it_ended() {
 }
 
 #[test]
+fn two_processes_fetch_a_file_once() {
+    let world = World::new(DATA);
+    let text = large();
+    world.server.commit("datasets/org/set", "main", &[("rows.jsonl", text.as_bytes())]);
+    world.server.fault(|request, reply| {
+        let slow = if request.host == "cdn" { 1000 } else { 0 };
+        std::thread::sleep(std::time::Duration::from_millis(slow));
+        reply
+    });
+    std::thread::scope(|scope| {
+        let both = [0, 1].map(|_| scope.spawn(|| world.ok(&["fetch", "w.yaml"])));
+        both.into_iter().for_each(|one| drop(one.join().unwrap()));
+    });
+    let seen = world.server.seen();
+    assert_eq!(seen.iter().filter(|request| request.host == "cdn").count(), 1);
+
+    // A blob that is shorter than its file is fetched anew.
+    let blob = format!("hf/hub/datasets--org--set/blobs/{}", sha256(text.as_bytes()));
+    world.space.write(&blob, "cut");
+    world.ok(&["fetch", "w.yaml", "--update", "rows"]);
+    assert_eq!(world.space.read(&blob), text);
+}
+
+#[test]
 fn an_interrupted_fetch_keeps_what_it_has() {
     let world = World::new(DATA);
     world.server.commit("datasets/org/set", "main", &[("rows.jsonl", large().as_bytes())]);

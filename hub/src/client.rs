@@ -1,6 +1,7 @@
 //! Asks the hub and other hosts over HTTP, and decides which redirects are followed.
 
-use std::time::Duration;
+use std::io::Read;
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use ureq::http::{HeaderMap, Response, header};
@@ -24,6 +25,8 @@ const WHOLE: Duration = Duration::from_secs(120);
 const REDIRECTS: usize = 5;
 /// Limit on the bytes of an answer that is read whole.
 const MAX_JSON: u64 = 64 << 20;
+/// Bytes that are read at once.
+const BUFFER: usize = 64 << 10;
 /// Requests for an answer that is read whole, before it counts as failed.
 const ATTEMPTS: u32 = 4;
 /// First pause before a request is made again; each further one is twice as long.
@@ -203,25 +206,23 @@ impl Client {
         }
         let wrong =
             |reason: String| NoAnswer::Final(FetchError::Answer { url: shown(url), reason });
-        let mut body = Vec::new();
-        let begin = std::time::Instant::now();
+        let begin = Instant::now();
         let mut reader = answer.response.body_mut().as_reader();
-        let mut buffer = vec![0; 64 << 10];
+        let (mut body, mut buffer) = (Vec::new(), vec![0; BUFFER]);
         loop {
-            let read = std::io::Read::read(&mut reader, &mut buffer);
-            let read = read.map_err(|error| NoAnswer::Temporary {
+            let read = reader.read(&mut buffer).map_err(|error| NoAnswer::Temporary {
                 reason: format!("the connection failed: {error}"),
                 wait: None,
             })?;
+            if read == 0 {
+                break;
+            }
             body.extend_from_slice(&buffer[..read]);
             if body.len() as u64 > MAX_JSON {
                 return Err(wrong(format!("the answer is larger than {} MB", MAX_JSON >> 20)));
             }
             if begin.elapsed() > WHOLE {
                 return Err(wrong(format!("the answer takes longer than {} s", WHOLE.as_secs())));
-            }
-            if read == 0 {
-                break;
             }
         }
         serde_json::from_slice(&body)

@@ -4,7 +4,8 @@
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::Path;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ureq::http::{HeaderMap, header};
 use url::Url;
@@ -59,10 +60,10 @@ impl Watch<'_> {
     }
 
     fn pause(&self, time: Duration) -> Result<(), FetchError> {
-        let begin = std::time::Instant::now();
+        let begin = Instant::now();
         while begin.elapsed() < time {
             self.check()?;
-            std::thread::sleep(LOOK_EVERY.min(time.saturating_sub(begin.elapsed())));
+            thread::sleep(LOOK_EVERY.min(time.saturating_sub(begin.elapsed())));
         }
         Ok(())
     }
@@ -102,11 +103,13 @@ impl Client {
         }
         let _lock = lock(download.lock, watch)?;
         // Another process may have fetched it meanwhile.
-        if download.target.exists() {
-            if let Expected::Hub(_, size) = download.expected {
+        match download.expected {
+            Expected::Hub(_, size) if has_size(download.target, size) => {
                 watch.transfer.spare(size);
+                return Ok(0);
             }
-            return Ok(0);
+            Expected::Declared(_) if download.target.is_file() => return Ok(0),
+            _ => {}
         }
         let mut part = Part::open(download, watch, self.settings().max_size)?;
         let before = part.bytes;
@@ -123,6 +126,11 @@ impl Client {
         part.place(found)?;
         Ok(size.saturating_sub(before))
     }
+}
+
+/// Whether a file is there with its size; a disk that was full may have left less of it.
+pub(crate) fn has_size(path: &Path, size: u64) -> bool {
+    path.metadata().is_ok_and(|found| found.is_file() && found.len() == size)
 }
 
 /// Locks a file against other processes; without a lock where the system has none, since the bytes

@@ -12,10 +12,12 @@ use url::Url;
 use refrain_cache::write::{create_dir_all, link, write_atomic};
 use refrain_engine::kind::{Cancel, Progress};
 use refrain_engine::source::fetched::{Found, HubPin, Pin};
-use refrain_engine::source::upstream::{HubSource, RepositoryKind, Upstream, WebSource, is_commit};
+use refrain_engine::source::upstream::{
+    HubSource, RepositoryKind, Upstream, WebSource, is_commit, shown,
+};
 
-use crate::client::{Ask, Client, NoAnswer};
-use crate::download::{Download, Watch};
+use crate::client::{Ask, Client, NoAnswer, number};
+use crate::download::{Download, Watch, has_size};
 use crate::error::FetchError;
 use crate::etag::{Etag, Expected};
 use crate::layout::{Places, RepositoryFolder, hub_pin, web_pin};
@@ -132,8 +134,8 @@ impl Fetcher {
         let pinned = pin.filter(|pin| pin.file == source.file).map(|pin| &pin.files);
         let wanted = self.wanted(source, &listing, pinned, cancel)?;
 
-        let lacking: Vec<&Wanted> =
-            wanted.iter().filter(|file| !folder.blob(&file.etag).is_file()).collect();
+        let is_there = |file: &Wanted| has_size(&folder.blob(&file.etag), file.size);
+        let lacking: Vec<&Wanted> = wanted.iter().filter(|file| !is_there(file)).collect();
         let bytes = lacking.iter().map(|file| file.size).sum();
         transfer.expect(bytes);
         check_space(&source.repository.name, folder.root(), bytes)?;
@@ -248,10 +250,7 @@ impl Fetcher {
         let url = self.resolve(source, commit, name);
         let ask = Ask { url: &url, from: 0, validator: None, is_head: true };
         let what = source.repository.to_string();
-        let unreachable = |reason: String| FetchError::Unreachable {
-            url: refrain_engine::source::upstream::shown(&url),
-            reason,
-        };
+        let unreachable = |reason: String| FetchError::Unreachable { url: shown(&url), reason };
         let answer = self.client.ask(ask, true).map_err(|error| match error {
             NoAnswer::Final(error) => error,
             NoAnswer::Temporary { reason, .. } => unreachable(reason),
@@ -262,7 +261,7 @@ impl Fetcher {
                 NoAnswer::Temporary { reason, .. } => unreachable(reason),
             });
         }
-        let length = || crate::client::number(answer.response.headers(), "content-length");
+        let length = || number(answer.response.headers(), "content-length");
         match (answer.hub.etag, answer.hub.size.or_else(length)) {
             (Some(etag), Some(size)) => Ok((etag, size)),
             _ => Err(unreachable("the server tells neither its digest nor its size".into())),

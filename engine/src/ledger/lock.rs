@@ -129,11 +129,11 @@ pub fn record(
 }
 
 /// Enters fetched sources into the lock at a path, before anything is run with them; returns whether
-/// the file changed. Older pins of the named sources go.
+/// the file changed.
 ///
 /// # Errors
 /// [`LockError`] for a lock that cannot be read or written.
-pub fn pin(path: &Path, pins: &[Pin], moved: &[String]) -> Result<bool, LockError> {
+pub fn pin(path: &Path, pins: &[Pin]) -> Result<bool, LockError> {
     let _alone = file::hold(path);
 
     let mut lock = match Lock::read(path) {
@@ -141,8 +141,6 @@ pub fn pin(path: &Path, pins: &[Pin], moved: &[String]) -> Result<bool, LockErro
         lock => lock?,
     };
     let before = lock.fetched.clone();
-    let new: HashSet<PinKey> = pins.iter().map(Pin::key).collect();
-    lock.fetched.retain(|key, _| !moved.contains(&key.name) || new.contains(key));
     lock.pin(pins.iter());
     if lock.fetched == before { Ok(false) } else { lock.write(path) }
 }
