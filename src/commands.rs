@@ -56,6 +56,6 @@ pub fn dispatch(arguments: &Arguments, observers: &Observers) -> Result<ExitCode
         Command::Schema => schema::schema(),
         Command::Completions(completions) => completions::completions(completions, format),
         Command::Man(man) => man::man(man, format),
-        Command::Node(node) => node::node(node, arguments.config.as_deref(), format),
+        Command::Node(node) => node::node(node, config, format, observers),
     }
 }

@@ -15,6 +15,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use refrain_engine::language::explain::ErrorClass;
 use refrain_engine::ledger::run_log::RunLog;
 use refrain_engine::run::event::TARGET;
+use refrain_engine::run::executor::JobEvents;
 
 use crate::cli::{Arguments, Command};
 use crate::command_error::CommandError;
@@ -27,6 +28,8 @@ use progress::Progress;
 pub struct Observers {
     /// The log in the cache's `runs/`.
     pub run_log: RunLog,
+    /// The events of a job, for the run that made it.
+    pub job_events: JobEvents,
     trace: Option<ChromeTrace>,
 }
 
@@ -39,7 +42,8 @@ impl Observers {
         let terminal = Terminal::stderr(std::io::stderr().is_terminal() && !quiet);
 
         let trace = options.trace.as_deref().map(ChromeTrace::create).transpose()?;
-        let observers = Observers { run_log: RunLog::default(), trace };
+        let observers =
+            Observers { run_log: RunLog::default(), job_events: JobEvents::default(), trace };
         let most = if observers.trace.is_some() { Level::TRACE } else { Level::DEBUG };
         let wanted = Targets::new().with_target(TARGET, level.max(LevelFilter::from_level(most)));
         let progress = Progress::new(terminal.clone(), quiet, level == LevelFilter::OFF);
@@ -47,6 +51,7 @@ impl Observers {
         tracing_subscriber::registry()
             .with(wanted)
             .with(observers.run_log.clone())
+            .with(observers.job_events.clone())
             .with(progress)
             .with(log::layer(level, options.log_format, terminal))
             .with(observers.trace.clone())

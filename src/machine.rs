@@ -40,6 +40,12 @@ pub fn gpus() -> usize {
     devices.filter(|device| device.file_name().to_str().is_some_and(card)).count()
 }
 
+/// Finds a program in the folders of `PATH`.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let folders = std::env::var_os("PATH")?;
+    std::env::split_paths(&folders).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
 /// The program of this process, as the system knows it.
 pub fn own_program() -> Option<&'static Path> {
     static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();

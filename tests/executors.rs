@@ -366,3 +366,43 @@ fn programs_two_runs_share_their_jobs() {
 fn programs_a_secret_stays_in_its_file() {
     a_secret_stays_in_its_file(&programs(), &[]);
 }
+
+/// What a stage remarks and how far it is reaches the run, whichever process computes it.
+#[test]
+fn remarks_and_steps_of_a_job_are_those_of_the_run() {
+    let site = programs();
+    let space = Space::new();
+    site.configure(&space, "");
+    small(&space);
+    let mut command = site.command(&space, &["run", "w.yaml", "--log", "debug"]);
+    let output = command.args(["--log-format", "json"]).output().unwrap();
+    let lines = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{lines}");
+    let events: Vec<Value> =
+        lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let of = |event: &str| -> Vec<&Value> {
+        events.iter().filter(|line| line["event"] == event).collect()
+    };
+    assert!(of("step").len() > 1, "{lines}");
+    let is_trained = |line: &&Value| {
+        let node = line["node"].as_str().unwrap();
+        node == "base" || node.starts_with("tuned[")
+    };
+    assert!(of("step").iter().all(is_trained), "{lines}");
+    assert!(!of("progress").is_empty() && !of("note").is_empty(), "{lines}");
+}
+
+/// A run whose jobs are refused says so once, and not for each of them.
+#[test]
+fn a_refusal_is_told_once() {
+    let space = Space::new();
+    space.write("refrain.toml", "[executors.site]\nkind = \"slurm\"\n");
+    waiting(&space, 20);
+    let arguments = ["--config", "refrain.toml", "run", "w.yaml", "--executor", "site"];
+    let mut command = space.command(&arguments);
+    let output = command.env("PATH", "/nonexistent").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert_eq!(said.matches("cannot start `sbatch`").count(), 1, "{said}");
+    assert!(said.contains("run this where Slurm's commands are in PATH"), "{said}");
+}

@@ -137,6 +137,11 @@ impl Cache {
         Ok(rows)
     }
 
+    /// Returns the folder of what jobs deliver.
+    pub fn deliveries_dir(&self) -> PathBuf {
+        self.root.join("deliveries")
+    }
+
     /// Returns the folder of the jobs that run on other machines.
     pub fn jobs_dir(&self) -> PathBuf {
         self.root.join("jobs")

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use refrain_engine::kind::machine::{Machine, ServerAccess};
+use refrain_engine::kind::machine::{ExecutorKind, Machine, ServerAccess};
 use refrain_engine::language::explain::ErrorClass;
 use refrain_sandbox::{Interpreter, InterpreterError, LayerState, Sandbox};
 use refrain_stages::python::{PACKAGES, Python, PythonError};
@@ -80,6 +80,19 @@ impl Found {
             };
             row("server", true, &format!("{access}{}", of.unwrap_or_default()))
         }));
+        rows.extend(machine.executors.iter().map(|(name, executor)| {
+            let program = match executor.kind {
+                ExecutorKind::Slurm => Some("sbatch"),
+                ExecutorKind::Ssh => (!executor.hosts.is_empty()).then_some("ssh"),
+            };
+            let found = program.map(machine::find_program);
+            let words = match (program, &found) {
+                (None, _) => "programs on this machine".to_owned(),
+                (Some(_), Some(Some(path))) => path.display().to_string(),
+                (Some(program), _) => format!("there is no `{program}` in PATH"),
+            };
+            row(&format!("executor `{name}`"), found.is_none_or(|found| found.is_some()), &words)
+        }));
         rows
     }
 
@@ -114,6 +127,7 @@ impl Found {
             "config": { "path": path, "named_by": origin.words(), "found": is_there },
             "instruction_set": refrain_stages::instruction_set(),
             "servers": servers_json(machine),
+            "executors": machine.executors.keys().collect::<Vec<_>>(),
             "trainer": match &self.trainer {
                 Ok(python) => json!({
                     "version": python.version,

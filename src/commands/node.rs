@@ -14,6 +14,7 @@ use refrain_engine::run::executor::{JobError, JobFile, JobHost, run_job};
 use crate::cli::{self, Format};
 use crate::command_error::CommandError;
 use crate::config::Config;
+use crate::events::Observers;
 use crate::executors::read_secrets;
 use crate::session::sharing;
 use crate::{interrupt, machine, output};
@@ -23,6 +24,7 @@ pub fn node(
     arguments: &cli::NodeArgs,
     config: Option<&Path>,
     format: Format,
+    observers: &Observers,
 ) -> Result<ExitCode, CommandError> {
     let config = Config::read(config)?;
     let secrets: HashMap<String, String> = match &arguments.environment {
@@ -46,6 +48,7 @@ pub fn node(
         memory: machine::free_memory(),
         cancel: &cancel,
     };
+    observers.job_events.begin(path.parent().unwrap_or(Path::new(".")));
     let ran = run_job(&path, &cache, &file, &arguments.keys, &host);
     refrain_stages::end_servers();
     let report = ran?;

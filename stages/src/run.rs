@@ -41,8 +41,10 @@ mod outputs;
 
 use outputs::{OutputType, output_path};
 
-/// Variables of the environment that are passed on to the command.
-const PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TMPDIR"];
+/// Variables of the environment that are passed on to the command; the last two name the graphics
+/// cards that a scheduler gave this process.
+const PASSED: [&str; 6] =
+    ["PATH", "HOME", "LANG", "TMPDIR", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"];
 /// Time within which a signal to this process is noticed that ended its command too.
 const NOTICED: Duration = Duration::from_millis(50);
 /// Names of outputs that other kinds have, which a command cannot name its own.

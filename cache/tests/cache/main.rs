@@ -5,6 +5,7 @@
 
 mod check;
 mod claims;
+mod deliveries;
 mod digests;
 mod files;
 mod gc;

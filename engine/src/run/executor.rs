@@ -6,6 +6,7 @@
 //! code.
 
 pub(super) mod dispatch;
+mod events;
 mod forming;
 mod job;
 mod job_file;
@@ -21,6 +22,7 @@ use crate::graph::Node;
 use crate::kind::machine::ExecutorConfig;
 use crate::language::explain::{ErrorClass, Explain};
 
+pub use events::JobEvents;
 pub use job::{JobError, JobHost, run_job};
 pub use job_file::{JobFile, JobReport};
 pub use processes::Processes;

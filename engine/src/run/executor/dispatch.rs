@@ -20,7 +20,8 @@ use crate::run::parked::Claim;
 use crate::run::{Outcome, Runner, WorkerMessage, node};
 use crate::store::Store;
 
-use super::forming::{Took, can_leave, chain, chains_of_job, job_nodes, resources_of};
+use super::events::JobEvent;
+use super::forming::{Took, can_leave, chain, chains_of_job, job_nodes, resources_of, seconds_of};
 use super::job_file::{JobFile, JobReport};
 pub(in crate::run) use super::watcher::Notice;
 use super::watcher::{JobEnd, Order, Watcher};
@@ -85,7 +86,7 @@ struct Held {
     job: Option<String>,
     /// The node as it was when its key was found; `None` before.
     pending: Option<Box<PendingNode>>,
-    /// The span of a node that has a job for itself.
+    /// The span of a node that has begun.
     span: Option<Span>,
 }
 
@@ -252,7 +253,8 @@ impl Runner<'_, '_> {
             if pendings.is_empty() {
                 let Elsewhere { ready, took, at_once, .. } = &self.elsewhere;
                 let ready = ready[placement].len() + 1;
-                chains = chains_of_job(self.graph, &chain, took, ready, at_once[placement]);
+                let seconds = seconds_of(self.graph, &chain, took);
+                chains = chains_of_job(seconds, ready, at_once[placement]);
             }
             nodes.extend(chain);
             pendings.insert(id, pending);
@@ -309,17 +311,12 @@ impl Runner<'_, '_> {
             }
         };
 
-        let alone = nodes.len() == 1;
         for id in &nodes {
             let pending = pendings.remove(id);
-            let span = pending
-                .as_ref()
-                .filter(|_| alone)
-                .map(|pending| node::span(*id, self.graph.node(*id), &pending.key));
             if let Some(pending) = &pending {
                 self.elsewhere.keys.insert(pending.key, *id);
             }
-            let held = Held { job: Some(job.name.clone()), pending, span };
+            let held = Held { job: Some(job.name.clone()), pending, span: None };
             self.elsewhere.held.insert(*id, held);
         }
         let nodes = nodes.into_iter().map(Some).collect();
@@ -365,6 +362,7 @@ impl Runner<'_, '_> {
                 self.ready.extend(ids);
             }
             Notice::Ended(name, end) => self.job_ended(&name, end),
+            Notice::Event(job, event) => self.job_event(&job, &event),
             Notice::Running(placement, jobs) => {
                 let most = &mut self.elsewhere.at_once[placement];
                 *most = jobs.max(*most);
@@ -376,6 +374,24 @@ impl Runner<'_, '_> {
                     job.ids().for_each(|id| self.fail_elsewhere(id, &message, None));
                 }
             }
+        }
+    }
+
+    /// Shows what happened to a node of a job.
+    fn job_event(&mut self, job: &str, event: &JobEvent) {
+        let Some(LiveJob { adopted, .. }) = self.elsewhere.jobs.get(job) else { return };
+        let id = match adopted {
+            false => u32::try_from(event.node).ok().map(NodeId),
+            true => self.graph.find(&event.name),
+        };
+        let Some(id) = id.filter(|id| id.index() < self.graph.nodes.len()) else { return };
+        let node = self.graph.node(id);
+        match (event.started(), self.elsewhere.held.get_mut(&id)) {
+            (Some(key), Some(held)) => held.span = Some(node::span(id, node, &key)),
+            // Its result arrived before.
+            (Some(_), None) => {}
+            (None, None) if event.is_progress() => {}
+            (None, _) => event.emit(id.0, &node.name),
         }
     }
 
@@ -451,6 +467,9 @@ impl Runner<'_, '_> {
         let message = error.to_string();
         // Of a chain the first node fails, and the others are skipped by it.
         job.ids().for_each(|id| self.fail_elsewhere(id, &message, error.hint()));
+        if !self.stopped {
+            self.elsewhere.order(Order::GoOn);
+        }
     }
 
     /// Fails a node that cannot be computed elsewhere, unless it is skipped already.

@@ -19,6 +19,8 @@ const CHAIN: usize = 64;
 const SHARED: Duration = Duration::from_secs(30);
 /// Shares of what is ready that each running job leaves for later.
 const ROUNDS: usize = 2;
+/// The shortest time that a chain is believed to take, in seconds.
+const SHORTEST: f64 = 1e-6;
 /// The limit of chains of a job.
 const CHAINS: usize = 1000;
 
@@ -107,21 +109,24 @@ pub(super) fn chain(
     chain
 }
 
-/// Returns how many chains like this one a job takes, by what such nodes took so far; one where
-/// nothing is known, so that long nodes never wait for each other.
-///
-/// Each job takes a share of what is ready that `at_once` jobs leave others to do, as in guided
-/// self-scheduling (Polychronopoulos and Kuck, 1987): large ones first, small ones at the end.
-pub(super) fn chains_of_job(
+/// Returns the time that a chain takes, by what such nodes took so far; `None` where one of its
+/// stages is new.
+pub(super) fn seconds_of(
     graph: &Graph,
     chain: &[NodeId],
     took: &HashMap<String, Took>,
-    ready: usize,
-    at_once: usize,
-) -> usize {
-    let seconds = |id: &NodeId| took.get(&graph.node(*id).stage).and_then(Took::mean);
-    let Some(seconds) = chain.iter().map(seconds).sum::<Option<f64>>() else { return 1 };
-    let within = SHARED.as_secs_f64() / seconds.max(1e-6);
+) -> Option<f64> {
+    chain.iter().map(|id| took.get(&graph.node(*id).stage).and_then(Took::mean)).sum()
+}
+
+/// Returns how many chains of `seconds` a job takes, of those that are ready, while `at_once` jobs
+/// run; one where the time is not known, so that long nodes never wait for each other.
+///
+/// Each job takes a share of what is ready that leaves others something to do, as in guided
+/// self-scheduling (Polychronopoulos and Kuck, 1987): large ones first, small ones at the end.
+pub(super) fn chains_of_job(seconds: Option<f64>, ready: usize, at_once: usize) -> usize {
+    let Some(seconds) = seconds else { return 1 };
+    let within = SHARED.as_secs_f64() / seconds.max(SHORTEST);
     let share = ready / (ROUNDS * at_once.max(1));
     (within as usize).min(share).clamp(1, CHAINS)
 }
@@ -193,4 +198,36 @@ pub(super) fn job_nodes(
         });
     }
     Some(written)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_chains_share_a_job_and_leave_work_to_others() {
+        assert_eq!(chains_of_job(None, 1000, 4), 1, "nothing is known");
+        assert_eq!(chains_of_job(Some(3600.0), 1000, 4), 1, "an hour each");
+        assert_eq!(chains_of_job(Some(1.0), 1000, 4), 30, "half a minute together");
+        assert_eq!(chains_of_job(Some(0.01), 800, 4), 100, "half a share of what is ready");
+        assert_eq!(chains_of_job(Some(0.0), 1_000_000, 1), CHAINS);
+
+        // All that is ready is given away in jobs that grow smaller, never larger.
+        let (mut ready, mut last) = (5000, usize::MAX);
+        while ready > 0 {
+            let taken = chains_of_job(Some(0.01), ready, 6);
+            assert!(taken <= last && taken >= 1);
+            (ready, last) = (ready.saturating_sub(taken), taken);
+        }
+        assert_eq!(last, 1);
+    }
+
+    #[test]
+    fn nodes_take_the_mean_of_those_before() {
+        let mut took = Took::default();
+        assert_eq!(took.mean(), None);
+        took.add(1.0);
+        took.add(2.0);
+        assert_eq!(took.mean(), Some(1.5));
+    }
 }

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
-use refrain_cache::write::write_atomic;
+use refrain_cache::write::{remove_file, write_atomic};
 use refrain_cache::{Key, SessionWatch};
 
 use crate::plan::state::StateError;
 use crate::run::WorkerMessage;
 use crate::store::Store;
 
+use super::events::{EventReader, JobEvent};
 use super::job_file::{JobReport, STOP_FILE, read_session};
 use super::{ExecutorError, JOB_FILE, Job, JobResources, JobState, LOG_FILE, Placement};
 
@@ -40,6 +41,8 @@ pub(super) enum Order {
     Cancel(Vec<String>),
     /// End all jobs that have not begun; each is told as withdrawn.
     Withdraw,
+    /// Go on after a job was refused.
+    GoOn,
 }
 
 /// What the deciding thread is told.
@@ -48,6 +51,8 @@ pub(in crate::run) enum Notice {
     Delivered(Vec<Key>),
     /// A job is over.
     Ended(String, JobEnd),
+    /// Something happened to a node of a job.
+    Event(String, JobEvent),
     /// So many jobs of a placement run at this moment.
     Running(usize, usize),
     /// Nothing that jobs deliver can be taken over.
@@ -72,6 +77,7 @@ struct Watched {
     job: Job,
     state: JobState,
     session: Option<SessionWatch>,
+    events: EventReader,
     /// When it was first seen to be over, without a report; and the words for it.
     over: Option<(Instant, String)>,
 }
@@ -93,6 +99,9 @@ pub(super) struct Watcher<'a> {
     unsubmitted: Vec<Unsubmitted>,
     /// For each placement when it is asked next, and whether it answered.
     asked: Vec<(Instant, bool)>,
+    /// Whether jobs are held back: a refusal may end the run, which takes the others back, so that
+    /// not all of them need be refused.
+    is_held: bool,
 }
 
 impl<'a> Watcher<'a> {
@@ -102,7 +111,8 @@ impl<'a> Watcher<'a> {
         notices: Sender<WorkerMessage>,
     ) -> Watcher<'a> {
         let asked = vec![(Instant::now(), true); placements.len()];
-        Watcher { placements, store, notices, watched: Vec::new(), unsubmitted: Vec::new(), asked }
+        let (watched, unsubmitted, is_held) = (Vec::new(), Vec::new(), false);
+        Watcher { placements, store, notices, watched, unsubmitted, asked, is_held }
     }
 
     /// Watches until nobody gives orders any more.
@@ -142,7 +152,9 @@ impl<'a> Watcher<'a> {
                 self.watched = others;
                 self.cancel(&named);
             }
+            Order::GoOn => self.is_held = false,
             Order::Withdraw => {
+                self.is_held = false;
                 for job in std::mem::take(&mut self.unsubmitted) {
                     self.tell(Notice::Ended(job.job.name, JobEnd::Withdrawn));
                 }
@@ -182,11 +194,21 @@ impl<'a> Watcher<'a> {
     }
 
     fn watch(&mut self, placement: usize, job: Job) {
-        let (state, session, over) = (JobState::Waiting, None, None);
-        self.watched.push(Watched { placement, job, state, session, over });
+        self.watched.push(Watched {
+            placement,
+            job,
+            state: JobState::Waiting,
+            session: None,
+            events: EventReader::default(),
+            over: None,
+        });
     }
 
     fn submit(&mut self, number: usize, job: Job, resources: JobResources) {
+        if self.is_held {
+            let next = Instant::now();
+            return self.unsubmitted.push(Unsubmitted { placement: number, job, resources, next });
+        }
         let placement = &self.placements[number];
         let mut words = placement.command.clone();
         words.push(OsString::from(job.folder.join(JOB_FILE)));
@@ -197,6 +219,7 @@ impl<'a> Watcher<'a> {
                 self.watch(number, job);
             }
             Err(error @ ExecutorError::Refused { .. }) => {
+                self.is_held = true;
                 self.tell(Notice::Ended(job.name, JobEnd::Refused(error)));
             }
             Err(ExecutorError::Unreachable(message)) => {
@@ -208,6 +231,9 @@ impl<'a> Watcher<'a> {
     }
 
     fn submit_again(&mut self) {
+        if self.is_held {
+            return;
+        }
         let now = Instant::now();
         let (due, later) = std::mem::take(&mut self.unsubmitted)
             .into_iter()
@@ -240,6 +266,8 @@ impl<'a> Watcher<'a> {
         if jobs.is_empty() || Instant::now() < self.asked[number].0 {
             return;
         }
+        self.pass_on(|_, watched| watched.placement == number);
+        let jobs: Vec<&Job> = self.watched.iter().filter(is_there).map(|w| &w.job).collect();
         let states = placement.executor.states(&jobs);
         self.asked[number].0 = Instant::now() + placement.executor.poll_every();
         match states {
@@ -257,11 +285,26 @@ impl<'a> Watcher<'a> {
         }
     }
 
+    /// Passes on what happened to the nodes of jobs, chosen by position and job.
+    fn pass_on(&mut self, is_chosen: impl Fn(usize, &Watched) -> bool) {
+        for (at, watched) in self.watched.iter_mut().enumerate() {
+            if !is_chosen(at, watched) {
+                continue;
+            }
+            for event in watched.events.read(&watched.job.folder) {
+                let notice = Notice::Event(watched.job.name.clone(), event);
+                let _ended = self.notices.send(WorkerMessage::Elsewhere(notice));
+            }
+        }
+    }
+
     /// Takes over what was delivered, and finds the jobs that are over.
     fn look(&mut self) -> Result<(), StateError> {
         // A report follows all deliveries of its job, so it is read before they are collected.
         let mut reports: Vec<Option<JobReport>> =
             self.watched.iter().map(|watched| JobReport::read(&watched.job.folder)).collect();
+        let over = reports.iter().map(Option::is_some).collect::<Vec<bool>>();
+        self.pass_on(|at, _| over[at]);
         let keys = self.store.collect()?;
         if !keys.is_empty() {
             self.tell(Notice::Delivered(keys));
@@ -309,6 +352,13 @@ impl<'a> Watcher<'a> {
             watched.over = None;
             return None;
         };
+        if watched.over.is_none() {
+            // On a network file system a change of ours makes the machine read the folders anew.
+            for folder in [&watched.job.folder, &self.store.cache().deliveries_dir()] {
+                let probe = folder.join(format!("probe-{}", watched.job.name));
+                let _unseen = write_atomic(&probe, b"").and_then(|_| remove_file(&probe));
+            }
+        }
         let (since, why) = watched.over.get_or_insert_with(|| (Instant::now(), why));
         if since.elapsed() < GRACE {
             return None;
