@@ -38,6 +38,8 @@ pub struct Fetches<'a> {
     pub machine: &'a Machine,
     /// The sources that are fetched anew.
     pub moved: &'a [String],
+    /// The stages and nodes that are wanted, with what they are made from; all where none is named.
+    pub only: &'a [String],
     /// Whether the lock must stay as it is.
     pub is_locked: bool,
     /// A request to stop.
@@ -46,20 +48,20 @@ pub struct Fetches<'a> {
 
 impl Fetches<'_> {
     /// Fetches what a resolved workflow lacks, and resolves it again with that: what is fetched may
-    /// be an adapter whose base is to be fetched too. `wanted` says which nodes count.
+    /// be an adapter whose base is to be fetched too.
     ///
     /// The pins enter the lock before anything is run.
     pub fn complete(
         &self,
         mut session: ManuallyDrop<Session>,
         mut finder: Finder,
-        wanted: &dyn Fn(&Session) -> Result<Option<Vec<NodeId>>, CommandError>,
     ) -> Result<(ManuallyDrop<Session>, Vec<FetchedSource>), CommandError> {
         self.check_moved(&session)?;
         let mut done = Vec::new();
         let mut fetcher = None;
         loop {
-            let marked = wanted(&session)?.map(|targets| session.graph.upstream(&targets));
+            let marked =
+                session.all_nodes(self.only)?.map(|targets| session.graph.upstream(&targets));
             let is_wanted = |id: NodeId| marked.as_ref().is_none_or(|marked| marked[id.index()]);
             let missing: Vec<(NodeId, Upstream)> = session
                 .graph

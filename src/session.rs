@@ -292,6 +292,15 @@ impl Session {
         Err(CommandError::Plain { message, hint, class: ErrorClass::Input })
     }
 
+    /// The nodes that several names mean; `None` where no name is given.
+    pub fn all_nodes(&self, names: &[String]) -> Result<Option<Vec<NodeId>>, CommandError> {
+        if names.is_empty() {
+            return Ok(None);
+        }
+        let nodes = names.iter().map(|name| self.nodes(name));
+        Ok(Some(nodes.collect::<Result<Vec<_>, _>>()?.concat()))
+    }
+
     /// The one node that a name means.
     pub fn node(&self, name: &str) -> Result<NodeId, CommandError> {
         match self.nodes(name)?.as_slice() {

@@ -140,8 +140,8 @@ stages:
 #[test]
 fn no_fetch_keeps_or_shows_a_token() {
     let world = World::new("");
-    let rows = "{\"id\": \"c\", \"response\": \"2\", \"reference\": \"2\"}\n".repeat(1)
-        + &" ".repeat(3000);
+    let row = "{\"id\": \"c\", \"response\": \"2\", \"reference\": \"2\"}\n";
+    let rows = format!("{row}{}", " ".repeat(3000));
     world.server.commit("datasets/org/set", "main", &[("rows.jsonl", rows.as_bytes())]);
     let url = world.server.put("/more.jsonl", rows.as_bytes());
     let digest = format!("sha256:{}", sha256(rows.as_bytes()));

@@ -40,10 +40,11 @@ pub fn fetch(
         arguments: &arguments.workflow,
         machine: &machine,
         moved: &arguments.update,
+        only: &[],
         is_locked: false,
         cancel: &cancel,
     };
-    let (session, fetched) = fetches.complete(session, finder, &|_| Ok(None))?;
+    let (session, fetched) = fetches.complete(session, finder)?;
 
     let sources = rows(&session, &fetched);
     if format == Format::Json {

@@ -75,11 +75,11 @@ pub fn run(
         arguments: &arguments.workflow,
         machine: &config.machine,
         moved: &arguments.update,
+        only: &arguments.only,
         is_locked: arguments.locked,
         cancel: &cancel,
     };
-    let only = |session: &Session| wanted_nodes(session, &arguments.only);
-    let (session, _) = fetches.complete(session, finder, &only)?;
+    let (session, _) = fetches.complete(session, finder)?;
     let store = session.store_for_run()?;
     let executors = placements(arguments.executor.as_deref(), &config)?;
     let mut options = options(arguments, &session, &config.machine, &lock, &executors)?;
@@ -204,15 +204,6 @@ fn read_lock(session: &Session, locked: bool) -> Result<Lock, CommandError> {
     }
 }
 
-/// Finds the nodes that are named; `None` where none is.
-fn wanted_nodes(session: &Session, names: &[String]) -> Result<Option<Vec<NodeId>>, CommandError> {
-    if names.is_empty() {
-        return Ok(None);
-    }
-    let nodes = names.iter().map(|name| session.nodes(name));
-    Ok(Some(nodes.collect::<Result<Vec<_>, _>>()?.concat()))
-}
-
 fn options<'a>(
     arguments: &cli::RunArgs,
     session: &Session,
@@ -221,8 +212,8 @@ fn options<'a>(
     executors: &'a [Placement],
 ) -> Result<RunOptions<'a>, CommandError> {
     let threads = machine::threads();
-    let only = wanted_nodes(session, &arguments.only)?;
-    let force = wanted_nodes(session, &arguments.force)?.unwrap_or_default().into_iter().collect();
+    let only = session.all_nodes(&arguments.only)?;
+    let force = session.all_nodes(&arguments.force)?.unwrap_or_default().into_iter().collect();
     Ok(RunOptions {
         jobs: arguments.jobs.map_or(threads, |n| n as usize),
         threads,

@@ -1,15 +1,17 @@
 //! Hubs and servers of the web that were made to break a fetch: each is refused in clear words, and
 //! nothing is written outside of the cache.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
-use super::server::{Body, Reply, Request, git_digest, sha256};
+use super::server::{Body, Fault, Reply, Request, git_digest, sha256};
 use super::{DATA, ROWS, World, large, paths, web};
 
 /// A hostile answer, and the words by which it is refused.
 struct Case {
     name: &'static str,
-    fault: Box<dyn Fn(&Request, Reply) -> Reply + Send + Sync>,
+    fault: Fault,
     code: i32,
     words: &'static str,
 }
@@ -20,7 +22,7 @@ fn case(
     words: &'static str,
     fault: impl Fn(&Request, Reply) -> Reply + Send + Sync + 'static,
 ) -> Case {
-    Case { name, fault: Box::new(fault), code, words }
+    Case { name, fault: Arc::new(fault), code, words }
 }
 
 /// Changes the listing of a revision.
@@ -201,7 +203,7 @@ impl Case {
             let reply = first(request, reply);
             if request.path.contains("/api/") { reply } else { change(request, reply) }
         };
-        Case { fault: Box::new(fault), ..self }
+        Case { fault: Arc::new(fault), ..self }
     }
 }
 
@@ -237,7 +239,7 @@ fn a_hostile_hub_is_refused() {
     for Case { name, fault, code, words } in cases {
         let world = World::new(DATA);
         world.space.write("config.toml", LIMIT);
-        world.server.fault(fault);
+        world.server.fault(move |request, reply| fault(request, reply));
         refused(&world, name, code, words);
         // Once the server is itself again, the same workflow runs.
         world.server.heal();
@@ -295,7 +297,7 @@ fn a_hostile_server_of_large_files_is_refused() {
         let world = World::new(DATA);
         world.space.write("config.toml", LIMIT);
         world.server.commit("datasets/org/set", "main", &[("rows.jsonl", text.as_bytes())]);
-        world.server.fault(fault);
+        world.server.fault(move |request, reply| fault(request, reply));
         refused(&world, name, code, words);
         world.server.heal();
         world.ok(&["run", "w.yaml"]);
@@ -334,7 +336,7 @@ fn a_hostile_server_of_the_web_is_refused() {
         world.space.write("config.toml", LIMIT);
         let url = world.server.put("/rows.jsonl", ROWS.as_bytes());
         world.space.write("w.yaml", &web(&format!("{url}?key=hunter2"), &sha));
-        world.server.fault(fault);
+        world.server.fault(move |request, reply| fault(request, reply));
         refused(&world, name, code, words);
         world.server.heal();
         world.ok(&["run", "w.yaml"]);
