@@ -11,7 +11,7 @@ use clap_complete::Shell;
 use tracing::level_filters::LevelFilter;
 
 pub use cache::{Cache, CacheFolderArgs, GcArgs, PushArgs, TransferArgs};
-pub use run::{BudgetUnknown, ExplainArgs, NodeArgs, PlanArgs, RunArgs, VerifyArgs};
+pub use run::{BudgetUnknown, ExplainArgs, FetchArgs, NodeArgs, PlanArgs, RunArgs, VerifyArgs};
 pub use shown::{
     BundleArgs, CompareArgs, DiffArgs, Drawing, ExportArgs, GraphArgs, LogRunsArgs, ReportArgs,
     ResultsArgs, ShowArgs, Tracker, WatchArgs,
@@ -126,6 +126,14 @@ pub enum Command {
     /// Report every error in a workflow, without running anything
     #[command(after_help = "Example:\n  refrain check sweep.yaml")]
     Check(WorkflowArgs),
+    /// Fetch the models and data of a workflow that lie on the hub or on the web, and pin them
+    #[command(
+        after_help = "Only this command and `run` use the network. Files from the hub go into \
+                            Hugging Face's own cache; HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE \
+                            mean what they mean elsewhere (docs/hub.md).\n\nExamples:\n  \
+                            refrain fetch sweep.yaml\n  refrain fetch sweep.yaml --update base"
+    )]
+    Fetch(FetchArgs),
     /// Explain what changed since the last run and why nodes would run again
     #[command(after_help = "Examples:\n  refrain explain sweep.yaml\n  \
                             refrain explain sweep.yaml 'masked[threshold=2.5]'")]

@@ -9,6 +9,7 @@ mod diff;
 mod doctor;
 mod explain;
 mod export;
+mod fetch;
 mod graph;
 mod init;
 mod kind;
@@ -32,11 +33,12 @@ use crate::events::Observers;
 
 /// Runs the command of the command line.
 pub fn dispatch(arguments: &Arguments, observers: &Observers) -> Result<ExitCode, CommandError> {
-    let format = arguments.format;
+    let (format, config) = (arguments.format, arguments.config.as_deref());
     match &arguments.command {
-        Command::Run(run) => run::run(run, arguments.config.as_deref(), format, observers),
-        Command::Plan(plan) => plan::plan(plan, arguments.config.as_deref(), format),
+        Command::Run(run) => run::run(run, config, format, observers),
+        Command::Plan(plan) => plan::plan(plan, config, format),
         Command::Check(workflow) => check::check(workflow, format),
+        Command::Fetch(arguments) => fetch::fetch(arguments, config, format),
         Command::Explain(node) => explain::explain(node, format),
         Command::Show(show) => show::show(show, format),
         Command::Results(arguments) => results::results(arguments, format),
@@ -48,14 +50,14 @@ pub fn dispatch(arguments: &Arguments, observers: &Observers) -> Result<ExitCode
         Command::Graph(arguments) => graph::graph(arguments, format),
         Command::Export(arguments) => export::export(arguments, format),
         Command::Bundle(arguments) => bundle::bundle(arguments, format),
-        Command::Verify(verify) => verify::verify(verify, arguments.config.as_deref(), format),
+        Command::Verify(verify) => verify::verify(verify, config, format),
         Command::Cache(command) => cache::cache(command, format),
         Command::Kind(arguments) => kind::kind(arguments, format),
         Command::Diff(arguments) => diff::diff(arguments, format),
-        Command::Doctor => doctor::doctor(arguments.config.as_deref(), format),
+        Command::Doctor => doctor::doctor(config, format),
         Command::Schema => schema::schema(),
         Command::Completions(completions) => completions::completions(completions, format),
         Command::Man(man) => man::man(man, format),
-        Command::Node(node) => node::node(node, arguments.config.as_deref(), format, observers),
+        Command::Node(node) => node::node(node, config, format, observers),
     }
 }

@@ -10,6 +10,8 @@ mod events;
 mod executors;
 #[cfg(feature = "faults")]
 mod faults;
+mod fetches;
+mod hub;
 mod human;
 mod interrupt;
 mod machine;

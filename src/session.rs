@@ -22,6 +22,8 @@ use refrain_engine::store::Store;
 
 use crate::cli::{self, SandboxArg};
 use crate::command_error::CommandError;
+use crate::hub::Finder;
+use crate::output;
 
 /// A workflow that is ready to be planned.
 pub struct Session {
@@ -51,6 +53,7 @@ pub enum Sources {
 }
 
 /// The text of a workflow, and the folders that go with it.
+#[derive(Clone)]
 pub struct Opened {
     /// The text, with its path as it was given.
     pub source: SourceText,
@@ -120,12 +123,23 @@ impl Session {
         Session::of(Opened::new(arguments)?, arguments, Sources::Recorded)
     }
 
-    /// Resolves a workflow that was read. It is not given back to the system piece by piece at the end, when the system
-    /// takes all at once.
+    /// Resolves a workflow that was read, without a network.
     pub fn of(
         opened: Opened,
         arguments: &cli::WorkflowArgs,
         sources: Sources,
+    ) -> Result<ManuallyDrop<Session>, CommandError> {
+        let finder = Finder::without_network(&opened.lock);
+        Session::with(opened, arguments, sources, &finder)
+    }
+
+    /// Resolves a workflow that was read, with the fetched sources that a finder finds. It is not given back to the
+    /// system piece by piece at the end, when the system takes all at once.
+    pub fn with(
+        opened: Opened,
+        arguments: &cli::WorkflowArgs,
+        sources: Sources,
+        finder: &Finder,
     ) -> Result<ManuallyDrop<Session>, CommandError> {
         let Opened { source, cache, lock } = opened;
         let kinds = match arguments.sandbox {
@@ -150,8 +164,8 @@ impl Session {
             lock.as_ref()?.entries.get(name)?.recorded()
         };
         let graph = match sources {
-            Sources::Present => Graph::build(workflow),
-            Sources::Recorded => Graph::build_recorded(workflow, &find),
+            Sources::Present => Graph::build_with(workflow, &|_| None, finder),
+            Sources::Recorded => Graph::build_with(workflow, &find, finder),
         };
         let (graph, comparisons) = match graph {
             Ok(graph) if problems.is_empty() => {
@@ -187,6 +201,28 @@ impl Session {
     /// Returns the axes, params and sources that nothing reads, as problems.
     pub fn unread(&self) -> Diagnostics {
         Diagnostics::new(self.graph.workflow.source.clone(), self.graph.unread.clone())
+    }
+
+    /// Names the sources that are not fetched, each once.
+    pub fn unfetched(&self) -> Vec<&str> {
+        let mut names: Vec<&str> =
+            self.graph.unfetched().map(|(id, _)| self.graph.node(id).stage.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Tells of sources that are not fetched, whose content no command without a network knows.
+    pub fn tell_unfetched(&self) {
+        let names: Vec<String> = self.unfetched().iter().map(|name| format!("`{name}`")).collect();
+        if names.is_empty() {
+            return;
+        }
+        output::remark(&format!(
+            "note: content and columns of {} are not known until fetched\n  = help: `refrain fetch {}`",
+            names.join(", "),
+            self.graph.workflow.source.path.display()
+        ));
     }
 
     /// Opens the cache, which makes it where it is not there.
@@ -261,6 +297,15 @@ impl Session {
         let hint = refrain_engine::language::diagnostic::suggest(name, known, "there are");
         let message = format!("there is no stage or node `{name}`");
         Err(CommandError::Plain { message, hint, class: ErrorClass::Input })
+    }
+
+    /// The nodes that several names mean; `None` where no name is given.
+    pub fn all_nodes(&self, names: &[String]) -> Result<Option<Vec<NodeId>>, CommandError> {
+        if names.is_empty() {
+            return Ok(None);
+        }
+        let nodes = names.iter().map(|name| self.nodes(name));
+        Ok(Some(nodes.collect::<Result<Vec<_>, _>>()?.concat()))
     }
 
     /// The one node that a name means.

@@ -97,7 +97,7 @@ fn a_name_of_the_hub_is_told_from_a_path() {
     space.write("train.jsonl", "{\"prompt\": \"a\", \"response\": \"b\"}\n");
     space.write("e.yaml", &elsewhere("{ tuned: { path: Qwen/Qwen2.5-0.5B } }"));
     let said = space.fails(&["check", "e.yaml"]);
-    assert!(said.contains("hf download Qwen/Qwen2.5-0.5B"), "{said}");
+    assert!(said.contains("hub: Qwen/Qwen2.5-0.5B"), "{said}");
 }
 
 /// A command makes an adapter of a model that it is given, and names it.

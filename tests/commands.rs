@@ -50,7 +50,7 @@ fn there_is_a_manual_page_for_every_command() {
     let page = space.run(&["man"]).stdout;
     assert!(page.contains(".TH refrain 1") && page.contains("Exit codes: 0 success"), "{page}");
     let said = space.run(&["man", "--dir", "pages"]);
-    assert_eq!(said.stdout, "29 pages in `pages`\n");
+    assert_eq!(said.stdout, "30 pages in `pages`\n");
     let page = space.read("pages/refrain-cache-gc.1");
     assert!(page.contains("\\-\\-older\\-than") && page.contains("Example:"), "{page}");
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::hub::World;
 use crate::space::{Space, small};
 
 const DOCUMENT: &str = "docs/json.md";
@@ -72,6 +73,17 @@ expect:
   - { compare: folds, at_least: 0.5 }
   - { stage: judged, at: { fold: true }, metric: accuracy, value: 1.0, within: 0.1, source: a paper }
 ";
+
+#[test]
+fn a_fetch_prints_what_is_documented() {
+    let world = World::new(
+        "refrain: 1
+data: { rows: { hub: org/set, file: rows.jsonl } }
+stages: { judged: { evaluate: { data: rows, task: exact_match } } }
+",
+    );
+    compare("fetch", &world.ok(&["fetch", "w.yaml", "--format", "json"]).stdout);
+}
 
 fn space() -> Space {
     let space = Space::new();

@@ -29,6 +29,8 @@ fn crates_import_only_those_to_their_left() {
     }
     let allowed: BTreeSet<String> = [
         "refrain-engine -> refrain-cache",
+        "refrain-hub -> refrain-cache",
+        "refrain-hub -> refrain-engine",
         "refrain-remote -> refrain-cache",
         "refrain-lm -> refrain-cache",
         "refrain-page -> refrain-cache",
@@ -42,6 +44,7 @@ fn crates_import_only_those_to_their_left() {
         "refrain-mistralrs -> refrain-stages",
         "refrain -> refrain-cache",
         "refrain -> refrain-engine",
+        "refrain -> refrain-hub",
         "refrain -> refrain-mistralrs",
         "refrain -> refrain-page",
         "refrain -> refrain-remote",
@@ -60,6 +63,7 @@ fn no_circle_of_files_runs_outside_one_folder() {
         "cache",
         "cache/remote",
         "engine",
+        "hub",
         "page",
         "stages",
         "stages/lm",

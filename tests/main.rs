@@ -44,6 +44,7 @@ mod golden_keys; // that no key of an earlier workflow moves
 mod hostile; // workflows and files that were made to break a reader
 mod hostile_models; // models' folders that were made to break one
 mod hostile_tables; // tables that were made to break one
+mod hub; // models and data from the hub, files from the web
 mod include; // files that a workflow includes
 #[cfg(unix)]
 mod interrupt; // Ctrl-C

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crate::hub::World;
+use crate::hub::server::{Reply, sha256};
 use crate::space::Space;
 
 /// The value, whose base64 has no padding.
@@ -123,4 +125,78 @@ fn a_value_in_the_workflow_itself_is_refused_outside_its_place() {
     space.write("w.yaml", &WORKFLOW.replacen("echo out $KEY", "echo ${env:TOKEN}", 1));
     assert_eq!(says(&space, &["check", "w.yaml"]), 2);
     assert_eq!(says(&space, &["run", "w.yaml"]), 2);
+}
+
+const FETCHED: &str = "refrain: 1
+data:
+  rows: { hub: org/set, file: rows.jsonl }
+  more: { url: URL, digest: DIGEST }
+stages:
+  judged: { evaluate: { data: rows, task: exact_match } }
+  others: { evaluate: { data: more, task: exact_match } }
+";
+
+/// Neither the token of the hub nor the query of an address, whatever servers make of them.
+#[test]
+fn no_fetch_keeps_or_shows_a_token() {
+    let world = World::new("");
+    let row = "{\"id\": \"c\", \"response\": \"2\", \"reference\": \"2\"}\n";
+    let rows = format!("{row}{}", " ".repeat(3000));
+    world.server.commit("datasets/org/set", "main", &[("rows.jsonl", rows.as_bytes())]);
+    let url = world.server.put("/more.jsonl", rows.as_bytes());
+    let digest = format!("sha256:{}", sha256(rows.as_bytes()));
+    // The workflow is the user's own, and holds an address with a secret of its own.
+    let workflow =
+        FETCHED.replace("URL", &format!("'{url}?key={VALUE}'")).replace("DIGEST", &digest);
+    let says = |arguments: &[&str], code: i32| {
+        world.space.write("w.yaml", &workflow);
+        for log in [
+            &[][..],
+            &["--log", "trace"],
+            &["--log", "trace", "--log-format", "json", "--trace", "t.json"],
+        ] {
+            let arguments = [arguments, log].concat();
+            let said = world.run(&arguments, &[("HF_TOKEN", VALUE)]);
+            assert_eq!(said.code, code, "{arguments:?}: {}", said.stderr);
+            clean(&arguments.join(" "), said.stdout.as_bytes());
+            clean(&arguments.join(" "), said.stderr.as_bytes());
+        }
+        std::fs::remove_file(world.space.path("w.yaml")).unwrap();
+        clean_folder(&world.space.path("."));
+    };
+    // Servers that send back what they were sent.
+    world.server.fault(|request, reply| {
+        let token = request.header("authorization").unwrap_or("none").to_owned();
+        match request.host {
+            "hub" => Reply::new(403, format!("denied to {token}"))
+                .with("X-Error-Message", token.clone())
+                .with("X-Error-Code", token),
+            _ => reply,
+        }
+    });
+    says(&["fetch", "w.yaml"], 4);
+    world.server.fault(|request, reply| match request.host {
+        "hub" => {
+            let token = request.header("authorization").unwrap_or("none").replace(' ', "");
+            Reply::new(302, "").with("Location", format!("http://outside.example/x?{token}"))
+        }
+        _ => reply,
+    });
+    says(&["run", "w.yaml"], 4);
+    world.server.fault(|request, reply| match request.host {
+        "cdn" => Reply::new(404, format!("no {}", request.path)),
+        _ => reply,
+    });
+    says(&["run", "w.yaml"], 2);
+    world.server.heal();
+    for command in ["fetch", "run", "plan", "verify", "explain", "graph"] {
+        says(&[command, "w.yaml"], 0);
+    }
+    // The token was sent, and to the hub alone.
+    let seen = world.server.seen();
+    assert!(seen.iter().any(|request| request.header("authorization").is_some()));
+    assert!(
+        seen.iter()
+            .all(|request| request.host == "hub" || request.header("authorization").is_none())
+    );
 }

@@ -17,12 +17,14 @@ pub mod faults;
 mod lines;
 #[cfg(not(feature = "faults"))]
 mod no_faults;
+mod resumed;
 mod temp;
 
 pub use change::{
     PlainFile, copy_file, create_dir_all, remove_file, sync_all_in, touch, write_plain,
 };
 pub use lines::LineFile;
+pub use resumed::{ResumedFile, link, open_lock};
 
 pub(crate) use append::{mark_used, open_append, truncate, write_once};
 pub(crate) use change::{create_dir, hard_link, remove_dir_all, rename, set_mode, sync_file};

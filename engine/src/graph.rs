@@ -17,8 +17,10 @@ use crate::kind::{ArtifactKind, Kind, Kinds, ModelFacts, OutputDecl, ServedSpec}
 use crate::language::diagnostic::{Diagnostic, Diagnostics, Span};
 use crate::language::workflow::{Settings, Workflow};
 use crate::source::SourceSpec;
+use crate::source::fetched::{FindFetched, NothingFetched, Pin};
 use crate::source::recorded::{FindRecorded, RecordedSource};
 use crate::source::seen::SourcePlace;
+use crate::source::upstream::Upstream;
 
 pub use params::Params;
 
@@ -57,6 +59,8 @@ pub enum Work {
     File(PathBuf),
     /// Names a folder.
     Folder(PathBuf),
+    /// Names something that is not fetched yet, of which no more is known than its kind.
+    Unfetched(ArtifactKind),
     /// Puts the tables of all nodes of a stage under each other, the axes as first columns.
     Gather {
         /// The axes' names.
@@ -104,9 +108,18 @@ impl Work {
             Work::Served(spec) => spec.tokenizer.as_deref().map(SourcePlace::of_tokenizer),
             Work::File(path) => Some(SourcePlace::new(path, ArtifactKind::File)),
             Work::Folder(path) => Some(SourcePlace::new(path, ArtifactKind::Folder)),
-            Work::Gather { .. } | Work::Stage { .. } => None,
+            Work::Unfetched(_) | Work::Gather { .. } | Work::Stage { .. } => None,
         }
     }
+}
+
+/// A source that lies on the hub or on the web.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FetchedSource {
+    /// Where it lies.
+    pub upstream: Upstream,
+    /// The line that a lock keeps of it, where its files are known.
+    pub pin: Option<Pin>,
 }
 
 /// A node.
@@ -133,7 +146,8 @@ pub struct Node {
 impl Node {
     /// Whether the node is a source: read but not made by the workflow.
     pub fn is_source(&self) -> bool {
-        matches!(self.work, Work::Source(_) | Work::Served(_)) || self.is_read_in_place()
+        matches!(self.work, Work::Source(_) | Work::Served(_) | Work::Unfetched(_))
+            || self.is_read_in_place()
     }
 
     /// Whether the node is a source that its readers read where it lies.
@@ -149,11 +163,11 @@ impl Node {
     /// Names the kind, for people.
     pub fn kind_name(&self) -> &'static str {
         match &self.work {
-            Work::Source(_) => "source",
-            Work::Model(_) => "model",
+            Work::Source(_) | Work::Unfetched(ArtifactKind::Table) => "source",
+            Work::Model(_) | Work::Unfetched(ArtifactKind::Model) => "model",
             Work::Served(_) => "served",
-            Work::File(_) => "file",
-            Work::Folder(_) => "folder",
+            Work::File(_) | Work::Unfetched(ArtifactKind::File) => "file",
+            Work::Folder(_) | Work::Unfetched(ArtifactKind::Folder) => "folder",
             Work::Gather { .. } => "gather",
             Work::Stage { kind, .. } => kind.name,
         }
@@ -176,6 +190,8 @@ pub struct Graph {
     pub edges: DiGraph<NodeId, ()>,
     /// The records of an earlier run of the sources whose files are absent.
     pub absent: HashMap<NodeId, RecordedSource>,
+    /// The sources that lie on the hub or on the web.
+    pub fetched: HashMap<NodeId, FetchedSource>,
     /// Axes, params and sources that nothing reads: problems for `check`, warnings elsewhere.
     pub unread: Vec<Diagnostic>,
 }
@@ -183,15 +199,25 @@ pub struct Graph {
 impl Graph {
     /// Resolves a workflow at all points of its sweep and checks what can be checked before anything runs.
     pub fn build(workflow: Workflow) -> Result<Graph, Diagnostics> {
-        build::graph(workflow, &|_| None)
+        build::graph(workflow, &|_| None, &NothingFetched)
     }
 
-    /// Resolves a workflow as [`Graph::build`] does; a source whose files are absent is taken as it was recorded.
-    pub fn build_recorded(
+    /// Resolves a workflow as [`Graph::build`] does; a source whose files are absent is taken as it was recorded, and
+    /// one on the hub or on the web from where `fetched` finds it.
+    pub fn build_with(
         workflow: Workflow,
         recorded: FindRecorded<'_>,
+        fetched: &dyn FindFetched,
     ) -> Result<Graph, Diagnostics> {
-        build::graph(workflow, recorded)
+        build::graph(workflow, recorded, fetched)
+    }
+
+    /// Lists the sources that must be fetched before their content is known.
+    pub fn unfetched(&self) -> impl Iterator<Item = (NodeId, &Upstream)> {
+        self.ids().filter_map(|id| match self.node(id).work {
+            Work::Unfetched(_) => Some((id, &self.fetched.get(&id)?.upstream)),
+            _ => None,
+        })
     }
 
     /// Returns a node by its number.

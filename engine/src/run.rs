@@ -390,7 +390,9 @@ impl<'a, 'o> Runner<'a, 'o> {
             return false;
         };
         match lookup {
-            Ok(lookup) => self.on_lookup(id, lookup.expect("a ready node's inputs are done")),
+            Ok(Some(lookup)) => self.on_lookup(id, lookup),
+            // A ready node's inputs are done.
+            Ok(None) => self.fail(id, NodeError::Unfetched),
             Err(error) => self.fail(id, error.into()),
         }
         true

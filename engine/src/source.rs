@@ -7,6 +7,7 @@ mod columnar;
 mod convert;
 mod csv;
 mod error;
+pub mod fetched;
 mod filter;
 mod format;
 mod ids;
@@ -27,6 +28,7 @@ pub mod served;
 mod shards;
 mod spec;
 mod text;
+pub mod upstream;
 mod walk;
 
 use std::path::PathBuf;

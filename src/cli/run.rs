@@ -46,11 +46,14 @@ pub struct RunArgs {
     /// Take what the cache lacks and the lock names from this remote cache, before anything runs
     #[arg(long, value_name = "URL")]
     pub remote: Option<String>,
+    /// Move these sources from the hub to the commit that their revision means now
+    #[arg(long, value_name = "NAME", num_args = 1.., conflicts_with = "locked")]
+    pub update: Vec<String>,
     /// Print no progress
     #[arg(long, short)]
     pub quiet: bool,
     /// Run nothing: show what would run and why, as `refrain plan` does
-    #[arg(long, short = 'n', conflicts_with_all = ["only", "force", "locked", "remote", "budget"])]
+    #[arg(long, short = 'n', conflicts_with_all = ["only", "force", "locked", "remote", "budget", "update"])]
     pub dry_run: bool,
 }
 
@@ -73,6 +76,15 @@ pub struct PlanArgs {
     /// Assume N nodes at once in the estimate [default: the number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub jobs: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub struct FetchArgs {
+    #[command(flatten)]
+    pub workflow: WorkflowArgs,
+    /// Move these sources to the commit that their revision means now
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    pub update: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -18,13 +18,21 @@ pub fn check(arguments: &WorkflowArgs, format: Format) -> Result<ExitCode, Comma
     }
     let (stages, nodes) = (session.graph.workflow.stages.len(), session.graph.nodes.len());
     match format {
-        Format::Json => output::json(&json!({ "refrain": 1, "stages": stages, "nodes": nodes })),
-        _ => output::line(&format!(
-            "`{}` is fine: {}, {}",
-            arguments.workflow.display(),
-            output::count(stages, "stage"),
-            output::count(nodes, "node")
-        )),
+        Format::Json => output::json(&json!({
+            "refrain": 1,
+            "stages": stages,
+            "nodes": nodes,
+            "unfetched": session.unfetched(),
+        })),
+        _ => {
+            output::line(&format!(
+                "`{}` is fine: {}, {}",
+                arguments.workflow.display(),
+                output::count(stages, "stage"),
+                output::count(nodes, "node")
+            ));
+            session.tell_unfetched();
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

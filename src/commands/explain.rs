@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use refrain_engine::graph::{Graph, NodeId};
+use refrain_engine::graph::{Graph, NodeId, Work};
 use refrain_engine::ledger::lock::Lock;
 use refrain_engine::ledger::run_log::LastRuns;
 use refrain_engine::plan::{self, Explanation};
@@ -98,6 +98,9 @@ fn show(graph: &Graph, explanation: &Explanation, last: &LastRuns, with_manifest
     let node = graph.node(explanation.id);
     output::line(&format!("`{}`", node.name));
     let words = match (explanation.before, explanation.now) {
+        (_, None) if matches!(node.work, Work::Unfetched(_)) => {
+            "  its content is not known until fetched".into()
+        }
         (_, None) => {
             let on: Vec<String> =
                 explanation.waits.iter().map(|id| format!("`{}`", graph.node(*id).name)).collect();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use refrain_cache::Difference;
-use refrain_engine::graph::{Graph, Node, NodeId};
+use refrain_engine::graph::{Graph, Node, NodeId, Work};
 use refrain_engine::kind::machine::Prices;
 use refrain_engine::plan::{self, AskedTotal, Cost, NodeEstimate, Plan, Step, Total, Why};
 
@@ -87,6 +87,7 @@ pub fn plan(
         let unpriced = graph.ids().filter_map(cost).filter(|cost| cost.tokens.is_none()).count();
         output::line(&asked_words(&asked, &costs, unpriced, &prices));
     }
+    session.tell_unfetched();
     Ok(ExitCode::SUCCESS)
 }
 
@@ -195,6 +196,9 @@ fn why(graph: &Graph, node: &Node, step: &Step) -> String {
             Why::Forgotten => "the cache no longer holds the result of the last run".into(),
             Why::Changed(differences) => words(differences),
         },
+        Step::Waits { .. } if matches!(node.work, Work::Unfetched(_)) => {
+            "its content is not known until fetched".into()
+        }
         Step::Waits { on, differences } => {
             let names: Vec<String> =
                 on.iter().take(3).map(|id| format!("`{}`", graph.node(*id).name)).collect();

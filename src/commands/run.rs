@@ -1,6 +1,5 @@
 //! `refrain run`: computes what is missing, writes the lock, prints the results.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -32,6 +31,8 @@ use crate::command_error::{self, CommandError};
 use crate::config::Config;
 use crate::events::Observers;
 use crate::executors::placements;
+use crate::fetches::Fetches;
+use crate::hub::Finder;
 use crate::human::time;
 use crate::session::{Opened, Session, Sources, absolute};
 use crate::up_to_date::UpToDateInput;
@@ -60,6 +61,7 @@ pub fn run(
     let seen = LoggedRun::new(arguments, &opened)?;
     // A kept plan is of a run of the whole workflow, whose report is for people.
     let part = !arguments.only.is_empty() || !arguments.force.is_empty();
+    let part = part || !arguments.update.is_empty();
     let kept = match part || format == Format::Json {
         true => None,
         false => UpToDateInput::new(&arguments.workflow, &opened),
@@ -70,9 +72,22 @@ pub fn run(
         return Ok(unchanged(&cached_report, begin));
     }
     let config = Config::read(config)?;
-    let session = Session::of(opened, &arguments.workflow, Sources::Present)?;
+    let finder = Finder::with_network(&opened.lock, &arguments.update, arguments.locked);
+    let session = Session::with(opened.clone(), &arguments.workflow, Sources::Present, &finder)?;
     command_error::warn(&session.unread(), format);
     let lock = read_lock(&session, arguments.locked)?;
+    let cancel = Cancel::default();
+    interrupt::cancels(&cancel)?;
+    let fetches = Fetches {
+        opened: &opened,
+        arguments: &arguments.workflow,
+        machine: &config.machine,
+        moved: &arguments.update,
+        only: &arguments.only,
+        is_locked: arguments.locked,
+        cancel: &cancel,
+    };
+    let (session, _) = fetches.complete(session, finder)?;
     let store = session.store_for_run()?;
     let executors = placements(arguments.executor.as_deref(), &config)?;
     let mut options = options(arguments, &session, &config.machine, &lock, &executors)?;
@@ -103,8 +118,6 @@ pub fn run(
         remote::pull_for_run(&session, &lock, &store, address, wanted, force, is_trusted)?;
     }
 
-    let cancel = Cancel::default();
-    interrupt::cancels(&cancel)?;
     observers.run_log.begin(&seen.runs, &seen.run());
     let report = run::run(&session.graph, &store, &options, &cancel);
     refrain_stages::end_servers();
@@ -207,15 +220,8 @@ fn options<'a>(
     executors: &'a [Placement],
 ) -> Result<RunOptions<'a>, CommandError> {
     let threads = machine::threads();
-    let all = |names: &[String]| -> Result<Vec<NodeId>, CommandError> {
-        names
-            .iter()
-            .map(|n| session.nodes(n))
-            .collect::<Result<Vec<_>, _>>()
-            .map(|ids| ids.concat())
-    };
-    let only = if arguments.only.is_empty() { None } else { Some(all(&arguments.only)?) };
-    let force: HashSet<NodeId> = all(&arguments.force)?.into_iter().collect();
+    let only = session.all_nodes(&arguments.only)?;
+    let force = session.all_nodes(&arguments.force)?.unwrap_or_default().into_iter().collect();
     Ok(RunOptions {
         jobs: arguments.jobs.map_or(threads, |n| n as usize),
         threads,

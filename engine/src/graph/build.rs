@@ -26,12 +26,14 @@ use crate::language::diagnostic::{Diagnostic, Diagnostics, Span};
 use crate::language::interpolate::{AxisSet, MAX_AXES, Names, Point};
 use crate::language::workflow::{Settings, Stage, Workflow};
 use crate::source;
+use crate::source::fetched::FindFetched;
 use crate::source::recorded::{FindRecorded, RecordedSource};
 
-use super::{Edge, Graph, Node, NodeId, Work, columns, model_source};
+use super::{Edge, FetchedSource, Graph, Node, NodeId, Work, columns, model_source};
 use by_axes::{ByAxes, advance};
 use over::Wanted;
 use reference::{GatherProgress, Unresolved};
+use source_work::FoundSource;
 use template::{Defaults, Template, Values};
 
 /// The largest number of points of a sweep.
@@ -44,11 +46,15 @@ pub(crate) const MAX_NODES: usize = 1_000_000;
 const SMALLER: &str =
     "axes are multiplied: sweep fewer values, or name the points that are wanted as a list of maps";
 
-pub(super) fn graph(workflow: Workflow, recorded: FindRecorded<'_>) -> Result<Graph, Diagnostics> {
-    let mut builder = Builder::new(&workflow, recorded);
+pub(super) fn graph(
+    workflow: Workflow,
+    recorded: FindRecorded<'_>,
+    find: &dyn FindFetched,
+) -> Result<Graph, Diagnostics> {
+    let mut builder = Builder::new(&workflow, recorded, find);
     builder.all_points();
     let mut unread = builder.unread();
-    let Builder { nodes, columns, mut problems, absent, .. } = builder;
+    let Builder { nodes, columns, mut problems, absent, fetched, .. } = builder;
     if problems.is_empty() {
         problems = columns.problems;
     }
@@ -61,7 +67,7 @@ pub(super) fn graph(workflow: Workflow, recorded: FindRecorded<'_>) -> Result<Gr
 
     let edges = edges(&nodes);
     let unread = unread.into_iter().map(|unread| unread.diagnostic).collect();
-    Ok(Graph { workflow, nodes, edges, unread, absent })
+    Ok(Graph { workflow, nodes, edges, unread, absent, fetched })
 }
 
 /// Makes one edge between two nodes, however many inputs of the one are outputs of the other.
@@ -120,6 +126,8 @@ struct Builder<'a> {
     problems: Vec<Diagnostic>,
     recorded: FindRecorded<'a>,
     absent: HashMap<NodeId, RecordedSource>,
+    find: &'a dyn FindFetched,
+    fetched: HashMap<NodeId, FetchedSource>,
 }
 
 /// The values that the nodes of a stage hold in common: there may be hundreds of thousands of them.
@@ -165,7 +173,11 @@ impl Frame {
 }
 
 impl<'a> Builder<'a> {
-    fn new(workflow: &'a Workflow, recorded: FindRecorded<'a>) -> Builder<'a> {
+    fn new(
+        workflow: &'a Workflow,
+        recorded: FindRecorded<'a>,
+        find: &'a dyn FindFetched,
+    ) -> Builder<'a> {
         let declared = |name: &'a str, template| Declared {
             name,
             template,
@@ -201,6 +213,8 @@ impl<'a> Builder<'a> {
             problems: Vec::new(),
             recorded,
             absent: HashMap::new(),
+            find,
+            fetched: HashMap::new(),
         }
     }
 
@@ -325,16 +339,14 @@ impl<'a> Builder<'a> {
         let point = self.labels(frame.axes, &frame.point);
         let name = node_name(&stage, &point);
         let mut values = frame.values.to_map();
-        let is_source = frame.decl < self.workflow.sources.len();
-        let absent = is_source.then(|| self.absent(&name, &values, &frame.values)).flatten();
-        let Some(made) = self.make(&mut frame, &mut values, absent.as_ref()) else {
+        let Some((found, made)) = self.make(&mut frame, &name, &mut values) else {
             self.declared[frame.decl].failed = true;
             return;
         };
 
-        if let Some(recorded) = absent {
-            self.absent.insert(NodeId(self.nodes.len() as u32), recorded);
-        }
+        let id = NodeId(self.nodes.len() as u32);
+        self.absent.extend(found.absent.map(|recorded| (id, recorded)));
+        self.fetched.extend(found.fetched.map(|source| (id, source)));
         let Made { work, outputs, settings, span } = made;
         let inputs = frame.edges;
         let node = Node { name, stage, point, work, inputs, outputs, settings, span };
@@ -346,18 +358,18 @@ impl<'a> Builder<'a> {
     fn make(
         &mut self,
         frame: &mut Frame,
+        name: &str,
         values: &mut Map<String, Value>,
-        absent: Option<&RecordedSource>,
-    ) -> Option<Made> {
+    ) -> Option<(FoundSource, Made)> {
         let sources = &self.workflow.sources;
         if let Some(source) = sources.get(frame.decl) {
-            let (work, kind) = self
-                .source_work(source.model, values, &frame.edges, &frame.values, absent)
+            let (found, work, kind) = self
+                .source_work(source, name, values, &frame.edges, &frame.values)
                 .map_err(|problem| self.problems.push(problem))
                 .ok()?;
             let outputs = [OutputDecl { name: MAIN.into(), kind }].into();
             let span = source.name.span.clone();
-            return Some(Made { work, outputs, settings: Arc::default(), span });
+            return Some((found, Made { work, outputs, settings: Arc::default(), span }));
         }
 
         if !self.check_choice(frame) {
@@ -379,12 +391,8 @@ impl<'a> Builder<'a> {
         let outputs = shared.outputs(outputs);
         let params: Params = frame.values.shared(values);
         let work = Work::Stage { kind: shared.kind.clone(), params };
-        Some(Made {
-            work,
-            outputs,
-            settings: shared.settings.clone(),
-            span: stage.name.span.clone(),
-        })
+        let (settings, span) = (shared.settings.clone(), stage.name.span.clone());
+        Some((FoundSource::default(), Made { work, outputs, settings, span }))
     }
 
     fn push(

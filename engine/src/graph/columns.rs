@@ -141,20 +141,22 @@ fn of_node(
         }
     };
     let mut found: Vec<Problem> = Vec::new();
-    let columns =
-        match &node.work {
-            Work::Model(_) | Work::Served(_) | Work::File(_) | Work::Folder(_) => None,
-            Work::Source(_) if recorded.is_some() => recorded.and_then(|r| r.columns.clone()),
-            Work::Source(spec) => match spec.schema() {
-                Ok(schema) => Some(schema),
-                Err(error) => {
-                    let place = place(error.option()).unwrap_or(node.span.clone());
-                    let problem = Diagnostic::at(place, error.to_string());
-                    problems.push(problem.maybe_hint(error.hint()));
-                    None
-                }
-            },
-            Work::Gather { axes, .. } => of_input("tables[0]").map(|first| {
+    let columns = match &node.work {
+        Work::Model(_) | Work::Served(_) | Work::File(_) | Work::Folder(_) | Work::Unfetched(_) => {
+            None
+        }
+        Work::Source(_) if recorded.is_some() => recorded.and_then(|r| r.columns.clone()),
+        Work::Source(spec) => match spec.schema() {
+            Ok(schema) => Some(schema),
+            Err(error) => {
+                let place = place(error.option()).unwrap_or(node.span.clone());
+                let problem = Diagnostic::at(place, error.to_string());
+                problems.push(problem.maybe_hint(error.hint()));
+                None
+            }
+        },
+        Work::Gather { axes, .. } => {
+            of_input("tables[0]").map(|first| {
                 found.extend(axes.iter().filter(|axis| has_column(&first, axis)).map(|axis| {
                     Problem::at("", gather::collision(axis)).hint(gather::COLLISION_HINT)
                 }));
@@ -162,53 +164,54 @@ fn of_node(
                 let mut fields: Vec<Arc<Field>> = axes.collect();
                 fields.extend(first.fields().iter().cloned());
                 Arc::new(Schema::new(fields))
-            }),
-            Work::Stage { kind, .. } => {
-                let inputs: Vec<String> = node.inputs.iter().map(|e| e.path.clone()).collect();
-                let source = |path: &str| {
-                    let id = model_source(before, &node.inputs, path)?;
-                    Some(&before[id.index()].work)
-                };
-                let models = |path: &str| match source(path)? {
-                    Work::Model(path) => Some(path.clone()),
-                    _ => None,
-                };
-                let served = |path: &str| match source(path)? {
-                    Work::Served(spec) => Some(spec.api),
-                    _ => None,
-                };
-                let without_weights = |edge: &&Edge| {
-                    !kind.served.contains(&edge.path.as_str()) && served(&edge.path).is_some()
-                };
-                // Tables that are only chosen among are not read.
-                let read = node.inputs.iter().filter(|_| !node.passes_on());
-                found.extend(read.filter(without_weights).map(|edge| {
-                    let name = &before[edge.node.index()].stage;
-                    Problem::at(
+            })
+        }
+        Work::Stage { kind, .. } => {
+            let inputs: Vec<String> = node.inputs.iter().map(|e| e.path.clone()).collect();
+            let source = |path: &str| {
+                let id = model_source(before, &node.inputs, path)?;
+                Some(&before[id.index()].work)
+            };
+            let models = |path: &str| match source(path)? {
+                Work::Model(path) => Some(path.clone()),
+                _ => None,
+            };
+            let served = |path: &str| match source(path)? {
+                Work::Served(spec) => Some(spec.api),
+                _ => None,
+            };
+            let without_weights = |edge: &&Edge| {
+                !kind.served.contains(&edge.path.as_str()) && served(&edge.path).is_some()
+            };
+            // Tables that are only chosen among are not read.
+            let read = node.inputs.iter().filter(|_| !node.passes_on());
+            found.extend(read.filter(without_weights).map(|edge| {
+                let name = &before[edge.node.index()].stage;
+                Problem::at(
                     edge.path.as_str(),
                     format!("it needs the weights of `{name}`, which a server holds"),
                 )
                 .hint(
                     "take a model in a folder: `generate`, `score` and `evaluate` can ask a server",
                 )
-                }));
-                let check = Check {
-                    params,
-                    columns: &of_input,
-                    inputs: &inputs,
-                    models: &models,
-                    served: &served,
-                };
-                // A panic over a stranger's columns is reported like any other problem.
-                contained(|| (kind.check)(&check, &mut found)).unwrap_or_else(|panic| {
-                    let message = format!("internal error ({panic}); please report it");
-                    problems.push(Diagnostic::at(
-                        node.span.clone(),
-                        format!("stage `{}`: {message}", node.stage),
-                    ));
-                    None
-                })
-            }
-        };
+            }));
+            let check = Check {
+                params,
+                columns: &of_input,
+                inputs: &inputs,
+                models: &models,
+                served: &served,
+            };
+            // A panic over a stranger's columns is reported like any other problem.
+            contained(|| (kind.check)(&check, &mut found)).unwrap_or_else(|panic| {
+                let message = format!("internal error ({panic}); please report it");
+                problems.push(Diagnostic::at(
+                    node.span.clone(),
+                    format!("stage `{}`: {message}", node.stage),
+                ));
+                None
+            })
+        }
+    };
     (columns, found)
 }

@@ -26,6 +26,8 @@ pub struct Machine {
     pub prices: Prices,
     /// Remote caches of which more is known than their address.
     pub remotes: Vec<RemoteCache>,
+    /// Limits of fetches from the hub and the web.
+    pub fetch: Fetch,
     /// Executors by the names that `--executor` knows.
     pub executors: BTreeMap<String, ExecutorConfig>,
 }
@@ -36,6 +38,7 @@ static EMPTY: Machine = Machine {
     requests: Requests::USUAL,
     prices: Prices { gpu_hour: None, tokens: Vec::new() },
     remotes: Vec::new(),
+    fetch: Fetch::USUAL,
     executors: BTreeMap::new(),
 };
 
@@ -101,6 +104,29 @@ impl Default for Requests {
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     units::duration(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+/// Limits of fetches from the hub and the web.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Fetch {
+    /// Limit on the bytes of a file.
+    #[serde(deserialize_with = "size")]
+    pub max_size: u64,
+}
+
+impl Fetch {
+    const USUAL: Fetch = Fetch { max_size: 1_000_000_000_000 };
+}
+
+impl Default for Fetch {
+    fn default() -> Fetch {
+        Fetch::USUAL
+    }
+}
+
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    units::size(&String::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
 /// A remote cache.
@@ -276,7 +302,7 @@ pub struct ExecutorConfig {
     #[serde(default = "threads")]
     pub threads: usize,
     /// Memory of a job of which nothing says how much it takes.
-    #[serde(default, deserialize_with = "size")]
+    #[serde(default, deserialize_with = "some_size")]
     pub memory: Option<u64>,
     /// Time of a job with a stage that may take any.
     #[serde(default, deserialize_with = "some_duration")]
@@ -348,8 +374,8 @@ fn silence() -> Duration {
     Duration::from_secs(120)
 }
 
-fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    units::size(&String::deserialize(deserializer)?).map(Some).map_err(D::Error::custom)
+fn some_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    size(deserializer).map(Some)
 }
 
 fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {

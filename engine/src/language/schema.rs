@@ -44,7 +44,7 @@ pub fn schema(kinds: &Kinds) -> Value {
             "date": { "description": "its date: 2026, 2026-11 or 2026-11-26" },
             "params": section("values that `${NAME}` stands for; `--set` replaces them", json!(true)),
             "models": section("the models that the workflow reads", model()),
-            "data": section("the tables and files that the workflow reads", record(source::PARAMS, Values::Put)),
+            "data": section("the tables and files that the workflow reads", data()),
             "include": section("files whose stages are brought in as `NAME/STAGE`", record(INCLUDE, Values::Plain)),
             "stages": stages,
             "sweep": sweep(&names),
@@ -79,14 +79,32 @@ fn or_null(mut schema: Value, about: &str) -> Value {
     schema
 }
 
-/// A model: a folder, or a name at a server.
+/// A model: a folder, a repository on the hub, or a name at a server.
 fn model() -> Value {
     let mut schema = record(source::MODEL_PARAMS, Values::Put);
     schema["oneOf"] = json!([
-        { "required": ["path"], "not": { "required": ["server"] } },
-        { "required": ["server", "name", "revision"], "not": { "required": ["path"] } },
+        alone(&["path"], &["hub", "server"]),
+        alone(&["hub"], &["path", "server"]),
+        alone(&["server", "name", "revision"], &["path", "hub"]),
     ]);
     schema
+}
+
+/// A source: a path, files of a repository on the hub, or a file on the web.
+fn data() -> Value {
+    let mut schema = record(source::PARAMS, Values::Put);
+    schema["oneOf"] = json!([
+        alone(&["path"], &["hub", "url"]),
+        alone(&["hub"], &["path", "url"]),
+        alone(&["url", "digest"], &["path", "hub"]),
+    ]);
+    schema
+}
+
+/// Names that must be there, and names of which none may be there.
+fn alone(names: &[&str], others: &[&str]) -> Value {
+    let others: Vec<Value> = others.iter().map(|name| json!({ "required": [name] })).collect();
+    json!({ "required": names, "not": { "anyOf": others } })
 }
 
 /// A condition: on a metric of a stage, or on an expression.

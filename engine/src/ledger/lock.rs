@@ -1,5 +1,5 @@
 //! The lock beside a workflow: per source, model and node its key, outputs and metrics, per
-//! comparison its result, one line each.
+//! comparison its result, per fetched source its commit and files, one line each.
 //!
 //! A lock is JSON Lines, sorted by name, so that it diffs and merges by line. What this version does not know, fields
 //! and whole lines, is kept as it stands. Format 1, which had no columns, is read and written again as format 2.
@@ -22,6 +22,7 @@ use crate::graph::{Edge, Graph, Node, NodeId, Work};
 use crate::kind::{ArtifactKind, Input, MAIN, Pinned, pin_name};
 use crate::language::explain::{ErrorClass, Explain};
 use crate::run::{Outcome, Report};
+use crate::source::fetched::{Pin, PinKey};
 
 pub use columns::SourceColumns;
 pub use compared::{
@@ -56,6 +57,8 @@ pub struct Lock {
     pub header: Map<String, Value>,
     /// The comparisons by name.
     pub comparisons: BTreeMap<String, ComparisonEntry>,
+    /// The sources from the hub and from the web.
+    pub fetched: BTreeMap<PinKey, Pin>,
     /// Lines that are about neither, sorted: a later version's.
     pub others: Vec<String>,
 }
@@ -125,6 +128,23 @@ pub fn record(
     lock.write(path)
 }
 
+/// Enters fetched sources into the lock at a path, before anything is run with them; returns whether
+/// the file changed.
+///
+/// # Errors
+/// [`LockError`] for a lock that cannot be read or written.
+pub fn pin(path: &Path, pins: &[Pin]) -> Result<bool, LockError> {
+    let _alone = file::hold(path);
+
+    let mut lock = match Lock::read(path) {
+        Err(LockError::Missing(_)) => Lock::default(),
+        lock => lock?,
+    };
+    let before = lock.fetched.clone();
+    lock.pin(pins.iter());
+    if lock.fetched == before { Ok(false) } else { lock.write(path) }
+}
+
 impl Lock {
     /// Reads a lock.
     ///
@@ -170,6 +190,7 @@ impl Lock {
                 Parsed::Comparison(entry) => {
                     drop(lock.comparisons.insert(entry.compare.clone(), *entry));
                 }
+                Parsed::Pin(pin) => drop(lock.fetched.insert(pin.key(), *pin)),
                 Parsed::Other(line) => lock.others.push(line),
             }
         }
@@ -193,6 +214,10 @@ impl Lock {
 
         for entry in self.comparisons.values() {
             serde_json::to_writer(&mut text, entry).expect("an entry is JSON");
+            text.push(b'\n');
+        }
+        for pin in self.fetched.values() {
+            serde_json::to_writer(&mut text, pin).expect("a pin is JSON");
             text.push(b'\n');
         }
         let entries: Vec<&LockEntry> = self.entries.values().collect();
@@ -261,7 +286,31 @@ impl Lock {
             changed = true;
             self.entries.retain(|name, _| ended.contains(name.as_str()));
         }
+        changed |= self.update_pins(graph, whole && report.is_complete());
         self.update_comparisons(comparisons, whole && report.is_complete()) || changed
+    }
+
+    /// Takes over the pins of the fetched sources of a graph; `whole` says that there are no others.
+    /// Returns whether any changed.
+    fn update_pins(&mut self, graph: &Graph, whole: bool) -> bool {
+        let before = self.fetched.clone();
+        let pins = || graph.fetched.values().filter_map(|source| source.pin.as_ref());
+        self.pin(pins());
+        if whole {
+            let keys: HashSet<PinKey> = pins().map(Pin::key).collect();
+            self.fetched.retain(|key, _| keys.contains(key));
+        }
+        self.fetched != before
+    }
+
+    /// Enters pins; fields of a later version are kept.
+    fn pin<'p>(&mut self, pins: impl Iterator<Item = &'p Pin>) {
+        for pin in pins {
+            let old = self.fetched.get(&pin.key());
+            if !old.is_some_and(|old| old.says(pin)) {
+                self.fetched.insert(pin.key(), pin.clone());
+            }
+        }
     }
 
     /// Takes over comparisons; `whole` says that there are no others. Returns whether any changed.
@@ -317,6 +366,7 @@ fn pinned(report: &Report<'_>, node: &Node, id: NodeId) -> Option<PinnedFact> {
 enum Parsed {
     Entry(Box<LockEntry>),
     Comparison(Box<ComparisonEntry>),
+    Pin(Box<Pin>),
     Other(String),
 }
 
@@ -325,6 +375,11 @@ enum Parsed {
 fn parse(line: &str) -> Result<Parsed, serde_json::Error> {
     if line.starts_with("{\"compare\"") {
         return serde_json::from_str(line).map(|entry| Parsed::Comparison(Box::new(entry)));
+    }
+    if line.starts_with("{\"fetched\"")
+        && let Ok(pin) = serde_json::from_str(line)
+    {
+        return Ok(Parsed::Pin(Box::new(pin)));
     }
     let error = match serde_json::from_str(line) {
         Ok(entry) => return Ok(Parsed::Entry(Box::new(entry))),

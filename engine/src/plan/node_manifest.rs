@@ -103,6 +103,7 @@ fn build(
         Work::Served(spec) => spec.manifest(None),
         Work::File(_) => Manifest::new("file").section("inputs", json!({ "file": file()? })),
         Work::Folder(_) => Manifest::new("folder").section("inputs", json!({ "folder": file()? })),
+        Work::Unfetched(_) => return None,
         Work::Gather { axes, rows } => Manifest::new("gather")
             .section("versions", json!({ "gather": 1, "table": TABLE_VERSION }))
             .section("parameters", json!({ "axes": axes, "rows": rows }))

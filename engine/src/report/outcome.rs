@@ -40,6 +40,7 @@ impl Explain for NodeError {
             NodeError::Source(error) => error.class(),
             NodeError::State(error) => error.class(),
             NodeError::Changed(_) => ErrorClass::Input,
+            NodeError::Unfetched => ErrorClass::Environment,
         }
     }
 

@@ -37,6 +37,9 @@ pub enum NodeError {
     /// A file that it reads changed after the key was made.
     #[error("`{}` changed during the run, so the result is not recorded", .0.display())]
     Changed(PathBuf),
+    /// A source that was to be fetched before.
+    #[error("it is not fetched")]
+    Unfetched,
 }
 
 impl NodeError {
@@ -52,6 +55,7 @@ impl NodeError {
                 Some("convert the weights to safetensors".into())
             }
             NodeError::Changed(_) => Some("run again: the file is then taken as it is now".into()),
+            NodeError::Unfetched => Some("`refrain fetch` fetches it".into()),
             NodeError::Stage(_) | NodeError::State(_) => None,
         }
     }
@@ -175,7 +179,7 @@ impl NodeJob<'_> {
                 machine: self.machine,
                 pins: self.pins,
             })?),
-            Work::Model(_) | Work::File(_) | Work::Folder(_) => {
+            Work::Model(_) | Work::File(_) | Work::Folder(_) | Work::Unfetched(_) => {
                 Err(StageError::bug("a source that is read in place was computed").into())
             }
         }

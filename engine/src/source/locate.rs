@@ -26,13 +26,14 @@ pub enum Located {
 }
 
 /// Options that stand beside `server` alone.
-const OF_SERVED: [&str; 5] = ["name", "revision", "tokenizer", "api", "key"];
+const OF_SERVED: [&str; 4] = ["name", "tokenizer", "api", "key"];
 
 /// Files that a model consists of.
 const A_MODEL: &str = "a model is a folder with `config.json`, `*.safetensors` and `tokenizer.json`, \
                        or with a `*.gguf`, or such a file";
 
 /// Resolves a checked entry, of `models` where `model` is set; its paths are relative to `folder`.
+/// The `path` of a fetched one is where its files lie.
 ///
 /// # Errors
 /// A path that is absent or of the wrong kind, and options that do not fit together.
@@ -50,8 +51,19 @@ pub fn locate(
         return Err((name, message, Some("leave it out, or name the `server`".into())));
     }
     let Some(written) = values.get("path").and_then(Value::as_str) else {
-        let hint = "`path` is its folder, `server` the address of a server that computes it";
-        return Err(("path", "a model needs `path` or `server`".into(), Some(hint.into())));
+        let (message, hint) = match model {
+            true => (
+                "a model needs `path`, `hub` or `server`",
+                "`path` is its folder, `hub` its name on the Hugging Face hub, `server` the address \
+                 of a server that computes it",
+            ),
+            false => (
+                "a source needs `path`, `hub` or `url`",
+                "`path` is its file or folder, `hub` a repository on the Hugging Face hub, `url` the \
+                 address of a file on the web",
+            ),
+        };
+        return Err(("path", message.into(), Some(hint.into())));
     };
     let path = folder.join(written);
     let wrong = |message: String, hint: Option<String>| Err(("path", message, hint));
@@ -119,12 +131,8 @@ fn hub_id(path: &str) -> bool {
 }
 
 fn on_the_hub(id: &str, model: bool) -> String {
-    let name = id.rsplit('/').next().unwrap_or(id);
-    let (set, path) = if model { ("", name) } else { ("--repo-type dataset ", "that file") };
-    format!(
-        "is it a name of the Hugging Face hub? Fetch it by `hf download {set}{id} --local-dir {name}`, then give \
-         `path: {path}`"
-    )
+    let file = if model { "" } else { ", file: FILE" };
+    format!("is it a name of the Hugging Face hub? Then write `hub: {id}{file}`")
 }
 
 #[cfg(test)]

@@ -135,7 +135,7 @@ impl ModelFolder {
     }
 
     fn add(&mut self, name: String, path: PathBuf) {
-        if PICKLES.iter().any(|end| name.ends_with(end)) {
+        if is_pickle(&name) {
             self.pickle = Some(path);
             return;
         }
@@ -244,6 +244,19 @@ impl ModelFile {
     }
 }
 
+/// Whether a file of a repository, by its path there, determines what the model in it computes.
+pub fn counts_at(path: &str) -> bool {
+    match path.split_once('/') {
+        None => counts(path),
+        Some((folder, name)) => folder.ends_with(POOLING) && name == "config.json",
+    }
+}
+
+/// Whether a file has the name of pickled weights.
+pub fn is_pickle(path: &str) -> bool {
+    PICKLES.iter().any(|end| path.ends_with(end))
+}
+
 /// Whether a file directly in a model folder determines what the model computes.
 fn counts(name: &str) -> bool {
     NAMES.contains(&name)
@@ -294,6 +307,10 @@ mod tests {
             "tokenizer.json",
         ];
         assert_eq!(names(folder.path()), expected);
+        assert!(expected.iter().all(|name| counts_at(name)));
+        let others =
+            ["README.md", "x/config.json", "1_Pooling/notes.txt", "1_Pooling/a/config.json"];
+        assert!(!others.iter().any(|name| counts_at(name)) && is_pickle("training_args.bin"));
         let model = ModelFolder::open(folder.path()).unwrap();
         assert!(model.is_model() && !model.is_adapter() && model.only_pickle().is_none());
         assert!(model.folders().any(|path| path.ends_with("1_Pooling")));

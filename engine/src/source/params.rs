@@ -4,6 +4,13 @@ use crate::kind::{ArtifactKind, Param, ServedApi, Type};
 
 use super::format;
 
+const HUB: Param = Param::optional(
+    "hub",
+    Type::Text,
+    "in place of `path`, the name of a repository on the Hugging Face hub, `org/name`; it is fetched \
+     once",
+);
+
 /// The parameters of an entry of `models`.
 pub static MODEL_PARAMS: &[Param] = &[
     Param::optional("path", Type::Text, "a file or folder, relative to the workflow"),
@@ -13,6 +20,19 @@ pub static MODEL_PARAMS: &[Param] = &[
         "the model that an adapter was trained on, by its name in `models`; where there is one other \
          model, that one",
     ),
+    HUB,
+    Param::optional(
+        "revision",
+        Type::Text,
+        "on the hub a branch, a tag or a commit, `main` by default: the lock pins its commit, which \
+         only `run --update NAME` moves; at a server any text that changes when the weights of that \
+         name change",
+    ),
+    Param::optional(
+        "file",
+        Type::Text,
+        "of a model on the hub its one file, such as a GGUF file; all files that count by default",
+    ),
     Param::optional(
         "server",
         Type::Text,
@@ -20,11 +40,6 @@ pub static MODEL_PARAMS: &[Param] = &[
          `http://127.0.0.1:8000/v1`; no key holds it",
     ),
     Param::optional("name", Type::Text, "the name of the model at its server"),
-    Param::optional(
-        "revision",
-        Type::Text,
-        "any text that changes when the weights of that name at the server change",
-    ),
     Param::optional(
         "tokenizer",
         Type::Text,
@@ -72,11 +87,33 @@ static REPLACE: &[Param] = &[
 
 /// The parameters of an entry of `data`.
 pub static PARAMS: &[Param] = &[
-    Param::required(
+    Param::optional(
         "path",
         Type::Text,
         "a file, a folder of files, a pattern such as `data/*.jsonl`, or a folder that Hugging Face \
          `datasets` saved, relative to the workflow",
+    ),
+    HUB,
+    Param::optional(
+        "revision",
+        Type::Text,
+        "a branch, a tag or a commit, `main` by default: the lock pins its commit, which only \
+         `run --update NAME` moves",
+    ),
+    Param::optional(
+        "file",
+        Type::Text,
+        "a file, a folder or a pattern such as `data/train-*.parquet` in the `hub` repository",
+    ),
+    Param::optional(
+        "url",
+        Type::Text,
+        "in place of `path`, the `https://` address of a file; it is fetched once and needs `digest`",
+    ),
+    Param::optional(
+        "digest",
+        Type::Text,
+        "the digest of the file at `url`: `sha256:…`, or BLAKE3 as `b3sum` prints it",
     ),
     Param::optional(
         "type",

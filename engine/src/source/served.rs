@@ -54,6 +54,7 @@ impl ServedSpec {
         for (name, why) in [
             ("path", "a model is either in a folder or on a server"),
             ("base", "an adapter is trained here, or lies in a folder"),
+            ("file", "a file is of a model on the hub"),
         ] {
             if values.contains_key(name) {
                 return wrong(name, format!("`{name}` stands beside `server`"), why);

@@ -4,46 +4,82 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::graph::{Edge, NodeId, Work};
+use crate::graph::{Edge, FetchedSource, NodeId, Work};
 use crate::kind::{ArtifactKind, ModelFacts, Reference, ServedSpec};
 use crate::language::diagnostic::Diagnostic;
+use crate::language::workflow::SourceDecl;
 use crate::language::yaml::Node;
+use crate::source::fetched::Found;
 use crate::source::model_folder::ModelFolder;
 use crate::source::recorded::RecordedSource;
-use crate::source::{self, Located, SourceSpec};
+use crate::source::upstream::{self, Upstream};
+use crate::source::{self, Located, OptionProblem, SourceSpec};
 
 use super::template::Values;
 use super::{Builder, Decl};
 
+/// What was found of a source beside its work.
+#[derive(Default)]
+pub(super) struct FoundSource {
+    /// Its record, where its files are absent.
+    pub absent: Option<RecordedSource>,
+    /// Its upstream, where it has one.
+    pub fetched: Option<FetchedSource>,
+}
+
 impl Builder<'_> {
-    /// Returns the work of a source and the kind of its artifact.
+    /// Returns the work of a source and the kind of its artifact. The `path` of one that is fetched
+    /// is set to where its files lie.
     pub(super) fn source_work(
         &self,
-        model: bool,
-        params: &Map<String, Value>,
+        source: &SourceDecl,
+        name: &str,
+        params: &mut Map<String, Value>,
         edges: &[Edge],
         values: &Values,
-        absent: Option<&RecordedSource>,
-    ) -> Result<(Work, ArtifactKind), Diagnostic> {
+    ) -> Result<(FoundSource, Work, ArtifactKind), Diagnostic> {
         if let Some(edge) = edges.iter().find(|edge| !self.is_model_source(edge)) {
             return Err(self.not_a_model(edge, values));
         }
-        if let Some(recorded) = absent {
-            return self.absent_work(recorded, params, values);
+        let wrong = |problem: OptionProblem| wrong_option(problem, source, values);
+        let mut found = FoundSource::default();
+        let upstream = Upstream::of(source.model, params).map_err(wrong)?;
+        let mut unfetched = None;
+        match upstream {
+            None => found.absent = self.absent(name, params, values),
+            Some(upstream) => {
+                let source_name = &source.name.text;
+                let place = self.find.find(source_name, &upstream);
+                if place.is_none() {
+                    let is_pinned = self.find.is_pinned(source_name, &upstream);
+                    found.absent = is_pinned.then(|| (self.recorded)(name)).flatten();
+                    unfetched = Some(upstream::kind(source.model, params));
+                }
+                let path =
+                    place.as_ref().map_or_else(|| upstream.placeholder(), |f| f.path.clone());
+                params.insert("path".into(), path.to_string_lossy().into());
+                let pin = place.and_then(|Found { pin, .. }| pin);
+                found.fetched = Some(FetchedSource { upstream, pin });
+            }
         }
+        if let Some(recorded) = &found.absent {
+            let (work, kind) = self.absent_work(recorded, params, values).map_err(wrong)?;
+            return Ok((found, work, kind));
+        }
+        if let Some(kind) = unfetched {
+            return Ok((found, Work::Unfetched(kind), kind));
+        }
+
         let based = edges.iter().any(|edge| edge.path == "base");
-        let located = source::locate(self.folder(values), model, params, based);
-        let located = located.map_err(|(at, message, hint)| {
-            let span = values.place(at).or(values.place("path")).unwrap_or(0..0);
-            Diagnostic::at(span, message).maybe_hint(hint)
-        })?;
-        Ok(match located {
+        let located = source::locate(self.folder(values), source.model, params, based);
+        let (work, kind) = match located.map_err(wrong)? {
             Located::Table(spec) => (Work::Source(spec.recognized()), ArtifactKind::Table),
             Located::Model(path) => (Work::Model(path), ArtifactKind::Model),
             Located::Served(spec) => (Work::Served(spec.into()), ArtifactKind::Model),
             Located::File(path) => (Work::File(path), ArtifactKind::File),
             Located::Folder(path) => (Work::Folder(path), ArtifactKind::Folder),
-        })
+        };
+        Ok((found, work, kind))
     }
 
     /// Returns the work of a source whose files are absent.
@@ -52,14 +88,10 @@ impl Builder<'_> {
         recorded: &RecordedSource,
         params: &Map<String, Value>,
         values: &Values,
-    ) -> Result<(Work, ArtifactKind), Diagnostic> {
+    ) -> Result<(Work, ArtifactKind), OptionProblem> {
         let kind = recorded.artifact.kind;
         if params.contains_key("server") {
-            let spec = ServedSpec::recorded(self.folder(values), params);
-            let spec = spec.map_err(|(at, message, hint)| {
-                let span = values.place(at).unwrap_or(0..0);
-                Diagnostic::at(span, message).maybe_hint(hint)
-            })?;
+            let spec = ServedSpec::recorded(self.folder(values), params)?;
             return Ok((Work::Served(spec.into()), kind));
         }
         let written = params.get("path").and_then(Value::as_str).unwrap_or_default();
@@ -68,13 +100,7 @@ impl Builder<'_> {
             ArtifactKind::Model => Work::Model(path),
             ArtifactKind::File => Work::File(path),
             ArtifactKind::Folder => Work::Folder(path),
-            ArtifactKind::Table => {
-                let spec = SourceSpec::new(path, params).map_err(|(at, message, hint)| {
-                    let span = values.place(at).unwrap_or(0..0);
-                    Diagnostic::at(span, message).maybe_hint(hint)
-                })?;
-                Work::Source(spec.recorded(recorded))
-            }
+            ArtifactKind::Table => Work::Source(SourceSpec::new(path, params)?.recorded(recorded)),
         };
         Ok((work, kind))
     }
@@ -88,7 +114,7 @@ impl Builder<'_> {
     }
 
     /// Returns what was recorded of a source whose file or folder is absent.
-    pub(super) fn absent(
+    fn absent(
         &self,
         name: &str,
         params: &Map<String, Value>,
@@ -108,28 +134,35 @@ impl Builder<'_> {
     }
 
     fn is_model_source(&self, edge: &Edge) -> bool {
-        matches!(self.nodes[edge.node.index()].work, Work::Model(_))
+        let work = &self.nodes[edge.node.index()].work;
+        matches!(work, Work::Model(_) | Work::Unfetched(ArtifactKind::Model))
     }
 
     /// Refers an adapter that names no base to the one other model of the workflow, if there is one
-    /// and its path is written out.
+    /// and its place is written out.
     pub(super) fn only_base(&self, decl: Decl, values: &Values) -> Option<Reference> {
         let source = self.workflow.sources.get(decl).filter(|source| source.model)?;
         let given = values.references().iter().any(|reference| reference.path == "base");
-        let path = values.to_map().get("path")?.as_str()?.to_owned();
-        if given || !self.is_adapter(&source.name.text, &self.folder(values).join(path)) {
+        if given || !self.is_adapter(source, &values.to_map(), self.folder(values)) {
             return None;
         }
         let scope = &self.workflow.scopes[source.node.scope.index()];
-        let others = self.workflow.sources.iter().filter(|other| {
-            let path = other.node.get("path").and_then(Node::text);
-            let path = path.map(|path| scope.folder.join(&*path));
+        let written = |other: &SourceDecl| -> Map<String, Value> {
+            let text = |name: &str| Some(Value::from(&*other.node.get(name).and_then(Node::text)?));
+            let names = ["path", "hub", "revision", "file"];
+            names.into_iter().filter_map(|name| Some((name.to_owned(), text(name)?))).collect()
+        };
+        let is_base = |other: &&SourceDecl| {
+            let values = written(other);
             other.model
                 && other.node.scope == source.node.scope
-                && path.is_some_and(|path| !self.is_adapter(&other.name.text, &path))
-        });
-        let [base] = others.collect::<Vec<_>>()[..] else { return None };
-        if base.node.get("path")?.text()?.contains("${") {
+                && (values.contains_key("path") || values.contains_key("hub"))
+                && !self.is_adapter(other, &values, &scope.folder)
+        };
+        let others: Vec<&SourceDecl> = self.workflow.sources.iter().filter(is_base).collect();
+        let [base] = others[..] else { return None };
+        let is_computed = |value: &Value| value.as_str().is_some_and(|text| text.contains("${"));
+        if written(base).values().any(is_computed) {
             return None;
         }
         Some(Reference {
@@ -143,10 +176,15 @@ impl Builder<'_> {
     }
 
     /// Whether a model is an adapter, by its folder, or as it was recorded where the folder is absent.
-    fn is_adapter(&self, name: &str, path: &Path) -> bool {
-        match path.exists() {
-            true => ModelFolder::open(path).is_ok_and(|folder| folder.is_adapter()),
-            false => (self.recorded)(name).is_some_and(|model| model.artifact.base.is_some()),
+    fn is_adapter(&self, source: &SourceDecl, values: &Map<String, Value>, folder: &Path) -> bool {
+        let name = &source.name.text;
+        let path = match Upstream::of(true, values) {
+            Ok(Some(upstream)) => self.find.find(name, &upstream).map(|found| found.path),
+            _ => values.get("path").and_then(Value::as_str).map(|path| folder.join(path)),
+        };
+        match path.filter(|path| path.exists()) {
+            Some(path) => ModelFolder::open(&path).is_ok_and(|folder| folder.is_adapter()),
+            None => (self.recorded)(name).is_some_and(|model| model.artifact.base.is_some()),
         }
     }
 
@@ -163,4 +201,14 @@ impl Builder<'_> {
         Diagnostic::at(span, message)
             .hint("the adapter that a stage trains knows its base: use that stage as the model")
     }
+}
+
+/// The problem of an option of a source.
+fn wrong_option(
+    (at, message, hint): OptionProblem,
+    source: &SourceDecl,
+    values: &Values,
+) -> Diagnostic {
+    let place = [at, "path", "hub", "url"].into_iter().find_map(|name| values.place(name));
+    Diagnostic::at(place.unwrap_or(source.name.span.clone()), message).maybe_hint(hint)
 }

@@ -2,12 +2,13 @@
 
 use refrain_cache::{Artifact, Corrupt, FileDigests, same_metrics};
 
-use crate::graph::{Edge, Graph, Node, NodeId};
+use crate::graph::{Edge, Graph, Node, NodeId, Work};
 use crate::kind::{MAIN, metrics_table};
 use crate::ledger::lock::{Lock, LockEntry};
 use crate::plan::node_manifest;
 use crate::source;
 use crate::source::seen::{HashError, SeenSource, SourcePlace};
+use crate::source::upstream::Upstream;
 use crate::store::Store;
 
 use super::mismatch::{Mismatch, Remedy, key_mismatch};
@@ -63,6 +64,11 @@ impl Check<'_> {
     fn key(&self, node: &Node, entry: &LockEntry, found: &mut Verification) {
         let outputs = |id: NodeId| self.entries[id.index()].map(|entry| &entry.outputs);
         let input = |edge: &Edge| node_manifest::identity(self.graph, edge, &outputs);
+        if let (Work::Unfetched(_), Some(upstream)) = (&node.work, self.upstream(node)) {
+            let message = format!("the lock was written with another revision than `{upstream}`");
+            found.mismatches.push(self.mismatch(node, "source", message, Remedy::Fetch));
+            return;
+        }
         let Some(manifest) = node_manifest::manifest(node, input, entry.file) else {
             let message = "its key is not known, since the lock lacks one of its inputs".into();
             let mismatch = self.mismatch(node, "key", message, Remedy::Accept);
@@ -90,7 +96,10 @@ impl Check<'_> {
             if self.options.no_data {
                 return;
             }
-            format!("`{}` is absent", path.display())
+            match self.upstream(node) {
+                Some(upstream) => format!("`{upstream}` is not fetched"),
+                None => format!("`{}` is absent", path.display()),
+            }
         } else {
             match hash(&place, self.digests) {
                 Ok(seen) => {
@@ -106,8 +115,21 @@ impl Check<'_> {
             }
         };
         let before = entry.file.map(|digest| digest.to_string());
-        let mismatch = self.mismatch(node, "source", message, Remedy::Source);
+        let remedy = match self.upstream(node) {
+            Some(_) if now.is_none() => Remedy::Fetch,
+            _ => Remedy::Source,
+        };
+        let mismatch = self.mismatch(node, "source", message, remedy);
         found.mismatches.push(Mismatch { before, now, ..mismatch });
+    }
+
+    /// Returns where a source is fetched from.
+    fn upstream(&self, node: &Node) -> Option<&Upstream> {
+        if self.graph.fetched.is_empty() {
+            return None;
+        }
+        let id = self.graph.find(&node.name)?;
+        self.graph.fetched.get(&id).map(|source| &source.upstream)
     }
 
     /// Step 3: the artifact's bytes, where the cache holds them.

@@ -74,6 +74,7 @@ pub fn sort(graph: &Graph, mismatches: &mut [Mismatch]) {
 pub(super) enum Remedy {
     Accept,
     Source,
+    Fetch,
     Artifact,
     Metrics,
     Expect,
@@ -91,6 +92,7 @@ impl Remedy {
             Remedy::Source => {
                 format!("put the file back, or accept the one that is there: {run}, then {commit}")
             }
+            Remedy::Fetch => format!("`refrain fetch {}` fetches it", path.display()),
             Remedy::Artifact => format!("{run} makes it again"),
             Remedy::Metrics => format!(
                 "restore `{lock}` from version control; or {run} writes the cache's metrics, then {commit}"

@@ -222,7 +222,7 @@ impl JobNodeError {
             NodeError::Stage(_) | NodeError::Source(_) => {
                 JobNodeError::Failed { message: error.to_string(), hint: error.hint() }
             }
-            NodeError::State(_) => {
+            NodeError::State(_) | NodeError::Unfetched => {
                 JobNodeError::Environment { message: error.to_string(), hint: error.hint() }
             }
         }
