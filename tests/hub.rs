@@ -243,12 +243,20 @@ fn a_clone_fetches_what_the_lock_pins() {
     let said = world.ok(&["plan", "w.yaml"]);
     assert!(said.stdout.contains("2 cached"), "{}", said.stdout);
 
+    // A bundle has the lock, and no file of the caches.
+    let bundled = world.run(&["bundle", "w.yaml", "-o", "w.zip", "--with-sources"], &[]);
+    assert_eq!(bundled.code, 3, "{}", bundled.stderr);
+    world.ok(&["bundle", "w.yaml", "-o", "w.zip"]);
+    world.ok(&["verify", "w.zip", "--no-data"]);
+
     // The branch has moved, and the commit of the lock is fetched.
     let said = world.ok(&["fetch", "w.yaml"]);
     assert!(said.stdout.contains("(main), 1 file, "), "{}", said.stdout);
     assert_eq!(world.space.read("w.lock"), lock);
     world.ok(&["run", "w.yaml", "--locked"]);
     assert_eq!(world.space.read("w.lock"), lock);
+    world.ok(&["bundle", "w.yaml", "-o", "whole.zip", "--with-sources"]);
+    world.ok(&["verify", "whole.zip"]);
     // What a branch means now is not for a pin to say.
     assert!(!world.repository("datasets--org--set/refs/main").exists());
 }

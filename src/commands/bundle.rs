@@ -120,7 +120,10 @@ impl Files {
             paths.push(absolute(&included.path)?);
         }
         if with_sources {
-            for place in session.graph.nodes.iter().filter_map(|node| node.work.source()) {
+            let graph = &session.graph;
+            // Whoever has the lock can fetch what it pins.
+            let own = graph.ids().filter(|id| !graph.fetched.contains_key(id));
+            for place in own.filter_map(|id| graph.node(id).work.source()) {
                 paths.push(absolute(&place.path)?);
             }
         }
