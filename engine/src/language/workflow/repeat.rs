@@ -74,7 +74,7 @@ impl Reader {
             }
         };
 
-        let mut inner = Reader::default();
+        let mut inner = Reader::new(self.folder.clone(), std::mem::take(&mut self.source));
         let mut read = Vec::new();
         for (name, node) in &stages {
             if is_loop(node) {
@@ -88,6 +88,7 @@ impl Reader {
             inner.one_stage(name.clone(), node, kinds, &mut read);
         }
         self.problems.append(&mut inner.problems);
+        self.source = inner.source;
         if self.problems.len() > before {
             return None;
         }
