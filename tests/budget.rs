@@ -127,6 +127,11 @@ fn a_budget_says_why_it_ended_the_run() {
     let said = fails(&["--budget", "5EUR"]);
     assert!(said.contains("exit code 2\n"), "{said}");
     assert!(said.contains("the budget is in EUR, the prices are in USD"), "{said}");
+    // The price of tokens tells the currency as well as that of cards.
+    space.write("tokens.toml", "[[prices.tokens]]\noutput = \"0.4USD\"\n");
+    let of_tokens = ["--config", "tokens.toml", "run", "w.yaml", "--budget", "5EUR"];
+    let said = space.refuses(&of_tokens);
+    assert!(said.contains("the budget is in EUR, the prices are in USD"), "{said}");
     let said = fails(&["--budget", "a lot"]);
     assert!(said.contains("write money or a time, such as `20USD` or `3h`"), "{said}");
     let said = fails(&["--budget-unknown", "allow"]);

@@ -53,6 +53,7 @@ mod judges; // a model as the judge of responses
 mod language; // values, sweeps and names
 mod layers; // which crate may import which
 mod likeliest; // options of a question by their log-probabilities
+mod lm_eval; // task files of lm-evaluation-harness, against its own verdicts
 mod lock; // the lock's format, and its writers
 mod look_ahead; // what plan and explain say before a run
 mod masking; // the first paper's masks and distributions

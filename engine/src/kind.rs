@@ -26,8 +26,9 @@ use serde_json::{Map, Value};
 
 pub use context::{Cancel, Context, Input, Progress, Resources, StageError};
 pub use declare::{
-    Anything, Bounds, CommandText, File, Folder, MetricName, Model, Number, Numbers, Parameter,
-    Parameters, Referent, SecretText, Table, choices, one_of, parameters, trimmed,
+    Anything, Bounds, CommandText, File, FileContent, Folder, InFile, MetricName, Model, Number,
+    Numbers, Parameter, Parameters, Referent, SecretText, Table, choices, one_of, parameters,
+    trimmed,
 };
 pub use describe::describe;
 pub use memory::{MemoryContext, MemoryNeed};
@@ -98,6 +99,14 @@ pub enum Type {
     Map(&'static Type),
     /// The first of several types that fits.
     OneOf(&'static [Type]),
+    /// The path of a YAML file of another tool, read with the workflow: its content is the value, a
+    /// mapping with fixed keys.
+    YamlFile {
+        /// Its keys.
+        params: &'static [Param],
+        /// Keys that the other tool reads and we do not, each with a hint.
+        refused: &'static [(&'static str, &'static str)],
+    },
     /// Any value.
     Any,
 }
@@ -289,12 +298,12 @@ pub struct Expansion {
     pub link: &'static str,
     /// Says which stage takes a parameter.
     pub takes: fn(&str) -> Taker,
-    /// A text parameter of the first stage that is written anew, from the given one.
-    pub written: Option<(&'static str, Write)>,
+    /// Makes parameters of the first stage that are written anew.
+    pub written: Option<Write>,
 }
 
-/// Writes a parameter's text anew; it is given what the workflow says, if anything.
-pub type Write = fn(Option<&str>) -> String;
+/// Makes parameters, with their names, of all that the workflow says of a stage.
+pub type Write = fn(&Map<String, Value>) -> Vec<(&'static str, Value)>;
 
 /// The one of two stages that takes a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -305,6 +314,8 @@ pub enum Taker {
     Second,
     /// Both.
     Both,
+    /// The first, under another name.
+    FirstAs(&'static str),
     /// The first takes the entries of this mapping as its parameters.
     FirstEntries,
     /// So does the first, and the second the mapping as a whole.
@@ -314,7 +325,7 @@ pub enum Taker {
 impl Taker {
     /// Whether a parameter of this name is one of the first stage.
     pub fn is_first(self) -> bool {
-        matches!(self, Taker::First | Taker::Both)
+        matches!(self, Taker::First | Taker::Both | Taker::FirstAs(_))
     }
 }
 

@@ -249,13 +249,13 @@ fn budget(
     configured: &Machine,
 ) -> Result<Budget, CommandError> {
     let prices = configured.prices.clone();
-    if let (Limit::Money(limit), Some(price)) = (limit, &prices.gpu_hour)
-        && limit.currency != price.currency
+    if let (Limit::Money(limit), Some(currency)) = (limit, prices.currency())
+        && limit.currency != currency
     {
         return Err(CommandError::with_hint(
             ErrorClass::Input,
-            format!("the budget is in {}, the prices are in {}", limit.currency, price.currency),
-            format!("give it in {}", price.currency),
+            format!("the budget is in {}, the prices are in {currency}", limit.currency),
+            format!("give it in {currency}"),
         ));
     }
     let plan = plan::plan(&session.graph, store, &lock.keys())?;

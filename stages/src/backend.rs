@@ -19,7 +19,7 @@ use refrain_lm::generate::{
     Decoding, GenerateError, Generated, Limits, OnProgress, Request, generate,
 };
 use refrain_lm::sampling::Sampler;
-use refrain_lm::score::score;
+use refrain_lm::score::{OnScored, score_and_rank};
 use refrain_lm::tokenizer::Tokenizer;
 use refrain_lm::weights::weight_files;
 
@@ -317,20 +317,21 @@ impl LoadedModel {
     }
 
     /// Calls `on_row` for each row of at least two tokens with the log-probabilities of its tokens
-    /// after the first.
+    /// after the first, and whether each is the likeliest; with none of the latter where the backend
+    /// does not tell.
     pub fn score(
         &self,
         rows: &[&[u32]],
         batch: Option<usize>,
-        on_row: &mut dyn FnMut(usize, &[f32]),
+        on_row: OnScored<'_>,
     ) -> Result<(), StageError> {
         match self {
             LoadedModel::Native(loaded) => {
-                score(&loaded.model, rows, batch, on_row).map_err(model_failed)
+                score_and_rank(&loaded.model, rows, batch, on_row).map_err(model_failed)
             }
             LoadedModel::Mistralrs(model, _) => {
                 for (row, ids) in rows.iter().enumerate() {
-                    on_row(row, &model.score(ids)?);
+                    on_row(row, &model.score(ids)?, &[]);
                 }
                 Ok(())
             }

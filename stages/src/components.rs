@@ -22,6 +22,8 @@ pub const LM: Component = component("lm", 3);
 pub const MASK: Component = component("mask", 1);
 /// The way from a row to text and tokens.
 pub const RENDER: Component = component("render", 2);
+/// What a model is asked for each document of a task.
+pub const PREPARE: Component = component("prepare", 1);
 /// What a command is given and what is taken from it.
 pub const RUN: Component = component("run", 1);
 /// The draw of a token from logits.

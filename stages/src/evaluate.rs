@@ -14,6 +14,7 @@ use refrain_engine::kind::{
 
 use crate::canonical::FindModel;
 use crate::components;
+use crate::lm_eval::OutputType;
 use crate::options;
 use crate::tables;
 
@@ -26,6 +27,7 @@ mod code;
 pub mod compare;
 pub mod extract;
 mod judge;
+mod lm_eval;
 mod logprob;
 mod math;
 pub mod number;
@@ -37,20 +39,24 @@ mod verdict;
 
 use logprob::By;
 use sql::{Databases, SqlLimits};
-use task::{As, CompareParam, ExtractParam, Task};
+use task::{As, CompareParam, ExtractParam, Task, TaskParam};
 
 /// The metrics of `evaluate`.
 const METRICS: &[MetricDecl] = &[
     MetricDecl::given("accuracy", "Share of responses that are correct", |context| {
-        given("accuracy", task::compares(context.params) || is(context, Task::Given))
+        given("accuracy", is_judged(context))
     })
     .mean_of("correct"),
     MetricDecl::given("correct", "Responses that are correct", |context| {
-        given("correct", task::compares(context.params) || is(context, Task::Given))
+        given("correct", is_judged(context))
     }),
     MetricDecl::given("no_answer", "Share of responses in which no answer was found", |context| {
         let no_answers = [Task::ChoiceLogprob, Task::Given, Task::Perplexity];
-        given("no_answer", !no_answers.iter().any(|task| is(context, *task)))
+        let finds = match Task::of(context.params) {
+            Some(task) => !no_answers.contains(&task),
+            None => lm_eval::finds(context.params),
+        };
+        given("no_answer", finds)
     }),
     MetricDecl::given(
         "pass_at_K",
@@ -85,7 +91,17 @@ const METRICS: &[MetricDecl] = &[
         given("mean_perplexity", is(context, Task::Perplexity))
     })
     .mean_of("perplexity"),
+    MetricDecl::given(
+        "METRIC_FILTER",
+        "Of a task file: one of its metrics, under one of its filters where it has any",
+        |context| lm_eval::metric_names(context.params),
+    ),
 ];
+
+/// Whether the rows of a stage are right or wrong.
+fn is_judged(context: MetricContext<'_>) -> bool {
+    task::compares(context.params) || is(context, Task::Given) || lm_eval::judges(context.params)
+}
 
 fn given(name: &str, is_given: bool) -> Vec<String> {
     if is_given { vec![name.to_owned()] } else { Vec::new() }
@@ -131,9 +147,9 @@ parameters! {
         /// `\boxed` of MATH; the label of an option, or the first word behind `Answer:`, or the
         /// option that a model finds likeliest; a program that is run with tests; the result of a
         /// query; a model's judgement; a pattern; the verdicts that the column `correct` brings; the
-        /// perplexity
+        /// perplexity; or a task file, whose documents are the rows of `data`
         #[alias("metric")]
-        task: Task,
+        task: TaskParam,
         /// The pattern of `task: regex`, whose first group is the answer, or of the verdict in the
         /// answers of `task: judge`
         pattern: Option<String>,
@@ -195,12 +211,13 @@ parameters! {
     }
 }
 
+/// Parameters of the other kind go to the first stage, and so do the inputs.
+fn takes(name: &str) -> Taker {
+    let is_own = EvaluateParams::PARAMS.iter().any(|param| param.name == name);
+    if matches!(name, "model" | "data") || !is_own { Taker::First } else { Taker::Second }
+}
+
 fn expand(params: &Map<String, Value>) -> Option<Expansion> {
-    /// Parameters of the other kind go to the first stage, and so do the inputs.
-    fn takes(name: &str) -> Taker {
-        let is_own = EvaluateParams::PARAMS.iter().any(|param| param.name == name);
-        if matches!(name, "model" | "data") || !is_own { Taker::First } else { Taker::Second }
-    }
     fn takes_options(name: &str) -> Taker {
         if name == "choices" { Taker::First } else { takes(name) }
     }
@@ -215,6 +232,9 @@ fn expand(params: &Map<String, Value>) -> Option<Expansion> {
         if name == "judge" { Taker::BothEntries } else { last_judge(name) }
     }
 
+    if crate::lm_eval::content(params).is_some() {
+        return expand_task_file(params);
+    }
     let task = Task::of(params);
     if params.contains_key("model") {
         let (kind, takes): (_, fn(&str) -> Taker) = match task {
@@ -235,12 +255,40 @@ fn expand(params: &Map<String, Value>) -> Option<Expansion> {
             (true, true) => ("swapped", last_judge, judge::prompt_swapped),
             (false, true) => return None,
         };
-    let written = Some(("prompt", write));
-    Some(Expansion { suffix: link, kind: "generate", link, takes, written })
+    Some(Expansion { suffix: link, kind: "generate", link, takes, written: Some(write) })
+}
+
+/// A task file is planned as three stages: what is asked, the answers, and the verdicts.
+fn expand_task_file(params: &Map<String, Value>) -> Option<Expansion> {
+    fn asks(name: &str) -> Taker {
+        match name {
+            "data" | "fewshot" | "num_fewshot" | "fewshot_seed" => Taker::First,
+            "task" => Taker::Both,
+            _ => Taker::Second,
+        }
+    }
+    fn answers(name: &str) -> Taker {
+        if name == "prompts" { Taker::FirstAs("data") } else { takes(name) }
+    }
+
+    if !params.contains_key("model") {
+        return None;
+    }
+    if !params.contains_key("prompts") {
+        let (suffix, kind, link) = ("prompts", "prepare", "prompts");
+        return Some(Expansion { suffix, kind, link, takes: asks, written: None });
+    }
+    let kind = match crate::lm_eval::output_type(params) {
+        Some(OutputType::GenerateUntil) => "generate",
+        _ => "score",
+    };
+    let written = Some(crate::lm_eval::answering as Write);
+    Some(Expansion { suffix: "answers", kind, link: "data", takes: answers, written })
 }
 
 fn canonicalize(params: &mut Map<String, Value>, _: FindModel<'_>) {
     task::canonicalize(params);
+    crate::lm_eval::keep_verdicts(params);
 }
 
 /// As [`EVALUATE`] where the command line tolerates a sandbox that lacks layers.
@@ -250,7 +298,7 @@ fn canonicalize(params: &mut Map<String, Value>, _: FindModel<'_>) {
 pub const EVALUATE_WEAKER: Kind = Kind { canonicalize: Some(canonicalize_weaker), ..EVALUATE };
 
 fn canonicalize_weaker(params: &mut Map<String, Value>, _: FindModel<'_>) {
-    task::canonicalize(params);
+    canonicalize(params, &|_| None);
     if Task::of(params) == Some(Task::Code) {
         params.insert(code::SANDBOX.into(), code::WEAKER.into());
     }
@@ -258,7 +306,10 @@ fn canonicalize_weaker(params: &mut Map<String, Value>, _: FindModel<'_>) {
 
 fn run(ctx: &Context<'_>) -> Result<NodeResult, StageError> {
     let params: EvaluateParams = ctx.parameters()?;
-    match params.task {
+    let Some(word) = params.word() else {
+        return lm_eval::run(ctx, &params.pass_at, params.bootstrap);
+    };
+    match word {
         Task::Perplexity => perplexity::run(ctx, params.bootstrap),
         Task::ChoiceLogprob => {
             let compares = task::compares(ctx.params);

@@ -12,6 +12,7 @@
 //! | `diversify` | [`diversify`] | table → fewer rows of it, and metrics about them |
 //! | `finetune` | [`finetune`] | rows → a trained model or adapter, and a log |
 //! | `choose` | [`choose`] | models or tables over an axis, metrics → the best of them |
+//! | `prepare` | [`prepare`] | documents of a task → what a model is asked for each |
 //! | `evaluate` | [`evaluate`] | responses and references → verdicts and accuracy |
 //! | `run` | [`run`] | anything → anything, by a command |
 //!
@@ -34,14 +35,17 @@ pub mod evaluate;
 pub mod finetune;
 pub mod generate;
 mod lists;
+mod lm_eval;
 pub mod mask;
 mod memo;
 mod memory;
 mod models;
 mod options;
+pub mod prepare;
 mod process;
 mod prompts;
 pub mod python;
+mod python_regex;
 pub mod quantile;
 mod remarks;
 mod requests;
@@ -77,6 +81,7 @@ fn with_evaluate(evaluate: Kind) -> Kinds {
         diversify::DIVERSIFY,
         finetune::FINETUNE,
         choose::CHOOSE,
+        prepare::PREPARE,
         evaluate,
         run::RUN,
     ])

@@ -25,15 +25,15 @@ use crate::memo::{self, Memo};
 use crate::memory;
 use crate::models;
 use crate::prompts::{
-    self, ABOUT_BOS, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Bos, Chat, PromptRenderer, cell,
-    row_error, with_row,
+    self, ABOUT_BOS, ABOUT_CHAT, ABOUT_PROMPT, ABOUT_SYSTEM, Bos, Chat, Prompt, PromptRenderer,
+    cell, row_error, with_row,
 };
 use crate::remarks::{self, Remarks};
 use crate::requests;
 use crate::tables;
 use crate::tokens::{MOST_TOKENS, TURNS, Tokens, check_tokens};
 
-use check::{check, of_text};
+use check::{check, of_continuation, of_text};
 use choices::ChoiceRows;
 use columns::{Further, Totals, output_schema, scored_batch};
 use window::{Piece, Window, pieces};
@@ -94,7 +94,8 @@ parameters! {
         #[alias("dataset")]
         data: &Table,
         /// `response`: prompt and response as rendered, the end of turn included; `turns`: every
-        /// turn of the assistant in a chat likewise; `text`: the response alone
+        /// turn of the assistant in a chat likewise; `text`: the response alone; `continuation`:
+        /// the response directly behind the prompt, without an end of turn
         of: ScoreTarget = "response",
         #[about(ABOUT_PROMPT)]
         prompt: Option<String>,
@@ -136,12 +137,15 @@ choices! {
         Turns = "turns",
         /// The response alone.
         Text = "text",
+        /// The response behind the prompt, as evaluations of log-likelihoods tokenise it.
+        Continuation = "continuation",
     }
 }
 
 fn canonicalize(params: &mut Map<String, Value>, model: FindModel<'_>) {
-    // A response alone is never a chat.
-    let has_template = if of_text(params) { Some(false) } else { canonical::has_template(model) };
+    // A response alone is never a chat, nor is a continuation.
+    let is_plain = of_text(params) || of_continuation(params);
+    let has_template = if is_plain { Some(false) } else { canonical::has_template(model) };
     canonical::chat(params, has_template);
     canonical::bos(params);
     backend::canonicalize(params, model);
@@ -177,6 +181,16 @@ struct Scorer<'a> {
 struct Scored {
     tokens: Tokens,
     logprobs: Vec<f32>,
+    /// Whether each token after the first is the likeliest; empty where that is not known.
+    likeliest: Vec<bool>,
+}
+
+impl Scored {
+    /// Whether each token behind the prompt is the likeliest, where that is known.
+    fn is_greedy(&self) -> Option<bool> {
+        let behind = self.likeliest.get(self.tokens.prompt_tokens.checked_sub(1)?..)?;
+        (!self.likeliest.is_empty()).then(|| behind.iter().all(|is_likeliest| *is_likeliest))
+    }
 }
 
 impl<'a> Scorer<'a> {
@@ -185,7 +199,13 @@ impl<'a> Scorer<'a> {
         params: &ScoreParams,
         network: &'a LoadedModel,
     ) -> Result<Scorer<'a>, StageError> {
-        let chat = params.of != ScoreTarget::Text && params.chat.resolve(network.tokenizer())?;
+        let is_plain = [ScoreTarget::Text, ScoreTarget::Continuation].contains(&params.of);
+        let chat = !is_plain && params.chat.resolve(network.tokenizer())?;
+        // Of continuations an entry says too whether each token is the likeliest.
+        let memo = match params.of {
+            ScoreTarget::Continuation => json!({ "likeliest": true }),
+            _ => json!({}),
+        };
         let context_length = network.sizes().0;
         if let Some(Window { length, .. }) = params.window
             && length > context_length
@@ -211,7 +231,7 @@ impl<'a> Scorer<'a> {
                 .map(|prior| PromptRenderer::new(Some(prior), params.system.clone(), chat))
                 .transpose()?,
             renderer: prompts::renderer(network.tokenizer(), chat, params.bos)?,
-            memo: Memo::open(context, network, &ROW, json!({}))?,
+            memo: Memo::open(context, network, &ROW, memo)?,
         })
     }
 
@@ -221,6 +241,7 @@ impl<'a> Scorer<'a> {
             choices: self.choices.is_some(),
             turns: self.of == ScoreTarget::Turns,
             prior: self.prior.is_some(),
+            greedy: self.of == ScoreTarget::Continuation,
         };
         let mut writer = self.context.cache.new_table(output_schema(input.schema(), further))?;
         let mut totals = Totals::default();
@@ -276,8 +297,8 @@ impl<'a> Scorer<'a> {
         self.context.cancel.check()?;
         let responses = column::<StringArray>(batch, "response")?;
         let prompts = match self.of {
-            ScoreTarget::Response | ScoreTarget::Turns => prompts.of_batch(batch, first)?,
             ScoreTarget::Text => Vec::new(),
+            _ => prompts.of_batch(batch, first)?,
         };
         let row = |row: usize| {
             let response = cell(responses, row)
@@ -290,9 +311,22 @@ impl<'a> Scorer<'a> {
                     with_row(&prompts[row], Some(response), |text| self.renderer.full_turns(text))
                 }
                 ScoreTarget::Text => self.renderer.text_only(response),
+                ScoreTarget::Continuation => match &prompts[row].prompt {
+                    Prompt::Text(prompt) => self.renderer.continuation(prompt, response),
+                    Prompt::Turns(_) => {
+                        let what = "`of: continuation` needs a text in `prompt`, not `messages`";
+                        return Err(row_error(batch, row, first, what));
+                    }
+                },
             };
             let rendered =
                 rendered.map_err(|error| row_error(batch, row, first, &error.to_string()))?;
+            if self.of == ScoreTarget::Continuation
+                && rendered.prompt_tokens >= rendered.token_ids.len()
+            {
+                let what = "the response has no tokens behind those of the prompt";
+                return Err(row_error(batch, row, first, what));
+            }
             let tokens = Tokens::new(rendered, self.max_tokens);
             let (context, vocab) = self.network.sizes();
             // Through a window a model can take a row of any length.
@@ -324,9 +358,12 @@ impl<'a> Scorer<'a> {
         let known = known?;
         let mut logprobs: Vec<Vec<f32>> =
             rows.iter().map(|tokens| vec![f32::NAN; tokens.ids.len()]).collect();
+        let mut likeliest: Vec<Vec<bool>> = vec![Vec::new(); rows.len()];
         let mut take = |piece: &Piece, values: &[f32]| {
+            let (values, flags) = values.split_at(piece.seen.len() - 1);
             let new = &values[piece.first - piece.seen.start - 1..];
             logprobs[piece.row][piece.first..piece.seen.end].copy_from_slice(new);
+            likeliest[piece.row] = flags.iter().map(|flag| *flag > 0.0).collect();
         };
         let mut waiting: Vec<&Piece> = Vec::new();
         for (piece, values) in pieces.iter().zip(&known) {
@@ -355,9 +392,13 @@ impl<'a> Scorer<'a> {
             let ids: Vec<&[u32]> = step.iter().map(|piece| seen(piece)).collect();
             let mut entries = Vec::with_capacity(ids.len());
             let _batch = trace_span!("batch", rows = ids.len()).entered();
-            self.network.score(&ids, batch, &mut |at, values| {
-                entries.push((memo::digest_of_tokens(ids[at]), memo::floats_to_bytes(values)));
-                take(step[at], values);
+            self.network.score(&ids, batch, &mut |at, values, likeliest| {
+                let mut values = values.to_vec();
+                if self.of == ScoreTarget::Continuation {
+                    values.extend(likeliest.iter().map(|flag| f32::from(u8::from(*flag))));
+                }
+                entries.push((memo::digest_of_tokens(ids[at]), memo::floats_to_bytes(&values)));
+                take(step[at], &values);
             })?;
             self.memo.put(&entries)?;
             let done = step.last().map_or(0, |last| last.row as u64 + 1);
@@ -373,13 +414,20 @@ impl<'a> Scorer<'a> {
                 (tokens.prompt_tokens..tokens.ids.len()).filter(|t| !tokens.is_response(*t));
             others.for_each(|token| logprobs[token] = f32::NAN);
         }
-        let rows = rows.into_iter().zip(logprobs);
-        Ok((rows.map(|(tokens, logprobs)| Scored { tokens, logprobs }).collect(), known))
+        let rows = rows.into_iter().zip(logprobs).zip(likeliest);
+        let scored = |((tokens, logprobs), likeliest)| Scored { tokens, logprobs, likeliest };
+        Ok((rows.map(scored).collect(), known))
     }
 
-    /// Looks up the log-probabilities of these tokens, at least two, from an earlier run.
+    /// Looks up the log-probabilities of these tokens, at least two, from an earlier run; behind
+    /// them may be whether each is the likeliest.
     fn known(&self, ids: &[u32]) -> Result<Option<Vec<f32>>, StageError> {
         let entry = self.memo.get(&memo::digest_of_tokens(ids))?;
-        Ok(entry.and_then(|bytes| memo::floats(&bytes, ids.len() - 1)))
+        let after = ids.len() - 1;
+        let flagged = |bytes: &[u8]| match self.of {
+            ScoreTarget::Continuation => memo::floats(bytes, 2 * after),
+            _ => None,
+        };
+        Ok(entry.and_then(|bytes| flagged(&bytes).or_else(|| memo::floats(&bytes, after))))
     }
 }

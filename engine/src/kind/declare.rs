@@ -37,6 +37,7 @@
 //! the graph and is no field of the struct. A number without `#[range(…)]` does not compile.
 
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -149,6 +150,21 @@ impl<T: Parameter> Parameter for BTreeMap<String, T> {
 
 impl Parameter for Map<String, Value> {
     const TYPE: Type = Type::Map(&Type::Any);
+}
+
+/// Parameters that a YAML file of another tool holds.
+pub trait FileContent: Parameters {
+    /// Keys that the other tool reads and we do not, each with a hint.
+    const REFUSED: &'static [(&'static str, &'static str)];
+}
+
+/// The content of a YAML file with the keys of `T`, of which the workflow gives the path.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(transparent)]
+pub struct InFile<T>(pub Map<String, Value>, #[serde(skip)] PhantomData<T>);
+
+impl<T: FileContent> Parameter for InFile<T> {
+    const TYPE: Type = Type::YamlFile { params: T::PARAMS, refused: T::REFUSED };
 }
 
 /// Text in which `${in.NAME}` and `${out.NAME}` stay as written until the node runs.

@@ -36,6 +36,7 @@ pub fn describe(ty: &Type) -> String {
         }
         Type::Map(item) => format!("a mapping (each value {})", describe(item)),
         Type::OneOf(types) => types.iter().map(describe).collect::<Vec<_>>().join(", or "),
+        Type::YamlFile { .. } => "the path of a YAML file".into(),
         Type::Any => "any value".into(),
     }
 }

@@ -242,6 +242,16 @@ impl Walk<'_> {
             }
             (Type::Map(item), Yaml::Map(entries)) => self.map(item, entries, path).map(Some),
             (Type::OneOf(types), _) => self.one_of(types, node, path, ty),
+            (Type::YamlFile { params, refused }, Yaml::Map(entries)) => {
+                let known = self.without_refused(refused, entries);
+                let known = Node { value: Yaml::Map(known), ..node.clone() };
+                Ok(Some(Value::Object(self.record(params, &known, path, "the file"))))
+            }
+            (Type::YamlFile { .. }, Yaml::Text(_)) => {
+                let message = format!("`{path}` must stand in the stage itself");
+                Err(Diagnostic::at(node.span.clone(), message)
+                    .hint("the file is read before the values of params and axes are known"))
+            }
             (Type::Any, Yaml::Deferred(_)) => Err(placeholder_outside(node, path)),
             (Type::Any, _) => Ok(Some(node.to_json())),
             _ => {
@@ -249,6 +259,25 @@ impl Walk<'_> {
                 Err(problem.label(format!("this is {}", node.type_name())))
             }
         }
+    }
+
+    /// Returns the entries of another tool's file without those that are refused by name.
+    fn without_refused(
+        &mut self,
+        refused: &[(&str, &str)],
+        entries: &[(Key, Node)],
+    ) -> Vec<(Key, Node)> {
+        let mut known = Vec::with_capacity(entries.len());
+        for (key, value) in entries {
+            match refused.iter().find(|(name, _)| *name == key.text) {
+                None => known.push((key.clone(), value.clone())),
+                Some((_, hint)) => {
+                    let message = format!("`{}` is not supported here", key.text);
+                    self.problems.push(Diagnostic::at(key.span.clone(), message).hint(*hint));
+                }
+            }
+        }
+        known
     }
 
     /// Notes the stage of a metric as a reference, and returns the metric's name.
@@ -324,8 +353,18 @@ impl Walk<'_> {
             }
         }
 
-        // Of a word that is none of the words, all that may stand there is of interest.
-        if alike.len() == 1 && !matches!(alike[0].0, Type::Choice(_)) {
+        // Of a word that is like none of the words, or beside other words and numbers, all that may
+        // stand there is of interest.
+        let is_word = |ty: &Type| {
+            matches!(ty, Type::Choice(_) | Type::List(_) | Type::Record(_) | Type::YamlFile { .. })
+        };
+        let is_meant = |ty: &Type| match (ty, &node.value) {
+            (Type::Choice(words), Yaml::Text(word)) => {
+                types.iter().all(is_word) && similar(word, words.iter().copied()).is_some()
+            }
+            _ => true,
+        };
+        if alike.len() == 1 && is_meant(alike[0].0) {
             let (_, mut problems) = alike.remove(0);
             let last = problems.pop().expect("a type that does not fit has a problem");
             self.problems.extend(problems);
@@ -446,7 +485,9 @@ fn same_shape(ty: &Type, node: &Node) -> bool {
         | Type::Reference(_)
         | Type::Metric => matches!(node.value, Yaml::Text(_) | Yaml::Deferred(_)),
         Type::List(_) => matches!(node.value, Yaml::List(_)),
-        Type::Record(_) | Type::Map(_) => matches!(node.value, Yaml::Map(_)),
+        Type::Record(_) | Type::Map(_) | Type::YamlFile { .. } => {
+            matches!(node.value, Yaml::Map(_))
+        }
         Type::OneOf(types) => types.iter().any(|ty| same_shape(ty, node)),
         Type::Any => true,
     }

@@ -275,7 +275,7 @@ fn sample(ty: &Type) -> Option<Value> {
         Type::Reference(_) => return None,
         Type::List(item) => Value::Array(sample(item).into_iter().collect()),
         Type::Record(params) => Value::Object(defaults(params)),
-        Type::Map(_) => Value::Object(Map::new()),
+        Type::Map(_) | Type::YamlFile { .. } => Value::Object(Map::new()),
         Type::OneOf(types) => types.iter().find_map(sample)?,
     })
 }

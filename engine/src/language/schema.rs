@@ -233,7 +233,8 @@ fn parameters(kind: &Kind, kinds: &Kinds) -> Vec<Parameter> {
     parameters
 }
 
-/// Lists values on which the expansion of a kind may depend: all references given, and each word of each choice.
+/// Lists values on which the expansion of a kind may depend: all references given, and each word of each choice and
+/// each mapping that may stand in its place.
 pub(super) fn probes(kind: &Kind) -> Vec<Map<String, Value>> {
     let given = |param: &&Param| matches!(param.ty, Type::Reference(_));
     let references = kind.params.iter().filter(given);
@@ -241,14 +242,28 @@ pub(super) fn probes(kind: &Kind) -> Vec<Map<String, Value>> {
         references.map(|param| (param.name.into(), json!("name"))).collect();
     let mut probes = vec![base.clone()];
     for param in kind.params {
-        let Type::Choice(words) = param.ty else { continue };
-        probes.extend(words.iter().map(|word| {
+        let types = match param.ty {
+            Type::OneOf(types) => types,
+            _ => std::slice::from_ref(&param.ty),
+        };
+        probes.extend(types.iter().flat_map(shapes).map(|shape| {
             let mut probe = base.clone();
-            probe.insert(param.name.into(), json!(word));
+            probe.insert(param.name.into(), shape);
             probe
         }));
     }
     probes
+}
+
+/// Lists the words of a choice, or a mapping with an empty one under each key.
+fn shapes(ty: &Type) -> Vec<Value> {
+    match ty {
+        Type::Choice(words) => words.iter().map(|word| json!(word)).collect(),
+        Type::Record(params) => {
+            vec![params.iter().map(|param| (param.name.to_owned(), json!({}))).collect()]
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn record(params: &'static [Param], values: Values) -> Value {
@@ -306,7 +321,7 @@ fn put(schema: Value, ty: &Type) -> Value {
 fn takes_text(ty: &Type) -> bool {
     match ty {
         Type::Text | Type::Command | Type::Secret | Type::Any => true,
-        Type::Reference(_) | Type::Metric => true,
+        Type::Reference(_) | Type::Metric | Type::YamlFile { .. } => true,
         Type::OneOf(types) => types.iter().any(takes_text),
         Type::Bool | Type::Int { .. } | Type::Float { .. } | Type::Choice(_) => false,
         Type::List(_) | Type::Record(_) | Type::Map(_) => false,
@@ -340,7 +355,7 @@ fn bare(ty: &Type, values: Values) -> Value {
             json!({ "type": ["string", "number", "boolean"] })
         }
         Type::Choice(words) => json!({ "enum": words }),
-        Type::Reference(_) | Type::Metric => json!({ "type": "string" }),
+        Type::Reference(_) | Type::Metric | Type::YamlFile { .. } => json!({ "type": "string" }),
         Type::List(item) => json!({ "type": "array", "items": of(item, values) }),
         Type::Record(params) => record(params, values),
         Type::Map(item) => json!({

@@ -6,6 +6,7 @@ mod parse;
 mod repeat;
 mod settings;
 mod sweep;
+mod yaml_file;
 
 pub(crate) use include::{MAX_INCLUDE_DEPTH, MAX_INCLUDES, PARAMS as INCLUDE, misfit};
 pub(crate) use repeat::PARAMS as REPEAT;

@@ -91,6 +91,27 @@ impl Node {
         Node { span, scope: ScopeId::ROOT, value }
     }
 
+    /// Makes a value that nobody wrote, and puts it where another one stands.
+    pub fn from_json(json: &serde_json::Value, span: &Span, scope: ScopeId) -> Node {
+        use serde_json::Value;
+        let inner = |json| Node::from_json(json, span, scope);
+        let value = match json {
+            Value::Null => Yaml::Null,
+            Value::Bool(b) => Yaml::Bool(*b, None),
+            Value::Number(number) => match number.as_i64() {
+                Some(whole) => Yaml::Int(whole, None),
+                None => Yaml::Float(number.as_f64().unwrap_or(f64::NAN), None),
+            },
+            Value::String(text) => Yaml::Text(text.clone()),
+            Value::Array(items) => Yaml::List(items.iter().map(inner).collect()),
+            Value::Object(entries) => {
+                let key = |text: &String| Key { span: span.clone(), text: text.clone() };
+                Yaml::Map(entries.iter().map(|(name, json)| (key(name), inner(json))).collect())
+            }
+        };
+        Node { span: span.clone(), scope, value }
+    }
+
     /// Moves the value, with all that is in it, to another place and scope.
     pub fn moved(&mut self, by: usize, scope: ScopeId) {
         self.span = self.span.start + by..self.span.end + by;
@@ -274,10 +295,7 @@ impl<'a> Builder<'a> {
         let (node, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
                 if let Some(tag) = tag {
-                    return Err(Diagnostic::at(
-                        span,
-                        format!("YAML tags such as `{tag}` are not used here"),
-                    ));
+                    return Err(tagged(&tag.to_string(), &text, span));
                 }
                 let value = match style {
                     ScalarStyle::Plain => plain(&text).map_err(|m| {
@@ -356,6 +374,16 @@ impl<'a> Builder<'a> {
         let text = self.text.get(span.clone()).unwrap_or("");
         span.start..span.start + text.trim_end().len()
     }
+}
+
+/// The problem of a value with a tag; `!function` names Python code in the files of other tools.
+fn tagged(tag: &str, text: &str, span: Span) -> Diagnostic {
+    if tag != "!function" {
+        return Diagnostic::at(span, format!("YAML tags such as `{tag}` are not used here"));
+    }
+    let message = format!("`!function {text}` is Python code, which is not run here");
+    Diagnostic::at(span, message)
+        .hint("compute the column that it makes before, for example by a `run` stage, and name it")
 }
 
 fn too_deep(span: Span) -> Diagnostic {

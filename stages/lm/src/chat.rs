@@ -11,6 +11,11 @@ use std::io;
 use minijinja::{Environment, Error, ErrorKind, Value};
 use serde_json::{Map, Value as JsonValue};
 
+pub use environment::python as python_environment;
+pub use python::str_of;
+pub use source::translate;
+pub use values::from_json as to_template;
+
 /// Instructions that one rendering may take: a thousand times what a long conversation needs, about
 /// a second.
 const FUEL: u64 = 10_000_000;

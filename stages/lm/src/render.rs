@@ -1,5 +1,6 @@
 //! The one renderer of score, generate and finetune: a row becomes a text, and the text tokens.
 
+mod continuation;
 mod turns;
 
 use serde_json::Value;

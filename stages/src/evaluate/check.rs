@@ -7,6 +7,7 @@ use refrain_engine::kind::{Check, Columns, Problem};
 
 use super::code;
 use super::judge;
+use super::lm_eval;
 use super::logprob::{self, By};
 use super::task::{self, Task, compile};
 use super::verdict;
@@ -21,6 +22,9 @@ pub(super) fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     check_extract(check.params, problems);
     check_pass_at(check.params, problems);
     of_one_task(check, problems);
+    if crate::lm_eval::content(check.params).is_some() {
+        return lm_eval::check(check, problems);
+    }
     let task = Task::of(check.params);
     let schema = (check.columns)("data");
     match task {
@@ -177,12 +181,13 @@ fn refuse(params: &Map<String, Value>, names: &[&str], why: &str, problems: &mut
 }
 
 fn takes_no(params: &Map<String, Value>, name: &str, why: &str) -> Problem {
-    let task = params.get("task").and_then(Value::as_str).unwrap_or_default();
-    Problem::at(name, format!("`task: {task}` takes no `{name}`: {why}"))
+    let task = params.get("task").and_then(Value::as_str);
+    let owner = task.map_or("a task file".to_owned(), |task| format!("`task: {task}`"));
+    Problem::at(name, format!("{owner} takes no `{name}`: {why}"))
 }
 
 fn check_pattern(params: &Map<String, Value>, problems: &mut Vec<Problem>) {
-    let task = params.get("task").and_then(Value::as_str).unwrap_or_default();
+    let Some(task) = params.get("task").and_then(Value::as_str) else { return };
     let given = |name: &str| params.contains_key(name);
     if task == "judge" {
         check_regex("pattern", params.get("pattern"), problems);

@@ -60,24 +60,29 @@ pub(super) fn of_pairs(params: &Map<String, Value>) -> bool {
     params.get("pairs") == Some(&Value::Bool(true))
 }
 
-/// The prompt of a judge of one text.
-pub(super) fn prompt(given: Option<&str>) -> String {
-    given.unwrap_or(RUBRIC).to_owned()
+/// The prompt of a judge of one text, as a parameter.
+pub(super) fn prompt(stage: &Map<String, Value>) -> Vec<(&'static str, Value)> {
+    vec![("prompt", given(stage).unwrap_or(RUBRIC).into())]
 }
 
 /// The prompt of a judge that sees the response first.
-pub(super) fn prompt_of_pairs(given: Option<&str>) -> String {
-    named("response", "reference", given)
+pub(super) fn prompt_of_pairs(stage: &Map<String, Value>) -> Vec<(&'static str, Value)> {
+    named("response", "reference", stage)
 }
 
 /// The same with the reference first.
-pub(super) fn prompt_swapped(given: Option<&str>) -> String {
-    named("reference", "response", given)
+pub(super) fn prompt_swapped(stage: &Map<String, Value>) -> Vec<(&'static str, Value)> {
+    named("reference", "response", stage)
 }
 
-fn named(a: &str, b: &str, given: Option<&str>) -> String {
-    let rubric = given.unwrap_or(RUBRIC_OF_PAIRS);
-    format!("{{% set a = {a} %}}{{% set b = {b} %}}{rubric}")
+fn named(a: &str, b: &str, stage: &Map<String, Value>) -> Vec<(&'static str, Value)> {
+    let rubric = given(stage).unwrap_or(RUBRIC_OF_PAIRS);
+    vec![("prompt", format!("{{% set a = {a} %}}{{% set b = {b} %}}{rubric}").into())]
+}
+
+/// The prompt that the workflow gives.
+fn given(stage: &Map<String, Value>) -> Option<&str> {
+    stage.get("judge")?.get("prompt")?.as_str()
 }
 
 /// The verdicts of a model on all rows.

@@ -15,6 +15,7 @@ use super::logprob::By;
 use super::sql::{self, SqlRule};
 use super::verdict::Judge;
 use crate::canonical;
+use crate::lm_eval::TaskInFile;
 use crate::options;
 
 /// The first block of code: white space must follow the fence, and the third backtick of its end may
@@ -37,6 +38,24 @@ choices! {
         Regex = "regex",
         Given = "given",
         Perplexity = "perplexity",
+    }
+}
+
+one_of! {
+    /// A preset, or a task file.
+    pub(super) enum TaskParam {
+        Word(Task),
+        File(TaskInFile),
+    }
+}
+
+impl EvaluateParams {
+    /// The preset; `None` of a task file.
+    pub(super) fn word(&self) -> Option<Task> {
+        match self.task {
+            TaskParam::Word(task) => Some(task),
+            TaskParam::File(_) => None,
+        }
     }
 }
 
@@ -180,7 +199,7 @@ pub(super) fn judge(
     params: &EvaluateParams,
     has_options: bool,
 ) -> Result<Judge, StageError> {
-    if params.task == Task::Sql {
+    if params.word() == Some(Task::Sql) {
         let extract = match params.extract {
             Some(_) => ways(params)?,
             None => vec![Extract::CodeBlock, Extract::Whole { trim: true }],
@@ -189,15 +208,15 @@ pub(super) fn judge(
         let (databases, limits) = (params.databases.as_ref(), params.limits.as_ref());
         return Ok(Judge::Sql(SqlRule::new(ctx, extract, as_set, databases, limits)?));
     }
-    if params.task == Task::Code {
+    if params.word() == Some(Task::Code) {
         return Ok(Judge::Code(CodeRule::new(ctx, params)?));
     }
-    if params.task == Task::Judge {
+    if params.word() == Some(Task::Judge) {
         let pairs = params.pairs == Some(true);
         let (pattern, human) = (params.pattern.as_deref(), params.human.clone());
         return Ok(Judge::Model(ModelJudge::new(ctx, pattern, pairs, human)?));
     }
-    let Some((_, compare)) = params.task.preset() else {
+    let Some((_, compare)) = params.word().and_then(Task::preset) else {
         return Err(StageError::bug("a task without answers was judged by them"));
     };
     let compare = match params.compare.unwrap_or(compare) {
@@ -218,7 +237,7 @@ pub(super) fn judge(
 
 /// The ways in which a stage finds answers.
 pub(super) fn ways(params: &EvaluateParams) -> Result<Vec<Extract>, StageError> {
-    let preset = params.task.preset().and_then(|(extract, _)| extract);
+    let preset = params.word().and_then(Task::preset).and_then(|(extract, _)| extract);
     let one = |way: &ExtractOne| match way {
         ExtractOne::Way(way) => word(*way, params.trim),
         ExtractOne::Place(found) => place(found),

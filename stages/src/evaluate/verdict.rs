@@ -158,7 +158,8 @@ pub(super) fn sum_up(
     Ok(NodeResult { metrics, ..NodeResult::main(ctx.input("data")?.artifact().clone()) })
 }
 
-fn of_prompts(
+/// The metrics over rows and prompts.
+pub(super) fn of_prompts(
     ctx: &Context<'_>,
     prompts: &PerPrompt<Tally>,
     ks: &[u64],

@@ -15,6 +15,7 @@ pub(super) fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
     backend::check_served(check, Purpose::Score, problems);
     check_choices(check, problems);
     check_window(check.params, problems);
+    check_continuation(check.params, problems);
     if of_text(check.params) {
         for name in ["prompt", "system", "prior"] {
             if check.params.contains_key(name) {
@@ -38,8 +39,12 @@ pub(super) fn check(check: &Check<'_>, problems: &mut Vec<Problem>) -> Columns {
         prompts::check(check, "data", problems);
     }
     let given = |name: &str| check.params.contains_key(name);
-    let further =
-        Further { choices: given("choices"), turns: of_turns(check.params), prior: given("prior") };
+    let further = Further {
+        choices: given("choices"),
+        turns: of_turns(check.params),
+        prior: given("prior"),
+        greedy: of_continuation(check.params),
+    };
     (check.columns)("data").map(|schema| output_schema(&schema, further))
 }
 
@@ -91,6 +96,25 @@ fn check_window(params: &Map<String, Value>, problems: &mut Vec<Problem>) {
 
 pub(super) fn of_text(params: &Map<String, Value>) -> bool {
     params.get("of").is_some_and(|of| of == "text")
+}
+
+pub(super) fn of_continuation(params: &Map<String, Value>) -> bool {
+    params.get("of").is_some_and(|of| of == "continuation")
+}
+
+/// Parameters that mean nothing where prompt and response are taken as they are.
+fn check_continuation(params: &Map<String, Value>, problems: &mut Vec<Problem>) {
+    if !of_continuation(params) {
+        return;
+    }
+    let names = ["system", "choices", "continuation", "prior", "window", "max_tokens"];
+    let given = names.into_iter().filter(|name| params.contains_key(*name));
+    let chat = params.get("chat").is_some_and(|chat| chat == &Value::Bool(true));
+    for name in given.chain(chat.then_some("chat")) {
+        let message = format!("`{name}` does nothing beside `of: continuation`");
+        let hint = format!("leave `{name}` out, or take `of: response`");
+        problems.push(Problem::at(name, message).hint(hint));
+    }
 }
 
 fn of_turns(params: &Map<String, Value>) -> bool {

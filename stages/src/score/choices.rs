@@ -127,7 +127,7 @@ pub(super) fn logprobs(
 ) -> Result<ArrayRef, StageError> {
     let responses = column::<StringArray>(batch, "response")?;
     let mut sums = Vec::with_capacity(rows.len());
-    for (row, Scored { tokens, logprobs }) in rows.iter().enumerate() {
+    for (row, Scored { tokens, logprobs, .. }) in rows.iter().enumerate() {
         let scored = ScoredTokens {
             text: &tokens.text,
             count: tokens.ids.len(),

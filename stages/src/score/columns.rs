@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanBuilder, Float64Array, Int32Array, ListBuilder, RecordBatch, StringArray,
+    ArrayRef, BooleanArray, BooleanBuilder, Float64Array, Int32Array, ListBuilder, RecordBatch,
+    StringArray,
 };
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 
@@ -40,7 +41,12 @@ pub(super) struct Further {
     pub turns: bool,
     /// The log-probability behind `prior`.
     pub prior: bool,
+    /// Whether each response is the likeliest token by token.
+    pub greedy: bool,
 }
+
+/// The column that says whether a response is the likeliest token by token.
+pub(crate) const GREEDY: &str = "greedy";
 
 /// The columns of the scored table: those of the input but for the ones that describe other tokens,
 /// and ours.
@@ -54,9 +60,10 @@ pub(super) fn output_schema(input: &Schema, further: Further) -> SchemaRef {
         .collect();
     let turns = further.turns.then(|| (TURNS, list_of(DataType::Boolean)));
     let prior = further.prior.then_some(("prior_logprob", DataType::Float64));
+    let greedy = further.greedy.then_some((GREEDY, DataType::Boolean));
     with_fields(
         &Schema::new(kept),
-        &added().into_iter().chain(turns).chain(prior).collect::<Vec<_>>(),
+        &added().into_iter().chain(turns).chain(prior).chain(greedy).collect::<Vec<_>>(),
     )
 }
 
@@ -88,6 +95,10 @@ pub(super) fn scored_batch(
     }
     if further.turns {
         batch = with_column(&batch, TURNS, turns_column(rows))?;
+    }
+    if further.greedy {
+        let greedy: BooleanArray = rows.iter().map(Scored::is_greedy).collect();
+        batch = with_column(&batch, GREEDY, Arc::new(greedy))?;
     }
     Ok(batch)
 }

@@ -132,9 +132,11 @@ impl<'k> Includer<'k> {
         });
         let Some(root) = self.root(&text, start, scope) else { return };
 
-        let mut reader = Reader::default();
+        let folder = entry.path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
+        let mut reader = Reader::new(folder.clone(), std::mem::take(&mut workflow.source));
         let FileParts { params, mut sources, mut stages, loops, includes, axes, .. } =
             reader.sections(&root, self.kinds);
+        workflow.source = std::mem::take(&mut reader.source);
         if workflow.loop_of(parent).is_some() {
             loops.iter().for_each(|inner| reader.problem(inner.nested()));
         }
@@ -143,7 +145,6 @@ impl<'k> Includer<'k> {
         sources.iter_mut().for_each(|source| source.name.text.insert_str(0, &prefix));
         stages.iter_mut().for_each(|stage| stage.name.text.insert_str(0, &prefix));
 
-        let folder = entry.path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
         let left_out = axes.into_iter().map(|axis| axis.name).collect();
         let included_in = Some(parent);
         let scope_names =

@@ -1,6 +1,7 @@
 //! Reads the sections of a workflow into [`Workflow`] and checks their shape and names.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use crate::kind::{Kind, Kinds, Taker};
 use crate::language::diagnostic::{
@@ -49,8 +50,9 @@ pub(super) fn workflow(
             .hint("it begins with `refrain: 1`, a `name` and `stages`");
         return Err(Diagnostics::new(source, vec![problem]));
     }
-    let mut reader = Reader::default();
+    let mut reader = Reader::new(source.folder().to_path_buf(), source);
     let parts = reader.sections(&root, kinds);
+    let source = std::mem::take(&mut reader.source);
     let FileParts {
         name,
         about,
@@ -127,11 +129,19 @@ pub(super) struct FileParts {
 #[derive(Default)]
 pub(super) struct Reader {
     pub problems: Vec<Diagnostic>,
+    /// The texts that the workflow consists of so far, to which the files that stages name are added.
+    pub source: SourceText,
+    /// The folder that paths start from.
+    pub folder: PathBuf,
     /// Every name of the shared namespace, with its bearer.
     names: HashMap<String, (&'static str, Span)>,
 }
 
 impl Reader {
+    pub(super) fn new(folder: PathBuf, source: SourceText) -> Reader {
+        Reader { folder, source, ..Reader::default() }
+    }
+
     pub(super) fn problem(&mut self, problem: Diagnostic) {
         self.problems.push(problem);
     }
@@ -331,7 +341,9 @@ impl Reader {
                     .hint(format!("remove `retry`; it is for {may}")),
             );
         }
-        Some(Stage { name, kind, params: params.clone(), settings })
+        let mut params = params.clone();
+        self.read_yaml_files(kind.params, &mut params);
+        Some(Stage { name, kind, params, settings })
     }
 
     /// Finds the one key of a stage that is a kind.
@@ -412,8 +424,12 @@ fn expand(stage: Stage, kinds: &Kinds, stages: &mut Vec<Stage>) {
     let (mut first, mut kept) = (Vec::new(), Vec::new());
     for (key, value) in stage.params.entries().iter().cloned() {
         let taker = (expansion.takes)(&key.text);
-        if taker.is_first() {
-            first.push((key.clone(), value.clone()));
+        match taker {
+            Taker::FirstAs(name) => {
+                first.push((Key { text: name.into(), ..key.clone() }, value.clone()));
+            }
+            _ if taker.is_first() => first.push((key.clone(), value.clone())),
+            _ => {}
         }
         if matches!(taker, Taker::FirstEntries | Taker::BothEntries) {
             first.extend(value.entries().iter().cloned());
@@ -422,12 +438,10 @@ fn expand(stage: Stage, kinds: &Kinds, stages: &mut Vec<Stage>) {
             kept.push((key, value));
         }
     }
-    if let Some((name, write)) = expansion.written {
-        let given = first.iter().position(|(key, _)| key.text == name);
-        let text = write(given.and_then(|at| first[at].1.text()).as_deref());
-        let value = node(Yaml::Text(text));
-        match given {
-            Some(at) => first[at].1.value = value.value,
+    for (name, value) in expansion.written.map_or_else(Vec::new, |write| write(&literal)) {
+        let value = Node::from_json(&value, &span, scope);
+        match first.iter_mut().find(|(key, _)| key.text == name) {
+            Some((_, given)) => given.value = value.value,
             None => first.push((Key { text: name.into(), span: span.clone() }, value)),
         }
     }

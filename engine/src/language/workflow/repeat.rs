@@ -92,7 +92,7 @@ impl Reader {
             return None;
         }
 
-        let mut inner = Reader::default();
+        let mut inner = Reader::new(self.folder.clone(), std::mem::take(&mut self.source));
         let mut read = Vec::new();
         includes.iter().for_each(|(key, _)| inner.name(key, "an include"));
         for (name, node) in &stages {
@@ -107,6 +107,7 @@ impl Reader {
             inner.one_stage(name.clone(), node, kinds, &mut read);
         }
         self.problems.append(&mut inner.problems);
+        self.source = inner.source;
         if self.problems.len() > before {
             return None;
         }

@@ -301,7 +301,7 @@ impl<'a> Watcher<'a> {
     /// Takes over what was delivered, and finds the jobs that are over.
     fn look(&mut self) -> Result<(), StateError> {
         // A report follows all deliveries of its job, so it is read before they are collected.
-        let mut reports: Vec<Option<JobReport>> =
+        let reports: Vec<Option<JobReport>> =
             self.watched.iter().map(|watched| JobReport::read(&watched.job.folder)).collect();
         let over = reports.iter().map(Option::is_some).collect::<Vec<bool>>();
         self.pass_on(|at, _| over[at]);
@@ -310,10 +310,7 @@ impl<'a> Watcher<'a> {
             self.tell(Notice::Delivered(keys));
         }
 
-        let mut at = 0;
-        for mut watched in std::mem::take(&mut self.watched) {
-            let report = reports[at].take();
-            at += 1;
+        for (mut watched, report) in std::mem::take(&mut self.watched).into_iter().zip(reports) {
             let end = match report {
                 Some(report) => Some(JobEnd::Reported(Box::new(report))),
                 None => self.end_without_report(&mut watched),

@@ -17,7 +17,7 @@ const LARGEST_INDENT: usize = 32;
 
 /// Makes an environment in which templates write what Jinja for Python writes, as transformers sets
 /// it up.
-pub(super) fn python() -> Environment<'static> {
+pub fn python() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
@@ -91,6 +91,13 @@ fn method(
                 _ => text.strip_suffix(part),
             };
             return Ok(Value::from(rest.unwrap_or(text)));
+        }
+        ("index", None) if values.len() == 1 && value.kind() == ValueKind::Seq => {
+            let at = value.try_iter()?.position(|item| item == values[0]);
+            return at.map(Value::from).ok_or_else(|| {
+                let what = python::str_of(&values[0]).unwrap_or_default();
+                Error::new(ErrorKind::InvalidOperation, format!("`{what}` is not in the list"))
+            });
         }
         ("join", Some(joiner)) if values.len() == 1 => {
             return join(&values[0], joiner).map(Value::from);

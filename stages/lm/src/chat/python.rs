@@ -9,7 +9,10 @@ use minijinja::{Error, ErrorKind, Value};
 const DEPTH: usize = 200;
 
 /// Returns Python's `str` of a value.
-pub(super) fn str_of(value: &Value) -> Result<String, Error> {
+///
+/// # Errors
+/// A value that is nested too deep.
+pub fn str_of(value: &Value) -> Result<String, Error> {
     match value.as_str() {
         Some(text) => Ok(text.to_owned()),
         None if value.is_undefined() => Ok(String::new()),

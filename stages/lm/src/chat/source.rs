@@ -9,7 +9,7 @@ const DEPTH: usize = 32;
 /// Rewrites what the engine lacks: the blocks `generation`, which only mark the assistant's tokens,
 /// and the percent operator after a text. Line ends become line feeds, as Python's Jinja makes
 /// them.
-pub(super) fn translate(source: &str) -> String {
+pub fn translate(source: &str) -> String {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut result = String::with_capacity(source.len());
     let mut rest = source.as_str();

@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use super::python;
 
 /// Returns JSON as a template's value.
-pub(super) fn from_json(json: &Json) -> Value {
+pub fn from_json(json: &Json) -> Value {
     match json {
         Json::Array(items) => list(items.iter().map(from_json).collect()),
         Json::Object(entries) => {
