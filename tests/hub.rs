@@ -227,6 +227,8 @@ fn a_model_and_data_are_fetched_once_and_then_need_no_network() {
 #[test]
 fn a_clone_fetches_what_the_lock_pins() {
     let world = World::new(DATA);
+    let about = "refrain: 1\nlicense: CC-BY-4.0\nauthors: [Ann]\ndate: 2026-11-26";
+    world.space.edit("w.yaml", "refrain: 1", about);
     let first = world.ok(&["run", "w.yaml"]);
     assert!(first.stderr.contains("2 nodes run"), "{}", first.stderr);
     let lock = world.space.read("w.lock");

@@ -88,10 +88,17 @@ fn a_record_is_written_as_one_flat_object() {
             r#""outputs":{{"out":{{"kind":"table","digest":"{digest}","bytes":3,"rows":3}}}},"#
         ),
         format!(r#""metrics":[{{"metric":"perplexity","value":0.30000000000000004,{rest},"#),
-        format!(r#"{{"metric":"worst","value":"inf",{rest}],"profile":"cpu avx2","seconds":1.5,"#),
+        format!(r#"{{"metric":"worst","value":"inf",{rest}],"profile":"cpu avx2","#),
+        r#""usage":{"requests":3,"tokens_in":9,"tokens_out":null},"seconds":1.5,"#.to_owned(),
         r#""manifest":{"kind":"score","parameters":{"name":"a"}},"version":"0.1.0"}"#.to_owned(),
     ];
     assert_eq!(serde_json::to_string(&record).unwrap(), expected.concat());
+
+    // What asks no server has no usage, and its line is as it was before there was any.
+    let mut asks_nobody = record;
+    asks_nobody.result.usage = None;
+    let line = serde_json::to_string(&asks_nobody).unwrap();
+    assert!(line.contains(r#""profile":"cpu avx2","seconds":1.5,"#), "{line}");
 }
 
 #[test]
