@@ -194,11 +194,23 @@ fn every_parameter_moves_the_key_and_every_knob_does_not() {
     assert!(flips > 300, "{flips} pairs of values were compared");
 }
 
+/// Whether a value of the type names a metric, which is an input of the node.
+fn holds_metric(ty: &Type) -> bool {
+    match ty {
+        Type::Metric => true,
+        Type::List(item) | Type::Map(item) => holds_metric(item),
+        Type::Record(params) => params.iter().any(|param| holds_metric(&param.ty)),
+        Type::OneOf(types) => types.iter().any(holds_metric),
+        _ => false,
+    }
+}
+
 #[test]
 fn a_parameter_that_is_called_a_knob_leaves_the_key() {
     for kind in kinds().iter() {
         for (i, param) in kind.params.iter().enumerate() {
-            if matches!(param.ty, Type::Reference(_) | Type::Map(Type::Reference(_)) | Type::Metric)
+            if matches!(param.ty, Type::Reference(_) | Type::Map(Type::Reference(_)))
+                || holds_metric(&param.ty)
             {
                 continue;
             }
@@ -453,6 +465,9 @@ const WITHOUT_DEFAULT: &[&str] = &[
     "choose.data",
     "choose.highest",
     "choose.lowest",
+    "choose.require",
+    "choose.require.min",
+    "choose.require.max",
     "evaluate.extract.after",
     "evaluate.extract.regex",
     "prepare.fewshot",
