@@ -26,7 +26,7 @@ use crate::language::explain::{ErrorClass, Explain};
 
 pub use events::JobEvents;
 pub use job::{JobError, JobHost, run_job};
-pub use job_file::{JobFile, JobReport};
+pub use job_file::{JobFile, JobFileError, JobReport};
 pub use processes::Processes;
 pub use slurm::Slurm;
 
