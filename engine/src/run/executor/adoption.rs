@@ -45,6 +45,10 @@ impl Runner<'_, '_> {
         }
         for (placement, Placement { executor, .. }) in self.elsewhere.placements.iter().enumerate()
         {
+            // Most runs find none, and need not ask.
+            if jobs.is_empty() {
+                return;
+            }
             let named: Vec<&Job> = jobs.iter().map(|(job, _)| job).collect();
             // Where it cannot be asked, its jobs count as over, and are computed twice at worst.
             let Ok(states) = executor.states(&named) else { return };
