@@ -56,7 +56,25 @@ impl Site {
 }
 
 fn ends(child: Child) -> (i32, Value, String) {
-    let output = child.wait_with_output().unwrap();
+    ends_while(child, || {})
+}
+
+/// Waits for the end of a run, and does something every second meanwhile.
+fn ends_while(child: Child, mut meanwhile: impl FnMut()) -> (i32, Value, String) {
+    let process = child.id();
+    let waiting = std::thread::spawn(|| child.wait_with_output().unwrap());
+    let begin = Instant::now();
+    while !waiting.is_finished() {
+        if begin.elapsed() > 2 * PATIENCE {
+            signal(process, "KILL");
+            panic!("the run does not end");
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        if begin.elapsed().subsec_millis() < 100 {
+            meanwhile();
+        }
+    }
+    let output = waiting.join().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     let report = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
     (output.status.code().unwrap_or(-1), report, stderr)
