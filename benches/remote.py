@@ -1,7 +1,8 @@
 """Measures push and pull of a remote cache beside s5cmd on the same bytes, and beside `cp -r` for a folder.
 
 Each program sends and receives in turns, to a bucket of its own of one `moto_server` on this machine. The workflow makes
-its bytes from nothing by a command, so no data are needed.
+its bytes from nothing by a command, so no data are needed. A pull ends
+when all is on disk; so what receives beside it is followed by a `sync` of the file system.
 """
 
 import argparse
@@ -112,7 +113,8 @@ def measure(name, refrain, arguments, environment, address):
             note("s5cmd up", timed([*s5cmd, "cp", f"{objects}/", "s3://theirs/cache/"], here, environment))
             there = clone(here, scratch / "there")
             note("pull", timed([refrain, "cache", "pull", "w.yaml", "--remote", "s3://ours/cache"], there, environment))
-            note("s5cmd down", timed([*s5cmd, "cp", "s3://theirs/cache/*", f"{scratch}/down/"], here, environment))
+            received = timed([*s5cmd, "cp", "s3://theirs/cache/*", f"{scratch}/down/"], here, environment)
+            note("s5cmd down", received + timed(["sync", "-f", str(scratch)], here, environment))
             shutil.rmtree(scratch / "down")
             reset(address)
 
@@ -121,7 +123,8 @@ def measure(name, refrain, arguments, environment, address):
             note("cp up", timed(["cp", "-r", objects, scratch / "copy"], here, environment))
             there = clone(here, scratch / "there")
             note("pull folder", timed([refrain, "cache", "pull", "w.yaml", "--remote", str(scratch / "folder")], there, environment))
-            note("cp down", timed(["cp", "-r", scratch / "folder", scratch / "back"], here, environment))
+            copied = timed(["cp", "-r", scratch / "folder", scratch / "back"], here, environment)
+            note("cp down", copied + timed(["sync", "-f", str(scratch)], here, environment))
             for left in ("folder", "copy", "back"):
                 shutil.rmtree(scratch / left)
         medians = {key: statistics.median(seconds) for key, seconds in times.items()}
