@@ -124,7 +124,7 @@ stages:
     space.write("w.yaml", &text);
 }
 
-/// How often each command began.
+/// The number of times that each command began.
 fn begun(space: &Space) -> BTreeMap<String, usize> {
     let mut begun = BTreeMap::new();
     for line in lines(space, "side") {
@@ -385,7 +385,7 @@ fn programs_a_secret_stays_in_its_file() {
     a_secret_stays_in_its_file(&programs(), &[]);
 }
 
-/// What a stage remarks and how far it is reaches the run, whichever process computes it.
+/// Remarks and progress of a stage reach the run, whichever process computes it.
 #[test]
 fn remarks_and_steps_of_a_job_are_those_of_the_run() {
     let site = programs();

@@ -61,13 +61,14 @@ impl Store {
         Ok(store)
     }
 
-    /// Takes over the results that jobs on other machines delivered; their keys.
-    pub fn collect(&self) -> Result<Vec<Key>, StoreError> {
+    /// Takes over the results that jobs on other machines delivered; their keys, and whether an
+    /// earlier record of a key counts.
+    pub fn collect(&self) -> Result<Vec<(Key, Stored)>, StoreError> {
         let collected = self.cache.collect(&self.records, &self.digests)?;
         if !collected.is_empty() {
             self.unsynced.store(true, Ordering::Release);
         }
-        Ok(collected.into_iter().map(|(key, _)| key).collect())
+        Ok(collected)
     }
 
     /// The artifacts.

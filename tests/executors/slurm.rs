@@ -102,6 +102,7 @@ fn a_real_cluster_passes_every_case() {
     passes_the_suite(&cluster);
     two_hundred_nodes_are_those_of_a_local_run(&cluster);
     a_cancelled_job_is_made_again(&cluster);
+    a_job_that_never_starts_is_taken_back(&cluster);
     cluster.ready(3);
     a_node_that_dies_is_made_up_for(&cluster);
     // The node that died takes its time to come back, and two have room enough.
@@ -166,6 +167,19 @@ fn a_cancelled_job_is_made_again(cluster: &Cluster) {
     assert_eq!(code, 0, "{said}");
 }
 
+/// More threads than any node has: Slurm would let the job wait for ever.
+fn a_job_that_never_starts_is_taken_back(cluster: &Cluster) {
+    let (site, space) = (cluster.site(), Space::new());
+    site.configure(&space, "threads = 64\n");
+    waiting(&space, 1);
+    let (code, _, said) = site.run(&space, &[]);
+    assert_eq!(code, 4, "{said}");
+    assert!(said.contains("`long[i=0]` failed: it will never start: PartitionConfig"), "{said}");
+    assert!(said.contains("= help: change `resources` of the stage, or `options`"), "{said}");
+    let left = cluster.slurm("squeue", &["--noheader", "--states=pending"]);
+    assert!(left.is_empty(), "{left}");
+}
+
 fn a_node_that_dies_is_made_up_for(cluster: &Cluster) {
     let (site, space) = (cluster.site(), Space::new());
     site.configure(&space, "");
@@ -210,7 +224,7 @@ fn an_absent_controller_loses_nothing(cluster: &Cluster) {
     std::thread::sleep(Duration::from_secs(20));
     assert!(begun(&space).len() >= 6, "what ran went on: {:?}", begun(&space));
     cluster.up();
-    // What the controller does not remember of the jobs makes it give up their nodes.
+    // The controller gives up the nodes of jobs that it does not remember.
     let (code, report, said) = ends_while(run, || cluster.resume());
     assert_eq!(code, 0, "{said}");
     assert_eq!(names(&report, "ran").len(), 12);

@@ -94,7 +94,7 @@ fn a_record_is_written_as_one_flat_object() {
     ];
     assert_eq!(serde_json::to_string(&record).unwrap(), expected.concat());
 
-    // What asks no server has no usage, and its line is as it was before there was any.
+    // A record of a node that asks no server is as it was before there was any usage.
     let mut asks_nobody = record;
     asks_nobody.result.usage = None;
     let line = serde_json::to_string(&asks_nobody).unwrap();

@@ -1,6 +1,6 @@
 //! Executors compute nodes elsewhere: a batch scheduler, or programs on other machines.
 //!
-//! A job is a file that says what to compute, and `refrain node FILE` computes it. An executor
+//! A job is a file with the nodes to compute, and `refrain node FILE` computes it. An executor
 //! starts such programs, says how they are, and ends them; it knows nothing of nodes. The proof that
 //! a node ran is its record, which the job delivers into the shared cache, never a state or an exit
 //! code.
@@ -13,6 +13,7 @@ mod forming;
 mod job;
 mod job_file;
 mod processes;
+mod shell;
 mod slurm;
 mod watcher;
 
@@ -34,6 +35,9 @@ pub use slurm::Slurm;
 pub const JOB_FILE: &str = "job.json";
 /// The file in a job's folder to which it writes what it has to say.
 pub const LOG_FILE: &str = "log";
+/// The way to mend a job that an executor does not take as it is.
+const OTHER_RESOURCES: &str =
+    "change `resources` of the stage, or `options` of the executor in the configuration";
 
 /// A job: its name, which no other has, and its folder, which its machine sees too.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +48,7 @@ pub struct Job {
     pub folder: PathBuf,
 }
 
-/// What a job takes of the machine on which it runs.
+/// The resources of a job on the machine on which it runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct JobResources {
     /// Threads, at least 1.

@@ -86,8 +86,7 @@ impl Runner<'_, '_> {
         let nodes: Vec<Option<NodeId>> =
             file.nodes.iter().map(|node| self.graph.find(&node.name)).collect();
         for id in nodes.iter().flatten() {
-            let held = Held { job: Some(job.name.clone()), pending: None, span: None };
-            self.elsewhere.held.entry(*id).or_insert(held);
+            self.elsewhere.held.entry(*id).or_insert_with(|| Held::by(&job.name, None));
         }
         let folder = job.folder.clone();
         let live = LiveJob { placement, folder, nodes, adopted: true };

@@ -18,7 +18,9 @@ use crate::run::{Outcome, Runner, WorkerMessage};
 use crate::store::Store;
 
 use super::adoption::FoundJobs;
-use super::forming::{Took, can_leave, chain, chains_of_job, job_nodes, resources_of, seconds_of};
+use super::forming::{
+    StageTime, can_leave, chain, chains_of_job, job_nodes, resources_of, seconds_of,
+};
 use super::job_file::JobFile;
 pub(in crate::run) use super::watcher::Notice;
 use super::watcher::{Order, Watcher};
@@ -36,9 +38,9 @@ pub(in crate::run) struct Elsewhere<'o> {
     pub(super) held: HashMap<NodeId, Held>,
     pub(super) keys: HashMap<Key, NodeId>,
     pub(super) found: FoundJobs,
-    /// How many jobs of a node were lost.
+    /// The number of jobs of a node that were lost.
     pub(super) lost: HashMap<NodeId, u32>,
-    pub(super) took: HashMap<String, Took>,
+    pub(super) took: HashMap<String, StageTime>,
     /// For each placement the most jobs that were seen to run at once.
     pub(super) at_once: Vec<usize>,
     orders: Option<Sender<Order>>,
@@ -72,6 +74,15 @@ pub(super) struct Held {
     pub pending: Option<Box<PendingNode>>,
     /// The span of a node that has begun.
     pub span: Option<Span>,
+    /// Whether an earlier result of its key counts, which differs from that of the job.
+    pub differs: bool,
+}
+
+impl Held {
+    /// A node of a job, with what is known of it.
+    pub fn by(job: &str, pending: Option<Box<PendingNode>>) -> Held {
+        Held { job: Some(job.to_owned()), pending, span: None, differs: false }
+    }
 }
 
 impl<'o> Elsewhere<'o> {
@@ -278,9 +289,10 @@ impl Runner<'_, '_> {
         nodes: Vec<NodeId>,
         mut pendings: HashMap<NodeId, Box<PendingNode>>,
     ) {
-        let demand = self.demand(self.graph.node(nodes[0]));
+        let memory = |id: &NodeId| self.demand(self.graph.node(*id)).memory_bytes();
+        let memory = pendings.keys().filter_map(memory).max();
         let config = &self.elsewhere.placements[placement].config;
-        let resources = resources_of(self.graph, &nodes, &demand, config);
+        let resources = resources_of(self.graph, &nodes, memory, config);
         let written = self.write_job(&nodes, &pendings, resources);
         let job = match written {
             Ok(job) => job,
@@ -300,8 +312,7 @@ impl Runner<'_, '_> {
             if let Some(pending) = &pending {
                 self.elsewhere.keys.insert(pending.key, *id);
             }
-            let held = Held { job: Some(job.name.clone()), pending, span: None };
-            self.elsewhere.held.insert(*id, held);
+            self.elsewhere.held.insert(*id, Held::by(&job.name, pending));
         }
         let nodes = nodes.into_iter().map(Some).collect();
         let live = LiveJob { placement, folder: job.folder.clone(), nodes, adopted: false };

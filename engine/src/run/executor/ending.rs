@@ -1,8 +1,10 @@
-//! What becomes of nodes whose jobs deliver, fail, or are lost.
+//! The end of nodes whose jobs deliver, fail, or are lost.
 
 use std::time::Duration;
 
 use tracing::{debug, info, warn};
+
+use refrain_cache::Stored;
 
 use crate::graph::NodeId;
 use crate::kind::StageError;
@@ -24,10 +26,14 @@ impl Runner<'_, '_> {
     pub(in crate::run) fn on_notice(&mut self, notice: Notice) {
         match notice {
             // They are looked up as all ready nodes are, which checks their artifacts.
-            Notice::Delivered(keys) => {
-                let ids = keys.iter().filter_map(|key| self.elsewhere.keys.get(key).copied());
-                let ids: Vec<NodeId> = ids.filter(|id| self.state.done(*id).is_none()).collect();
-                self.ready.extend(ids);
+            Notice::Delivered(stored) => {
+                for (key, stored) in stored {
+                    let Some(id) = self.elsewhere.keys.get(&key) else { continue };
+                    if let Some(held) = self.elsewhere.held.get_mut(id) {
+                        held.differs |= stored == Stored::Adopted { differs: true };
+                        self.ready.insert(*id);
+                    }
+                }
             }
             Notice::Ended(name, end) => self.job_ended(&name, end),
             Notice::Event(job, event) => self.job_event(&job, &event),
@@ -37,6 +43,8 @@ impl Runner<'_, '_> {
             }
             Notice::Broken(error) => {
                 let message = format!("the results of jobs cannot be taken over: {error}");
+                // Nobody would watch another job.
+                self.stopped = true;
                 self.elsewhere.end();
                 for (_, job) in std::mem::take(&mut self.elsewhere.jobs) {
                     job.ids().for_each(|id| self.fail_elsewhere(id, &message, None));
@@ -105,7 +113,7 @@ impl Runner<'_, '_> {
         for id in lost {
             self.lost(id, name, &why);
         }
-        // What is left there helps to find out why.
+        // The log in the folder of a failed one helps to find out why.
         if all_done && !is_lost {
             self.store.cache().remove_job(&job.folder);
         }
@@ -167,7 +175,8 @@ impl Runner<'_, '_> {
         let name = node.name.as_str();
         let span = held.span.unwrap_or_else(|| node::span(id, node, &done.key));
         debug!(name: "recorded", node = id.0, name, key = %done.key, first = true, "recorded");
-        info!(name: "finished", node = id.0, name, seconds, differs = false, "finished");
+        let differs = held.differs;
+        info!(name: "finished", node = id.0, name, seconds, differs, "finished");
         drop(span);
 
         let elapsed = Duration::try_from_secs_f64(seconds).unwrap_or_default();

@@ -8,7 +8,6 @@ use crate::graph::{Graph, Node, NodeId, Work};
 use crate::kind::machine::ExecutorConfig;
 use crate::kind::{ArtifactKind, Type, placeholders};
 use crate::plan::state::{PendingNode, State};
-use crate::run::resources::ResourceDemand;
 
 use super::JobResources;
 use super::job_file::{InputOrigin, JobInput, JobNode};
@@ -24,14 +23,14 @@ const SHORTEST: f64 = 1e-6;
 /// The limit of chains of a job.
 const CHAINS: usize = 1000;
 
-/// What the nodes of a stage took so far.
+/// The time that the nodes of a stage took so far.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Took {
+pub(super) struct StageTime {
     nodes: u32,
     seconds: f64,
 }
 
-impl Took {
+impl StageTime {
     pub(super) fn add(&mut self, seconds: f64) {
         self.nodes += 1;
         self.seconds += seconds;
@@ -101,7 +100,11 @@ pub(super) fn chain(
             let (a, b) = (&a.settings, &b.settings);
             (a.threads, a.memory, a.gpus) == (b.threads, b.memory, b.gpus)
         };
-        if !waits_for_it_alone || reads_models || !same(node, before) || !is_free(next) {
+        // The memory of a node is estimated from its inputs, which the chain has yet to make.
+        let is_estimated = node.settings.memory.is_none()
+            && matches!(&node.work, Work::Stage { kind, .. } if kind.memory.is_some());
+        let fits = same(node, before) && !is_estimated;
+        if !waits_for_it_alone || reads_models || !fits || !is_free(next) {
             break;
         }
         chain.push(next);
@@ -114,9 +117,9 @@ pub(super) fn chain(
 pub(super) fn seconds_of(
     graph: &Graph,
     chain: &[NodeId],
-    took: &HashMap<String, Took>,
+    took: &HashMap<String, StageTime>,
 ) -> Option<f64> {
-    chain.iter().map(|id| took.get(&graph.node(*id).stage).and_then(Took::mean)).sum()
+    chain.iter().map(|id| took.get(&graph.node(*id).stage).and_then(StageTime::mean)).sum()
 }
 
 /// Returns how many chains of `seconds` a job takes, of those that are ready, while `at_once` jobs
@@ -131,11 +134,12 @@ pub(super) fn chains_of_job(seconds: Option<f64>, ready: usize, at_once: usize) 
     (within as usize).min(share).clamp(1, CHAINS)
 }
 
-/// Returns what a job of these nodes takes: the most that one of them does, and the time of all.
+/// Returns the resources of a job of these nodes, which declare the same: `memory` is the most that
+/// one of them takes, the time that of all of them.
 pub(super) fn resources_of(
     graph: &Graph,
     nodes: &[NodeId],
-    demand: &ResourceDemand,
+    memory: Option<u64>,
     config: &ExecutorConfig,
 ) -> JobResources {
     let settings = &graph.node(nodes[0]).settings;
@@ -148,7 +152,7 @@ pub(super) fn resources_of(
     }
     JobResources {
         threads: settings.threads.unwrap_or(config.threads),
-        memory: demand.memory_bytes().or(config.memory),
+        memory: memory.or(config.memory),
         gpus: settings.gpus.unwrap_or(0),
         time: time.or(config.time),
     }
@@ -163,9 +167,8 @@ pub(super) fn job_nodes(
     pending: &HashMap<NodeId, Box<PendingNode>>,
     is_forced: impl Fn(NodeId) -> bool,
 ) -> Option<Vec<JobNode>> {
-    let position = |id: NodeId| nodes.iter().position(|node| *node == id);
     let places: HashMap<NodeId, usize> =
-        nodes.iter().filter_map(|id| Some((*id, position(*id)?))).collect();
+        nodes.iter().enumerate().map(|(place, id)| (*id, place)).collect();
     let mut written = Vec::with_capacity(nodes.len());
     for id in nodes {
         let node = graph.node(*id);
@@ -224,7 +227,7 @@ mod tests {
 
     #[test]
     fn nodes_take_the_mean_of_those_before() {
-        let mut took = Took::default();
+        let mut took = StageTime::default();
         assert_eq!(took.mean(), None);
         took.add(1.0);
         took.add(2.0);

@@ -34,7 +34,7 @@ const DELIVER_EVERY: Duration = Duration::from_millis(200);
 /// Time between two looks for the file that asks to stop.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// What the machine that runs a job gives it.
+/// The machine that runs a job, as the job uses it.
 pub struct JobHost<'a> {
     /// The kinds of stages.
     pub kinds: &'a Kinds,
@@ -207,7 +207,7 @@ fn deliver_in_groups(cache: &Cache, records: &Receiver<Record>) -> Result<(), Ca
 /// A job under way.
 struct JobRun<'a> {
     cache: &'a Cache,
-    /// What was recorded when the job began.
+    /// The records as of when the job began.
     records: Records,
     file: &'a JobFile,
     host: &'a JobHost<'a>,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use refrain_cache::write::{AtomicFile, write_atomic};
+use refrain_cache::write::{remove_file, write_atomic};
 use refrain_cache::{Digest, FileIdentity, Key};
 
 use crate::kind::{Input, OutputDecl, Pinned, StageError};
@@ -28,7 +28,7 @@ const SESSION_FILE: &str = "session";
 /// The file in a job's folder that asks it to stop.
 pub(super) const STOP_FILE: &str = "stop";
 
-/// What a job computes.
+/// The work of a job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct JobFile {
     /// Version of the format.
@@ -174,7 +174,7 @@ impl JobFile {
     }
 }
 
-/// What a job says at its end.
+/// The report of a job, at its end.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct JobReport {
     /// The nodes that failed.
@@ -252,13 +252,13 @@ impl JobReport {
     /// Writes the report into the folder of its job.
     pub(super) fn write(&self, folder: &Path) -> io::Result<()> {
         let json = serde_json::to_vec(self).map_err(io::Error::other)?;
-        replace(&folder.join(REPORT_FILE), &json)
+        write_atomic(&folder.join(REPORT_FILE), &json).map(drop)
     }
 }
 
 /// Writes the name of the session of a job into its folder.
 pub(super) fn write_session(folder: &Path, session: &str) -> io::Result<()> {
-    replace(&folder.join(SESSION_FILE), session.as_bytes())
+    write_atomic(&folder.join(SESSION_FILE), session.as_bytes()).map(drop)
 }
 
 /// Reads the name of the session of a job; `None` where it has not begun.
@@ -268,15 +268,8 @@ pub(super) fn read_session(folder: &Path) -> Option<String> {
 
 /// Removes what an earlier start of the job left in its folder.
 pub(super) fn remove_report(folder: &Path) -> io::Result<()> {
-    match refrain_cache::write::remove_file(&folder.join(REPORT_FILE)) {
+    match remove_file(&folder.join(REPORT_FILE)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed,
     }
-}
-
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    use std::io::Write;
-    let mut file = AtomicFile::beside(path)?;
-    file.write_all(bytes)?;
-    file.commit()
 }

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::kind::machine::ExecutorConfig;
 
-use super::slurm::quoted;
+use super::shell::quoted;
 use super::{Executor, ExecutorError, Job, JobResources, JobState, LOG_FILE};
 
 /// Time between two questions where the configuration does not say.

@@ -4,7 +4,7 @@
 //! two share, so that a run that was started again finds them.
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use crate::kind::machine::ExecutorConfig;
 
-use super::{Executor, ExecutorError, Job, JobResources, JobState, LOG_FILE};
+use super::shell::quoted;
+use super::{Executor, ExecutorError, Job, JobResources, JobState, LOG_FILE, OTHER_RESOURCES};
 
 /// Time between two questions where the configuration does not say.
 const POLL: Duration = Duration::from_secs(2);
-/// What a job gets beyond the time limits of its stages, to start and to deliver.
+/// Time of a job beyond the limits of its stages, to start and to deliver.
 const MARGIN: Duration = Duration::from_secs(120);
 /// The limit of jobs that one command names.
 const NAMED: usize = 200;
@@ -135,14 +136,7 @@ impl Executor for Slurm {
             ExecutorError::Refused { message, hint: None } => {
                 match LATER.iter().any(|words| message.contains(words)) {
                     true => ExecutorError::Unreachable(message),
-                    false => ExecutorError::Refused {
-                        message,
-                        hint: Some(
-                            "change `resources` of the stage, or `options` of the executor in \
-                             the configuration"
-                                .into(),
-                        ),
-                    },
+                    false => ExecutorError::Refused { message, hint: Some(OTHER_RESOURCES.into()) },
                 }
             }
             error => error,
@@ -225,19 +219,6 @@ fn script(variables: &[(String, OsString)], words: &[OsString]) -> Vec<u8> {
     }
     script.push(b'\n');
     script
-}
-
-/// Writes a word so that a shell reads it as it is.
-pub(super) fn quoted(word: &OsStr) -> Vec<u8> {
-    let mut text = vec![b'\''];
-    for byte in word.as_encoded_bytes() {
-        match byte {
-            b'\'' => text.extend(b"'\\''"),
-            byte => text.push(*byte),
-        }
-    }
-    text.push(b'\'');
-    text
 }
 
 fn output(command: &mut Command, input: Option<&[u8]>) -> io::Result<Output> {

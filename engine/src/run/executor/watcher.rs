@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 
 use refrain_cache::write::{remove_file, write_atomic};
-use refrain_cache::{Key, SessionWatch};
+use refrain_cache::{Key, SessionWatch, Stored};
 
 use crate::plan::state::StateError;
 use crate::run::WorkerMessage;
@@ -18,20 +18,22 @@ use crate::store::Store;
 
 use super::events::{EventReader, JobEvent};
 use super::job_file::{JobReport, STOP_FILE, read_session};
-use super::{ExecutorError, JOB_FILE, Job, JobResources, JobState, LOG_FILE, Placement};
+use super::{
+    ExecutorError, JOB_FILE, Job, JobResources, JobState, LOG_FILE, OTHER_RESOURCES, Placement,
+};
 
 /// Time between two looks for deliveries and reports.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Time after which an executor that takes no jobs is asked again.
 const AGAIN: Duration = Duration::from_secs(5);
-/// How long an ended job without a report is believed to have one that is not seen yet.
+/// Time within which the report of an ended job may come into sight.
 const GRACE: Duration = Duration::from_secs(3);
 /// Lines of a job's log that are told when it is lost.
 const LOG_LINES: usize = 3;
 /// Bytes at the end of a log in which they are looked for.
 const LOG_BYTES: u64 = 4096;
 
-/// What the deciding thread asks for.
+/// A request of the deciding thread.
 pub(super) enum Order {
     /// Start a job.
     Submit { placement: usize, job: Job, resources: JobResources },
@@ -45,10 +47,10 @@ pub(super) enum Order {
     GoOn,
 }
 
-/// What the deciding thread is told.
+/// News for the deciding thread.
 pub(in crate::run) enum Notice {
     /// Records arrived, under these keys.
-    Delivered(Vec<Key>),
+    Delivered(Vec<(Key, Stored)>),
     /// A job is over.
     Ended(String, JobEnd),
     /// Something happened to a node of a job.
@@ -158,7 +160,10 @@ impl<'a> Watcher<'a> {
                 for job in std::mem::take(&mut self.unsubmitted) {
                     self.tell(Notice::Ended(job.job.name, JobEnd::Withdrawn));
                 }
-                let waits = |job: &Watched| matches!(job.state, JobState::Waiting);
+                // The state may be that of a while ago.
+                let waits = |job: &Watched| {
+                    job.state == JobState::Waiting && read_session(&job.job.folder).is_none()
+                };
                 let (waiting, others): (Vec<Watched>, _) =
                     self.watched.drain(..).partition(|job| waits(job));
                 self.watched = others;
@@ -260,13 +265,13 @@ impl<'a> Watcher<'a> {
 
     /// Asks an executor for the states of its jobs, when it is time.
     fn ask(&mut self, number: usize) {
-        let placement = &self.placements[number];
         let is_there = |watched: &&Watched| watched.placement == number;
-        let jobs: Vec<&Job> = self.watched.iter().filter(is_there).map(|w| &w.job).collect();
-        if jobs.is_empty() || Instant::now() < self.asked[number].0 {
+        if Instant::now() < self.asked[number].0 || !self.watched.iter().any(|w| is_there(&w)) {
             return;
         }
         self.pass_on(|_, watched| watched.placement == number);
+
+        let placement = &self.placements[number];
         let jobs: Vec<&Job> = self.watched.iter().filter(is_there).map(|w| &w.job).collect();
         let states = placement.executor.states(&jobs);
         self.asked[number].0 = Instant::now() + placement.executor.poll_every();
@@ -305,9 +310,9 @@ impl<'a> Watcher<'a> {
             self.watched.iter().map(|watched| JobReport::read(&watched.job.folder)).collect();
         let over = reports.iter().map(Option::is_some).collect::<Vec<bool>>();
         self.pass_on(|at, _| over[at]);
-        let keys = self.store.collect()?;
-        if !keys.is_empty() {
-            self.tell(Notice::Delivered(keys));
+        let stored = self.store.collect()?;
+        if !stored.is_empty() {
+            self.tell(Notice::Delivered(stored));
         }
 
         for (mut watched, report) in std::mem::take(&mut self.watched).into_iter().zip(reports) {
@@ -317,7 +322,8 @@ impl<'a> Watcher<'a> {
             };
             match end {
                 Some(end) => {
-                    if matches!(end, JobEnd::Lost(_)) {
+                    // It may wait, or live where nobody sees it.
+                    if matches!(end, JobEnd::Lost(_) | JobEnd::Refused(_)) {
                         self.cancel(std::slice::from_ref(&watched));
                     }
                     self.tell(Notice::Ended(watched.job.name, end));
@@ -334,11 +340,7 @@ impl<'a> Watcher<'a> {
             JobState::Waiting => None,
             JobState::Stuck(reason) => {
                 let message = format!("it will never start: {reason}");
-                let hint = Some(
-                    "change `resources` of the stage, or `options` of the executor in \
-                                 the configuration"
-                        .into(),
-                );
+                let hint = Some(OTHER_RESOURCES.into());
                 return Some(JobEnd::Refused(ExecutorError::Refused { message, hint }));
             }
             JobState::Running => self.silence(watched),
